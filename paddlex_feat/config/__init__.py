@@ -1,0 +1,1 @@
+"""Configuration: keys (schema), per-model defaults (recipes), reading (load)."""

@@ -1,0 +1,74 @@
+"""YAML as people write it: safe, every key with its line, no surprising scalars."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from paddlex_feat.errors import ConfigError
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe loader that reads 1e-3 as a number, None as null, and no date or base-60 integer."""
+
+
+_KEPT = {"tag:yaml.org,2002:null", "tag:yaml.org,2002:bool", "tag:yaml.org,2002:merge"}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag in _KEPT]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^None$"), ["N"])
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9][0-9_]*$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?$"),
+    list("-+.0123456789"),
+)
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value.replace("_", "")))
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(node.value))
+
+
+def parse_scalar(text: str) -> Any:
+    """The value of an `-o key=value`; a flow list or mapping is allowed too."""
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+
+
+def parse(text: str, name: str) -> tuple[dict[str, Any], dict[str, int]]:
+    """A YAML mapping and the line of each dotted key. Raises ConfigError with file:line."""
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{name}:{mark.line + 1}" if mark else name
+        raise ConfigError(
+            f"Not valid YAML: {getattr(error, 'problem', None) or error}.", where=where, fix="Correct that line."
+        ) from error
+    if value is None:
+        return {}, {}
+    if not isinstance(value, dict):
+        raise ConfigError("The file holds no sections.", where=name, fix="Start with `Global:` and indented keys.")
+    lines: dict[str, int] = {}
+    _collect_lines(node, "", name, lines)
+    return value, lines
+
+
+def _collect_lines(node: yaml.MappingNode, prefix: str, name: str, lines: dict[str, int]) -> None:
+    for key, value in node.value:
+        dotted, line = f"{prefix}{key.value}", key.start_mark.line + 1
+        if dotted in lines:
+            raise ConfigError(
+                f"{dotted} is given twice, in lines {lines[dotted]} and {line}.",
+                where=f"{name}:{line}",
+                fix="Remove one of them.",
+            )
+        lines[dotted] = line
+        if isinstance(value, yaml.MappingNode):
+            _collect_lines(value, f"{dotted}.", name, lines)
+
+
+def dump(value: dict[str, Any]) -> str:
+    """YAML text in the given key order."""
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)

@@ -1,0 +1,151 @@
+"""List files to records that remember where they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from paddlex_feat.errors import DatasetError
+
+LISTS = ("train", "gallery", "query")
+SEARCH_DEPTH = 4  # how far below Global.dataset_dir the list files may lie
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that check_dataset has to say.
+
+    Attributes:
+        code: stable name of the kind of finding.
+        severity: "error" (training or evaluation cannot work) or "warning".
+        where: file:line, or a file or key.
+        message: what is wrong.
+        fix: what to do.
+    """
+
+    code: str
+    severity: str
+    where: str
+    message: str
+    fix: str
+
+
+@dataclass
+class ImageList:
+    """The records of one list file, as columns: relative path, label, line number."""
+
+    name: str
+    root: Path
+    paths: list[str] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def where(self, index: int) -> str:
+        """file:line of a record."""
+        return f"{self.name}.txt:{self.lines[index]}"
+
+    def files(self) -> list[str]:
+        """Every record's image file, as one path."""
+        return [str(self.root / p) for p in self.paths]
+
+
+def find_root(dataset_dir: str) -> Path:
+    """The folder with the list files, at or under `dataset_dir`.
+
+    Raises DatasetError if there is no such folder, or several.
+    """
+    top = Path(dataset_dir)
+    if not top.is_dir():
+        raise DatasetError(
+            "The data set folder does not exist.",
+            where=f"Global.dataset_dir={dataset_dir}",
+            fix="Give the folder that holds train.txt, gallery.txt and query.txt.",
+        )
+    if any((top / f"{name}.txt").is_file() for name in LISTS):
+        return top
+    found = [p for p in _folders(top, SEARCH_DEPTH) if all((p / f"{name}.txt").is_file() for name in LISTS)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise DatasetError(
+            "No folder with train.txt, gallery.txt and query.txt.",
+            where=f"{top} and {SEARCH_DEPTH} levels of folders below",
+            fix="Each list has a line per image: a path relative to the list's folder, a space, an integer label.",
+        )
+    raise DatasetError(
+        f"{len(found)} folders hold list files: {', '.join(map(str, found[:10]))}.",
+        where=f"Global.dataset_dir={dataset_dir}",
+        fix="Set Global.dataset_dir to one of them.",
+    )
+
+
+def _folders(top: Path, depth: int) -> Iterable[Path]:
+    for child in sorted(p for p in top.iterdir() if p.is_dir() and not p.is_symlink()):
+        yield child
+        if depth > 1:
+            yield from _folders(child, depth - 1)
+
+
+def read_list(root: Path, name: str) -> tuple[ImageList, list[Finding]]:
+    """Read `<root>/<name>.txt`; lines that cannot be read become findings, not records.
+
+    The last space or tab of a line separates path and label, so paths may hold spaces.
+    """
+    records, findings = ImageList(name, root), []
+    path = root / f"{name}.txt"
+    rule = "Write one image a line: relative path, one space, integer label of at least 0."
+
+    def fault(code: str, where: str, message: str) -> None:
+        findings.append(Finding(code, "error", where, message, rule))
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        fault("list-missing", path.name, f"The list cannot be read ({error.strerror}).")
+        return records, findings
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        fault("list-encoding", f"{path.name}:{line}", "The list is not UTF-8 text.")
+        return records, findings
+    for number, line in enumerate(text.split("\n"), 1):
+        stripped = line.strip()
+        if not stripped:
+            continue
+        image, _, label = stripped.replace("\t", " ").rpartition(" ")
+        image, where = image.strip(), f"{path.name}:{number}"
+        if not image:
+            fault("line-format", where, f"{stripped[:80]!r} is not a path, a space and a label.")
+        elif not (label.isascii() and label.isdigit() and len(label) <= 18):
+            fault("label-not-integer", where, f"The label {label[:40]!r} is not an integer of at least 0.")
+        else:
+            records.paths.append(image)
+            records.labels.append(int(label))
+            records.lines.append(number)
+    if not records and not findings:
+        fault("list-empty", path.name, "The list holds no image.")
+    return records, findings
+
+
+def require_lists(dataset_dir: str, names: tuple[str, ...] = LISTS) -> dict[str, ImageList]:
+    """The lists that a mode needs. Raises DatasetError with the first faults if any line is bad."""
+    root = find_root(dataset_dir)
+    lists: dict[str, ImageList] = {}
+    faults: list[Finding] = []
+    for name in names:
+        lists[name], findings = read_list(root, name)
+        faults += findings
+    if faults:
+        shown = "\n    ".join(f"{f.where}: {f.message}" for f in faults[:10])
+        more = f"\n    … and {len(faults) - 10} more" if len(faults) > 10 else ""
+        raise DatasetError(
+            f"{len(faults)} faults in the list files:\n    {shown}{more}",
+            where=str(root),
+            fix="Correct those lines; Global.mode=check_dataset shows everything that is wrong.",
+        )
+    return lists

@@ -1,0 +1,111 @@
+"""What check_dataset shows: sample images, a histogram, the findings in the log."""
+
+from __future__ import annotations
+
+import logging
+import random
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+
+from paddlex_feat.dataset.records import LISTS, Finding, ImageList
+from paddlex_feat.errors import ImageError
+from paddlex_feat.files import atomic_folder, atomic_path
+from paddlex_feat.pipeline.decode import read_rgb
+
+log = logging.getLogger(__name__)
+
+SAMPLES_PER_LIST = 10
+SHOWN_PER_CODE = 5
+# Formats that every browser shows; samples of other formats are saved as PNG.
+_WEB_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+def log_findings(findings: list[Finding]) -> None:
+    """The findings by kind, errors first, the first few of each with their way out."""
+    kinds: dict[tuple[str, str], list[Finding]] = {}
+    for finding in sorted(findings, key=lambda f: f.severity):
+        kinds.setdefault((finding.severity, finding.code), []).append(finding)
+    for (severity, code), rows in kinds.items():
+        say = log.error if severity == "error" else log.warning
+        say("[%s] %d finding%s", code, len(rows), "" if len(rows) == 1 else "s")
+        for row in rows[:SHOWN_PER_CODE]:
+            say("  %s: %s", row.where, row.message)
+        if len(rows) > SHOWN_PER_CODE:
+            say("  … and %d more, all in check_dataset_result.json", len(rows) - SHOWN_PER_CODE)
+        say("  to do: %s", rows[0].fix)
+
+
+def write_samples(lists: dict[str, ImageList], folder: Path) -> dict[str, list[str]]:
+    """Save up to ten labelled images of each list under `folder`; return their names in it.
+
+    Names keep the data set's sub-folders, so that equal file names do not collide. Which images
+    are taken depends on the lists alone. Undecodable images are passed over: check_images has
+    reported them.
+    """
+    names: dict[str, list[str]] = {}
+    with atomic_folder(folder) as temporary:
+        for name, records in lists.items():
+            order = list(range(len(records)))
+            random.Random(123).shuffle(order)
+            names[name] = []
+            for i in order:
+                if len(names[name]) == SAMPLES_PER_LIST:
+                    break
+                saved = _write_sample(records, i, temporary)
+                if saved:
+                    names[name].append(saved)
+    return names
+
+
+def _write_sample(records: ImageList, i: int, folder: Path) -> str | None:
+    try:
+        image = read_rgb(records.root / records.paths[i])
+    except ImageError:
+        return None
+    # Parts like ".." and a leading "/" are dropped: a sample never leaves its folder.
+    parts = [p for p in PurePosixPath(records.paths[i].replace("\\", "/")).parts if p not in ("..", "/", ".")]
+    relative = PurePosixPath(*parts)
+    if relative.suffix.lower() not in _WEB_SUFFIXES:
+        relative = relative.with_name(relative.name + ".png")
+    target = folder / relative
+    target.parent.mkdir(parents=True, exist_ok=True)
+    encoded = cv2.imencode(relative.suffix.lower(), cv2.cvtColor(_labelled(image, records.labels[i]), cv2.COLOR_RGB2BGR))
+    target.write_bytes(encoded[1].tobytes())
+    return str(relative)
+
+
+def _labelled(image: np.ndarray, label: int) -> np.ndarray:
+    """The image with its label, white on red, at the top left."""
+    image = image.copy()
+    scale = max(image.shape[1] / 400, 0.35)
+    thickness = max(1, round(scale * 1.5))
+    (width, height), base = cv2.getTextSize(str(label), cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+    cv2.rectangle(image, (0, 0), (width + 4, height + base + 4), (200, 0, 0), -1)
+    cv2.putText(
+        image, str(label), (2, height + 2), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), thickness, cv2.LINE_AA
+    )
+    return image
+
+
+def write_histogram(lists: dict[str, ImageList], path: Path) -> None:
+    """Bars of images and classes for each list, with their numbers, as a PNG."""
+    from matplotlib.figure import Figure
+
+    images = [len(lists[name]) for name in LISTS]
+    classes = [len(set(lists[name].labels)) for name in LISTS]
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    positions = np.arange(len(LISTS))
+    for offset, values, label, colour in ((-0.2, images, "images", "#4269d0"), (0.2, classes, "classes", "#efb118")):
+        bars = axes.bar(positions + offset, values, 0.38, label=label, color=colour)
+        axes.bar_label(bars, padding=2)
+    axes.set_xticks(positions, [f"{name}.txt" for name in LISTS])
+    axes.set_ylabel("count")
+    axes.set_title("Images and classes in each list")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(y=0.12)
+    axes.legend(frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")

@@ -1,0 +1,79 @@
+"""The one exception family: what is wrong, where, what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class FeatError(Exception):
+    """An error the user can act on. `str()` gives it in at most three lines.
+
+    Args:
+        what: one sentence, what is wrong.
+        where: file:line, key or path it is about.
+        fix: what to do.
+    """
+
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None):
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.fix = fix
+        self.result: dict[str, Any] = {}
+
+    def with_result(self, result: dict[str, Any]) -> FeatError:
+        """Attach what the mode did find out; it goes into `<mode>_result.json`."""
+        self.result = result
+        return self
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.fix:
+            lines.append(f"  to do: {self.fix}")
+        return "\n".join(lines)
+
+
+class ConfigError(FeatError):
+    """A configuration file, key or value."""
+
+
+class DatasetError(FeatError):
+    """A list file, a label or the layout of a data set."""
+
+
+class ImageError(FeatError):
+    """An image that cannot be read or decoded."""
+
+
+class WeightsError(FeatError):
+    """A weight file or inference directory."""
+
+
+class DeviceError(FeatError):
+    """A device that is not there."""
+
+
+class OutputError(FeatError):
+    """A file or folder that cannot be written."""
+
+
+class DependencyError(FeatError):
+    """A package that is not installed."""
+
+
+class DownloadError(FeatError):
+    """A file that could not be fetched."""
+
+
+class TrainingError(FeatError):
+    """A training run that cannot go on."""
+
+
+class EvaluationError(FeatError):
+    """Features or labels from which no metric can be computed."""
+
+
+class Interrupted(FeatError):
+    """Ctrl-C or SIGTERM."""

@@ -1,0 +1,125 @@
+"""Writing without leaving half a file, and without losing one that was there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from paddlex_feat.errors import OutputError
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError while writing `path` into an OutputError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write: {error.strerror or error}.",
+            where=str(error.filename or path),
+            fix="Free space, fix the permissions, or choose another folder with -o Global.output=DIR.",
+        ) from error
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary name in the same folder; it replaces `path` when the block succeeds."""
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file or nothing."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole UTF-8 file or nothing."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any, indent: int = 2) -> None:
+    """Write JSON, UTF-8 unescaped; NaN is refused, because JSON has none."""
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _displaced(path: Path) -> Path:
+    return path.with_name(f".{path.name}.replaced")
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`; it replaces `path` when the block succeeds.
+
+    The exchange is two renames. If the process dies between them, `recover_folder(path)`
+    puts the former folder back.
+    """
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        recover_folder(path)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            temporary.chmod(0o777 & ~_umask())
+            yield temporary
+            former = _displaced(path)
+            if path.exists():
+                path.rename(former)
+            temporary.rename(path)
+            shutil.rmtree(former, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def recover_folder(path: Path) -> None:
+    """Put back a folder that a killed `atomic_folder` had moved aside."""
+    former = _displaced(path)
+    if not former.exists():
+        return
+    if path.exists():
+        shutil.rmtree(former, ignore_errors=True)
+    else:
+        former.rename(path)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name for an immutable file; a copy where the file system has no hard links."""
+    with suppress(OSError):
+        os.link(source, target)
+        return
+    shutil.copy2(source, target)
+
+
+def backup(path: Path) -> Path:
+    """Rename `path` to the first free of `.bak`, `.bak.1`, `.bak.2`, … and return that name."""
+    target = path.with_name(path.name + ".bak")
+    number = 0
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{path.name}.bak.{number}")
+    with output_errors(target):
+        path.rename(target)
+    return target

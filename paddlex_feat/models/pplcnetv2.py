@@ -1,0 +1,176 @@
+"""PP-LCNetV2-base as PP-ShiTuV2 uses it for retrieval.
+
+Architecture: C. Cui et al., "PP-LCNet: A Lightweight CPU Convolutional Neural Network",
+arXiv:2109.15099, in its second version (re-parameterised depthwise convolutions, split
+pointwise convolutions, squeeze-and-excitation in stage 3). The retrieval variant keeps the
+last stage at stride 1 (a 14x14 map at 224 px) and ends in a linear 1x1 convolution.
+
+Tensor names are a contract: weights trained with PaddleClas load by name, and ours there.
+"""
+
+from __future__ import annotations
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+from paddle.regularizer import L2Decay
+
+
+def _undecayed() -> paddle.ParamAttr:
+    """A BatchNorm scale or shift: its own zero decay overrides the optimizer's."""
+    return paddle.ParamAttr(regularizer=L2Decay(0.0))
+
+
+class ConvBN(nn.Layer):
+    """Convolution without bias, BatchNorm, optional ReLU; "same" padding for odd kernels."""
+
+    def __init__(self, cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1, relu: bool = True):
+        super().__init__()
+        self.conv = nn.Conv2D(
+            cin,
+            cout,
+            kernel,
+            stride=stride,
+            padding=kernel // 2,
+            groups=groups,
+            weight_attr=paddle.ParamAttr(initializer=nn.initializer.KaimingNormal()),
+            bias_attr=False,
+        )
+        self.bn = nn.BatchNorm2D(cout, weight_attr=_undecayed(), bias_attr=_undecayed())
+        self.relu = relu
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = self.bn(self.conv(x))
+        return F.relu(x) if self.relu else x
+
+
+class SqueezeExcite(nn.Layer):
+    """Channel gate: global average -> 1x1 -> ReLU -> 1x1 -> sigmoid (arXiv:1709.01507)."""
+
+    def __init__(self, channels: int, reduction: int = 4):
+        super().__init__()
+        self.conv1 = nn.Conv2D(channels, channels // reduction, 1)
+        self.conv2 = nn.Conv2D(channels // reduction, channels, 1)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        gate = self.conv2(F.relu(self.conv1(F.adaptive_avg_pool2d(x, 1))))
+        return x * F.sigmoid(gate)
+
+
+class Block(nn.Layer):
+    """Depthwise then pointwise convolution.
+
+    Args:
+        split_pointwise: two pointwise convolutions with half the channels between them.
+        branches: train parallel depthwise kernels (5, 3 and, at stride 1, 1), which
+            `fuse()` adds up into the one kernel `dw_conv` (RepVGG, arXiv:2101.03697).
+        residual: add the input; only where the shapes allow it.
+    """
+
+    def __init__(
+        self,
+        cin: int,
+        cout: int,
+        stride: int = 1,
+        kernel: int = 3,
+        split_pointwise: bool = False,
+        branches: bool = False,
+        squeeze_excite: bool = False,
+        residual: bool = False,
+    ):
+        super().__init__()
+        self.fused = False
+        self.branches = branches
+        self.split_pointwise = split_pointwise
+        self.residual = residual and stride == 1 and cin == cout
+        if branches:
+            sizes = [k for k in range(kernel, 0, -2) if k > 1 or stride == 1]
+            self.dw_conv_list = nn.LayerList(
+                [ConvBN(cin, cin, k, stride, groups=cin, relu=False) for k in sizes]
+            )
+            # Holds the fused kernel. It is part of the weight files even while it is unused.
+            self.dw_conv = nn.Conv2D(cin, cin, kernel, stride=stride, padding=kernel // 2, groups=cin)
+        else:
+            self.dw_conv = ConvBN(cin, cin, kernel, stride, groups=cin)
+        self.se = SqueezeExcite(cin) if squeeze_excite else None
+        if split_pointwise:
+            self.pw_conv_1 = ConvBN(cin, cout // 2, 1)
+            self.pw_conv_2 = ConvBN(cout // 2, cout, 1)
+        else:
+            self.pw_conv = ConvBN(cin, cout, 1)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        y = self._depthwise(x)
+        if self.se is not None:
+            y = self.se(y)
+        y = self.pw_conv_2(self.pw_conv_1(y)) if self.split_pointwise else self.pw_conv(y)
+        return x + y if self.residual else y
+
+    def _depthwise(self, x: paddle.Tensor) -> paddle.Tensor:
+        if not self.branches:
+            return self.dw_conv(x)
+        if self.fused:
+            return F.relu(self.dw_conv(x))
+        total = self.dw_conv_list[0](x)
+        for branch in self.dw_conv_list[1:]:
+            total = total + branch(x)
+        return F.relu(total)
+
+    @paddle.no_grad()
+    def fuse(self) -> None:
+        """Fold every branch with its BatchNorm into `dw_conv`; right for evaluation only."""
+        if not self.branches:
+            return
+        size = self.dw_conv.weight.shape[-1]
+        kernel = paddle.zeros_like(self.dw_conv.weight)
+        bias = paddle.zeros_like(self.dw_conv.bias)
+        for branch in self.dw_conv_list:
+            bn, weight = branch.bn, branch.conv.weight
+            scale = bn.weight / paddle.sqrt(bn._variance + bn._epsilon)
+            margin = (size - weight.shape[-1]) // 2
+            kernel += F.pad(weight * scale.reshape([-1, 1, 1, 1]), [margin] * 4)
+            bias += bn.bias - bn._mean * scale
+        self.dw_conv.weight.set_value(kernel)
+        self.dw_conv.bias.set_value(bias)
+        self.fused = True
+
+
+class PPLCNetV2ShiTu(nn.Layer):
+    """The backbone of PP-ShiTuV2_rec.
+
+    forward: float32 [N, 3, H, W] -> float32 [N, embedding_size]; H and W of at least 16 px.
+
+    Args:
+        embedding_size: output channels of the last convolution.
+        dropout: probability in Paddle's downscale-in-infer mode: training only zeroes,
+            evaluation multiplies by 1 - dropout.
+    """
+
+    # (blocks, output channels, options): strides 2, 2, 2 and, in the last stage, 1.
+    STAGES = (
+        (2, 128, {}),
+        (2, 256, {}),
+        (6, 512, {"kernel": 5, "split_pointwise": True, "branches": True, "squeeze_excite": True}),
+        (2, 1024, {"kernel": 5, "branches": True, "residual": True}),
+    )
+
+    def __init__(self, embedding_size: int = 512, dropout: float = 0.2):
+        super().__init__()
+        self.stem = nn.Sequential(ConvBN(3, 32, 3, stride=2), Block(32, 64))
+        self.stages = nn.LayerList()
+        channels = 64
+        for i, (blocks, cout, options) in enumerate(self.STAGES):
+            first_stride = 1 if i == len(self.STAGES) - 1 else 2
+            stage = [Block(channels, cout, first_stride, **options)]
+            stage += [Block(cout, cout, 1, **options) for _ in range(blocks - 1)]
+            self.stages.append(nn.Sequential(*stage))
+            channels = cout
+        self.last_conv = nn.Conv2D(channels, embedding_size, 1)
+        self.dropout = nn.Dropout(dropout, mode="downscale_in_infer")
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+        x = self.last_conv(F.adaptive_avg_pool2d(x, 1))
+        return self.dropout(x).flatten(1)

@@ -1,0 +1,171 @@
+"""Weight files: reading pickles that may be hostile, writing them, filling a network.
+
+`.pdparams`, `.pdopt` and `.pdstates` are pickles of plain dictionaries of arrays. They are
+read by an unpickler that knows arrays and plain containers and nothing else, and written so
+that NumPy 1 (PaddleClas's environment) and NumPy 2 both read them.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import pickle
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from paddlex_feat.errors import WeightsError
+from paddlex_feat.files import write_bytes
+
+log = logging.getLogger(__name__)
+
+# Paddle's own bookkeeping entry in a saved state dict; not a tensor.
+_PADDLE_NAME_TABLE = "StructuredToParameterName@@"
+
+_ADMITTED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("builtins", "tuple"): tuple,  # how paddle.save marks a (name, array) pair
+    ("collections", "OrderedDict"): OrderedDict,
+    ("_codecs", "encode"): __import__("_codecs").encode,  # bytes in protocol-2 pickles
+}
+_reconstruct = np.zeros(0).__reduce__()[0]
+_scalar = np.float32(0).__reduce__()[0]
+for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+    _ADMITTED[_module, "_reconstruct"] = _reconstruct
+    _ADMITTED[_module, "scalar"] = _scalar
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Admits arrays, numbers, strings and plain containers; any other name is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ADMITTED[module, name]
+        except KeyError:
+            raise WeightsError(
+                f"The file asks for {module}.{name}, which is neither an array nor a plain container.",
+                fix="Do not use this file: loading it with a plain unpickler could run code.",
+            ) from None
+
+
+class _PlainPickler(pickle.Pickler):
+    """Writes an array as (shape, dtype, bytes), a form that every NumPy reads."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is np.ndarray:
+            return np.ndarray, (obj.shape, obj.dtype.str, obj.tobytes())
+        return NotImplemented
+
+
+def _unwrap(value: Any) -> Any:
+    """paddle.save writes some tensors as (name, array)."""
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], np.ndarray):
+        return value[1]
+    if isinstance(value, dict):
+        return {k: _unwrap(v) for k, v in value.items()}
+    return value
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The dictionary in a `.pdparams`, `.pdopt` or `.pdstates` file; tensors as NumPy arrays.
+
+    Raises WeightsError if the file is missing, damaged, or holds anything but plain data.
+    """
+    if not path.is_file():
+        raise WeightsError("The weight file does not exist.", where=str(path), fix="Check the path, or train first.")
+    try:
+        with path.open("rb") as stream:
+            state = _PlainUnpickler(stream).load()
+    except WeightsError as error:
+        raise WeightsError(error.what, where=str(path), fix=error.fix) from None
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise WeightsError(
+            f"The weight file is damaged or of another format ({type(error).__name__}: {error}).",
+            where=str(path),
+            fix="Copy or download it again.",
+        ) from error
+    if not isinstance(state, dict):
+        raise WeightsError(
+            f"The weight file holds a {type(state).__name__} where a dictionary of tensors is expected.",
+            where=str(path),
+        )
+    return {k: _unwrap(v) for k, v in state.items() if k != _PADDLE_NAME_TABLE}
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, paddle.Tensor):
+        return value.numpy()
+    if isinstance(value, dict):
+        return {k: _to_plain(v) for k, v in value.items()}
+    return value
+
+
+def write(path: Path, state: dict[str, Any]) -> None:
+    """Write a state dict (tensors become arrays), whole or not at all; the same state gives the same bytes."""
+    stream = io.BytesIO()
+    _PlainPickler(stream, protocol=4).dump({k: _to_plain(v) for k, v in state.items()})
+    write_bytes(path, stream.getvalue())
+
+
+@dataclass
+class LoadReport:
+    """Names of tensors: found in both, left as they were, in the file only."""
+
+    loaded: list[str] = field(default_factory=list)
+    reinitialised: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        text = f"{len(self.loaded)} tensors loaded"
+        if self.reinitialised:
+            text += f", initialised afresh: {', '.join(self.reinitialised)}"
+        if self.unused:
+            text += f", {len(self.unused)} in the file not used: {', '.join(self.unused[:5])}"
+        return text
+
+
+def load(model: nn.Layer, path: Path, new_head: bool = False) -> LoadReport:
+    """Fill `model` from a weight file by tensor name.
+
+    Args:
+        new_head: leave the head's fresh weights where the file has none or another class count,
+            as at the start of training.
+
+    Raises WeightsError that lists every tensor that is missing or has another shape.
+    """
+    state, report, faults, fill = read(path), LoadReport(), [], {}
+    own = model.state_dict()
+    for name, tensor in own.items():
+        value = state.get(name)
+        shape = list(tensor.shape)
+        if isinstance(value, np.ndarray) and list(value.shape) == shape:
+            fill[name] = value
+            report.loaded.append(name)
+        elif new_head and name.startswith("head."):
+            report.reinitialised.append(name)
+        elif value is None:
+            faults.append(f"{name} is missing")
+        else:
+            faults.append(f"{name} has shape {list(np.shape(value))}, the network has {shape}")
+    report.unused = [name for name in state if name not in own]
+    if faults:
+        shown = "\n    ".join(faults[:20]) + (f"\n    … and {len(faults) - 20} more" if len(faults) > 20 else "")
+        raise WeightsError(
+            f"{len(faults)} of {len(own)} tensors do not fit the network:\n    {shown}",
+            where=str(path),
+            fix="Use weights of the same model, or choose the configuration they were trained with.",
+        )
+    model.set_state_dict(fill)
+    return report
+
+
+def num_classes(path: Path) -> int:
+    """The class count of the head in a weight file; a file without a head counts as 1 class."""
+    weight = read(path).get("head.fc.weight")
+    return int(weight.shape[1]) if isinstance(weight, np.ndarray) and weight.ndim == 2 else 1

@@ -1,0 +1,45 @@
+"""Encoded image bytes to pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from paddlex_feat.errors import ImageError
+
+SUFFIXES = frozenset(
+    f".{s}" for s in ("bmp", "dib", "jpeg", "jpg", "png", "webp", "pbm", "pgm", "ppm", "pnm", "sr", "ras", "tif", "tiff")
+)
+
+
+def decode_rgb(data: bytes, name: str) -> np.ndarray:
+    """Pixels of an encoded image: uint8 [H, W, 3], RGB, EXIF rotation applied, alpha dropped.
+
+    Raises ImageError naming `name` if the bytes are no image.
+    """
+    if not data:
+        raise ImageError("The image file is empty.", where=name, fix="Replace the file or take it off the list.")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:  # e.g. more pixels than OpenCV's limit
+        raise ImageError(
+            f"The image cannot be decoded ({error.err or error}).", where=name, fix="Replace or remove it."
+        ) from error
+    if image is None:
+        raise ImageError(
+            "The image cannot be decoded.", where=name, fix="Replace the file or take it off the list."
+        )
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_rgb(path: str | Path) -> np.ndarray:
+    """Pixels of an image file, as `decode_rgb`. Raises ImageError if it cannot be read."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError(
+            f"The image cannot be read ({error.strerror}).", where=str(path), fix="Check the path and its permissions."
+        ) from error
+    return decode_rgb(data, str(path))

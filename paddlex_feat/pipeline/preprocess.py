@@ -1,0 +1,103 @@
+"""The one pre-processing that training, evaluation, export and prediction share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from paddlex_feat.errors import WeightsError
+
+INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize to a square without keeping the aspect, then (x * scale - mean) / std per channel.
+
+    Attributes:
+        size: side in pixels.
+        interpolation: "bilinear" or "bicubic", OpenCV's, without antialiasing.
+        mean, std: per RGB channel, in units of 1 / scale.
+        scale: factor on 8-bit values.
+    """
+
+    size: int = 224
+    interpolation: str = "bilinear"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    scale: float = 1 / 255
+
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """uint8 [H, W, 3] -> uint8 [size, size, 3]."""
+        if image.shape[:2] == (self.size, self.size):
+            return image
+        return cv2.resize(image, (self.size, self.size), interpolation=INTERPOLATION[self.interpolation])
+
+    def affine(self) -> tuple[np.ndarray, np.ndarray]:
+        """Factor and offset per channel, float32 [3] each: normalised = pixel * factor + offset."""
+        std = np.asarray(self.std, np.float64)
+        factor = self.scale / std
+        offset = -np.asarray(self.mean, np.float64) / std
+        return factor.astype(np.float32), offset.astype(np.float32)
+
+    def normalise(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [N, H, W, 3] -> float32 [N, 3, H, W], contiguous."""
+        factor, offset = self.affine()
+        out = np.empty((len(images), 3, *images.shape[1:3]), np.float32)
+        for channel in range(3):
+            np.multiply(images[..., channel], factor[channel], out=out[:, channel])
+            out[:, channel] += offset[channel]
+        return out
+
+    def to_ops(self) -> list[dict[str, Any]]:
+        """The `PreProcess.transform_ops` of inference.yml."""
+        resize = {
+            "backend": "cv2",
+            "interpolation": self.interpolation,
+            "return_numpy": False,
+            "size": [self.size, self.size],
+        }
+        normalise = {
+            "channel_num": 3,
+            "mean": list(self.mean),
+            "order": "hwc",
+            "scale": self.scale,
+            "std": list(self.std),
+        }
+        return [{"ResizeImage": resize}, {"NormalizeImage": normalise}, {"ToCHWImage": None}]
+
+    @classmethod
+    def from_ops(cls, ops: list[dict[str, Any]], name: str) -> Preprocess:
+        """Read `PreProcess.transform_ops`. Raises WeightsError, naming `name`, on another form."""
+        try:
+            merged = {op: options or {} for entry in ops for op, options in entry.items()}
+            resize, normalise = merged["ResizeImage"], merged["NormalizeImage"]
+            sides = resize["size"] if isinstance(resize["size"], list) else [resize["size"]] * 2
+            result = cls(
+                size=int(sides[0]),
+                interpolation=str(resize.get("interpolation", "bilinear")).lower(),
+                mean=_triple(normalise["mean"]),
+                std=_triple(normalise["std"]),
+                scale=float(normalise.get("scale", 1 / 255)),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise WeightsError(
+                f"PreProcess.transform_ops is not understood ({type(error).__name__}: {error}).",
+                where=name,
+                fix="Export the model again.",
+            ) from error
+        if sides[0] != sides[-1] or result.interpolation not in INTERPOLATION or result.size < 1:
+            raise WeightsError(
+                f"Unsupported resize: size {sides}, interpolation {result.interpolation}.",
+                where=name,
+                fix=f"The input must be square, the interpolation one of {', '.join(INTERPOLATION)}.",
+            )
+        return result
+
+
+def _triple(values: Any) -> tuple[float, float, float]:
+    red, green, blue = (float(v) for v in values)
+    return red, green, blue

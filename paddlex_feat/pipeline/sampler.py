@@ -1,0 +1,90 @@
+"""Which images form a batch. A sampler is a pure function of (seed, epoch)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from paddlex_feat.errors import ConfigError
+
+
+def pk_fault(num_classes: int, batch_size: int, samples_per_class: int) -> tuple[str, str] | None:
+    """Why P x K sampling cannot fill a batch, and what would fit; None if it can."""
+    k = samples_per_class
+    largest = num_classes * k
+    fit = max(k, min(batch_size // k * k, largest))
+    fix = f"Use -o Train.batch_size={fit}, the largest that fits" + ("." if fit <= largest else ", with more classes.")
+    if batch_size % k:
+        return f"Train.batch_size {batch_size} is not a multiple of Train.samples_per_class {k}.", fix
+    if largest < batch_size:
+        return (
+            f"Train.batch_size {batch_size} needs {batch_size // k} classes of {k} images; "
+            f"train.txt has {num_classes} classes.",
+            fix,
+        )
+    return None
+
+
+class PKSampler:
+    """Batches of P classes with K images each.
+
+    Classes are drawn without replacement with probability proportional to their size, then
+    K images of each: without replacement where the class has K, else with. Batches are
+    independent draws; an epoch has as many as a pass over the data would have.
+
+    Args:
+        labels: class of every image, any integers.
+        batch_size: P * K.
+        samples_per_class: K.
+        seed: together with the epoch it determines every draw.
+
+    Raises ConfigError if no such batch exists.
+    """
+
+    def __init__(self, labels: Sequence[int], batch_size: int, samples_per_class: int, seed: int):
+        _, inverse, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+        fault = pk_fault(len(counts), batch_size, samples_per_class)
+        if fault:
+            raise ConfigError(fault[0], where="Train.batch_size", fix=fault[1])
+        self._members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(counts)[:-1])
+        self._probability = counts / counts.sum()
+        self._classes_per_batch = batch_size // samples_per_class
+        self._k = samples_per_class
+        self._seed = seed
+        self.batches_per_epoch = -(-len(inverse) // batch_size)
+
+    def epoch(self, number: int) -> list[np.ndarray]:
+        """The batches of an epoch, each int64 [batch_size] of image indices."""
+        rng = np.random.default_rng((self._seed, number, 1))
+        return [self._draw(rng) for _ in range(self.batches_per_epoch)]
+
+    def _draw(self, rng: np.random.Generator) -> np.ndarray:
+        classes = rng.choice(len(self._members), self._classes_per_batch, replace=False, p=self._probability)
+        groups = []
+        for c in classes:
+            members = self._members[c]
+            groups.append(rng.choice(members, self._k, replace=len(members) < self._k))
+        return np.concatenate(groups)
+
+
+class ShuffleSampler:
+    """Every image once an epoch in random order; the last batch may be smaller."""
+
+    def __init__(self, labels: Sequence[int], batch_size: int, seed: int):
+        self._n = len(labels)
+        self._batch_size = batch_size
+        self._seed = seed
+        self.batches_per_epoch = -(-self._n // batch_size)
+
+    def epoch(self, number: int) -> list[np.ndarray]:
+        """The batches of an epoch, each int64 [<= batch_size] of image indices."""
+        order = np.random.default_rng((self._seed, number, 1)).permutation(self._n)
+        return [order[i : i + self._batch_size] for i in range(0, self._n, self._batch_size)]
+
+
+def build(labels: Sequence[int], batch_size: int, samples_per_class: int | None, seed: int) -> PKSampler | ShuffleSampler:
+    """P x K sampling, or plain shuffled epochs where samples_per_class is None."""
+    if samples_per_class is None:
+        return ShuffleSampler(labels, batch_size, seed)
+    return PKSampler(labels, batch_size, samples_per_class, seed)

@@ -1,0 +1,83 @@
+"""Importing Paddle: when, with how many threads, on which device."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import warnings
+
+from paddlex_feat.errors import DependencyError, DeviceError
+
+log = logging.getLogger(__name__)
+
+
+def cpu_count() -> int:
+    """Processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def prepare_paddle(threads: int = 0, onednn_training: bool = False) -> None:
+    """Set what Paddle reads from the environment at import, then import it.
+
+    Args:
+        threads: CPU threads of Paddle's operators; 0 takes OMP_NUM_THREADS, else all processors.
+        onednn_training: let static programs use oneDNN (see models/cpu_conv.py).
+
+    Raises DependencyError if Paddle is not installed.
+    """
+    if importlib.util.find_spec("paddle") is None:
+        raise DependencyError(
+            "PaddlePaddle is not installed, and this mode needs it.",
+            fix="CPU: pip install 'paddlex_feat[cpu]'. GPU: install paddlepaddle-gpu for your CUDA version "
+            "as paddlepaddle.org.cn/install describes.",
+        )
+    if threads:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    else:
+        os.environ.setdefault("OMP_NUM_THREADS", str(cpu_count()))
+    if onednn_training:
+        os.environ["FLAGS_use_mkldnn"] = "1"
+    os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's own INFO lines are not for our users
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*ccache.*")
+        import paddle  # noqa: F401
+
+
+def select_device(device: str) -> str:
+    """Make `device` Paddle's current one and return its full name, "cpu" or "gpu:N".
+
+    Args:
+        device: "auto" (the first visible GPU, else the CPU), "cpu", "gpu" or "gpu:N".
+
+    Raises DeviceError if the device is not there; the message lists those that are.
+    """
+    import paddle
+
+    gpus = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+    if device == "auto":
+        device = "gpu:0" if gpus else "cpu"
+    kind, _, ids = device.partition(":")
+    if kind == "cpu":
+        paddle.set_device("cpu")
+        return "cpu"
+    available = ["cpu", *(f"gpu:{i}" for i in range(gpus))]
+    wanted = [int(i) for i in ids.split(",")] if ids else [0]
+    missing = [i for i in wanted if kind != "gpu" or i >= gpus]
+    if missing:
+        reason = "" if paddle.is_compiled_with_cuda() else " The installed Paddle is the CPU build."
+        raise DeviceError(
+            f"Device {device} is not there; available: {', '.join(available)}.{reason}",
+            where="Global.device",
+            fix="Use -o Global.device=auto, or one of the devices listed.",
+        )
+    if len(wanted) > 1:
+        raise DeviceError(
+            f"{device} names {len(wanted)} devices; this version runs on one.",
+            where="Global.device",
+            fix=f"Use -o Global.device=gpu:{wanted[0]}.",
+        )
+    paddle.set_device(f"gpu:{wanted[0]}")
+    return f"gpu:{wanted[0]}"
