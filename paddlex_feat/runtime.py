@@ -11,6 +11,13 @@ from paddlex_feat.errors import DependencyError, DeviceError
 
 log = logging.getLogger(__name__)
 
+# What Paddle 3.3 says of its own code at every import or graph capture.
+_HARMLESS_WARNINGS = (
+    "No ccache found",
+    "Tensor do not have 'place' interface for pir graph mode",
+    "When training, we now always track global mean and variance",
+)
+
 
 def cpu_count() -> int:
     """Processors this process may use."""
@@ -41,9 +48,9 @@ def prepare_paddle(threads: int = 0, onednn_training: bool = False) -> None:
     if onednn_training:
         os.environ["FLAGS_use_mkldnn"] = "1"
     os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's own INFO lines are not for our users
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*ccache.*")
-        import paddle  # noqa: F401
+    for message in _HARMLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    import paddle  # noqa: F401
 
 
 def select_device(device: str) -> str:

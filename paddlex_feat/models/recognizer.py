@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import paddle
@@ -33,14 +32,16 @@ class Recognizer(nn.Layer):
         """Class logits, float32 [N, C], of the features that `forward` returned."""
         return self.head(features)
 
-    def for_inference(self) -> Recognizer:
-        """A copy in evaluation mode with re-parameterised branches fused; self is unchanged."""
-        model = copy.deepcopy(self)
-        model.eval()
-        for layer in model.sublayers():
+    def set_inference_weights(self, state: dict[str, paddle.Tensor]) -> None:
+        """Take the weights of a trained network, go to evaluation mode and fuse the branches.
+
+        For a network of its own beside the one in training: fused branches do not train.
+        """
+        self.set_state_dict(state)
+        self.eval()
+        for layer in self.sublayers():
             if hasattr(layer, "fuse"):
                 layer.fuse()
-        return model
 
 
 def _pp_shituv2_rec(num_classes: int) -> Recognizer:

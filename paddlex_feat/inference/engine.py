@@ -1,0 +1,120 @@
+"""Paddle Inference on an exported directory. Nothing of training is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from paddlex_feat.errors import WeightsError
+from paddlex_feat.pipeline.preprocess import Preprocess
+from paddlex_feat.runtime import cpu_count
+
+PREFIX = "inference"
+_ONEDNN_SHAPES = 4  # input shapes whose oneDNN set-up is kept: full batches and the last one
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What inference.yml says."""
+
+    name: str
+    preprocess: Preprocess
+    normalise_features: bool
+
+
+def read_info(folder: Path) -> ModelInfo:
+    """Read `inference.yml`. Raises WeightsError if it is missing or not understood."""
+    path = folder / f"{PREFIX}.yml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        name = content["Global"]["model_name"]
+        ops = content["PreProcess"]["transform_ops"]
+        normalise = "NormalizeFeatures" in (content.get("PostProcess") or {})
+    except OSError as error:
+        raise WeightsError(
+            f"No inference model: {PREFIX}.yml cannot be read ({error.strerror}).",
+            where=str(folder),
+            fix="Give the folder with inference.json, inference.pdiparams and inference.yml; "
+            "training writes it to <output>/best_model/inference, and mode export makes one.",
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(
+            f"The file is not understood ({type(error).__name__}: {error}).", where=str(path), fix="Export again."
+        ) from error
+    return ModelInfo(str(name), Preprocess.from_ops(ops, str(path)), normalise)
+
+
+def _graph_files(folder: Path) -> tuple[str, str]:
+    parameters = folder / f"{PREFIX}.pdiparams"
+    for suffix in (".json", ".pdmodel"):  # the current format first, then the older one
+        graph = folder / f"{PREFIX}{suffix}"
+        if graph.is_file() and parameters.is_file():
+            return str(graph), str(parameters)
+    raise WeightsError(
+        f"{PREFIX}.json (or .pdmodel) and {PREFIX}.pdiparams are not both there.",
+        where=str(folder),
+        fix="Export the model again.",
+    )
+
+
+class PaddleEngine:
+    """An exported graph, ready to run.
+
+    Args:
+        folder: inference directory.
+        device: "cpu" or "gpu:N".
+        threads: CPU threads; 0 takes all processors.
+    """
+
+    def __init__(self, folder: Path, device: str = "cpu", threads: int = 0):
+        from paddle import inference
+
+        graph, parameters = _graph_files(folder)
+        config = inference.Config(graph, parameters)
+        if device.startswith("gpu"):
+            config.enable_use_gpu(256, int(device.partition(":")[2] or 0))
+        else:
+            config.disable_gpu()
+            config.enable_mkldnn()
+            config.set_mkldnn_cache_capacity(_ONEDNN_SHAPES)
+            config.set_cpu_math_library_num_threads(threads or cpu_count())
+        if graph.endswith(".json"):
+            config.enable_new_ir()
+            config.enable_new_executor()
+        config.set_optimization_level(3)
+        config.disable_glog_info()
+        try:
+            self._predictor = inference.create_predictor(config)
+        except Exception as error:  # Paddle reports a damaged file by many exception types
+            raise WeightsError(
+                f"Paddle cannot load the graph ({type(error).__name__}).", where=graph, fix="Export the model again."
+            ) from error
+        self._input = self._predictor.get_input_handle(self._predictor.get_input_names()[0])
+        self._output = self._predictor.get_output_handle(self._predictor.get_output_names()[0])
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """float32 [N, 3, S, S] -> float32 [N, D]."""
+        self._input.copy_from_cpu(x)
+        self._predictor.run()
+        return self._output.copy_to_cpu()
+
+
+def unit_rows(features: np.ndarray) -> np.ndarray:
+    """Divide every row by its L2 norm; a zero row stays zero. float32 [N, D] -> float32 [N, D]."""
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.maximum(norms, np.finfo(np.float32).tiny)
+
+
+class FeatureExtractor:
+    """Pixels to features by one inference directory: pre-processing, graph, L2 normalisation."""
+
+    def __init__(self, folder: Path, device: str = "cpu", threads: int = 0):
+        self.info = read_info(folder)
+        self._engine = PaddleEngine(folder, device, threads)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [N, S, S, 3], RGB, already resized -> float32 [N, D], rows of unit length."""
+        return unit_rows(self._engine.run(self.info.preprocess.normalise(images)))

@@ -1,0 +1,120 @@
+"""What a person sees of a run: progress, log lines, metrics.jsonl, curves.png."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from paddlex_feat.files import atomic_path, output_errors
+from paddlex_feat.progress import bar
+
+log = logging.getLogger(__name__)
+to_file = logging.getLogger("paddlex_feat.file")  # train.log only: one line a log interval
+
+
+class Watch:
+    """Records one run.
+
+    Args:
+        folder: where metrics.jsonl and curves.png go.
+        epochs, steps_per_epoch: length of the run; done: steps that an earlier part has done.
+    """
+
+    def __init__(self, folder: Path, epochs: int, steps_per_epoch: int, done: int = 0):
+        self._metrics = folder / "metrics.jsonl"
+        self._curves = folder / "curves.png"
+        self._epochs = epochs
+        self._steps_per_epoch = steps_per_epoch
+        self._total = epochs * steps_per_epoch
+        self._bar = bar(self._total, "training", "steps")
+        self._bar.update(done)
+        self._done_before = done
+        self._images = 0
+        self._train_seconds = 0.0  # without evaluation and saving
+        self._started = self._mark = time.perf_counter()
+
+    def resume_clock(self) -> None:
+        """Training goes on after an evaluation or a save, whose time is not the step's."""
+        self._mark = time.perf_counter()
+
+    def steps(self, epoch: int, step: int, rate: float, terms: dict[str, float], images: int) -> None:
+        """One log interval: mean losses of its steps; `step` is one-based, `epoch` too."""
+        now = time.perf_counter()
+        seconds, self._mark = now - self._mark, now
+        self._train_seconds += seconds
+        self._images += images
+        speed = images / seconds
+        left = (self._total - step) * (now - self._started) / max(step - self._done_before, 1)
+        eta = str(timedelta(seconds=round(left)))
+        losses = ", ".join(f"{name}: {value:.5f}" for name, value in terms.items())
+        in_epoch = (step - 1) % self._steps_per_epoch + 1
+        to_file.info(
+            f"[Train][Epoch {epoch}/{self._epochs}][Iter: {in_epoch}/{self._steps_per_epoch}]"
+            f"lr: {rate:.8f}, {losses}, ips: {speed:.1f} images/s, eta: {eta}"
+        )
+        self._record({"kind": "train", "epoch": epoch, "step": step, "lr": rate, **terms, "images_per_second": speed})
+        self._bar.update(step - self._bar.n)
+        self._bar.set_postfix_str(f"epoch {epoch}/{self._epochs}, loss {terms['loss']:.3f}, {speed:.0f} images/s")
+        if step % self._steps_per_epoch == 0:
+            self._epoch_line(epoch, losses, eta)
+
+    def _epoch_line(self, epoch: int, losses: str, eta: str) -> None:
+        mean = self._images / max(self._train_seconds, 1e-9)
+        log.info(f"epoch {epoch}/{self._epochs}  {losses}  {mean:.1f} images/s  eta {eta}")
+
+    def evaluated(self, epoch: int, step: int, metrics: dict[str, float], best: float, best_epoch: int) -> None:
+        """One evaluation."""
+        text = ", ".join(f"{name}: {value:.5f}" for name, value in metrics.items())
+        log.info(f"[Eval][Epoch {epoch}][Avg]{text}  [best recall1: {best:.5f} in epoch {best_epoch}]")
+        self._record({"kind": "eval", "epoch": epoch, "step": step, **metrics})
+
+    def _record(self, row: dict[str, Any]) -> None:
+        with output_errors(self._metrics), self._metrics.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+
+    def close(self) -> None:
+        """End the bar and draw the curves."""
+        self._bar.close()
+        draw_curves(self._metrics, self._curves)
+
+    @property
+    def images_per_second(self) -> float:
+        """Mean over the run, without evaluation and saving."""
+        return self._images / max(self._train_seconds, 1e-9)
+
+
+def draw_curves(metrics: Path, path: Path) -> None:
+    """Losses, retrieval metrics and learning rate over the epochs, from metrics.jsonl to a PNG."""
+    if not metrics.is_file():
+        return
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    train, evals = ([r for r in rows if r["kind"] == kind] for kind in ("train", "eval"))
+    if not train:
+        return
+    from matplotlib.figure import Figure
+
+    steps_per_epoch = max(r["step"] / r["epoch"] for r in train)
+    x = [r["step"] / steps_per_epoch for r in train]
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    losses, retrieval, rate = figure.subplots(1, 3)
+    for name in train[0]:
+        if name.lower().endswith("loss"):
+            losses.plot(x, [r.get(name) for r in train], label=name, linewidth=1, alpha=0.85)
+    losses.set(title="training losses", xlabel="epoch", ylim=(0, None))
+    losses.legend(frameon=False, fontsize=8)
+    for name in ("recall1", "recall5", "mAP"):
+        retrieval.plot([r["epoch"] for r in evals], [r[name] for r in evals], marker=".", label=name)
+    retrieval.set(title="retrieval", xlabel="epoch", ylim=(0, 1.02))
+    if evals:
+        retrieval.legend(frameon=False, fontsize=8)
+    rate.plot(x, [r["lr"] for r in train], color="#555555")
+    rate.set(title="learning rate", xlabel="epoch", ylim=(0, None))
+    for axes in (losses, retrieval, rate):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
