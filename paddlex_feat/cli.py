@@ -68,6 +68,7 @@ def _start_logging(mode: str, output: Path) -> None:
         to_file = logging.FileHandler(output / f"{mode}.log", mode="a", encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(to_file)
+    log.setLevel(logging.DEBUG)  # the console takes INFO and above
 
 
 def _configure_console() -> None:

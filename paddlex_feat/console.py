@@ -12,6 +12,8 @@ class ConsoleHandler(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.INFO)
 
+        self.addFilter(lambda record: record.name != "paddlex_feat.file")  # for the log file alone
+
     def emit(self, record: logging.LogRecord) -> None:
         level = "" if record.levelno == logging.INFO else f"{record.levelname}: "
         text = level + record.getMessage()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.util
+import io
 import logging
 import os
+import sys
 import warnings
 
 from paddlex_feat.errors import DependencyError, DeviceError
@@ -50,7 +54,11 @@ def prepare_paddle(threads: int = 0, onednn_training: bool = False) -> None:
     os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's own INFO lines are not for our users
     for message in _HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
-    import paddle  # noqa: F401
+    if "paddle" not in sys.modules:
+        notes = io.StringIO()
+        with contextlib.redirect_stderr(notes):  # Paddle warns of any OMP_NUM_THREADS but 1
+            importlib.import_module("paddle")
+        log.debug("Paddle's notes at import: %s", notes.getvalue().strip() or "none")
 
 
 def select_device(device: str) -> str:

@@ -52,7 +52,7 @@ class Exporter:
         (folder / f"{PREFIX}.yml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
     def largest_difference(self, folder: Path, images: np.ndarray, device: str, threads: int = 0) -> float:
-        """Run the written directory and the network it came from on the same images.
+        """Run the directory written last and the network it came from on the same images.
 
         images: uint8 [N, S, S, 3]. Returns the largest absolute difference of the unit features.
         """

@@ -1,0 +1,36 @@
+"""Mode predict: feature vectors of images, printed and saved as JSON."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from paddlex_feat.config.schema import Config
+from paddlex_feat.errors import ConfigError
+from paddlex_feat.inference.predictor import create_model
+from paddlex_feat.progress import bar
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Config, output: Path) -> dict[str, Any]:
+    """Print each result to standard output and save it to `<output>/<stem>_res.json`."""
+    settings = config.Predict
+    if not settings.input:
+        raise ConfigError("Nothing to predict.", where="Predict.input", fix="Give an image, a folder, a URL or a list.")
+    model = create_model(
+        config.Global.model,
+        settings.model_dir,
+        device=config.Global.device,
+        batch_size=settings.batch_size,
+        threads=config.Global.threads,
+    )
+    saved = []
+    with bar(None, "predicting", "images") as progress:
+        for result in model.predict(settings.input):
+            result.print(format_json=False)
+            saved.append(str(result.save_to_json(output).relative_to(output)))
+            progress.update()
+    log.info("%d images; results in %s/<name>_res.json", len(saved), output)
+    return {"images": len(saved), "results": saved}
