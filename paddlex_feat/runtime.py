@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import io
 import logging
 import os
@@ -39,12 +38,6 @@ def prepare_paddle(threads: int = 0, onednn_training: bool = False) -> None:
 
     Raises DependencyError if Paddle is not installed.
     """
-    if importlib.util.find_spec("paddle") is None:
-        raise DependencyError(
-            "PaddlePaddle is not installed, and this mode needs it.",
-            fix="CPU: pip install 'paddlex_feat[cpu]'. GPU: install paddlepaddle-gpu for your CUDA version "
-            "as paddlepaddle.org.cn/install describes.",
-        )
     if threads:
         os.environ["OMP_NUM_THREADS"] = str(threads)
     else:
@@ -57,8 +50,21 @@ def prepare_paddle(threads: int = 0, onednn_training: bool = False) -> None:
     if "paddle" not in sys.modules:
         notes = io.StringIO()
         with contextlib.redirect_stderr(notes):  # Paddle warns of any OMP_NUM_THREADS but 1
-            importlib.import_module("paddle")
+            _import_paddle()
         log.debug("Paddle's notes at import: %s", notes.getvalue().strip() or "none")
+
+
+def _import_paddle() -> None:
+    try:
+        importlib.import_module("paddle")
+    except ModuleNotFoundError as error:
+        if error.name != "paddle":
+            raise
+        raise DependencyError(
+            "PaddlePaddle is not installed, and this mode needs it.",
+            fix="CPU: pip install 'paddlex_feat[cpu]'. GPU: install paddlepaddle-gpu for your CUDA version "
+            "as paddlepaddle.org.cn/install describes.",
+        ) from None
 
 
 def select_device(device: str) -> str:

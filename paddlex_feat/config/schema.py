@@ -127,6 +127,7 @@ class TrainSection(Section):
     resume_path: str | None = key(None, "A .pdparams file of an earlier run, with .pdopt and .pdstates beside it.")
     log_interval: int = key(1, "Interval between log lines.", "steps", ge=1)
     eval_interval: int = key(1, "Interval between evaluations.", "epochs", ge=1)
+    eval_start: bool = key(False, "Evaluate before the first step too, to know where training started from.")
     save_interval: int = key(1, "Interval between epoch_N checkpoints.", "epochs", ge=1)
     keep_last: int = key(5, "How many epoch_N checkpoints are kept; best_model and latest always are.", ge=1)
     input_size: InputSize = key(224, "Side of the square input, a multiple of 8.", "px")

@@ -126,6 +126,7 @@ def _train(
             log_interval=settings.log_interval,
             eval_interval=settings.eval_interval,
             save_interval=settings.save_interval,
+            eval_start=settings.eval_start,
             seed=settings.seed,
         ),
         progress=progress,

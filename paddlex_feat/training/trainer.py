@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class Plan:
     log_interval: int
     eval_interval: int
     save_interval: int
+    eval_start: bool
     seed: int
 
 
@@ -84,6 +86,9 @@ class Trainer:
     def fit(self) -> None:
         """Train from where `progress` stands to the end of the plan."""
         try:
+            if self.plan.eval_start and not self.progress.step:
+                with self._exported() as inference:
+                    self.watch.evaluated(0, 0, self.evaluate(inference))
             for epoch in range(self.progress.epoch, self.plan.epochs):
                 self._train_epoch(epoch)
                 self.progress.epoch = epoch + 1
@@ -95,13 +100,18 @@ class Trainer:
     def _after_epoch(self, epoch: int) -> None:
         last = epoch == self.plan.epochs
         evaluate, save = last or epoch % self.plan.eval_interval == 0, last or epoch % self.plan.save_interval == 0
-        with tempfile.TemporaryDirectory(prefix="paddlex_feat_") as temporary:
-            inference = Path(temporary) / "inference"
-            if evaluate:
-                self.exporter.write(self.model.state_dict(), inference)
+        with self._exported() if evaluate else nullcontext() as inference:
+            if inference is not None:
                 self._keep_best(epoch, self.evaluate(inference), inference)
             if save:
-                self.folder.save_epoch(self.model, self.optimizer, self.progress, inference if evaluate else None)
+                self.folder.save_epoch(self.model, self.optimizer, self.progress, inference)
+
+    @contextmanager
+    def _exported(self) -> Iterator[Path]:
+        """The network as it stands, as an inference directory that lives as long as the block."""
+        with tempfile.TemporaryDirectory(prefix="paddlex_feat_") as temporary:
+            self.exporter.write(self.model.state_dict(), Path(temporary))
+            yield Path(temporary)
 
     def _keep_best(self, epoch: int, metrics: dict[str, float], inference: Path) -> None:
         progress = self.progress
@@ -109,7 +119,8 @@ class Trainer:
         if progress.score >= progress.best:  # a tie goes to the newer one
             progress.best, progress.best_epoch = progress.score, epoch
             self.folder.save(BEST, self.model, self.optimizer, progress, inference)
-        self.watch.evaluated(epoch, progress.step, metrics, progress.best, progress.best_epoch)
+        self.watch.evaluated(epoch, progress.step, metrics)
+        log.info("best recall1: %.5f in epoch %d", progress.best, progress.best_epoch)
 
     def _train_epoch(self, epoch: int) -> None:
         self.model.train()

@@ -66,10 +66,10 @@ class Watch:
         mean = self._images / max(self._train_seconds, 1e-9)
         log.info(f"epoch {epoch}/{self._epochs}  {losses}  {mean:.1f} images/s  eta {eta}")
 
-    def evaluated(self, epoch: int, step: int, metrics: dict[str, float], best: float, best_epoch: int) -> None:
+    def evaluated(self, epoch: int, step: int, metrics: dict[str, float]) -> None:
         """One evaluation."""
         text = ", ".join(f"{name}: {value:.5f}" for name, value in metrics.items())
-        log.info(f"[Eval][Epoch {epoch}][Avg]{text}  [best recall1: {best:.5f} in epoch {best_epoch}]")
+        log.info(f"[Eval][Epoch {epoch}][Avg]{text}")
         self._record({"kind": "eval", "epoch": epoch, "step": step, **metrics})
 
     def _record(self, row: dict[str, Any]) -> None:

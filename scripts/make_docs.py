@@ -1,0 +1,57 @@
+"""Write docs/configuration.md and docs/config.schema.json from the schema."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from paddlex_feat.config.describe import describe_keys
+from paddlex_feat.config.recipes import RECIPES
+from paddlex_feat.config.schema import Config
+
+HEADER = """# Configuration keys
+
+Made by `python scripts/make_docs.py` from `paddlex_feat/config/schema.py`; do not edit.
+
+Set a key in the YAML file or with `-o KEY=VALUE`. The value of `-o` is a YAML scalar or list, split
+off at the first `=`, and never evaluated as code. Precedence, lowest first: the defaults here, what
+the model's recipe changes (below), the file of `-c`, `-o`. An unknown key is an error that names the
+nearest one. Editors check a file against [config.schema.json](config.schema.json).
+"""
+
+
+def configuration_page() -> str:
+    """The page of all keys, a table a section."""
+    lines, section = [HEADER], ""
+    for row in describe_keys():
+        if row.name.split(".")[0] != section:
+            section = row.name.split(".")[0]
+            lines += [f"## {section}", "", "| key | default | unit | values | meaning |", "|---|---|---|---|---|"]
+        lines.append(f"| `{row.name}` | `{row.default}` | {row.unit} | {row.type} | {row.meaning} |")
+        if row.name == _last_key(section):
+            lines.append("")
+    lines += ["## What the recipes change", "", "| model | key | value |", "|---|---|---|"]
+    for model, recipe in RECIPES.items():
+        rows = [(f"{part}.{name}", value) for part, keys in recipe.items() for name, value in keys.items()]
+        lines += [f"| {model} | `{key}` | `{'null' if value is None else value}` |" for key, value in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _last_key(section: str) -> str:
+    return [row.name for row in describe_keys() if row.name.startswith(f"{section}.")][-1]
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a configuration file."""
+    return Config.model_json_schema()
+
+
+if __name__ == "__main__":
+    docs = ROOT / "docs"
+    (docs / "configuration.md").write_text(configuration_page(), encoding="utf-8")
+    (docs / "config.schema.json").write_text(json.dumps(json_schema(), indent=1) + "\n", encoding="utf-8")

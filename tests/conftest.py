@@ -1,0 +1,82 @@
+"""Shared data: the ORL faces as a data set, and a short training run on them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+
+def run_main(*words: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+    """`python main.py …` as a process of its own."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *words],
+        cwd=cwd,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def paddle_environment():
+    """Paddle reads these when a test first imports it; two threads are what CI has."""
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
+    os.environ["FLAGS_use_mkldnn"] = "1"
+    os.environ.setdefault("GLOG_minloglevel", "2")
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory) -> Path:
+    """The 400 ORL photographs with train.txt, gallery.txt and query.txt."""
+    import prepare_orl
+
+    folder = tmp_path_factory.mktemp("data") / "ORL_faces"
+    prepare_orl.main(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_faces(faces) -> Path:
+    """Eight people to train, 12 gallery and query pictures each of others, for quick runs."""
+    folder = faces.parent / "small"
+    folder.mkdir()
+    (folder / "images").symlink_to(faces / "images")
+    for name, people, first, last in (("train", range(1, 9), 1, 10), ("gallery", range(21, 27), 1, 2), ("query", range(21, 27), 3, 4)):
+        lines = [f"images/s{p:02d}/{i:02d}.pgm {p * 10}" for p in people for i in range(first, last + 1)]
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+QUICK = (
+    "Train.pretrain_weight_path=null",
+    "Train.input_size=32",
+    "Train.batch_size=16",
+    "Train.epochs_iters=3",
+    "Train.learning_rate=0.01",
+    "Train.warmup_steps=1",
+    "Train.augment.pad=2",
+    "Global.device=cpu",
+)
+
+
+def train(data: Path, output: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """A short training run at 32 px."""
+    settings = ("Global.mode=train", f"Global.dataset_dir={data}", f"Global.output={output}", *QUICK, *overrides)
+    return run_main("-c", "PP-ShiTuV2_rec", *(word for setting in settings for word in ("-o", setting)))
+
+
+@pytest.fixture(scope="session")
+def run_folder(small_faces, tmp_path_factory) -> Path:
+    """The output of a finished run of three epochs."""
+    output = tmp_path_factory.mktemp("run") / "output"
+    done = train(small_faces, output)
+    assert done.returncode == 0, done.stderr
+    return output

@@ -1,0 +1,197 @@
+"""Reading, merging and validating the configuration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from paddlex_feat.config import load, yaml_text
+from paddlex_feat.config.describe import describe_keys
+from paddlex_feat.config.schema import MODELS, Config, walk
+from paddlex_feat.errors import ConfigError
+
+# Every key that a configuration file of the existing tool can hold, with a value of its type.
+EXISTING_KEYS = {
+    "Global.model": "PP-ShiTuV2_rec",
+    "Global.mode": "check_dataset",
+    "Global.dataset_dir": "d",
+    "Global.device": "gpu:0,1,2,3",
+    "Global.output": "o",
+    "Global.export_with_pir": True,
+    "CheckDataset.convert.enable": False,
+    "CheckDataset.convert.src_dataset_type": None,
+    "CheckDataset.split.enable": False,
+    "CheckDataset.split.train_percent": None,
+    "CheckDataset.split.gallery_percent": 20,
+    "CheckDataset.split.query_percent": 10,
+    "Train.num_classes": 159,
+    "Train.epochs_iters": 20,
+    "Train.batch_size": 128,
+    "Train.learning_rate": 0.01,
+    "Train.pretrain_weight_path": None,
+    "Train.warmup_steps": 5,
+    "Train.resume_path": None,
+    "Train.log_interval": 1,
+    "Train.eval_interval": 1,
+    "Train.save_interval": 1,
+    "Train.amp": False,  # how YAML reads OFF
+    "Train.dy2st": False,
+    "Train.dist_ips": None,
+    "Train.basic_config_path": None,
+    "Train.uniform_output_enabled": True,
+    "Evaluate.weight_path": "w",
+    "Evaluate.log_interval": 1,
+    "Export.weight_path": "w",
+    "Predict.batch_size": 1,
+    "Predict.model_dir": "m",
+    "Predict.input": "i",
+    "Predict.kernel_option.run_mode": "paddle",
+    "Predict.use_hpip": False,
+    "Predict.hpi_config": None,
+    "Predict.engine": None,
+    "Predict.engine_config": None,
+}
+
+
+def faults(*overrides: tuple[str, object]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load.load("PP-ShiTuV2_rec", list(overrides))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(load.shipped()))
+def test_every_shipped_file_loads_and_holds_only_known_keys(name):
+    config, notices = load.load(name, [])
+    assert config.Global.model in MODELS and not notices
+    _, lines = yaml_text.parse(load.shipped()[name].read_text(), name)
+    known = {key for key, _ in walk()}
+    sections = {key.rsplit(".", 1)[0] for key in known} | set(Config.model_fields)
+    assert set(lines) <= known | sections | {"CheckDataset", "Train.augment", "Train.loss"}
+
+
+def test_files_of_the_existing_tool_load_unchanged():
+    config, _ = load.load("PP-ShiTuV2_rec", list(EXISTING_KEYS.items()))
+    assert config.Train.num_classes == 159 and config.Train.amp == "OFF" and config.Global.device == "gpu:0,1,2,3"
+
+
+def test_the_models_have_shipped_files():
+    assert set(MODELS) <= set(load.shipped())
+
+
+def test_all_faults_are_reported_at_once_with_the_nearest_key():
+    text = faults(("Train.batchsize", 3), ("Train.epochs_iters", "many"), ("Train.num_classes", -3), ("Globl.mode", "x"))
+    assert "4 faults" in text
+    assert "Did you mean Train.batch_size?" in text and "Did you mean Global?" in text
+    assert "Train.epochs_iters" in text and "Train.num_classes" in text and "-o" in text
+
+
+def test_a_key_in_the_wrong_section_is_found():
+    assert "Did you mean Train.batch_size?" in faults(("Global.batch_size", 8)) or "Predict.batch_size" in faults(
+        ("Global.batch_size", 8)
+    )
+
+
+def test_faults_in_a_file_name_its_line(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("Global:\n  mode: train\nTrain:\n  batch_size: two\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml:4"):
+        load.load(str(file), [])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("Global: [", "mine.yaml"), ("- a\n", "no sections"), ("Global:\n  mode: train\n  mode: export\n", "lines 2 and 3")],
+)
+def test_a_broken_file_is_an_error(tmp_path, text, message):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load.load(str(file), [])
+
+
+def test_an_empty_file_means_the_defaults(tmp_path):
+    (tmp_path / "mine.yaml").write_text("")
+    config, _ = load.load(str(tmp_path / "mine.yaml"), [])
+    assert config == Config()
+
+
+def test_precedence_is_recipe_then_file_then_override(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("Global: {model: PP-ShiTuV2_rec_CLIP_vit_base}\nTrain: {batch_size: 8}\n")
+    config, _ = load.load(str(file), [("Train.epochs_iters", 3), ("Train.epochs_iters", 4)])
+    assert config.Train.weight_decay == 2e-5  # recipe of CLIP
+    assert config.Train.batch_size == 8  # file
+    assert config.Train.epochs_iters == 4  # the last -o
+    assert config.Train.momentum == 0.9  # schema
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a.b=TRUE", True), ("a.b=false", False), ("a.b=null", None), ("a.b=None", None), ("a.b=", None),
+        ("a.b=1e-3", 1e-3), ("a.b=1E5", 1e5), ("a.b=.5", 0.5), ("a.b=5", 5), ("a.b='5'", "5"), ("a.b=007", 7),
+        ("a.b=0,1", "0,1"), ("a.b=gpu:0,1", "gpu:0,1"), ("a.b=2024-10-11", "2024-10-11"), ("a.b=1:30", "1:30"),
+        ("a.b=dir", "dir"), ("a.b=os", "os"), ("a.b=__import__('os').getcwd()", "__import__('os').getcwd()"),
+        ("a.b=http://h/x?y=1&z=2", "http://h/x?y=1&z=2"), ("a.b=[a.jpg, b.jpg]", ["a.jpg", "b.jpg"]),
+        ("a.b={x: 1}", {"x": 1}), ("a.b=my file.jpg", "my file.jpg"), ("a.b=1/255", "1/255"), ("a.b=e", "e"),
+    ],
+)  # fmt: skip
+def test_override_values_are_yaml_scalars(text, value):
+    key, parsed = load.split_override(text)
+    assert key == "a.b" and parsed == value and type(parsed) is type(value)
+
+
+@pytest.mark.parametrize("text", ["Train.batch_size", "=3", "a.b=[1", "a.b=!!python/object:os.system x"])
+def test_bad_overrides_are_usage_errors(text):
+    with pytest.raises(ValueError):
+        load.split_override(text)
+
+
+def test_yaml_tags_that_build_objects_are_refused(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("Global: !!python/object/apply:os.system ['true']\n")
+    with pytest.raises(ConfigError):
+        load.load(str(file), [])
+
+
+def test_the_manuals_path_finds_the_shipped_file_with_a_notice():
+    config, notices = load.load("paddlex/configs/modules/image_feature/PP-ShiTuV2_rec.yaml", [])
+    assert config.Global.model == "PP-ShiTuV2_rec" and "shipped" in notices[0]
+
+
+def test_a_missing_file_lists_the_shipped_names():
+    with pytest.raises(ConfigError, match="PP-ShiTuV2_rec_CLIP_vit_base"):
+        load.load("nowhere.yaml", [])
+
+
+def test_functions_that_are_not_built_yet_are_said_only_in_their_mode():
+    assert "not implemented yet" in faults(("Global.mode", "train"), ("Train.amp", "O1"))
+    load.load("PP-ShiTuV2_rec", [("Global.mode", "check_dataset"), ("Train.amp", "O1")])
+
+
+def test_the_configuration_cannot_change():
+    config = Config()
+    with pytest.raises(Exception, match="frozen"):
+        config.Train.batch_size = 3
+
+
+def test_a_dumped_configuration_loads_to_the_same(tmp_path):
+    config, _ = load.load("PP-ShiTuV2_rec_CLIP_vit_large", [("Train.learning_rate", 1e-5)])
+    (tmp_path / "config.yaml").write_text(load.dump(config))
+    again, _ = load.load(str(tmp_path / "config.yaml"), [])
+    assert again == config
+
+
+def test_every_key_is_documented():
+    for row in describe_keys():
+        assert row.meaning.endswith(".") and len(row.meaning) > 8, row.name
+
+
+def test_generated_docs_are_up_to_date():
+    import make_docs
+
+    docs = Path(__file__).parent.parent / "docs"
+    assert (docs / "configuration.md").read_text() == make_docs.configuration_page()
+    assert json.loads((docs / "config.schema.json").read_text()) == make_docs.json_schema()

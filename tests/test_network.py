@@ -1,0 +1,182 @@
+"""The network against its contract, its fused form, its weight files and the oneDNN convolutions."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+paddle = pytest.importorskip("paddle")
+
+from paddlex_feat.errors import ConfigError, WeightsError
+from paddlex_feat.models import cpu_conv, recognizer, weights
+
+NAME = "PP-ShiTuV2_rec"
+CONTRACT = json.loads((Path(__file__).parent / "contracts" / f"{NAME}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def images():
+    return paddle.to_tensor(np.random.default_rng(0).standard_normal((4, 3, 64, 64)).astype("float32"))
+
+
+def trained(num_classes: int = 5, seed: int = 0):
+    """A network whose BatchNorm statistics are not the initial ones."""
+    paddle.seed(seed)
+    model = recognizer.build(NAME, num_classes)
+    model.train()
+    for step in range(3):
+        model(paddle.to_tensor(np.random.default_rng(step).standard_normal((8, 3, 48, 48)).astype("float32")))
+    model.eval()
+    return model
+
+
+def test_tensors_are_exactly_those_of_the_contract():
+    state = recognizer.build(NAME, CONTRACT["num_classes"]).state_dict()
+    own = {name: [list(t.shape), str(t.dtype).rpartition(".")[2]] for name, t in state.items()}
+    assert own == CONTRACT["tensors"]
+
+
+def test_an_unknown_network_lists_the_known():
+    with pytest.raises(ConfigError, match="PP-ShiTuV2_rec"):
+        recognizer.build("ResNet50", 3)
+
+
+def test_the_last_stage_keeps_its_resolution():
+    backbone = recognizer.build(NAME, 2).backbone
+    backbone.eval()
+    x = backbone.stem(paddle.zeros([1, 3, 224, 224]))
+    sizes = []
+    for stage in backbone.stages:
+        x = stage(x)
+        sizes.append(x.shape[-1])
+    assert sizes == [56, 28, 14, 14]
+
+
+def test_fusing_the_branches_keeps_the_features(images):
+    model = trained()
+    twin = recognizer.build(NAME, 5)
+    twin.set_inference_weights(model.state_dict())
+    with paddle.no_grad():
+        plain, fused = model(images).numpy(), twin(images).numpy()
+    assert twin.backbone.stages[3][1].fused and not model.backbone.stages[3][1].fused
+    assert np.abs(plain - fused).max() <= 1e-5 * max(1, np.abs(plain).max())
+
+
+def test_dropout_scales_in_evaluation_and_only_zeroes_in_training():
+    dropout = recognizer.build(NAME, 2).backbone.dropout
+    ones = paddle.ones([40, 100])
+    dropout.eval()
+    assert np.allclose(dropout(ones).numpy(), 0.8)
+    dropout.train()
+    values = dropout(ones).numpy()
+    assert set(values.ravel().tolist()) == {0.0, 1.0} and 0.77 < values.mean() < 0.83
+
+
+def test_the_necks_shift_stays_0_and_batchnorm_is_not_decayed():
+    model = recognizer.build(NAME, 3)
+    model.train()
+    optimizer = paddle.optimizer.Momentum(0.5, 0.9, model.parameters(), weight_decay=0.1)
+    bn = model.backbone.stem[0].bn
+    bn.weight.stop_gradient = False
+    before = {"scale": bn.weight.numpy().copy(), "head": model.head.fc.weight.numpy().copy()}
+    (model(paddle.rand([4, 3, 32, 32])).sum() * 0 + model.logits(paddle.rand([4, 512])).sum() * 0).backward()
+    optimizer.step()
+    assert np.array_equal(model.neck.feat_bn.bias.numpy(), np.zeros(512, "float32"))
+    assert np.array_equal(bn.weight.numpy(), before["scale"])  # zero gradient, no decay
+    assert np.allclose(model.head.fc.weight.numpy(), before["head"] * (1 - 0.5 * 0.1), rtol=1e-5)  # decayed
+
+
+def test_weights_come_back_as_they_were_written(tmp_path):
+    model, other = trained(seed=0), recognizer.build(NAME, 5)
+    weights.write(tmp_path / "a.pdparams", model.state_dict())
+    report = weights.load(other, tmp_path / "a.pdparams")
+    assert len(report.loaded) == len(model.state_dict()) and not report.unused
+    for name, tensor in model.state_dict().items():
+        assert np.array_equal(tensor.numpy(), other.state_dict()[name].numpy())
+
+
+def test_the_same_state_gives_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        weights.write(tmp_path / name, trained(seed=3).state_dict())
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_paddle_reads_our_files_and_we_read_paddles(tmp_path):
+    model = trained()
+    weights.write(tmp_path / "ours.pdparams", model.state_dict())
+    paddle.save(model.state_dict(), str(tmp_path / "paddles.pdparams"))
+    paddle.save({"a": {"nested": model.head.fc.weight}, "b": 3}, str(tmp_path / "nested.pdparams"))
+    theirs, ours = paddle.load(str(tmp_path / "ours.pdparams")), weights.read(tmp_path / "paddles.pdparams")
+    for name, tensor in model.state_dict().items():
+        assert np.array_equal(theirs[name].numpy(), tensor.numpy()) and np.array_equal(ours[name], tensor.numpy())
+    nested = weights.read(tmp_path / "nested.pdparams")
+    assert np.array_equal(nested["a"]["nested"], model.head.fc.weight.numpy()) and nested["b"] == 3
+
+
+def test_missing_and_misshapen_tensors_are_listed(tmp_path):
+    state = {k: v.numpy() for k, v in trained().state_dict().items()}
+    del state["backbone.last_conv.bias"]
+    state["neck.feat_bn.weight"] = np.zeros(7, "float32")
+    weights.write(tmp_path / "a.pdparams", state)
+    with pytest.raises(WeightsError) as caught:
+        weights.load(recognizer.build(NAME, 5), tmp_path / "a.pdparams")
+    text = str(caught.value)
+    assert "2 of" in text and "backbone.last_conv.bias is missing" in text and "[7], the network has [512]" in text
+
+
+def test_another_class_count_is_an_error_except_at_the_start_of_training(tmp_path):
+    weights.write(tmp_path / "a.pdparams", trained(5).state_dict())
+    with pytest.raises(WeightsError, match=r"head\.fc\.weight"):
+        weights.load(recognizer.build(NAME, 9), tmp_path / "a.pdparams")
+    report = weights.load(recognizer.build(NAME, 9), tmp_path / "a.pdparams", new_head=True)
+    assert report.reinitialised == ["head.fc.weight"] and "initialised afresh: head.fc.weight" in str(report)
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/paddlex_feat_was_here",)
+
+
+@pytest.mark.parametrize("content", [Hostile(), {"w": Hostile()}, {"w": getattr}, {"w": np.vectorize(abs)}])
+def test_a_weight_file_that_would_run_code_is_refused_with_the_name(tmp_path, content):
+    (tmp_path / "evil.pdparams").write_bytes(pickle.dumps(content))
+    with pytest.raises(WeightsError, match=r"asks for .*(system|getattr|vectorize)"):
+        weights.read(tmp_path / "evil.pdparams")
+    assert not Path("/tmp/paddlex_feat_was_here").exists()
+
+
+@pytest.mark.parametrize("data", [b"", b"\x80\x04", b"not a pickle", pickle.dumps([1, 2])])
+def test_a_damaged_weight_file_is_an_error(tmp_path, data):
+    (tmp_path / "bad.pdparams").write_bytes(data)
+    with pytest.raises(WeightsError, match=r"bad\.pdparams"):
+        weights.read(tmp_path / "bad.pdparams")
+
+
+def test_onednn_convolutions_keep_names_outputs_and_gradients(images):
+    paddle.seed(1)
+    native = recognizer.build(NAME, 5)
+    fast = recognizer.build(NAME, 5)
+    fast.set_state_dict(native.state_dict())
+    names = list(native.state_dict())
+    assert cpu_conv.accelerate(fast)
+    assert list(fast.state_dict()) == names and [n for n, _ in fast.named_parameters()] == [
+        n for n, _ in native.named_parameters()
+    ]
+    for model in (native, fast):
+        model.train()
+        paddle.seed(2)  # the same dropout
+        (model(images) ** 2).mean().backward()
+    for (name, a), (_, b) in zip(native.named_parameters(), fast.named_parameters(), strict=True):
+        if a.grad is not None:
+            scale = float(a.grad.abs().max())
+            assert float((a.grad - b.grad).abs().max()) <= 2e-3 * scale + 1e-6, name
+
+
+def test_onednn_convolutions_are_left_out_without_the_flag(monkeypatch):
+    monkeypatch.setenv("FLAGS_use_mkldnn", "0")
+    assert not cpu_conv.accelerate(recognizer.build(NAME, 2))
