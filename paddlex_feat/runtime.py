@@ -7,7 +7,9 @@ import importlib
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 
 from paddlex_feat.errors import DependencyError, DeviceError
@@ -55,8 +57,9 @@ def prepare_paddle(threads: int = 0, onednn_training: bool = False) -> None:
 
 
 def _import_paddle() -> None:
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        importlib.import_module("paddle")
+        paddle = importlib.import_module("paddle")
     except ModuleNotFoundError as error:
         if error.name != "paddle":
             raise
@@ -65,6 +68,10 @@ def _import_paddle() -> None:
             fix="CPU: pip install 'paddlex_feat[cpu]'. GPU: install paddlepaddle-gpu for your CUDA version "
             "as paddlepaddle.org.cn/install describes.",
         ) from None
+    # Paddle takes SIGTERM and ends the process with a C++ trace; the caller's handler comes back.
+    paddle.disable_signal_handler()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def select_device(device: str) -> str:

@@ -112,6 +112,8 @@ def _faults(error: ValidationError, sources: dict[str, str]) -> list[str]:
     rows: dict[str, str] = {}
     for item in error.errors():
         parts = [str(p) for p in item["loc"]]
+        if item["type"] == "extra_forbidden" and len(parts) == 1:
+            parts = next((s for s in sources if s.startswith(f"{parts[0]}.")), parts[0]).split(".")
         while len(parts) > 1 and ".".join(parts) not in names and item["type"] != "extra_forbidden":
             if any(name.startswith(".".join(parts) + ".") for name in names):
                 break

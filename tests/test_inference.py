@@ -1,0 +1,230 @@
+"""Exported models, the predictor and its results."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from conftest import run_main
+
+paddle = pytest.importorskip("paddle")
+
+import paddlex_feat
+from paddlex_feat.errors import ConfigError, FeatError, ImageError, WeightsError
+from paddlex_feat.inference.engine import read_info, unit_rows
+from paddlex_feat.inference.export import Exporter, require_agreement
+from paddlex_feat.inference.results import FileStems
+from paddlex_feat.models import recognizer, weights
+from paddlex_feat.pipeline.decode import read_rgb
+from paddlex_feat.pipeline.preprocess import Preprocess
+
+NAME = "PP-ShiTuV2_rec"
+
+
+@pytest.fixture(scope="module")
+def files(faces) -> list[str]:
+    return [str(faces / f"images/s{p:02d}/{i:02d}.pgm") for p in (21, 22, 23) for i in range(1, 6)]
+
+
+@pytest.fixture(scope="module")
+def model(run_folder):
+    return paddlex_feat.create_model(NAME, run_folder / "best_model/inference", device="cpu", batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def dynamic(run_folder, files) -> np.ndarray:
+    """Unit features of the plain network in evaluation mode, one by one, from the weight file."""
+    network = recognizer.build(NAME, 8)
+    weights.load(network, run_folder / "best_model/best_model.pdparams")
+    network.eval()
+    preprocess = Preprocess(32)
+    rows = []
+    with paddle.no_grad():
+        for file in files:
+            x = preprocess.normalise(preprocess.resize(read_rgb(file))[None])
+            rows.append(unit_rows(network(paddle.to_tensor(x)).numpy())[0])
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_predictor_exported_graph_and_dynamic_graph_agree(model, dynamic, files, batch_size):
+    results = list(model.predict(files, batch_size=batch_size))
+    assert [r["input_path"] for r in results] == files
+    assert np.abs(np.stack([r.feature for r in results]) - dynamic).max() <= 1e-5
+
+
+def test_one_flat_unit_feature_an_image(model, files):
+    result = next(model.predict(files[0]))
+    assert list(result) == ["input_path", "feature"]
+    assert len(result["feature"]) == 512 and all(type(v) is float for v in result["feature"])
+    assert np.linalg.norm(result["feature"]) == pytest.approx(1, abs=1e-6)
+    assert result.json == {"res": {"input_path": files[0], "feature": result["feature"]}}
+
+
+def test_every_kind_of_input_gives_the_same_feature(model, files, tmp_path):
+    array = cv2.imread(files[0])
+    (tmp_path / "sub").mkdir()
+    shutil.copy(files[0], tmp_path / "sub" / "a.PGM")
+    (tmp_path / "notes.txt").write_text("no image")
+    inputs = [files[0], Path(files[0]), array, array[..., 0], np.dstack([array, array[..., :1]]), str(tmp_path)]
+    inputs += [{"img": files[0]}, [[files[0]]], ({"img": p} for p in [files[0]]), iter([array])]
+    features = [[r.feature for r in model.predict(source)] for source in inputs]
+    assert all(len(f) == 1 for f in features)
+    assert max(np.abs(f[0] - features[0][0]).max() for f in features) <= 1e-6
+
+
+def test_bgr_arrays_are_not_taken_for_rgb(model):
+    rng = np.random.default_rng(0)
+    image = cv2.resize(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8), (32, 32))
+    image[..., 0] //= 8
+    path_like = next(model.predict(image)).feature
+    swapped = next(model.predict(np.ascontiguousarray(image[..., ::-1]))).feature
+    assert np.abs(path_like - swapped).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("absent.jpg", "absent.jpg"), (3, "int"), ({"image": "x"}, "'img'"), (np.zeros((3, 3)), "float64"), (b"x", "bytes")],
+)
+def test_an_input_that_cannot_be_used_is_named(model, source, message):
+    with pytest.raises(ImageError, match=message):
+        list(model.predict(source))
+
+
+def test_a_folder_without_images_is_an_error(model, tmp_path):
+    with pytest.raises(ImageError, match="holds no images"):
+        list(model.predict(str(tmp_path)))
+
+
+def test_results_are_lazy(model, files):
+    stream = model.predict([files[0], "absent.jpg"], batch_size=1)
+    with pytest.raises(ImageError, match=r"absent\.jpg"):
+        for result in stream:
+            assert result["input_path"] == files[0]
+
+
+def test_a_batch_size_of_0_is_an_error(model, files):
+    with pytest.raises(ConfigError, match="at least 1"):
+        model.predict(files, batch_size=0)
+
+
+def test_saved_results_never_overwrite_one_another(model, faces, tmp_path):
+    same_stems = [str(faces / f"images/s{p:02d}/01.pgm") for p in range(1, 31)]
+    results = list(model.predict(same_stems, batch_size=8))
+    paths = {r.save_to_json(tmp_path / "folder") for r in results}
+    assert len(paths) == len(list((tmp_path / "folder").iterdir())) == 30
+    assert (tmp_path / "folder" / "01_res.json").is_file() and (tmp_path / "folder" / "01_30_res.json").is_file()
+    paths = {r.save_to_json(tmp_path / "one.json") for r in results[:3]}
+    assert sorted(p.name for p in paths) == ["one.json", "one_2.json", "one_3.json"]
+    saved = json.loads((tmp_path / "one_2.json").read_text())
+    assert saved == dict(results[1])
+
+
+def test_stems_that_look_numbered_stay_apart():
+    stems = FileStems()
+    given = [stems.of(p) for p in ("a.jpg", "b/a.jpg", "a_2.jpg", "c/a.jpg", None, None)]
+    assert given == ["a", "a_2", "a_2_2", "a_3", "array", "array_2"] and len(set(given)) == 6
+
+
+def test_print(model, files, capsys):
+    result = next(model.predict(files[0]))
+    result.print()
+    assert json.loads(capsys.readouterr().out) == result.json
+    result.print(format_json=False)
+    assert capsys.readouterr().out.startswith("{'res': {'input_path': '")
+
+
+def test_inference_yml_is_what_paddlex_reads(run_folder):
+    content = yaml.safe_load((run_folder / "best_model/inference/inference.yml").read_text())
+    assert list(content) == ["Global", "PreProcess", "PostProcess"]
+    assert content["Global"] == {"model_name": NAME} and content["PostProcess"] == {"NormalizeFeatures": None}
+    ops = content["PreProcess"]["transform_ops"]
+    assert ops[0] == {
+        "ResizeImage": {"backend": "cv2", "interpolation": "bilinear", "return_numpy": False, "size": [32, 32]}
+    }
+    assert ops[1]["NormalizeImage"]["scale"] == pytest.approx(1 / 255) and ops[2] == {"ToCHWImage": None}
+
+
+def test_another_model_name_is_an_error(run_folder):
+    with pytest.raises(WeightsError, match="holds PP-ShiTuV2_rec"):
+        paddlex_feat.create_model("PP-ShiTuV2_rec_CLIP_vit_base", run_folder / "best_model/inference")
+
+
+@pytest.mark.parametrize("missing", ["inference.yml", "inference.json", "inference.pdiparams"])
+def test_an_incomplete_directory_is_an_error(run_folder, tmp_path, missing):
+    folder = tmp_path / "inference"
+    shutil.copytree(run_folder / "best_model/inference", folder)
+    (folder / missing).unlink()
+    with pytest.raises(WeightsError, match=missing.partition(".")[2]):
+        paddlex_feat.create_model(NAME, folder, device="cpu")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "Global: 3", "Global: {model_name: x}\n", "a: ]", "PreProcess: {}\n"])
+def test_a_damaged_inference_yml_is_an_error(tmp_path, text):
+    (tmp_path / "inference.yml").write_text(text)
+    with pytest.raises(WeightsError, match=r"inference\.yml"):
+        read_info(tmp_path)
+
+
+def test_a_zero_feature_stays_zero():
+    rows = unit_rows(np.array([[0, 0], [3, 4]], np.float32))
+    assert rows.tolist() == [[0, 0], pytest.approx([0.6, 0.8])]
+
+
+def test_export_fails_where_the_answers_differ(tmp_path, files):
+    """The check must be able to fail: other weights under the graph are noticed."""
+    paddle.seed(0)
+    network = recognizer.build(NAME, 2)
+    preprocess = Preprocess(32)
+    exporter = Exporter(network, NAME, preprocess)
+    exporter.write(network.state_dict(), tmp_path)
+    images = np.stack([preprocess.resize(read_rgb(f)) for f in files[:4]])
+    assert exporter.largest_difference(tmp_path, images, "cpu") <= 1e-5
+    network.backbone.last_conv.bias.set_value(network.backbone.last_conv.bias + 0.01)
+    difference = exporter.largest_difference(tmp_path, images, "cpu")
+    with pytest.raises(WeightsError, match="differs"):
+        require_agreement(difference, 1e-5, tmp_path)
+    with pytest.raises(WeightsError, match="differs"):
+        require_agreement(float("nan"), 1e-5, tmp_path)
+
+
+def main_mode(mode: str, tmp_path: Path, *overrides: str):
+    settings = (f"Global.mode={mode}", f"Global.output={tmp_path}", "Global.device=cpu", *overrides)
+    return run_main("-c", NAME, *(w for s in settings for w in ("-o", s)))
+
+
+def test_mode_export_then_mode_predict(run_folder, small_faces, files, tmp_path, dynamic):
+    weight = f"Export.weight_path={run_folder}/best_model/best_model.pdparams"
+    done = main_mode("export", tmp_path / "exported", weight, f"Global.dataset_dir={small_faces}")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "exported/export_result.json").read_text())
+    assert result["done_flag"] and result["largest_difference"] <= 1e-5 and "gallery" in result["compared_on"]
+    assert result["files"] == ["inference.json", "inference.pdiparams", "inference.yml"]
+
+    chosen = f"[{files[0]}, {files[7]}]"
+    where = f"Predict.model_dir={tmp_path}/exported"
+    done = main_mode("predict", tmp_path / "predicted", where, f"Predict.input={chosen}", "Predict.batch_size=2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("'feature'") == 2
+    result = json.loads((tmp_path / "predicted/predict_result.json").read_text())
+    assert result["images"] == 2 and result["results"] == ["01_res.json", "03_res.json"]
+    for name, row in (("01_res.json", dynamic[0]), ("03_res.json", dynamic[7])):
+        saved = json.loads((tmp_path / "predicted" / name).read_text())
+        assert np.abs(np.array(saved["feature"]) - row).max() <= 1e-5
+
+
+def test_mode_predict_names_a_bad_image(run_folder, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    where = f"Predict.model_dir={run_folder}/best_model/inference"
+    done = main_mode("predict", tmp_path / "out", where, f"Predict.input={tmp_path}/bad.jpg")
+    assert done.returncode == 1 and "bad.jpg" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_official_models_are_said_to_be_missing():
+    with pytest.raises(FeatError, match="model_dir"):
+        paddlex_feat.create_model(NAME)

@@ -1,0 +1,222 @@
+"""Training runs as processes: their files, their numbers, their ends."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import run_main, train
+
+paddle = pytest.importorskip("paddle")
+
+from paddlex_feat.errors import TrainingError, WeightsError
+from paddlex_feat.losses.combined import CombinedLoss
+from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
+from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
+from paddlex_feat.models import recognizer, weights
+from paddlex_feat.pipeline.preprocess import Preprocess
+from paddlex_feat.training import checkpoint
+from paddlex_feat.training.checkpoint import Progress, RunFolder
+from paddlex_feat.training.trainer import Plan, Trainer
+
+CHECKPOINT = ["pdopt", "pdparams", "pdstates"]
+INFERENCE = ["inference.json", "inference.pdiparams", "inference.yml"]
+
+
+def test_all_files_of_the_manual_are_there(run_folder):
+    for name in ("train_result.json", "train.log", "config.yaml", "metrics.jsonl", "class_map.json"):
+        assert (run_folder / name).stat().st_size > 0, name
+    assert (run_folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    for name in ("best_model", "latest", "epoch_1", "epoch_3"):
+        for suffix in CHECKPOINT:
+            assert (run_folder / name / f"{name}.{suffix}").stat().st_size > 0
+        assert set(json.loads((run_folder / name / f"{name}.info.json").read_text())) == {"metric", "epoch"}
+        assert sorted(p.name for p in (run_folder / name / "inference").iterdir()) == INFERENCE
+
+
+def test_the_result_file_has_the_schema_and_true_paths(run_folder):
+    result = json.loads((run_folder / "train_result.json").read_text())
+    assert result["done_flag"] is True and result["model_name"] == "PP-ShiTuV2_rec"
+    assert list(result["models"]) == ["last_1", "last_2", "last_3", "last_4", "last_5", "best"]
+    assert result["models"]["last_4"] == {} and "epoch_3" in result["models"]["last_1"]["pdparams"]
+    for entry in result["models"].values():
+        paths = [path for key, path in entry.items() if key != "score"]
+        assert all((run_folder / path).is_file() for path in paths)
+    scores = [result["models"][f"last_{i}"]["score"] for i in (1, 2, 3)]
+    assert result["models"]["best"]["score"] == max(scores)
+
+
+def test_metrics_and_log_tell_the_same(run_folder):
+    rows = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [r for r in rows if r["kind"] == "train"]
+    assert [r["step"] for r in steps] == list(range(1, 16)) and steps[0]["lr"] == 0
+    for row in steps:
+        assert row["loss"] == pytest.approx(row["CELoss"] + row["TripletAngularMarginLoss"], rel=1e-5)
+    log = (run_folder / "train.log").read_text()
+    assert f"loss: {steps[-1]['loss']:.5f}" in log and "[Eval][Epoch 3][Avg]recall1:" in log
+
+
+def test_config_yaml_holds_the_whole_configuration(run_folder):
+    content = yaml.safe_load((run_folder / "config.yaml").read_text())
+    assert content["Train"]["input_size"] == 32 and content["Train"]["augment"]["flip_prob"] == 0.5
+
+
+def test_labels_are_remapped_and_the_map_is_saved(run_folder):
+    assert json.loads((run_folder / "class_map.json").read_text()) == {str(i): 10 * (i + 1) for i in range(8)}
+    assert weights.read(run_folder / "latest/latest.pdparams")["head.fc.weight"].shape == (512, 8)
+
+
+def test_evaluate_gives_the_score_that_training_reported(run_folder, small_faces, tmp_path):
+    settings = (
+        "Global.mode=evaluate",
+        f"Global.dataset_dir={small_faces}",
+        f"Global.output={tmp_path}",
+        f"Evaluate.weight_path={run_folder}/best_model/best_model.pdparams",
+    )
+    done = run_main("-c", "PP-ShiTuV2_rec", *(w for s in settings for w in ("-o", s)))
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "evaluate_result.json").read_text())
+    best = json.loads((run_folder / "train_result.json").read_text())["models"]["best"]["score"]
+    assert list(result)[:2] == ["done_flag", "metrics"] and list(result["metrics"]) == ["recall1", "recall5", "mAP"]
+    assert result["metrics"]["recall1"] == best
+    assert "Train.input_size is 32" in done.stderr  # the run's own configuration wins, and it is said
+    assert (tmp_path / "evaluate" / "retrieval.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def parameters(folder: Path, name: str) -> bytes:
+    return (folder / name / f"{name}.pdparams").read_bytes()
+
+
+def test_a_second_run_and_a_resumed_one_give_the_same_bytes(run_folder, small_faces, tmp_path):
+    again = train(small_faces, tmp_path / "again", "Train.num_workers=1", "Train.eval_interval=2")
+    assert again.returncode == 0, again.stderr
+    assert parameters(tmp_path / "again", "latest") == parameters(run_folder, "latest")
+
+    resumed = train(small_faces, tmp_path / "resumed", f"Train.resume_path={run_folder}/epoch_2/epoch_2.pdparams")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Resuming after epoch 2" in resumed.stderr
+    assert parameters(tmp_path / "resumed", "latest") == parameters(run_folder, "latest")
+    assert (tmp_path / "resumed/latest/latest.pdopt").read_bytes() == (run_folder / "latest/latest.pdopt").read_bytes()
+    states = [weights.read(f / "latest/latest.pdstates") for f in (tmp_path / "resumed", run_folder)]
+    assert states[0] == states[1]  # the best score of the first part included
+
+
+def test_a_new_run_sets_an_earlier_one_aside(small_faces, tmp_path):
+    (tmp_path / "best_model").mkdir()
+    (tmp_path / "best_model" / "best_model.pdparams").write_text("precious")
+    (tmp_path / "epoch_9").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    done = train(small_faces, tmp_path, "Train.epochs_iters=1", "Train.keep_last=1")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "previous_1/best_model/best_model.pdparams").read_text() == "precious"
+    assert (tmp_path / "previous_1/epoch_9").is_dir() and (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_fine_tuning_from_the_best_model_of_the_same_folder(small_faces, tmp_path, run_folder):
+    shutil.copytree(run_folder, tmp_path / "out")
+    start = f"Train.pretrain_weight_path={tmp_path}/out/best_model/best_model.pdparams"
+    done = train(small_faces, tmp_path / "out", start, "Train.epochs_iters=1", "Train.num_classes=20")
+    assert done.returncode == 0, done.stderr
+    assert "initialised afresh: head.fc.weight" in done.stderr and "12 classes" not in done.stderr
+    assert (tmp_path / "out/previous_1/best_model/best_model.pdparams").is_file()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("Train.num_classes=3", "train.txt has 8 classes"),
+        ("Train.batch_size=18", "batch_size=16"),
+        ("Train.pretrain_weight_path=none.pdparams", "none.pdparams"),
+        ("Train.resume_path=none.pdparams", "none.pdstates"),
+        ("Global.model=PP-ShiTuV2_rec_CLIP_vit_base", "not part of this version"),
+    ],
+)
+def test_what_cannot_work_is_said_before_the_first_step(small_faces, tmp_path, override, message):
+    done = train(small_faces, tmp_path, override)
+    assert done.returncode == 1 and message in done.stderr and "[Train]" not in done.stderr
+    assert json.loads((tmp_path / "train_result.json").read_text())["done_flag"] is False
+    assert not (tmp_path / "config.yaml").exists()
+
+
+def test_an_undecodable_training_image_stops_the_run_with_its_name(small_faces, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(small_faces, data, symlinks=True)
+    (data / "bad.jpg").write_bytes(b"no image")
+    lines = (data / "train.txt").read_text().splitlines()
+    (data / "train.txt").write_text("\n".join(f"bad.jpg {line.split()[1]}" for line in lines) + "\n")
+    done = train(data, tmp_path / "out")
+    assert done.returncode == 1 and "bad.jpg" in done.stderr
+
+
+def test_keep_last(tmp_path):
+    layer = paddle.nn.Linear(2, 2)
+    optimizer = paddle.optimizer.Momentum(0.1, 0.9, layer.parameters())
+    folder = RunFolder(tmp_path, keep_last=2)
+    for epoch in (1, 2, 3, 4):
+        folder.save_epoch(layer, optimizer, Progress(epoch=epoch, score=epoch / 10), None)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch_3", "epoch_4", "latest"]
+    assert folder.result("m", 0.4)["models"]["last_2"]["score"] == 0.3
+    again = RunFolder(tmp_path, keep_last=2)
+    again.find_epochs()
+    assert again.scores == {3: 0.3, 4: 0.4}
+
+
+def test_momentum_survives_in_another_process_order(tmp_path):
+    """Paddle numbers its parameters by order of creation; a checkpoint must not depend on it."""
+
+    def network():
+        layer = paddle.nn.Linear(3, 2)
+        return layer, paddle.optimizer.Momentum(0.1, 0.9, layer.parameters())
+
+    layer, optimizer = network()
+    (layer(paddle.ones([1, 3])) ** 2).sum().backward()
+    optimizer.step()
+    RunFolder(tmp_path, 1).save("best_model", layer, optimizer, Progress(epoch=1, step=1), None)
+    paddle.nn.Linear(4, 4)  # shifts the numbers
+    other, its_optimizer = network()
+    checkpoint.resume(tmp_path / "best_model/best_model.pdparams", other, its_optimizer)
+    for (name, a), (_, b) in zip(layer.named_parameters(), other.named_parameters(), strict=True):
+        assert np.array_equal(a.numpy(), b.numpy())
+        velocity = [
+            next(v.numpy() for k, v in o.state_dict().items() if k.startswith(p.name))
+            for o, p in ((optimizer, a), (its_optimizer, b))
+        ]
+        assert np.array_equal(*velocity) and np.abs(velocity[0]).max() > 0, name
+
+
+def test_weights_of_another_program_cannot_be_resumed(tmp_path):
+    for suffix in ("pdparams", "pdopt", "pdstates"):
+        weights.write(tmp_path / f"x.{suffix}", {"epoch": 3, "something": 1})
+    layer = paddle.nn.Linear(2, 2)
+    with pytest.raises(WeightsError, match="pretrain_weight_path"):
+        checkpoint.resume(tmp_path / "x.pdparams", layer, paddle.optimizer.Momentum(0.1, 0.9, layer.parameters()))
+
+
+def test_a_loss_that_is_not_finite_names_step_terms_and_files(tmp_path):
+    model = recognizer.build("PP-ShiTuV2_rec", 2)
+    images = np.zeros((4, 32, 32, 3), np.uint8)
+    model.head.fc.weight.set_value(np.full((512, 2), np.inf, np.float32))
+    trainer = Trainer(
+        model=model,
+        criterion=CombinedLoss(LabelSmoothingCrossEntropy(), TripletAngularMarginLoss()),
+        optimizer=paddle.optimizer.Momentum(0.1, 0.9, model.parameters()),
+        batches=lambda epoch: [(np.arange(4), images)] * 2,
+        labels=np.array([0, 0, 1, 1]),
+        files=["a.jpg", "b.jpg", "c.jpg", "d.jpg"],
+        preprocess=Preprocess(32),
+        exporter=None,
+        evaluate=None,
+        folder=RunFolder(tmp_path, 1),
+        plan=Plan(1, 2, 0.1, 0, log_interval=2, eval_interval=1, save_interval=1, eval_start=False, seed=0),
+        progress=Progress(),
+    )
+    with pytest.raises(TrainingError) as caught:
+        trainer.fit()
+    text = str(caught.value)
+    assert "step 1" in text and "CELoss" in text and "c.jpg" in text
+
+
