@@ -113,7 +113,7 @@ def run(config: Config) -> int:
         return _fail(
             Interrupted("Interrupted.", where=mode, fix="What was written before is whole; run again."), mode, output
         )
-    except Exception as error:  # a fault of this program: still three lines, traceback in the log
+    except Exception as error:  # noqa: BLE001 - a fault of this program: still three lines, traceback in the log
         wrapped = FeatError(
             f"Unexpected {type(error).__name__}: {error}",
             where=f"mode {mode}",

@@ -15,8 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from paddlex_feat.dataset.records import ImageList, require_lists
 from paddlex_feat.pipeline.decode import read_rgb
 from paddlex_feat.retrieval.metrics import retrieval_metrics
@@ -59,7 +57,9 @@ def pixel_recall1() -> float:
 
     def pixels(records: ImageList) -> np.ndarray:
         grey = [cv2.cvtColor(read_rgb(f), cv2.COLOR_RGB2GRAY) for f in records.files()]
-        rows = np.stack([cv2.resize(g, (32, 32), interpolation=cv2.INTER_AREA).ravel() for g in grey]).astype(np.float32)
+        rows = np.stack([cv2.resize(g, (32, 32), interpolation=cv2.INTER_AREA).ravel() for g in grey]).astype(
+            np.float32
+        )
         rows -= rows.mean(axis=1, keepdims=True)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 

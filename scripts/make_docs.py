@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 from paddlex_feat.config.describe import describe_keys
 from paddlex_feat.config.recipes import RECIPES
 from paddlex_feat.config.schema import Config
 
+ROOT = Path(__file__).resolve().parent.parent
 HEADER = """# Configuration keys
 
 Made by `python scripts/make_docs.py` from `paddlex_feat/config/schema.py`; do not edit.

@@ -77,4 +77,6 @@ if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
     except subprocess.CalledProcessError as error:
-        sys.exit(f"Set-up failed: {' '.join(map(str, error.cmd))}\n  to do: see pip's message above, then run this again.")
+        sys.exit(
+            f"Set-up failed: {' '.join(map(str, error.cmd))}\n  to do: see pip's message above, then run this again."
+        )

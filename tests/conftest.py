@@ -49,7 +49,11 @@ def small_faces(faces) -> Path:
     folder = faces.parent / "small"
     folder.mkdir()
     (folder / "images").symlink_to(faces / "images")
-    for name, people, first, last in (("train", range(1, 9), 1, 10), ("gallery", range(21, 27), 1, 2), ("query", range(21, 27), 3, 4)):
+    for name, people, first, last in (
+        ("train", range(1, 9), 1, 10),
+        ("gallery", range(21, 27), 1, 2),
+        ("query", range(21, 27), 3, 4),
+    ):
         lines = [f"images/s{p:02d}/{i:02d}.pgm {p * 10}" for p in people for i in range(first, last + 1)]
         (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
     return folder

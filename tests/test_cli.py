@@ -71,7 +71,9 @@ def test_a_wrong_command_line_exits_with_2(words):
 
 
 def test_a_wrong_configuration_exits_with_1_and_says_so_in_the_result_file(tmp_path):
-    done = run_main("-c", "PP-ShiTuV2_rec", "-o", "Global.mode=export", "-o", f"Global.output={tmp_path}", "-o", "Train.bach_size=1")
+    done = run_main(
+        "-c", "PP-ShiTuV2_rec", "-o", "Global.mode=export", "-o", f"Global.output={tmp_path}", "-o", "Train.bach_size=1"
+    )
     result = json.loads((tmp_path / "export_result.json").read_text())
     assert done.returncode == 1 and result["done_flag"] is False and "Train.bach_size" in result["err_msg"]
 

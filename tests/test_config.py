@@ -81,7 +81,9 @@ def test_the_models_have_shipped_files():
 
 
 def test_all_faults_are_reported_at_once_with_the_nearest_key():
-    text = faults(("Train.batchsize", 3), ("Train.epochs_iters", "many"), ("Train.num_classes", -3), ("Globl.mode", "x"))
+    text = faults(
+        ("Train.batchsize", 3), ("Train.epochs_iters", "many"), ("Train.num_classes", -3), ("Globl.mode", "x")
+    )
     assert "4 faults" in text
     assert "Did you mean Train.batch_size?" in text and "Did you mean Global?" in text
     assert "Train.epochs_iters" in text and "Train.num_classes" in text and "-o" in text
@@ -102,7 +104,11 @@ def test_faults_in_a_file_name_its_line(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("Global: [", "mine.yaml"), ("- a\n", "no sections"), ("Global:\n  mode: train\n  mode: export\n", "lines 2 and 3")],
+    [
+        ("Global: [", "mine.yaml"),
+        ("- a\n", "no sections"),
+        ("Global:\n  mode: train\n  mode: export\n", "lines 2 and 3"),
+    ],
 )
 def test_a_broken_file_is_an_error(tmp_path, text, message):
     file = tmp_path / "mine.yaml"

@@ -89,7 +89,13 @@ def test_bgr_arrays_are_not_taken_for_rgb(model):
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("absent.jpg", "absent.jpg"), (3, "int"), ({"image": "x"}, "'img'"), (np.zeros((3, 3)), "float64"), (b"x", "bytes")],
+    [
+        ("absent.jpg", "absent.jpg"),
+        (3, "int"),
+        ({"image": "x"}, "'img'"),
+        (np.zeros((3, 3)), "float64"),
+        (b"x", "bytes"),
+    ],
 )
 def test_an_input_that_cannot_be_used_is_named(model, source, message):
     with pytest.raises(ImageError, match=message):

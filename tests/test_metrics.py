@@ -19,7 +19,9 @@ def brute_force(query, query_labels, gallery, gallery_labels, ks):
     for q, label in zip(query.astype(np.float64), query_labels, strict=True):
         if label not in gallery_labels:
             continue
-        rows = sorted((-float(q @ g), gl == label) for g, gl in zip(gallery.astype(np.float64), gallery_labels, strict=True))
+        rows = sorted(
+            (-float(q @ g), gl == label) for g, gl in zip(gallery.astype(np.float64), gallery_labels, strict=True)
+        )
         flags = [match for _, match in rows]  # at equal similarity False sorts before True
         for k in ks:
             hits[k].append(any(flags[:k]))
@@ -94,7 +96,9 @@ def test_features_that_are_not_finite_are_an_error():
         retrieval_metrics(bad, [1, 1], one, [1, 1])
 
 
-@pytest.mark.parametrize(("first", "rows", "wrong"), [([1] * 9 + [3], 4, 1), ([3] * 10, 4, 4), ([1] * 10, 4, 0), ([0, 1, 2], 8, 1)])
+@pytest.mark.parametrize(
+    ("first", "rows", "wrong"), [([1] * 9 + [3], 4, 1), ([3] * 10, 4, 4), ([1] * 10, 4, 0), ([0, 1, 2], 8, 1)]
+)
 def test_the_picture_shows_failures_in_proportion(first, rows, wrong):
     shown = choose_queries(np.array(first), rows)
     assert len(shown) == len(set(shown)) == min(rows, np.count_nonzero(first))

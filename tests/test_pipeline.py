@@ -177,7 +177,9 @@ def test_epochs_differ_and_repeat_by_seed():
     assert np.array_equal(sampler.epoch(3), again.epoch(3)) and not np.array_equal(sampler.epoch(3), sampler.epoch(4))
 
 
-@pytest.mark.parametrize(("classes", "batch", "k", "fit"), [(20, 128, 4, 80), (20, 42, 4, 40), (1, 3, 4, 4), (5, 16, 4, None)])
+@pytest.mark.parametrize(
+    ("classes", "batch", "k", "fit"), [(20, 128, 4, 80), (20, 42, 4, 40), (1, 3, 4, 4), (5, 16, 4, None)]
+)
 def test_the_preflight_names_the_batch_size_that_fits(classes, batch, k, fit):
     fault = samplers.pk_fault(classes, batch, k)
     assert (fault is None) if fit is None else f"batch_size={fit}," in fault[1]

@@ -218,5 +218,3 @@ def test_a_loss_that_is_not_finite_names_step_terms_and_files(tmp_path):
         trainer.fit()
     text = str(caught.value)
     assert "step 1" in text and "CELoss" in text and "c.jpg" in text
-
-

@@ -166,9 +166,7 @@ class ExportSection(Section):
     tolerance: float = key(1e-5, "Largest allowed difference of a unit feature after export.", gt=0)
 
 
-RunMode = Literal[
-    "paddle", "paddle_fp32", "paddle_fp16", "trt_fp32", "trt_fp16", "trt_int8", "mkldnn", "mkldnn_bf16"
-]
+RunMode = Literal["paddle", "paddle_fp32", "paddle_fp16", "trt_fp32", "trt_fp16", "trt_int8", "mkldnn", "mkldnn_bf16"]
 
 
 class KernelOptionSection(Section):

@@ -48,7 +48,7 @@ def parse(text: str, name: str) -> tuple[dict[str, Any], dict[str, int]]:
         ) from error
     if value is None:
         return {}, {}
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or not isinstance(node, yaml.MappingNode):
         raise ConfigError("The file holds no sections.", where=name, fix="Start with `Global:` and indented keys.")
     lines: dict[str, int] = {}
     _collect_lines(node, "", name, lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from paddlex_feat.errors import DatasetError
 
 LISTS = ("train", "gallery", "query")
+_LINE = re.compile(r"(.*\S)[ \t]+(\S+)")  # path, label
 SEARCH_DEPTH = 4  # how far below Global.dataset_dir the list files may lie
 
 
@@ -110,18 +112,19 @@ def read_list(root: Path, name: str) -> tuple[ImageList, list[Finding]]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        fault("list-encoding", f"{path.name}:{line}", "The list is not UTF-8 text.")
+        number = data[: error.start].count(b"\n") + 1
+        fault("list-encoding", f"{path.name}:{number}", "The list is not UTF-8 text.")
         return records, findings
     for number, line in enumerate(text.split("\n"), 1):
         stripped = line.strip()
         if not stripped:
             continue
-        image, _, label = stripped.replace("\t", " ").rpartition(" ")
-        image, where = image.strip(), f"{path.name}:{number}"
-        if not image:
+        where, fields = f"{path.name}:{number}", _LINE.fullmatch(stripped)
+        if not fields:
             fault("line-format", where, f"{stripped[:80]!r} is not a path, a space and a label.")
-        elif not (label.isascii() and label.isdigit() and len(label) <= 18):
+            continue
+        image, label = fields.groups()
+        if not (label.isascii() and label.isdigit() and len(label) <= 18):
             fault("label-not-integer", where, f"The label {label[:40]!r} is not an integer of at least 0.")
         else:
             records.paths.append(image)

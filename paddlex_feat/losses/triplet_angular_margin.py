@@ -22,9 +22,7 @@ class TripletAngularMarginLoss(nn.Layer):
     forward: features float32 [N, D] of any norm, labels int64 [N] -> float32 scalar.
     """
 
-    def __init__(
-        self, margin: float = 0.5, absolute_weight: float = 0.1, positive: float = 0.8, negative: float = 0.4
-    ):
+    def __init__(self, margin: float = 0.5, absolute_weight: float = 0.1, positive: float = 0.8, negative: float = 0.4):
         super().__init__()
         self.margin = margin
         self.absolute_weight = absolute_weight

@@ -63,7 +63,7 @@ def accelerate(model: nn.Layer) -> bool:
         return False
     try:
         agrees = _agrees()
-    except Exception as error:  # any failure of the work-around means: use the native operator
+    except Exception as error:  # noqa: BLE001 - any failure of the work-around means: use the native operator
         log.warning("oneDNN convolutions failed their self-check (%s)", error)
         agrees = False
     if not agrees:

@@ -10,6 +10,8 @@ Tensor names are a contract: weights trained with PaddleClas load by name, and o
 
 from __future__ import annotations
 
+from typing import Any
+
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
@@ -85,9 +87,7 @@ class Block(nn.Layer):
         self.residual = residual and stride == 1 and cin == cout
         if branches:
             sizes = [k for k in range(kernel, 0, -2) if k > 1 or stride == 1]
-            self.dw_conv_list = nn.LayerList(
-                [ConvBN(cin, cin, k, stride, groups=cin, relu=False) for k in sizes]
-            )
+            self.dw_conv_list = nn.LayerList([ConvBN(cin, cin, k, stride, groups=cin, relu=False) for k in sizes])
             # Holds the fused kernel. It is part of the weight files even while it is unused.
             self.dw_conv = nn.Conv2D(cin, cin, kernel, stride=stride, padding=kernel // 2, groups=cin)
         else:
@@ -147,7 +147,7 @@ class PPLCNetV2ShiTu(nn.Layer):
     """
 
     # (blocks, output channels, options): strides 2, 2, 2 and, in the last stage, 1.
-    STAGES = (
+    STAGES: tuple[tuple[int, int, dict[str, Any]], ...] = (
         (2, 128, {}),
         (2, 256, {}),
         (6, 512, {"kernel": 5, "split_pointwise": True, "branches": True, "squeeze_excite": True}),

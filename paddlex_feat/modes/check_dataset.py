@@ -52,8 +52,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     }
     if errors:
         raise DatasetError(
-            f"The data set did not pass: {errors} error{'s' if errors > 1 else ''}, "
-            f"{len(findings) - errors} warnings.",
+            f"The data set did not pass: {errors} error{'s' if errors > 1 else ''}, {len(findings) - errors} warnings.",
             where=str(root),
             fix="Correct what is listed above; all findings are in check_dataset_result.json.",
         ).with_result(result)

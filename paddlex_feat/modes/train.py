@@ -143,7 +143,10 @@ def _train(
     )
     trainer.fit()
     log.info(
-        "Best recall1 %.5f in epoch %d: %s", progress.best, progress.best_epoch, output / "best_model/best_model.pdparams"
+        "Best recall1 %.5f in epoch %d: %s",
+        progress.best,
+        progress.best_epoch,
+        output / "best_model/best_model.pdparams",
     )
     return folder.result(config.Global.model, progress.best)
 

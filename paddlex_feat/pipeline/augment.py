@@ -47,7 +47,7 @@ class Augment:
         side = size - int(rng.random() * self.zoom * size)
         if not self.pad and side == size:
             return np.ascontiguousarray(image)
-        padded = cv2.copyMakeBorder(image, *[self.pad] * 4, cv2.BORDER_CONSTANT)
+        padded = cv2.copyMakeBorder(image, self.pad, self.pad, self.pad, self.pad, cv2.BORDER_CONSTANT)
         top, left = rng.integers(0, size + 2 * self.pad - side + 2, size=2)
         return np.ascontiguousarray(padded[top : top + side, left : left + side])
 

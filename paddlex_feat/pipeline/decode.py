@@ -10,7 +10,8 @@ import numpy as np
 from paddlex_feat.errors import ImageError
 
 SUFFIXES = frozenset(
-    f".{s}" for s in ("bmp", "dib", "jpeg", "jpg", "png", "webp", "pbm", "pgm", "ppm", "pnm", "sr", "ras", "tif", "tiff")
+    f".{s}"
+    for s in ("bmp", "dib", "jpeg", "jpg", "png", "webp", "pbm", "pgm", "ppm", "pnm", "sr", "ras", "tif", "tiff")
 )
 
 
@@ -28,9 +29,7 @@ def decode_rgb(data: bytes, name: str) -> np.ndarray:
             f"The image cannot be decoded ({error.err or error}).", where=name, fix="Replace or remove it."
         ) from error
     if image is None:
-        raise ImageError(
-            "The image cannot be decoded.", where=name, fix="Replace the file or take it off the list."
-        )
+        raise ImageError("The image cannot be decoded.", where=name, fix="Replace the file or take it off the list.")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 

@@ -83,7 +83,9 @@ class ShuffleSampler:
         return [order[i : i + self._batch_size] for i in range(0, self._n, self._batch_size)]
 
 
-def build(labels: Sequence[int], batch_size: int, samples_per_class: int | None, seed: int) -> PKSampler | ShuffleSampler:
+def build(
+    labels: Sequence[int], batch_size: int, samples_per_class: int | None, seed: int
+) -> PKSampler | ShuffleSampler:
     """P x K sampling, or plain shuffled epochs where samples_per_class is None."""
     if samples_per_class is None:
         return ShuffleSampler(labels, batch_size, seed)

@@ -56,7 +56,7 @@ def retrieval_metrics(
     """
     query_labels, gallery_labels = np.asarray(query_labels), np.asarray(gallery_labels)
     for name, features in (("query", query), ("gallery", gallery)):
-        bad = np.flatnonzero(~np.isfinite(features).all(axis=1)) if len(features) else []
+        bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
         if len(bad):
             raise EvaluationError(
                 f"{len(bad)} {name} features are not finite.",

@@ -91,7 +91,12 @@ class RunFolder:
             self.scores[int(path.stem.removeprefix("epoch_"))] = read_progress(path).score
 
     def save(
-        self, name: str, model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer, progress: Progress, inference: Path | None
+        self,
+        name: str,
+        model: paddle.nn.Layer,
+        optimizer: paddle.optimizer.Optimizer,
+        progress: Progress,
+        inference: Path | None,
     ) -> None:
         """Write one checkpoint folder; `inference` is copied into it."""
         with atomic_folder(self.root / name) as folder:
