@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from paddlex_feat import hub
 from paddlex_feat.config import load as config_load
-from paddlex_feat.config.schema import Config
+from paddlex_feat.config.schema import Config, LossSection
 from paddlex_feat.dataset.records import ImageList, require_lists
 from paddlex_feat.errors import ConfigError
 from paddlex_feat.files import write_json, write_text
@@ -20,20 +22,53 @@ from paddlex_feat.pipeline.augment import Augment
 from paddlex_feat.pipeline.loader import training_batches
 from paddlex_feat.runtime import cpu_count, prepare_paddle, select_device
 
+if TYPE_CHECKING:  # these import Paddle, which waits until data and configuration are known to be right
+    from paddle.optimizer import Optimizer
+
+    from paddlex_feat.losses.combined import CombinedLoss
+    from paddlex_feat.models.recognizer import Recognizer
+    from paddlex_feat.training.checkpoint import Progress, RunFolder
+    from paddlex_feat.training.trainer import Plan
+
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on.
+
+    Attributes:
+        classes: the data set's label of each class index.
+        labels: class index of every training image, int64 [images].
+        num_classes: width of the classifier.
+    """
+
+    lists: dict[str, ImageList]
+    classes: list[int]
+    labels: np.ndarray
+    num_classes: int
+    sampler: samplers.PKSampler | samplers.ShuffleSampler
 
 
 def run(config: Config, output: Path) -> dict[str, Any]:
     """Train; all that can be wrong with data and configuration is found before Paddle is imported."""
+    data = _read_data(config)
+    on_cpu = not config.Global.device.startswith("gpu")
+    prepare_paddle(config.Global.threads, onednn_training=on_cpu and config.Train.onednn_conv)
+    return _train(config, output, data)
+
+
+def _read_data(config: Config) -> Data:
     settings = config.Train
     lists = require_lists(config.Global.dataset_dir)
     classes, labels = np.unique(lists["train"].labels, return_inverse=True)
-    num_classes = _num_classes(settings.num_classes, len(classes))
-    sampler = samplers.build(labels.tolist(), settings.batch_size, settings.samples_per_class, settings.seed)
-
-    on_cpu = not config.Global.device.startswith("gpu")
-    prepare_paddle(config.Global.threads, onednn_training=on_cpu and settings.onednn_conv)
-    return _train(config, output, lists, classes.tolist(), labels, num_classes, sampler)
+    return Data(
+        lists=lists,
+        classes=classes.tolist(),
+        labels=labels.astype(np.int64),
+        num_classes=_num_classes(settings.num_classes, len(classes)),
+        sampler=samplers.build(labels.tolist(), settings.batch_size, settings.samples_per_class, settings.seed),
+    )
 
 
 def _num_classes(wanted: int | str | None, found: int) -> int:
@@ -49,117 +84,115 @@ def _num_classes(wanted: int | str | None, found: int) -> int:
     return wanted
 
 
-def _train(
-    config: Config,
-    output: Path,
-    lists: dict[str, ImageList],
-    classes: list[int],
-    labels: np.ndarray,
-    num_classes: int,
-    sampler: samplers.PKSampler | samplers.ShuffleSampler,
-) -> dict[str, Any]:
+def _train(config: Config, output: Path, data: Data) -> dict[str, Any]:
     import paddle
 
     from paddlex_feat.inference.export import Exporter
-    from paddlex_feat.losses.combined import CombinedLoss
-    from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
-    from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
     from paddlex_feat.models import cpu_conv, recognizer
     from paddlex_feat.retrieval.evaluator import Evaluator
-    from paddlex_feat.training.checkpoint import Progress, RunFolder, resume
-    from paddlex_feat.training.trainer import Plan, Trainer
+    from paddlex_feat.training.checkpoint import RunFolder
+    from paddlex_feat.training.trainer import Trainer
 
-    settings, loss = config.Train, config.Train.loss
-    device = select_device(config.Global.device)
-    workers = settings.num_workers or cpu_count()
+    settings, name = config.Train, config.Global.model
+    device, workers = select_device(config.Global.device), settings.num_workers or cpu_count()
+    preprocess = preprocess_of(config)
     paddle.seed(settings.seed)
-    model = recognizer.build(config.Global.model, num_classes)
+    model = recognizer.build(name, data.num_classes)
     optimizer = paddle.optimizer.Momentum(
         settings.learning_rate, settings.momentum, model.parameters(), weight_decay=settings.weight_decay
     )
     folder = RunFolder(output, settings.keep_last)
-    progress = Progress(classes=classes)
-    if settings.resume_path:
-        progress = resume(Path(settings.resume_path), model, optimizer)
-        log.info("Resuming after epoch %d from %s", progress.epoch, settings.resume_path)
-    elif settings.pretrain_weight_path:
-        _load_pretrained(model, settings.pretrain_weight_path)
-    if progress.classes != classes:
-        raise ConfigError(
-            "train.txt has other classes than the run that is resumed.",
-            where=f"Train.resume_path={settings.resume_path}",
-            fix="Resume with the same data set, or start anew with Train.pretrain_weight_path.",
-        )
-    _open_folder(folder, config, output, classes)
+    progress = _starting_point(config, data.classes, model, optimizer)
+    _open_folder(folder, config, output, data.classes)
     if device == "cpu" and settings.onednn_conv:
         cpu_conv.accelerate(model)
-
-    preprocess = preprocess_of(config)
-    augment = Augment(**settings.augment.model_dump())
-    files = lists["train"].files()
-    evaluator = Evaluator(lists, config.Evaluate.batch_size, device, config.Global.threads, workers)
+    evaluator = Evaluator(data.lists, config.Evaluate.batch_size, device, config.Global.threads, workers)
     trainer = Trainer(
         model=model,
-        criterion=CombinedLoss(
-            LabelSmoothingCrossEntropy(loss.label_smoothing),
-            TripletAngularMarginLoss(
-                loss.triplet_margin, loss.absolute_weight, loss.absolute_positive, loss.absolute_negative
-            ),
-            loss.ce_weight,
-            loss.triplet_weight,
-        ),
+        criterion=_criterion(settings.loss),
         optimizer=optimizer,
-        batches=lambda epoch: training_batches(
-            sampler.epoch(epoch), files, preprocess, augment, settings.seed, epoch, workers
-        ),
-        labels=labels.astype(np.int64),
-        files=files,
+        batches=lambda epoch: _batches(config, data, epoch, workers),
+        labels=data.labels,
+        files=data.lists["train"].files(),
         preprocess=preprocess,
-        exporter=Exporter(recognizer.build(config.Global.model, num_classes), config.Global.model, preprocess),
+        exporter=Exporter(recognizer.build(name, data.num_classes), name, preprocess),
         evaluate=lambda inference: evaluator(inference).headline(),
         folder=folder,
-        plan=Plan(
-            epochs=settings.epochs_iters,
-            steps_per_epoch=sampler.batches_per_epoch,
-            learning_rate=settings.learning_rate,
-            warmup_epochs=settings.warmup_steps,
-            log_interval=settings.log_interval,
-            eval_interval=settings.eval_interval,
-            save_interval=settings.save_interval,
-            eval_start=settings.eval_start,
-            seed=settings.seed,
-        ),
+        plan=_plan(config, data.sampler.batches_per_epoch),
         progress=progress,
     )
-    log.info(
-        "Training %s on %s: %d images, %d classes, %d px, %d steps an epoch, %d epochs",
-        config.Global.model,
-        device,
-        len(files),
-        len(classes),
-        preprocess.size,
-        sampler.batches_per_epoch,
-        settings.epochs_iters,
-    )
+    _say_what(config, device, data)
     trainer.fit()
-    log.info(
-        "Best recall1 %.5f in epoch %d: %s",
-        progress.best,
-        progress.best_epoch,
-        output / "best_model/best_model.pdparams",
+    best = output / "best_model" / "best_model.pdparams"
+    log.info("Best recall1 %.5f in epoch %d: %s", progress.best, progress.best_epoch, best)
+    return folder.result(name, progress.best)
+
+
+def _say_what(config: Config, device: str, data: Data) -> None:
+    settings, images, steps = config.Train, len(data.labels), data.sampler.batches_per_epoch
+    log.info("Training %s on %s at %d px", config.Global.model, device, settings.input_size)
+    log.info("%d images, %d classes; %d epochs of %d steps", images, len(data.classes), settings.epochs_iters, steps)
+
+
+def _batches(config: Config, data: Data, epoch: int, workers: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    settings = config.Train
+    augment = Augment(**settings.augment.model_dump())
+    files, batches = data.lists["train"].files(), data.sampler.epoch(epoch)
+    return training_batches(batches, files, preprocess_of(config), augment, settings.seed, epoch, workers)
+
+
+def _criterion(loss: LossSection) -> CombinedLoss:
+    from paddlex_feat.losses.combined import CombinedLoss
+    from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
+    from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
+
+    triplet = TripletAngularMarginLoss(
+        loss.triplet_margin, loss.absolute_weight, loss.absolute_positive, loss.absolute_negative
     )
-    return folder.result(config.Global.model, progress.best)
+    return CombinedLoss(LabelSmoothingCrossEntropy(loss.label_smoothing), triplet, loss.ce_weight, loss.triplet_weight)
 
 
-def _load_pretrained(model: Any, path: str) -> None:
+def _plan(config: Config, steps_per_epoch: int) -> Plan:
+    from paddlex_feat.training.trainer import Plan
+
+    settings = config.Train
+    return Plan(
+        epochs=settings.epochs_iters,
+        steps_per_epoch=steps_per_epoch,
+        learning_rate=settings.learning_rate,
+        warmup_epochs=settings.warmup_steps,
+        log_interval=settings.log_interval,
+        eval_interval=settings.eval_interval,
+        save_interval=settings.save_interval,
+        eval_start=settings.eval_start,
+        seed=settings.seed,
+    )
+
+
+def _starting_point(config: Config, classes: list[int], model: Recognizer, optimizer: Optimizer) -> Progress:
+    """Fill the network from a checkpoint, from pretrained weights, or leave it as initialised."""
     from paddlex_feat.models import weights
+    from paddlex_feat.training.checkpoint import Progress, resume
 
-    fix = "Give a local file with -o Train.pretrain_weight_path=FILE, or null to train from scratch."
-    report = weights.load(model, hub.local_file(path, "weights", fix), new_head=True)
-    log.info("Pretrained weights %s: %s", path, report)
+    settings = config.Train
+    if settings.resume_path:
+        progress = resume(Path(settings.resume_path), model, optimizer)
+        if progress.classes != classes:
+            raise ConfigError(
+                "train.txt has other classes than the run that is resumed.",
+                where=f"Train.resume_path={settings.resume_path}",
+                fix="Resume with the same data set, or start anew with Train.pretrain_weight_path.",
+            )
+        log.info("Resuming after epoch %d from %s", progress.epoch, settings.resume_path)
+        return progress
+    if settings.pretrain_weight_path:
+        fix = "Give a local file with -o Train.pretrain_weight_path=FILE, or null to train from scratch."
+        path = hub.local_file(settings.pretrain_weight_path, "weights", fix)
+        log.info("Pretrained weights %s: %s", path, weights.load(model, path, new_head=True))
+    return Progress(classes=classes)
 
 
-def _open_folder(folder: Any, config: Config, output: Path, classes: list[int]) -> None:
+def _open_folder(folder: RunFolder, config: Config, output: Path, classes: list[int]) -> None:
     """Make room for the run, or take up the one that is resumed in its own folder."""
     resumed = Path(config.Train.resume_path).resolve() if config.Train.resume_path else None
     if resumed and output.resolve() in resumed.parents:
