@@ -138,6 +138,7 @@ class TrainSection(Section):
     augment: AugmentSection = AugmentSection()
     loss: LossSection = LossSection()
     momentum: float = key(0.9, "Momentum of SGD.", ge=0, lt=1)
+    clip_norm: float | None = key(None, "Largest L2 norm of the whole gradient; null: no clipping.", gt=0)
     weight_decay: float = key(1e-5, "L2 coefficient, added to the gradient; BatchNorm of the backbone is exempt.", ge=0)
     seed: int = key(42, "Seed of weights, sampling, augmentation and dropout.", ge=0, lt=2**31)
     num_workers: int = key(0, "Threads that decode images; 0: one per processor.", "threads", ge=0)

@@ -99,7 +99,11 @@ def _train(config: Config, output: Path, data: Data) -> dict[str, Any]:
     paddle.seed(settings.seed)
     model = recognizer.build(name, data.num_classes)
     optimizer = paddle.optimizer.Momentum(
-        settings.learning_rate, settings.momentum, model.parameters(), weight_decay=settings.weight_decay
+        settings.learning_rate,
+        settings.momentum,
+        model.parameters(),
+        weight_decay=settings.weight_decay,
+        grad_clip=paddle.nn.ClipGradByGlobalNorm(settings.clip_norm) if settings.clip_norm else None,
     )
     folder = RunFolder(output, settings.keep_last)
     progress = _starting_point(config, data.classes, model, optimizer)

@@ -1,0 +1,67 @@
+"""Runs in the environment of the PaddleClas wheel, which the package itself never needs.
+
+    python paddleclas_network.py FOLDER
+
+Reads FOLDER/images.npy and FOLDER/ours.pdparams. Writes FOLDER/theirs.pdparams, the weights of
+PaddleClas's own network after a few batches in training mode, and FOLDER/theirs.npz:
+    eval, train      its features with its own weights, in both modes
+    loaded           its features in evaluation mode with our weights
+    undecayed        names of the parameters that carry a zero weight decay of their own
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddleclas.ppcls.arch import RecModel
+
+
+def network() -> RecModel:
+    """The recipe's network with 5 classes."""
+
+    def attribute(kind: str, **values: float) -> dict:
+        return {"initializer": {"name": kind, **values}}
+
+    return RecModel(
+        Backbone={"name": "PPLCNetV2_base_ShiTu", "pretrained": False, "class_expand": 512},
+        BackboneStopLayer={"name": "flatten"},
+        Neck={
+            "name": "BNNeck",
+            "num_features": 512,
+            "weight_attr": attribute("Constant", value=1.0),
+            "bias_attr": {**attribute("Constant", value=0.0), "learning_rate": 1e-20},
+        },
+        Head={
+            "name": "FC",
+            "embedding_size": 512,
+            "class_num": 5,
+            "weight_attr": attribute("Normal", std=0.001),
+            "bias_attr": False,
+        },
+    )
+
+
+def main(folder: Path) -> None:
+    """Write what the test compares with."""
+    images = paddle.to_tensor(np.load(folder / "images.npy"))
+    paddle.seed(11)
+    model = network()
+    model.train()
+    for batch in paddle.split(images, 2):  # BatchNorm statistics that are not the initial ones
+        model(batch)
+    paddle.save(model.state_dict(), str(folder / "theirs.pdparams"))
+    with paddle.no_grad():
+        paddle.seed(12)  # of the dropout mask
+        train = model(images)["features"].numpy()
+        model.set_state_dict(paddle.load(str(folder / "theirs.pdparams")))  # the statistics moved
+        model.eval()
+        evaluation = model(images)["features"].numpy()
+        model.set_state_dict(paddle.load(str(folder / "ours.pdparams")))
+        loaded = model(images)["features"].numpy()
+    undecayed = [n for n, p in model.named_parameters() if getattr(p.regularizer, "_regularization_coeff", None) == 0.0]
+    np.savez(folder / "theirs.npz", eval=evaluation, train=train, loaded=loaded, undecayed=undecayed)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,70 @@
+"""Parity with the real PaddleClas and PaddleX wheels."""
+
+from __future__ import annotations
+
+import numpy as np
+import oracles
+import pytest
+
+paddle = pytest.importorskip("paddle")
+
+import paddlex_feat
+from paddlex_feat.models import recognizer, weights
+
+pytestmark = pytest.mark.slow
+NAME = "PP-ShiTuV2_rec"
+
+
+def features(model, images: np.ndarray) -> np.ndarray:
+    with paddle.no_grad():
+        return model(paddle.to_tensor(images)).numpy()
+
+
+@pytest.fixture(scope="module")
+def exchange(tmp_path_factory):
+    """The folder in which PaddleClas and this package exchanged weights, images and features."""
+    folder = tmp_path_factory.mktemp("exchange")
+    images = np.random.default_rng(0).standard_normal((8, 3, 64, 64)).astype(np.float32)
+    np.save(folder / "images.npy", images)
+    paddle.seed(3)
+    ours = recognizer.build(NAME, 5)
+    ours.train()
+    features(ours, images)
+    weights.write(folder / "ours.pdparams", ours.state_dict())
+    oracles.ask("paddleclas", "paddleclas_network.py", folder)
+    return folder, images, np.load(folder / "theirs.npz")
+
+
+def test_paddleclas_weights_give_the_same_features_here_in_both_modes(exchange):
+    folder, images, theirs = exchange
+    model = recognizer.build(NAME, 5)
+    report = weights.load(model, folder / "theirs.pdparams")
+    assert not report.unused and len(report.loaded) == len(model.state_dict())
+    model.train()
+    paddle.seed(12)  # the same dropout mask
+    assert np.abs(features(model, images) - theirs["train"]).max() <= 1e-5
+    weights.load(model, folder / "theirs.pdparams")
+    model.eval()
+    assert np.abs(features(model, images) - theirs["eval"]).max() <= 1e-5
+    assert np.abs(theirs["eval"]).max() > 0.1 and np.abs(theirs["train"] - theirs["eval"]).max() > 0.1
+
+
+def test_our_weights_give_the_same_features_in_paddleclas(exchange):
+    folder, images, theirs = exchange
+    model = recognizer.build(NAME, 5)
+    weights.load(model, folder / "ours.pdparams")
+    model.eval()
+    assert np.abs(features(model, images) - theirs["loaded"]).max() <= 1e-5
+
+
+def test_the_same_parameters_are_exempt_from_weight_decay(exchange):
+    own = [n for n, p in recognizer.build(NAME, 5).named_parameters() if p.regularizer is not None]
+    assert sorted(own) == sorted(exchange[2]["undecayed"].tolist()) != []
+
+
+def test_paddlex_reads_an_exported_directory_and_gives_the_same_features(run_folder, faces, tmp_path):
+    folder = run_folder / "best_model" / "inference"
+    files = [str(p) for p in sorted((faces / "images" / "s25").iterdir())]
+    oracles.ask("paddlex", "paddlex_predict.py", folder, tmp_path / "theirs.npy", *files)
+    ours = np.stack([r.feature for r in paddlex_feat.create_model(NAME, folder, device="cpu").predict(files)])
+    assert np.abs(ours - np.load(tmp_path / "theirs.npy")).max() <= 1e-5
