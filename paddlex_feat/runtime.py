@@ -74,6 +74,17 @@ def _import_paddle() -> None:
         signal.signal(signal.SIGTERM, on_sigterm)
 
 
+def first_device(device: str) -> str:
+    """The first of several devices, which is all that evaluation, export and prediction use.
+
+    "gpu:0,1" -> "gpu:0"; anything else as it is.
+    """
+    first, *others = device.split(",")
+    if others:
+        log.info("%s: using %s, because this mode runs on one device.", device, first)
+    return first
+
+
 def select_device(device: str) -> str:
     """Make `device` Paddle's current one and return its full name, "cpu" or "gpu:N".
 

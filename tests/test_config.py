@@ -11,6 +11,7 @@ from paddlex_feat.config import load, yaml_text
 from paddlex_feat.config.describe import describe_keys
 from paddlex_feat.config.schema import MODELS, Config, walk
 from paddlex_feat.errors import ConfigError
+from paddlex_feat.runtime import first_device
 
 # Every key that a configuration file of the existing tool can hold, with a value of its type.
 EXISTING_KEYS = {
@@ -201,3 +202,8 @@ def test_generated_docs_are_up_to_date():
     docs = Path(__file__).parent.parent / "docs"
     assert (docs / "configuration.md").read_text() == make_docs.configuration_page()
     assert json.loads((docs / "config.schema.json").read_text()) == make_docs.json_schema()
+
+
+def test_modes_of_one_device_take_the_first():
+    """Files of the existing tool say gpu:0,1,2,3; there, too, only training uses them all."""
+    assert first_device("gpu:2,3") == "gpu:2" and first_device("gpu:1") == "gpu:1" and first_device("cpu") == "cpu"

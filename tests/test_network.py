@@ -133,8 +133,10 @@ def test_another_class_count_is_an_error_except_at_the_start_of_training(tmp_pat
     weights.write(tmp_path / "a.pdparams", trained(5).state_dict())
     with pytest.raises(WeightsError, match=r"head\.fc\.weight"):
         weights.load(recognizer.build(NAME, 9), tmp_path / "a.pdparams")
-    report = weights.load(recognizer.build(NAME, 9), tmp_path / "a.pdparams", new_head=True)
+    report = weights.load(recognizer.build(NAME, 9), tmp_path / "a.pdparams", head="optional")
     assert report.reinitialised == ["head.fc.weight"] and "initialised afresh: head.fc.weight" in str(report)
+    report = weights.load(recognizer.build(NAME, 1), tmp_path / "a.pdparams", head="ignored")
+    assert not report.reinitialised and not report.unused and len(report.loaded) == len(CONTRACT["tensors"]) - 1
 
 
 class Hostile:

@@ -13,7 +13,7 @@ import pickle
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import paddle
@@ -24,6 +24,7 @@ from paddlex_feat.files import write_bytes
 
 log = logging.getLogger(__name__)
 
+HEAD = "head."  # prefix of the classifier's tensors
 # Paddle's own bookkeeping entry in a saved state dict; not a tensor.
 _PADDLE_NAME_TABLE = "StructuredToParameterName@@"
 
@@ -130,30 +131,31 @@ class LoadReport:
         return text
 
 
-def load(model: nn.Layer, path: Path, new_head: bool = False) -> LoadReport:
+def load(model: nn.Layer, path: Path, head: Literal["required", "optional", "ignored"] = "required") -> LoadReport:
     """Fill `model` from a weight file by tensor name.
 
     Args:
-        new_head: leave the head's fresh weights where the file has none or another class count,
-            as at the start of training.
+        head: "optional" leaves the head's fresh weights where the file has none or another class
+            count, as at the start of training; "ignored" leaves them in any case, where only
+            features are wanted.
 
     Raises WeightsError that lists every tensor that is missing or has another shape.
     """
     state, report, faults, fill = read(path), LoadReport(), [], {}
-    own = model.state_dict()
+    own = {n: t for n, t in model.state_dict().items() if head != "ignored" or not n.startswith(HEAD)}
     for name, tensor in own.items():
         value = state.get(name)
         shape = list(tensor.shape)
         if isinstance(value, np.ndarray) and list(value.shape) == shape:
             fill[name] = value
             report.loaded.append(name)
-        elif new_head and name.startswith("head."):
+        elif head == "optional" and name.startswith(HEAD):
             report.reinitialised.append(name)
         elif value is None:
             faults.append(f"{name} is missing")
         else:
             faults.append(f"{name} has shape {list(np.shape(value))}, the network has {shape}")
-    report.unused = [name for name in state if name not in own]
+    report.unused = [name for name in state if name not in own and (head != "ignored" or not name.startswith(HEAD))]
     if faults:
         shown = "\n    ".join(faults[:20]) + (f"\n    … and {len(faults) - 20} more" if len(faults) > 20 else "")
         raise WeightsError(
@@ -163,9 +165,3 @@ def load(model: nn.Layer, path: Path, new_head: bool = False) -> LoadReport:
         )
     model.set_state_dict(fill)
     return report
-
-
-def num_classes(path: Path) -> int:
-    """The class count of the head in a weight file; a file without a head counts as 1 class."""
-    weight = read(path).get("head.fc.weight")
-    return int(weight.shape[1]) if isinstance(weight, np.ndarray) and weight.ndim == 2 else 1

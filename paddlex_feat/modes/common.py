@@ -3,13 +3,52 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from paddlex_feat import hub
 from paddlex_feat.config.load import load
 from paddlex_feat.config.schema import Config
+from paddlex_feat.errors import ConfigError
 from paddlex_feat.pipeline.preprocess import Preprocess
+from paddlex_feat.runtime import first_device, prepare_paddle, select_device
+
+if TYPE_CHECKING:
+    from paddlex_feat.models.recognizer import Recognizer
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with its weights, for features alone: its head is not filled.
+
+    Attributes:
+        path: the weight file. config: the configuration it was trained with.
+        device: "cpu" or "gpu:N".
+    """
+
+    path: Path
+    config: Config
+    device: str
+    network: Recognizer
+
+
+def load_trained(config: Config, key: str, weight_path: str | None) -> Trained:
+    """Import Paddle and load the weights that the configuration key `key` names: a file or a URL."""
+    if not weight_path:
+        raise ConfigError("No weights are given.", where=key, fix="Give a .pdparams file, e.g. best_model's, or a URL.")
+    path = hub.local_file(weight_path, "weights", f"Give a local file with -o {key}=FILE.")
+    own = run_config(path, config)
+    prepare_paddle(config.Global.threads)
+
+    from paddlex_feat.models import recognizer, weights
+
+    device = select_device(first_device(config.Global.device))
+    network = recognizer.build(own.Global.model, num_classes=1)
+    log.info("Weights %s: %s", path, weights.load(network, path, head="ignored"))
+    return Trained(path, own, device, network)
 
 
 def preprocess_of(config: Config) -> Preprocess:

@@ -9,9 +9,8 @@ from typing import Any
 
 from paddlex_feat.config.schema import Config
 from paddlex_feat.dataset.records import require_lists
-from paddlex_feat.errors import ConfigError
-from paddlex_feat.modes.common import preprocess_of, run_config
-from paddlex_feat.runtime import cpu_count, prepare_paddle, select_device
+from paddlex_feat.modes.common import load_trained, preprocess_of
+from paddlex_feat.runtime import cpu_count
 
 log = logging.getLogger(__name__)
 
@@ -19,26 +18,17 @@ log = logging.getLogger(__name__)
 def run(config: Config, output: Path) -> dict[str, Any]:
     """Evaluate; also writes evaluate/retrieval.png."""
     lists = require_lists(config.Global.dataset_dir, ("gallery", "query"))
-    if not config.Evaluate.weight_path:
-        raise ConfigError(
-            "No weights to evaluate.", where="Evaluate.weight_path", fix="Give a .pdparams file, e.g. best_model's."
-        )
-    path = Path(config.Evaluate.weight_path)
-    own = run_config(path, config)
-    prepare_paddle(config.Global.threads)
+    trained = load_trained(config, "Evaluate.weight_path", config.Evaluate.weight_path)
 
     from paddlex_feat.inference.export import Exporter
-    from paddlex_feat.models import recognizer, weights
     from paddlex_feat.retrieval.evaluator import Evaluator
     from paddlex_feat.retrieval.picture import draw_retrieval
 
-    device = select_device(config.Global.device)
-    network = recognizer.build(own.Global.model, weights.num_classes(path))
-    log.info("Weights %s: %s", path, weights.load(network, path, new_head=True))
-    evaluator = Evaluator(lists, config.Evaluate.batch_size, device, config.Global.threads, cpu_count())
+    evaluator = Evaluator(lists, config.Evaluate.batch_size, trained.device, config.Global.threads, cpu_count())
     with tempfile.TemporaryDirectory(prefix="paddlex_feat_") as temporary:
         folder = Path(temporary) / "inference"
-        Exporter(network, own.Global.model, preprocess_of(own)).write(network.state_dict(), folder)
+        exporter = Exporter(trained.network, trained.config.Global.model, preprocess_of(trained.config))
+        exporter.write(trained.network.state_dict(), folder)
         evaluation = evaluator(folder)
 
     counts = evaluation.metrics
@@ -56,7 +46,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     log.info("Queries with their nearest gallery images: %s", picture)
     return {
         "metrics": metrics,
-        "weight_path": str(path),
+        "weight_path": str(trained.path),
         "queries": counts.matched_queries,
         "unmatched_queries": counts.unmatched_queries,
         "gallery": len(lists["gallery"]),

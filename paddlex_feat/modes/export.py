@@ -9,15 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from paddlex_feat import hub
 from paddlex_feat.config.schema import Config
 from paddlex_feat.dataset.records import find_root, read_list
-from paddlex_feat.errors import ConfigError, DatasetError
+from paddlex_feat.errors import DatasetError
 from paddlex_feat.files import write_bytes
-from paddlex_feat.modes.common import preprocess_of, run_config
+from paddlex_feat.modes.common import load_trained, preprocess_of
 from paddlex_feat.pipeline.decode import read_rgb
 from paddlex_feat.pipeline.preprocess import Preprocess
-from paddlex_feat.runtime import prepare_paddle, select_device
 
 log = logging.getLogger(__name__)
 COMPARED_IMAGES = 8
@@ -25,26 +23,17 @@ COMPARED_IMAGES = 8
 
 def run(config: Config, output: Path) -> dict[str, Any]:
     """Write inference.json, inference.pdiparams and inference.yml into the output folder."""
-    if not config.Export.weight_path:
-        raise ConfigError("No weights to export.", where="Export.weight_path", fix="Give a .pdparams file or a URL.")
-    fix = "Give a local file with -o Export.weight_path=FILE."
-    path = hub.local_file(config.Export.weight_path, "weights", fix)
-    own = run_config(path, config)
-    preprocess = preprocess_of(own)
-    prepare_paddle(config.Global.threads)
+    trained = load_trained(config, "Export.weight_path", config.Export.weight_path)
+    preprocess = preprocess_of(trained.config)
 
     from paddlex_feat.inference.export import Exporter, require_agreement
-    from paddlex_feat.models import recognizer, weights
 
-    device = select_device(config.Global.device)
-    network = recognizer.build(own.Global.model, weights.num_classes(path))
-    log.info("Weights %s: %s", path, weights.load(network, path, new_head=True))
-    exporter = Exporter(network, own.Global.model, preprocess)
+    exporter = Exporter(trained.network, trained.config.Global.model, preprocess)
     images, source = comparison_images(config.Global.dataset_dir, preprocess)
     with tempfile.TemporaryDirectory(prefix="paddlex_feat_") as temporary:
         folder = Path(temporary)
-        exporter.write(network.state_dict(), folder)
-        difference = exporter.largest_difference(folder, images, device, config.Global.threads)
+        exporter.write(trained.network.state_dict(), folder)
+        difference = exporter.largest_difference(folder, images, trained.device, config.Global.threads)
         log.info("Largest difference to the weights on %s: %.2e", source, difference)
         require_agreement(difference, config.Export.tolerance, output)
         files = sorted(folder.iterdir())
@@ -52,7 +41,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
             write_bytes(output / file.name, file.read_bytes())
     log.info("Inference model: %s", ", ".join(str(output / file.name) for file in files))
     return {
-        "weight_path": str(path),
+        "weight_path": str(trained.path),
         "files": [file.name for file in files],
         "largest_difference": difference,
         "tolerance": config.Export.tolerance,

@@ -10,6 +10,7 @@ from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import ConfigError
 from paddlex_feat.inference.predictor import create_model
 from paddlex_feat.progress import bar
+from paddlex_feat.runtime import first_device
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     model = create_model(
         config.Global.model,
         settings.model_dir,
-        device=config.Global.device,
+        device=first_device(config.Global.device),
         batch_size=settings.batch_size,
         threads=config.Global.threads,
     )

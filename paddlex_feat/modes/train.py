@@ -192,7 +192,7 @@ def _starting_point(config: Config, classes: list[int], model: Recognizer, optim
     if settings.pretrain_weight_path:
         fix = "Give a local file with -o Train.pretrain_weight_path=FILE, or null to train from scratch."
         path = hub.local_file(settings.pretrain_weight_path, "weights", fix)
-        log.info("Pretrained weights %s: %s", path, weights.load(model, path, new_head=True))
+        log.info("Pretrained weights %s: %s", path, weights.load(model, path, head="optional"))
     return Progress(classes=classes)
 
 
