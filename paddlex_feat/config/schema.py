@@ -153,7 +153,9 @@ class TrainSection(Section):
 class EvaluateSection(Section):
     """Evaluation."""
 
-    weight_path: str | None = key("output/best_model/best_model.pdparams", "Weights to evaluate: .pdparams file or URL.")
+    weight_path: str | None = key(
+        "output/best_model/best_model.pdparams", "Weights to evaluate: .pdparams file or URL."
+    )
     log_interval: int = key(1, "Accepted for compatibility; progress is a bar.", "batches", ge=1)
     batch_size: int = key(64, "Images per inference call, in training's evaluations too.", "images", ge=1)
 
