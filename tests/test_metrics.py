@@ -97,9 +97,16 @@ def test_features_that_are_not_finite_are_an_error():
 
 
 @pytest.mark.parametrize(
-    ("first", "rows", "wrong"), [([1] * 9 + [3], 4, 1), ([3] * 10, 4, 4), ([1] * 10, 4, 0), ([0, 1, 2], 8, 1)]
+    ("first", "count", "wrong"),
+    [([1] * 9 + [3], 4, 1), ([3] * 10, 4, 4), ([1] * 10, 4, 0), ([0, 1, 2], 8, 1), ([1] * 6 + [2] * 6, 4, 2)],
 )
-def test_the_picture_shows_failures_in_proportion(first, rows, wrong):
-    shown = choose_queries(np.array(first), rows)
-    assert len(shown) == len(set(shown)) == min(rows, np.count_nonzero(first))
+def test_the_picture_shows_failures_in_proportion(first, count, wrong):
+    shown = choose_queries(np.array(first), [q % 3 for q in range(len(first))], count)
+    assert len(shown) == len(set(shown)) == min(count, np.count_nonzero(first))
     assert sum(first[q] > 1 for q in shown) == wrong and all(first[q] > 1 for q in shown[:wrong])
+
+
+def test_the_picture_shows_different_classes():
+    labels = [0] * 50 + [1, 2]
+    shown = choose_queries(np.ones(52, int), labels, 4)
+    assert {labels[q] for q in shown[:3]} == {0, 1, 2} and labels[shown[3]] == 0

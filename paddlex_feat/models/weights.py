@@ -163,5 +163,5 @@ def load(model: nn.Layer, path: Path, head: Literal["required", "optional", "ign
             where=str(path),
             fix="Use weights of the same model, or choose the configuration they were trained with.",
         )
-    model.set_state_dict(fill)
+    model.set_state_dict({**model.state_dict(), **fill})  # Paddle warns of names that are left out
     return report

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +16,51 @@ from paddlex_feat.retrieval.evaluator import Evaluation
 
 RIGHT, WRONG, QUERY = "#1a9850", "#d73027", "#333333"
 NEIGHBOURS = 5
+BLOCKS = 2  # queries side by side
 
 
-def choose_queries(first_match: np.ndarray, rows: int, seed: int = 0) -> list[int]:
-    """Query indices to show: failures and successes in the proportion in which they occur,
-    drawn at random, but at least one failure if there is any; failures first."""
-    rng = np.random.default_rng(seed)
-    wrong = np.flatnonzero(first_match > 1)
-    right = np.flatnonzero(first_match == 1)
-    total = len(wrong) + len(right)
-    show_wrong = min(len(wrong), max(round(rows * len(wrong) / max(total, 1)), 1))
-    show_right = min(len(right), rows - show_wrong)
-    return [
-        *rng.permutation(wrong)[:show_wrong].tolist(),
-        *rng.permutation(right)[:show_right].tolist(),
-    ]
+def choose_queries(first_match: np.ndarray, labels: Sequence[int], count: int, seed: int = 0) -> list[int]:
+    """Query indices to show, failures first.
+
+    Failures and successes are in the proportion in which they occur, but at least one failure is
+    shown if there is any. They are drawn at random, from different classes as far as these go.
+
+    Args:
+        first_match: int [Q], rank of the first match; 0, for a query without one, is never shown.
+        labels: class of each query.
+    """
+    order = np.random.default_rng(seed).permutation(len(first_match))
+    wrong, right = ([int(q) for q in order if test(first_match[q])] for test in (lambda r: r > 1, lambda r: r == 1))
+    share = round(count * len(wrong) / max(len(wrong) + len(right), 1))
+    show_wrong = min(len(wrong), max(share, 1))
+    show_right = min(len(right), count - show_wrong)
+    return _varied(wrong, labels)[:show_wrong] + _varied(right, labels)[:show_right]
 
 
-def draw_retrieval(evaluation: Evaluation, query: ImageList, gallery: ImageList, path: Path, rows: int = 8) -> None:
-    """Write a PNG: one row a query, then its five nearest gallery images by cosine similarity."""
+def _varied(queries: list[int], labels: Sequence[int]) -> list[int]:
+    """The same queries, the first of every class before the second of any."""
+    seen: Counter[int] = Counter()
+    rounds = []
+    for q in queries:
+        rounds.append(seen[labels[q]])
+        seen[labels[q]] += 1
+    return [q for _, q in sorted(zip(rounds, queries, strict=True), key=lambda pair: pair[0])]
+
+
+def draw_retrieval(evaluation: Evaluation, query: ImageList, gallery: ImageList, path: Path, count: int = 10) -> None:
+    """Write a PNG of `count` queries, each with its five nearest gallery images by cosine similarity."""
     from matplotlib.figure import Figure
 
-    shown = choose_queries(evaluation.metrics.first_match, rows)
+    shown = choose_queries(evaluation.metrics.first_match, query.labels, count)
     columns = min(NEIGHBOURS, len(gallery))
-    figure = Figure(figsize=(1.55 * (columns + 1) + 0.4, 1.95 * len(shown) + 0.8), layout="constrained")
-    grid = figure.subplots(len(shown), columns + 1, squeeze=False)
-    for row, q in enumerate(shown):
-        _draw_image(grid[row][0], query, q, f"query · class {query.labels[q]}", QUERY)
-        scores = evaluation.gallery @ evaluation.query[q]
-        for column, g in enumerate(np.argsort(-scores, kind="stable")[:columns].tolist(), 1):
-            right = gallery.labels[g] == query.labels[q]
-            title = f"{'✓' if right else '✗'} class {gallery.labels[g]} · {scores[g]:.2f}"
-            _draw_image(grid[row][column], gallery, g, title, RIGHT if right else WRONG)
+    rows = -(-len(shown) // BLOCKS)
+    figure = Figure(figsize=(BLOCKS * 1.12 * (columns + 1) + 0.6, 1.5 * rows + 0.5), layout="constrained")
+    halves = figure.subfigures(1, BLOCKS, squeeze=False, wspace=0.03)[0]
+    for block, half in enumerate(halves):
+        grid = half.subplots(rows, columns + 1, squeeze=False)
+        for row in range(rows):
+            place = block * rows + row
+            _draw_row(grid[row], evaluation, query, gallery, shown[place] if place < len(shown) else None)
     headline = evaluation.headline()
     figure.suptitle(
         f"recall@1 {headline['recall1']:.3f}   recall@5 {headline['recall5']:.3f}   mAP {headline['mAP']:.3f}   "
@@ -56,11 +71,26 @@ def draw_retrieval(evaluation: Evaluation, query: ImageList, gallery: ImageList,
         figure.savefig(temporary, dpi=110, format="png")
 
 
+def _draw_row(cells: Any, evaluation: Evaluation, query: ImageList, gallery: ImageList, q: int | None) -> None:
+    """One query and its neighbours; empty cells where there is no query left."""
+    if q is None:
+        for axes in cells:
+            axes.set_axis_off()
+        return
+    _draw_image(cells[0], query, q, f"query: {query.labels[q]}", QUERY)
+    scores = evaluation.gallery @ evaluation.query[q]
+    nearest = np.argsort(-scores, kind="stable")[: len(cells) - 1]
+    for axes, g in zip(cells[1:], nearest.tolist(), strict=True):
+        right = gallery.labels[g] == query.labels[q]
+        title = f"{'✓' if right else '✗'} {gallery.labels[g]}  ({scores[g]:.2f})"
+        _draw_image(axes, gallery, g, title, RIGHT if right else WRONG)
+
+
 def _draw_image(axes: Any, records: ImageList, index: int, title: str, colour: str) -> None:
     axes.imshow(read_rgb(records.root / records.paths[index]))
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_title(title, fontsize=7.5, color=colour, pad=3)
+    axes.set_title(title, fontsize=7, color=colour, pad=3)
     for spine in axes.spines.values():
         spine.set_color(colour)
         spine.set_linewidth(3)

@@ -101,9 +101,9 @@ def draw_curves(metrics: Path, path: Path) -> None:
     x = [r["step"] / steps_per_epoch for r in train]
     figure = Figure(figsize=(13, 3.8), layout="constrained")
     losses, retrieval, rate = figure.subplots(1, 3)
-    for name in train[0]:
-        if name.lower().endswith("loss"):
-            losses.plot(x, [r.get(name) for r in train], label=name, linewidth=1, alpha=0.85)
+    terms = [name for name in train[0] if name.lower().endswith("loss")]
+    for name in terms if len(terms) > 2 else ["loss"]:  # a single term is the loss itself, or a multiple of it
+        losses.plot(x, [r.get(name) for r in train], label=name, linewidth=1, alpha=0.85)
     losses.set(title="training losses", xlabel="epoch", ylim=(0, None))
     losses.legend(frameon=False, fontsize=8)
     for name in ("recall1", "recall5", "mAP"):
