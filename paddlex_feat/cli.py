@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -95,6 +96,11 @@ def _on_sigterm(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _drop_stdout() -> None:
+    """Send the rest of standard output nowhere: its reader has gone, as that of `… | head` does."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def run(config: Config) -> int:
     """Run the configured mode; 0 if it succeeded, 1 if not."""
     mode, output = config.Global.mode, Path(config.Global.output)
@@ -113,6 +119,10 @@ def run(config: Config) -> int:
         return _fail(
             Interrupted("Interrupted.", where=mode, fix="What was written before is whole; run again."), mode, output
         )
+    except BrokenPipeError:
+        _drop_stdout()
+        gone = OutputError("Standard output was closed by its reader.", where=mode, fix="Redirect it to a file.")
+        return _fail(gone, mode, output)
     except Exception as error:  # noqa: BLE001 - a fault of this program: still three lines, traceback in the log
         wrapped = FeatError(
             f"Unexpected {type(error).__name__}: {error}",
@@ -128,7 +138,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.help:
-        print(parser.format_help() + "\n" + keys_help())
+        try:
+            print(parser.format_help() + "\n" + keys_help(), flush=True)
+        except BrokenPipeError:
+            _drop_stdout()
         return 0
     if not args.config:
         parser.error(f"-c is required: a YAML file or one of {', '.join(sorted(load.shipped()))}")

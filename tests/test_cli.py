@@ -58,6 +58,12 @@ def test_help_lists_every_key_with_default_unit_and_meaning():
         assert f"{row.name} [{row.default}]{unit} {row.type} {row.meaning}" in text
 
 
+def test_a_reader_of_the_help_may_go_away():
+    command = f"{sys.executable} main.py --help | head -n 1"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.startswith("usage:") and not done.stderr
+
+
 def test_version():
     from paddlex_feat import __version__
 
