@@ -2,7 +2,9 @@
 
 import sys
 
-from paddlex_feat.cli import main
+try:
+    from paddlex_feat.cli import main
 
-if __name__ == "__main__":
     sys.exit(main())
+except KeyboardInterrupt:  # before a mode has begun; from then on the mode reports it
+    sys.exit("Interrupted.")

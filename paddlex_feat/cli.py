@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
+import json
 import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,7 +21,8 @@ from paddlex_feat.config import load
 from paddlex_feat.config.describe import keys_help
 from paddlex_feat.config.schema import MODES, Config
 from paddlex_feat.errors import ConfigError, FeatError, Interrupted, OutputError
-from paddlex_feat.files import output_errors, write_json
+from paddlex_feat.files import backup, output_errors, write_json
+from paddlex_feat.logs import log_to_console, log_to_file
 
 log = logging.getLogger("paddlex_feat")
 EPILOG = """exit codes: 0 done; 1 the mode or the configuration failed, the reason is on standard error
@@ -63,32 +67,32 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _start_logging(mode: str, output: Path) -> None:
-    """Messages to standard error; the same with time and tracebacks to `<output>/<mode>.log`."""
     with output_errors(output):
-        output.mkdir(parents=True, exist_ok=True)
-        to_file = logging.FileHandler(output / f"{mode}.log", mode="a", encoding="utf-8")
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(to_file)
-    log.setLevel(logging.DEBUG)  # the console takes INFO and above
+        log_to_file(output / f"{mode}.log")
 
 
-def _configure_console() -> None:
-    from paddlex_feat.console import ConsoleHandler
+def _write_result(mode: str, output: Path, result: dict[str, Any]) -> None:
+    write_json(output / f"{mode}_result.json", result)
 
-    log.handlers = [ConsoleHandler()]
-    log.setLevel(logging.INFO)
-    log.propagate = False
+
+def _keep_finished_training(output: Path) -> None:
+    """A finished training's record, which describes the checkpoints beside it, outlives a later attempt."""
+    path = output / "train_result.json"
+    with suppress(OSError, ValueError, AttributeError, OutputError):
+        if json.loads(path.read_text(encoding="utf-8")).get("done_flag") is True:
+            backup(path)
 
 
 def _fail(error: FeatError, mode: str, output: Path) -> int:
-    """Report an error on the console, in the log and in the result file."""
+    """Report an error in the result file, on the console and in the log."""
+    try:
+        result = {"done_flag": False, **error.result, "err_type": str(type(error)), "err_msg": str(error)}
+        _write_result(mode, output, result)
+    except OutputError as failure:
+        if not isinstance(error, OutputError):  # which has said so already
+            log.error("%s", failure)
     log.error("%s", error)
     log.debug("traceback", exc_info=error)
-    result = {"done_flag": False, **error.result, "err_type": str(type(error)), "err_msg": str(error)}
-    try:
-        write_json(output / f"{mode}_result.json", result)
-    except OutputError as failure:
-        log.error("%s", failure)
     return 1
 
 
@@ -96,22 +100,31 @@ def _on_sigterm(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _drop_stdout() -> None:
-    """Send the rest of standard output nowhere: its reader has gone, as that of `… | head` does."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _flush_stdout() -> None:
+    """Raise OutputError where standard output is full or its reader has gone, as that of `… | head` does."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would fail again at exit
+        raise OutputError(
+            f"Standard output cannot be written: {error.strerror}.", fix="Redirect it to a file with room."
+        ) from error
 
 
 def run(config: Config) -> int:
     """Run the configured mode; 0 if it succeeded, 1 if not."""
     mode, output = config.Global.mode, Path(config.Global.output)
     try:
+        if mode == "train":
+            _keep_finished_training(output)
         _start_logging(mode, output)
-        result_file = output / f"{mode}_result.json"
         # Whoever reads the file of a run that is under way, or was killed, must not find an older success.
-        write_json(result_file, {"done_flag": False, "err_type": "unfinished", "err_msg": "The run has not ended."})
+        _write_result(mode, output, {"done_flag": False, "err_type": "unfinished", "err_msg": "The run has not ended."})
         signal.signal(signal.SIGTERM, _on_sigterm)
         result = importlib.import_module(f"paddlex_feat.modes.{mode}").run(config, output)
-        write_json(result_file, {"done_flag": True, **result})
+        _flush_stdout()
+        _write_result(mode, output, {"done_flag": True, **result})
         return 0
     except FeatError as error:
         return _fail(error, mode, output)
@@ -119,10 +132,6 @@ def run(config: Config) -> int:
         return _fail(
             Interrupted("Interrupted.", where=mode, fix="What was written before is whole; run again."), mode, output
         )
-    except BrokenPipeError:
-        _drop_stdout()
-        gone = OutputError("Standard output was closed by its reader.", where=mode, fix="Redirect it to a file.")
-        return _fail(gone, mode, output)
     except Exception as error:  # noqa: BLE001 - a fault of this program: still three lines, traceback in the log
         wrapped = FeatError(
             f"Unexpected {type(error).__name__}: {error}",
@@ -135,27 +144,52 @@ def run(config: Config) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `main.py` and of the command `paddlex-feat`; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be text
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.help:
-        try:
-            print(parser.format_help() + "\n" + keys_help(), flush=True)
-        except BrokenPipeError:
-            _drop_stdout()
-        return 0
+        return _print_help(parser)
     if not args.config:
         parser.error(f"-c is required: a YAML file or one of {', '.join(sorted(load.shipped()))}")
-    _configure_console()
+    log_to_console()
     if args.profiler_options:
         log.warning("-p/--profiler_options has no effect here.")
     try:
         config, notices = load.load(args.config, args.override)
     except ConfigError as error:
-        known = load.peek(args.config, args.override)
-        return _fail(error, known["mode"] if known["mode"] in MODES else MODES[0], Path(known["output"]))
+        return _fail_configuration(error, load.peek(args.config, args.override))
     for notice in notices:
         log.info(notice)
     return run(config)
+
+
+def _print_help(parser: argparse.ArgumentParser) -> int:
+    try:
+        with suppress(OSError):
+            print(parser.format_help() + "\n" + keys_help())
+        _flush_stdout()
+    except OutputError as error:
+        return 0 if isinstance(error.__cause__, BrokenPipeError) else _complain(error)
+    return 0
+
+
+def _complain(error: FeatError) -> int:
+    print(error, file=sys.stderr)
+    return 1
+
+
+def _fail_configuration(error: ConfigError, known: dict[str, str]) -> int:
+    """As `_fail`, as far as mode and output can be told from a faulty configuration."""
+    mode, output = known["mode"], Path(known["output"])
+    if mode not in MODES:
+        return _complain(error)  # no result file is this run's
+    if mode == "train":
+        _keep_finished_training(output)
+    with suppress(OutputError):  # _fail meets it again
+        _start_logging(mode, output)
+    return _fail(error, mode, output)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from paddlex_feat.errors import OutputError
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -62,9 +65,20 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_json(path: Path, value: Any, indent: int = 2) -> None:
-    """Write JSON, UTF-8 unescaped; NaN is refused, because JSON has none."""
-    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: Path, value: Any, indent: int = 2, ensure_ascii: bool = False) -> None:
+    """Write JSON; NaN is refused, because JSON has none."""
+    text = json.dumps(value, indent=indent, ensure_ascii=ensure_ascii, allow_nan=False) + "\n"
+    # A file name that is not UTF-8 holds lone surrogates, which \\udcff writes in JSON's own way.
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def write_keeping(path: Path, data: bytes) -> None:
+    """Write a whole file; what another content had this name keeps as `.bak`, `.bak.1`, …"""
+    if path.is_file() and path.read_bytes() == data:
+        return
+    if path.exists():
+        log.info("%s was there already and is now %s", path, backup(path).name)
+    write_bytes(path, data)
 
 
 def _displaced(path: Path) -> Path:
@@ -92,10 +106,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(former, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+            recover_folder(path)  # an interrupt between the two renames
 
 
 def recover_folder(path: Path) -> None:
     """Put back a folder that a killed `atomic_folder` had moved aside."""
+    if not path.name:  # "." was never exchanged
+        return
     former = _displaced(path)
     if not former.exists():
         return

@@ -23,19 +23,22 @@ def is_url(text: str) -> bool:
     return text.startswith(("http://", "https://"))
 
 
-def fetch(url: str, folder: str, fix: str) -> Path:
+def fetch(url: str, folder: str, fix: str, refresh: bool = False) -> Path:
     """The local copy of `url`; downloaded unless the cache has it.
 
     Args:
         folder: sub-folder of the cache.
         fix: what the user can do where the network cannot be reached.
+        refresh: download it even so, for what may change behind its address.
 
     Raises DownloadError. Two addresses that end in the same file name do not share a copy.
     """
     name = Path(urlparse(url).path).name or "file"
     target = cache_folder() / folder / hashlib.sha256(url.encode()).hexdigest()[:12]
     if (target / name).is_file():
-        return target / name
+        if not refresh:
+            return target / name
+        (target / name).unlink()
     import pooch  # brings requests; only a download needs it
 
     pooch.get_logger().setLevel(logging.WARNING)
@@ -45,7 +48,9 @@ def fetch(url: str, folder: str, fix: str) -> Path:
             pooch.retrieve(url, known_hash=None, fname=name, path=target, downloader=pooch.HTTPDownloader(timeout=30))
         )
     except Exception as error:  # requests, urllib3 and OSError families, and pooch's own
-        raise DownloadError(f"The download failed ({type(error).__name__}).", where=url, fix=fix) from error
+        raise DownloadError(
+            f"The download failed ({type(error).__name__}: {str(error)[:200]}).", where=url, fix=fix
+        ) from error
 
 
 def local_file(path_or_url: str, folder: str, fix: str) -> Path:

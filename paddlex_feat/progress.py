@@ -10,5 +10,10 @@ from tqdm import tqdm
 def bar(total: int | None, what: str, unit: str) -> tqdm:
     """A progress bar on standard error with rate and remaining time; silent off a terminal."""
     return tqdm(
-        total=total, desc=what, unit=f" {unit}", disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True
+        total=total,
+        desc=what,
+        unit=f" {unit}",
+        disable=not (sys.stderr and sys.stderr.isatty()),
+        leave=False,
+        dynamic_ncols=True,
     )

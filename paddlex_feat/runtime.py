@@ -7,6 +7,7 @@ import importlib
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -24,11 +25,20 @@ _HARMLESS_WARNINGS = (
 )
 
 
+DEVICE = re.compile(r"(auto|cpu|(gpu|xpu|npu|mlu|gcu|dcu|iluvatar_gpu|metax_gpu)(:\d+(,\d+)*)?)")
+
+
 def cpu_count() -> int:
     """Processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def cpu_threads(threads: int) -> int:
+    """`threads`, where 0 takes OMP_NUM_THREADS, else all processors."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return threads or (int(wanted) if wanted.isdecimal() and int(wanted) else cpu_count())
 
 
 def prepare_paddle(threads: int = 0, onednn_training: bool = False) -> None:
@@ -40,10 +50,7 @@ def prepare_paddle(threads: int = 0, onednn_training: bool = False) -> None:
 
     Raises DependencyError if Paddle is not installed.
     """
-    if threads:
-        os.environ["OMP_NUM_THREADS"] = str(threads)
-    else:
-        os.environ.setdefault("OMP_NUM_THREADS", str(cpu_count()))
+    os.environ["OMP_NUM_THREADS"] = str(cpu_threads(threads))
     if onednn_training:
         os.environ["FLAGS_use_mkldnn"] = "1"
     os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's own INFO lines are not for our users
@@ -75,13 +82,13 @@ def _import_paddle() -> None:
 
 
 def first_device(device: str) -> str:
-    """The first of several devices, which is all that evaluation, export and prediction use.
+    """The first of several devices, which is all that this version uses.
 
     "gpu:0,1" -> "gpu:0"; anything else as it is.
     """
     first, *others = device.split(",")
     if others:
-        log.info("%s: using %s, because this mode runs on one device.", device, first)
+        log.warning("%s: using %s alone, because this version runs on one device.", device, first)
     return first
 
 
@@ -96,8 +103,11 @@ def select_device(device: str) -> str:
     import paddle
 
     gpus = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+    device = str(device).lower()
     if device == "auto":
         device = "gpu:0" if gpus else "cpu"
+    if not DEVICE.fullmatch(device):
+        raise DeviceError(f"{device!r} names no device.", where="device", fix="Give auto, cpu, gpu or gpu:ID.")
     kind, _, ids = device.partition(":")
     if kind == "cpu":
         paddle.set_device("cpu")
@@ -111,12 +121,6 @@ def select_device(device: str) -> str:
             f"Device {device} is not there; available: {', '.join(available)}.{reason}",
             where="Global.device",
             fix="Use -o Global.device=auto, or one of the devices listed.",
-        )
-    if len(wanted) > 1:
-        raise DeviceError(
-            f"{device} names {len(wanted)} devices; this version runs on one.",
-            where="Global.device",
-            fix=f"Use -o Global.device=gpu:{wanted[0]}.",
         )
     paddle.set_device(f"gpu:{wanted[0]}")
     return f"gpu:{wanted[0]}"

@@ -12,6 +12,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from paddlex_feat.files import write_keeping
+
 PEOPLE, PICTURES, TRAINED = 40, 10, 20
 
 
@@ -36,7 +38,7 @@ def main(target: Path) -> None:
             part = "train" if person <= TRAINED else "gallery" if picture == 1 else "query"
             lists[part].append(f"images/s{person:02d}/{name} {person - 1}")
     for part, lines in lists.items():
-        (target / f"{part}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_keeping(target / f"{part}.txt", ("\n".join(lines) + "\n").encode())
     print(f"{target}: " + ", ".join(f"{len(lines)} {part}" for part, lines in lists.items()))
 
 

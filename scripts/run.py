@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
+OURS = VENV / "made_by_scripts_run"
 PYTHON = VENV / "bin" / "python"
 EXTRAS = "cpu,demo,test"
 PINNED_FOR = (3, 11)  # the Python that constraints.txt was made with
@@ -35,8 +36,12 @@ def set_up() -> None:
     stamp = VENV / "installed"
     if stamp.is_file() and stamp.read_text() == wanted.hexdigest():
         return
+    if VENV.exists() and not OURS.is_file():
+        sys.exit(f"{VENV} was not made by this script.\n  to do: move it away, then run this again.")
     print(f"Setting up {VENV} (once, some minutes) …", flush=True)
     shutil.rmtree(VENV, ignore_errors=True)
+    VENV.mkdir()
+    OURS.touch()
     install = make_environment()
     pins = ["-c", "constraints.txt"] if sys.version_info[:2] == PINNED_FOR else []
     options = ["--quiet", "--disable-pip-version-check"]
@@ -49,7 +54,6 @@ def make_environment() -> list[str]:
     if subprocess.run([sys.executable, "-m", "venv", VENV], capture_output=True).returncode == 0:
         return [str(PYTHON), "-m", "pip"]
     # Debian's python3 may come without ensurepip, but with pip itself.
-    shutil.rmtree(VENV, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", VENV], check=True)
     pip = [sys.executable, "-m", "pip", "--python", str(PYTHON)]
     if subprocess.run([*pip, "--version"], capture_output=True).returncode == 0:

@@ -71,10 +71,12 @@ QUICK = (
 )
 
 
-def train(data: Path, output: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+def train(
+    data: Path, output: Path, *overrides: str, config: str = "PP-ShiTuV2_rec"
+) -> subprocess.CompletedProcess[str]:
     """A short training run at 32 px."""
     settings = ("Global.mode=train", f"Global.dataset_dir={data}", f"Global.output={output}", *QUICK, *overrides)
-    return run_main("-c", "PP-ShiTuV2_rec", *(word for setting in settings for word in ("-o", setting)))
+    return run_main("-c", config, *(word for setting in settings for word in ("-o", setting)))
 
 
 @pytest.fixture(scope="session")

@@ -84,6 +84,34 @@ def test_a_wrong_configuration_exits_with_1_and_says_so_in_the_result_file(tmp_p
     assert done.returncode == 1 and result["done_flag"] is False and "Train.bach_size" in result["err_msg"]
 
 
+def test_an_unknown_mode_touches_no_result_file(tmp_path):
+    (tmp_path / "check_dataset_result.json").write_text("mine")
+    done = run_main("-c", "PP-ShiTuV2_rec", "-o", "Global.mode=traim", "-o", f"Global.output={tmp_path}")
+    assert done.returncode == 1 and "traim" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["check_dataset_result.json"]
+    assert (tmp_path / "check_dataset_result.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "2>&1 >/dev/null | head -c 5"])
+def test_the_result_is_written_though_nobody_reads_the_messages(tmp_path, redirection):
+    words = f"-o Global.dataset_dir=nowhere -o Global.output={tmp_path}"
+    subprocess.run(["bash", "-c", f"{sys.executable} main.py -c PP-ShiTuV2_rec {words} {redirection}"], cwd=ROOT)
+    result = json.loads((tmp_path / "check_dataset_result.json").read_text())
+    assert result["done_flag"] is False and "does not exist" in result["err_msg"]
+
+
+def test_file_names_that_are_not_text(tmp_path, faces):
+    """Lists are UTF-8, but a folder given to a mode may be called anything."""
+    data = tmp_path / os.fsdecode(b"b\xff")
+    data.mkdir()
+    (data / "images").symlink_to(faces / "images")
+    for name in ("train", "gallery", "query"):
+        shutil.copy(faces / f"{name}.txt", data)
+    settings = (f"Global.dataset_dir={tmp_path}", f"Global.output={tmp_path / 'out'}", "Train.batch_size=40")
+    done = run_main("-c", "PP-ShiTuV2_rec", *(w for s in settings for w in ("-o", s)), PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+
+
 def failure(tmp_path: Path, mode: str, *overrides: str, **env: str) -> tuple[str, dict]:
     settings = (f"Global.mode={mode}", f"Global.output={tmp_path / 'out'}", "Global.device=cpu", *overrides)
     done = run_main("-c", "PP-ShiTuV2_rec", *(w for s in settings for w in ("-o", s)), cwd=tmp_path, **env)

@@ -142,7 +142,8 @@ def test_precedence_is_recipe_then_file_then_override(tmp_path):
         ("a.b=0,1", "0,1"), ("a.b=gpu:0,1", "gpu:0,1"), ("a.b=2024-10-11", "2024-10-11"), ("a.b=1:30", "1:30"),
         ("a.b=dir", "dir"), ("a.b=os", "os"), ("a.b=__import__('os').getcwd()", "__import__('os').getcwd()"),
         ("a.b=http://h/x?y=1&z=2", "http://h/x?y=1&z=2"), ("a.b=[a.jpg, b.jpg]", ["a.jpg", "b.jpg"]),
-        ("a.b={x: 1}", {"x": 1}), ("a.b=my file.jpg", "my file.jpg"), ("a.b=1/255", "1/255"), ("a.b=e", "e"),
+        ("a.b=img #3.jpg", "img #3.jpg"), ("a.b={x: 1}", {"x": 1}), ("a.b=my file.jpg", "my file.jpg"),
+        ("a.b=1/255", "1/255"), ("a.b=e", "e"),
     ],
 )  # fmt: skip
 def test_override_values_are_yaml_scalars(text, value):
@@ -161,6 +162,48 @@ def test_yaml_tags_that_build_objects_are_refused(tmp_path):
     file.write_text("Global: !!python/object/apply:os.system ['true']\n")
     with pytest.raises(ConfigError):
         load.load(str(file), [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Train: &t {loss: *t}\n",
+        "\n".join(["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 30)]),
+    ],
+)
+def test_aliases_without_end_are_refused(tmp_path, text):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"alias|values"):
+        load.load(str(file), [])
+
+
+def test_anchors_within_reason_are_fine(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("Global: &g {device: cpu}\nTrain: {batch_size: &b 8}\nEvaluate: {batch_size: *b}\n")
+    config, _ = load.load(str(file), [])
+    assert config.Global.device == "cpu" and config.Evaluate.batch_size == 8
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("Train.epochs_iters", True),
+        ("Train.epochs_iters", "7"),
+        ("Train.learning_rate", float("inf")),
+        ("Train.warmup_steps", float("nan")),
+        ("Global.threads", 100000),
+        ("Train.num_classes", 10**11),
+        ("Train.augment.pad", 100000),
+        ("Train.loss", {"ce_weight": 0, "triplet_weight": 0}),
+    ],
+)
+def test_values_of_a_wrong_type_or_size_are_faults(key, value):
+    assert key in faults((key, value))
+
+
+def test_a_number_where_text_belongs_says_how_to_quote_it():
+    assert "'5'" in faults(("Global.output", 5))
 
 
 def test_the_manuals_path_finds_the_shipped_file_with_a_notice():

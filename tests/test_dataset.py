@@ -68,7 +68,10 @@ def test_the_root_is_found_below_the_given_folder(faces, tmp_path):
     deep = tmp_path / "a" / "b"
     deep.mkdir(parents=True)
     (deep / "set").symlink_to(faces)
-    with pytest.raises(DatasetError, match="No folder"):  # links are not followed
+    assert find_root(str(tmp_path)) == deep / "set"  # through a link
+    (deep / "set").unlink()
+    (deep / "loop").symlink_to(tmp_path)
+    with pytest.raises(DatasetError, match="No folder"):
         find_root(str(tmp_path))
     for name in ("train", "gallery", "query"):
         (deep / f"{name}.txt").write_text("x.jpg 0\n")
@@ -128,6 +131,12 @@ def test_the_lists_must_fit_the_training_settings(copy, settings, code):
 
 def test_settings_that_fit(copy):
     assert codes(copy, checks.Settings(40, None, 8, 2)) == {}
+
+
+def test_one_class_is_an_error(copy):
+    lines = (copy / "train.txt").read_text().splitlines()
+    (copy / "train.txt").write_text("\n".join(f"{line.split()[0]} 7" for line in lines) + "\n")
+    assert codes(copy, checks.Settings(4, 4, None, 2)) == {"train-one-class": ["train.txt"]}
 
 
 def test_no_query_with_a_match_is_an_error(copy):

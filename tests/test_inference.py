@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import yaml
-from conftest import run_main
+from conftest import ROOT, run_main
 
 paddle = pytest.importorskip("paddle")
 
 import paddlex_feat
-from paddlex_feat.errors import ConfigError, FeatError, ImageError, WeightsError
+from paddlex_feat.errors import ConfigError, DeviceError, FeatError, ImageError, WeightsError
 from paddlex_feat.inference.engine import read_info, unit_rows
 from paddlex_feat.inference.export import Exporter, require_agreement
 from paddlex_feat.inference.results import FileStems
 from paddlex_feat.models import recognizer, weights
+from paddlex_feat.models.pplcnetv2 import Block
 from paddlex_feat.pipeline.decode import read_rgb
 from paddlex_feat.pipeline.preprocess import Preprocess
 
@@ -107,11 +110,55 @@ def test_a_folder_without_images_is_an_error(model, tmp_path):
         list(model.predict(str(tmp_path)))
 
 
-def test_results_are_lazy(model, files):
-    stream = model.predict([files[0], "absent.jpg"], batch_size=1)
+def test_what_comes_before_a_bad_input_is_still_given(model, files):
+    seen = []
     with pytest.raises(ImageError, match=r"absent\.jpg"):
-        for result in stream:
-            assert result["input_path"] == files[0]
+        for result in model.predict([*files[:5], "absent.jpg", files[6]], batch_size=2):
+            seen.append(result["input_path"])
+    assert seen == files[:4]  # the third batch was not full
+
+
+def test_a_stream_is_read_as_it_is_consumed(model, files):
+    taken = []
+    stream = model.predict((taken.append(f) or f for f in files), batch_size=1)
+    next(stream)
+    assert len(taken) <= 4
+
+
+def test_arrays_of_several_calls_are_saved_apart(model, files, tmp_path):
+    for _ in range(3):
+        next(model.predict(cv2.imread(files[0]))).save_to_json(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_picture_behind_a_url_is_fetched_anew(model, files, tmp_path, monkeypatch):
+    import http.server
+    import threading
+
+    monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "www").mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(tmp_path / "www"))
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/face.pgm?sig=a/b.c"
+    features = []
+    for file in (files[0], files[9]):
+        shutil.copy(file, tmp_path / "www" / "face.pgm")
+        result = next(model.predict(url))
+        features.append(result.feature)
+        assert result["input_path"] == url and result.save_to_json(tmp_path).name == "face_res.json"
+        assert np.abs(result.feature - next(model.predict(file)).feature).max() <= 1e-6
+    assert np.abs(features[0] - features[1]).max() > 1e-3
+    with pytest.raises(FeatError, match="404"):
+        list(model.predict(f"http://127.0.0.1:{server.server_port}/absent.pgm"))
+    server.shutdown()
 
 
 def test_a_batch_size_of_0_is_an_error(model, files):
@@ -133,8 +180,8 @@ def test_saved_results_never_overwrite_one_another(model, faces, tmp_path):
 
 def test_stems_that_look_numbered_stay_apart():
     stems = FileStems()
-    given = [stems.of(p) for p in ("a.jpg", "b/a.jpg", "a_2.jpg", "c/a.jpg", None, None)]
-    assert given == ["a", "a_2", "a_2_2", "a_3", "array", "array_2"] and len(set(given)) == 6
+    given = [stems.of(p) for p in ("a.jpg", "b/a.jpg", "a_2.jpg", "c/a.jpg", "http://h/d/a.png?x=/b.c")]
+    assert given == ["a", "a_2", "a_2_2", "a_3", "a_4"]
 
 
 def test_print(model, files, capsys):
@@ -186,17 +233,45 @@ def test_export_fails_where_the_answers_differ(tmp_path, files):
     """The check must be able to fail: other weights under the graph are noticed."""
     paddle.seed(0)
     network = recognizer.build(NAME, 2)
+    state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     preprocess = Preprocess(32)
     exporter = Exporter(network, NAME, preprocess)
-    exporter.write(network.state_dict(), tmp_path)
+    exporter.write(state, tmp_path)
     images = np.stack([preprocess.resize(read_rgb(f)) for f in files[:4]])
-    assert exporter.largest_difference(tmp_path, images, "cpu") <= 1e-5
-    network.backbone.last_conv.bias.set_value(network.backbone.last_conv.bias + 0.01)
-    difference = exporter.largest_difference(tmp_path, images, "cpu")
+    assert exporter.largest_difference(state, tmp_path, images, "cpu") <= 1e-5
+    other = {**state, "backbone.last_conv.bias": state["backbone.last_conv.bias"] + 0.01}
+    difference = exporter.largest_difference(other, tmp_path, images, "cpu")
     with pytest.raises(WeightsError, match="differs"):
         require_agreement(difference, 1e-5, tmp_path)
     with pytest.raises(WeightsError, match="differs"):
         require_agreement(float("nan"), 1e-5, tmp_path)
+
+
+def test_an_error_of_fusing_is_noticed(tmp_path, files, monkeypatch):
+    fuse = Block.fuse
+
+    def wrong(block):
+        fuse(block)
+        if block.fused:
+            block.dw_conv.bias.set_value(block.dw_conv.bias + 0.5)
+
+    monkeypatch.setattr(Block, "fuse", wrong)
+    network = recognizer.build(NAME, 2)
+    state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    exporter = Exporter(network, NAME, Preprocess(32))
+    exporter.write(state, tmp_path)
+    images = np.stack([Preprocess(32).resize(read_rgb(f)) for f in files[:4]])
+    assert exporter.largest_difference(state, tmp_path, images, "cpu") > 1e-3
+
+
+def test_export_keeps_what_had_its_names(run_folder, small_faces, tmp_path):
+    (tmp_path / "inference.yml").write_text("mine")
+    weight = f"Export.weight_path={run_folder}/best_model/best_model.pdparams"
+    for _ in range(2):
+        done = main_mode("export", tmp_path, weight, f"Global.dataset_dir={small_faces}")
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "inference.yml.bak").read_text() == "mine"
+    assert len(list(tmp_path.glob("*.bak*"))) == 1  # the same export twice displaces nothing
 
 
 def main_mode(mode: str, tmp_path: Path, *overrides: str):
@@ -229,6 +304,39 @@ def test_mode_predict_names_a_bad_image(run_folder, tmp_path):
     where = f"Predict.model_dir={run_folder}/best_model/inference"
     done = main_mode("predict", tmp_path / "out", where, f"Predict.input={tmp_path}/bad.jpg")
     assert done.returncode == 1 and "bad.jpg" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_mode_predict_without_an_image_is_an_error(run_folder, tmp_path):
+    where = f"Predict.model_dir={run_folder}/best_model/inference"
+    done = main_mode("predict", tmp_path, where, "Predict.input=[[], []]")
+    assert done.returncode == 1 and "holds no image" in done.stderr
+
+
+def test_a_reader_of_predictions_that_goes_away_is_an_error_that_says_so(run_folder, files, tmp_path):
+    words = f"-o Global.output={tmp_path} -o Predict.model_dir={run_folder}/best_model/inference"
+    command = (
+        f"{sys.executable} main.py -c {NAME} -o Global.mode=predict {words} -o 'Predict.input={files[0]}' >/dev/full"
+    )
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    result = json.loads((tmp_path / "predict_result.json").read_text())
+    assert done.returncode == 1 and result["done_flag"] is False and "tandard output" in result["err_msg"]
+    assert "fault of paddlex_feat" not in done.stderr and (tmp_path / "01_res.json").is_file()
+
+
+def test_weights_beside_a_foreign_config_yaml_can_be_exported(run_folder, small_faces, tmp_path):
+    """PaddleClas leaves a config.yaml of its own in the folder of a run."""
+    (tmp_path / "config.yaml").write_text("Arch:\n  name: RecModel\nLoss:\n  Train: []\n")
+    shutil.copy(run_folder / "best_model/best_model.pdparams", tmp_path)
+    weight = f"Export.weight_path={tmp_path}/best_model.pdparams"
+    data = f"Global.dataset_dir={small_faces}"
+    done = main_mode("export", tmp_path / "out", weight, data, "Train.input_size=32")
+    assert done.returncode == 0 and "no configuration of this program" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("device", ["gpu:x", "tpu", 0])
+def test_a_device_that_is_no_device_is_named(run_folder, device):
+    with pytest.raises(DeviceError, match="names no device"):
+        paddlex_feat.create_model(NAME, run_folder / "best_model/inference", device=device)
 
 
 def test_official_models_are_said_to_be_missing():

@@ -78,7 +78,7 @@ def test_block_size_and_order_change_nothing(monkeypatch):
     whole = retrieval_metrics(query, ql, gallery, gl)
     order_q, order_g = rng.permutation(50), rng.permutation(70)
     for block in (1, 7, 50):
-        monkeypatch.setattr(module, "QUERIES_PER_BLOCK", block)
+        monkeypatch.setattr(module, "BLOCK_BYTES", block * 70 * 4)
         again = retrieval_metrics(query[order_q], ql[order_q], gallery[order_g], gl[order_g])
         assert again.recall == whole.recall and again.mean_ap == pytest.approx(whole.mean_ap, abs=1e-12)
 

@@ -139,6 +139,30 @@ def test_another_class_count_is_an_error_except_at_the_start_of_training(tmp_pat
     assert not report.reinitialised and not report.unused and len(report.loaded) == len(CONTRACT["tensors"]) - 1
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.zeros(512, "int64"), "type int64"),
+        (np.full(512, "a"), "type <U1"),
+        (np.full(512, np.nan, "float32"), "not finite"),
+        ("text", "shape"),
+    ],
+)
+def test_tensors_of_another_kind_are_named(tmp_path, value, message):
+    state = {k: v.numpy() for k, v in trained().state_dict().items()}
+    weights.write(tmp_path / "a.pdparams", {**state, "neck.feat_bn.weight": value, 3: value})
+    with pytest.raises(WeightsError, match=message):
+        weights.load(recognizer.build(NAME, 5), tmp_path / "a.pdparams")
+
+
+def test_half_precision_weights_are_widened(tmp_path):
+    model = trained()
+    weights.write(tmp_path / "a.pdparams", {k: v.numpy().astype("float16") for k, v in model.state_dict().items()})
+    other = recognizer.build(NAME, 5)
+    weights.load(other, tmp_path / "a.pdparams")
+    assert np.allclose(other.head.fc.weight.numpy(), model.head.fc.weight.numpy(), rtol=1e-3, atol=1e-6)
+
+
 class Hostile:
     def __reduce__(self):
         return os.system, ("touch /tmp/paddlex_feat_was_here",)

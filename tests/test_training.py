@@ -20,7 +20,8 @@ from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.models import recognizer, weights
 from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.training import checkpoint
-from paddlex_feat.training.checkpoint import Progress, RunFolder
+from paddlex_feat.training.checkpoint import Progress
+from paddlex_feat.training.run_folder import RunFolder
 from paddlex_feat.training.trainer import Plan, Trainer
 
 CHECKPOINT = ["pdopt", "pdparams", "pdstates"]
@@ -121,7 +122,8 @@ def test_fine_tuning_from_the_best_model_of_the_same_folder(small_faces, tmp_pat
     start = f"Train.pretrain_weight_path={tmp_path}/out/best_model/best_model.pdparams"
     done = train(small_faces, tmp_path / "out", start, "Train.epochs_iters=1", "Train.num_classes=20")
     assert done.returncode == 0, done.stderr
-    assert "initialised afresh: head.fc.weight" in done.stderr and "12 classes" not in done.stderr
+    assert "initialised afresh: head.fc.weight" in done.stderr
+    assert weights.read(tmp_path / "out/latest/latest.pdparams")["head.fc.weight"].shape == (512, 20)
     assert (tmp_path / "out/previous_1/best_model/best_model.pdparams").is_file()
 
 
@@ -137,9 +139,9 @@ def test_fine_tuning_from_the_best_model_of_the_same_folder(small_faces, tmp_pat
 )
 def test_what_cannot_work_is_said_before_the_first_step(small_faces, tmp_path, override, message):
     done = train(small_faces, tmp_path, override)
-    assert done.returncode == 1 and message in done.stderr and "[Train]" not in done.stderr
+    assert done.returncode == 1 and message in done.stderr
     assert json.loads((tmp_path / "train_result.json").read_text())["done_flag"] is False
-    assert not (tmp_path / "config.yaml").exists()
+    assert not (tmp_path / "config.yaml").exists() and "[Train]" not in (tmp_path / "train.log").read_text()
 
 
 def test_an_undecodable_training_image_stops_the_run_with_its_name(small_faces, tmp_path):
@@ -152,17 +154,108 @@ def test_an_undecodable_training_image_stops_the_run_with_its_name(small_faces, 
     assert done.returncode == 1 and "bad.jpg" in done.stderr
 
 
+def finished(output: Path) -> dict:
+    return json.loads((output / "train_result.json").read_text())
+
+
+def epochs_in(output: Path) -> list[int]:
+    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return sorted({r["epoch"] for r in rows if r["kind"] == "train"})
+
+
+def test_a_second_run_leaves_the_first_whole_with_its_record_and_log(run_folder, small_faces, tmp_path):
+    shutil.copytree(run_folder, tmp_path / "out")
+    before = {p.relative_to(run_folder): p.read_bytes() for p in run_folder.rglob("*") if p.is_file()}
+    assert train(small_faces, tmp_path / "out", "Train.bogus=1").returncode == 1  # a typo loses nothing
+    assert train(small_faces, tmp_path / "out", "Train.epochs_iters=1").returncode == 0
+    earlier = tmp_path / "out/previous_1"
+    assert {p.relative_to(earlier) for p in earlier.rglob("*") if p.is_file()} == set(before)
+    for name, data in before.items():
+        if name != Path("train.log"):
+            assert (earlier / name).read_bytes() == data, name
+    assert (earlier / "train.log").read_bytes().startswith(before[Path("train.log")])  # and the typo's lines
+    assert "Epoch 3/3" not in (tmp_path / "out/train.log").read_text()
+
+
+def test_a_users_own_files_in_the_folder_are_kept(small_faces, tmp_path):
+    mine = tmp_path / "config.yaml"
+    mine.write_text("# my comments\nGlobal: {mode: train}\n")
+    done = train(small_faces, tmp_path, "Train.epochs_iters=1", config=str(mine))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "previous_1/config.yaml").read_text().startswith("# my comments")
+
+
+def test_going_back_to_an_earlier_epoch_sets_the_later_ones_aside(run_folder, small_faces, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(run_folder, out)
+    done = train(small_faces, out, f"Train.resume_path={out}/epoch_1/epoch_1.pdparams", "Train.keep_last=2")
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in (out / "previous_1").glob("epoch_*")) == ["epoch_2", "epoch_3"]
+    assert sorted(p.name for p in out.glob("epoch_*")) == ["epoch_2", "epoch_3"] and epochs_in(out) == [1, 2, 3]
+    assert parameters(out, "latest") == parameters(run_folder, "latest")
+    best = finished(out)["models"]["best"]
+    assert json.loads((out / "best_model/best_model.info.json").read_text())["metric"] == best["score"]
+
+
+def test_resuming_elsewhere_brings_the_best_model_along(run_folder, small_faces, tmp_path):
+    done = train(
+        small_faces, tmp_path, f"Train.resume_path={run_folder}/latest/latest.pdparams", "Train.epochs_iters=4"
+    )
+    assert done.returncode == 0, done.stderr
+    best = finished(tmp_path)["models"]["best"]
+    assert best["score"] >= finished(run_folder)["models"]["best"]["score"] and epochs_in(tmp_path) == [1, 2, 3, 4]
+    assert all((tmp_path / path).is_file() for key, path in best.items() if key != "score") and len(best) == 7
+
+
+def test_a_run_set_aside_can_be_resumed_without_harm_to_the_newer_one(run_folder, small_faces, tmp_path):
+    shutil.copytree(run_folder, tmp_path / "previous_1")
+    shutil.copytree(run_folder / "best_model", tmp_path / "best_model")
+    old = f"Train.resume_path={tmp_path}/previous_1/latest/latest.pdparams"
+    done = train(small_faces, tmp_path, old, "Train.epochs_iters=4")
+    assert done.returncode == 0, done.stderr
+    assert parameters(tmp_path / "previous_2", "best_model") == parameters(run_folder, "best_model")
+    assert parameters(tmp_path / "previous_1", "latest") == parameters(run_folder, "latest")
+
+
+def test_resuming_with_another_batch_size_keeps_epochs_and_schedule(run_folder, small_faces, tmp_path):
+    path = f"Train.resume_path={run_folder}/epoch_2/epoch_2.pdparams"
+    done = train(small_faces, tmp_path, path, "Train.batch_size=32", "Train.log_interval=2")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    new = [r for r in rows if r["kind"] == "train" and r["epoch"] == 3]
+    assert [r["step"] for r in new] == [8, 9]  # 3 steps an epoch; the last one is logged though no interval ends
+
+
+def test_a_torn_line_of_metrics_is_left_out(run_folder, small_faces, tmp_path):
+    shutil.copytree(run_folder, tmp_path / "out")
+    with (tmp_path / "out/metrics.jsonl").open("a") as stream:
+        stream.write('{"kind": "tra')
+    path = f"Train.resume_path={tmp_path}/out/latest/latest.pdparams"
+    done = train(small_faces, tmp_path / "out", path, "Train.epochs_iters=4")
+    assert done.returncode == 0, done.stderr
+    assert epochs_in(tmp_path / "out") == [1, 2, 3, 4]
+
+
+def test_a_finished_run_says_that_nothing_is_left(run_folder, small_faces, tmp_path):
+    done = train(small_faces, tmp_path, f"Train.resume_path={run_folder}/latest/latest.pdparams")
+    assert done.returncode == 1 and "Nothing is left to train" in done.stderr
+
+
+def test_a_checkpoint_caught_between_two_renames_is_put_back(run_folder, tmp_path):
+    shutil.copytree(run_folder / "latest", tmp_path / ".latest.replaced")
+    assert weights.read(tmp_path / "latest/latest.pdparams") and not (tmp_path / ".latest.replaced").exists()
+
+
 def test_keep_last(tmp_path):
     layer = paddle.nn.Linear(2, 2)
     optimizer = paddle.optimizer.Momentum(0.1, 0.9, layer.parameters())
-    folder = RunFolder(tmp_path, keep_last=2)
+    (tmp_path / "inference").mkdir()
+    root = tmp_path / "run"
+    folder = RunFolder(root, keep_last=2)
     for epoch in (1, 2, 3, 4):
-        folder.save_epoch(layer, optimizer, Progress(epoch=epoch, score=epoch / 10), None)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch_3", "epoch_4", "latest"]
+        folder.save_epoch(layer, optimizer, Progress(epoch=epoch, score=epoch / 10), tmp_path / "inference")
+    assert sorted(p.name for p in root.iterdir()) == ["epoch_3", "epoch_4", "latest"]
     assert folder.result("m", 0.4)["models"]["last_2"]["score"] == 0.3
-    again = RunFolder(tmp_path, keep_last=2)
-    again.find_epochs()
-    assert again.scores == {3: 0.3, 4: 0.4}
 
 
 def test_momentum_survives_in_another_process_order(tmp_path):
@@ -175,7 +268,8 @@ def test_momentum_survives_in_another_process_order(tmp_path):
     layer, optimizer = network()
     (layer(paddle.ones([1, 3])) ** 2).sum().backward()
     optimizer.step()
-    RunFolder(tmp_path, 1).save("best_model", layer, optimizer, Progress(epoch=1, step=1), None)
+    (tmp_path / "inference").mkdir()
+    RunFolder(tmp_path, 1).save("best_model", layer, optimizer, Progress(epoch=1, step=1), tmp_path / "inference")
     paddle.nn.Linear(4, 4)  # shifts the numbers
     other, its_optimizer = network()
     checkpoint.resume(tmp_path / "best_model/best_model.pdparams", other, its_optimizer)
@@ -186,6 +280,16 @@ def test_momentum_survives_in_another_process_order(tmp_path):
             for o, p in ((optimizer, a), (its_optimizer, b))
         ]
         assert np.array_equal(*velocity) and np.abs(velocity[0]).max() > 0, name
+
+
+@pytest.mark.parametrize("momentum", [{}, {"weight:velocity_0": np.zeros(3, "float32")}, {"x:velocity_0": np.zeros(1)}])
+def test_momentum_that_does_not_fit_is_an_error(tmp_path, momentum):
+    layer = paddle.nn.Linear(2, 2)
+    optimizer = paddle.optimizer.Momentum(0.1, 0.9, layer.parameters())
+    checkpoint.write(tmp_path, "x", layer, optimizer, Progress(epoch=1, step=1))
+    weights.write(tmp_path / "x.pdopt", momentum)
+    with pytest.raises(WeightsError, match=r"x\.pdopt"):
+        checkpoint.resume(tmp_path / "x.pdparams", layer, optimizer)
 
 
 def test_weights_of_another_program_cannot_be_resumed(tmp_path):

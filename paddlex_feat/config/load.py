@@ -26,6 +26,7 @@ _NOT_YET: dict[str, dict[str, Callable[[Any], bool]]] = {
         "Train.dy2st": bool,
         "Train.dist_ips": bool,
         "Train.basic_config_path": bool,
+        "Global.export_with_pir": lambda v: not v,
     },
     "export": {"Global.export_with_pir": lambda v: not v},
     "predict": {
@@ -124,6 +125,8 @@ def _faults(error: ValidationError, sources: dict[str, str]) -> list[str]:
             message = "unknown key." + _hint(dotted)
         else:
             message = f"{item['msg'].removeprefix('Value error, ')}, got {item['input']!r}"
+            if item["type"] == "string_type" and isinstance(item["input"], int | float):
+                message += f"; as text it is \"'{item['input']}'\""
         rows[dotted] = f"{rows[dotted]}; or {message}" if dotted in rows else f"{dotted}{where}: {message}"
     return list(rows.values())
 

@@ -6,10 +6,11 @@ from it. Defaults are those of PP-ShiTuV2_rec; recipes.py holds what other model
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from paddlex_feat.runtime import DEVICE
 
 MODES = ("check_dataset", "train", "evaluate", "export", "predict")
 MODELS = ("PP-ShiTuV2_rec", "PP-ShiTuV2_rec_CLIP_vit_base", "PP-ShiTuV2_rec_CLIP_vit_large")
@@ -25,11 +26,8 @@ def _amp(value: Any) -> Any:
     return "OFF" if value in (False, None) else str(value).upper()  # YAML reads a bare OFF as false
 
 
-_DEVICE = re.compile(r"(auto|cpu|(gpu|xpu|npu|mlu|gcu|dcu|iluvatar_gpu|metax_gpu)(:\d+(,\d+)*)?)")
-
-
 def _device(value: str) -> str:
-    if not _DEVICE.fullmatch(value.lower()):
+    if not DEVICE.fullmatch(value.lower()):
         raise ValueError("must be auto, cpu, gpu or gpu:ID")
     return value.lower()
 
@@ -48,7 +46,8 @@ InputSize = Annotated[int, Field(ge=16, le=4096), AfterValidator(_network_size)]
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values cannot change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    # strict: True is no number, "7" is no number, 5 is no text.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class GlobalSection(Section):
@@ -59,7 +58,7 @@ class GlobalSection(Section):
     dataset_dir: str = key("dataset", "Folder that holds train.txt, gallery.txt and query.txt, at its top or below.")
     device: Device = key("auto", "auto (first visible GPU, else the CPU), cpu, gpu or gpu:ID.")
     output: str = key("output", "Folder for everything that a mode writes.")
-    threads: int = key(0, "CPU threads; 0 takes OMP_NUM_THREADS, else all processors.", "threads", ge=0)
+    threads: int = key(0, "CPU threads; 0 takes OMP_NUM_THREADS, else all processors.", "threads", ge=0, le=1024)
     export_with_pir: bool = key(True, "Write inference.json, Paddle's current format.")
 
 
@@ -90,7 +89,7 @@ class AugmentSection(Section):
     """Training augmentation, in the order in which it is applied."""
 
     flip_prob: float = key(0.5, "Probability of a horizontal flip.", ge=0, le=1)
-    pad: int = key(10, "Zero pixels on each side before the random crop back to the input size.", "px", ge=0)
+    pad: int = key(10, "Zero pixels on each side before the random crop back to the input size.", "px", ge=0, le=1024)
     rotation_prob: float = key(0.5, "Probability of a rotation about the centre, black fill.", ge=0, le=1)
     rotation_degrees: float = key(90.0, "Rotation angle is uniform in plus or minus this.", "degrees", ge=0, le=180)
     zoom: float = key(0.0, "Side of the crop is uniform in 1 - zoom .. 1 of the input size.", ge=0, lt=1)
@@ -109,11 +108,17 @@ class LossSection(Section):
     absolute_positive: float = key(0.8, "Least similarity that a positive should have.", "cosine", ge=-1, le=1)
     absolute_negative: float = key(0.4, "Greatest similarity that a negative may have.", "cosine", ge=-1, le=1)
 
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> LossSection:
+        if not self.ce_weight and not self.triplet_weight:
+            raise ValueError("ce_weight and triplet_weight are both 0, so nothing would be learnt")
+        return self
+
 
 class TrainSection(Section):
     """Training."""
 
-    num_classes: Annotated[int, Field(ge=1)] | Literal["auto"] | None = key(
+    num_classes: Annotated[int, Field(ge=1, le=10_000_000)] | Literal["auto"] | None = key(
         "auto", "Width of the classifier; auto or null: the labels of train.txt."
     )
     epochs_iters: int = key(20, "Length of the run.", "epochs", ge=1)
@@ -141,7 +146,7 @@ class TrainSection(Section):
     clip_norm: float | None = key(None, "Largest L2 norm of the whole gradient; null: no clipping.", gt=0)
     weight_decay: float = key(1e-5, "L2 coefficient, added to the gradient; BatchNorm of the backbone is exempt.", ge=0)
     seed: int = key(42, "Seed of weights, sampling, augmentation and dropout.", ge=0, lt=2**31)
-    num_workers: int = key(0, "Threads that decode images; 0: one per processor.", "threads", ge=0)
+    num_workers: int = key(0, "Threads that decode images; 0: one per processor.", "threads", ge=0, le=1024)
     onednn_conv: bool = key(True, "On a CPU, compute training convolutions with oneDNN (checked at start).")
     amp: Amp = key("OFF", "Mixed precision: OFF (O1 and O2 are not implemented yet).")
     dy2st: bool = key(False, "Compile the training graph (not implemented yet).")

@@ -9,6 +9,8 @@ import yaml
 
 from paddlex_feat.errors import ConfigError
 
+MOST_NODES = 10_000
+
 
 class _Loader(yaml.SafeLoader):
     """Safe loader that reads 1e-3 as a number, None as null, and no date or base-60 integer."""
@@ -30,15 +32,44 @@ _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.v
 _Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(node.value))
 
 
+def _checked(text: str) -> yaml.Node | None:
+    """The node tree, refusing aliases that refer to themselves or multiply without measure."""
+    node = yaml.compose(text, Loader=_Loader)
+    if node is not None:
+        _size(node, {}, set())
+    return node
+
+
+def _size(node: yaml.Node, known: dict[int, int], open_nodes: set[int]) -> int:
+    """Number of nodes below `node` when every alias is written out."""
+    if id(node) in open_nodes:
+        raise ValueError("an alias refers to itself")
+    if id(node) not in known:
+        open_nodes.add(id(node))
+        children = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
+        known[id(node)] = 1 + sum(_size(part, known, open_nodes) for part in parts)
+        open_nodes.discard(id(node))
+        if known[id(node)] > MOST_NODES:
+            raise ValueError(f"more than {MOST_NODES} values")
+    return known[id(node)]
+
+
 def parse_scalar(text: str) -> Any:
-    """The value of an `-o key=value`; a flow list or mapping is allowed too."""
+    """The value of an `-o key=value`; a flow list or mapping is allowed too.
+
+    A " #" in a plain value belongs to it: a file name, not a comment.
+    """
+    if " #" in text and text.lstrip()[:1] not in ("'", '"', "[", "{"):
+        return text
+    _checked(text)
     return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
 
 
 def parse(text: str, name: str) -> tuple[dict[str, Any], dict[str, int]]:
     """A YAML mapping and the line of each dotted key. Raises ConfigError with file:line."""
     try:
-        node = yaml.compose(text, Loader=_Loader)
+        node = _checked(text)
         value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)

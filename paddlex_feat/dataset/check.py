@@ -67,6 +67,9 @@ def check_classes(lists: ImageLists, settings: Settings) -> list[Finding]:
     if not train:
         return []
     count, findings = len(set(train.labels)), []
+    if count == 1:
+        message, fix = "All images of train.txt have one label: there is nothing to tell apart.", "Add other classes."
+        findings.append(Finding("train-one-class", "error", "train.txt", message, fix))
     if settings.num_classes is not None and settings.num_classes < count:
         findings.append(
             Finding(

@@ -86,10 +86,16 @@ def find_root(dataset_dir: str) -> Path:
 
 
 def _folders(top: Path, depth: int) -> Iterable[Path]:
-    for child in sorted(p for p in top.iterdir() if p.is_dir() and not p.is_symlink()):
-        yield child
-        if depth > 1:
-            yield from _folders(child, depth - 1)
+    """Folders below `top`, links followed, none twice."""
+    seen, level = {top.resolve()}, [top]
+    for _ in range(depth):
+        below = []
+        for child in (child for folder in level for child in sorted(folder.iterdir()) if child.is_dir()):
+            if child.resolve() not in seen:
+                seen.add(child.resolve())
+                below.append(child)
+        yield from below
+        level = below
 
 
 def read_list(root: Path, name: str) -> tuple[ImageList, list[Finding]]:

@@ -11,8 +11,9 @@ import numpy as np
 import yaml
 
 from paddlex_feat.errors import WeightsError
+from paddlex_feat.files import recover_folder
 from paddlex_feat.pipeline.preprocess import Preprocess
-from paddlex_feat.runtime import cpu_count
+from paddlex_feat.runtime import cpu_threads
 
 PREFIX = "inference"
 _ONEDNN_SHAPES = 4  # input shapes whose oneDNN set-up is kept: full batches and the last one
@@ -29,6 +30,8 @@ class ModelInfo:
 
 def read_info(folder: Path) -> ModelInfo:
     """Read `inference.yml`. Raises WeightsError if it is missing or not understood."""
+    if not folder.is_dir():
+        recover_folder(folder.parent)  # a run that was killed while it exchanged this checkpoint
     path = folder / f"{PREFIX}.yml"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -71,12 +74,12 @@ class PaddleEngine:
     Args:
         folder: inference directory.
         device: "cpu" or "gpu:N".
-        threads: CPU threads; 0 takes all processors.
+        threads: CPU threads; 0 takes OMP_NUM_THREADS, else all processors.
     """
 
     def __init__(self, folder: Path, device: str = "cpu", threads: int = 0):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._predictor = self._thread.submit(_create_predictor, folder, device, threads or cpu_count()).result()
+        self._predictor = self._thread.submit(_create_predictor, folder, device, cpu_threads(threads)).result()
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """float32 [N, 3, S, S] -> float32 [N, D]."""
@@ -128,5 +131,9 @@ class FeatureExtractor:
         self._engine = PaddleEngine(folder, device, threads)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [N, S, S, 3], RGB, already resized -> float32 [N, D], rows of unit length."""
-        return unit_rows(self._engine.run(self.info.preprocess.normalise(images)))
+        """uint8 [N, S, S, 3], RGB, already resized -> float32 [N, D].
+
+        Rows have unit length if inference.yml asks for NormalizeFeatures, as all of ours do.
+        """
+        features = self._engine.run(self.info.preprocess.normalise(images))
+        return unit_rows(features) if self.info.normalise_features else features

@@ -51,15 +51,20 @@ class Exporter:
         }
         (folder / f"{PREFIX}.yml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
-    def largest_difference(self, folder: Path, images: np.ndarray, device: str, threads: int = 0) -> float:
-        """Run the directory written last and the network it came from on the same images.
+    def largest_difference(
+        self, state: dict[str, Any], folder: Path, images: np.ndarray, device: str, threads: int = 0
+    ) -> float:
+        """How far the inference directory `folder` is from the weights `state` on the same images.
+
+        The other side is the dynamic graph in evaluation mode with its branches not fused, so an
+        error of fusing shows too.
 
         images: uint8 [N, S, S, 3]. Returns the largest absolute difference of the unit features.
         """
         exported = FeatureExtractor(folder, device, threads)(images)
+        self._network.set_inference_weights(state, fuse=False)
         with paddle.no_grad():
-            x = paddle.to_tensor(self._preprocess.normalise(images))
-            own = unit_rows(self._network(x).numpy())
+            own = unit_rows(self._network(paddle.to_tensor(self._preprocess.normalise(images))).numpy())
         return float(np.abs(exported - own).max())
 
 

@@ -30,7 +30,8 @@ class Item:
             return _array_to_rgb(self.source)
         path = self.source
         if hub.is_url(path):
-            path = hub.fetch(path, "predict_input", "Check the address, or download the image and give its path.")
+            fix = "Check the address, or download the image and give its path."
+            path = hub.fetch(path, "predict_input", fix, refresh=True)
         return read_rgb(path)
 
 
@@ -77,8 +78,8 @@ def _path_items(path: str) -> Iterator[Item]:
     if hub.is_url(path):
         yield Item(path, path)
         return
-    if not Path(path).exists():
-        raise ImageError("The input does not exist.", where=path, fix=f"Give {ACCEPTED}.")
+    if not path or not Path(path).exists():
+        raise ImageError("The input does not exist.", where=repr(path), fix=f"Give {ACCEPTED}.")
     if not Path(path).is_dir():
         yield Item(path, path)
         return

@@ -51,7 +51,7 @@ def create_model(
             fix=f"Use the model name {info.name}, or another directory.",
         )
     prepare_paddle(threads)
-    return Predictor(FeatureExtractor(folder, select_device(device or "auto"), threads), batch_size)
+    return Predictor(FeatureExtractor(folder, select_device("auto" if device is None else device), threads), batch_size)
 
 
 class Predictor:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import numpy as np
 
-from paddlex_feat.files import write_text
+from paddlex_feat import hub
+from paddlex_feat.files import write_json
 
 
 class FeatureResult(dict[str, Any]):
@@ -46,7 +49,7 @@ class FeatureResult(dict[str, Any]):
             path = path / f"{self._file_stem}_res.json"
         elif self._number > 1:
             path = path.with_name(f"{path.stem}_{self._number}{path.suffix}")
-        write_text(path, json.dumps(dict(self), indent=indent, ensure_ascii=ensure_ascii) + "\n")
+        write_json(path, dict(self), indent, ensure_ascii)
         return path
 
     def save_all(self, save_path: str | Path) -> Path:
@@ -55,15 +58,21 @@ class FeatureResult(dict[str, Any]):
 
 
 class FileStems:
-    """Stems for the results of one call: the input's own, numbered where it is taken."""
+    """Stems for the results of one `predict` call.
+
+    An input's own stem, numbered where an earlier input of the call has it: the same call names the
+    same files again. Arrays have no name, so theirs holds the time of the call.
+    """
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
         self._next: dict[str, int] = {}
+        self._array = f"array_{time.time_ns()}"
 
     def of(self, input_path: str | None) -> str:
         """A stem that this object has not given before."""
-        wanted = Path(input_path).stem if input_path else "array"
+        path = urlparse(input_path).path if input_path and hub.is_url(input_path) else input_path
+        wanted = Path(path).stem if path else self._array
         stem = wanted
         while stem in self._taken:
             number = self._next.get(wanted, 2)

@@ -36,12 +36,15 @@ def _attach(conv: nn.Conv2D) -> None:
     object.__setattr__(conv, "forward", program.__call__)
 
 
-def _agrees() -> bool:
+# (input channels, output channels, kernel, stride, groups): one convolution of each kind in use.
+_KINDS = ((8, 16, 3, 2, 1), (16, 16, 5, 1, 16), (16, 16, 3, 2, 16), (16, 24, 1, 1, 1))
+
+
+def _agrees(cin: int, cout: int, kernel: int, stride: int, groups: int) -> bool:
     """Does a program give the native output and gradients on a small convolution?"""
-    x = paddle.to_tensor(np.random.default_rng(0).standard_normal((2, 8, 9, 9)).astype("float32"))
+    x = paddle.to_tensor(np.random.default_rng(0).standard_normal((2, cin, 9, 9)).astype("float32"))
     results = []
-    native = nn.Conv2D(8, 16, 3, stride=2, padding=1)
-    program = nn.Conv2D(8, 16, 3, stride=2, padding=1)
+    native, program = (nn.Conv2D(cin, cout, kernel, stride, kernel // 2, groups=groups) for _ in range(2))
     program.set_state_dict(native.state_dict())
     _attach(program)
     for conv in (native, program):
@@ -62,7 +65,7 @@ def accelerate(model: nn.Layer) -> bool:
     if os.environ.get("FLAGS_use_mkldnn") != "1":
         return False
     try:
-        agrees = _agrees()
+        agrees = all(_agrees(*kind) for kind in _KINDS)
     except Exception as error:  # noqa: BLE001 - any failure of the work-around means: use the native operator
         log.warning("oneDNN convolutions failed their self-check (%s)", error)
         agrees = False

@@ -134,6 +134,10 @@ class Block(nn.Layer):
         self.dw_conv.bias.set_value(bias)
         self.fused = True
 
+    def unfuse(self) -> None:
+        """Compute with the branches again."""
+        self.fused = False
+
 
 class PPLCNetV2ShiTu(nn.Layer):
     """The backbone of PP-ShiTuV2_rec.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import paddle
 from paddle import nn
 
 from paddlex_feat.errors import ConfigError
 from paddlex_feat.models.heads import BNNeck, LinearHead
-from paddlex_feat.models.pplcnetv2 import PPLCNetV2ShiTu
+from paddlex_feat.models.pplcnetv2 import Block, PPLCNetV2ShiTu
 
 
 class Recognizer(nn.Layer):
@@ -32,16 +33,16 @@ class Recognizer(nn.Layer):
         """Class logits, float32 [N, C], of the features that `forward` returned."""
         return self.head(features)
 
-    def set_inference_weights(self, state: dict[str, paddle.Tensor]) -> None:
-        """Take the weights of a trained network, go to evaluation mode and fuse the branches.
+    def set_inference_weights(self, state: dict[str, Any], fuse: bool = True) -> None:
+        """Take the weights of a trained network and go to evaluation mode, with or without fused branches.
 
         For a network of its own beside the one in training: fused branches do not train.
         """
         self.set_state_dict(state)
         self.eval()
         for layer in self.sublayers():
-            if hasattr(layer, "fuse"):
-                layer.fuse()
+            if isinstance(layer, Block):
+                layer.fuse() if fuse else layer.unfuse()
 
 
 def _pp_shituv2_rec(num_classes: int) -> Recognizer:

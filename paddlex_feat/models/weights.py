@@ -20,7 +20,7 @@ import paddle
 from paddle import nn
 
 from paddlex_feat.errors import WeightsError
-from paddlex_feat.files import write_bytes
+from paddlex_feat.files import recover_folder, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,8 @@ def read(path: Path) -> dict[str, Any]:
     Raises WeightsError if the file is missing, damaged, or holds anything but plain data.
     """
     if not path.is_file():
+        recover_folder(path.parent)  # a run that was killed while it exchanged this checkpoint
+    if not path.is_file():
         raise WeightsError("The weight file does not exist.", where=str(path), fix="Check the path, or train first.")
     try:
         with path.open("rb") as stream:
@@ -96,7 +98,7 @@ def read(path: Path) -> dict[str, Any]:
             f"The weight file holds a {type(state).__name__} where a dictionary of tensors is expected.",
             where=str(path),
         )
-    return {k: _unwrap(v) for k, v in state.items() if k != _PADDLE_NAME_TABLE}
+    return {str(k): _unwrap(v) for k, v in state.items() if k != _PADDLE_NAME_TABLE}
 
 
 def _to_plain(value: Any) -> Any:
@@ -147,8 +149,13 @@ def load(model: nn.Layer, path: Path, head: Literal["required", "optional", "ign
         value = state.get(name)
         shape = list(tensor.shape)
         if isinstance(value, np.ndarray) and list(value.shape) == shape:
-            fill[name] = value
-            report.loaded.append(name)
+            if value.dtype.kind != "f":
+                faults.append(f"{name} has type {value.dtype}, the network has float32")
+            elif not np.isfinite(value).all():
+                faults.append(f"{name} holds numbers that are not finite")
+            else:
+                fill[name] = value.astype(np.float32, copy=False)
+                report.loaded.append(name)
         elif head == "optional" and name.startswith(HEAD):
             report.reinitialised.append(name)
         elif value is None:
@@ -161,7 +168,7 @@ def load(model: nn.Layer, path: Path, head: Literal["required", "optional", "ign
         raise WeightsError(
             f"{len(faults)} of {len(own)} tensors do not fit the network:\n    {shown}",
             where=str(path),
-            fix="Use weights of the same model, or choose the configuration they were trained with.",
+            fix="Use sound weights of the same model, or choose the configuration they were trained with.",
         )
     model.set_state_dict({**model.state_dict(), **fill})  # Paddle warns of names that are left out
     return report

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from paddlex_feat import hub
 from paddlex_feat.config.load import load
 from paddlex_feat.config.schema import Config
-from paddlex_feat.errors import ConfigError
+from paddlex_feat.dataset.records import find_root, read_list
+from paddlex_feat.errors import ConfigError, DatasetError
+from paddlex_feat.pipeline.decode import read_rgb
 from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.runtime import first_device, prepare_paddle, select_device
 
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from paddlex_feat.models.recognizer import Recognizer
 
 log = logging.getLogger(__name__)
+COMPARED_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,12 @@ def run_config(weights: Path, config: Config) -> Config:
     for folder in (weights.parent, weights.parent.parent):
         path = folder / "config.yaml"
         if path.is_file():
-            own, _ = load(str(path), [("Global.mode", config.Global.mode)])
+            try:
+                own, _ = load(str(path), [("Global.mode", config.Global.mode)])
+            except ConfigError as error:  # PaddleClas, for one, leaves a file of the same name
+                log.warning("%s is no configuration of this program: -c is used.", path)
+                log.debug("%s", error)
+                return config
             _say_contradictions(own, config, path)
             return own
     log.warning("No config.yaml beside %s or above it: network and input size are taken from -c.", weights)
@@ -80,3 +90,16 @@ def _say_contradictions(own: Config, config: Config, path: Path) -> None:
     for key, (used, given) in pairs.items():
         if used != given:
             log.warning("%s is %s in %s and %s in -c: using %s, as trained.", key, used, path, given, used)
+
+
+def comparison_images(dataset_dir: str, preprocess: Preprocess) -> tuple[np.ndarray, str]:
+    """Up to COMPARED_IMAGES gallery images, uint8 [N, S, S, 3]; noise where no data set is there."""
+    try:
+        gallery, _ = read_list(find_root(dataset_dir), "gallery")
+    except DatasetError:
+        gallery = None
+    if not gallery:
+        shape = (COMPARED_IMAGES, preprocess.size, preprocess.size, 3)
+        return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), f"{COMPARED_IMAGES} random images"
+    files = gallery.files()[:COMPARED_IMAGES]
+    return np.stack([preprocess.resize(read_rgb(f)) for f in files]), f"{len(files)} gallery images"

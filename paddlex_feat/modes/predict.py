@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from paddlex_feat.config.schema import Config
-from paddlex_feat.errors import ConfigError
+from paddlex_feat.errors import ConfigError, ImageError
+from paddlex_feat.files import output_errors
+from paddlex_feat.inference.inputs import ACCEPTED
 from paddlex_feat.inference.predictor import create_model
 from paddlex_feat.progress import bar
 from paddlex_feat.runtime import first_device
@@ -30,8 +32,13 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     saved = []
     with bar(None, "predicting", "images") as progress:
         for result in model.predict(settings.input):
-            result.print(format_json=False)
             saved.append(str(result.save_to_json(output).relative_to(output)))
+            with output_errors(Path("standard output")):
+                result.print(format_json=False)
             progress.update()
+    if not saved:
+        raise ImageError(
+            "The input holds no image.", where=f"Predict.input={settings.input!r}", fix=f"Give {ACCEPTED}."
+        )
     log.info("%d images; results in %s/<name>_res.json", len(saved), output)
     return {"images": len(saved), "results": saved}

@@ -14,20 +14,22 @@ from paddlex_feat import hub
 from paddlex_feat.config import load as config_load
 from paddlex_feat.config.schema import Config, LossSection
 from paddlex_feat.dataset.records import ImageList, require_lists
-from paddlex_feat.errors import ConfigError
-from paddlex_feat.files import write_json, write_text
-from paddlex_feat.modes.common import preprocess_of
+from paddlex_feat.errors import ConfigError, DatasetError
+from paddlex_feat.files import write_json, write_keeping
+from paddlex_feat.modes.common import comparison_images, preprocess_of
 from paddlex_feat.pipeline import sampler as samplers
 from paddlex_feat.pipeline.augment import Augment
 from paddlex_feat.pipeline.loader import training_batches
-from paddlex_feat.runtime import cpu_count, prepare_paddle, select_device
+from paddlex_feat.runtime import cpu_count, first_device, prepare_paddle, select_device
 
 if TYPE_CHECKING:  # these import Paddle, which waits until data and configuration are known to be right
     from paddle.optimizer import Optimizer
 
+    from paddlex_feat.inference.export import Exporter
     from paddlex_feat.losses.combined import CombinedLoss
     from paddlex_feat.models.recognizer import Recognizer
-    from paddlex_feat.training.checkpoint import Progress, RunFolder
+    from paddlex_feat.training.checkpoint import Progress
+    from paddlex_feat.training.run_folder import RunFolder
     from paddlex_feat.training.trainer import Plan
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,12 @@ def _read_data(config: Config) -> Data:
     settings = config.Train
     lists = require_lists(config.Global.dataset_dir)
     classes, labels = np.unique(lists["train"].labels, return_inverse=True)
+    if len(classes) == 1:
+        raise DatasetError(
+            "All images of train.txt have one label: there is nothing to tell apart.",
+            where="train.txt",
+            fix="Add images of other classes.",
+        )
     return Data(
         lists=lists,
         classes=classes.tolist(),
@@ -90,11 +98,11 @@ def _train(config: Config, output: Path, data: Data) -> dict[str, Any]:
     from paddlex_feat.inference.export import Exporter
     from paddlex_feat.models import cpu_conv, recognizer
     from paddlex_feat.retrieval.evaluator import Evaluator
-    from paddlex_feat.training.checkpoint import RunFolder
+    from paddlex_feat.training.run_folder import RunFolder
     from paddlex_feat.training.trainer import Trainer
 
     settings, name = config.Train, config.Global.model
-    device, workers = select_device(config.Global.device), settings.num_workers or cpu_count()
+    device, workers = select_device(first_device(config.Global.device)), settings.num_workers or cpu_count()
     preprocess = preprocess_of(config)
     paddle.seed(settings.seed)
     model = recognizer.build(name, data.num_classes)
@@ -106,8 +114,8 @@ def _train(config: Config, output: Path, data: Data) -> dict[str, Any]:
         grad_clip=paddle.nn.ClipGradByGlobalNorm(settings.clip_norm) if settings.clip_norm else None,
     )
     folder = RunFolder(output, settings.keep_last)
-    progress = _starting_point(config, data.classes, model, optimizer)
-    _open_folder(folder, config, output, data.classes)
+    progress = _starting_point(config, data, model, optimizer)
+    _open_folder(folder, config, progress)
     if device == "cpu" and settings.onednn_conv:
         cpu_conv.accelerate(model)
     evaluator = Evaluator(data.lists, config.Evaluate.batch_size, device, config.Global.threads, workers)
@@ -128,8 +136,21 @@ def _train(config: Config, output: Path, data: Data) -> dict[str, Any]:
     _say_what(config, device, data)
     trainer.fit()
     best = output / "best_model" / "best_model.pdparams"
+    _check_inference_model(config, trainer.exporter, best, device)
     log.info("Best recall1 %.5f in epoch %d: %s", progress.best, progress.best_epoch, best)
     return folder.result(name, progress.best)
+
+
+def _check_inference_model(config: Config, exporter: Exporter, best: Path, device: str) -> None:
+    """The exported best model answers as its weight file does. Raises WeightsError."""
+    from paddlex_feat.inference.export import require_agreement
+    from paddlex_feat.models import weights
+
+    images, source = comparison_images(config.Global.dataset_dir, preprocess_of(config))
+    folder = best.parent / "inference"
+    difference = exporter.largest_difference(weights.read(best), folder, images, device, config.Global.threads)
+    log.info("Inference model of the best epoch: largest difference to its weights on %s %.2e", source, difference)
+    require_agreement(difference, config.Export.tolerance, folder)
 
 
 def _say_what(config: Config, device: str, data: Data) -> None:
@@ -173,7 +194,7 @@ def _plan(config: Config, steps_per_epoch: int) -> Plan:
     )
 
 
-def _starting_point(config: Config, classes: list[int], model: Recognizer, optimizer: Optimizer) -> Progress:
+def _starting_point(config: Config, data: Data, model: Recognizer, optimizer: Optimizer) -> Progress:
     """Fill the network from a checkpoint, from pretrained weights, or leave it as initialised."""
     from paddlex_feat.models import weights
     from paddlex_feat.training.checkpoint import Progress, resume
@@ -181,27 +202,41 @@ def _starting_point(config: Config, classes: list[int], model: Recognizer, optim
     settings = config.Train
     if settings.resume_path:
         progress = resume(Path(settings.resume_path), model, optimizer)
-        if progress.classes != classes:
-            raise ConfigError(
-                "train.txt has other classes than the run that is resumed.",
-                where=f"Train.resume_path={settings.resume_path}",
-                fix="Resume with the same data set, or start anew with Train.pretrain_weight_path.",
-            )
+        _check_resumed(progress, config, data)
+        # Checkpoints stand at the ends of epochs, which another batch size gives another number of steps.
+        progress.step = progress.epoch * data.sampler.batches_per_epoch
         log.info("Resuming after epoch %d from %s", progress.epoch, settings.resume_path)
         return progress
     if settings.pretrain_weight_path:
         fix = "Give a local file with -o Train.pretrain_weight_path=FILE, or null to train from scratch."
         path = hub.local_file(settings.pretrain_weight_path, "weights", fix)
         log.info("Pretrained weights %s: %s", path, weights.load(model, path, head="optional"))
-    return Progress(classes=classes)
+    return Progress(classes=data.classes)
 
 
-def _open_folder(folder: RunFolder, config: Config, output: Path, classes: list[int]) -> None:
-    """Make room for the run, or take up the one that is resumed in its own folder."""
-    resumed = Path(config.Train.resume_path).resolve() if config.Train.resume_path else None
-    if resumed and output.resolve() in resumed.parents:
-        folder.find_epochs()
+def _check_resumed(progress: Progress, config: Config, data: Data) -> None:
+    where = f"Train.resume_path={config.Train.resume_path}"
+    if progress.classes != data.classes:
+        raise ConfigError(
+            "train.txt has other classes than the run that is resumed.",
+            where=where,
+            fix="Resume with the same data set, or start anew with Train.pretrain_weight_path.",
+        )
+    if progress.epoch >= config.Train.epochs_iters:
+        raise ConfigError(
+            f"Nothing is left to train: {progress.epoch} epochs are done, Train.epochs_iters is "
+            f"{config.Train.epochs_iters}.",
+            where=where,
+            fix=f"Ask for more than {progress.epoch} with -o Train.epochs_iters=N.",
+        )
+
+
+def _open_folder(folder: RunFolder, config: Config, progress: Progress) -> None:
+    """Make room for the run, or take up the one that is resumed."""
+    if config.Train.resume_path:
+        folder.take_up(Path(config.Train.resume_path), progress)
     else:
-        folder.set_aside_earlier_run()
-    write_text(output / "config.yaml", config_load.dump(config))
-    write_json(output / "class_map.json", {str(index): label for index, label in enumerate(classes)})
+        folder.open_new()
+    write_keeping(folder.root / "config.yaml", config_load.dump(config).encode())
+    classes = {str(index): label for index, label in enumerate(progress.classes)}
+    write_json(folder.root / "class_map.json", classes)

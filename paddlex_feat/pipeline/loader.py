@@ -28,20 +28,28 @@ def map_ahead(
 ) -> Iterator[tuple[Sequence[Job], list[Result]]]:
     """Apply `work` to every job in threads, groups in order, at most BATCHES_AHEAD groups ahead.
 
-    The first exception of `work`, in job order, is raised here; later jobs are cancelled.
+    The first exception of `groups` or `work`, in order, is raised here after the groups before it;
+    later jobs are cancelled.
     """
     cv2.setNumThreads(1)  # one image a thread is the parallelism; OpenCV's own would compete
     pending: deque[tuple[Sequence[Job], list[Future[Result]]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    stream, fault, more = iter(groups), None, True
     try:
-        for group in groups:
-            pending.append((group, [pool.submit(work, job) for job in group]))
-            if len(pending) > BATCHES_AHEAD:
+        while more or pending:
+            while more and len(pending) <= BATCHES_AHEAD:
+                try:
+                    group = next(stream)
+                    pending.append((group, [pool.submit(work, job) for job in group]))
+                except StopIteration:
+                    more = False
+                except Exception as error:  # noqa: BLE001 - raised below, after what came before it
+                    fault, more = error, False
+            if pending:
                 done, futures = pending.popleft()
                 yield done, [f.result() for f in futures]
-        while pending:
-            done, futures = pending.popleft()
-            yield done, [f.result() for f in futures]
+        if fault is not None:
+            raise fault
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from paddlex_feat.errors import EvaluationError
 
-QUERIES_PER_BLOCK = 256
+BLOCK_BYTES = 64 * 2**20  # of similarities held at a time, whatever the sizes of the lists
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,9 @@ def retrieval_metrics(
         )
     first_match = np.zeros(len(query), np.int64)
     precision = np.zeros(len(query), np.float64)
-    for start in range(0, len(query), QUERIES_PER_BLOCK):
-        similarity = query[start : start + QUERIES_PER_BLOCK] @ gallery.T
+    rows = max(1, BLOCK_BYTES // (4 * len(gallery)))
+    for start in range(0, len(query), rows):
+        similarity = query[start : start + rows] @ gallery.T
         for row, scores in enumerate(similarity, start):
             if matched[row]:
                 ranks = match_ranks(scores, gallery_labels == query_labels[row])

@@ -79,7 +79,8 @@ def _draw_row(cells: Any, evaluation: Evaluation, query: ImageList, gallery: Ima
         return
     _draw_image(cells[0], query, q, f"query: {query.labels[q]}", QUERY)
     scores = evaluation.gallery @ evaluation.query[q]
-    nearest = np.argsort(-scores, kind="stable")[: len(cells) - 1]
+    matches = np.asarray(gallery.labels) == query.labels[q]
+    nearest = np.lexsort((matches, -scores))[: len(cells) - 1]  # a tie counts against us, as in the metrics
     for axes, g in zip(cells[1:], nearest.tolist(), strict=True):
         right = gallery.labels[g] == query.labels[q]
         title = f"{'✓' if right else '✗'} {gallery.labels[g]}  ({scores[g]:.2f})"

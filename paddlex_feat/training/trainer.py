@@ -6,7 +6,7 @@ import logging
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from paddlex_feat.inference.export import Exporter
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.models.recognizer import Recognizer
 from paddlex_feat.pipeline.preprocess import Preprocess
-from paddlex_feat.training.checkpoint import BEST, Progress, RunFolder
+from paddlex_feat.training.checkpoint import Progress
+from paddlex_feat.training.run_folder import BEST, RunFolder
 from paddlex_feat.training.schedule import warmup_cosine
 from paddlex_feat.training.watch import Watch
 
@@ -100,8 +101,10 @@ class Trainer:
     def _after_epoch(self, epoch: int) -> None:
         last = epoch == self.plan.epochs
         evaluate, save = last or epoch % self.plan.eval_interval == 0, last or epoch % self.plan.save_interval == 0
-        with self._exported() if evaluate else nullcontext() as inference:
-            if inference is not None:
+        if not (evaluate or save):
+            return
+        with self._exported() as inference:
+            if evaluate:
                 self._keep_best(epoch, self.evaluate(inference), inference)
             if save:
                 self.folder.save_epoch(self.model, self.optimizer, self.progress, inference)
@@ -133,9 +136,11 @@ class Trainer:
             terms = self._step(images, self.labels[indices])
             self.progress.step += 1
             interval.append((indices, terms))
-            if self.progress.step % self.plan.log_interval == 0 or self.progress.step % self.plan.steps_per_epoch == 0:
+            if self.progress.step % self.plan.log_interval == 0:
                 self._log(epoch + 1, rate, interval)
                 interval = []
+        if interval:
+            self._log(epoch + 1, rate, interval)
 
     def _set_rate(self) -> float:
         plan = self.plan

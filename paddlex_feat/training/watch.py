@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from paddlex_feat.files import atomic_path, output_errors
+from paddlex_feat.logs import FILE_ONLY
 from paddlex_feat.progress import bar
 
 log = logging.getLogger(__name__)
-to_file = logging.getLogger("paddlex_feat.file")  # train.log only: one line a log interval
+to_file = logging.getLogger(FILE_ONLY)  # train.log: one line a log interval
+METRICS, CURVES = "metrics.jsonl", "curves.png"
 
 
 class Watch:
@@ -25,8 +28,8 @@ class Watch:
     """
 
     def __init__(self, folder: Path, epochs: int, steps_per_epoch: int, done: int = 0):
-        self._metrics = folder / "metrics.jsonl"
-        self._curves = folder / "curves.png"
+        self._metrics = folder / METRICS
+        self._curves = folder / CURVES
         self._epochs = epochs
         self._steps_per_epoch = steps_per_epoch
         self._total = epochs * steps_per_epoch
@@ -60,11 +63,7 @@ class Watch:
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix_str(f"epoch {epoch}/{self._epochs}, loss {terms['loss']:.3f}, {speed:.0f} images/s")
         if step % self._steps_per_epoch == 0:
-            self._epoch_line(epoch, losses, eta)
-
-    def _epoch_line(self, epoch: int, losses: str, eta: str) -> None:
-        mean = self._images / max(self._train_seconds, 1e-9)
-        log.info(f"epoch {epoch}/{self._epochs}  {losses}  {mean:.1f} images/s  eta {eta}")
+            log.info(f"epoch {epoch}/{self._epochs}  {losses}  {self.images_per_second:.1f} images/s  eta {eta}")
 
     def evaluated(self, epoch: int, step: int, metrics: dict[str, float]) -> None:
         """One evaluation."""
@@ -87,11 +86,23 @@ class Watch:
         return self._images / max(self._train_seconds, 1e-9)
 
 
+def metrics_until(path: Path, epoch: int) -> list[str]:
+    """The lines of a metrics.jsonl up to `epoch`; lines that a killed run left torn are dropped."""
+    lines = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+        try:
+            if json.loads(line)["epoch"] <= epoch:
+                lines.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            log.warning("A line of %s is not readable and is left out.", path)
+    return lines
+
+
 def draw_curves(metrics: Path, path: Path) -> None:
     """Losses, retrieval metrics and learning rate over the epochs, from metrics.jsonl to a PNG."""
     if not metrics.is_file():
         return
-    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in metrics_until(metrics, sys.maxsize)]
     train, evals = ([r for r in rows if r["kind"] == kind] for kind in ("train", "eval"))
     if not train:
         return

@@ -1,0 +1,61 @@
+"""Where messages go: the console, without breaking a progress bar, and `<output>/<mode>.log`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from pathlib import Path
+
+FILE_ONLY = "paddlex_feat.file"  # the logger whose records the console leaves out
+_size_at_start: dict[Path, int] = {}
+
+
+class ConsoleHandler(logging.Handler):
+    """INFO bare, warnings and errors with their level in front."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.addFilter(lambda record: record.name != FILE_ONLY)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = "" if record.levelno == logging.INFO else f"{record.levelname}: "
+        text = level + record.getMessage()
+        bars = sys.modules.get("tqdm")  # not imported just to print a line
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # standard error is closed: nobody to tell
+            if bars is not None:
+                bars.tqdm.write(text, file=sys.stderr)
+            else:
+                print(text, file=sys.stderr, flush=True)
+
+
+def log_to_console() -> None:
+    """Send the package's messages to standard error."""
+    logger = logging.getLogger("paddlex_feat")
+    logger.handlers = [ConsoleHandler()]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def log_to_file(path: Path) -> None:
+    """Send messages, with time and tracebacks, to the end of `path` too. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _size_at_start[path.resolve()] = path.stat().st_size if path.exists() else 0
+    handler = logging.FileHandler(path, mode="a", encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("paddlex_feat")
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)  # the console takes INFO and above
+
+
+def cut_earlier(path: Path) -> bytes:
+    """Take out and return what the log held before this process began to write to it."""
+    size = _size_at_start.pop(path.resolve(), 0)
+    if not size:
+        return b""
+    with path.open("r+b") as stream:
+        data = stream.read()
+        stream.seek(0)
+        stream.write(data[size:])
+        stream.truncate()
+    return data[:size]

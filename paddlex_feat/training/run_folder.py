@@ -1,0 +1,168 @@
+"""What a training run leaves in its folder, and how a folder is taken up again.
+
+    best_model/  best_model.{pdparams,pdopt,pdstates,info.json}  inference/
+    epoch_N/     epoch_N.*                                       the last `keep_last` of them
+    latest/      latest.*                                        the newest epoch_N again
+    previous_N/  what earlier runs left
+A checkpoint is a folder that appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import paddle
+
+from paddlex_feat import logs
+from paddlex_feat.files import atomic_folder, link_or_copy, output_errors, recover_folder, write_bytes, write_text
+from paddlex_feat.training import checkpoint
+from paddlex_feat.training.checkpoint import Progress
+from paddlex_feat.training.watch import CURVES, METRICS, metrics_until
+
+log = logging.getLogger(__name__)
+
+BEST, LATEST = "best_model", "latest"
+# Patterns: a finished run's train_result.json was kept as .bak when this run began.
+_OF_A_RUN = (BEST, LATEST, "config.yaml", METRICS, CURVES, "class_map.json", "train_result.json.bak*")
+
+
+class RunFolder:
+    """The checkpoints of one run below `root`."""
+
+    def __init__(self, root: Path, keep_last: int):
+        self.root = root
+        self._keep_last = keep_last
+        self.scores: dict[int, float | None] = {}  # of the epoch_N that exist, by N
+
+    def open_new(self) -> None:
+        """Make room for a new run: what an earlier one left here moves to previous_1, previous_2, …"""
+        self._tidy()
+        found = [p for pattern in _OF_A_RUN for p in self.root.glob(pattern)] + list(self._epochs().values())
+        if found:
+            target = self._set_aside(found)
+            write_bytes(target / "train.log", logs.cut_earlier(self.root / "train.log"))
+
+    def take_up(self, parameters: Path, progress: Progress) -> None:
+        """Go on with the run of the checkpoint `parameters` (.pdparams), in its own folder or in another one.
+
+        Afterwards this folder holds nothing later than `progress`: epochs of a run that had gone
+        further move to previous_N. If the best model so far is nowhere, the search for the best
+        starts anew, and `progress` says so.
+        """
+        source = parameters.resolve().parent.parent
+        best = self._best_of(source, progress)
+        rows = metrics_until(source / METRICS, progress.epoch)
+        if source == self.root.resolve():
+            self._tidy()
+            later = [path for epoch, path in self._epochs().items() if epoch > progress.epoch]
+            if later:
+                self._set_aside([*later, *(self.root / n for n in (LATEST, METRICS) if (self.root / n).exists())])
+        else:
+            self.open_new()
+        self.scores = {n: checkpoint.read_progress(p / f"{p.name}.pdstates").score for n, p in self._epochs().items()}
+        if best is None and progress.best >= 0:
+            log.warning("The best model so far (epoch %d) is no longer there; any now counts.", progress.best_epoch)
+            progress.best, progress.best_epoch = -1.0, 0
+        if best is not None and best != self.root / BEST:
+            self._copy(best, BEST)
+        if rows:
+            write_text(self.root / METRICS, "".join(rows))
+
+    def _best_of(self, source: Path, progress: Progress) -> Path | None:
+        """The checkpoint of the best epoch of the run in `source`, if it still exists."""
+        for name in (BEST, f"epoch_{progress.best_epoch}"):
+            recover_folder(source / name)
+            states = source / name / f"{name}.pdstates"
+            if states.is_file() and checkpoint.read_progress(states).epoch == progress.best_epoch:
+                return source / name
+        return None
+
+    def _epochs(self) -> dict[int, Path]:
+        found = {p: re.fullmatch(r"epoch_(\d+)", p.name) for p in self.root.glob("epoch_*") if p.is_dir()}
+        return {int(match[1]): path for path, match in found.items() if match}
+
+    def _tidy(self) -> None:
+        """Finish what a killed run was doing here."""
+        for name in (BEST, LATEST, *(f"epoch_{n}" for n in self._epochs())):
+            recover_folder(self.root / name)
+        for pattern in (f".{BEST}.*", f".{LATEST}.*", ".epoch_*.*"):
+            for path in self.root.glob(pattern):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _set_aside(self, paths: list[Path]) -> Path:
+        number = 1
+        while (self.root / f"previous_{number}").exists():
+            number += 1
+        target = self.root / f"previous_{number}"
+        with output_errors(target):
+            target.mkdir()
+            for path in paths:
+                path.rename(target / path.name.removesuffix(".bak"))
+        log.info("What an earlier run left in %s is now in %s", self.root, target.name)
+        return target
+
+    def _copy(self, source: Path, name: str) -> None:
+        """A checkpoint folder once more under another name; its files are shared, for they never change."""
+        with atomic_folder(self.root / name) as folder:
+            for path in sorted(p for p in source.rglob("*") if p.is_file()):
+                relative = path.relative_to(source)
+                target = folder / relative.with_name(relative.name.replace(source.name, name))
+                target.parent.mkdir(exist_ok=True)
+                link_or_copy(path, target)
+
+    def save(
+        self,
+        name: str,
+        model: paddle.nn.Layer,
+        optimizer: paddle.optimizer.Optimizer,
+        progress: Progress,
+        inference: Path,
+    ) -> None:
+        """Write one checkpoint folder; `inference` is copied into it."""
+        with atomic_folder(self.root / name) as folder:
+            checkpoint.write(folder, name, model, optimizer, progress)
+            shutil.copytree(inference, folder / "inference")
+
+    def save_epoch(
+        self, model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer, progress: Progress, inference: Path
+    ) -> None:
+        """Write epoch_N, give it the second name `latest`, remove what exceeds keep_last."""
+        name = f"epoch_{progress.epoch}"
+        self.save(name, model, optimizer, progress, inference)
+        self.scores[progress.epoch] = progress.score
+        self._copy(self.root / name, LATEST)
+        for epoch in sorted(self.scores)[: -self._keep_last]:
+            shutil.rmtree(self.root / f"epoch_{epoch}", ignore_errors=True)
+            del self.scores[epoch]
+
+    def result(self, model_name: str, best: float) -> dict[str, Any]:
+        """The content of train_result.json, without done_flag; paths are relative to the folder."""
+        models: dict[str, Any] = {}
+        for i, epoch in enumerate(sorted(self.scores, reverse=True), 1):
+            models[f"last_{i}"] = self._entry(f"epoch_{epoch}", self.scores[epoch])
+        for i in range(len(models) + 1, 6):
+            models[f"last_{i}"] = {}
+        models["best"] = self._entry(BEST, best)
+        return {
+            "model_name": model_name,
+            "label_dict": "class_map.json",
+            "train_log": "train.log",
+            "visualdl_log": "",
+            "config": "config.yaml",
+            "models": models,
+        }
+
+    def _entry(self, name: str, score: float | None) -> dict[str, Any]:
+        files = {
+            "pdparams": f"{name}/{name}.pdparams",
+            "pdopt": f"{name}/{name}.pdopt",
+            "pdstates": f"{name}/{name}.pdstates",
+            "inference_config": f"{name}/inference/inference.yml",
+            "pdmodel": f"{name}/inference/inference.json",
+            "pdiparams": f"{name}/inference/inference.pdiparams",
+        }
+        return {"score": score, **{key: path for key, path in files.items() if (self.root / path).is_file()}}
