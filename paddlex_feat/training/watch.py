@@ -98,12 +98,20 @@ def metrics_until(path: Path, epoch: int) -> list[str]:
     return lines
 
 
+def _epoch_means(rows: list[dict[str, Any]], name: str) -> dict[int, float]:
+    values: dict[int, list[float]] = {}
+    for row in rows:
+        if name in row:
+            values.setdefault(row["epoch"], []).append(row[name])
+    return {epoch: sum(v) / len(v) for epoch, v in values.items()}
+
+
 def draw_curves(metrics: Path, path: Path) -> None:
     """Losses, retrieval metrics and learning rate over the epochs, from metrics.jsonl to a PNG."""
     if not metrics.is_file():
         return
     rows = [json.loads(line) for line in metrics_until(metrics, sys.maxsize)]
-    train, evals = ([r for r in rows if r["kind"] == kind] for kind in ("train", "eval"))
+    train, evals = ([r for r in rows if r.get("kind") == kind] for kind in ("train", "eval"))
     if not train:
         return
     from matplotlib.figure import Figure
@@ -113,8 +121,10 @@ def draw_curves(metrics: Path, path: Path) -> None:
     figure = Figure(figsize=(13, 3.8), layout="constrained")
     losses, retrieval, rate = figure.subplots(1, 3)
     terms = [name for name in train[0] if name.lower().endswith("loss")]
-    for name in terms if len(terms) > 2 else ["loss"]:  # a single term is the loss itself, or a multiple of it
-        losses.plot(x, [r.get(name) for r in train], label=name, linewidth=1, alpha=0.85)
+    for i, name in enumerate(terms if len(terms) > 2 else ["loss"]):  # a single term is a multiple of the loss
+        losses.plot(x, [r.get(name) for r in train], color=f"C{i}", linewidth=0.6, alpha=0.25)
+        means = _epoch_means(train, name)
+        losses.plot(list(means), list(means.values()), color=f"C{i}", label=name)
     losses.set(title="training losses", xlabel="epoch", ylim=(0, None))
     losses.legend(frameon=False, fontsize=8)
     for name in ("recall1", "recall5", "mAP"):
