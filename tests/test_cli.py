@@ -177,7 +177,11 @@ def test_ctrl_c_and_sigterm_end_training_cleanly(tmp_path, small_faces, signum):
     settings = ("Global.mode=train", f"Global.dataset_dir={small_faces}", f"Global.output={tmp_path}", *QUICK)
     words = [w for s in (*settings, "Train.epochs_iters=500") for w in ("-o", s)]
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), "-c", "PP-ShiTuV2_rec", *words], stderr=subprocess.PIPE, text=True
+        [sys.executable, str(ROOT / "main.py"), "-c", "PP-ShiTuV2_rec", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs, CI's among them, ignore SIGINT, and their children with them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.time() + 120
     while not (tmp_path / "epoch_1").exists() and time.time() < deadline:
