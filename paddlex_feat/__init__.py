@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+# An image of more pixels is refused, not decoded, for a small file can claim to be a huge image. OpenCV
+# reads the limit when it is first imported.
+MOST_PIXELS = 2**28
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MOST_PIXELS))
+
 __version__ = "0.1.0"
-__all__ = ["__version__", "create_model"]
+__all__ = ["MOST_PIXELS", "__version__", "create_model"]
 
 
 def create_model(*args: Any, **kwargs: Any) -> Any:

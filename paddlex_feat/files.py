@@ -130,13 +130,19 @@ def link_or_copy(source: Path, target: Path) -> None:
     shutil.copy2(source, target)
 
 
-def backup(path: Path) -> Path:
-    """Rename `path` to the first free of `.bak`, `.bak.1`, `.bak.2`, … and return that name."""
+def free_backup_name(path: Path) -> Path:
+    """The first name of `.bak`, `.bak.1`, `.bak.2`, … behind `path` that is not taken."""
     target = path.with_name(path.name + ".bak")
     number = 0
     while target.exists():
         number += 1
         target = path.with_name(f"{path.name}.bak.{number}")
+    return target
+
+
+def backup(path: Path) -> Path:
+    """Rename `path` to its `free_backup_name` and return that."""
+    target = free_backup_name(path)
     with output_errors(target):
         path.rename(target)
     return target

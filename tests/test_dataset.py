@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ from conftest import run_main
 
 from paddlex_feat.dataset import check as checks
 from paddlex_feat.dataset.records import find_root, read_list, require_lists
+from paddlex_feat.dataset.subject import Settings
 from paddlex_feat.errors import DatasetError
 
-SETTINGS = checks.Settings(batch_size=16, samples_per_class=4, num_classes=None, workers=2)
+SETTINGS = Settings(batch_size=16, samples_per_class=4, num_classes=None, workers=2, input_size=64)
 PX_KEYS = ["done_flag", "check_pass", "attributes", "analysis", "dataset_path", "show_type", "dataset_type"]
 
 
@@ -30,10 +32,11 @@ def append(file: Path, text: str | bytes) -> None:
         stream.write(text if isinstance(text, bytes) else text.encode())
 
 
-def codes(root: Path, settings: checks.Settings = SETTINGS) -> dict[str, list[str]]:
+def codes(root: Path, settings: Settings = SETTINGS) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for finding in checks.check(root, settings)[1]:
-        found.setdefault(finding.code, []).append(finding.where)
+    for finding in checks.check(root, replace(settings, input_size=64))[1]:
+        if finding.severity != "note":
+            found.setdefault(finding.code, []).append(finding.where)
     return found
 
 
@@ -59,9 +62,16 @@ def test_missing_empty_and_undecodable_lists(tmp_path):
     assert read_list(tmp_path, "train")[1][0].code == "list-missing"
     (tmp_path / "train.txt").write_text("\n\n")
     assert read_list(tmp_path, "train")[1][0].code == "list-empty"
-    (tmp_path / "train.txt").write_bytes(b"a.jpg 1\n\xff\xfe.jpg 2\n")
+    (tmp_path / "train.txt").write_bytes(b"a.jpg 1\n\xff\xff.jpg 2\n")
     finding = read_list(tmp_path, "train")[1][0]
     assert (finding.code, finding.where) == ("list-encoding", "train.txt:2")
+
+
+def test_a_gbk_list_is_read_and_said_so(tmp_path):
+    (tmp_path / "train.txt").write_bytes("图像/一.jpg 3\n".encode("gbk"))
+    records, findings = read_list(tmp_path, "train")
+    assert records.paths == ["图像/一.jpg"] and records.labels == [3]
+    assert [(f.code, f.severity) for f in findings] == [("list-gbk", "warning")]
 
 
 def test_the_root_is_found_below_the_given_folder(faces, tmp_path):
@@ -98,7 +108,7 @@ def test_every_fault_is_found_in_one_run(copy):
     append(copy / "train.txt", "broken.jpg 1\nempty.png 1\nfolder.jpg 1\nabsent.jpg 1\nbad line x\n")
     append(copy / "query.txt", "absent.jpg 5\n")
     found = codes(copy)
-    assert found["image-undecodable"] == ["train.txt:81", "train.txt:82"]
+    assert found["image-undecodable"] == ["train.txt:81"] and found["image-empty"] == ["train.txt:82"]
     assert found["image-is-folder"] == ["train.txt:83"]
     assert found["image-missing"] == ["train.txt:84", "query.txt:13"]
     assert found["label-not-integer"] == ["train.txt:85"]
@@ -113,16 +123,16 @@ def test_a_truncated_image_is_found(copy, faces):
     data = cv2.imencode(".png", read_rgb(faces / "images/s01/01.pgm"))[1].tobytes()
     (copy / "cut.png").write_bytes(data[: len(data) // 3])
     append(copy / "train.txt", "cut.png 1\n")
-    assert codes(copy)["image-undecodable"] == ["train.txt:81"]
+    assert codes(copy)["image-truncated"] == ["train.txt:81"]
 
 
 @pytest.mark.parametrize(
     ("settings", "code"),
     [
-        (checks.Settings(18, 4, None, 2), "sampler-batch"),  # not a multiple
-        (checks.Settings(40, 4, None, 2), "sampler-batch"),  # more than 8 classes
-        (checks.Settings(16, 4, 7, 2), "num-classes-too-small"),
-        (checks.Settings(22, 11, None, 2), "class-small"),
+        (Settings(18, 4, None, 2), "sampler-batch"),  # not a multiple
+        (Settings(40, 4, None, 2), "sampler-batch"),  # more than 8 classes
+        (Settings(16, 4, 7, 2), "num-classes-too-small"),
+        (Settings(22, 11, None, 2), "class-small"),
     ],
 )
 def test_the_lists_must_fit_the_training_settings(copy, settings, code):
@@ -130,13 +140,13 @@ def test_the_lists_must_fit_the_training_settings(copy, settings, code):
 
 
 def test_settings_that_fit(copy):
-    assert codes(copy, checks.Settings(40, None, 8, 2)) == {}
+    assert codes(copy, Settings(40, None, 8, 2)) == {}
 
 
 def test_one_class_is_an_error(copy):
     lines = (copy / "train.txt").read_text().splitlines()
     (copy / "train.txt").write_text("\n".join(f"{line.split()[0]} 7" for line in lines) + "\n")
-    assert codes(copy, checks.Settings(4, 4, None, 2)) == {"train-one-class": ["train.txt"]}
+    assert codes(copy, Settings(4, 4, None, 2)) == {"train-one-class": ["train.txt"]}
 
 
 def test_no_query_with_a_match_is_an_error(copy):

@@ -20,7 +20,6 @@ from paddlex_feat.errors import ConfigError
 # Keys of existing files whose function has not been built yet, by the mode that would use
 # them: said instead of ignored.
 _NOT_YET: dict[str, dict[str, Callable[[Any], bool]]] = {
-    "check_dataset": {"CheckDataset.convert.enable": bool, "CheckDataset.split.enable": bool},
     "train": {
         "Train.amp": lambda v: v != "OFF",
         "Train.dy2st": bool,

@@ -67,6 +67,7 @@ class ConvertSection(Section):
 
     enable: bool = key(False, "Convert before checking.")
     src_dataset_type: Literal["LabelMe"] | None = key(None, "Format to convert from.")
+    seed: int = key(0, "Seed of the draw of 50 % train, 30 % gallery and 20 % query.", ge=0, lt=2**31)
 
 
 class SplitSection(Section):
@@ -76,13 +77,32 @@ class SplitSection(Section):
     train_percent: int | None = key(None, "Share of train.txt.", "%", ge=1, le=98)
     gallery_percent: int | None = key(None, "Share of gallery.txt.", "%", ge=1, le=98)
     query_percent: int | None = key(None, "Share of query.txt.", "%", ge=1, le=98)
+    by: Literal["image", "class"] = key(
+        "image", "image: every class in every list; class: train.txt has classes of its own (open set)."
+    )
+    seed: int = key(0, "Seed of the draw.", ge=0, lt=2**31)
+
+    @model_validator(mode="after")
+    def _whole(self) -> SplitSection:
+        shares = (self.train_percent, self.gallery_percent, self.query_percent)
+        if self.enable and (None in shares or sum(s or 0 for s in shares) != 100):
+            raise ValueError("train_percent, gallery_percent and query_percent must be given and add up to 100")
+        return self
 
 
 class CheckDatasetSection(Section):
     """Validation of the data set."""
 
+    decode: Literal["all", "sample", "none"] = key("all", "Which images are decoded: all, 500 a list, or none.")
+    strict: bool = key(False, "Warnings fail the check too.")
     convert: ConvertSection = ConvertSection()
     split: SplitSection = SplitSection()
+
+    @model_validator(mode="after")
+    def _source_named(self) -> CheckDatasetSection:
+        if self.convert.enable and self.convert.src_dataset_type is None:
+            raise ValueError("convert.enable needs convert.src_dataset_type, e.g. LabelMe")
+        return self
 
 
 class AugmentSection(Section):

@@ -7,30 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from paddlex_feat.dataset import relist
+from paddlex_feat.dataset.findings import Finding
 from paddlex_feat.errors import DatasetError
 
 LISTS = ("train", "gallery", "query")
+RULE = "Write one image a line: relative path, one space, integer label of at least 0."
 _LINE = re.compile(r"(.*\S)[ \t]+(\S+)")  # path, label
 SEARCH_DEPTH = 4  # how far below Global.dataset_dir the list files may lie
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that check_dataset has to say.
-
-    Attributes:
-        code: stable name of the kind of finding.
-        severity: "error" (training or evaluation cannot work) or "warning".
-        where: file:line, or a file or key.
-        message: what is wrong.
-        fix: what to do.
-    """
-
-    code: str
-    severity: str
-    where: str
-    message: str
-    fix: str
 
 
 @dataclass
@@ -67,10 +51,12 @@ def find_root(dataset_dir: str) -> Path:
             where=f"Global.dataset_dir={dataset_dir}",
             fix="Give the folder that holds train.txt, gallery.txt and query.txt.",
         )
+    relist.finish(top)
     if any((top / f"{name}.txt").is_file() for name in LISTS):
         return top
     found = [p for p in _folders(top, SEARCH_DEPTH) if all((p / f"{name}.txt").is_file() for name in LISTS)]
     if len(found) == 1:
+        relist.finish(found[0])
         return found[0]
     if not found:
         raise DatasetError(
@@ -98,6 +84,20 @@ def _folders(top: Path, depth: int) -> Iterable[Path]:
         level = below
 
 
+def decode_list(data: bytes) -> tuple[str, str]:
+    """The text of a list file and its encoding: UTF-8, with or without a mark, else GBK.
+
+    Raises UnicodeDecodeError, as of UTF-8, where it is neither.
+    """
+    try:
+        return data.decode("utf-8-sig"), "utf-8"
+    except UnicodeDecodeError as error:
+        try:
+            return data.decode("gbk"), "gbk"
+        except UnicodeDecodeError:
+            raise error from None
+
+
 def read_list(root: Path, name: str) -> tuple[ImageList, list[Finding]]:
     """Read `<root>/<name>.txt`; lines that cannot be read become findings, not records.
 
@@ -105,10 +105,9 @@ def read_list(root: Path, name: str) -> tuple[ImageList, list[Finding]]:
     """
     records, findings = ImageList(name, root), []
     path = root / f"{name}.txt"
-    rule = "Write one image a line: relative path, one space, integer label of at least 0."
 
-    def fault(code: str, where: str, message: str) -> None:
-        findings.append(Finding(code, "error", where, message, rule))
+    def fault(code: str, where: str, message: str, severity: str = "error") -> None:
+        findings.append(Finding(code, severity, where, message, RULE))
 
     try:
         data = path.read_bytes()
@@ -116,11 +115,13 @@ def read_list(root: Path, name: str) -> tuple[ImageList, list[Finding]]:
         fault("list-missing", path.name, f"The list cannot be read ({error.strerror}).")
         return records, findings
     try:
-        text = data.decode("utf-8-sig")
+        text, encoding = decode_list(data)
     except UnicodeDecodeError as error:
         number = data[: error.start].count(b"\n") + 1
-        fault("list-encoding", f"{path.name}:{number}", "The list is not UTF-8 text.")
+        fault("list-encoding", f"{path.name}:{number}", "The list is neither UTF-8 nor GBK text.")
         return records, findings
+    if encoding != "utf-8":
+        fault("list-gbk", path.name, "The list is GBK text and was read as such. Save it as UTF-8.", "warning")
     for number, line in enumerate(text.split("\n"), 1):
         stripped = line.strip()
         if not stripped:
@@ -148,7 +149,7 @@ def require_lists(dataset_dir: str, names: tuple[str, ...] = LISTS) -> dict[str,
     faults: list[Finding] = []
     for name in names:
         lists[name], findings = read_list(root, name)
-        faults += findings
+        faults += [f for f in findings if f.severity == "error"]
     if faults:
         shown = "\n    ".join(f"{f.where}: {f.message}" for f in faults[:10])
         more = f"\n    … and {len(faults) - 10} more" if len(faults) > 10 else ""

@@ -1,40 +1,21 @@
-"""What check_dataset shows: sample images, a histogram, the findings in the log."""
+"""What check_dataset draws: sample images and plots."""
 
 from __future__ import annotations
 
-import logging
 import random
 from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
 
-from paddlex_feat.dataset.records import LISTS, Finding, ImageList
+from paddlex_feat.dataset.records import LISTS, ImageList
 from paddlex_feat.errors import ImageError
 from paddlex_feat.files import atomic_folder, atomic_path
 from paddlex_feat.pipeline.decode import read_rgb
 
-log = logging.getLogger(__name__)
-
 SAMPLES_PER_LIST = 10
-SHOWN_PER_CODE = 5
 # Formats that every browser shows; samples of other formats are saved as PNG.
 _WEB_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
-
-
-def log_findings(findings: list[Finding]) -> None:
-    """The findings by kind, errors first, the first few of each with their way out."""
-    kinds: dict[tuple[str, str], list[Finding]] = {}
-    for finding in sorted(findings, key=lambda f: f.severity):
-        kinds.setdefault((finding.severity, finding.code), []).append(finding)
-    for (severity, code), rows in kinds.items():
-        say = log.error if severity == "error" else log.warning
-        say("[%s] %d finding%s", code, len(rows), "" if len(rows) == 1 else "s")
-        for row in rows[:SHOWN_PER_CODE]:
-            say("  %s: %s", row.where, row.message)
-        if len(rows) > SHOWN_PER_CODE:
-            say("  … and %d more, all in check_dataset_result.json", len(rows) - SHOWN_PER_CODE)
-        say("  to do: %s", rows[0].fix)
 
 
 def write_samples(lists: dict[str, ImageList], folder: Path) -> dict[str, list[str]]:
@@ -107,5 +88,25 @@ def write_histogram(lists: dict[str, ImageList], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(y=0.12)
     axes.legend(frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+
+
+def write_class_sizes(lists: dict[str, ImageList], path: Path) -> None:
+    """Images per class, largest class first, one curve a list, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, colour in zip(LISTS, ("#4269d0", "#efb118", "#ff725c"), strict=True):
+        sizes = np.sort(np.unique(lists[name].labels, return_counts=True)[1])[::-1]
+        if len(sizes):
+            axes.step(np.arange(1, len(sizes) + 1), sizes, where="mid", label=f"{name}.txt", color=colour)
+            if len(sizes) == 1:
+                axes.plot([1], sizes, ".", color=colour)
+    if any(len(records) for records in lists.values()):
+        axes.legend(frameon=False)
+    axes.set(title="Images per class", xlabel="class, by size", ylabel="images", ylim=(0, None))
+    axes.spines[["top", "right"]].set_visible(False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")

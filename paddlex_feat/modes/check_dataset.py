@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from paddlex_feat.config.schema import Config
-from paddlex_feat.dataset.check import Settings, check
-from paddlex_feat.dataset.records import LISTS, find_root
-from paddlex_feat.dataset.report import log_findings, write_histogram, write_samples
+from paddlex_feat.config.schema import Config, SplitSection
+from paddlex_feat.dataset import html, labelme, relist, report, split
+from paddlex_feat.dataset.check import check
+from paddlex_feat.dataset.findings import Finding, log_findings, stricter
+from paddlex_feat.dataset.records import LISTS, find_root, require_lists
+from paddlex_feat.dataset.subject import DataSet, Settings
 from paddlex_feat.errors import DatasetError
 from paddlex_feat.runtime import cpu_count
 
@@ -18,43 +21,107 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Config, output: Path) -> dict[str, Any]:
-    """Check everything, write samples and histogram; raise DatasetError if there are errors."""
-    train = config.Train
-    settings = Settings(
-        batch_size=train.batch_size,
-        samples_per_class=train.samples_per_class,
-        num_classes=train.num_classes if isinstance(train.num_classes, int) else None,
-        workers=train.num_workers or cpu_count(),
-    )
+    """Convert and split if asked, check everything, write report, samples and plots.
+
+    Raises DatasetError, with the result attached, if there are errors.
+    """
+    wanted, before = config.CheckDataset, []
+    if wanted.convert.enable:
+        before += _convert(config)
+    if wanted.split.enable:
+        before += _split(config.Global.dataset_dir, wanted.split)
     root = find_root(config.Global.dataset_dir)
     log.info("Checking the data set in %s", root)
-    lists, findings = check(root, settings)
+    data, findings = check(root, _settings(config))
+    findings = (stricter(before) if wanted.strict else before) + findings
     for name in LISTS:
-        log.info("%s.txt: %d images, %d classes", name, len(lists[name]), len(set(lists[name].labels)))
+        log.info("%s.txt: %d images, %d classes", name, len(data.lists[name]), len(set(data.lists[name].labels)))
     log_findings(findings)
-
-    folder = output / "check_dataset"
-    samples = write_samples(lists, folder / "demo_img")
-    write_histogram(lists, folder / "histogram.png")
-    errors = sum(f.severity == "error" for f in findings)
-    attributes: dict[str, Any] = {}
-    for name in LISTS:
-        attributes[f"{name}_samples"] = len(lists[name])
-        attributes[f"{name}_sample_paths"] = [f"check_dataset/demo_img/{s}" for s in samples[name]]
-    result = {
-        "check_pass": not errors,
-        "attributes": attributes,
-        "analysis": {"histogram": "check_dataset/histogram.png"},
-        "dataset_path": config.Global.dataset_dir,
-        "show_type": "image",
-        "dataset_type": "ShiTuRecDataset",
-        "findings": [asdict(f) for f in findings],
-    }
-    if errors:
+    result = _write(config, output, root, data, findings)
+    log.info("Report: %s", output / "check_dataset" / "report.html")
+    counts = Counter(f.severity for f in findings)
+    if counts["error"]:
         raise DatasetError(
-            f"The data set did not pass: {errors} error{'s' if errors > 1 else ''}, {len(findings) - errors} warnings.",
+            f"The data set did not pass: {counts['error']} errors, {counts['warning']} warnings.",
             where=str(root),
             fix="Correct what is listed above; all findings are in check_dataset_result.json.",
         ).with_result(result)
     log.info("Check dataset passed !")
     return result
+
+
+def _settings(config: Config) -> Settings:
+    train = config.Train
+    return Settings(
+        batch_size=train.batch_size,
+        samples_per_class=train.samples_per_class,
+        num_classes=train.num_classes if isinstance(train.num_classes, int) else None,
+        workers=train.num_workers or cpu_count(),
+        input_size=train.input_size,
+        decode=config.CheckDataset.decode,
+        strict=config.CheckDataset.strict,
+    )
+
+
+def _texts(paths: list[str], labels: list[int], parts: dict[str, list[int]]) -> dict[str, str]:
+    return {name: "".join(f"{paths[i]} {labels[i]}\n" for i in parts[name]) for name in LISTS}
+
+
+def _convert(config: Config) -> list[Finding]:
+    """LabelMe annotations to the three lists."""
+    root = labelme.find_root(config.Global.dataset_dir)
+    converted = labelme.convert(root)
+    parts = split.draw(converted.labels, labelme.PERCENTS, "image", config.CheckDataset.convert.seed)
+    relist.replace_lists(root, _texts(converted.paths, converted.labels, parts))
+    log.info(
+        "Converted %d annotated images of %d classes: %s",
+        len(converted.paths),
+        len(set(converted.labels)),
+        ", ".join(f"{len(parts[name])} {name}" for name in LISTS),
+    )
+    return converted.findings
+
+
+def _split(dataset_dir: str, wanted: SplitSection) -> list[Finding]:
+    """Draw the three lists anew from all their lines."""
+    lists = require_lists(dataset_dir)
+    pairs = dict.fromkeys(
+        pair for records in lists.values() for pair in zip(records.paths, records.labels, strict=True)
+    )
+    paths, labels = [path for path, _ in pairs], [label for _, label in pairs]
+    percents = (wanted.train_percent or 0, wanted.gallery_percent or 0, wanted.query_percent or 0)
+    parts = split.draw(labels, percents, wanted.by, wanted.seed)
+    relist.replace_lists(lists["train"].root, _texts(paths, labels, parts))
+    classes = {name: {labels[i] for i in parts[name]} for name in LISTS}
+    told = ", ".join(f"{len(parts[name])} {name} ({len(classes[name])} classes)" for name in LISTS)
+    log.info("Split %d images by %s with seed %d: %s", len(paths), wanted.by, wanted.seed, told)
+    evaluated = set(lists["gallery"].labels) | set(lists["query"].labels)
+    if wanted.by == "image" and not evaluated & set(lists["train"].labels):
+        message = "The former train.txt shared no label with gallery.txt and query.txt, so theirs may be other classes."
+        fix = "Make sure that a label means the same class in all three; the former lists are kept as .bak."
+        return [Finding("split-mixes-labels", "warning", "train.txt", message, fix)]
+    return []
+
+
+def _write(config: Config, output: Path, root: Path, data: DataSet, findings: list[Finding]) -> dict[str, Any]:
+    """Samples, plots and the report below `<output>/check_dataset`; the content of the result file."""
+    folder = output / "check_dataset"
+    samples = report.write_samples(data.lists, folder / "demo_img")
+    plots = [folder / "histogram.png", folder / "class_sizes.png"]
+    report.write_histogram(data.lists, plots[0])
+    report.write_class_sizes(data.lists, plots[1])
+    pictures = {name: [folder / "demo_img" / s for s in files] for name, files in samples.items()}
+    html.write_report(folder / "report.html", data, findings, root, plots, pictures)
+    attributes: dict[str, Any] = {}
+    for name in LISTS:
+        attributes[f"{name}_samples"] = len(data.lists[name])
+        attributes[f"{name}_sample_paths"] = [f"check_dataset/demo_img/{s}" for s in samples[name]]
+    return {
+        "check_pass": not any(f.severity == "error" for f in findings),
+        "attributes": attributes,
+        "analysis": {"histogram": "check_dataset/histogram.png"},
+        "dataset_path": config.Global.dataset_dir,
+        "show_type": "image",
+        "dataset_type": "ShiTuRecDataset",
+        "findings": [{k: v for k, v in asdict(f).items() if k != "image"} for f in findings],
+    }

@@ -15,8 +15,8 @@ SUFFIXES = frozenset(
 )
 
 
-def decode_rgb(data: bytes, name: str) -> np.ndarray:
-    """Pixels of an encoded image: uint8 [H, W, 3], RGB, EXIF rotation applied, alpha dropped.
+def decode_bgr(data: bytes, name: str) -> np.ndarray:
+    """Pixels of an encoded image: uint8 [H, W, 3], BGR, EXIF rotation applied, alpha dropped.
 
     Raises ImageError naming `name` if the bytes are no image.
     """
@@ -24,13 +24,18 @@ def decode_rgb(data: bytes, name: str) -> np.ndarray:
         raise ImageError("The image file is empty.", where=name, fix="Replace the file or take it off the list.")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:  # e.g. more pixels than OpenCV's limit
+    except cv2.error as error:  # e.g. more pixels than MOST_PIXELS
         raise ImageError(
             f"The image cannot be decoded ({error.err or error}).", where=name, fix="Replace or remove it."
         ) from error
     if image is None:
         raise ImageError("The image cannot be decoded.", where=name, fix="Replace the file or take it off the list.")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
+
+
+def decode_rgb(data: bytes, name: str) -> np.ndarray:
+    """As `decode_bgr`, in RGB order."""
+    return cv2.cvtColor(decode_bgr(data, name), cv2.COLOR_BGR2RGB)
 
 
 def read_rgb(path: str | Path) -> np.ndarray:

@@ -1,0 +1,77 @@
+"""Checks of paths and image files."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath, PureWindowsPath
+
+from paddlex_feat.dataset.findings import Finding
+from paddlex_feat.dataset.subject import DataSet, Settings
+
+REPLACE = "Replace the file or take its lines off the lists."
+_TRAITS = {
+    "animated": ("warning", "The image is animated; only its first frame is used.", "Save the frames as images."),
+    "multi-page": ("warning", "The file has several pages; only the first is used.", "Save the pages as images."),
+    "cmyk": ("warning", "The image is CMYK; its colours are converted without a profile.", "Save it as RGB."),
+    "16-bit": ("warning", "The image has 16 bits a channel; 8 are used.", "Save it with 8 bits."),
+    "alpha": ("warning", "The image has transparency, which is dropped.", "Put it on a background."),
+    "rotated": ("note", "The image is turned as its EXIF data say.", "Nothing, where that is right."),
+}
+
+
+def paths(data: DataSet, settings: Settings) -> list[Finding]:
+    """Paths stay in the data set's folder, so that the folder can be moved and trusted."""
+    findings = []
+    for name, records in data.lists.items():
+        for i, path in enumerate(records.paths):
+            if ".." not in path and path[0] not in "/\\" and path[1:2] != ":":
+                continue
+            if path[0] in "/\\" or PureWindowsPath(path).drive:
+                kind, message = "path-absolute", "is absolute, so the data set cannot be moved."
+            elif ".." in PurePosixPath(path.replace("\\", "/")).parts:
+                kind, message = "path-leaves", "leaves the data set's folder."
+            else:
+                continue
+            fix = f"Move the image below the folder of {name}.txt and write its path from there."
+            findings.append(Finding(kind, "warning", records.where(i), f"{path} {message}", fix))
+    return findings
+
+
+def images(data: DataSet, settings: Settings) -> list[Finding]:
+    """Every image exists and decodes; a file on several lines is an error on each."""
+    bad = {path: facts for path, facts in data.facts.items() if facts.fault}
+    if not bad:
+        return []
+    return [
+        Finding(bad[file].fault, "error", where, f"{file}: {bad[file].message}", REPLACE)
+        for file, _, where, _ in data.records()
+        if file in bad
+    ]
+
+
+def traits(data: DataSet, settings: Settings) -> list[Finding]:
+    """Images that are used otherwise than they look elsewhere."""
+    special = {path: facts.traits for path, facts in data.facts.items() if facts.traits and not facts.fault}
+    findings, seen = [], set()
+    for file, _, where, _ in data.records() if special else ():
+        if file in special and file not in seen:
+            seen.add(file)
+            for trait in special[file]:
+                severity, message, fix = _TRAITS[trait]
+                findings.append(Finding(f"image-{trait}", severity, where, f"{file}: {message}", fix, file))
+    return findings
+
+
+def sizes(data: DataSet, settings: Settings) -> list[Finding]:
+    """Images are at least as large as the network's input. One finding for all that are not."""
+    side = settings.input_size
+    small = {p: f for p, f in data.facts.items() if not f.fault and 0 < min(f.width, f.height) < side}
+    if not small:
+        return []
+    smallest = min(small, key=lambda p: small[p].width * small[p].height)
+    where = next(where for file, _, where, _ in data.records() if file == smallest)
+    message = (
+        f"{len(small)} of {len(data.facts)} images are smaller than the {side} px of the network's input; "
+        f"the smallest, {smallest}, has {small[smallest].width} x {small[smallest].height}."
+    )
+    fix = "Use larger images, or a smaller Train.input_size: enlarging adds no detail and costs time."
+    return [Finding("image-small", "warning", where, message, fix, smallest)]

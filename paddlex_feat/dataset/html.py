@@ -1,0 +1,115 @@
+"""The report of check_dataset as one HTML page that needs no other file."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from paddlex_feat.dataset.findings import Finding, grouped
+from paddlex_feat.dataset.subject import DataSet
+from paddlex_feat.errors import ImageError
+from paddlex_feat.files import write_text
+from paddlex_feat.pipeline.decode import read_rgb
+
+SHOWN = 50  # findings of a kind in full
+_THUMBNAILS = 12  # of a kind, images that its findings are about
+_SIDE = 112  # of a thumbnail, in pixels
+
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:1040px;margin:2em auto;padding:0 1em;color:#222}
+h1{font-size:1.6em;margin-bottom:.1em} h2{font-size:1.2em;margin-top:2em}
+table{border-collapse:collapse;width:100%} td,th{padding:.25em .7em;text-align:left;vertical-align:top}
+th{border-bottom:2px solid #ddd} td{border-bottom:1px solid #eee}
+.num{text-align:right;font-variant-numeric:tabular-nums}
+.verdict{display:inline-block;padding:.2em .8em;border-radius:.4em;color:#fff;font-weight:600}
+.passed{background:#1a9850}.failed{background:#d73027}
+details{border:1px solid #ddd;border-left-width:5px;border-radius:.4em;margin:.6em 0;padding:.4em .9em}
+details.error{border-left-color:#d73027}details.warning{border-left-color:#efb118}details.note{border-left-color:#4269d0}
+summary{cursor:pointer;font-weight:600} .fix{color:#555} code{background:#f4f4f4;padding:0 .25em}
+.pictures{display:flex;flex-wrap:wrap;gap:.5em;margin:.5em 0}.pictures img{border-radius:.2em;height:112px}
+.plots img{width:49%}
+"""
+
+
+def write_report(
+    path: Path, data: DataSet, findings: list[Finding], root: Path, plots: list[Path], samples: dict[str, list[Path]]
+) -> None:
+    """Write the page.
+
+    Args:
+        plots: PNG files that the page takes in.
+        samples: per list, the labelled sample images that it takes in.
+    """
+    passed = not any(f.severity == "error" for f in findings)
+    verdict = f'<span class="verdict {"passed" if passed else "failed"}">{"passed" if passed else "not passed"}</span>'
+    body = [
+        f"<h1>Data set check {verdict}</h1><p><code>{escape(str(root))}</code></p>",
+        _lists_table(data),
+        f'<p class="plots">{"".join(_picture(p.read_bytes(), "image/png", p.stem) for p in plots)}</p>',
+        _findings_part(findings),
+        "<h2>Samples</h2>",
+        *(_samples_part(name, files) for name, files in samples.items()),
+    ]
+    page = (
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width"><title>Data set check</title>'
+        f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
+    )
+    write_text(path, page)
+
+
+def _lists_table(data: DataSet) -> str:
+    rows = []
+    for name, records in data.lists.items():
+        sizes = np.unique(records.labels, return_counts=True)[1] if len(records) else np.zeros(1, int)
+        cells = (len(records), len(set(records.labels)), sizes.min(), int(np.median(sizes)), sizes.max())
+        rows.append(f"<tr><td>{name}.txt</td>" + "".join(f'<td class="num">{c}</td>' for c in cells) + "</tr>")
+    heads = "".join(
+        f'<th class="num">{h}</th>' for h in ("images", "classes", "smallest class", "median class", "largest class")
+    )
+    return f"<table><tr><th>list</th>{heads}</tr>{''.join(rows)}</table>"
+
+
+def _findings_part(findings: list[Finding]) -> str:
+    groups = grouped(findings)
+    if not groups:
+        return "<h2>Findings</h2><p>None.</p>"
+    parts = []
+    for (severity, code), rows in groups.items():
+        shown = "".join(f"<tr><td>{escape(f.where)}</td><td>{escape(f.message)}</td></tr>" for f in rows[:SHOWN])
+        more = f"<p>… and {len(rows) - SHOWN} more in check_dataset_result.json</p>" if len(rows) > SHOWN else ""
+        images = dict.fromkeys(f.image for f in rows if f.image)
+        pictures = "".join(_thumbnail(image) for image in list(images)[:_THUMBNAILS])
+        opened = " open" if severity != "note" else ""
+        parts.append(
+            f'<details class="{severity}"{opened}><summary>{severity}: {code} ({len(rows)})</summary>'
+            f'<p class="fix">To do: {escape(rows[0].fix)}</p><div class="pictures">{pictures}</div>'
+            f"<table>{shown}</table>{more}</details>"
+        )
+    return f"<h2>Findings</h2>{''.join(parts)}"
+
+
+def _samples_part(name: str, files: list[Path]) -> str:
+    pictures = "".join(_thumbnail(str(file)) for file in files)
+    return f'<h3>{name}.txt</h3><div class="pictures">{pictures}</div>'
+
+
+def _thumbnail(path: str) -> str:
+    try:
+        image = read_rgb(path)
+    except ImageError:
+        return ""
+    height, width = image.shape[:2]
+    size = (max(1, round(width * _SIDE / height)), _SIDE)
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    data = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
+    return _picture(data.tobytes(), "image/jpeg", Path(path).name)
+
+
+def _picture(data: bytes, kind: str, name: str) -> str:
+    encoded = base64.b64encode(data).decode("ascii")
+    return f'<img src="data:{kind};base64,{encoded}" alt="{escape(name)}" title="{escape(name)}">'

@@ -1,0 +1,218 @@
+"""What an image file is: readable or not, how large, of what kind, and what it looks like.
+
+Every file is decoded in full, in threads. What was found is remembered by path, size and time of
+change, so that a second check of the same files reads none of them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import sqlite3
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from paddlex_feat import MOST_PIXELS
+from paddlex_feat.errors import ImageError
+from paddlex_feat.hub import cache_folder
+from paddlex_feat.pipeline.decode import decode_bgr
+from paddlex_feat.progress import bar
+
+log = logging.getLogger(__name__)
+
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # damaged files are reported as findings
+Image.MAX_IMAGE_PIXELS = None  # headers only are read by Pillow; MOST_PIXELS is the limit here
+_VERSION = 1  # of the facts in the cache
+_CHUNK = 2048  # images handed to the threads at a time
+_FLAT = 8  # grey levels; an image of less contrast looks like any other
+_PNG_BIT_DEPTH = 24  # offset of that byte in a PNG file
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """One image file.
+
+    Attributes:
+        fault: code of why it cannot be used, "" if it can; message: the reason in words.
+        width, height: in pixels, as stored.
+        traits: of "animated", "multi-page", "cmyk", "16-bit", "alpha", "rotated" what applies.
+        content: SHA-256 of the file; looks: 128-bit perceptual hash, both as hex, "" where unknown.
+    """
+
+    fault: str = ""
+    message: str = ""
+    width: int = 0
+    height: int = 0
+    traits: tuple[str, ...] = ()
+    content: str = ""
+    looks: str = ""
+
+
+def inspect(path: str) -> ImageFacts:
+    """Read and decode one file."""
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        return ImageFacts("image-missing", "The file does not exist.")
+    except IsADirectoryError:
+        return ImageFacts("image-is-folder", "The path is a folder, not an image.")
+    except OSError as error:
+        return ImageFacts("image-unreadable", f"The file cannot be read ({error.strerror}).")
+    if not data:
+        return ImageFacts("image-empty", "The file has no bytes.")
+    width, height, traits = _header(data)
+    if width * height > MOST_PIXELS:
+        message = f"{width} x {height} pixels are more than the {MOST_PIXELS} that are decoded."
+        return ImageFacts("image-too-large", message, width, height)
+    try:
+        image = decode_bgr(data, path)
+    except ImageError as error:
+        cut = width and _ends_early(data)
+        code, message = ("image-truncated", "The file ends early.") if cut else ("image-undecodable", error.what)
+        return ImageFacts(code, message, width, height, traits)
+    if not width:
+        height, width = image.shape[:2]
+    elif _ends_early(data):
+        return ImageFacts("image-truncated", "The file ends early.", width, height, traits)
+    return ImageFacts("", "", width, height, traits, sha256(data).hexdigest(), perceptual_hash(image))
+
+
+def _header(data: bytes) -> tuple[int, int, tuple[str, ...]]:
+    """Width, height and traits by the file's header; zeros where Pillow does not know the format."""
+    try:
+        with Image.open(io.BytesIO(data)) as header:
+            traits = []
+            if getattr(header, "is_animated", False):
+                traits.append("multi-page" if header.format == "TIFF" else "animated")
+            if header.mode == "CMYK":
+                traits.append("cmyk")
+            if header.mode.startswith("I") or (header.format == "PNG" and data[_PNG_BIT_DEPTH] == 16):
+                traits.append("16-bit")
+            if header.mode in ("RGBA", "LA", "PA") or "transparency" in header.info:
+                traits.append("alpha")
+            # Pillow decodes a whole PNG in search of EXIF data that may follow the pixels.
+            tags = header.getexif() if header.format != "PNG" or "exif" in header.info else {}
+            if tags.get(0x0112, 1) not in (0, 1):  # the tag Orientation
+                traits.append("rotated")
+            return header.width, header.height, tuple(traits)
+    except Exception:  # noqa: BLE001 - damaged headers raise nearly anything; the decoder has the last word
+        return 0, 0, ()
+
+
+def _ends_early(data: bytes) -> bool:
+    """Is the file cut off? Some decoders fill what is missing with grey and say nothing."""
+    tail = data[-64:].rstrip(b"\0")
+    if tail.endswith((b"\xff\xd9", b"IEND\xaeB`\x82")) or data[:2] not in (b"\xff\xd8", b"\x89P"):
+        return False
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except Exception:  # noqa: BLE001 - whatever it is, the file does not hold the whole image
+        return True
+    return False
+
+
+def perceptual_hash(image: np.ndarray) -> str:
+    """128 bits, as hex, that small changes of size, light and compression leave alone; "" for flat images.
+
+    Signs of the differences between neighbouring cells of a 9 x 9 mean-grey grid, along rows and
+    along columns (a difference hash both ways).
+
+    image: uint8 [H, W, 3].
+    """
+    step_y, step_x = max(1, image.shape[0] // 128), max(1, image.shape[1] // 128)
+    small = np.ascontiguousarray(image[::step_y, ::step_x])
+    grid = cv2.resize(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), (9, 9), interpolation=cv2.INTER_AREA)
+    if int(grid.max()) - int(grid.min()) < _FLAT:
+        return ""
+    rows, columns = grid[:8, 1:] > grid[:8, :-1], grid[1:, :8] > grid[:-1, :8]
+    return np.packbits(np.concatenate([rows.ravel(), columns.ravel()])).tobytes().hex()
+
+
+def inspect_all(paths: list[str], workers: int) -> dict[str, ImageFacts]:
+    """The facts of every path, from the cache where the file has not changed since."""
+    stamps = {path: _stamp(path) for path in paths}
+    with _cache() as cache:
+        known = _recall(cache, stamps)
+        fresh = {p: f for p, f in _inspect_in_threads([p for p in paths if p not in known], workers)}
+        _remember(cache, {p: f for p, f in fresh.items() if stamps[p]}, stamps)
+    return {path: known[path] if path in known else fresh[path] for path in paths}
+
+
+def _inspect_in_threads(paths: list[str], workers: int) -> Iterator[tuple[str, ImageFacts]]:
+    cv2.setNumThreads(1)  # one image a thread is the parallelism
+    stream = iter(paths)
+    with ThreadPoolExecutor(workers) as pool, bar(len(paths), "decoding", "images") as progress:
+        while chunk := list(islice(stream, _CHUNK)):
+            for path, facts in zip(chunk, pool.map(inspect, chunk), strict=True):
+                progress.update()
+                yield path, facts
+
+
+def _stamp(path: str) -> tuple[str, int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return os.path.abspath(path), status.st_size, status.st_mtime_ns
+
+
+@contextmanager
+def _cache() -> Iterator[sqlite3.Connection | None]:
+    """The database of facts; None, with a notice, where it cannot be used."""
+    path = cache_folder() / "check_dataset" / f"images_{_VERSION}.sqlite"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path)
+        connection.execute("CREATE TABLE IF NOT EXISTS image (path PRIMARY KEY, size, changed, facts) WITHOUT ROWID")
+    except (OSError, sqlite3.Error) as error:
+        log.warning("Without a memory of earlier checks: %s: %s", path, error)
+        yield None
+        return
+    with closing(connection):
+        yield connection
+
+
+def _recall(
+    cache: sqlite3.Connection | None, stamps: dict[str, tuple[str, int, int] | None]
+) -> dict[str, ImageFacts]:
+    known: dict[str, ImageFacts] = {}
+    if cache is None:
+        return known
+    try:
+        for path, stamp in stamps.items():
+            row = stamp and cache.execute(
+                "SELECT facts FROM image WHERE path = ? AND size = ? AND changed = ?", stamp
+            ).fetchone()
+            if row:
+                values = json.loads(row[0])
+                known[path] = ImageFacts(**{**values, "traits": tuple(values["traits"])})
+    except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
+        log.warning("The memory of earlier checks is not readable, and not used: %s", error)
+        return {}
+    return known
+
+
+def _remember(
+    cache: sqlite3.Connection | None, fresh: dict[str, ImageFacts], stamps: dict[str, tuple[str, int, int] | None]
+) -> None:
+    if cache is None or not fresh:
+        return
+    rows = [(*(stamps[path] or ()), json.dumps(asdict(facts))) for path, facts in fresh.items()]
+    try:
+        with cache:
+            cache.executemany("INSERT OR REPLACE INTO image VALUES (?, ?, ?, ?)", rows)
+    except (sqlite3.Error, UnicodeError) as error:
+        log.warning("What was found is not remembered for the next check: %s", error)

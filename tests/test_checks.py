@@ -1,0 +1,332 @@
+"""A data set for every kind of finding, made by the test itself."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from paddlex_feat import MOST_PIXELS
+from paddlex_feat.dataset import images
+from paddlex_feat.dataset.check import check
+from paddlex_feat.dataset.check_copies import NEAR, near_pairs
+from paddlex_feat.dataset.findings import Finding
+from paddlex_feat.dataset.records import LISTS, read_list
+from paddlex_feat.dataset.subject import Settings
+
+SETTINGS = Settings(batch_size=4, samples_per_class=2, num_classes=None, workers=2, input_size=16)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def picture(seed: int, size: tuple[int, int] = (48, 40)) -> np.ndarray:
+    """A smooth random image, uint8 [H, W, 3]; other seeds look entirely different."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (7, 7, 3), dtype=np.uint8)
+    return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
+
+
+class Scene:
+    """A sound data set that a test adds to: three train classes of two images, one query, two gallery images."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.lines: dict[str, list[str]] = {"train": [], "gallery": [], "query": []}
+        for i in range(6):
+            self.add("train", f"t{i}.png", i // 2, picture(i))
+        self.add("gallery", "g0.png", 0, picture(10))
+        self.add("gallery", "g1.png", 1, picture(11))
+        self.add("query", "q0.png", 0, picture(12))
+        self.add("query", "q1.png", 1, picture(13))
+
+    def add(self, name: str, file: str, label: int, content: np.ndarray | bytes | None = None) -> str:
+        """Add a line, with its file where content is given; return file:line."""
+        if content is not None:
+            data = content if isinstance(content, bytes) else cv2.imencode(".png", content)[1].tobytes()
+            (self.root / file).parent.mkdir(exist_ok=True)
+            (self.root / file).write_bytes(data)
+        self.lines[name].append(f"{file} {label}")
+        return f"{name}.txt:{len(self.lines[name])}"
+
+    def findings(self, **changes) -> list[Finding]:
+        for name, lines in self.lines.items():
+            (self.root / f"{name}.txt").write_text("\n".join(lines) + "\n")
+        return check(self.root, replace(SETTINGS, **changes))[1]
+
+    def found(self, **changes) -> list[tuple[str, str, str]]:
+        return [(f.code, f.severity, f.where) for f in self.findings(**changes)]
+
+
+@pytest.fixture
+def scene(tmp_path) -> Scene:
+    (tmp_path / "set").mkdir()
+    return Scene(tmp_path / "set")
+
+
+def save(root: Path, name: str, **options) -> bytes:
+    image = Image.fromarray(picture(50)[..., ::-1])
+    path = root / name
+    {
+        "animated.webp": lambda: image.save(path, save_all=True, append_images=[image.rotate(90, expand=False)]),
+        "pages.tif": lambda: image.save(path, save_all=True, append_images=[image]),
+        "cmyk.jpg": lambda: image.convert("CMYK").save(path),
+        "deep.png": lambda: cv2.imwrite(str(path), picture(51).astype(np.uint16) * 257),
+        "alpha.png": lambda: image.convert("RGBA").save(path),
+        "turned.jpg": lambda: image.save(path, exif=exif(6)),
+    }[name]()
+    return path.read_bytes()
+
+
+def exif(orientation: int) -> Image.Exif:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+def test_a_sound_data_set_has_no_findings(scene):
+    assert scene.found() == []
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "severity"),
+    [
+        ("animated.webp", "image-animated", "warning"),
+        ("pages.tif", "image-multi-page", "warning"),
+        ("cmyk.jpg", "image-cmyk", "warning"),
+        ("deep.png", "image-16-bit", "warning"),
+        ("alpha.png", "image-alpha", "warning"),
+        ("turned.jpg", "image-rotated", "note"),
+    ],
+)
+def test_images_of_special_kinds(scene, file, code, severity):
+    where = scene.add("train", file, 0, save(scene.root, file))
+    assert scene.found() == [(code, severity, where)]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tif", ".pgm"])
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_truncated_files_of_every_format(scene, suffix, share):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    data = cv2.imencode(suffix, noise[..., 0] if suffix == ".pgm" else noise)[1].tobytes()
+    where = scene.add("query", f"cut{suffix}", 0, data[: int(len(data) * share)])
+    found = scene.found()
+    assert (
+        len(found) == 1 and found[0][0] in ("image-truncated", "image-undecodable") and found[0][1:] == ("error", where)
+    )
+
+
+def test_a_decompression_bomb_is_refused_by_its_header_and_not_decoded(scene, monkeypatch):
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
+    bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(10**6))) + chunk(b"IEND", b"")
+    assert MOST_PIXELS < 60000 * 60000
+    where = scene.add("train", "bomb.png", 0, bomb)
+    decoded = []
+    decode = images.decode_bgr
+    monkeypatch.setattr(images, "decode_bgr", lambda data, name: decoded.append(name) or decode(data, name))
+    assert scene.found() == [("image-too-large", "error", where)]
+    assert "bomb.png" not in {Path(name).name for name in decoded}
+
+
+def test_files_that_are_no_images(scene):
+    (scene.root / "folder.jpg").mkdir()
+    expected = [
+        ("image-empty", "error", scene.add("train", "empty.jpg", 0, b"")),
+        ("image-undecodable", "error", scene.add("train", "text.jpg", 0, b"hello")),
+        ("image-missing", "error", scene.add("gallery", "absent.jpg", 0)),
+        ("image-is-folder", "error", scene.add("query", "folder.jpg", 0)),
+    ]
+    assert scene.found() == expected
+
+
+def test_paths_that_leave_the_folder_or_are_absolute(scene, tmp_path):
+    cv2.imwrite(str(tmp_path / "outside.png"), picture(60))
+    cv2.imwrite(str(tmp_path / "other.png"), picture(61))
+    expected = [
+        ("path-leaves", "warning", scene.add("train", "../outside.png", 0)),
+        ("path-absolute", "warning", scene.add("query", str(tmp_path / "other.png"), 0)),
+    ]
+    assert scene.found() == expected
+
+
+def test_small_images_are_one_finding(scene):
+    where = scene.add("query", "tiny.png", 0, picture(70, (9, 30)))
+    assert scene.found() == [("image-small", "warning", where)]
+    message = next(f.message for f in scene.findings(input_size=45))
+    assert "11 of 11 images" in message and "30 x 9" in message
+
+
+def test_the_same_line_twice(scene):
+    where = scene.add("train", "t0.png", 0)
+    assert scene.found() == [("line-repeated", "warning", where)]
+
+
+@pytest.mark.parametrize("file", ["t0.png", "copy.png"])
+def test_one_image_with_two_labels(scene, file):
+    where = scene.add("train", file, 1, picture(0))
+    assert scene.found() == [("label-conflict", "error", where)]
+
+
+def test_gallery_and_query_share_one_system_of_labels_train_need_not(scene):
+    scene.lines["train"][0] = "t0.png 7"
+    scene.lines["train"][1] = "t1.png 7"
+    where = scene.add("query", "copy.png", 1, picture(10))  # gallery: label 0
+    assert ("label-conflict", "error", where) in scene.found()
+
+
+def test_identical_and_near_identical_copies_in_a_list(scene):
+    where = scene.add("train", "copy.png", 0, picture(0))
+    assert scene.found() == [("copy-identical", "warning", where)]
+    scene.lines["train"].pop()
+    scene.add("train", "near.jpg", 0, cv2.imencode(".jpg", picture(0), [cv2.IMWRITE_JPEG_QUALITY, 60])[1].tobytes())
+    assert scene.found() == [("copy-near", "note", "train.txt:7")]
+
+
+def test_near_identical_images_with_two_labels(scene):
+    brighter = np.clip(picture(0).astype(int) + 12, 0, 255).astype(np.uint8)
+    where = scene.add("train", "near.png", 1, brighter)
+    assert scene.found() == [("label-conflict-near", "warning", where)]
+
+
+def test_what_is_evaluated_must_not_be_trained_on(scene):
+    expected = [
+        ("leak-identical", "warning", scene.add("query", "same.png", 0, picture(0))),
+        ("leak-near", "warning", scene.add("gallery", "resized.png", 1, cv2.resize(picture(2), (80, 96)))),
+    ]
+    assert scene.found() == expected
+
+
+def test_a_query_in_the_gallery_finds_itself(scene):
+    where = scene.add("query", "g0.png", 0)
+    assert scene.found() == [("query-in-gallery", "warning", where)]
+    scene.lines["query"] = ["g0.png 0", "g1.png 1"]
+    assert scene.found() == [("query-in-gallery", "error", f"query.txt:{i}") for i in (1, 2)]
+
+
+def test_labels_of_query_and_gallery(scene):
+    where = scene.add("query", "new.png", 9, picture(80))
+    scene.add("gallery", "idle.png", 8, picture(81))
+    assert scene.found() == [("query-unmatched", "warning", where), ("gallery-not-queried", "note", "gallery.txt")]
+    scene.lines["query"] = [line.split()[0] + " 77" for line in scene.lines["query"]]
+    assert ("query-none-matched", "error", "query.txt") in scene.found()
+
+
+def test_classes_against_classifier_and_sampler(scene):
+    assert scene.found(num_classes=2) == [("num-classes-too-small", "error", "train.txt")]
+    assert scene.found(num_classes=9) == [("num-classes-larger", "note", "train.txt")]
+    assert scene.found(batch_size=8)[0] == ("sampler-batch", "error", "train.txt")
+    assert "batch_size=6" in scene.findings(batch_size=8)[0].fix
+    scene.lines["train"].pop()
+    assert scene.found() == [("class-small", "warning", "train.txt")]
+    assert scene.found(samples_per_class=None) == []
+    scene.lines["train"] = ["t0.png 3", "t1.png 3"]
+    assert ("train-one-class", "error", "train.txt") in scene.found()
+
+
+def test_an_extreme_tail(scene):
+    for i in range(110):
+        scene.add("train", f"many{i}.png", 0, picture(1000 + i))
+    assert ("class-tail", "warning", "train.txt") in scene.found()
+
+
+def test_strict_makes_errors_of_warnings_but_not_of_notes(scene):
+    scene.add("train", "t0.png", 0)
+    scene.add("train", "turned.jpg", 0, save(scene.root, "turned.jpg"))
+    assert [s for _, s, _ in scene.found(strict=True)] == ["note", "error"]
+
+
+def test_lists_that_cannot_be_read(scene):
+    scene.found()
+    (scene.root / "train.txt").unlink()
+    (scene.root / "gallery.txt").write_bytes(b"\n \n")
+    (scene.root / "query.txt").write_bytes(b"q0.png 0\nx\nq1.png one\n\xff\xff 1\n")
+    codes = [(f.code, f.where) for f in check(scene.root, SETTINGS)[1]]
+    assert codes == [("list-missing", "train.txt"), ("list-empty", "gallery.txt"), ("list-encoding", "query.txt:4")]
+
+
+@pytest.mark.parametrize(("decode", "missing"), [("all", 601), ("sample", 500), ("none", 0)])
+def test_how_many_images_are_decoded(scene, decode, missing):
+    scene.lines["query"] = ["q0.png 0"] + [f"absent{i}.png 0" for i in range(601)]
+    count = sum(code == "image-missing" for code, _, _ in scene.found(decode=decode))
+    assert count == missing or (decode == "sample" and count in (499, 500))
+
+
+def test_a_second_check_reads_only_what_has_changed(scene, monkeypatch):
+    assert scene.found() == []
+    read = []
+    inspect = images.inspect
+    monkeypatch.setattr(images, "inspect", lambda path: read.append(Path(path).name) or inspect(path))
+    assert scene.found() == [] and read == []
+    (scene.root / "t3.png").write_bytes(b"damaged")
+    assert [code for code, _, _ in scene.found()] == ["image-undecodable"] and read == ["t3.png"]
+
+
+@pytest.mark.parametrize("content", [b"no database", None])
+def test_a_cache_that_cannot_be_used_is_done_without(scene, tmp_path, content):
+    folder = tmp_path / "cache" / "check_dataset"
+    if content is None:
+        (tmp_path / "cache").write_text("a file in place of the folder")
+    else:
+        folder.mkdir(parents=True)
+        for version in range(1, 9):
+            (folder / f"images_{version}.sqlite").write_bytes(content * 100)
+    assert scene.found() == []
+
+
+def test_near_pairs_against_brute_force():
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 256, (60, 16), dtype=np.uint8)
+    hashes = [base[i].copy() for i in rng.integers(0, 60, 300)]
+    for row in hashes:
+        for bit in rng.integers(0, 128, rng.integers(0, 7)):
+            row[bit // 8] ^= np.uint8(1 << (bit % 8))
+    looks = {str(i): row.tobytes().hex() for i, row in enumerate(hashes)}
+    numbers = [int(h, 16) for h in looks.values()]
+    expected = {
+        (str(i), str(j)) for i in range(300) for j in range(i + 1, 300) if (numbers[i] ^ numbers[j]).bit_count() <= NEAR
+    }
+    assert set(near_pairs(looks)) == expected and len(expected) > 300
+    assert list(near_pairs({})) == list(near_pairs({"a": "00" * 16})) == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.binary(max_size=200) | st.text(max_size=80).map(lambda t: t.encode("utf-8", "surrogatepass")))
+def test_arbitrary_bytes_as_a_list_give_findings_and_no_traceback(tmp_path_factory, data):
+    root = tmp_path_factory.mktemp("any")
+    for name in LISTS:
+        (root / f"{name}.txt").write_bytes(data)
+    records, findings = read_list(root, "train")
+    assert len(records) or findings
+    found = check(root, replace(SETTINGS, decode="none"))[1]
+    assert all(f.code and f.where and f.message and f.fix for f in found)
+    assert [(root / f"{name}.txt").read_bytes() for name in LISTS] == [data] * 3
+    shutil.rmtree(root)
+
+
+def test_every_code_is_documented_with_its_severity():
+    page = (ROOT / "docs" / "check_dataset.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\| `([a-z0-9-]+)` \|", page, re.MULTILINE))
+    sources = " ".join(
+        p.read_text() for p in (ROOT / "paddlex_feat").rglob("*.py") if "dataset" in p.parts or "modes" in p.parts
+    )
+    families = "list|line|label|image|path|class|num-classes|sampler|train|query|gallery|copy|leak|labelme|split"
+    used = set(re.findall(rf'"((?:{families})-[a-z0-9-]+)"', sources)) | {"label-conflict"}
+    used |= {f"image-{trait}" for trait in ("animated", "multi-page", "cmyk", "16-bit", "alpha", "rotated")}
+    assert used - documented == set() and documented - used == set()
