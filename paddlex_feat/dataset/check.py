@@ -36,7 +36,7 @@ CHECKS: tuple[Callable[[DataSet, Settings], list[Finding]], ...] = (
 
 def check(root: Path, settings: Settings) -> tuple[DataSet, list[Finding]]:
     """Read the three lists in `root`, decode their images and run every check."""
-    data, findings = DataSet(), []
+    data, findings = DataSet(root), []
     for name in LISTS:
         data.lists[name], faults = read_list(root, name)
         findings += faults

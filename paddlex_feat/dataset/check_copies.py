@@ -49,9 +49,9 @@ def contradictory_labels(data: DataSet, settings: Settings) -> list[Finding]:
             here = [place for place in found if place[3] in names]
             for file, label, where, _ in here[1:]:
                 if label != here[0][1]:
-                    message = f"{file} has label {label} here and {here[0][1]} in {here[0][2]}."
+                    message = f"{data.short(file)} has label {label} here and {here[0][1]} in {here[0][2]}."
                     fix = "Keep the line with the right label."
-                    findings.append(Finding("label-conflict", "error", where, message, fix, _known(data, file)))
+                    findings.append(Finding("label-conflict", "error", where, message, fix, data.readable(file)))
     return findings
 
 
@@ -63,9 +63,9 @@ def identical(data: DataSet, settings: Settings) -> list[Finding]:
         for place in found:
             other = first.setdefault(place[3], place)
             if place[0] != other[0] and place[1] == other[1]:
-                message = f"{place[0]} is the same image as {other[0]} ({other[2]})."
+                message = f"{data.short(place[0])} is the same image as {data.short(other[0])} ({other[2]})."
                 fix = "Keep one of the two."
-                findings.append(Finding("copy-identical", "warning", place[2], message, fix, _known(data, place[0])))
+                findings.append(Finding("copy-identical", "warning", place[2], message, fix, data.readable(place[0])))
     return findings
 
 
@@ -82,9 +82,9 @@ def query_in_gallery(data: DataSet, settings: Settings) -> list[Finding]:
             "query-in-gallery",
             severity,
             query[2],
-            f"{query[0]} is in {gallery[2]} too: it finds itself." + (" So does every query." if every else ""),
+            f"{data.short(query[0])} is in {gallery[2]} too: it finds itself." + (" So does every query." if every else ""),
             fix,
-            _known(data, query[0]),
+            data.readable(query[0]),
         )
         for query, gallery in found
     ]
@@ -97,9 +97,9 @@ def leaks(data: DataSet, settings: Settings) -> list[Finding]:
         train = next((p for p in places if p[3] == "train"), None)
         for file, _, where, name in places if train else ():
             if train and name != "train":
-                message = f"{file} is in {train[2]} too: evaluation would look better than it is."
+                message = f"{data.short(file)} is in {train[2]} too: evaluation would look better than it is."
                 fix = "Take it off one of the two lists."
-                findings.append(Finding("leak-identical", "warning", where, message, fix, _known(data, file)))
+                findings.append(Finding("leak-identical", "warning", where, message, fix, data.readable(file)))
     return findings
 
 
@@ -113,22 +113,23 @@ def look_alikes(data: DataSet, settings: Settings) -> list[Finding]:
         if data.facts[a].content == data.facts[b].content:
             continue  # said by the checks above
         first, second = sorted((places[a], places[b]), key=lambda p: p[3] != "train")
-        message = f"{second[0]} looks the same as {first[0]} ({first[2]})"
+        pair = data.readable(second[0], first[0])
+        message = f"{data.short(second[0])} looks the same as {data.short(first[0])} ({first[2]})"
         if (first[3] == "train") != (second[3] == "train"):
             fix = "Look at both; if they show the same picture, take it off one of the lists."
             findings.append(
-                Finding("leak-near", "warning", second[2], f"{message}, which is trained on.", fix, second[0])
+                Finding("leak-near", "warning", second[2], f"{message}, which is trained on.", fix, pair)
             )
         elif first[1] != second[1] and (first[3] == "train") == (second[3] == "train"):
             fix = "Look at both; if they show the same thing, give them one label."
             message += f" but has label {second[1]}, not {first[1]}."
-            findings.append(Finding("label-conflict-near", "warning", second[2], message, fix, second[0]))
+            findings.append(Finding("label-conflict-near", "warning", second[2], message, fix, pair))
         elif first[3] == second[3]:
-            harmless.append((second, f"{message}."))
+            harmless.append((second[2], f"{message}.", pair))
     if harmless:
-        (file, _, where, _), message = harmless[0]
+        where, message, pair = harmless[0]
         message = f"{len(harmless)} pairs of images in one list and class look the same. {message}"
-        findings.append(Finding("copy-near", "note", where, message, "Nothing, if there are few of them.", file))
+        findings.append(Finding("copy-near", "note", where, message, "Nothing, if there are few of them.", pair))
     return findings
 
 
@@ -160,8 +161,3 @@ def _close(group: np.ndarray, bits: np.ndarray) -> set[tuple[int, int]]:
     distance = _ONES[members[:, None] ^ members[None]].sum(axis=-1)
     pairs = np.argwhere(np.triu(distance <= NEAR, k=1))
     return {(min(a, b), max(a, b)) for a, b in group[pairs].tolist()}
-
-
-def _known(data: DataSet, file: str) -> str | None:
-    """The file, if it was decoded and can be shown."""
-    return file if file in data.facts and not data.facts[file].fault else None

@@ -42,7 +42,7 @@ def images(data: DataSet, settings: Settings) -> list[Finding]:
     if not bad:
         return []
     return [
-        Finding(bad[file].fault, "error", where, f"{file}: {bad[file].message}", REPLACE)
+        Finding(bad[file].fault, "error", where, f"{data.short(file)}: {bad[file].message}", REPLACE)
         for file, _, where, _ in data.records()
         if file in bad
     ]
@@ -57,7 +57,7 @@ def traits(data: DataSet, settings: Settings) -> list[Finding]:
             seen.add(file)
             for trait in special[file]:
                 severity, message, fix = _TRAITS[trait]
-                findings.append(Finding(f"image-{trait}", severity, where, f"{file}: {message}", fix, file))
+                findings.append(Finding(f"image-{trait}", severity, where, f"{data.short(file)}: {message}", fix, (file,)))
     return findings
 
 
@@ -71,7 +71,7 @@ def sizes(data: DataSet, settings: Settings) -> list[Finding]:
     where = next(where for file, _, where, _ in data.records() if file == smallest)
     message = (
         f"{len(small)} of {len(data.facts)} images are smaller than the {side} px of the network's input; "
-        f"the smallest, {smallest}, has {small[smallest].width} x {small[smallest].height}."
+        f"the smallest, {data.short(smallest)}, has {small[smallest].width} x {small[smallest].height}."
     )
     fix = "Use larger images, or a smaller Train.input_size: enlarging adds no detail and costs time."
-    return [Finding("image-small", "warning", where, message, fix, smallest)]
+    return [Finding("image-small", "warning", where, message, fix, (smallest,))]

@@ -22,7 +22,7 @@ class Finding:
         where: file:line, or a file or key.
         message: what is wrong.
         fix: what to do.
-        image: file of the image it is about, for the report; None if it is about no image.
+        images: files of the images it is about, for the report.
     """
 
     code: str
@@ -30,7 +30,7 @@ class Finding:
     where: str
     message: str
     fix: str
-    image: str | None = None
+    images: tuple[str, ...] = ()
 
 
 def grouped(findings: list[Finding]) -> dict[tuple[str, str], list[Finding]]:

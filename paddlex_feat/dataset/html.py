@@ -16,7 +16,7 @@ from paddlex_feat.files import write_text
 from paddlex_feat.pipeline.decode import read_rgb
 
 SHOWN = 50  # findings of a kind in full
-_THUMBNAILS = 12  # of a kind, images that its findings are about
+_ILLUSTRATED = 12  # findings of a kind with thumbnails
 _SIDE = 112  # of a thumbnail, in pixels
 
 _STYLE = """
@@ -30,7 +30,9 @@ th{border-bottom:2px solid #ddd} td{border-bottom:1px solid #eee}
 details{border:1px solid #ddd;border-left-width:5px;border-radius:.4em;margin:.6em 0;padding:.4em .9em}
 details.error{border-left-color:#d73027}details.warning{border-left-color:#efb118}details.note{border-left-color:#4269d0}
 summary{cursor:pointer;font-weight:600} .fix{color:#555} code{background:#f4f4f4;padding:0 .25em}
-.pictures{display:flex;flex-wrap:wrap;gap:.5em;margin:.5em 0}.pictures img{border-radius:.2em;height:112px}
+.pictures{white-space:nowrap;text-align:right}.pictures img{border-radius:.2em;height:84px;margin-left:.4em}
+.samples{display:flex;flex-wrap:wrap;gap:.5em}.samples img{border-radius:.2em;height:112px}
+.where{white-space:nowrap;width:9em}
 .plots img{width:49%}
 """
 
@@ -80,22 +82,29 @@ def _findings_part(findings: list[Finding]) -> str:
         return "<h2>Findings</h2><p>None.</p>"
     parts = []
     for (severity, code), rows in groups.items():
-        shown = "".join(f"<tr><td>{escape(f.where)}</td><td>{escape(f.message)}</td></tr>" for f in rows[:SHOWN])
+        shown = "".join(_row(finding, i < _ILLUSTRATED) for i, finding in enumerate(rows[:SHOWN]))
         more = f"<p>… and {len(rows) - SHOWN} more in check_dataset_result.json</p>" if len(rows) > SHOWN else ""
-        images = dict.fromkeys(f.image for f in rows if f.image)
-        pictures = "".join(_thumbnail(image) for image in list(images)[:_THUMBNAILS])
         opened = " open" if severity != "note" else ""
         parts.append(
             f'<details class="{severity}"{opened}><summary>{severity}: {code} ({len(rows)})</summary>'
-            f'<p class="fix">To do: {escape(rows[0].fix)}</p><div class="pictures">{pictures}</div>'
+            f'<p class="fix">To do: {escape(rows[0].fix)}</p>'
             f"<table>{shown}</table>{more}</details>"
         )
     return f"<h2>Findings</h2>{''.join(parts)}"
 
 
+def _row(finding: Finding, illustrated: bool) -> str:
+    pictures = "".join(map(_thumbnail, finding.images)) if illustrated else ""
+    text = escape(finding.message)
+    return (
+        f'<tr><td class="where"><code>{escape(finding.where)}</code></td><td>{text}</td>'
+        f'<td class="pictures">{pictures}</td></tr>'
+    )
+
+
 def _samples_part(name: str, files: list[Path]) -> str:
     pictures = "".join(_thumbnail(str(file)) for file in files)
-    return f'<h3>{name}.txt</h3><div class="pictures">{pictures}</div>'
+    return f'<h3>{name}.txt</h3><div class="samples">{pictures}</div>'
 
 
 def _thumbnail(path: str) -> str:

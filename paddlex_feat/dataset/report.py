@@ -106,6 +106,7 @@ def write_class_sizes(lists: dict[str, ImageList], path: Path) -> None:
                 axes.plot([1], sizes, ".", color=colour)
     if any(len(records) for records in lists.values()):
         axes.legend(frameon=False)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(title="Images per class", xlabel="class, by size", ylabel="images", ylim=(0, None))
     axes.spines[["top", "right"]].set_visible(False)
     with atomic_path(path) as temporary:

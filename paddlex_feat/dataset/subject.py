@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from paddlex_feat.dataset.images import ImageFacts
 from paddlex_feat.dataset.records import ImageList
@@ -37,8 +38,17 @@ class Settings:
 class DataSet:
     """The three lists by name, and what is known of their image files by path."""
 
+    root: Path
     lists: dict[str, ImageList] = field(default_factory=dict)
     facts: dict[str, ImageFacts] = field(default_factory=dict)
+
+    def short(self, file: str) -> str:
+        """A record's file as its list writes it."""
+        return file.removeprefix(f"{self.root}/")
+
+    def readable(self, *files: str) -> tuple[str, ...]:
+        """Those of the files that were decoded, and so can be shown."""
+        return tuple(file for file in files if file in self.facts and not self.facts[file].fault)
 
     def records(self, *names: str) -> Iterator[tuple[str, int, str, str]]:
         """(file, label, file:line, list) of every record of these lists, or of all three."""

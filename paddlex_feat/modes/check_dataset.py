@@ -123,5 +123,5 @@ def _write(config: Config, output: Path, root: Path, data: DataSet, findings: li
         "dataset_path": config.Global.dataset_dir,
         "show_type": "image",
         "dataset_type": "ShiTuRecDataset",
-        "findings": [{k: v for k, v in asdict(f).items() if k != "image"} for f in findings],
+        "findings": [{k: v for k, v in asdict(f).items() if k != "images"} for f in findings],
     }
