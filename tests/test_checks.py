@@ -272,7 +272,7 @@ def test_a_second_check_reads_only_what_has_changed(scene, monkeypatch):
     assert scene.found() == []
     read = []
     inspect = images.inspect
-    monkeypatch.setattr(images, "inspect", lambda path: read.append(Path(path).name) or inspect(path))
+    monkeypatch.setattr(images, "inspect", lambda path, hashed: read.append(Path(path).name) or inspect(path, hashed))
     assert scene.found() == [] and read == []
     (scene.root / "t3.png").write_bytes(b"damaged")
     assert [code for code, _, _ in scene.found()] == ["image-undecodable"] and read == ["t3.png"]

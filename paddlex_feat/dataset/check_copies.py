@@ -7,15 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from paddlex_feat.dataset.findings import Finding
-from paddlex_feat.dataset.subject import DataSet, Settings
+from paddlex_feat.dataset.subject import DataSet, Place, Settings
 
 # Bits of 128 in which the perceptual hashes of near-identical images differ at most: 8 bands of 16 bits,
 # one of which must then be equal.
 NEAR = 7
 _ONES = np.array([i.bit_count() for i in range(256)], np.uint8)
 _LARGEST_BAND = 500  # files that share a band; more share it by chance or by a common background
-
-Place = tuple[str, int, str, str]  # file, label, file:line, list
 
 
 def repeated_lines(data: DataSet, settings: Settings) -> list[Finding]:
@@ -32,59 +30,53 @@ def repeated_lines(data: DataSet, settings: Settings) -> list[Finding]:
     return findings
 
 
-def _by_content(data: DataSet) -> dict[str, list[Place]]:
-    """Records by the content of their file, where it is known; else by path."""
-    places: dict[str, list[Place]] = {}
-    for place in data.records():
-        facts = data.facts.get(place[0])
-        places.setdefault(facts.content if facts and facts.content else place[0], []).append(place)
-    return {key: found for key, found in places.items() if len(found) > 1}
-
-
 def contradictory_labels(data: DataSet, settings: Settings) -> list[Finding]:
     """One image has one label in train.txt, and one in gallery.txt and query.txt together."""
     findings = []
-    for found in _by_content(data).values():
+    for places in data.repeated:
         for names in (("train",), ("gallery", "query")):
-            here = [place for place in found if place[3] in names]
-            for file, label, where, _ in here[1:]:
-                if label != here[0][1]:
-                    message = f"{data.short(file)} has label {label} here and {here[0][1]} in {here[0][2]}."
+            here = [place for place in places if place.list in names]
+            for place in here[1:]:
+                if place.label != here[0].label:
+                    message = f"{place.path} has label {place.label} here and {here[0].label} in {here[0].where}."
                     fix = "Keep the line with the right label."
-                    findings.append(Finding("label-conflict", "error", where, message, fix, data.readable(file)))
+                    shown = data.readable(place.file)
+                    findings.append(Finding("label-conflict", "error", place.where, message, fix, shown))
     return findings
 
 
 def identical(data: DataSet, settings: Settings) -> list[Finding]:
     """No list holds the same image under two names."""
     findings = []
-    for found in _by_content(data).values():
+    for places in data.repeated:
         first: dict[str, Place] = {}
-        for place in found:
-            other = first.setdefault(place[3], place)
-            if place[0] != other[0] and place[1] == other[1]:
-                message = f"{data.short(place[0])} is the same image as {data.short(other[0])} ({other[2]})."
-                fix = "Keep one of the two."
-                findings.append(Finding("copy-identical", "warning", place[2], message, fix, data.readable(place[0])))
+        for place in places:
+            other = first.setdefault(place.list, place)
+            if place.path != other.path and place.label == other.label:
+                message = f"{place.path} is the same image as {other.path} ({other.where})."
+                shown = data.readable(place.file)
+                findings.append(
+                    Finding("copy-identical", "warning", place.where, message, "Keep one of the two.", shown)
+                )
     return findings
 
 
 def query_in_gallery(data: DataSet, settings: Settings) -> list[Finding]:
     """Queries are not themselves in the gallery, where they would find themselves."""
     found: list[tuple[Place, Place]] = []
-    for places in _by_content(data).values():
-        gallery = next((p for p in places if p[3] == "gallery"), None)
-        found += [(place, gallery) for place in places if gallery and place[3] == "query"]
+    for places in data.repeated:
+        gallery = next((p for p in places if p.list == "gallery"), None)
+        found += [(place, gallery) for place in places if gallery and place.list == "query"]
     every = len(found) == len(data.lists["query"]) > 0
-    severity, fix = ("error" if every else "warning"), "Take it off one of the two lists."
+    severity, more = ("error", " So does every query.") if every else ("warning", "")
     return [
         Finding(
             "query-in-gallery",
             severity,
-            query[2],
-            f"{data.short(query[0])} is in {gallery[2]} too: it finds itself." + (" So does every query." if every else ""),
-            fix,
-            data.readable(query[0]),
+            query.where,
+            f"{query.path} is in {gallery.where} too: it finds itself.{more}",
+            "Take it off one of the two lists.",
+            data.readable(query.file),
         )
         for query, gallery in found
     ]
@@ -93,44 +85,52 @@ def query_in_gallery(data: DataSet, settings: Settings) -> list[Finding]:
 def leaks(data: DataSet, settings: Settings) -> list[Finding]:
     """What is evaluated was not trained on."""
     findings = []
-    for places in _by_content(data).values():
-        train = next((p for p in places if p[3] == "train"), None)
-        for file, _, where, name in places if train else ():
-            if train and name != "train":
-                message = f"{data.short(file)} is in {train[2]} too: evaluation would look better than it is."
+    for places in data.repeated:
+        train = next((p for p in places if p.list == "train"), None)
+        for place in places if train else ():
+            if train and place.list != "train":
+                message = f"{place.path} is in {train.where} too: evaluation would look better than it is."
                 fix = "Take it off one of the two lists."
-                findings.append(Finding("leak-identical", "warning", where, message, fix, data.readable(file)))
+                shown = data.readable(place.file)
+                findings.append(Finding("leak-identical", "warning", place.where, message, fix, shown))
     return findings
 
 
 def look_alikes(data: DataSet, settings: Settings) -> list[Finding]:
     """Near-identical images: across train and evaluation, under two labels, and, as a note, otherwise."""
+    looks = {file: facts.looks for file, facts in data.facts.items() if facts.looks}
+    pairs = [(a, b) for a, b in near_pairs(looks) if not _same(data, a, b)]
+    wanted = {file for pair in pairs for file in pair}
     places: dict[str, Place] = {}
-    for place in data.records():
-        places.setdefault(place[0], place)
+    for file, place in data.records() if wanted else ():
+        if file in wanted:
+            places.setdefault(file, place)
     findings, harmless = [], []
-    for a, b in near_pairs({file: f.looks for file, f in data.facts.items() if f.looks and file in places}):
-        if data.facts[a].content == data.facts[b].content:
-            continue  # said by the checks above
-        first, second = sorted((places[a], places[b]), key=lambda p: p[3] != "train")
-        pair = data.readable(second[0], first[0])
-        message = f"{data.short(second[0])} looks the same as {data.short(first[0])} ({first[2]})"
-        if (first[3] == "train") != (second[3] == "train"):
+    for a, b in pairs:
+        first, second = sorted((places[a], places[b]), key=lambda p: p.list != "train")
+        shown = data.readable(second.file, first.file)
+        message = f"{second.path} looks the same as {first.path} ({first.where})"
+        if (first.list == "train") != (second.list == "train"):
             fix = "Look at both; if they show the same picture, take it off one of the lists."
             findings.append(
-                Finding("leak-near", "warning", second[2], f"{message}, which is trained on.", fix, pair)
+                Finding("leak-near", "warning", second.where, f"{message}, which is trained on.", fix, shown)
             )
-        elif first[1] != second[1] and (first[3] == "train") == (second[3] == "train"):
+        elif first.label != second.label:
             fix = "Look at both; if they show the same thing, give them one label."
-            message += f" but has label {second[1]}, not {first[1]}."
-            findings.append(Finding("label-conflict-near", "warning", second[2], message, fix, pair))
-        elif first[3] == second[3]:
-            harmless.append((second[2], f"{message}.", pair))
+            message += f" but has label {second.label}, not {first.label}."
+            findings.append(Finding("label-conflict-near", "warning", second.where, message, fix, shown))
+        elif first.list == second.list:
+            harmless.append((second.where, f"{message}.", shown))
     if harmless:
-        where, message, pair = harmless[0]
+        where, message, shown = harmless[0]
         message = f"{len(harmless)} pairs of images in one list and class look the same. {message}"
-        findings.append(Finding("copy-near", "note", where, message, "Nothing, if there are few of them.", pair))
+        findings.append(Finding("copy-near", "note", where, message, "Nothing, if there are few of them.", shown))
     return findings
+
+
+def _same(data: DataSet, a: str, b: str) -> bool:
+    """Are the files equal to the byte? Then the checks above have said so."""
+    return bool(data.facts[a].content) and data.facts[a].content == data.facts[b].content
 
 
 def near_pairs(looks: dict[str, str]) -> Iterator[tuple[str, str]]:

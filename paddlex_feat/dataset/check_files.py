@@ -42,8 +42,8 @@ def images(data: DataSet, settings: Settings) -> list[Finding]:
     if not bad:
         return []
     return [
-        Finding(bad[file].fault, "error", where, f"{data.short(file)}: {bad[file].message}", REPLACE)
-        for file, _, where, _ in data.records()
+        Finding(bad[file].fault, "error", place.where, f"{place.path}: {bad[file].message}", REPLACE)
+        for file, place in data.records()
         if file in bad
     ]
 
@@ -52,12 +52,14 @@ def traits(data: DataSet, settings: Settings) -> list[Finding]:
     """Images that are used otherwise than they look elsewhere."""
     special = {path: facts.traits for path, facts in data.facts.items() if facts.traits and not facts.fault}
     findings, seen = [], set()
-    for file, _, where, _ in data.records() if special else ():
+    for file, place in data.records() if special else ():
         if file in special and file not in seen:
             seen.add(file)
             for trait in special[file]:
                 severity, message, fix = _TRAITS[trait]
-                findings.append(Finding(f"image-{trait}", severity, where, f"{data.short(file)}: {message}", fix, (file,)))
+                findings.append(
+                    Finding(f"image-{trait}", severity, place.where, f"{place.path}: {message}", fix, (file,))
+                )
     return findings
 
 
@@ -68,10 +70,10 @@ def sizes(data: DataSet, settings: Settings) -> list[Finding]:
     if not small:
         return []
     smallest = min(small, key=lambda p: small[p].width * small[p].height)
-    where = next(where for file, _, where, _ in data.records() if file == smallest)
+    place = next(place for file, place in data.records() if file == smallest)
     message = (
         f"{len(small)} of {len(data.facts)} images are smaller than the {side} px of the network's input; "
-        f"the smallest, {data.short(smallest)}, has {small[smallest].width} x {small[smallest].height}."
+        f"the smallest, {place.path}, has {small[smallest].width} x {small[smallest].height}."
     )
     fix = "Use larger images, or a smaller Train.input_size: enlarging adds no detail and costs time."
-    return [Finding("image-small", "warning", where, message, fix, (smallest,))]
+    return [Finding("image-small", "warning", place.where, message, fix, (smallest,))]

@@ -12,6 +12,7 @@ import logging
 import os
 import sqlite3
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -48,7 +49,8 @@ class ImageFacts:
         fault: code of why it cannot be used, "" if it can; message: the reason in words.
         width, height: in pixels, as stored.
         traits: of "animated", "multi-page", "cmyk", "16-bit", "alpha", "rotated" what applies.
-        content: SHA-256 of the file; looks: 128-bit perceptual hash, both as hex, "" where unknown.
+        content: SHA-256 of the file as hex; "" where no other file has its size, so that it is unique.
+        looks: 128-bit perceptual hash as hex, "" for an image without contrast.
     """
 
     fault: str = ""
@@ -60,8 +62,8 @@ class ImageFacts:
     looks: str = ""
 
 
-def inspect(path: str) -> ImageFacts:
-    """Read and decode one file."""
+def inspect(path: str, hashed: bool = True) -> ImageFacts:
+    """Read and decode one file; its content is hashed if asked."""
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
@@ -86,7 +88,7 @@ def inspect(path: str) -> ImageFacts:
         height, width = image.shape[:2]
     elif _ends_early(data):
         return ImageFacts("image-truncated", "The file ends early.", width, height, traits)
-    return ImageFacts("", "", width, height, traits, sha256(data).hexdigest(), perceptual_hash(image))
+    return ImageFacts("", "", width, height, traits, sha256(data).hexdigest() if hashed else "", perceptual_hash(image))
 
 
 def _header(data: bytes) -> tuple[int, int, tuple[str, ...]]:
@@ -132,7 +134,7 @@ def perceptual_hash(image: np.ndarray) -> str:
 
     image: uint8 [H, W, 3].
     """
-    step_y, step_x = max(1, image.shape[0] // 128), max(1, image.shape[1] // 128)
+    step_y, step_x = max(1, image.shape[0] // 64), max(1, image.shape[1] // 64)
     small = np.ascontiguousarray(image[::step_y, ::step_x])
     grid = cv2.resize(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), (9, 9), interpolation=cv2.INTER_AREA)
     if int(grid.max()) - int(grid.min()) < _FLAT:
@@ -144,19 +146,22 @@ def perceptual_hash(image: np.ndarray) -> str:
 def inspect_all(paths: list[str], workers: int) -> dict[str, ImageFacts]:
     """The facts of every path, from the cache where the file has not changed since."""
     stamps = {path: _stamp(path) for path in paths}
+    count = Counter(stamp[1] for stamp in stamps.values() if stamp)
+    shared = {path for path, stamp in stamps.items() if stamp and count[stamp[1]] > 1}
     with _cache() as cache:
-        known = _recall(cache, stamps)
-        fresh = {p: f for p, f in _inspect_in_threads([p for p in paths if p not in known], workers)}
+        known = {p: f for p, f in _recall(cache, stamps).items() if f.content or f.fault or p not in shared}
+        unknown = [(path, path in shared) for path in paths if path not in known]
+        fresh = dict(_inspect_in_threads(unknown, workers))
         _remember(cache, {p: f for p, f in fresh.items() if stamps[p]}, stamps)
     return {path: known[path] if path in known else fresh[path] for path in paths}
 
 
-def _inspect_in_threads(paths: list[str], workers: int) -> Iterator[tuple[str, ImageFacts]]:
+def _inspect_in_threads(jobs: list[tuple[str, bool]], workers: int) -> Iterator[tuple[str, ImageFacts]]:
     cv2.setNumThreads(1)  # one image a thread is the parallelism
-    stream = iter(paths)
-    with ThreadPoolExecutor(workers) as pool, bar(len(paths), "decoding", "images") as progress:
+    stream = iter(jobs)
+    with ThreadPoolExecutor(workers) as pool, bar(len(jobs), "decoding", "images") as progress:
         while chunk := list(islice(stream, _CHUNK)):
-            for path, facts in zip(chunk, pool.map(inspect, chunk), strict=True):
+            for (path, _), facts in zip(chunk, pool.map(lambda job: inspect(*job), chunk), strict=True):
                 progress.update()
                 yield path, facts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ class ImageList:
     paths: list[str] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
+    _files: list[str] = field(default_factory=list, repr=False)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -36,7 +38,9 @@ class ImageList:
 
     def files(self) -> list[str]:
         """Every record's image file, as one path."""
-        return [str(self.root / p) for p in self.paths]
+        if len(self._files) != len(self.paths):
+            self._files = [os.path.join(self.root, path) for path in self.paths]
+        return self._files
 
 
 def find_root(dataset_dir: str) -> Path:

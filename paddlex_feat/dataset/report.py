@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from paddlex_feat.dataset.records import LISTS, ImageList
 from paddlex_feat.errors import ImageError
@@ -14,6 +17,7 @@ from paddlex_feat.files import atomic_folder, atomic_path
 from paddlex_feat.pipeline.decode import read_rgb
 
 SAMPLES_PER_LIST = 10
+_TRIED = 1000  # images, before a list without readable ones is given up
 # Formats that every browser shows; samples of other formats are saved as PNG.
 _WEB_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
@@ -31,7 +35,7 @@ def write_samples(lists: dict[str, ImageList], folder: Path) -> dict[str, list[s
             order = list(range(len(records)))
             random.Random(123).shuffle(order)
             names[name] = []
-            for i in order:
+            for i in order[:_TRIED]:
                 if len(names[name]) == SAMPLES_PER_LIST:
                     break
                 saved = _write_sample(records, i, temporary)
@@ -70,12 +74,29 @@ def _labelled(image: np.ndarray, label: int) -> np.ndarray:
     return image
 
 
+def _drawn(path: Path, content: str) -> bool:
+    """Is `path` a plot of just this content? Then matplotlib, most of a short run's time, is not needed."""
+    try:
+        with Image.open(path) as plot:
+            return plot.info.get("Description") == content
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
+def _save(figure: Any, path: Path, content: str) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png", metadata={"Description": content})
+
+
 def write_histogram(lists: dict[str, ImageList], path: Path) -> None:
     """Bars of images and classes for each list, with their numbers, as a PNG."""
-    from matplotlib.figure import Figure
-
     images = [len(lists[name]) for name in LISTS]
     classes = [len(set(lists[name].labels)) for name in LISTS]
+    content = f"images {images}, classes {classes}"
+    if _drawn(path, content):
+        return
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     positions = np.arange(len(LISTS))
@@ -88,26 +109,28 @@ def write_histogram(lists: dict[str, ImageList], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(y=0.12)
     axes.legend(frameon=False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
+    _save(figure, path, content)
 
 
 def write_class_sizes(lists: dict[str, ImageList], path: Path) -> None:
     """Images per class, largest class first, one curve a list, as a PNG."""
+    sizes = {name: np.sort(np.unique(lists[name].labels, return_counts=True)[1])[::-1] for name in LISTS}
+    content = sha256(repr([s.tolist() for s in sizes.values()]).encode()).hexdigest()
+    if _drawn(path, content):
+        return
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, colour in zip(LISTS, ("#4269d0", "#efb118", "#ff725c"), strict=True):
-        sizes = np.sort(np.unique(lists[name].labels, return_counts=True)[1])[::-1]
-        if len(sizes):
-            axes.step(np.arange(1, len(sizes) + 1), sizes, where="mid", label=f"{name}.txt", color=colour)
-            if len(sizes) == 1:
-                axes.plot([1], sizes, ".", color=colour)
-    if any(len(records) for records in lists.values()):
+        if len(sizes[name]):
+            places = np.arange(1, len(sizes[name]) + 1)
+            axes.step(places, sizes[name], where="mid", label=f"{name}.txt", color=colour)
+            axes.plot(places[:1], sizes[name][:1], ".", color=colour)  # a single class has no line
+    if any(map(len, sizes.values())):
         axes.legend(frameon=False)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(title="Images per class", xlabel="class, by size", ylabel="images", ylim=(0, None))
     axes.spines[["top", "right"]].set_visible(False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
+    _save(figure, path, content)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from paddlex_feat.dataset.images import ImageFacts
 from paddlex_feat.dataset.records import ImageList
@@ -34,6 +36,38 @@ class Settings:
     strict: bool = False
 
 
+class Place(NamedTuple):
+    """One record: where it stands and what it says."""
+
+    records: ImageList
+    position: int
+
+    @property
+    def list(self) -> str:
+        """Name of the list."""
+        return self.records.name
+
+    @property
+    def path(self) -> str:
+        """The image as the list writes it."""
+        return self.records.paths[self.position]
+
+    @property
+    def file(self) -> str:
+        """The image file."""
+        return self.records.files()[self.position]
+
+    @property
+    def label(self) -> int:
+        """The label."""
+        return self.records.labels[self.position]
+
+    @property
+    def where(self) -> str:
+        """file:line."""
+        return self.records.where(self.position)
+
+
 @dataclass
 class DataSet:
     """The three lists by name, and what is known of their image files by path."""
@@ -42,17 +76,29 @@ class DataSet:
     lists: dict[str, ImageList] = field(default_factory=dict)
     facts: dict[str, ImageFacts] = field(default_factory=dict)
 
-    def short(self, file: str) -> str:
-        """A record's file as its list writes it."""
-        return file.removeprefix(f"{self.root}/")
-
     def readable(self, *files: str) -> tuple[str, ...]:
         """Those of the files that were decoded, and so can be shown."""
         return tuple(file for file in files if file in self.facts and not self.facts[file].fault)
 
-    def records(self, *names: str) -> Iterator[tuple[str, int, str, str]]:
-        """(file, label, file:line, list) of every record of these lists, or of all three."""
-        for name in names or self.lists:
-            records = self.lists[name]
+    def records(self) -> Iterator[tuple[str, Place]]:
+        """(file, its place) of every record; what a place says is worked out only when asked."""
+        for name, records in self.lists.items():
             for i, file in enumerate(records.files()):
-                yield file, records.labels[i], records.where(i), name
+                yield file, Place(records, i)
+
+    @cached_property
+    def repeated(self) -> list[list[Place]]:
+        """The records of every image that stands on more than one line, in their order.
+
+        Images are the same if their files' contents are known and equal, or else their paths.
+        """
+        first: dict[str, Place] = {}
+        groups: dict[str, list[Place]] = {}
+        for file, place in self.records():
+            facts = self.facts.get(file)
+            key = facts.content or file if facts else file
+            if key in first:
+                groups.setdefault(key, [first[key]]).append(place)
+            else:
+                first[key] = place
+        return list(groups.values())
