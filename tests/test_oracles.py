@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import oracles
 import pytest
+from conftest import run_main
 
 paddle = pytest.importorskip("paddle")
 
@@ -60,6 +64,27 @@ def test_our_weights_give_the_same_features_in_paddleclas(exchange):
 def test_the_same_parameters_are_exempt_from_weight_decay(exchange):
     own = [n for n, p in recognizer.build(NAME, 5).named_parameters() if p.regularizer is not None]
     assert sorted(own) == sorted(exchange[2]["undecayed"].tolist()) != []
+
+
+def test_paddlex_checks_a_data_set_with_the_same_keys_counts_and_samples(faces, tmp_path):
+    oracles.ask("paddlex", "paddlex_check.py", faces, tmp_path / "theirs")
+    settings = (f"Global.dataset_dir={faces}", f"Global.output={tmp_path / 'ours'}", "Train.batch_size=40")
+    done = run_main("-c", NAME, *(w for s in settings for w in ("-o", s)))
+    assert done.returncode == 0, done.stderr
+    theirs, ours = (
+        json.loads((tmp_path / who / "check_dataset_result.json").read_text()) for who in ("theirs", "ours")
+    )
+    assert list(ours) == [*theirs, "findings"] and list(ours["attributes"]) == list(theirs["attributes"])
+    for key, value in theirs.items():
+        if key == "attributes":
+            for name in ("train", "gallery", "query"):
+                assert ours[key][f"{name}_samples"] == value[f"{name}_samples"]
+                stems = [[Path(p).name.split(".")[0] for p in r[f"{name}_sample_paths"]] for r in (ours[key], value)]
+                assert stems[0] == stems[1]  # the same images are shown
+        elif key == "dataset_path":  # PaddleX gives the last part only, its manual the whole
+            assert Path(ours[key]).name == value
+        else:
+            assert ours[key] == value
 
 
 def test_paddlex_reads_an_exported_directory_and_gives_the_same_features(run_folder, faces, tmp_path):
