@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -124,17 +124,19 @@ def recover_folder(path: Path) -> None:
 
 def link_or_copy(source: Path, target: Path) -> None:
     """A second name for an immutable file; a copy where the file system has no hard links."""
-    with suppress(OSError):
+    try:
         os.link(source, target)
-        return
-    shutil.copy2(source, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def free_backup_name(path: Path) -> Path:
     """The first name of `.bak`, `.bak.1`, `.bak.2`, … behind `path` that is not taken."""
     target = path.with_name(path.name + ".bak")
     number = 0
-    while target.exists():
+    while os.path.lexists(target):
         number += 1
         target = path.with_name(f"{path.name}.bak.{number}")
     return target

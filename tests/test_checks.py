@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -16,12 +17,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from paddlex_feat import MOST_PIXELS
-from paddlex_feat.dataset import images
+from paddlex_feat.dataset import html, images, report
 from paddlex_feat.dataset.check import check
-from paddlex_feat.dataset.check_copies import NEAR, near_pairs
+from paddlex_feat.dataset.check_copies import NEAR, NEAR_FINE, near_pairs
 from paddlex_feat.dataset.findings import Finding
 from paddlex_feat.dataset.records import LISTS, read_list
 from paddlex_feat.dataset.subject import Settings
+from paddlex_feat.errors import ImageError
+from paddlex_feat.pipeline.decode import read_rgb
 
 SETTINGS = Settings(batch_size=4, samples_per_class=2, num_classes=None, workers=2, input_size=16)
 
@@ -261,11 +264,115 @@ def test_lists_that_cannot_be_read(scene):
     assert codes == [("list-missing", "train.txt"), ("list-empty", "gallery.txt"), ("list-encoding", "query.txt:4")]
 
 
+@pytest.mark.parametrize(
+    ("data", "codes", "count"),
+    [
+        (b"a.jpg 1\rb.jpg 2\r\nc.jpg 3", [], 3),
+        (b"a\0b.jpg 1\n", ["line-format"], 0),
+        (b"a.jpg " + b"1" * 25, ["label-not-integer"], 0),
+        ("\u3000\n".encode("gbk"), ["list-gbk", "list-empty"], 0),
+        (b"a.jpg 1\x1b[31m 2\n", ["line-format"], 0),
+    ],
+)
+def test_odd_lines(tmp_path, data, codes, count):
+    (tmp_path / "train.txt").write_bytes(data)
+    records, findings = read_list(tmp_path, "train")
+    assert [f.code for f in findings] == codes and len(records) == count
+
+
+def test_a_path_in_two_spellings_is_one_file(scene):
+    where = scene.add("train", "./t0.png", 0)
+    for decode in ("all", "none"):
+        assert scene.found(decode=decode) == [("line-repeated", "warning", where)]
+    scene.lines["train"].pop()
+    (scene.root / "sub").mkdir()
+    where = scene.add("query", "sub/../g0.png", 0)
+    assert scene.found(decode="none") == [("query-in-gallery", "warning", where)]
+
+
+def test_a_pipe_in_a_list_does_not_hang(scene):
+    os.mkfifo(scene.root / "pipe.jpg")
+    where = scene.add("train", "pipe.jpg", 0)
+    assert scene.found() == [("image-unreadable", "error", where)]
+    with pytest.raises(ImageError):
+        read_rgb(scene.root / "pipe.jpg")
+
+
+def test_what_may_become_readable_is_not_remembered(scene, monkeypatch):
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda p: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    facts = images.inspect_all([str(scene.root / "t0.png")], 1)
+    assert [f.fault for f in facts.values()] == ["image-unreadable"]
+    monkeypatch.setattr(Path, "read_bytes", read)
+    assert [f.fault for f in images.inspect_all([str(scene.root / "t0.png")], 1).values()] == [""]
+
+
+def test_a_jpeg_whose_rest_is_zeros_is_truncated(scene):
+    data = cv2.imencode(".jpg", picture(90, (200, 200)))[1].tobytes()
+    where = scene.add("train", "zeros.jpg", 0, data[: len(data) // 2] + bytes(len(data) // 2))
+    scene.add("train", "padded.jpg", 0, cv2.imencode(".jpg", picture(91))[1].tobytes() + bytes(100))
+    assert scene.found()[0][0] in ("image-truncated", "image-undecodable") and [w for *_, w in scene.found()] == [where]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".ppm", ".pgm"])
+def test_16_bits_in_every_format(scene, suffix):
+    deep = picture(92).astype(np.uint16) * 257
+    data = cv2.imencode(suffix, deep[..., 0] if suffix == ".pgm" else deep)[1].tobytes()
+    where = scene.add("train", f"deep{suffix}", 0, data)
+    assert scene.found() == [("image-16-bit", "warning", where)]
+
+
+def test_a_photograph_with_a_preview_is_not_animated(scene):
+    image = Image.fromarray(picture(93))
+    image.save(scene.root / "phone.jpg", "MPO", save_all=True, append_images=[image.resize((20, 20))])
+    scene.add("train", "phone.jpg", 0)
+    assert scene.found() == []
+
+
+def test_different_objects_on_a_plain_background_are_not_look_alikes(scene):
+    for label, draw in enumerate(
+        [
+            lambda i: cv2.circle(i, (128, 128), 80, (40, 40, 40), -1),
+            lambda i: cv2.rectangle(i, (50, 50), (206, 206), (40, 40, 40), -1),
+            lambda i: cv2.putText(i, "AB", (40, 170), cv2.FONT_HERSHEY_SIMPLEX, 4, (40, 40, 40), 20),
+        ]
+    ):
+        scene.add("train", f"object{label}.png", label, draw(np.full((256, 256, 3), 255, np.uint8)))
+    assert scene.found() == []
+
+
+def test_extreme_shapes_and_names_do_not_break_the_report(scene, tmp_path):
+    scene.add("train", "thin.png", 0, picture(94, (1, 1000)))
+    scene.add("train", "wide.jpg", 0, cv2.imencode(".png", picture(95, (2, 70000)))[1].tobytes())
+    scene.add("train", "a" * 240 + ".png", 0, picture(96))
+    name = os.fsdecode(b"b\xff.png")
+    (scene.root / name).write_bytes(b"")
+    scene.findings()
+    data, findings = check(scene.root, SETTINGS)
+    findings.append(Finding("image-empty", "error", name, f"<script>{name}", "x", (str(scene.root / "thin.png"),)))
+    samples = report.write_samples(data.lists, tmp_path / "demo")
+    assert len(samples["train"]) == 9
+    files = {key: [tmp_path / "demo" / s for s in names] for key, names in samples.items()}
+    html.write_report(tmp_path / "report.html", data, findings, Path(name), [], files)
+    page = (tmp_path / "report.html").read_text()
+    assert "<script" not in page and "&lt;script&gt;" in page and page.count("<img") >= 14
+
+
+def test_samples_of_one_name_are_kept_apart(scene, tmp_path):
+    scene.add("gallery", "../set/t0.png", 1)
+    cv2.imwrite(str(tmp_path / "t0.png"), picture(97))
+    scene.add("query", "../t0.png", 0)
+    scene.findings()
+    samples = report.write_samples(check(scene.root, SETTINGS)[0].lists, tmp_path / "demo")
+    named = [s for names in samples.values() for s in names if Path(s).name.startswith("t0")]
+    assert len(named) == len(set(named)) == 3 and all((tmp_path / "demo" / s).is_file() for s in named)
+
+
 @pytest.mark.parametrize(("decode", "missing"), [("all", 601), ("sample", 500), ("none", 0)])
 def test_how_many_images_are_decoded(scene, decode, missing):
     scene.lines["query"] = ["q0.png 0"] + [f"absent{i}.png 0" for i in range(601)]
     count = sum(code == "image-missing" for code, _, _ in scene.found(decode=decode))
-    assert count == missing or (decode == "sample" and count in (499, 500))
+    assert count in ((missing, missing - 1) if decode == "sample" else (missing,))  # q0.png may be in the sample
 
 
 def test_a_second_check_reads_only_what_has_changed(scene, monkeypatch):
@@ -292,18 +399,22 @@ def test_a_cache_that_cannot_be_used_is_done_without(scene, tmp_path, content):
 
 def test_near_pairs_against_brute_force():
     rng = np.random.default_rng(0)
-    base = rng.integers(0, 256, (60, 16), dtype=np.uint8)
+    base = rng.integers(0, 256, (60, 80), dtype=np.uint8)
     hashes = [base[i].copy() for i in rng.integers(0, 60, 300)]
     for row in hashes:
-        for bit in rng.integers(0, 128, rng.integers(0, 7)):
+        for bit in [*rng.integers(0, 128, rng.integers(0, 7)), *rng.integers(128, 640, rng.integers(0, 20))]:
             row[bit // 8] ^= np.uint8(1 << (bit % 8))
     looks = {str(i): row.tobytes().hex() for i, row in enumerate(hashes)}
     numbers = [int(h, 16) for h in looks.values()]
     expected = {
-        (str(i), str(j)) for i in range(300) for j in range(i + 1, 300) if (numbers[i] ^ numbers[j]).bit_count() <= NEAR
+        (str(i), str(j))
+        for i in range(300)
+        for j in range(i + 1, 300)
+        if ((numbers[i] ^ numbers[j]) >> 512).bit_count() <= NEAR
+        and ((numbers[i] ^ numbers[j]) % 2**512).bit_count() <= NEAR_FINE
     }
     assert set(near_pairs(looks)) == expected and len(expected) > 300
-    assert list(near_pairs({})) == list(near_pairs({"a": "00" * 16})) == []
+    assert list(near_pairs({})) == list(near_pairs({"a": "00" * 80})) == []
 
 
 @settings(max_examples=200, deadline=None)
@@ -314,7 +425,7 @@ def test_arbitrary_bytes_as_a_list_give_findings_and_no_traceback(tmp_path_facto
         (root / f"{name}.txt").write_bytes(data)
     records, findings = read_list(root, "train")
     assert len(records) or findings
-    found = check(root, replace(SETTINGS, decode="none"))[1]
+    found = check(root, SETTINGS)[1]
     assert all(f.code and f.where and f.message and f.fix for f in found)
     assert [(root / f"{name}.txt").read_bytes() for name in LISTS] == [data] * 3
     shutil.rmtree(root)
@@ -322,11 +433,12 @@ def test_arbitrary_bytes_as_a_list_give_findings_and_no_traceback(tmp_path_facto
 
 def test_every_code_is_documented_with_its_severity():
     page = (ROOT / "docs" / "check_dataset.md").read_text(encoding="utf-8")
-    documented = set(re.findall(r"^\| `([a-z0-9-]+)` \|", page, re.MULTILINE))
-    sources = " ".join(
-        p.read_text() for p in (ROOT / "paddlex_feat").rglob("*.py") if "dataset" in p.parts or "modes" in p.parts
-    )
+    documented = dict(re.findall(r"^\| `([a-z0-9-]+)` \| (\w+)", page, re.MULTILINE))
+    folders = (ROOT / "paddlex_feat" / "dataset", ROOT / "paddlex_feat" / "modes")
+    sources = " ".join(p.read_text() for folder in folders for p in folder.rglob("*.py"))
     families = "list|line|label|image|path|class|num-classes|sampler|train|query|gallery|copy|leak|labelme|split"
-    used = set(re.findall(rf'"((?:{families})-[a-z0-9-]+)"', sources)) | {"label-conflict"}
+    used = set(re.findall(rf'"((?:{families})-[a-z0-9-]+)"', sources))
     used |= {f"image-{trait}" for trait in ("animated", "multi-page", "cmyk", "16-bit", "alpha", "rotated")}
-    assert used - documented == set() and documented - used == set()
+    assert used == set(documented)
+    for code, severity in re.findall(rf'Finding\(\s*"((?:{families})-[a-z0-9-]+)",\s*"(\w+)"', sources):
+        assert documented[code] == severity, code

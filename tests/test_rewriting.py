@@ -101,7 +101,7 @@ def only(name: str) -> dict[str, bool]:
 
 @pytest.mark.parametrize(
     "image_path",
-    ["../images/sub/a.png", "..\\images\\sub\\a.png", "images/sub/a.png", "sub/a.png", "a.png",
+    ["../images/sub/a.png", "..\\images\\sub\\a.png", "images/sub/a.png", "sub/a.png",
      "C:\\me\\pictures\\a.png", "/home/me/sub/a.png"],
 )  # fmt: skip
 def test_any_form_of_image_path(annotated, image_path):
@@ -110,7 +110,46 @@ def test_any_form_of_image_path(annotated, image_path):
     assert annotated.converted() == ({"images/sub/a.png": 1}, {})
 
 
-def test_the_longest_agreement_decides_among_equal_names_else_it_is_ambiguous(annotated):
+def test_a_missing_image_is_not_replaced_by_another_of_its_name(annotated):
+    annotated.image("dog/01.png")
+    annotated.add("cat/01.json", "../../images/cat/01.png", only("cat"))
+    annotated.add("dog/01.json", "../../images/dog/01.png", only("dog"))
+    assert annotated.converted() == ({"images/dog/01.png": 1}, {"annotations/cat/01.json": "labelme-image-missing"})
+
+
+def test_an_exact_path_counts_more_than_a_name(annotated):
+    annotated.image("dog/01.png")
+    annotated.add("1.json", "C:/me/cat/01.png", only("cat"))
+    annotated.add("2.json", "../images/dog/01.png", only("dog"))
+    assert annotated.converted() == ({"images/dog/01.png": 1}, {"annotations/1.json": "labelme-conflict"})
+
+
+def test_many_images_of_one_name_are_matched_fast(annotated):
+    for i in range(1500):
+        annotated.image(f"s{i}/01.png")
+        annotated.add(f"{i}.json", f"C:\\me\\s{i}\\01.png", only("cat"))
+    started = time.perf_counter()
+    images, findings = annotated.converted()
+    assert len(images) == 1500 and not findings and time.perf_counter() - started < 10
+
+
+def test_gbk_annotations_and_names(annotated):
+    annotated.image("图.png")
+    (annotated.root / "label.txt").write_bytes("猫\r\n狗\r\n猫\r\n".encode("gbk"))
+    content = json.dumps({"imagePath": "../images/图.png", "flags": {"狗": True}}, ensure_ascii=False)
+    (annotated.root / "annotations/图.json").write_bytes(content.encode("gbk"))
+    assert annotated.converted() == ({"images/图.png": 1}, {"label.txt": "labelme-name-twice"})
+
+
+def test_image_names_that_a_list_cannot_hold_are_left_out(annotated):
+    annotated.image("a.png")
+    annotated.image("b 5\nevil.png")
+    annotated.add("a.json", "a.png", only("cat"))
+    annotated.add("b.json", "b 5\nevil.png", only("cat"))
+    assert annotated.converted() == ({"images/a.png": 0}, {"annotations/b.json": "labelme-image-name"})
+
+
+def test_the_last_components_decide_among_equal_names_else_it_is_ambiguous(annotated):
     for folder in ("one", "two"):
         annotated.image(f"{folder}/a.png")
     annotated.add("1.json", "D:/x/one/a.png", only("cat"))
@@ -183,9 +222,22 @@ def test_class_names_come_from_flags_txt_or_from_the_annotations(annotated):
     assert annotated.converted() == ({"images/a.png": 0}, {str(annotated.root): "labelme-no-names"})
 
 
-def test_nothing_usable_is_an_error(annotated):
-    with pytest.raises(DatasetError, match="No annotation"):
-        labelme.convert(annotated.root)
+def test_nothing_usable_is_an_error_with_every_reason(annotated, tmp_path):
+    annotated.add("a.json", "absent.png", only("cat"))
+    done = check_mode(annotated.root, tmp_path / "out", *CONVERT)
+    result = json.loads((tmp_path / "out/check_dataset_result.json").read_text())
+    assert done.returncode == 1 and "No annotation could be used" in done.stderr
+    assert [f["code"] for f in result["findings"]] == ["labelme-image-missing"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "percents", "by"),
+    [([9], (70, 20, 10), "class"), ([9, 9], (70, 20, 10), "class"), ([1] * 10, (70, 20, 10), "image")],
+)
+def test_a_draw_that_leaves_nothing_to_train_or_evaluate_is_refused(sizes, percents, by):
+    labels = np.repeat(np.arange(len(sizes)), sizes).tolist()
+    with pytest.raises(DatasetError, match="cannot be divided"):
+        split.require_usable(split.draw(labels, percents, by, 0), labels)
 
 
 FIELDS = ["imagePath", "flags", "shapes", "label", "cat"]
@@ -383,6 +435,39 @@ def test_sigkill_at_random_moments(faces, labelme_faces, tmp_path, kind):
         if after == new:
             assert {name: (root / f"{name}.txt.bak").read_bytes() for name in LISTS} == old
     assert min(seen[True], seen[False]) >= 3  # kills before the change and after it
+
+
+def test_what_a_killed_run_began_below_the_given_folder_is_finished(tmp_path):
+    root = tmp_path / "sub"
+    root.mkdir()
+    (root / "train.txt").write_text("new_train.jpg 1\n")
+    for name in ("gallery", "query"):
+        (root / f".{name}.txt.new").write_text(f"new_{name}.jpg 1\n")
+    (root / ".lists_being_replaced").write_text("")
+    assert find_root(str(tmp_path)) == root and all(f"new_{n}" in text for n, text in state(root).items())
+
+
+def test_runs_at_the_same_time_do_not_mix_their_lists(tmp_path):
+    old_and_new(tmp_path)
+    code = (
+        "import sys; from pathlib import Path; from paddlex_feat.dataset import relist\n"
+        "for i in range(40): relist.replace_lists(Path(sys.argv[1]),"
+        " {n: f'{sys.argv[2]}_{i}.jpg 1\\n' for n in ('train', 'gallery', 'query')})"
+    )
+    runs = [subprocess.Popen([sys.executable, "-c", code, tmp_path, who], cwd=ROOT) for who in ("a", "b")]
+    assert [run.wait() for run in runs] == [0, 0]
+    assert len(set(state(tmp_path).values())) == 1
+    kept = [sorted(p.read_text() for p in tmp_path.glob(f"{name}.txt.bak*")) for name in LISTS]
+    assert len(kept[0]) == 80 and len({len(k) for k in kept}) == 1
+
+
+def test_files_of_the_user_are_not_taken_for_leftovers(tmp_path):
+    _, new = old_and_new(tmp_path)
+    (tmp_path / ".my_train.txt.new").write_text("mine")
+    (tmp_path / "train.txt.bak").symlink_to(tmp_path / "elsewhere")
+    relist.replace_lists(tmp_path, new)
+    assert (tmp_path / ".my_train.txt.new").read_text() == "mine" and not (tmp_path / "elsewhere").exists()
+    assert (tmp_path / "train.txt.bak.1").is_file()
 
 
 def test_a_folder_that_cannot_be_written_is_left_as_it_was(tmp_path, monkeypatch):

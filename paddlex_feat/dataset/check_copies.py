@@ -12,8 +12,10 @@ from paddlex_feat.dataset.subject import DataSet, Place, Settings
 # Bits of 128 in which the perceptual hashes of near-identical images differ at most: 8 bands of 16 bits,
 # one of which must then be equal.
 NEAR = 7
+NEAR_FINE = 24  # of the other 512 bits
+_COARSE = 16  # bytes that hold the first 128
 _ONES = np.array([i.bit_count() for i in range(256)], np.uint8)
-_LARGEST_BAND = 500  # files that share a band; more share it by chance or by a common background
+_LARGEST_BAND = 400  # files that share a band; more share it by chance or by a common background
 
 
 def repeated_lines(data: DataSet, settings: Settings) -> list[Finding]:
@@ -21,10 +23,10 @@ def repeated_lines(data: DataSet, settings: Settings) -> list[Finding]:
     findings = []
     for name, records in data.lists.items():
         first: dict[str, int] = {}
-        for i, path in enumerate(records.paths):
-            before = first.setdefault(path, i)
+        for i, file in enumerate(records.files()):
+            before = first.setdefault(file, i)
             if before != i and records.labels[before] == records.labels[i]:
-                message = f"{path} is already in {records.where(before)}."
+                message = f"{records.paths[i]} is already in {records.where(before)}."
                 fix = f"Take one of the lines off {name}.txt."
                 findings.append(Finding("line-repeated", "warning", records.where(i), message, fix))
     return findings
@@ -52,7 +54,7 @@ def identical(data: DataSet, settings: Settings) -> list[Finding]:
         first: dict[str, Place] = {}
         for place in places:
             other = first.setdefault(place.list, place)
-            if place.path != other.path and place.label == other.label:
+            if place.file != other.file and place.label == other.label:
                 message = f"{place.path} is the same image as {other.path} ({other.where})."
                 shown = data.readable(place.file)
                 findings.append(
@@ -134,17 +136,18 @@ def _same(data: DataSet, a: str, b: str) -> bool:
 
 
 def near_pairs(looks: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Pairs of keys whose 128-bit hashes, as hex, differ in at most NEAR bits; each pair once, in order.
+    """Pairs of keys whose hashes, as hex, are near; each pair once, in order.
 
-    Exact, except that files of a band that more than _LARGEST_BAND share are compared by their other
-    bands only.
+    Near are hashes of which the first 128 bits differ in at most NEAR bits, and the others in at most
+    NEAR_FINE. Exact, except that files of a band that more than _LARGEST_BAND share are compared by
+    their other bands only.
     """
     keys = list(looks)
     if len(keys) < 2:
         return
     bits = np.frombuffer(bytes.fromhex("".join(looks.values())), np.uint8).reshape(len(keys), -1)
     seen: set[tuple[int, int]] = set()
-    for band in bits.view(np.uint16).T:
+    for band in np.ascontiguousarray(bits[:, :_COARSE]).view(np.uint16).T:
         order = np.argsort(band, kind="stable")
         ends = np.flatnonzero(np.diff(band[order])) + 1
         starts = np.concatenate([[0], ends])
@@ -158,6 +161,8 @@ def near_pairs(looks: dict[str, str]) -> Iterator[tuple[str, str]]:
 def _close(group: np.ndarray, bits: np.ndarray) -> set[tuple[int, int]]:
     """The pairs of a group, as sorted indices, whose hashes are near."""
     members = bits[group]
-    distance = _ONES[members[:, None] ^ members[None]].sum(axis=-1)
-    pairs = np.argwhere(np.triu(distance <= NEAR, k=1))
+    differing = _ONES[members[:, None] ^ members[None]]
+    near = differing[..., :_COARSE].sum(axis=-1) <= NEAR
+    near &= differing[..., _COARSE:].sum(axis=-1) <= NEAR_FINE
+    pairs = np.argwhere(np.triu(near, k=1))
     return {(min(a, b), max(a, b)) for a, b in group[pairs].tolist()}

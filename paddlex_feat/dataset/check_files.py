@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath, PureWindowsPath
+import os
+from pathlib import PureWindowsPath
 
 from paddlex_feat.dataset.findings import Finding
 from paddlex_feat.dataset.subject import DataSet, Settings
@@ -27,7 +28,7 @@ def paths(data: DataSet, settings: Settings) -> list[Finding]:
                 continue
             if path[0] in "/\\" or PureWindowsPath(path).drive:
                 kind, message = "path-absolute", "is absolute, so the data set cannot be moved."
-            elif ".." in PurePosixPath(path.replace("\\", "/")).parts:
+            elif os.path.normpath(path.replace("\\", "/")).startswith(".."):
                 kind, message = "path-leaves", "leaves the data set's folder."
             else:
                 continue

@@ -46,6 +46,11 @@ def stricter(findings: list[Finding]) -> list[Finding]:
     return [replace(f, severity="error") if f.severity == "warning" else f for f in findings]
 
 
+def _printable(text: str) -> str:
+    """File names may hold what would drive a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def log_findings(findings: list[Finding]) -> None:
     """The findings by kind, the first few of each with their way out."""
     levels = {"error": logging.ERROR, "warning": logging.WARNING, "note": logging.INFO}
@@ -53,7 +58,7 @@ def log_findings(findings: list[Finding]) -> None:
         level = levels[severity]
         log.log(level, "[%s] %d finding%s", code, len(rows), "" if len(rows) == 1 else "s")
         for row in rows[:SHOWN_PER_CODE]:
-            log.log(level, "  %s: %s", row.where, row.message)
+            log.log(level, "  %s: %s", _printable(row.where), _printable(row.message))
         if len(rows) > SHOWN_PER_CODE:
             log.log(level, "  … and %d more, all in check_dataset_result.json", len(rows) - SHOWN_PER_CODE)
         log.log(level, "  to do: %s", rows[0].fix)

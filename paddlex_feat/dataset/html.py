@@ -12,7 +12,7 @@ import numpy as np
 from paddlex_feat.dataset.findings import Finding, grouped
 from paddlex_feat.dataset.subject import DataSet
 from paddlex_feat.errors import ImageError
-from paddlex_feat.files import write_text
+from paddlex_feat.files import write_bytes
 from paddlex_feat.pipeline.decode import read_rgb
 
 SHOWN = 50  # findings of a kind in full
@@ -61,7 +61,7 @@ def write_report(
         '<meta name="viewport" content="width=device-width"><title>Data set check</title>'
         f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
     )
-    write_text(path, page)
+    write_bytes(path, page.encode("utf-8", errors="backslashreplace"))  # file names need not be text
 
 
 def _lists_table(data: DataSet) -> str:
@@ -113,7 +113,8 @@ def _thumbnail(path: str) -> str:
     except ImageError:
         return ""
     height, width = image.shape[:2]
-    size = (max(1, round(width * _SIDE / height)), _SIDE)
+    scale = min(_SIDE / height, 3 * _SIDE / width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     data = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
     return _picture(data.tobytes(), "image/jpeg", Path(path).name)

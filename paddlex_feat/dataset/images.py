@@ -10,7 +10,9 @@ import io
 import json
 import logging
 import os
+import re
 import sqlite3
+import stat
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -28,17 +30,22 @@ from PIL import Image
 from paddlex_feat import MOST_PIXELS
 from paddlex_feat.errors import ImageError
 from paddlex_feat.hub import cache_folder
-from paddlex_feat.pipeline.decode import decode_bgr
+from paddlex_feat.pipeline.decode import MOST_BYTES, decode_bgr
 from paddlex_feat.progress import bar
 
 log = logging.getLogger(__name__)
 
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # damaged files are reported as findings
 Image.MAX_IMAGE_PIXELS = None  # headers only are read by Pillow; MOST_PIXELS is the limit here
-_VERSION = 1  # of the facts in the cache
+_VERSION = 2  # of the facts in the cache
 _CHUNK = 2048  # images handed to the threads at a time
 _FLAT = 8  # grey levels; an image of less contrast looks like any other
+_STEP = 2  # grey levels; a smaller difference between cells may be noise
+_PNM_GREATEST = re.compile(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s+(\d+)")
 _PNG_BIT_DEPTH = 24  # offset of that byte in a PNG file
+
+
+Stamp = tuple[bytes, int, int]  # path, size, time of change of a file
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class ImageFacts:
         width, height: in pixels, as stored.
         traits: of "animated", "multi-page", "cmyk", "16-bit", "alpha", "rotated" what applies.
         content: SHA-256 of the file as hex; "" where no other file has its size, so that it is unique.
-        looks: 128-bit perceptual hash as hex, "" for an image without contrast.
+        looks: 640-bit perceptual hash as hex, "" for an image without contrast.
     """
 
     fault: str = ""
@@ -65,13 +72,18 @@ class ImageFacts:
 def inspect(path: str, hashed: bool = True) -> ImageFacts:
     """Read and decode one file; its content is hashed if asked."""
     try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            return ImageFacts("image-is-folder", "The path is a folder, not an image.")
+        if not stat.S_ISREG(status.st_mode):
+            return ImageFacts("image-unreadable", "The path is a device or a pipe, not a file.")
+        if status.st_size > MOST_BYTES:
+            return ImageFacts("image-too-large", f"{status.st_size} bytes are more than the {MOST_BYTES} that are read.")
         data = Path(path).read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return ImageFacts("image-missing", "The file does not exist.")
-    except IsADirectoryError:
-        return ImageFacts("image-is-folder", "The path is a folder, not an image.")
-    except OSError as error:
-        return ImageFacts("image-unreadable", f"The file cannot be read ({error.strerror}).")
+    except (OSError, ValueError) as error:
+        return ImageFacts("image-unreadable", f"The file cannot be read ({getattr(error, 'strerror', error)}).")
     if not data:
         return ImageFacts("image-empty", "The file has no bytes.")
     width, height, traits = _header(data)
@@ -96,11 +108,11 @@ def _header(data: bytes) -> tuple[int, int, tuple[str, ...]]:
     try:
         with Image.open(io.BytesIO(data)) as header:
             traits = []
-            if getattr(header, "is_animated", False):
+            if getattr(header, "is_animated", False) and header.format != "MPO":  # a phone's photograph and preview
                 traits.append("multi-page" if header.format == "TIFF" else "animated")
             if header.mode == "CMYK":
                 traits.append("cmyk")
-            if header.mode.startswith("I") or (header.format == "PNG" and data[_PNG_BIT_DEPTH] == 16):
+            if header.mode.startswith("I") or _deep(header, data):
                 traits.append("16-bit")
             if header.mode in ("RGBA", "LA", "PA") or "transparency" in header.info:
                 traits.append("alpha")
@@ -113,11 +125,25 @@ def _header(data: bytes) -> tuple[int, int, tuple[str, ...]]:
         return 0, 0, ()
 
 
+def _deep(header: Image.Image, data: bytes) -> bool:
+    """16 bits a channel, where Pillow's mode does not tell."""
+    if header.format == "PNG":
+        return data[_PNG_BIT_DEPTH] == 16
+    if header.format == "TIFF":
+        depth = getattr(header, "tag_v2", {}).get(258, 8)  # the tag BitsPerSample
+        return max(depth if isinstance(depth, tuple) else (depth,)) > 8
+    greatest = _PNM_GREATEST.match(data[:200]) if header.format == "PPM" else None
+    return bool(greatest and int(greatest[1]) > 255)
+
+
 def _ends_early(data: bytes) -> bool:
     """Is the file cut off? Some decoders fill what is missing with grey and say nothing."""
-    tail = data[-64:].rstrip(b"\0")
-    if tail.endswith((b"\xff\xd9", b"IEND\xaeB`\x82")) or data[:2] not in (b"\xff\xd8", b"\x89P"):
+    whole = (b"\xff\xd9", b"IEND\xaeB`\x82")  # the ends of a JPEG and of a PNG
+    if data.endswith(whole) or data[:2] not in (b"\xff\xd8", b"\x89P"):
         return False
+    body = data.rstrip(b"\0")
+    if body.endswith(whole) or len(body) < len(data):  # padded after its end, or in place of its rest
+        return not body.endswith(whole)
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
@@ -127,20 +153,23 @@ def _ends_early(data: bytes) -> bool:
 
 
 def perceptual_hash(image: np.ndarray) -> str:
-    """128 bits, as hex, that small changes of size, light and compression leave alone; "" for flat images.
+    """640 bits, as hex, that small changes of size, light and compression leave alone; "" for flat images.
 
-    Signs of the differences between neighbouring cells of a 9 x 9 mean-grey grid, along rows and
-    along columns (a difference hash both ways).
+    Where do neighbouring cells of a mean-grey grid grow brighter, along rows and along columns (a
+    difference hash both ways)? 128 bits of a 9 x 9 grid, then 512 bits of a 17 x 17 grid.
 
     image: uint8 [H, W, 3].
     """
     step_y, step_x = max(1, image.shape[0] // 64), max(1, image.shape[1] // 64)
     small = np.ascontiguousarray(image[::step_y, ::step_x])
-    grid = cv2.resize(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), (9, 9), interpolation=cv2.INTER_AREA)
-    if int(grid.max()) - int(grid.min()) < _FLAT:
-        return ""
-    rows, columns = grid[:8, 1:] > grid[:8, :-1], grid[1:, :8] > grid[:-1, :8]
-    return np.packbits(np.concatenate([rows.ravel(), columns.ravel()])).tobytes().hex()
+    grey = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
+    bits = []
+    for side in (8, 16):
+        grid = cv2.resize(grey, (side + 1, side + 1), interpolation=cv2.INTER_AREA).astype(np.int16)
+        if side == 8 and np.ptp(grid) < _FLAT:
+            return ""
+        bits += [(np.diff(grid[:side], axis=1) > _STEP).ravel(), (np.diff(grid[:, :side], axis=0) > _STEP).ravel()]
+    return np.packbits(np.concatenate(bits)).tobytes().hex()
 
 
 def inspect_all(paths: list[str], workers: int) -> dict[str, ImageFacts]:
@@ -151,27 +180,32 @@ def inspect_all(paths: list[str], workers: int) -> dict[str, ImageFacts]:
     with _cache() as cache:
         known = {p: f for p, f in _recall(cache, stamps).items() if f.content or f.fault or p not in shared}
         unknown = [(path, path in shared) for path in paths if path not in known]
-        fresh = dict(_inspect_in_threads(unknown, workers))
-        _remember(cache, {p: f for p, f in fresh.items() if stamps[p]}, stamps)
+        fresh: dict[str, ImageFacts] = {}
+        for chunk in _inspect_in_threads(unknown, workers):
+            fresh |= chunk
+            # What may be readable the next time is not remembered.
+            _remember(cache, {p: f for p, f in chunk.items() if stamps[p] and f.fault != "image-unreadable"}, stamps)
     return {path: known[path] if path in known else fresh[path] for path in paths}
 
 
-def _inspect_in_threads(jobs: list[tuple[str, bool]], workers: int) -> Iterator[tuple[str, ImageFacts]]:
+def _inspect_in_threads(jobs: list[tuple[str, bool]], workers: int) -> Iterator[dict[str, ImageFacts]]:
     cv2.setNumThreads(1)  # one image a thread is the parallelism
     stream = iter(jobs)
     with ThreadPoolExecutor(workers) as pool, bar(len(jobs), "decoding", "images") as progress:
         while chunk := list(islice(stream, _CHUNK)):
+            found = {}
             for (path, _), facts in zip(chunk, pool.map(lambda job: inspect(*job), chunk), strict=True):
                 progress.update()
-                yield path, facts
+                found[path] = facts
+            yield found
 
 
-def _stamp(path: str) -> tuple[str, int, int] | None:
+def _stamp(path: str) -> Stamp | None:
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):
         return None
-    return os.path.abspath(path), status.st_size, status.st_mtime_ns
+    return os.fsencode(os.path.abspath(path)), status.st_size, status.st_mtime_ns
 
 
 @contextmanager
@@ -180,8 +214,7 @@ def _cache() -> Iterator[sqlite3.Connection | None]:
     path = cache_folder() / "check_dataset" / f"images_{_VERSION}.sqlite"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(path)
-        connection.execute("CREATE TABLE IF NOT EXISTS image (path PRIMARY KEY, size, changed, facts) WITHOUT ROWID")
+        connection = _open(path)
     except (OSError, sqlite3.Error) as error:
         log.warning("Without a memory of earlier checks: %s: %s", path, error)
         yield None
@@ -190,8 +223,24 @@ def _cache() -> Iterator[sqlite3.Connection | None]:
         yield connection
 
 
+def _open(path: Path) -> sqlite3.Connection:
+    """The database; a file that is none, which only a crash of the system leaves, is begun anew."""
+    table = "CREATE TABLE IF NOT EXISTS image (path PRIMARY KEY, size, changed, facts) WITHOUT ROWID"
+    connection = sqlite3.connect(path)
+    try:
+        connection.execute(table)
+    except sqlite3.OperationalError:  # locked, full, read-only
+        raise
+    except sqlite3.DatabaseError:
+        connection.close()
+        path.unlink()
+        connection = sqlite3.connect(path)
+        connection.execute(table)
+    return connection
+
+
 def _recall(
-    cache: sqlite3.Connection | None, stamps: dict[str, tuple[str, int, int] | None]
+    cache: sqlite3.Connection | None, stamps: dict[str, Stamp | None]
 ) -> dict[str, ImageFacts]:
     known: dict[str, ImageFacts] = {}
     if cache is None:
@@ -211,7 +260,7 @@ def _recall(
 
 
 def _remember(
-    cache: sqlite3.Connection | None, fresh: dict[str, ImageFacts], stamps: dict[str, tuple[str, int, int] | None]
+    cache: sqlite3.Connection | None, fresh: dict[str, ImageFacts], stamps: dict[str, Stamp | None]
 ) -> None:
     if cache is None or not fresh:
         return

@@ -8,19 +8,28 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from paddlex_feat.dataset.findings import Finding
-from paddlex_feat.dataset.records import decode_list
+from paddlex_feat.dataset.records import decode_list, writable
 from paddlex_feat.errors import DatasetError
 from paddlex_feat.pipeline.decode import SUFFIXES
 
 PERCENTS = (50, 30, 20)  # of train, gallery and query, as in PaddleX
 _NAME_FILES = ("label.txt", "flags.txt")
 _REDO = "Correct the annotation and convert again."
+
+
+class _Claim(NamedTuple):
+    """What one annotation says of an image: its class; by the image's own path, or only by its name?"""
+
+    name: str
+    where: str
+    exact: bool
 
 
 @dataclass
@@ -40,20 +49,19 @@ def find_root(dataset_dir: str) -> Path:
     if len(found) == 1:
         return found[0]
     raise DatasetError(
-        f"{len(found) or 'No'} folder{'s' if len(found) > 1 else ''} with LabelMe's annotations.",
+        f"Several folders with LabelMe's annotations: {', '.join(map(str, found[:10]))}."
+        if found
+        else "No folder with LabelMe's annotations.",
         where=f"Global.dataset_dir={dataset_dir}",
         fix="Give the folder that holds annotations/ and images/.",
     )
 
 
 def convert(root: Path) -> Converted:
-    """Read every annotation below `root`. What cannot be used becomes a finding, never an exception.
-
-    Raises DatasetError if nothing can be used.
-    """
+    """Read every annotation below `root`. What cannot be used becomes a finding, never an exception."""
     result = Converted()
     images = _ImageIndex(root)
-    classes: dict[str, tuple[str, str]] = {}  # image -> (class name, annotation)
+    classes: dict[str, _Claim] = {}
     for path in sorted((root / "annotations").rglob("*")):
         where = path.relative_to(root).as_posix()
         if path.is_dir():
@@ -62,30 +70,25 @@ def convert(root: Path) -> Converted:
             result.findings.append(Finding("labelme-other-file", "note", where, "No JSON file: not read.", "Nothing."))
             continue
         try:
-            image, name = _read(path, images)
+            image, claim = _read(path, where, images)
         except _UnusableError as error:
             result.findings.append(Finding(error.code, "warning", where, str(error), _REDO))
             continue
-        other = classes.setdefault(image, (name, where))
-        if other[0] != name:
-            message = f"{image} is {name} here and {other[0]} in {other[1]}; the latter counts."
-            result.findings.append(Finding("labelme-conflict", "warning", where, message, _REDO))
-    idle = sorted(images.files - set(classes))
-    for image in idle:
+        other = classes.get(image)
+        if other is None or (claim.exact and not other.exact):
+            classes[image], claim = claim, other or claim
+        if claim.name != classes[image].name:
+            kept = classes[image]
+            message = f"{image} is {claim.name} here and {kept.name} in {kept.where}; the latter counts."
+            result.findings.append(Finding("labelme-conflict", "warning", claim.where, message, _REDO))
+    for image in sorted(images.files - set(classes)):
         message = "No annotation names a class for this image: it is left out."
         result.findings.append(Finding("labelme-image-without-class", "warning", image, message, "Annotate it."))
     _number(root, classes, result)
-    if not result.paths:
-        raise DatasetError(
-            "No annotation could be used; the first: "
-            + (f"{result.findings[0].where}: {result.findings[0].message}" if result.findings else "there is none."),
-            where=str(root / "annotations"),
-            fix="Each needs imagePath and one true entry in flags.",
-        )
     return result
 
 
-def _number(root: Path, classes: dict[str, tuple[str, str]], result: Converted) -> None:
+def _number(root: Path, classes: dict[str, _Claim], result: Converted) -> None:
     """Class names to the line numbers of label.txt or flags.txt."""
     source = next((root / name for name in _NAME_FILES if (root / name).is_file()), None)
     if source:
@@ -93,14 +96,21 @@ def _number(root: Path, classes: dict[str, tuple[str, str]], result: Converted) 
             text = decode_list(source.read_bytes())[0]
         except UnicodeDecodeError as error:
             raise DatasetError("The file is neither UTF-8 nor GBK text.", where=str(source), fix="Save it again.") from error
-        result.names = [line.strip() for line in text.rstrip().split("\n")]
+        result.names = [line.strip() for line in text.rstrip().splitlines()]
+        twice = [name for name, count in Counter(result.names).items() if name and count > 1]
+        if twice:
+            message = f"{', '.join(twice[:5])} stands there twice; the first line counts."
+            result.findings.append(Finding("labelme-name-twice", "warning", source.name, message, "Take one off."))
     else:
-        result.names = sorted({name for name, _ in classes.values()})
+        result.names = sorted({claim.name for claim in classes.values()})
         message = f"Neither label.txt nor flags.txt: the {len(result.names)} class names found are numbered in order."
         result.findings.append(Finding("labelme-no-names", "warning", str(root), message, "Write label.txt."))
     numbers = {name: i for i, name in reversed(list(enumerate(result.names))) if name}
-    for image, (name, where) in sorted(classes.items()):
-        if name in numbers:
+    for image, (name, where, _) in sorted(classes.items()):
+        if not writable(image):
+            message = f"{image!r} cannot be written in a list: it is left out."
+            result.findings.append(Finding("labelme-image-name", "warning", where, message, "Rename the image."))
+        elif name in numbers:
             result.paths.append(image)
             result.labels.append(numbers[name])
         else:
@@ -116,15 +126,16 @@ class _UnusableError(Exception):
         self.code = code
 
 
-def _read(path: Path, images: _ImageIndex) -> tuple[str, str]:
-    """(image relative to the root, class name) of one annotation. Raises _UnusableError."""
+def _read(path: Path, where: str, images: _ImageIndex) -> tuple[str, _Claim]:
+    """(image relative to the root, its class) of one annotation. Raises _UnusableError."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(decode_list(path.read_bytes())[0])
     except (OSError, ValueError, RecursionError) as error:
         raise _UnusableError("labelme-not-json", f"The file is not JSON ({type(error).__name__}).") from None
     if not isinstance(content, dict):
         raise _UnusableError("labelme-format", f"The file holds a {type(content).__name__}, not an annotation.")
-    return images.find(content.get("imagePath"), path), _class_of(content)
+    image, exact = images.find(content.get("imagePath"), path)
+    return image, _Claim(_class_of(content), where, exact)
 
 
 def _true_flags(holder: Any) -> set[str]:
@@ -150,46 +161,42 @@ def _class_of(content: dict[str, Any]) -> str:
 
 
 class _ImageIndex:
-    """The image files below a root, found by whatever an annotation calls them."""
+    """The image files below a root, found by what an annotation calls them."""
 
     def __init__(self, root: Path):
-        self._root = root.resolve()
+        self._root = root
         folder = root / "images" if (root / "images").is_dir() else root
-        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         self.files = {p.relative_to(root).as_posix() for p in found}
-        self._names = Counter(Path(f).name for f in self.files)
+        self._by_end: dict[str, list[str]] = {}  # by the last one and the last two components
+        for file in sorted(self.files):
+            parts = file.split("/")
+            for end in {"/".join(parts[-n:]) for n in (1, 2)}:
+                self._by_end.setdefault(end, []).append(file)
 
-    def find(self, image_path: Any, annotation: Path) -> str:
-        """The image of an annotation, relative to the root. Raises _UnusableError.
+    def find(self, image_path: Any, annotation: Path) -> tuple[str, bool]:
+        """The image of an annotation, relative to the root, and whether its path says so exactly.
 
-        imagePath is tried as a path from the annotation, from the root and from images/; else the
-        file whose trailing components agree longest is taken, if there is just one.
+        A relative imagePath is taken from the annotation, from the root, from images/ and from the
+        folder there that corresponds to the annotation's. Only an absolute one, which another
+        machine wrote, is looked for by its last components. Raises _UnusableError.
         """
         if not isinstance(image_path, str) or not image_path.strip() or "\0" in image_path:
             raise _UnusableError("labelme-no-image", "imagePath is missing or no text.")
         wanted = image_path.strip().replace("\\", "/")
-        for folder in (annotation.parent, self._root, self._root / "images"):
-            try:
-                relative = (folder / wanted).resolve().relative_to(self._root).as_posix()
-            except (ValueError, OSError, RuntimeError):
-                continue
+        beside = self._root / "images" / annotation.parent.relative_to(self._root / "annotations")
+        for folder in (annotation.parent, self._root, self._root / "images", beside):
+            relative = os.path.relpath(os.path.join(folder, wanted), self._root)
             if relative in self.files:
-                return relative
-        parts = [p for p in wanted.split("/") if p not in ("", ".", "..")]
-        alike = sorted(f for f in self.files if parts and Path(f).name == parts[-1])
-        best = [f for f in alike if _agreement(f, parts) == max(_agreement(g, parts) for g in alike)]
-        if len(best) == 1:
-            return best[0]
-        if best:
-            raise _UnusableError("labelme-ambiguous-image", f"imagePath {image_path!r} may be any of {', '.join(best[:3])}.")
+                return relative, True
+        if not wanted.startswith("/") and wanted[1:2] != ":":
+            raise _UnusableError("labelme-image-missing", f"There is no image {image_path!r}.")
+        parts = [part for part in wanted.split("/") if part]
+        for count in (2, 1):
+            alike = self._by_end.get("/".join(parts[-count:]), [])
+            if len(alike) == 1:
+                return alike[0], False
+            if alike:
+                shown = ", ".join(alike[:3])
+                raise _UnusableError("labelme-ambiguous-image", f"imagePath {image_path!r} may be any of {shown}.")
         raise _UnusableError("labelme-image-missing", f"There is no image {image_path!r}.")
-
-
-def _agreement(file: str, parts: list[str]) -> int:
-    """How many trailing components of two paths agree."""
-    count = 0
-    for a, b in zip(reversed(file.split("/")), reversed(parts), strict=False):
-        if a != b:
-            break
-        count += 1
-    return count

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from paddlex_feat.dataset import relist
 from paddlex_feat.dataset.findings import Finding
+from paddlex_feat.dataset.relist import LISTS
 from paddlex_feat.errors import DatasetError
 
-LISTS = ("train", "gallery", "query")
 RULE = "Write one image a line: relative path, one space, integer label of at least 0."
 _LINE = re.compile(r"(.*\S)[ \t]+(\S+)")  # path, label
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 SEARCH_DEPTH = 4  # how far below Global.dataset_dir the list files may lie
 
 
@@ -39,8 +40,14 @@ class ImageList:
     def files(self) -> list[str]:
         """Every record's image file, as one path."""
         if len(self._files) != len(self.paths):
-            self._files = [os.path.join(self.root, path) for path in self.paths]
+            self._files = [_join(self.root, path) for path in self.paths]
         return self._files
+
+
+def _join(root: Path, path: str) -> str:
+    """One path, and one only, for each file: `a.jpg`, `./a.jpg` and `b/../a.jpg` are the same."""
+    joined = os.path.join(root, path)
+    return os.path.normpath(joined) if "./" in path or "//" in path else joined
 
 
 def find_root(dataset_dir: str) -> Path:
@@ -55,13 +62,13 @@ def find_root(dataset_dir: str) -> Path:
             where=f"Global.dataset_dir={dataset_dir}",
             fix="Give the folder that holds train.txt, gallery.txt and query.txt.",
         )
-    relist.finish(top)
-    if any((top / f"{name}.txt").is_file() for name in LISTS):
+    if _lists_in(top) == len(LISTS):
         return top
-    found = [p for p in _folders(top, SEARCH_DEPTH) if all((p / f"{name}.txt").is_file() for name in LISTS)]
+    found = [folder for folder in _folders(top, SEARCH_DEPTH) if _lists_in(folder) == len(LISTS)]
     if len(found) == 1:
-        relist.finish(found[0])
         return found[0]
+    if not found and _lists_in(top):
+        return top
     if not found:
         raise DatasetError(
             "No folder with train.txt, gallery.txt and query.txt.",
@@ -73,6 +80,12 @@ def find_root(dataset_dir: str) -> Path:
         where=f"Global.dataset_dir={dataset_dir}",
         fix="Set Global.dataset_dir to one of them.",
     )
+
+
+def _lists_in(folder: Path) -> int:
+    """How many of the lists a folder holds, once what a killed run had begun there is finished."""
+    relist.finish(folder)
+    return sum((folder / f"{name}.txt").is_file() for name in LISTS)
 
 
 def _folders(top: Path, depth: int) -> Iterable[Path]:
@@ -102,6 +115,12 @@ def decode_list(data: bytes) -> tuple[str, str]:
             raise error from None
 
 
+def writable(path: str) -> bool:
+    """Would `read_list` read this path back as it is?"""
+    fields = _LINE.fullmatch(f"{path} 0")
+    return bool(fields and fields[1] == path == path.strip() and not _CONTROL.search(path) and path.isprintable())
+
+
 def read_list(root: Path, name: str) -> tuple[ImageList, list[Finding]]:
     """Read `<root>/<name>.txt`; lines that cannot be read become findings, not records.
 
@@ -126,22 +145,24 @@ def read_list(root: Path, name: str) -> tuple[ImageList, list[Finding]]:
         return records, findings
     if encoding != "utf-8":
         fault("list-gbk", path.name, "The list is GBK text and was read as such. Save it as UTF-8.", "warning")
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
         stripped = line.strip()
         if not stripped:
             continue
         where, fields = f"{path.name}:{number}", _LINE.fullmatch(stripped)
-        if not fields:
+        if not fields or _CONTROL.search(stripped):
             fault("line-format", where, f"{stripped[:80]!r} is not a path, a space and a label.")
             continue
         image, label = fields.groups()
-        if not (label.isascii() and label.isdigit() and len(label) <= 18):
+        if not (label.isascii() and label.isdigit()):
             fault("label-not-integer", where, f"The label {label[:40]!r} is not an integer of at least 0.")
+        elif len(label) > 18:
+            fault("label-not-integer", where, f"The label {label[:40]!r} has more than 18 digits.")
         else:
             records.paths.append(image)
             records.labels.append(int(label))
             records.lines.append(number)
-    if not records and not findings:
+    if not records and not any(f.severity == "error" for f in findings):
         fault("list-empty", path.name, "The list holds no image.")
     return records, findings
 

@@ -1,25 +1,41 @@
 """Replacing the three list files together: all or none, the originals kept as `.bak`, `.bak.1`, …
 
-New lists are written beside the old ones first, then the old ones get their second name, then a
-journal says that the new ones are whole, then each takes its place. A run that was killed after the
-journal is finished by `finish`, one that was killed before it has changed nothing.
+New lists are written beside the old ones first, then the old ones get their second name, then a mark
+says that the new ones are whole, then each takes its place. A run that was killed after the mark is
+finished by `finish`, one that was killed before it has changed nothing. One process at a time.
 """
 
 from __future__ import annotations
 
-import json
+import fcntl
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from paddlex_feat.files import free_backup_name, link_or_copy, output_errors, write_json, write_text
+from paddlex_feat.files import free_backup_name, link_or_copy, output_errors, write_text
 
 log = logging.getLogger(__name__)
-_JOURNAL = ".lists_being_replaced.json"
+
+LISTS = ("train", "gallery", "query")
+_MARK = ".lists_being_replaced"
 
 
 def _waiting(root: Path, name: str) -> Path:
     return root / f".{name}.txt.new"
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Hold the folder; another process waits. The lock dies with the process and leaves no file."""
+    with output_errors(root):
+        handle = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def replace_lists(root: Path, texts: dict[str, str]) -> dict[str, Path]:
@@ -27,20 +43,21 @@ def replace_lists(root: Path, texts: dict[str, str]) -> dict[str, Path]:
 
     Raises OutputError, with everything as it was, if the folder cannot be written.
     """
-    finish(root)
-    for leftover in (p for name in texts for p in root.glob(f".*{name}.txt*.new")):
-        leftover.unlink()  # of a run that was killed before it changed anything
     kept = {}
-    for name, text in texts.items():
-        write_text(_waiting(root, name), text)
-    for name in texts:
-        former = root / f"{name}.txt"
-        if former.exists():
-            kept[name] = free_backup_name(former)
-            with output_errors(kept[name]):
-                link_or_copy(former, kept[name])
-    write_json(root / _JOURNAL, sorted(texts))
-    finish(root)
+    with _locked(root):
+        _finish(root)
+        for name, text in texts.items():
+            for leftover in root.glob(f"..{name}.txt.????????.new"):
+                leftover.unlink()  # of a run that was killed before it changed anything
+            write_text(_waiting(root, name), text)
+        for name in texts:
+            former = root / f"{name}.txt"
+            if former.exists():
+                kept[name] = free_backup_name(former)
+                with output_errors(kept[name]):
+                    link_or_copy(former, kept[name])
+        write_text(root / _MARK, "The lists .*.txt.new are whole and are about to take their places.\n")
+        _finish(root)
     for name, path in kept.items():
         log.info("The former %s.txt is now %s", name, path)
     return kept
@@ -48,13 +65,16 @@ def replace_lists(root: Path, texts: dict[str, str]) -> dict[str, Path]:
 
 def finish(root: Path) -> None:
     """Complete what a killed `replace_lists` had begun in `root`; usually there is nothing to do."""
-    journal = root / _JOURNAL
-    if not journal.is_file():
+    if (root / _MARK).exists():
+        with _locked(root):
+            _finish(root)
+
+
+def _finish(root: Path) -> None:
+    if not (root / _MARK).exists():
         return
-    names = json.loads(journal.read_text(encoding="utf-8"))
     with output_errors(root):
-        for name in names if isinstance(names, list) else []:
-            new = _waiting(root, str(name))
-            if new.is_file() and new.parent == root:
-                os.replace(new, root / f"{name}.txt")
-        journal.unlink()
+        for name in LISTS:
+            if _waiting(root, name).is_file():
+                os.replace(_waiting(root, name), root / f"{name}.txt")
+        (root / _MARK).unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -17,6 +18,7 @@ from paddlex_feat.files import atomic_folder, atomic_path
 from paddlex_feat.pipeline.decode import read_rgb
 
 SAMPLES_PER_LIST = 10
+_LONGEST_SIDE = 4096  # of a sample, in pixels
 _TRIED = 1000  # images, before a list without readable ones is given up
 # Formats that every browser shows; samples of other formats are saved as PNG.
 _WEB_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -25,11 +27,13 @@ _WEB_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 def write_samples(lists: dict[str, ImageList], folder: Path) -> dict[str, list[str]]:
     """Save up to ten labelled images of each list under `folder`; return their names in it.
 
-    Names keep the data set's sub-folders, so that equal file names do not collide. Which images
+    Names keep the data set's sub-folders, so that equal file names seldom collide; those that do are
+    numbered. Which images
     are taken depends on the lists alone. Undecodable images are passed over: check_images has
     reported them.
     """
     names: dict[str, list[str]] = {}
+    taken: dict[str, tuple[str, int]] = {}
     with atomic_folder(folder) as temporary:
         for name, records in lists.items():
             order = list(range(len(records)))
@@ -38,27 +42,41 @@ def write_samples(lists: dict[str, ImageList], folder: Path) -> dict[str, list[s
             for i in order[:_TRIED]:
                 if len(names[name]) == SAMPLES_PER_LIST:
                     break
-                saved = _write_sample(records, i, temporary)
+                saved = _write_sample(records, i, temporary, taken)
                 if saved:
                     names[name].append(saved)
     return names
 
 
-def _write_sample(records: ImageList, i: int, folder: Path) -> str | None:
+def _write_sample(records: ImageList, i: int, folder: Path, taken: dict[str, tuple[str, int]]) -> str | None:
+    """Save one sample and return its name; `taken` tells which file and label has each name."""
     try:
-        image = read_rgb(records.root / records.paths[i])
+        image = read_rgb(records.files()[i])
     except ImageError:
         return None
-    # Parts like ".." and a leading "/" are dropped: a sample never leaves its folder.
-    parts = [p for p in PurePosixPath(records.paths[i].replace("\\", "/")).parts if p not in ("..", "/", ".")]
-    relative = PurePosixPath(*parts)
-    if relative.suffix.lower() not in _WEB_SUFFIXES:
-        relative = relative.with_name(relative.name + ".png")
-    target = folder / relative
+    relative = _sample_name(records.paths[i])
+    mine, number = (records.files()[i], records.labels[i]), 1
+    name = str(relative)
+    while taken.setdefault(name, mine) != mine:
+        number += 1
+        name = str(relative.with_name(f"{relative.stem}_{number}{relative.suffix}"))
+    target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    encoded = cv2.imencode(relative.suffix.lower(), cv2.cvtColor(_labelled(image, records.labels[i]), cv2.COLOR_RGB2BGR))
-    target.write_bytes(encoded[1].tobytes())
-    return str(relative)
+    scale = min(1, _LONGEST_SIDE / max(image.shape[:2]))
+    if scale < 1:
+        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    labelled = cv2.cvtColor(_labelled(image, records.labels[i]), cv2.COLOR_RGB2BGR)
+    target.write_bytes(cv2.imencode(relative.suffix.lower(), labelled)[1].tobytes())
+    return name
+
+
+def _sample_name(path: str) -> PurePosixPath:
+    """The path of a record as a name below the samples' folder, which it cannot leave."""
+    parts = [p for p in PurePosixPath(path.replace("\\", "/")).parts if p not in ("..", "/", ".")]
+    parts = [p if len(os.fsencode(p)) <= 200 else f"{sha256(os.fsencode(p)).hexdigest()}{Path(p).suffix}" for p in parts]
+    relative = PurePosixPath(*parts)
+    return relative if relative.suffix.lower() in _WEB_SUFFIXES else relative.with_name(relative.name + ".png")
 
 
 def _labelled(image: np.ndarray, label: int) -> np.ndarray:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from paddlex_feat.dataset.records import LISTS
+from paddlex_feat.dataset.relist import LISTS
+from paddlex_feat.errors import DatasetError
 
 log = logging.getLogger(__name__)
 TRAIN, GALLERY, QUERY = range(3)
@@ -45,6 +46,18 @@ def draw(labels: Sequence[int], percents: tuple[int, int, int], by: str, seed: i
         for name, chosen in zip(LISTS, np.split(images, np.cumsum(counts)[:2]), strict=True):
             parts[name] += chosen.tolist()
     return {name: sorted(chosen) for name, chosen in parts.items()}
+
+
+def require_usable(parts: dict[str, list[int]], labels: Sequence[int]) -> None:
+    """Raise DatasetError if nothing could be trained or evaluated with a draw."""
+    empty = [f"{name}.txt" for name, chosen in parts.items() if not chosen]
+    if empty or len({labels[i] for i in parts["train"]}) < 2:
+        what = f"{' and '.join(empty)} would be empty" if empty else "train.txt would have fewer than two classes"
+        raise DatasetError(
+            f"The {len(labels)} images of {len(set(labels))} classes cannot be divided so: {what}.",
+            where="CheckDataset.split",
+            fix="Add images, or choose other percentages; nothing has been changed.",
+        )
 
 
 def _trained_classes(members: dict[int, np.ndarray], share: float) -> set[int]:

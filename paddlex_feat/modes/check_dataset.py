@@ -71,7 +71,15 @@ def _convert(config: Config) -> list[Finding]:
     """LabelMe annotations to the three lists."""
     root = labelme.find_root(config.Global.dataset_dir)
     converted = labelme.convert(root)
+    if not converted.paths:
+        log_findings(converted.findings)
+        raise DatasetError(
+            "No annotation could be used.",
+            where=str(root / "annotations"),
+            fix="Correct what is listed above; each needs imagePath and one true entry in flags.",
+        ).with_result({"check_pass": False, "findings": [_plain(f) for f in converted.findings]})
     parts = split.draw(converted.labels, labelme.PERCENTS, "image", config.CheckDataset.convert.seed)
+    split.require_usable(parts, converted.labels)
     relist.replace_lists(root, _texts(converted.paths, converted.labels, parts))
     log.info(
         "Converted %d annotated images of %d classes: %s",
@@ -91,9 +99,13 @@ def _split(dataset_dir: str, wanted: SplitSection) -> list[Finding]:
     paths, labels = [path for path, _ in pairs], [label for _, label in pairs]
     percents = (wanted.train_percent or 0, wanted.gallery_percent or 0, wanted.query_percent or 0)
     parts = split.draw(labels, percents, wanted.by, wanted.seed)
+    split.require_usable(parts, labels)
     relist.replace_lists(lists["train"].root, _texts(paths, labels, parts))
     classes = {name: {labels[i] for i in parts[name]} for name in LISTS}
     told = ", ".join(f"{len(parts[name])} {name} ({len(classes[name])} classes)" for name in LISTS)
+    twice = sum(map(len, lists.values())) - len(paths)
+    if twice:
+        log.info("%d lines stood twice and are kept once.", twice)
     log.info("Split %d images by %s with seed %d: %s", len(paths), wanted.by, wanted.seed, told)
     evaluated = set(lists["gallery"].labels) | set(lists["query"].labels)
     if wanted.by == "image" and not evaluated & set(lists["train"].labels):
@@ -101,6 +113,11 @@ def _split(dataset_dir: str, wanted: SplitSection) -> list[Finding]:
         fix = "Make sure that a label means the same class in all three; the former lists are kept as .bak."
         return [Finding("split-mixes-labels", "warning", "train.txt", message, fix)]
     return []
+
+
+def _plain(finding: Finding) -> dict[str, str]:
+    """A finding as the result file holds it."""
+    return {key: value for key, value in asdict(finding).items() if key != "images"}
 
 
 def _write(config: Config, output: Path, root: Path, data: DataSet, findings: list[Finding]) -> dict[str, Any]:
@@ -123,5 +140,5 @@ def _write(config: Config, output: Path, root: Path, data: DataSet, findings: li
         "dataset_path": config.Global.dataset_dir,
         "show_type": "image",
         "dataset_type": "ShiTuRecDataset",
-        "findings": [{k: v for k, v in asdict(f).items() if k != "images"} for f in findings],
+        "findings": [_plain(f) for f in findings],
     }

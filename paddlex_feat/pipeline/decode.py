@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from paddlex_feat.errors import ImageError
+
+MOST_BYTES = 2**30  # of an image file; a larger one is not read
 
 SUFFIXES = frozenset(
     f".{s}"
@@ -41,9 +44,14 @@ def decode_rgb(data: bytes, name: str) -> np.ndarray:
 def read_rgb(path: str | Path) -> np.ndarray:
     """Pixels of an image file, as `decode_rgb`. Raises ImageError if it cannot be read."""
     try:
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
+            raise OSError(None, f"no file of at most {MOST_BYTES} bytes")
         data = Path(path).read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ImageError(
-            f"The image cannot be read ({error.strerror}).", where=str(path), fix="Check the path and its permissions."
+            f"The image cannot be read ({getattr(error, 'strerror', error)}).",
+            where=str(path),
+            fix="Check the path and its permissions.",
         ) from error
     return decode_rgb(data, str(path))
