@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -155,20 +155,20 @@ def _ends_early(data: bytes) -> bool:
 def perceptual_hash(image: np.ndarray) -> str:
     """640 bits, as hex, that small changes of size, light and compression leave alone; "" for flat images.
 
-    Where do neighbouring cells of a mean-grey grid grow brighter, along rows and along columns (a
+    Where do neighbouring cells of a grid of mean green grow brighter, along rows and along columns (a
     difference hash both ways)? 128 bits of a 9 x 9 grid, then 512 bits of a 17 x 17 grid.
 
     image: uint8 [H, W, 3].
     """
     step_y, step_x = max(1, image.shape[0] // 64), max(1, image.shape[1] // 64)
-    small = np.ascontiguousarray(image[::step_y, ::step_x])
-    grey = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
+    grey = np.ascontiguousarray(image[::step_y, ::step_x, 1])  # green is most of what the eye sees as brightness
     bits = []
     for side in (8, 16):
         grid = cv2.resize(grey, (side + 1, side + 1), interpolation=cv2.INTER_AREA).astype(np.int16)
-        if side == 8 and np.ptp(grid) < _FLAT:
+        if side == 8 and grid.max() - grid.min() < _FLAT:
             return ""
-        bits += [(np.diff(grid[:side], axis=1) > _STEP).ravel(), (np.diff(grid[:, :side], axis=0) > _STEP).ravel()]
+        bits.append((grid[:side, 1:] - grid[:side, :-1] > _STEP).ravel())
+        bits.append((grid[1:, :side] - grid[:-1, :side] > _STEP).ravel())
     return np.packbits(np.concatenate(bits)).tobytes().hex()
 
 
@@ -264,7 +264,7 @@ def _remember(
 ) -> None:
     if cache is None or not fresh:
         return
-    rows = [(*(stamps[path] or ()), json.dumps(asdict(facts))) for path, facts in fresh.items()]
+    rows = [(*(stamps[path] or ()), json.dumps(vars(facts))) for path, facts in fresh.items()]
     try:
         with cache:
             cache.executemany("INSERT OR REPLACE INTO image VALUES (?, ?, ?, ?)", rows)
