@@ -384,7 +384,8 @@ relist.replace_lists(Path({str(tmp_path)!r}), {new!r})
 os._exit(0)
 """
     died = subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode
-    assert died in (0, 9) and (died == 9 or nth >= 18)
+    # Python 3.10's pathlib keeps functions of its own, so fewer calls are counted there than the 18 or more elsewhere.
+    assert died in (0, 9) and (died == 9 or nth >= (18 if sys.version_info >= (3, 11) else 10))
     find_root(str(tmp_path))  # what every mode does first
     assert state(tmp_path) in (old, new)
     if state(tmp_path) == new:
