@@ -77,10 +77,11 @@ def _write_result(mode: str, output: Path, result: dict[str, Any]) -> None:
 
 def _keep_finished_training(output: Path) -> None:
     """A finished training's record, which describes the checkpoints beside it, outlives a later attempt."""
-    path = output / "train_result.json"
-    with suppress(OSError, ValueError, AttributeError, OutputError):
-        if json.loads(path.read_text(encoding="utf-8")).get("done_flag") is True:
-            backup(path)
+    path, finished = output / "train_result.json", False
+    with suppress(OSError, ValueError, AttributeError):  # there is none, or it is no record of ours
+        finished = json.loads(path.read_text(encoding="utf-8")).get("done_flag") is True
+    if finished:
+        backup(path)
 
 
 def _fail(error: FeatError, mode: str, output: Path) -> int:
@@ -185,9 +186,9 @@ def _fail_configuration(error: ConfigError, known: dict[str, str]) -> int:
     mode, output = known["mode"], Path(known["output"])
     if mode not in MODES:
         return _complain(error)  # no result file is this run's
-    if mode == "train":
-        _keep_finished_training(output)
     with suppress(OutputError):  # _fail meets it again
+        if mode == "train":
+            _keep_finished_training(output)
         _start_logging(mode, output)
     return _fail(error, mode, output)
 
