@@ -1,4 +1,4 @@
-"""Pixels to batches: decoding, pre-processing, augmentation, sampling, loading."""
+"""Pixels to batches: decoding, pre-processing, sampling, loading. Augmentation: test_augment.py."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from paddlex_feat.pipeline.augment import Augment
 from paddlex_feat.pipeline.decode import decode_rgb, read_rgb
 from paddlex_feat.pipeline.loader import BATCHES_AHEAD, evaluation_batches, map_ahead, training_batches
 from paddlex_feat.pipeline.preprocess import Preprocess
-
-OFF = Augment(flip_prob=0, pad=0, rotation_prob=0)
 
 
 @pytest.fixture(scope="module")
@@ -84,58 +82,6 @@ def test_a_size_given_as_one_number_is_understood():
     ops = Preprocess().to_ops()
     ops[0]["ResizeImage"]["size"] = 224
     assert Preprocess.from_ops(ops, "x") == Preprocess()
-
-
-def test_augmentation_that_is_off_is_the_plain_resize(colours):
-    preprocess = Preprocess(32)
-    assert np.array_equal(OFF(colours, preprocess, np.random.default_rng(0)), preprocess.resize(colours))
-
-
-def test_flip(colours):
-    preprocess = Preprocess(32)
-    flipped = Augment(flip_prob=1, pad=0, rotation_prob=0)(colours, preprocess, np.random.default_rng(0))
-    assert np.array_equal(flipped, preprocess.resize(colours)[:, ::-1])
-
-
-def test_crop_offsets_are_uniform_over_0_to_twice_the_pad_and_one():
-    """One white pixel in the middle tells the offset; the last offset cuts the axis short."""
-    image = np.zeros((32, 32, 3), np.uint8)
-    image[16, 16] = 255
-    augment, preprocess = Augment(flip_prob=0, pad=3, rotation_prob=0), Preprocess(32)
-    places = Counter()
-    for seed in range(4000):
-        out = augment._crop(image, 32, np.random.default_rng(seed))
-        y, x = np.argwhere(out[..., 0])[0]
-        places[int(16 + 3 - y)] += 1
-        assert out.shape[0] == (31 if 16 + 3 - y == 7 else 32) and out.shape[1] == (31 if 16 + 3 - x == 7 else 32)
-        assert augment(image, preprocess, np.random.default_rng(seed)).shape == (32, 32, 3)
-    assert sorted(places) == list(range(8))
-    assert max(places.values()) / min(places.values()) < 1.35
-
-
-def test_rotation_keeps_the_centre_and_fills_black():
-    image = np.full((33, 33, 3), 90, np.uint8)
-    image[16, 16] = 255
-    augment = Augment(flip_prob=0, pad=0, rotation_prob=1, rotation_degrees=90)
-    corners = []
-    for seed in range(50):
-        out = augment(image, Preprocess(33), np.random.default_rng(seed))
-        assert out[16, 16, 0] == 255
-        corners.append(out[0, 0, 0] == 0)
-    assert 0.8 < np.mean(corners) <= 1
-
-
-def test_light_moves_the_mean_within_its_bounds():
-    image = np.full((32, 32, 3), 100, np.uint8)
-    augment = Augment(flip_prob=0, pad=0, rotation_prob=0, brightness=0.2)
-    values = [int(augment(image, Preprocess(32), np.random.default_rng(s))[0, 0, 0]) for s in range(300)]
-    assert 80 <= min(values) < 85 and 115 < max(values) <= 120
-
-
-@pytest.mark.parametrize("augment", [Augment(), Augment(zoom=0.3, brightness=0.3, contrast=0.3)])
-def test_the_same_generator_gives_the_same_sample(colours, augment):
-    a, b, c = (augment(colours, Preprocess(32), np.random.default_rng(s)) for s in (5, 5, 6))
-    assert np.array_equal(a, b) and not np.array_equal(a, c)
 
 
 @settings(max_examples=60, deadline=None)

@@ -72,7 +72,7 @@ def training_batches(
     def load(job: tuple[int, int]) -> np.ndarray:
         position, index = job
         rng = np.random.default_rng((seed, epoch, 2, position))
-        return augment(read_rgb(paths[index]), preprocess, rng)
+        return augment.read(paths[index], preprocess, rng)
 
     start, groups = 0, []
     for batch in batches:
