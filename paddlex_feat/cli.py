@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
-import json
 import logging
 import os
 import signal
@@ -21,7 +20,8 @@ from paddlex_feat.config import load
 from paddlex_feat.config.describe import keys_help
 from paddlex_feat.config.schema import MODES, Config
 from paddlex_feat.errors import ConfigError, FeatError, Interrupted, OutputError
-from paddlex_feat.files import backup, output_errors, write_json
+from paddlex_feat.files import backup, output_errors, read_result, write_json
+from paddlex_feat.group import LOGS, Group
 from paddlex_feat.logs import log_to_console, log_to_file
 
 log = logging.getLogger("paddlex_feat")
@@ -67,20 +67,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _start_logging(mode: str, output: Path) -> None:
+    rank = Group.from_environment().rank
     with output_errors(output):
-        log_to_file(output / f"{mode}.log")
+        log_to_file(output / LOGS / f"rank_{rank}.log" if rank else output / f"{mode}.log")
 
 
 def _write_result(mode: str, output: Path, result: dict[str, Any]) -> None:
-    write_json(output / f"{mode}_result.json", result)
+    if Group.from_environment().rank == 0:  # the others' results are rank 0's
+        write_json(output / f"{mode}_result.json", result)
 
 
 def _keep_finished_training(output: Path) -> None:
     """A finished training's record, which describes the checkpoints beside it, outlives a later attempt."""
-    path, finished = output / "train_result.json", False
-    with suppress(OSError, ValueError, AttributeError):  # there is none, or it is no record of ours
-        finished = json.loads(path.read_text(encoding="utf-8")).get("done_flag") is True
-    if finished:
+    path = output / "train_result.json"
+    if Group.from_environment().rank == 0 and read_result(path).get("done_flag") is True:
         backup(path)
 
 
@@ -89,6 +89,8 @@ def _fail(error: FeatError, mode: str, output: Path) -> int:
     try:
         result = {"done_flag": False, **error.result, "err_type": str(type(error)), "err_msg": str(error)}
         _write_result(mode, output, result)
+        if Group.from_environment().size > 1:
+            importlib.import_module("paddlex_feat.launch").report_failure(output, error)
     except OutputError as failure:
         if not isinstance(error, OutputError):  # which has said so already
             log.error("%s", failure)
@@ -155,6 +157,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.config:
         parser.error(f"-c is required: a YAML file or one of {', '.join(sorted(load.shipped()))}")
     log_to_console()
+    if Group.from_environment().size > 1:
+        importlib.import_module("paddlex_feat.launch").die_with_parent()
     if args.profiler_options:
         log.warning("-p/--profiler_options has no effect here.")
     try:

@@ -72,6 +72,15 @@ def write_json(path: Path, value: Any, indent: int = 2, ensure_ascii: bool = Fal
     write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
+def read_result(path: Path) -> dict[str, Any]:
+    """A result file that this program wrote; empty where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def write_keeping(path: Path, data: bytes) -> None:
     """Write a whole file; what another content had this name keeps as `.bak`, `.bak.1`, …"""
     if path.is_file() and path.read_bytes() == data:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from pathlib import Path
 
 FILE_ONLY = "paddlex_feat.file"  # the logger whose records the console leaves out
+LOG_START = "PADDLEX_FEAT_LOG_START"  # environment: how long train.log was before the run
 _size_at_start: dict[Path, int] = {}
 
 
@@ -40,12 +42,19 @@ def log_to_console() -> None:
 def log_to_file(path: Path) -> None:
     """Send messages, with time and tracebacks, to the end of `path` too. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _size_at_start[path.resolve()] = path.stat().st_size if path.exists() else 0
+    size = path.stat().st_size if path.exists() else 0
+    # A process that another one started for a run begins where that one's log did.
+    _size_at_start[path.resolve()] = min(size, int(os.environ.get(LOG_START) or size))
     handler = logging.FileHandler(path, mode="a", encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("paddlex_feat")
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)  # the console takes INFO and above
+
+
+def size_at_start(path: Path) -> int:
+    """How long the log was before this process began to write to it."""
+    return _size_at_start.get(path.resolve(), 0)
 
 
 def cut_earlier(path: Path) -> bytes:

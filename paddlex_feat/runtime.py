@@ -25,7 +25,7 @@ _HARMLESS_WARNINGS = (
 )
 
 
-DEVICE = re.compile(r"(auto|cpu|(gpu|xpu|npu|mlu|gcu|dcu|iluvatar_gpu|metax_gpu)(:\d+(,\d+)*)?)")
+DEVICE = re.compile(r"(auto|(cpu|gpu|xpu|npu|mlu|gcu|dcu|iluvatar_gpu|metax_gpu)(:\d+(,\d+)*)?)")
 
 
 def cpu_count() -> int:
@@ -41,18 +41,21 @@ def cpu_threads(threads: int) -> int:
     return threads or (int(wanted) if wanted.isdecimal() and int(wanted) else cpu_count())
 
 
-def prepare_paddle(threads: int = 0, onednn_training: bool = False) -> None:
+def prepare_paddle(threads: int = 0, onednn_training: bool = False, deterministic: bool = False) -> None:
     """Set what Paddle reads from the environment at import, then import it.
 
     Args:
         threads: CPU threads of Paddle's operators; 0 takes OMP_NUM_THREADS, else all processors.
         onednn_training: let static programs use oneDNN (see models/cpu_conv.py).
+        deterministic: ask for GPU kernels that give the same bits in every run.
 
     Raises DependencyError if Paddle is not installed.
     """
     os.environ["OMP_NUM_THREADS"] = str(cpu_threads(threads))
     if onednn_training:
         os.environ["FLAGS_use_mkldnn"] = "1"
+    if deterministic:
+        os.environ["FLAGS_cudnn_deterministic"] = os.environ["FLAGS_embedding_deterministic"] = "1"
     os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's own INFO lines are not for our users
     for message in _HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
@@ -82,13 +85,13 @@ def _import_paddle() -> None:
 
 
 def first_device(device: str) -> str:
-    """The first of several devices, which is all that this version uses.
+    """The first of several devices, which is all that modes other than train use.
 
     "gpu:0,1" -> "gpu:0"; anything else as it is.
     """
     first, *others = device.split(",")
     if others:
-        log.warning("%s: using %s alone, because this version runs on one device.", device, first)
+        log.warning("%s: using %s alone, because this mode runs on one device.", device, first)
     return first
 
 
@@ -96,7 +99,8 @@ def select_device(device: str) -> str:
     """Make `device` Paddle's current one and return its full name, "cpu" or "gpu:N".
 
     Args:
-        device: "auto" (the first visible GPU, else the CPU), "cpu", "gpu" or "gpu:N".
+        device: "auto" (the first visible GPU, else the CPU), "cpu", "gpu", "gpu:N", or several: all
+            must be there, the first becomes the current one.
 
     Raises DeviceError if the device is not there; the message lists those that are.
     """
@@ -107,7 +111,9 @@ def select_device(device: str) -> str:
     if device == "auto":
         device = "gpu:0" if gpus else "cpu"
     if not DEVICE.fullmatch(device):
-        raise DeviceError(f"{device!r} names no device.", where="device", fix="Give auto, cpu, gpu or gpu:ID.")
+        raise DeviceError(
+            f"{device!r} names no device.", where="device", fix="Give auto, cpu, gpu, gpu:ID or gpu:ID,ID."
+        )
     kind, _, ids = device.partition(":")
     if kind == "cpu":
         paddle.set_device("cpu")

@@ -21,9 +21,6 @@ from paddlex_feat.errors import ConfigError
 # them: said instead of ignored.
 _NOT_YET: dict[str, dict[str, Callable[[Any], bool]]] = {
     "train": {
-        "Train.amp": lambda v: v != "OFF",
-        "Train.dy2st": bool,
-        "Train.dist_ips": bool,
         "Train.basic_config_path": bool,
         "Global.export_with_pir": lambda v: not v,
     },
@@ -204,6 +201,12 @@ def peek(file: str, overrides: list[tuple[str, Any]]) -> dict[str, str]:
         name: section[name] if isinstance(section.get(name), str) else getattr(defaults, name)
         for name in ("mode", "output")
     }
+
+
+def without_resume(config: Config) -> Config:
+    """The run that a configuration describes, not how this process began it."""
+    train = config.Train.model_copy(update={"resume": None, "resume_path": None})
+    return config.model_copy(update={"Train": train})
 
 
 def dump(config: BaseModel) -> str:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from paddlex_feat.config.schema import PRETRAINED
+from paddlex_feat.config.section import PRETRAINED
 
 
-def _clip(name: str) -> dict[str, Any]:
+def _clip(name: str, **model: Any) -> dict[str, Any]:
     return {
+        "Model": {"backbone": "CLIP_vit", "neck": "linear", "head": "arc_margin", **model},
         "Train": {
             "batch_size": 32,
             "learning_rate": 0.001,
@@ -19,14 +20,22 @@ def _clip(name: str) -> dict[str, Any]:
             "interpolation": "bicubic",
             "samples_per_class": None,
             "weight_decay": 2e-5,
+            "augment": {
+                "crop": "area",
+                "rand_augment": {"ops": 2},
+                "rotation_prob": 0.3,
+                "rotation_interpolation": "bicubic",
+            },
+            "loss": {"label_smoothing": 0.0, "triplet_weight": 0.0},
         },
         "Evaluate": {"batch_size": 32},
         "Export": {"weight_path": f"{PRETRAINED}{name}_pretrained.pdparams"},
     }
 
 
+BASE, LARGE = "PP-ShiTuV2_rec_CLIP_vit_base", "PP-ShiTuV2_rec_CLIP_vit_large"
 RECIPES: dict[str, dict[str, Any]] = {
     "PP-ShiTuV2_rec": {},
-    "PP-ShiTuV2_rec_CLIP_vit_base": _clip("PP-ShiTuV2_rec_CLIP_vit_base"),
-    "PP-ShiTuV2_rec_CLIP_vit_large": _clip("PP-ShiTuV2_rec_CLIP_vit_large"),
+    BASE: _clip(BASE, patch_size=16, width=768, depth=12, heads=12, class_token=False),
+    LARGE: _clip(LARGE, patch_size=14, width=1024, depth=24, heads=16, class_token=True),
 }

@@ -14,6 +14,7 @@ class CombinedLoss(nn.Layer):
 
     forward: features float32 [N, D], logits float32 [N, C], labels int64 [N] -> scalar terms by
     name; "loss" is their weighted sum. A term of weight 0 is neither computed nor reported.
+    With metric_features [M, D] and metric_labels [M] the metric loss looks at these instead.
     """
 
     def __init__(
@@ -30,7 +31,12 @@ class CombinedLoss(nn.Layer):
         self.metric_weight = metric_weight
 
     def forward(
-        self, features: paddle.Tensor, logits: paddle.Tensor, labels: paddle.Tensor
+        self,
+        features: paddle.Tensor,
+        logits: paddle.Tensor,
+        labels: paddle.Tensor,
+        metric_features: paddle.Tensor | None = None,
+        metric_labels: paddle.Tensor | None = None,
     ) -> dict[str, paddle.Tensor]:
         terms: dict[str, paddle.Tensor] = {}
         total = paddle.zeros([])
@@ -38,7 +44,8 @@ class CombinedLoss(nn.Layer):
             terms["CELoss"] = self.classification(logits, labels)
             total = total + self.classification_weight * terms["CELoss"]
         if self.metric_weight:
-            terms["TripletAngularMarginLoss"] = self.metric(features, labels)
+            whole = (features, labels) if metric_features is None else (metric_features, metric_labels)
+            terms["TripletAngularMarginLoss"] = self.metric(*whole)
             total = total + self.metric_weight * terms["TripletAngularMarginLoss"]
         terms["loss"] = total
         return terms

@@ -24,7 +24,7 @@ from paddlex_feat.files import recover_folder, write_bytes
 
 log = logging.getLogger(__name__)
 
-HEAD = "head."  # prefix of the classifier's tensors
+BACKBONE, NECK, HEAD = "backbone.", "neck.", "head."  # prefixes of tensor names
 # Paddle's own bookkeeping entry in a saved state dict; not a tensor.
 _PADDLE_NAME_TABLE = "StructuredToParameterName@@"
 
@@ -136,27 +136,32 @@ class LoadReport:
 def load(model: nn.Layer, path: Path, head: Literal["required", "optional", "ignored"] = "required") -> LoadReport:
     """Fill `model` from a weight file by tensor name.
 
+    A file of a backbone alone, whose names do not begin with "backbone.", is understood.
+
     Args:
-        head: "optional" leaves the head's fresh weights where the file has none or another class
-            count, as at the start of training; "ignored" leaves them in any case, where only
-            features are wanted.
+        head: "optional", as at the start of training, leaves the head's fresh weights where the file
+            has none or another class count, and those of a neck that the file does not have;
+            "ignored" leaves the head in any case, where only features are wanted.
 
     Raises WeightsError that lists every tensor that is missing or has another shape.
     """
-    state, report, faults, fill = read(path), LoadReport(), [], {}
+    state, report, faults, fill = _with_prefix(read(path), model), LoadReport(), [], {}
+    adapt = getattr(getattr(model, "backbone", None), "adapt_state", None)
+    if adapt is not None:
+        adapt(state, BACKBONE)
     own = {n: t for n, t in model.state_dict().items() if head != "ignored" or not n.startswith(HEAD)}
+    absent = tuple(p for p in (NECK, HEAD) if head == "optional" and not any(n.startswith(p) for n in state))
     for name, tensor in own.items():
         value = state.get(name)
         shape = list(tensor.shape)
         if isinstance(value, np.ndarray) and list(value.shape) == shape:
-            if value.dtype.kind != "f":
-                faults.append(f"{name} has type {value.dtype}, the network has float32")
-            elif not np.isfinite(value).all():
-                faults.append(f"{name} holds numbers that are not finite")
+            fault = _unsound(value)
+            if fault:
+                faults.append(f"{name} {fault}")
             else:
                 fill[name] = value.astype(np.float32, copy=False)
                 report.loaded.append(name)
-        elif head == "optional" and name.startswith(HEAD):
+        elif name.startswith(absent) or (head == "optional" and name.startswith(HEAD)):
             report.reinitialised.append(name)
         elif value is None:
             faults.append(f"{name} is missing")
@@ -172,3 +177,18 @@ def load(model: nn.Layer, path: Path, head: Literal["required", "optional", "ign
         )
     model.set_state_dict({**model.state_dict(), **fill})  # Paddle warns of names that are left out
     return report
+
+
+def _unsound(value: np.ndarray) -> str:
+    """What is wrong with a tensor's content, empty if nothing is."""
+    if value.dtype.kind != "f":
+        return f"has type {value.dtype}, the network has float32"
+    return "" if np.isfinite(value).all() else "holds numbers that are not finite"
+
+
+def _with_prefix(state: dict[str, Any], model: nn.Layer) -> dict[str, Any]:
+    """Names as in the whole network, for a file that was saved from the backbone alone."""
+    own = set(model.state_dict())
+    if any(name in own for name in state) or not any(BACKBONE + name in own for name in state):
+        return state
+    return {BACKBONE + name: value for name, value in state.items()}

@@ -19,7 +19,7 @@ from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.runtime import first_device, prepare_paddle, select_device
 
 if TYPE_CHECKING:
-    from paddlex_feat.models.recognizer import Recognizer
+    from paddlex_feat.models.recognizer import NetworkSpec, Recognizer
 
 log = logging.getLogger(__name__)
 COMPARED_IMAGES = 8
@@ -51,9 +51,16 @@ def load_trained(config: Config, key: str, weight_path: str | None) -> Trained:
     from paddlex_feat.models import recognizer, weights
 
     device = select_device(first_device(config.Global.device))
-    network = recognizer.build(own.Global.model, num_classes=1)
+    network = recognizer.build(network_spec(own), num_classes=1)
     log.info("Weights %s: %s", path, weights.load(network, path, head="ignored"))
     return Trained(path, own, device, network)
+
+
+def network_spec(config: Config) -> NetworkSpec:
+    """The network that the configuration describes."""
+    from paddlex_feat.models.recognizer import NetworkSpec
+
+    return NetworkSpec(**config.Model.model_dump(), input_size=config.Train.input_size)
 
 
 def preprocess_of(config: Config) -> Preprocess:
@@ -84,6 +91,7 @@ def run_config(weights: Path, config: Config) -> Config:
 def _say_contradictions(own: Config, config: Config, path: Path) -> None:
     pairs = {
         "Global.model": (own.Global.model, config.Global.model),
+        "Model": (own.Model, config.Model),
         "Train.input_size": (own.Train.input_size, config.Train.input_size),
         "Train.interpolation": (own.Train.interpolation, config.Train.interpolation),
     }

@@ -6,6 +6,8 @@ to be pickled, and /dev/shm is not needed.
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,10 +16,12 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
+from paddlex_feat.errors import ImageError
 from paddlex_feat.pipeline.augment import Augment
 from paddlex_feat.pipeline.decode import read_rgb
 from paddlex_feat.pipeline.preprocess import Preprocess
 
+log = logging.getLogger(__name__)
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 BATCHES_AHEAD = 2
@@ -54,38 +58,91 @@ def map_ahead(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+class BadImages:
+    """What to do about images that cannot be decoded: nothing is ever replaced unless this is used.
+
+    An image is replaced by another one of its class, so that a P x K batch keeps its form.
+
+    Args:
+        labels: class of every image, int64 [images].
+    """
+
+    def __init__(self, labels: np.ndarray):
+        self._labels = labels
+        self._lock = threading.Lock()
+        self.files: set[str] = set()
+
+    def replace(
+        self, index: int, paths: Sequence[str], load: Callable[[str], np.ndarray], rng: np.random.Generator
+    ) -> tuple[int, np.ndarray]:
+        """Another image of the class of `index`, with its pixels. Raises ImageError if there is none."""
+        own = self._labels[index]
+        for other in rng.permutation(np.flatnonzero(self._labels == own)):
+            if other != index:
+                try:
+                    return int(other), load(paths[other])
+                except ImageError as error:
+                    self.note(error)
+        raise ImageError(
+            "No image of this class can be decoded.", where=paths[index], fix="Mend the files or remove the class."
+        )
+
+    def note(self, error: ImageError) -> None:
+        """Count the file of `error`, and say so the first time."""
+        with self._lock:
+            known = str(error.where) in self.files
+            self.files.add(str(error.where))
+        if not known:
+            log.warning("%s %s: left out, another image of its class takes its place.", error.what, error.where)
+
+
 def training_batches(
-    batches: list[np.ndarray],
+    batches: Sequence[np.ndarray],
     paths: Sequence[str],
     preprocess: Preprocess,
     augment: Augment,
-    seed: int,
-    epoch: int,
+    key: tuple[int, ...],
     workers: int,
+    first: int = 0,
+    bad: BadImages | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Augmented batches of one epoch: (image indices int64 [N], images uint8 [N, S, S, 3]).
 
-    Each sample's randomness comes from (seed, epoch, position in the epoch), so the number of
-    workers changes nothing.
+    Each sample's randomness comes from `key` (seed, epoch, rank) and its position in the epoch,
+    so neither the number of workers nor starting at batch `first` changes anything.
+
+    Raises ImageError naming a file that cannot be decoded, unless `bad` replaces it.
     """
 
-    def load(job: tuple[int, int]) -> np.ndarray:
+    def load(job: tuple[int, int]) -> tuple[int, np.ndarray]:
         position, index = job
-        rng = np.random.default_rng((seed, epoch, 2, position))
-        return augment.read(paths[index], preprocess, rng)
+
+        def read(path: str) -> np.ndarray:
+            return augment.read(path, preprocess, np.random.default_rng((*key, 2, position)))
+
+        try:
+            return index, read(paths[index])
+        except ImageError as error:
+            if bad is None:
+                raise
+            bad.note(error)
+            return bad.replace(index, paths, read, np.random.default_rng((*key, 4, position)))
 
     start, groups = 0, []
     for batch in batches:
         groups.append(list(enumerate(batch.tolist(), start)))
         start += len(batch)
-    for group, images in map_ahead(groups, load, workers):
-        yield np.asarray([index for _, index in group], np.int64), np.stack(images)
+    for _, samples in map_ahead(groups[first:], load, workers):
+        yield np.asarray([index for index, _ in samples], np.int64), np.stack([image for _, image in samples])
 
 
 def evaluation_batches(
-    paths: Sequence[str], preprocess: Preprocess, batch_size: int, workers: int
+    paths: Sequence[str], preprocess: Preprocess, batch_size: int, workers: int, rank: int = 0, size: int = 1
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All images in order, not augmented: (indices int64 [N], images uint8 [N, S, S, 3])."""
-    groups = [range(i, min(i + batch_size, len(paths))) for i in range(0, len(paths), batch_size)]
+    """All images in order, not augmented: (indices int64 [N], images uint8 [N, S, S, 3]).
+
+    Of several processes each takes every size-th batch, so that all compute on the same batches as one would.
+    """
+    groups = [range(i, min(i + batch_size, len(paths))) for i in range(0, len(paths), batch_size)][rank::size]
     for group, images in map_ahead(groups, lambda i: preprocess.resize(read_rgb(paths[i])), workers):
         yield np.asarray(group, np.int64), np.stack(images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,34 +30,46 @@ def pk_fault(num_classes: int, batch_size: int, samples_per_class: int) -> tuple
 class PKSampler:
     """Batches of P classes with K images each.
 
-    Classes are drawn without replacement with probability proportional to their size, then
-    K images of each: without replacement where the class has K, else with. Batches are
-    independent draws; an epoch has as many as a pass over the data would have.
+    Classes are drawn without replacement, then K images of each: without replacement where the
+    class has K, else with. Batches are independent draws; an epoch has as many as a pass over
+    the data would have.
 
     Args:
         labels: class of every image, any integers.
         batch_size: P * K.
         samples_per_class: K.
-        seed: together with the epoch it determines every draw.
+        seed: together with the epoch and the rank it determines every draw.
+        rank, size: which of how many processes; each draws for itself, and they share an epoch.
+        uniform: draw all classes alike, not in proportion to their size.
 
     Raises ConfigError if no such batch exists.
     """
 
-    def __init__(self, labels: Sequence[int], batch_size: int, samples_per_class: int, seed: int):
+    def __init__(
+        self,
+        labels: Sequence[int],
+        batch_size: int,
+        samples_per_class: int,
+        seed: int,
+        rank: int = 0,
+        size: int = 1,
+        uniform: bool = False,
+    ):
         _, inverse, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
         fault = pk_fault(len(counts), batch_size, samples_per_class)
         if fault:
             raise ConfigError(fault[0], where="Train.batch_size", fix=fault[1])
         self._members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(counts)[:-1])
-        self._probability = counts / counts.sum()
+        self._probability = np.full(len(counts), 1 / len(counts)) if uniform else counts / counts.sum()
         self._classes_per_batch = batch_size // samples_per_class
         self._k = samples_per_class
-        self._seed = seed
-        self.batches_per_epoch = -(-len(inverse) // batch_size)
+        self._key = (seed, rank)
+        self.batches_per_epoch = math.ceil(math.ceil(len(inverse) / size) / batch_size)
 
     def epoch(self, number: int) -> list[np.ndarray]:
         """The batches of an epoch, each int64 [batch_size] of image indices."""
-        rng = np.random.default_rng((self._seed, number, 1))
+        seed, rank = self._key
+        rng = np.random.default_rng((seed, number, 1, rank))
         return [self._draw(rng) for _ in range(self.batches_per_epoch)]
 
     def _draw(self, rng: np.random.Generator) -> np.ndarray:
@@ -69,24 +82,37 @@ class PKSampler:
 
 
 class ShuffleSampler:
-    """Every image once an epoch in random order; the last batch may be smaller."""
+    """Every image once an epoch in random order; the last batch may be smaller.
 
-    def __init__(self, labels: Sequence[int], batch_size: int, seed: int):
+    Several processes share one order, each taking every size-th image; so that all have as many,
+    the order goes on from its start where its length is no multiple of their number.
+    """
+
+    def __init__(self, labels: Sequence[int], batch_size: int, seed: int, rank: int = 0, size: int = 1):
         self._n = len(labels)
         self._batch_size = batch_size
         self._seed = seed
-        self.batches_per_epoch = -(-self._n // batch_size)
+        self._rank, self._size = rank, size
+        self._share = -(-self._n // size)
+        self.batches_per_epoch = -(-self._share // batch_size)
 
     def epoch(self, number: int) -> list[np.ndarray]:
         """The batches of an epoch, each int64 [<= batch_size] of image indices."""
         order = np.random.default_rng((self._seed, number, 1)).permutation(self._n)
-        return [order[i : i + self._batch_size] for i in range(0, self._n, self._batch_size)]
+        own = np.resize(order, self._share * self._size)[self._rank :: self._size]
+        return [own[i : i + self._batch_size] for i in range(0, self._share, self._batch_size)]
 
 
 def build(
-    labels: Sequence[int], batch_size: int, samples_per_class: int | None, seed: int
+    labels: Sequence[int],
+    batch_size: int,
+    samples_per_class: int | None,
+    seed: int,
+    rank: int = 0,
+    size: int = 1,
+    uniform: bool = False,
 ) -> PKSampler | ShuffleSampler:
     """P x K sampling, or plain shuffled epochs where samples_per_class is None."""
     if samples_per_class is None:
-        return ShuffleSampler(labels, batch_size, seed)
-    return PKSampler(labels, batch_size, samples_per_class, seed)
+        return ShuffleSampler(labels, batch_size, seed, rank, size)
+    return PKSampler(labels, batch_size, samples_per_class, seed, rank, size, uniform)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from paddlex_feat.dataset.records import ImageList
+from paddlex_feat.group import Group
 from paddlex_feat.inference.engine import FeatureExtractor
 from paddlex_feat.retrieval.embed import embed
 from paddlex_feat.retrieval.metrics import RetrievalMetrics, retrieval_metrics
@@ -37,14 +38,24 @@ class Evaluator:
         lists: "gallery" and "query".
         device: "cpu" or "gpu:N".
         threads: CPU threads of the engine, 0 = all; workers: decoding threads.
+        group: processes that share the embedding; all of them must call, and all get the result.
     """
 
-    def __init__(self, lists: dict[str, ImageList], batch_size: int, device: str, threads: int, workers: int):
+    def __init__(
+        self,
+        lists: dict[str, ImageList],
+        batch_size: int,
+        device: str,
+        threads: int,
+        workers: int,
+        group: Group | None = None,
+    ):
         self._lists = lists
         self._batch_size = batch_size
         self._device = device
         self._threads = threads
         self._workers = workers
+        self._group = group or Group()
 
     def __call__(self, folder: Path) -> Evaluation:
         """Embed both lists with the model in `folder` and compare."""
@@ -57,6 +68,7 @@ class Evaluator:
                 self._batch_size,
                 self._workers,
                 f"embedding {name}",
+                self._group,
             )
             for name in ("gallery", "query")
         }

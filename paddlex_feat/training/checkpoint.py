@@ -1,6 +1,8 @@
-"""The state of a run: what `.pdparams`, `.pdopt` and `.pdstates` hold, written and read.
+"""The state of a run: everything that the next step depends on, written and read.
 
-`.pdparams` holds the weights, `.pdopt` the momentum, `.pdstates` epoch, step, best score and classes.
+`.pdparams` holds the weights that are evaluated, `.pdema` the raw ones where those are their moving
+average, `.pdopt` the momentum, `.pdstates` progress, scaler and classes. Sampling, augmentation and
+dropout are functions of (seed, epoch, step), so the progress is their state.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from paddlex_feat.errors import WeightsError
 from paddlex_feat.files import write_json
 from paddlex_feat.models import weights
+from paddlex_feat.training.ema import Ema
 
 
 @dataclass
@@ -23,25 +26,57 @@ class Progress:
     """Where a run stands.
 
     Attributes:
-        epoch: epochs completed. step: optimizer steps completed.
+        epoch: epochs completed, their evaluation included. step: optimizer steps completed.
+        step_in_epoch: those of the epoch that has begun. steps_per_epoch: as this run has them.
         best: best recall1 so far, -1 before the first evaluation. best_epoch: its epoch.
+        stale: evaluations since the best one.
         score: recall1 of the last evaluation of this epoch, None if it was not evaluated.
         classes: the data set's label of each class index.
+        num_classes: width of the classifier, 0 where it was not recorded.
+        scaler: state of the loss scaler of float16.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # of read_progress
 
     epoch: int = 0
     step: int = 0
+    step_in_epoch: int = 0
+    steps_per_epoch: int = 0
     best: float = -1.0
     best_epoch: int = 0
+    stale: int = 0
     score: float | None = None
     classes: list[int] = field(default_factory=list)
+    num_classes: int = 0
+    scaler: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class TrainingState:
+    """A run's tensors and its progress; what a checkpoint saves and restores."""
+
+    model: paddle.nn.Layer
+    optimizer: paddle.optimizer.Optimizer
+    progress: Progress
+    ema: Ema | None = None
+    scaler: paddle.amp.GradScaler | None = None
+
+    def weights(self) -> dict[str, paddle.Tensor]:
+        """What is evaluated, exported and saved as .pdparams: the moving average if there is one."""
+        return self.ema.state if self.ema else self.raw_weights()
+
+    def raw_weights(self) -> dict[str, paddle.Tensor]:
+        """The weights as float32; those of a low-precision network come from the optimizer's master copies."""
+        masters = self.optimizer.state_dict().get("master_weights", {})
+        return {
+            name: tensor if tensor.dtype == paddle.float32 else masters.get(tensor.name, tensor.astype("float32"))
+            for name, tensor in self.model.state_dict().items()
+        }
 
 
 def _momentum_by_name(model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer) -> dict[str, Any]:
     """The optimizer's state under the network's tensor names, which do not depend on the process."""
-    state = optimizer.state_dict()
+    state = {k: v for k, v in optimizer.state_dict().items() if k != "master_weights"}
     named = {}
     for name, parameter in model.named_parameters():
         prefix = parameter.name + "_"
@@ -51,12 +86,15 @@ def _momentum_by_name(model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimi
     return named
 
 
-def write(
-    folder: Path, name: str, model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer, progress: Progress
-) -> None:
-    """Write `name`.pdparams, .pdopt, .pdstates and .info.json into `folder`."""
-    weights.write(folder / f"{name}.pdparams", model.state_dict())
-    weights.write(folder / f"{name}.pdopt", _momentum_by_name(model, optimizer))
+def write(folder: Path, name: str, state: TrainingState) -> None:
+    """Write `name`.pdparams, .pdopt, .pdstates, .info.json and, with a moving average, .pdema into `folder`."""
+    progress = state.progress
+    if state.scaler is not None:
+        progress.scaler = {k: v.item() if hasattr(v, "item") else v for k, v in state.scaler.state_dict().items()}
+    weights.write(folder / f"{name}.pdparams", state.weights())
+    if state.ema:
+        weights.write(folder / f"{name}.pdema", state.raw_weights())
+    weights.write(folder / f"{name}.pdopt", _momentum_by_name(state.model, state.optimizer))
     weights.write(folder / f"{name}.pdstates", asdict(progress))
     write_json(folder / f"{name}.info.json", {"metric": progress.score, "epoch": progress.epoch})
 
@@ -73,28 +111,43 @@ def read_progress(path: Path) -> Progress:
         ) from error
 
 
-def resume(path: Path, model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer) -> Progress:
-    """Load weights, momentum and progress from `path` (.pdparams) and the files beside it.
+def resume(path: Path, state: TrainingState) -> None:
+    """Fill `state` from `path` (.pdparams) and the files beside it.
 
-    Raises WeightsError if one of the three is missing or does not fit.
+    Raises WeightsError if one of them is missing or does not fit.
     """
-    progress = read_progress(path.with_suffix(".pdstates"))
-    weights.load(model, path)
-    momentum = path.with_suffix(".pdopt")
-    saved, parameters = weights.read(momentum), dict(model.named_parameters())
-    state, faults = {}, []
+    state.progress = read_progress(path.with_suffix(".pdstates"))
+    raw = path.with_suffix(".pdema")
+    weights.load(state.model, raw if raw.is_file() else path)
+    if state.ema:  # a run that had none begins its average here
+        state.ema.load(weights.read(path) if raw.is_file() else state.model.state_dict())
+    _resume_momentum(path.with_suffix(".pdopt"), state)
+
+
+def _resume_momentum(path: Path, state: TrainingState) -> None:
+    saved, parameters = weights.read(path), dict(state.model.named_parameters())
+    entries, faults = {}, []
     for entry, value in saved.items():
         name, _, kind = str(entry).rpartition(":")
         shape = list(np.shape(value))
         if name in parameters and shape == list(parameters[name].shape):
-            state[f"{parameters[name].name}_{kind}"] = paddle.to_tensor(value)
+            entries[f"{parameters[name].name}_{kind}"] = paddle.to_tensor(value)
         else:
             faults.append(f"{entry}, shape {shape}")
-    if faults or (progress.step and not saved):
+    if faults or (state.progress.step and not saved):
         raise WeightsError(
             f"The momentum does not belong to these weights: {faults[0] if faults else 'the file holds none'}.",
-            where=str(momentum),
+            where=str(path),
             fix="Resume from a checkpoint of the same model, written by this program.",
         )
-    optimizer.set_state_dict(state)
-    return progress
+    state.optimizer.set_state_dict(entries)
+
+
+def resume_low_precision(state: TrainingState, exact: dict[str, paddle.Tensor]) -> None:
+    """After `resume`, in an O2 network: the master copies get the saved float32 values, not the rounded ones.
+
+    exact: float32 parameters by name, copied before the network became float16 or bfloat16.
+    """
+    masters = {p.name: exact[name] for name, p in state.model.named_parameters() if p.dtype != paddle.float32}
+    if masters:
+        state.optimizer.set_state_dict({**state.optimizer.state_dict(), "master_weights": masters})

@@ -2,9 +2,9 @@
 
     best_model/  best_model.{pdparams,pdopt,pdstates,info.json}  inference/
     epoch_N/     epoch_N.*                                       the last `keep_last` of them
-    latest/      latest.*                                        the newest epoch_N again
+    latest/      latest.*                                        the newest state; inference/ at the end of an epoch
     previous_N/  what earlier runs left
-A checkpoint is a folder that appears whole or not at all.
+A checkpoint is a folder that appears whole or not at all. Those that are the same share their files.
 """
 
 from __future__ import annotations
@@ -12,22 +12,36 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import paddle
 
 from paddlex_feat import logs
 from paddlex_feat.files import atomic_folder, link_or_copy, output_errors, recover_folder, write_bytes, write_text
 from paddlex_feat.training import checkpoint
-from paddlex_feat.training.checkpoint import Progress
+from paddlex_feat.training.checkpoint import Progress, TrainingState
 from paddlex_feat.training.watch import CURVES, METRICS, metrics_until
 
 log = logging.getLogger(__name__)
 
 BEST, LATEST = "best_model", "latest"
 # Patterns: a finished run's train_result.json was kept as .bak when this run began.
-_OF_A_RUN = (BEST, LATEST, "config.yaml", METRICS, CURVES, "class_map.json", "train_result.json.bak*")
+_OF_A_RUN = (
+    BEST,
+    LATEST,
+    "config.yaml",
+    METRICS,
+    CURVES,
+    "class_map.json",
+    "run.json",
+    "vdlrecords.*.log",
+    "train_result.json.bak*",
+)
+
+
+def epoch_name(epoch: int) -> str:
+    """The checkpoint folder of an epoch, counted from 1."""
+    return f"epoch_{epoch}"
 
 
 class RunFolder:
@@ -37,6 +51,12 @@ class RunFolder:
         self.root = root
         self._keep_last = keep_last
         self.scores: dict[int, float | None] = {}  # of the epoch_N that exist, by N
+
+    def latest(self) -> Path | None:
+        """The newest state that a run left here, if any: the .pdparams file to resume from."""
+        recover_folder(self.root / LATEST)
+        path = self.root / LATEST / f"{LATEST}.pdparams"
+        return path if path.is_file() else None
 
     def open_new(self) -> None:
         """Make room for a new run: what an earlier one left here moves to previous_1, previous_2, …"""
@@ -55,7 +75,7 @@ class RunFolder:
         """
         source = parameters.resolve().parent.parent
         best = self._best_of(source, progress)
-        rows = metrics_until(source / METRICS, progress.epoch)
+        rows = metrics_until(source / METRICS, progress.epoch, progress.step)
         if source == self.root.resolve():
             self._tidy()
             later = [path for epoch, path in self._epochs().items() if epoch > progress.epoch]
@@ -65,12 +85,22 @@ class RunFolder:
             self.open_new()
         self.scores = {n: checkpoint.read_progress(p / f"{p.name}.pdstates").score for n, p in self._epochs().items()}
         if best is None and progress.best >= 0:
-            log.warning("The best model so far (epoch %d) is no longer there; any now counts.", progress.best_epoch)
+            # A run killed between an epoch's best_model and its latest: that epoch makes it again.
+            log.info("best_model of epoch %d is no longer there: the search begins anew.", progress.best_epoch)
             progress.best, progress.best_epoch = -1.0, 0
         if best is not None and best != self.root / BEST:
             self._copy(best, BEST)
         if rows:
             write_text(self.root / METRICS, "".join(rows))
+
+    def complete(self, progress: Progress, interval: int, last: int) -> None:
+        """Give `latest` the name epoch_N too, if it is due and the run was killed before it could."""
+        epoch = progress.epoch
+        due = epoch and not progress.step_in_epoch and (epoch % interval == 0 or epoch == last)
+        states = self.root / LATEST / f"{LATEST}.pdstates"
+        if due and epoch not in self.scores and states.is_file() and checkpoint.read_progress(states).epoch == epoch:
+            self._copy(self.root / LATEST, epoch_name(epoch))
+            self.scores[epoch] = progress.score
 
     def _best_of(self, source: Path, progress: Progress) -> Path | None:
         """The checkpoint of the best epoch of the run in `source`, if it still exists."""
@@ -114,36 +144,29 @@ class RunFolder:
                 target.parent.mkdir(exist_ok=True)
                 link_or_copy(path, target)
 
-    def save(
-        self,
-        name: str,
-        model: paddle.nn.Layer,
-        optimizer: paddle.optimizer.Optimizer,
-        progress: Progress,
-        inference: Path,
-    ) -> None:
-        """Write one checkpoint folder; `inference` is copied into it."""
-        with atomic_folder(self.root / name) as folder:
-            checkpoint.write(folder, name, model, optimizer, progress)
-            shutil.copytree(inference, folder / "inference")
+    def save(self, names: Sequence[str], state: TrainingState, inference: Path | None) -> None:
+        """Write one checkpoint under several names; `inference` is copied into it.
 
-    def save_epoch(
-        self, model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer, progress: Progress, inference: Path
-    ) -> None:
-        """Write epoch_N, give it the second name `latest`, remove what exceeds keep_last."""
-        name = f"epoch_{progress.epoch}"
-        self.save(name, model, optimizer, progress, inference)
-        self.scores[progress.epoch] = progress.score
-        self._copy(self.root / name, LATEST)
+        Afterwards at most `keep_last` of the epoch_N are left.
+        """
+        first, *others = names
+        with atomic_folder(self.root / first) as folder:
+            checkpoint.write(folder, first, state)
+            if inference is not None:
+                shutil.copytree(inference, folder / "inference")
+        for name in others:
+            self._copy(self.root / first, name)
+        if epoch_name(state.progress.epoch) in names:
+            self.scores[state.progress.epoch] = state.progress.score
         for epoch in sorted(self.scores)[: -self._keep_last]:
-            shutil.rmtree(self.root / f"epoch_{epoch}", ignore_errors=True)
+            shutil.rmtree(self.root / epoch_name(epoch), ignore_errors=True)
             del self.scores[epoch]
 
     def result(self, model_name: str, best: float) -> dict[str, Any]:
         """The content of train_result.json, without done_flag; paths are relative to the folder."""
         models: dict[str, Any] = {}
         for i, epoch in enumerate(sorted(self.scores, reverse=True), 1):
-            models[f"last_{i}"] = self._entry(f"epoch_{epoch}", self.scores[epoch])
+            models[f"last_{i}"] = self._entry(epoch_name(epoch), self.scores[epoch])
         for i in range(len(models) + 1, 6):
             models[f"last_{i}"] = {}
         models["best"] = self._entry(BEST, best)
@@ -151,7 +174,7 @@ class RunFolder:
             "model_name": model_name,
             "label_dict": "class_map.json",
             "train_log": "train.log",
-            "visualdl_log": "",
+            "visualdl_log": next((p.name for p in sorted(self.root.glob("vdlrecords.*.log"))), ""),
             "config": "config.yaml",
             "models": models,
         }
@@ -159,6 +182,7 @@ class RunFolder:
     def _entry(self, name: str, score: float | None) -> dict[str, Any]:
         files = {
             "pdparams": f"{name}/{name}.pdparams",
+            "pdema": f"{name}/{name}.pdema",
             "pdopt": f"{name}/{name}.pdopt",
             "pdstates": f"{name}/{name}.pdstates",
             "inference_config": f"{name}/inference/inference.yml",

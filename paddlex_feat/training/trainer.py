@@ -5,31 +5,38 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import paddle
 
-from paddlex_feat.errors import TrainingError
+from paddlex_feat.errors import Interrupted, TrainingError
+from paddlex_feat.group import Group
 from paddlex_feat.inference.export import Exporter
-from paddlex_feat.losses.combined import CombinedLoss
-from paddlex_feat.models.recognizer import Recognizer
-from paddlex_feat.pipeline.preprocess import Preprocess
-from paddlex_feat.training.checkpoint import Progress
-from paddlex_feat.training.run_folder import BEST, RunFolder
+from paddlex_feat.training.checkpoint import TrainingState
+from paddlex_feat.training.run_folder import BEST, LATEST, RunFolder, epoch_name
 from paddlex_feat.training.schedule import warmup_cosine
+from paddlex_feat.training.step import Step
+from paddlex_feat.training.stop import StopRequest
 from paddlex_feat.training.watch import Watch
 
 log = logging.getLogger(__name__)
-Batches = Callable[[int], Iterable[tuple[np.ndarray, np.ndarray]]]
+Batches = Callable[[int, int], Iterable[tuple[np.ndarray, np.ndarray]]]
+METRICS = ("recall1", "recall5", "mAP")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Length and pace of a run; epochs and warm-up in epochs, intervals as in the section Train."""
+    """Length and pace of a run; epochs and warm-up in epochs, intervals as in the section Train.
+
+    Attributes:
+        steps_per_epoch: optimizer steps, each of `accumulate` batches (the last of an epoch: of what is left).
+    """
 
     epochs: int
     steps_per_epoch: int
@@ -40,37 +47,52 @@ class Plan:
     save_interval: int
     eval_start: bool
     seed: int
+    accumulate: int = 1
+    save_minutes: float | None = None
+    early_stopping: int | None = None
+
+
+@dataclass
+class Interval:
+    """What happened since the last log line: indices and losses, not yet fetched, of each step."""
+
+    steps: list[tuple[np.ndarray, dict[str, paddle.Tensor]]]
+    waited: float = 0.0
 
 
 class Trainer:
     """Trains a network epoch by epoch, keeps the best by recall1.
 
     Args:
-        model, criterion, optimizer: in training form.
-        batches: epoch (zero-based) -> (image indices int64 [N], images uint8 [N, S, S, 3]).
+        state: network, optimizer, progress, in training form.
+        step: makes one optimizer step.
+        batches: (epoch, first batch), both zero-based -> (image indices int64 [N], images uint8 [N, S, S, 3]).
         labels: class index of every image, int64 [images].
         files: path of every image, for messages.
-        evaluate: inference directory -> recall1, recall5, mAP.
+        evaluate: inference directory -> recall1, recall5, mAP; every rank calls it.
+        group: all ranks run the same loop; rank 0 alone writes.
+        resume_command: what the message of an interrupted run says.
+        frozen: layers that stay in evaluation mode.
     """
 
     def __init__(
         self,
-        model: Recognizer,
-        criterion: CombinedLoss,
-        optimizer: paddle.optimizer.Optimizer,
+        state: TrainingState,
+        step: Step,
         batches: Batches,
         labels: np.ndarray,
         files: Sequence[str],
-        preprocess: Preprocess,
         exporter: Exporter,
         evaluate: Callable[[Path], dict[str, float]],
         folder: RunFolder,
         plan: Plan,
-        progress: Progress,
+        watch: Watch,
+        group: Group | None = None,
+        resume_command: str = "the same command with -o Train.resume=auto",
+        frozen: Sequence[paddle.nn.Layer] = (),
     ):
-        self.model = model
-        self.criterion = criterion
-        self.optimizer = optimizer
+        self.state = state
+        self.step = step
         self.batches = batches
         self.labels = labels
         self.files = files
@@ -78,102 +100,175 @@ class Trainer:
         self.evaluate = evaluate
         self.folder = folder
         self.plan = plan
-        self.progress = progress
-        self.watch = Watch(folder.root, plan.epochs, plan.steps_per_epoch, progress.step)
-        factor, offset = preprocess.affine()
-        self._factor = paddle.to_tensor(factor.reshape(1, 3, 1, 1))
-        self._offset = paddle.to_tensor(offset.reshape(1, 3, 1, 1))
+        self.watch = watch
+        self.group = group or Group()
+        self.resume_command = resume_command
+        self.frozen = frozen
+        self.stop = StopRequest(insist=self.group.size == 1)
+        self._saved_at, self._saved_step = time.monotonic(), -1
+
+    @property
+    def finished(self) -> bool:
+        """Is nothing left to train?"""
+        progress, plan = self.state.progress, self.plan
+        impatient = plan.early_stopping is not None and progress.stale >= plan.early_stopping
+        return progress.epoch >= plan.epochs or (impatient and not progress.step_in_epoch)
 
     def fit(self) -> None:
-        """Train from where `progress` stands to the end of the plan."""
+        """Train from where the progress stands to the end of the plan.
+
+        Raises Interrupted after a signal, with the state saved; TrainingError if a loss is not finite.
+        """
+        progress = self.state.progress
+        progress.steps_per_epoch = self.plan.steps_per_epoch
         try:
-            if self.plan.eval_start and not self.progress.step:
-                with self._exported() as inference:
-                    self.watch.evaluated(0, 0, self.evaluate(inference))
-            for epoch in range(self.progress.epoch, self.plan.epochs):
-                self._train_epoch(epoch)
-                self.progress.epoch = epoch + 1
-                self.progress.score = None
-                self._after_epoch(epoch + 1)
+            with self.stop.listening():
+                if self.plan.eval_start and not progress.step:
+                    with self._exported() as inference:
+                        self.watch.evaluated(0, 0, self._measure(inference))
+                while not self.finished:
+                    self._train_epoch(progress.epoch)
+                    progress.epoch, progress.step_in_epoch, progress.score = progress.epoch + 1, 0, None
+                    self._after_epoch(progress.epoch)
+                    self._end_if_asked()
         finally:
             self.watch.close()
 
     def _after_epoch(self, epoch: int) -> None:
-        last = epoch == self.plan.epochs
-        evaluate, save = last or epoch % self.plan.eval_interval == 0, last or epoch % self.plan.save_interval == 0
+        evaluate = epoch % self.plan.eval_interval == 0 or epoch == self.plan.epochs
+        save = epoch % self.plan.save_interval == 0 or epoch == self.plan.epochs
         if not (evaluate or save):
             return
         with self._exported() as inference:
-            if evaluate:
-                self._keep_best(epoch, self.evaluate(inference), inference)
-            if save:
-                self.folder.save_epoch(self.model, self.optimizer, self.progress, inference)
+            improved = evaluate and self._is_best(epoch, self._measure(inference))
+            # Best first: a run killed on the way finds it again when `latest` is resumed.
+            names = [BEST] * improved + [LATEST, epoch_name(epoch)] * (save or self.finished)
+            if names:
+                self._save(names, inference)
+
+    def _measure(self, inference: Path) -> dict[str, float]:
+        """Metrics of an inference directory, rank 0's figures on every rank."""
+        own = self.evaluate(inference)
+        shared = self.group.from_first(np.array([own[name] for name in METRICS], np.float64))
+        return dict(zip(METRICS, shared.tolist(), strict=True))
 
     @contextmanager
     def _exported(self) -> Iterator[Path]:
-        """The network as it stands, as an inference directory that lives as long as the block."""
+        """The network as it stands on rank 0, as an inference directory that lives as long as the block."""
+        weights = {n: self.group.from_first(t.numpy()) for n, t in self.state.weights().items()}
         with tempfile.TemporaryDirectory(prefix="paddlex_feat_") as temporary:
-            self.exporter.write(self.model.state_dict(), Path(temporary))
+            self.exporter.write(weights, Path(temporary))
             yield Path(temporary)
 
-    def _keep_best(self, epoch: int, metrics: dict[str, float], inference: Path) -> None:
-        progress = self.progress
+    def _is_best(self, epoch: int, metrics: dict[str, float]) -> bool:
+        progress = self.state.progress
         progress.score = metrics["recall1"]
-        if progress.score >= progress.best:  # a tie goes to the newer one
+        improved = progress.score >= progress.best  # a tie goes to the newer one
+        progress.stale = 0 if progress.score > progress.best else progress.stale + 1
+        if improved:
             progress.best, progress.best_epoch = progress.score, epoch
-            self.folder.save(BEST, self.model, self.optimizer, progress, inference)
         self.watch.evaluated(epoch, progress.step, metrics)
         log.info("best recall1: %.5f in epoch %d", progress.best, progress.best_epoch)
+        if self.finished and epoch < self.plan.epochs:
+            log.info("No better recall1 in %d evaluations: the run ends here.", progress.stale)
+        return improved
+
+    def _save(self, names: Sequence[str], inference: Path | None = None) -> None:
+        if self.group.rank == 0:
+            self.folder.save(names, self.state, inference)
+        self._saved_at, self._saved_step = time.monotonic(), self.state.progress.step
 
     def _train_epoch(self, epoch: int) -> None:
-        self.model.train()
-        # Dropout draws from Paddle's generator. Seeded by epoch, a resumed run repeats the uninterrupted one.
-        paddle.seed(int(np.random.default_rng((self.plan.seed, epoch, 3)).integers(2**31)))
+        self.state.model.train()
+        for layer in self.frozen:
+            layer.eval()
         self.watch.resume_clock()
-        interval: list[tuple[np.ndarray, dict[str, paddle.Tensor]]] = []
-        for indices, images in self.batches(epoch):
+        interval = Interval([])
+        for batches, indices, waited in self._steps_of(epoch):
             rate = self._set_rate()
-            terms = self._step(images, self.labels[indices])
-            self.progress.step += 1
-            interval.append((indices, terms))
-            if self.progress.step % self.plan.log_interval == 0:
+            self._seed_dropout()
+            interval.steps.append((indices, self.step(batches)))
+            interval.waited += waited
+            self._count_step()
+            due = self._save_is_due()  # by this rank's own clock, so no rank may wait for another here
+            ends = self.state.progress.step % self.plan.log_interval == 0
+            if ends or due:
                 self._log(epoch + 1, rate, interval)
-                interval = []
-        if interval:
+                interval = Interval([])
+            if due:
+                self._save([LATEST])
+            if ends:
+                self._end_if_asked()
+        if interval.steps:
             self._log(epoch + 1, rate, interval)
+
+    def _steps_of(self, epoch: int) -> Iterator[tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray, float]]:
+        """For each step: its (images, labels), all its indices, and the seconds spent waiting for them."""
+        accumulate = self.plan.accumulate
+        stream = iter(self.batches(epoch, self.state.progress.step_in_epoch * accumulate))
+        while True:
+            began = time.perf_counter()
+            group = [batch for _, batch in zip(range(accumulate), stream, strict=False)]
+            if not group:
+                return
+            waited = time.perf_counter() - began
+            indices = np.concatenate([i for i, _ in group])
+            yield [(images, self.labels[i]) for i, images in group], indices, waited
+
+    def _seed_dropout(self) -> None:
+        """Dropout draws from Paddle's generator. Seeded by step, a resumed run repeats the uninterrupted one."""
+        key = (self.plan.seed, self.state.progress.step, 3, self.group.rank)
+        paddle.seed(int(np.random.default_rng(key).integers(2**31)))
+
+    def _count_step(self) -> None:
+        progress = self.state.progress
+        progress.step += 1
+        progress.step_in_epoch += 1
+        if self.state.ema:
+            self.state.ema.update(progress.step)
 
     def _set_rate(self) -> float:
         plan = self.plan
         rate = warmup_cosine(
-            plan.learning_rate, self.progress.step, plan.steps_per_epoch, plan.epochs, plan.warmup_epochs
+            plan.learning_rate, self.state.progress.step, plan.steps_per_epoch, plan.epochs, plan.warmup_epochs
         )
-        self.optimizer.set_lr(rate)
+        self.state.optimizer.set_lr(rate)
         return rate
 
-    def _step(self, images: np.ndarray, labels: np.ndarray) -> dict[str, paddle.Tensor]:
-        pixels = paddle.to_tensor(images).transpose([0, 3, 1, 2]).astype("float32")
-        features = self.model(pixels * self._factor + self._offset)
-        terms = self.criterion(features, self.model.logits(features), paddle.to_tensor(labels))
-        terms["loss"].backward()
-        self.optimizer.step()
-        self.optimizer.clear_grad()
-        return {name: term.detach() for name, term in terms.items()}
+    def _save_is_due(self) -> bool:
+        minutes = self.plan.save_minutes
+        return minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
 
-    def _log(self, epoch: int, rate: float, interval: list[tuple[np.ndarray, dict[str, paddle.Tensor]]]) -> None:
+    def _end_if_asked(self) -> None:
+        """After a signal to any rank: save and raise Interrupted, on all ranks at the same step."""
+        if not self.group.any(self.stop.made) or self.finished:
+            return
+        progress = self.state.progress
+        if self._saved_step != progress.step:
+            self._save([LATEST])
+        raise Interrupted(
+            f"Interrupted in epoch {progress.epoch + 1} of {self.plan.epochs}, after step {progress.step}; "
+            f"everything is saved in {self.folder.root / LATEST}.",
+            where="train",
+            fix=f"Go on with: {self.resume_command}",
+        )
+
+    def _log(self, epoch: int, rate: float, interval: Interval) -> None:
         """Fetch the losses of an interval, the only synchronisation with the device."""
-        values = [{name: float(term) for name, term in terms.items()} for _, terms in interval]
-        first_step = self.progress.step - len(interval) + 1
-        for step, ((indices, _), terms) in enumerate(zip(interval, values, strict=True), first_step):
+        values = [{name: float(term) for name, term in terms.items()} for _, terms in interval.steps]
+        first_step = self.state.progress.step - len(values) + 1
+        for step, ((indices, _), terms) in enumerate(zip(interval.steps, values, strict=True), first_step):
             if not all(math.isfinite(v) for v in terms.values()):
-                self._stop(step, terms, indices)
+                self._stop_at(step, terms, indices)
         mean = {name: sum(v[name] for v in values) / len(values) for name in values[0]}
-        self.watch.steps(epoch, self.progress.step, rate, mean, sum(len(i) for i, _ in interval))
+        images = sum(len(i) for i, _ in interval.steps) * self.group.size
+        self.watch.steps(epoch, self.state.progress.step, rate, mean, images, interval.waited)
 
-    def _stop(self, step: int, terms: dict[str, float], indices: np.ndarray) -> None:
+    def _stop_at(self, step: int, terms: dict[str, float], indices: np.ndarray) -> NoReturn:
         names = ", ".join(f"{name} {value}" for name, value in terms.items())
         files = "\n    ".join(self.files[i] for i in indices)
         raise TrainingError(
             f"The loss is not finite in step {step}: {names}. Files of the batch:\n    {files}",
-            where=f"step {step}, learning rate {self.optimizer.get_lr():g}",
+            where=f"step {step}, learning rate {self.state.optimizer.get_lr():g}",
             fix="Lower Train.learning_rate or lengthen Train.warmup_steps; checkpoints of earlier epochs are whole.",
         )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import resource
 import sys
 import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from paddlex_feat.errors import DependencyError
 from paddlex_feat.files import atomic_path, output_errors
 from paddlex_feat.logs import FILE_ONLY
 from paddlex_feat.progress import bar
@@ -17,38 +19,50 @@ from paddlex_feat.progress import bar
 log = logging.getLogger(__name__)
 to_file = logging.getLogger(FILE_ONLY)  # train.log: one line a log interval
 METRICS, CURVES = "metrics.jsonl", "curves.png"
+SLOW_LOADER = 0.2  # share of an epoch from which waiting for images is worth a word
+HINT = (
+    "The network waited for images during %.0f %% of this epoch. Raise Train.num_workers, keep the images on a "
+    "faster disk or smaller, or leave Train.augment.fused and reduced_decode on."
+)
 
 
 class Watch:
     """Records one run.
 
     Args:
-        folder: where metrics.jsonl and curves.png go.
+        folder: where metrics.jsonl and curves.png go; None on ranks that only log.
         epochs, steps_per_epoch: length of the run; done: steps that an earlier part has done.
+        visualdl: write a VisualDL log too. Raises DependencyError if it is not installed.
     """
 
-    def __init__(self, folder: Path, epochs: int, steps_per_epoch: int, done: int = 0):
-        self._metrics = folder / METRICS
-        self._curves = folder / CURVES
+    def __init__(self, folder: Path | None, epochs: int, steps_per_epoch: int, done: int = 0, visualdl: bool = False):
+        self._folder = folder
         self._epochs = epochs
         self._steps_per_epoch = steps_per_epoch
         self._total = epochs * steps_per_epoch
-        self._bar = bar(self._total, "training", "steps")
+        self._bar = bar(self._total if folder else None, "training", "steps")
         self._bar.update(done)
         self._done_before = done
         self._images = 0
         self._train_seconds = 0.0  # without evaluation and saving
+        self._epoch_seconds = self._epoch_waited = 0.0
+        self._visualdl = open_visualdl(folder) if visualdl and folder else None
         self._started = self._mark = time.perf_counter()
 
     def resume_clock(self) -> None:
         """Training goes on after an evaluation or a save, whose time is not the step's."""
         self._mark = time.perf_counter()
 
-    def steps(self, epoch: int, step: int, rate: float, terms: dict[str, float], images: int) -> None:
-        """One log interval: mean losses of its steps; `step` is one-based, `epoch` too."""
+    def steps(self, epoch: int, step: int, rate: float, terms: dict[str, float], images: int, waited: float) -> None:
+        """One log interval: mean losses of its steps; `step` is one-based, `epoch` too.
+
+        waited: seconds of it in which the network waited for the loader.
+        """
         now = time.perf_counter()
         seconds, self._mark = now - self._mark, now
         self._train_seconds += seconds
+        self._epoch_seconds += seconds
+        self._epoch_waited += waited
         self._images += images
         speed = images / seconds
         left = (self._total - step) * (now - self._started) / max(step - self._done_before, 1)
@@ -57,28 +71,54 @@ class Watch:
         in_epoch = (step - 1) % self._steps_per_epoch + 1
         to_file.info(
             f"[Train][Epoch {epoch}/{self._epochs}][Iter: {in_epoch}/{self._steps_per_epoch}]"
-            f"lr: {rate:.8f}, {losses}, ips: {speed:.1f} images/s, eta: {eta}"
+            f"lr: {rate:.8f}, {losses}, ips: {speed:.1f} images/s, waited: {waited / seconds:.0%}, eta: {eta}"
         )
-        self._record({"kind": "train", "epoch": epoch, "step": step, "lr": rate, **terms, "images_per_second": speed})
+        row = {
+            "epoch": epoch,
+            "step": step,
+            "lr": rate,
+            **terms,
+            "images_per_second": speed,
+            "waited": waited / seconds,
+        }
+        self._record("train", row)
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix_str(f"epoch {epoch}/{self._epochs}, loss {terms['loss']:.3f}, {speed:.0f} images/s")
         if step % self._steps_per_epoch == 0:
             log.info(f"epoch {epoch}/{self._epochs}  {losses}  {self.images_per_second:.1f} images/s  eta {eta}")
+            self._end_epoch(epoch)
+
+    def _end_epoch(self, epoch: int) -> None:
+        share = self._epoch_waited / max(self._epoch_seconds, 1e-9)
+        to_file.info(f"[Epoch {epoch}] waited for images: {share:.0%}, peak memory: {peak_memory_mib():.0f} MiB")
+        if share > SLOW_LOADER:
+            log.info(HINT, 100 * share)
+        self._epoch_seconds = self._epoch_waited = 0.0
 
     def evaluated(self, epoch: int, step: int, metrics: dict[str, float]) -> None:
         """One evaluation."""
         text = ", ".join(f"{name}: {value:.5f}" for name, value in metrics.items())
         log.info(f"[Eval][Epoch {epoch}][Avg]{text}")
-        self._record({"kind": "eval", "epoch": epoch, "step": step, **metrics})
+        self._record("eval", {"epoch": epoch, "step": step, **metrics, "peak_memory_mib": peak_memory_mib()})
 
-    def _record(self, row: dict[str, Any]) -> None:
-        with output_errors(self._metrics), self._metrics.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
+    def _record(self, kind: str, row: dict[str, Any]) -> None:
+        if self._folder is None:
+            return
+        path = self._folder / METRICS
+        with output_errors(path), path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"kind": kind, **row}) + "\n")
+        if self._visualdl:
+            for name, value in row.items():
+                if name not in ("epoch", "step"):
+                    self._visualdl.add_scalar(tag=f"{kind}/{name}", value=value, step=row["step"])
 
     def close(self) -> None:
         """End the bar and draw the curves."""
         self._bar.close()
-        draw_curves(self._metrics, self._curves)
+        if self._visualdl:
+            self._visualdl.close()
+        if self._folder:
+            draw_curves(self._folder / METRICS, self._folder / CURVES)
 
     @property
     def images_per_second(self) -> float:
@@ -86,12 +126,38 @@ class Watch:
         return self._images / max(self._train_seconds, 1e-9)
 
 
-def metrics_until(path: Path, epoch: int) -> list[str]:
-    """The lines of a metrics.jsonl up to `epoch`; lines that a killed run left torn are dropped."""
+def open_visualdl(folder: Path) -> Any:
+    """A VisualDL writer in `folder`. Raises DependencyError."""
+    try:
+        from visualdl import LogWriter
+    except ImportError as error:
+        raise DependencyError(
+            f"Train.visualdl needs VisualDL, which cannot be imported ({error}).",
+            where="Train.visualdl",
+            fix="pip install 'paddlex_feat[visualdl]', or use metrics.jsonl and curves.png, which are always there.",
+        ) from None
+    return LogWriter(logdir=str(folder))
+
+
+def peak_memory_mib() -> float:
+    """Most memory that this process has held: on a GPU if it computes there, else resident."""
+    import paddle
+
+    if paddle.is_compiled_with_cuda() and paddle.get_device().startswith("gpu"):
+        return paddle.device.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def metrics_until(path: Path, epoch: int = sys.maxsize, step: int = sys.maxsize) -> list[str]:
+    """The lines of a metrics.jsonl up to evaluation `epoch` and training `step`.
+
+    Lines that a killed run left torn are dropped.
+    """
     lines = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
-            if json.loads(line)["epoch"] <= epoch:
+            row = json.loads(line)
+            if row["step"] <= step if row["kind"] == "train" else row["epoch"] <= epoch:
                 lines.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             log.warning("A line of %s is not readable and is left out.", path)
@@ -110,7 +176,7 @@ def draw_curves(metrics: Path, path: Path) -> None:
     """Losses, retrieval metrics and learning rate over the epochs, from metrics.jsonl to a PNG."""
     if not metrics.is_file():
         return
-    rows = [json.loads(line) for line in metrics_until(metrics, sys.maxsize)]
+    rows = [json.loads(line) for line in metrics_until(metrics)]
     train, evals = ([r for r in rows if r.get("kind") == kind] for kind in ("train", "eval"))
     if not train:
         return

@@ -1,0 +1,90 @@
+"""The processes that train together: which one am I, and how do we exchange arrays?
+
+A process alone is a group of one, for which nothing is imported and nothing is sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the command asks for its rank before it needs any of this
+    import numpy as np
+
+LOGS = "distributed_train_logs"  # below the output folder, as PaddleX calls it
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rank and number of processes; all exchanges go through paddle.distributed.
+
+    Attributes:
+        rank: 0 … size - 1; rank 0 writes files and speaks to the console.
+        local_rank, local_size: the same among the processes of this machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @classmethod
+    def from_environment(cls) -> Group:
+        """What paddle.distributed.launch says of this process; a group of one without it."""
+        rank, size, local_rank, local_size = (
+            int(os.environ.get(name, default))
+            for name, default in (
+                ("PADDLE_TRAINER_ID", "0"),
+                ("PADDLE_TRAINERS_NUM", "1"),
+                ("PADDLE_LOCAL_RANK", "0"),
+                ("PADDLE_LOCAL_SIZE", "1"),
+            )
+        )
+        return cls(rank, size, local_rank, local_size) if size > 1 else cls()
+
+    def join(self) -> None:
+        """Connect to the others; needed once, after the device was chosen."""
+        if self.size > 1:
+            import paddle.distributed
+
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                paddle.distributed.init_parallel_env()  # prints the flags that are set
+
+    def gather_rows(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The arrays of all ranks, in rank order. Their first dimensions may differ."""
+        if self.size == 1:
+            return [rows]
+        import numpy as np
+        import paddle
+        import paddle.distributed
+
+        counts: list[paddle.Tensor] = []
+        paddle.distributed.all_gather(counts, paddle.to_tensor([len(rows)], "int64"))
+        lengths = [int(c.numpy()[0]) for c in counts]
+        padded = np.zeros((max(lengths), *rows.shape[1:]), rows.dtype)
+        padded[: len(rows)] = rows
+        parts: list[paddle.Tensor] = []
+        paddle.distributed.all_gather(parts, paddle.to_tensor(padded))
+        return [part.numpy()[:length] for part, length in zip(parts, lengths, strict=True)]
+
+    def from_first(self, array: np.ndarray) -> np.ndarray:
+        """Rank 0's array, on every rank; shape and dtype must agree."""
+        if self.size == 1:
+            return array
+        import paddle
+        import paddle.distributed
+
+        tensor = paddle.to_tensor(array)
+        paddle.distributed.broadcast(tensor, src=0)
+        return tensor.numpy()
+
+    def any(self, flag: bool) -> bool:
+        """Does any rank say yes?"""
+        if self.size == 1:
+            return flag
+        import numpy as np
+
+        return any(bool(part[0]) for part in self.gather_rows(np.array([flag], np.int32)))

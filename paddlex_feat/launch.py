@@ -1,0 +1,236 @@
+"""One training on several devices or machines: start the processes, watch them, say why one failed.
+
+paddle.distributed.launch starts and ends the processes. This module gives it the command,
+passes signals on, shows rank 0's console, and turns a worker's failure into the job's error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from paddlex_feat.errors import ConfigError, DeviceError, FeatError, Interrupted, TrainingError
+from paddlex_feat.files import output_errors, write_json
+from paddlex_feat.group import LOGS, Group
+from paddlex_feat.logs import LOG_START
+
+COMMAND = "PADDLEX_FEAT_COMMAND"  # environment: what the user typed, for run.json
+_POLL_SECONDS = 0.2
+
+
+def device_ids(device: str) -> list[int]:
+    """The ids in "gpu:0,1"; an empty list for "auto", "cpu" and "gpu"."""
+    return [int(i) for i in device.partition(":")[2].split(",") if i]
+
+
+def wanted(device: str, machines: str | None) -> bool:
+    """Does this process have to start others? Not if it is one of them itself."""
+    return (len(device_ids(device)) > 1 or bool(machines)) and Group.from_environment().size == 1
+
+
+def report_failure(output: Path, error: FeatError) -> None:
+    """Leave a worker's error where the process that started it looks."""
+    rank = Group.from_environment().rank
+    write_json(
+        output / LOGS / f"error_{rank}.json",
+        {"type": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix},
+    )
+
+
+def run(configuration: str, output: Path, device: str, machines: str | None, port: int, log_start: int) -> None:
+    """Train with one process a device, on this machine and on those of `machines`.
+
+    Args:
+        configuration: the whole configuration as YAML; the workers read it from a file.
+        device: "gpu:0,1", "cpu:0,1", …: one process an id.
+        machines: addresses of all machines, separated by commas; each runs this same command.
+        port: first port of the job, on each machine.
+        log_start: size of train.log before this process began to write to it.
+
+    Raises the error of the first worker that failed, or Interrupted.
+    """
+    logs = output / LOGS
+    with output_errors(logs):
+        shutil.rmtree(logs, ignore_errors=True)
+        logs.mkdir(parents=True)
+    # Private, because launch writes the whole environment, passwords included, beside its logs.
+    with tempfile.TemporaryDirectory(prefix="paddlex_feat_launch_") as temporary:
+        folder = Path(temporary)
+        (folder / "config.yaml").write_text(configuration, encoding="utf-8")
+        command = [sys.executable, "-m", "paddle.distributed.launch", *_options(device, machines, port)]
+        command += ["--log_dir", str(folder), "--log_level", "ERROR"]
+        command += [sys.executable, "-m", "paddlex_feat.cli", "-c", str(folder / "config.yaml")]
+        try:
+            code = _watch(command, _environment(device, machines, log_start), folder)
+        finally:
+            for file in (*folder.glob("workerlog.*"), folder / "launch.log"):
+                shutil.copy(file, logs)
+    failures = _failures(logs)
+    if code or failures:
+        raise _reason(failures, logs, code)
+
+
+def _options(device: str, machines: str | None, port: int) -> list[str]:
+    options = ["--nproc_per_node", str(len(device_ids(device)) or 1)]
+    if machines:
+        options += ["--ips", machines, "--start_port", str(port), "--host", own_address(machines)]
+    return options
+
+
+def own_address(machines: str) -> str:
+    """Which of the addresses is this machine's? Raises ConfigError if none is."""
+    for address in machines.split(","):
+        with socket.socket() as probe:
+            try:
+                probe.bind((address, 0))
+                return address
+            except OSError:
+                continue
+    raise ConfigError(
+        f"None of the addresses {machines} belongs to this machine.",
+        where="Train.dist_ips",
+        fix="List the address of every machine of the job, in the same order on each.",
+    )
+
+
+def _interface(address: str) -> str | None:
+    """The network interface that has the address (Linux); gloo wants its name."""
+    import fcntl
+
+    get_address = 0x8915  # SIOCGIFADDR
+    for _, name in socket.if_nameindex():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                answer = fcntl.ioctl(probe.fileno(), get_address, struct.pack("256s", name.encode()[:15]))
+            except OSError:
+                continue
+            if socket.inet_ntoa(answer[20:24]) == address:
+                return name
+    return None
+
+
+def _environment(device: str, machines: str | None, log_start: int) -> dict[str, str]:
+    package = Path(__file__).resolve().parent.parent
+    environment = {
+        **os.environ,
+        LOG_START: str(log_start),
+        COMMAND: json.dumps(sys.argv),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")])),
+        "PYTHONUNBUFFERED": "1",
+    }
+    # launch gives every process one of the visible devices; it wants as many even where they are not used.
+    ids, visible = device_ids(device) or [0], os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    labels = visible.split(",") if visible and device.startswith("gpu") else [str(i) for i in range(max(ids) + 1)]
+    environment["CUDA_VISIBLE_DEVICES"] = ",".join(labels[i] for i in ids)
+    if device.startswith("cpu"):
+        environment["PADDLE_DISTRI_BACKEND"] = "gloo"
+        environment.pop("OMP_NUM_THREADS", None)  # each worker takes its share of the processors
+        name = _interface(own_address(machines)) if machines else None
+        if name:
+            environment["GLOO_SOCKET_IFNAME"] = name
+    return environment
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for a SIGTERM when the parent dies, so that a killed job leaves no process behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def _watch(command: list[str], environment: dict[str, str], folder: Path) -> int:
+    """Run launch to its end, with rank 0's console on ours; its exit code."""
+    with (folder / "launch.log").open("wb") as log:
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on once
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one thread so far
+        )
+    ended = threading.Event()
+    console = threading.Thread(target=_show, args=(folder / "workerlog.0", ended), daemon=True)
+    console.start()
+    try:
+        with _signals_to(process):
+            code = process.wait()
+    finally:
+        if process.poll() is None:
+            process.kill()
+        ended.set()
+        console.join()
+    return code
+
+
+def _show(path: Path, ended: threading.Event) -> None:
+    """Copy what is appended to `path` to standard error until `ended`."""
+    position, last = 0, False
+    while not last:
+        last = ended.wait(_POLL_SECONDS)
+        if path.is_file():
+            with path.open("rb") as stream:
+                stream.seek(position)
+                data = stream.read()
+                position += len(data)
+            sys.stderr.write(data.decode("utf-8", "replace"))
+            sys.stderr.flush()
+
+
+@contextmanager
+def _signals_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Pass SIGINT and SIGTERM on as the SIGTERM at which the workers save and end."""
+
+    def pass_on(signum: int, frame: FrameType | None) -> None:
+        process.send_signal(signal.SIGTERM)
+
+    former = {s: signal.signal(s, pass_on) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, handler in former.items():
+            signal.signal(signum, handler)
+
+
+def _failures(logs: Path) -> list[tuple[int, dict[str, str]]]:
+    """(rank, error) of the workers that said why they ended, the first one first."""
+    files = sorted(logs.glob("error_*.json"), key=lambda p: p.stat().st_mtime_ns)
+    return [(int(f.stem.partition("_")[2]), json.loads(f.read_text(encoding="utf-8"))) for f in files]
+
+
+def _reason(failures: list[tuple[int, dict[str, str]]], logs: Path, code: int) -> FeatError:
+    own = [(rank, e) for rank, e in failures if e["type"] != "Interrupted"]
+    if own:
+        rank, error = own[0]
+        kind = DeviceError if error["type"] == "DeviceError" else TrainingError
+        where = f"worker {rank}" + (f", {error['where']}" if error["where"] else "")
+        return kind(error["what"], where=where, fix=error["fix"])
+    if failures and failures[0][1]["type"] == "Interrupted" and code in (signal.SIGTERM, -signal.SIGTERM):
+        error = min(failures)[1]  # rank 0 knows what was saved
+        return Interrupted(error["what"], where=error["where"], fix=error["fix"])
+    files = sorted(logs.glob("workerlog.*")) or [logs / "launch.log"]
+    tails = [f"{file.name}: {_last_line(file)}" for file in files]
+    return TrainingError(
+        f"A worker ended without a word (exit code {code}), as a process does that was killed.\n    "
+        + "\n    ".join(tails),
+        where=str(logs),
+        fix="See the logs there; if the system ran out of memory, lower Train.batch_size.",
+    )
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1][:200] if lines else "(empty)"

@@ -1,0 +1,213 @@
+"""What mode train puts together once Paddle is imported: state, folder, trainer."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import paddle
+
+from paddlex_feat import hub
+from paddlex_feat.config.schema import Config
+from paddlex_feat.config.training import LossSection, TrainSection
+from paddlex_feat.errors import ConfigError, DeviceError
+from paddlex_feat.group import Group
+from paddlex_feat.inference.export import Exporter
+from paddlex_feat.losses.combined import CombinedLoss
+from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
+from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
+from paddlex_feat.models import cpu_conv, recognizer, weights
+from paddlex_feat.modes.common import network_spec, preprocess_of
+from paddlex_feat.retrieval.evaluator import Evaluator
+from paddlex_feat.training import checkpoint
+from paddlex_feat.training.checkpoint import Progress, TrainingState
+from paddlex_feat.training.ema import Ema
+from paddlex_feat.training.freeze import freeze
+from paddlex_feat.training.run_folder import RunFolder
+from paddlex_feat.training.step import Precision, Step, TrainingNetwork
+from paddlex_feat.training.trainer import Batches, Plan, Trainer
+from paddlex_feat.training.watch import Watch
+
+if TYPE_CHECKING:
+    from paddlex_feat.modes.train import Data, Place
+
+log = logging.getLogger(__name__)
+
+
+def resume_from(config: Config, folder: RunFolder, group: Group) -> Path | None:
+    """The checkpoint to go on from, None for a new run; rank 0 decides whether there is one."""
+    settings = config.Train
+    if settings.resume_path:
+        return Path(settings.resume_path)
+    if settings.resume != "auto":
+        return None
+    latest = folder.latest() if group.rank == 0 else None
+    if not group.from_first(np.array([latest is not None], np.int32))[0]:
+        log.info("Train.resume=auto: nothing to resume in %s, the run begins.", folder.root)
+        return None
+    return folder.root / "latest" / "latest.pdparams"
+
+
+def build_state(config: Config, num_classes: int, classes: list[int], start: Path | None) -> TrainingState:
+    """Network, optimizer and progress: from a checkpoint, from pretrained weights, or as initialised."""
+    settings = config.Train
+    paddle.seed(settings.seed)
+    model = recognizer.build(network_spec(config), num_classes)
+    optimizer = _optimizer(settings, model)
+    state = TrainingState(model, optimizer, Progress(classes=classes, num_classes=num_classes))
+    if start is None and settings.pretrain_weight_path:
+        fix = "Give a local file with -o Train.pretrain_weight_path=FILE, or null to train from scratch."
+        path = hub.local_file(settings.pretrain_weight_path, "weights", fix)
+        log.info("Pretrained weights %s: %s", path, weights.load(model, path, head="optional"))
+    if settings.ema_decay:
+        state.ema = Ema(model, settings.ema_decay)
+    if start is not None:
+        checkpoint.resume(start, state)
+        _check_resumed(state.progress, config, classes, start)
+    return state
+
+
+def _optimizer(settings: TrainSection, model: recognizer.Recognizer) -> paddle.optimizer.Optimizer:
+    return paddle.optimizer.Momentum(
+        settings.learning_rate,
+        settings.momentum,
+        model.parameters(),
+        weight_decay=settings.weight_decay,
+        grad_clip=paddle.nn.ClipGradByGlobalNorm(settings.clip_norm) if settings.clip_norm else None,
+        use_multi_tensor=paddle.get_device().startswith("gpu"),  # one kernel for many small tensors
+    )
+
+
+def _check_resumed(progress: Progress, config: Config, classes: list[int], start: Path) -> None:
+    where = f"{start}"
+    if progress.classes != classes:
+        raise ConfigError(
+            "train.txt has other classes than the run that is resumed.",
+            where=where,
+            fix="Resume with the same data set, or start anew with Train.pretrain_weight_path.",
+        )
+    if progress.epoch >= config.Train.epochs_iters and not config.Train.resume:
+        raise ConfigError(
+            f"Nothing is left to train: {progress.epoch} epochs are done, Train.epochs_iters is "
+            f"{config.Train.epochs_iters}.",
+            where=where,
+            fix=f"Ask for more than {progress.epoch} with -o Train.epochs_iters=N.",
+        )
+
+
+def open_folder(folder: RunFolder, config: Config, progress: Progress, start: Path | None, group: Group) -> None:
+    """Make room for the run, or take up the one that is resumed; rank 0 does, the others learn of it."""
+    if group.rank == 0:
+        if start is None:
+            folder.open_new()
+        else:
+            folder.take_up(start, progress)
+            folder.complete(progress, config.Train.save_interval, config.Train.epochs_iters)
+    best = group.from_first(np.array([progress.best, progress.best_epoch], np.float64))
+    progress.best, progress.best_epoch = float(best[0]), int(best[1])
+    if start is not None:
+        log.info("Resuming after epoch %d, step %d, from %s", progress.epoch, progress.step, start)
+
+
+def _fit_steps(progress: Progress, steps_per_epoch: int) -> None:
+    """Count in this run's steps: another batch size gives an epoch another number of them."""
+    if progress.steps_per_epoch in (0, steps_per_epoch):
+        progress.step = progress.epoch * steps_per_epoch + progress.step_in_epoch
+        return
+    if progress.step_in_epoch:
+        log.warning("An epoch has %d steps now, not %d: it begins anew.", steps_per_epoch, progress.steps_per_epoch)
+    progress.step, progress.step_in_epoch = progress.epoch * steps_per_epoch, 0
+
+
+def build_trainer(
+    config: Config,
+    state: TrainingState,
+    exporter: Exporter,
+    folder: RunFolder,
+    data: Data,
+    place: Place,
+    batches: Batches,
+) -> Trainer:
+    """The loop with everything that it calls."""
+    settings, group = config.Train, place.group
+    plan = _plan(settings, data.sampler.batches_per_epoch, group)
+    _fit_steps(state.progress, plan.steps_per_epoch)
+    frozen = freeze(state.model, settings.freeze)
+    step = _step(config, state, place)
+    evaluator = Evaluator(data.lists, config.Evaluate.batch_size, place.device, place.threads, place.workers, group)
+    own = folder.root if group.rank == 0 else None
+    return Trainer(
+        state=state,
+        step=step,
+        batches=batches,
+        labels=data.labels,
+        files=data.lists["train"].files(),
+        exporter=exporter,
+        evaluate=lambda inference: evaluator(inference).headline(),
+        folder=folder,
+        plan=plan,
+        watch=Watch(own, plan.epochs, plan.steps_per_epoch, state.progress.step, settings.visualdl),
+        group=group,
+        resume_command=f"python main.py -c {folder.root / 'config.yaml'} -o Train.resume=auto",
+        frozen=frozen,
+    )
+
+
+def _step(config: Config, state: TrainingState, place: Place) -> Step:
+    settings, on_cpu = config.Train, place.device == "cpu"
+    precision = Precision(settings.amp, settings.amp_dtype)
+    if precision.on and on_cpu:
+        raise DeviceError(
+            "Mixed precision needs a GPU: on a CPU, Paddle's autocast has no effect.",
+            where="Train.amp",
+            fix="Leave Train.amp OFF, or train on a GPU.",
+        )
+    if settings.autotune and not on_cpu:
+        paddle.incubate.autotune.set_config({"kernel": {"enable": True}, "layout": {"enable": True}})
+    if precision.level == "O2":
+        exact = {n: p.clone() for n, p in state.model.named_parameters()}
+        paddle.amp.decorate(state.model, state.optimizer, "O2", settings.amp_dtype, master_weight=True)
+        checkpoint.resume_low_precision(state, exact)
+    elif on_cpu and settings.onednn_conv and not settings.dy2st:
+        cpu_conv.accelerate(state.model)
+    step = Step(
+        TrainingNetwork(state.model, preprocess_of(config)),
+        _criterion(settings.loss),
+        state.optimizer,
+        precision,
+        place.group,
+        settings.cross_device_negatives,
+        settings.dy2st,
+    )
+    state.scaler = step.scaler
+    if precision.on and state.progress.scaler:
+        step.scaler.load_state_dict(state.progress.scaler)
+    return step
+
+
+def _criterion(loss: LossSection) -> CombinedLoss:
+    triplet = TripletAngularMarginLoss(
+        loss.triplet_margin, loss.absolute_weight, loss.absolute_positive, loss.absolute_negative
+    )
+    return CombinedLoss(LabelSmoothingCrossEntropy(loss.label_smoothing), triplet, loss.ce_weight, loss.triplet_weight)
+
+
+def _plan(settings: TrainSection, batches_per_epoch: int, group: Group) -> Plan:
+    times = group.size * settings.accumulate
+    scale = {"none": 1.0, "linear": float(times), "sqrt": times**0.5}[settings.lr_scaling]
+    return Plan(
+        epochs=settings.epochs_iters,
+        steps_per_epoch=-(-batches_per_epoch // settings.accumulate),
+        learning_rate=settings.learning_rate * scale,
+        warmup_epochs=settings.warmup_steps,
+        log_interval=settings.log_interval,
+        eval_interval=settings.eval_interval,
+        save_interval=settings.save_interval,
+        eval_start=settings.eval_start,
+        seed=settings.seed,
+        accumulate=settings.accumulate,
+        save_minutes=settings.save_minutes,
+        early_stopping=settings.early_stopping,
+    )

@@ -1,0 +1,43 @@
+"""Parameters that stay as they are."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Sequence
+
+from paddle import nn
+
+from paddlex_feat.errors import ConfigError
+
+
+def freeze(model: nn.Layer, patterns: Sequence[str]) -> list[nn.Layer]:
+    """Take the gradient from every parameter that a pattern matches.
+
+    Args:
+        patterns: shell patterns of whole names ("backbone.stages.0.*"), or the name of a layer,
+            which stands for all below it ("backbone").
+
+    Returns the BatchNorm layers whose own parameters are all frozen: their statistics should stay
+    too, so they belong in evaluation mode. Raises ConfigError if a pattern matches nothing, or
+    nothing is left to train.
+    """
+    parameters = dict(model.named_parameters())
+    frozen: set[str] = set()
+    for pattern in patterns:
+        found = {n for n in parameters if fnmatch.fnmatchcase(n, pattern) or n.startswith(f"{pattern}.")}
+        if not found:
+            near = difflib.get_close_matches(pattern, parameters, 3, cutoff=0.3)
+            raise ConfigError(
+                f"No parameter is called {pattern}.",
+                where="Train.freeze",
+                fix=f"Names are like {', '.join(near or list(parameters)[:3])}; * stands for any text.",
+            )
+        frozen |= found
+    for name in frozen:
+        parameters[name].stop_gradient = True
+    if all(p.stop_gradient for p in parameters.values()):
+        raise ConfigError("Everything is frozen: nothing is left to train.", where="Train.freeze", fix="Freeze less.")
+    still = [layer for layer in model.sublayers() if isinstance(layer, nn.layer.norm._BatchNormBase)]
+    names = {id(p): n for n, p in parameters.items()}
+    return [s for s in still if (own := [names[id(p)] for p in s.parameters(False)]) and frozen.issuperset(own)]

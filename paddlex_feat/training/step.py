@@ -1,0 +1,134 @@
+"""One optimizer step: forward, losses, backward, update, on one device or on several together."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.distributed
+from paddle import nn
+
+from paddlex_feat.group import Group
+from paddlex_feat.losses.combined import CombinedLoss
+from paddlex_feat.models.recognizer import Recognizer
+from paddlex_feat.pipeline.preprocess import Preprocess
+
+INITIAL_LOSS_SCALE = 128.0  # of the recipe, when mixed precision is float16
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Mixed precision: level OFF, O1 or O2 with "float16" or "bfloat16". Paddle has it on GPUs only."""
+
+    level: str = "OFF"
+    dtype: str = "float16"
+
+    @property
+    def on(self) -> bool:
+        """Is it mixed at all?"""
+        return self.level != "OFF"
+
+
+class TrainingNetwork(nn.Layer):
+    """What a device computes of a batch; the part that DataParallel and to_static wrap.
+
+    forward: images uint8 [N, S, S, 3], labels int64 [N] -> features [N, D], logits [N, C].
+    """
+
+    def __init__(self, model: Recognizer, preprocess: Preprocess):
+        super().__init__()
+        self.model = model
+        factor, offset = preprocess.affine()
+        self.register_buffer("factor", paddle.to_tensor(factor.reshape(1, 3, 1, 1)), persistable=False)
+        self.register_buffer("offset", paddle.to_tensor(offset.reshape(1, 3, 1, 1)), persistable=False)
+
+    def forward(self, images: paddle.Tensor, labels: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+        pixels = images.transpose([0, 3, 1, 2]).astype("float32") * self.factor + self.offset
+        features = self.model(pixels)
+        return features, self.model.logits(features, labels)
+
+
+class Step:
+    """Callable: batches of one optimizer step -> mean loss terms, not yet fetched from the device.
+
+    Args:
+        network: of this rank; its parameters are made those of rank 0.
+        group: ranks whose gradients are averaged.
+        cross_device_negatives: the metric loss sees the features of all ranks; its gradient is
+            that of one device with the whole batch.
+        compiled: capture the network as a static graph.
+    """
+
+    def __init__(
+        self,
+        network: TrainingNetwork,
+        criterion: CombinedLoss,
+        optimizer: paddle.optimizer.Optimizer,
+        precision: Precision | None = None,
+        group: Group | None = None,
+        cross_device_negatives: bool = False,
+        compiled: bool = False,
+    ):
+        self._precision = precision or Precision()
+        self._group = group or Group()
+        self._criterion = criterion
+        self._optimizer = optimizer
+        self._cross_device = cross_device_negatives and self._group.size > 1
+        if compiled:
+            network = paddle.jit.to_static(network, full_graph=True)
+        self._network = paddle.DataParallel(network) if self._group.size > 1 else network
+        scaled = self._precision.on and self._precision.dtype == "float16"
+        self.scaler = paddle.amp.GradScaler(enable=scaled, init_loss_scaling=INITIAL_LOSS_SCALE)
+
+    def __call__(self, batches: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, paddle.Tensor]:
+        """Gradients of all batches, weighted by their images, make one update.
+
+        batches: (images uint8 [N, S, S, 3], labels int64 [N]), at least one.
+        """
+        total = sum(len(labels) for _, labels in batches)
+        sums: dict[str, paddle.Tensor] = {}
+        for number, (images, labels) in enumerate(batches, 1):
+            weight = len(labels) / total
+            with self._unsynchronised(number < len(batches)):
+                terms = self._terms(paddle.to_tensor(images), paddle.to_tensor(labels))
+                self.scaler.scale(terms["loss"] * weight).backward()
+            for name, term in terms.items():
+                part = term.detach() * weight
+                sums[name] = sums[name] + part if name in sums else part
+        self.scaler.step(self._optimizer)
+        self.scaler.update()
+        self._optimizer.clear_grad()
+        return sums
+
+    def _unsynchronised(self, more_to_come: bool) -> Any:
+        """Gradients are exchanged once, with the last of the accumulated batches."""
+        parallel = isinstance(self._network, paddle.DataParallel)
+        return self._network.no_sync() if parallel and more_to_come else contextlib.nullcontext()
+
+    def _terms(self, images: paddle.Tensor, labels: paddle.Tensor) -> dict[str, paddle.Tensor]:
+        mixed = self._precision
+        with paddle.amp.auto_cast(mixed.on, level=mixed.level if mixed.on else "O1", dtype=mixed.dtype):
+            features, logits = self._network(images, labels)
+        features, logits = features.astype("float32"), logits.astype("float32")
+        if not self._cross_device:
+            return self._criterion(features, logits, labels)
+        return self._criterion(features, logits, labels, *self._of_all_ranks(features, labels))
+
+    def _of_all_ranks(self, features: paddle.Tensor, labels: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+        """Features and labels of all ranks in rank order; only this rank's carry a gradient.
+
+        DataParallel averages gradients over ranks, but each rank's features occur in one rank's
+        gradient only, so theirs is multiplied by the number of ranks.
+        """
+        parts: list[paddle.Tensor] = []
+        paddle.distributed.all_gather(parts, features.detach())
+        own = paddle.assign(features)
+        own.register_hook(lambda gradient: gradient * self._group.size)
+        parts[self._group.rank] = own
+        all_labels: list[paddle.Tensor] = []
+        paddle.distributed.all_gather(all_labels, labels)
+        return paddle.concat(parts), paddle.concat(all_labels)
