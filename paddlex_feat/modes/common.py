@@ -51,7 +51,7 @@ def load_trained(config: Config, key: str, weight_path: str | None) -> Trained:
     from paddlex_feat.models import recognizer, weights
 
     device = select_device(first_device(config.Global.device))
-    network = recognizer.build(own.Global.model, num_classes=1)
+    network = recognizer.build(recognizer.NetworkSpec(input_size=own.Train.input_size), num_classes=1)
     log.info("Weights %s: %s", path, weights.load(network, path, head="ignored"))
     return Trained(path, own, device, network)
 

@@ -105,7 +105,8 @@ def _train(config: Config, output: Path, data: Data) -> dict[str, Any]:
     device, workers = select_device(first_device(config.Global.device)), settings.num_workers or cpu_count()
     preprocess = preprocess_of(config)
     paddle.seed(settings.seed)
-    model = recognizer.build(name, data.num_classes)
+    spec = recognizer.NetworkSpec(input_size=settings.input_size)
+    model = recognizer.build(spec, data.num_classes)
     optimizer = paddle.optimizer.Momentum(
         settings.learning_rate,
         settings.momentum,
@@ -127,7 +128,7 @@ def _train(config: Config, output: Path, data: Data) -> dict[str, Any]:
         labels=data.labels,
         files=data.lists["train"].files(),
         preprocess=preprocess,
-        exporter=Exporter(recognizer.build(name, data.num_classes), name, preprocess),
+        exporter=Exporter(recognizer.build(spec, data.num_classes), name, preprocess),
         evaluate=lambda inference: evaluator(inference).headline(),
         folder=folder,
         plan=_plan(config, data.sampler.batches_per_epoch),
