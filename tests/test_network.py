@@ -49,6 +49,18 @@ def test_an_unknown_backbone_lists_the_known_and_the_near():
     assert caught.value.where == "Model.backbone"
 
 
+def test_the_fused_kernel_asks_for_no_gradient():
+    """DataParallel waits for the gradient of every parameter that wants one."""
+    model = recognizer.build(SPECS[NAME], 3)
+    model.train()
+    model.logits(model(paddle.rand([4, 3, 32, 32]))).sum().backward()
+    without = {name for name, p in model.named_parameters() if not p.stop_gradient and p.grad is None}
+    frozen = {n for n, p in model.named_parameters() if p.stop_gradient and not n.endswith(("_mean", "_variance"))}
+    assert not without
+    fused_kernels = {name for name in model.state_dict() if ".dw_conv.weight" in name or ".dw_conv.bias" in name}
+    assert frozen == fused_kernels and len(fused_kernels) == 16
+
+
 def test_the_last_stage_keeps_its_resolution():
     backbone = recognizer.build(SPECS[NAME], 2).backbone
     backbone.eval()
@@ -92,6 +104,17 @@ def test_the_necks_shift_stays_0_and_batchnorm_is_not_decayed():
     assert np.array_equal(model.neck.feat_bn.bias.numpy(), np.zeros(512, "float32"))
     assert np.array_equal(bn.weight.numpy(), before["scale"])  # zero gradient, no decay
     assert np.allclose(model.head.fc.weight.numpy(), before["head"] * (1 - 0.5 * 0.1), rtol=1e-5)  # decayed
+
+
+def test_the_necks_scale_is_trained_and_its_shift_is_not():
+    model = recognizer.build(SPECS[NAME], 3)
+    model.train()
+    optimizer = paddle.optimizer.Momentum(0.5, 0.9, model.parameters())
+    for _ in range(2):
+        (model(paddle.rand([4, 3, 32, 32])) * paddle.rand([4, 512])).sum().backward()
+        optimizer.step()
+    assert not model.neck.feat_bn.bias.numpy().any()
+    assert (model.neck.feat_bn.weight.numpy() != 1).mean() > 0.9
 
 
 def test_weights_come_back_as_they_were_written(tmp_path):

@@ -10,14 +10,17 @@ from paddle import nn
 
 
 class BNNeck(nn.Layer):
-    """BatchNorm on the embedding, shift frozen at 0 (Luo et al., arXiv:1903.07071).
+    """BatchNorm on the embedding, shift kept at 0 (Luo et al., arXiv:1903.07071).
 
     forward: float32 [N, D] -> float32 [N, D].
     """
 
     def __init__(self, dim: int):
         super().__init__()
-        self.feat_bn = nn.BatchNorm1D(dim, momentum=0.9, epsilon=1e-5, bias_attr=paddle.ParamAttr(trainable=False))
+        # A learning rate of 0, not trainable=False: Paddle 3.3 gives the scale of a BatchNorm a gradient
+        # only if the shift gets one.
+        shift = paddle.ParamAttr(learning_rate=0.0)
+        self.feat_bn = nn.BatchNorm1D(dim, momentum=0.9, epsilon=1e-5, bias_attr=shift)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self.feat_bn(x)
