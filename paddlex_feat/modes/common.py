@@ -19,7 +19,7 @@ from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.runtime import first_device, prepare_paddle, select_device
 
 if TYPE_CHECKING:
-    from paddlex_feat.models.recognizer import Recognizer
+    from paddlex_feat.models.recognizer import NetworkSpec, Recognizer
 
 log = logging.getLogger(__name__)
 COMPARED_IMAGES = 8
@@ -51,7 +51,7 @@ def load_trained(config: Config, key: str, weight_path: str | None) -> Trained:
     from paddlex_feat.models import recognizer, weights
 
     device = select_device(first_device(config.Global.device))
-    network = recognizer.build(recognizer.NetworkSpec(input_size=own.Train.input_size), num_classes=1)
+    network = recognizer.build(network_spec(own), num_classes=1)
     log.info("Weights %s: %s", path, weights.load(network, path, head="ignored"))
     return Trained(path, own, device, network)
 
@@ -59,6 +59,22 @@ def load_trained(config: Config, key: str, weight_path: str | None) -> Trained:
 def preprocess_of(config: Config) -> Preprocess:
     """The one pre-processing that the configuration describes."""
     return Preprocess(size=config.Train.input_size, interpolation=config.Train.interpolation)
+
+
+def network_spec(config: Config) -> NetworkSpec:
+    """The network that the configuration describes.
+
+    Raises ConfigError for a model whose network the configuration cannot describe yet.
+    """
+    from paddlex_feat.models.recognizer import NetworkSpec
+
+    if config.Global.model != "PP-ShiTuV2_rec":
+        raise ConfigError(
+            f"The network of {config.Global.model} is not part of this version.",
+            where="Global.model",
+            fix="The network that can be trained, evaluated and exported: PP-ShiTuV2_rec.",
+        )
+    return NetworkSpec(input_size=config.Train.input_size)
 
 
 def run_config(weights: Path, config: Config) -> Config:

@@ -16,7 +16,7 @@ from paddlex_feat.config.schema import Config, LossSection
 from paddlex_feat.dataset.records import ImageList, require_lists
 from paddlex_feat.errors import ConfigError, DatasetError
 from paddlex_feat.files import write_json, write_keeping
-from paddlex_feat.modes.common import comparison_images, preprocess_of
+from paddlex_feat.modes.common import comparison_images, network_spec, preprocess_of
 from paddlex_feat.pipeline import sampler as samplers
 from paddlex_feat.pipeline.augment import Augment
 from paddlex_feat.pipeline.loader import training_batches
@@ -105,7 +105,7 @@ def _train(config: Config, output: Path, data: Data) -> dict[str, Any]:
     device, workers = select_device(first_device(config.Global.device)), settings.num_workers or cpu_count()
     preprocess = preprocess_of(config)
     paddle.seed(settings.seed)
-    spec = recognizer.NetworkSpec(input_size=settings.input_size)
+    spec = network_spec(config)
     model = recognizer.build(spec, data.num_classes)
     optimizer = paddle.optimizer.Momentum(
         settings.learning_rate,
