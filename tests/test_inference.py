@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, run_main
+from networks import SPECS
 
 paddle = pytest.importorskip("paddle")
 
@@ -42,7 +43,7 @@ def model(run_folder):
 @pytest.fixture(scope="module")
 def dynamic(run_folder, files) -> np.ndarray:
     """Unit features of the plain network in evaluation mode, one by one, from the weight file."""
-    network = recognizer.build(NAME, 8)
+    network = recognizer.build(SPECS[NAME], 8)
     weights.load(network, run_folder / "best_model/best_model.pdparams")
     network.eval()
     preprocess = Preprocess(32)
@@ -232,7 +233,7 @@ def test_a_zero_feature_stays_zero():
 def test_export_fails_where_the_answers_differ(tmp_path, files):
     """The check must be able to fail: other weights under the graph are noticed."""
     paddle.seed(0)
-    network = recognizer.build(NAME, 2)
+    network = recognizer.build(SPECS[NAME], 2)
     state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     preprocess = Preprocess(32)
     exporter = Exporter(network, NAME, preprocess)
@@ -256,7 +257,7 @@ def test_an_error_of_fusing_is_noticed(tmp_path, files, monkeypatch):
             block.dw_conv.bias.set_value(block.dw_conv.bias + 0.5)
 
     monkeypatch.setattr(Block, "fuse", wrong)
-    network = recognizer.build(NAME, 2)
+    network = recognizer.build(SPECS[NAME], 2)
     state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     exporter = Exporter(network, NAME, Preprocess(32))
     exporter.write(state, tmp_path)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from networks import SPECS
 
 paddle = pytest.importorskip("paddle")
 
 from paddlex_feat.errors import ConfigError, WeightsError
 from paddlex_feat.models import cpu_conv, recognizer, weights
+from paddlex_feat.models.recognizer import NetworkSpec
 
 NAME = "PP-ShiTuV2_rec"
 CONTRACT = json.loads((Path(__file__).parent / "contracts" / f"{NAME}.json").read_text())
@@ -27,7 +29,7 @@ def images():
 def trained(num_classes: int = 5, seed: int = 0):
     """A network whose BatchNorm statistics are not the initial ones."""
     paddle.seed(seed)
-    model = recognizer.build(NAME, num_classes)
+    model = recognizer.build(SPECS[NAME], num_classes)
     model.train()
     for step in range(3):
         model(paddle.to_tensor(np.random.default_rng(step).standard_normal((8, 3, 48, 48)).astype("float32")))
@@ -36,18 +38,31 @@ def trained(num_classes: int = 5, seed: int = 0):
 
 
 def test_tensors_are_exactly_those_of_the_contract():
-    state = recognizer.build(NAME, CONTRACT["num_classes"]).state_dict()
+    state = recognizer.build(SPECS[NAME], CONTRACT["num_classes"]).state_dict()
     own = {name: [list(t.shape), str(t.dtype).rpartition(".")[2]] for name, t in state.items()}
     assert own == CONTRACT["tensors"]
 
 
-def test_an_unknown_network_lists_the_known():
-    with pytest.raises(ConfigError, match="PP-ShiTuV2_rec"):
-        recognizer.build("ResNet50", 3)
+def test_an_unknown_backbone_lists_the_known_and_the_near():
+    with pytest.raises(ConfigError, match=r"Did you mean PPLCNetV2_base_ShiTu\?(.|\n)*CLIP_vit") as caught:
+        recognizer.build(NetworkSpec(backbone="pplcnetv2_base_shitu"), 3)
+    assert caught.value.where == "Model.backbone"
+
+
+def test_the_fused_kernel_asks_for_no_gradient():
+    """DataParallel waits for the gradient of every parameter that wants one."""
+    model = recognizer.build(SPECS[NAME], 3)
+    model.train()
+    model.logits(model(paddle.rand([4, 3, 32, 32]))).sum().backward()
+    without = {name for name, p in model.named_parameters() if not p.stop_gradient and p.grad is None}
+    frozen = {n for n, p in model.named_parameters() if p.stop_gradient and not n.endswith(("_mean", "_variance"))}
+    assert not without
+    fused_kernels = {name for name in model.state_dict() if ".dw_conv.weight" in name or ".dw_conv.bias" in name}
+    assert frozen == fused_kernels and len(fused_kernels) == 16
 
 
 def test_the_last_stage_keeps_its_resolution():
-    backbone = recognizer.build(NAME, 2).backbone
+    backbone = recognizer.build(SPECS[NAME], 2).backbone
     backbone.eval()
     x = backbone.stem(paddle.zeros([1, 3, 224, 224]))
     sizes = []
@@ -59,7 +74,7 @@ def test_the_last_stage_keeps_its_resolution():
 
 def test_fusing_the_branches_keeps_the_features(images):
     model = trained()
-    twin = recognizer.build(NAME, 5)
+    twin = recognizer.build(SPECS[NAME], 5)
     twin.set_inference_weights(model.state_dict())
     with paddle.no_grad():
         plain, fused = model(images).numpy(), twin(images).numpy()
@@ -68,7 +83,7 @@ def test_fusing_the_branches_keeps_the_features(images):
 
 
 def test_dropout_scales_in_evaluation_and_only_zeroes_in_training():
-    dropout = recognizer.build(NAME, 2).backbone.dropout
+    dropout = recognizer.build(SPECS[NAME], 2).backbone.dropout
     ones = paddle.ones([40, 100])
     dropout.eval()
     assert np.allclose(dropout(ones).numpy(), 0.8)
@@ -78,7 +93,7 @@ def test_dropout_scales_in_evaluation_and_only_zeroes_in_training():
 
 
 def test_the_necks_shift_stays_0_and_batchnorm_is_not_decayed():
-    model = recognizer.build(NAME, 3)
+    model = recognizer.build(SPECS[NAME], 3)
     model.train()
     optimizer = paddle.optimizer.Momentum(0.5, 0.9, model.parameters(), weight_decay=0.1)
     bn = model.backbone.stem[0].bn
@@ -91,8 +106,19 @@ def test_the_necks_shift_stays_0_and_batchnorm_is_not_decayed():
     assert np.allclose(model.head.fc.weight.numpy(), before["head"] * (1 - 0.5 * 0.1), rtol=1e-5)  # decayed
 
 
+def test_the_necks_scale_is_trained_and_its_shift_is_not():
+    model = recognizer.build(SPECS[NAME], 3)
+    model.train()
+    optimizer = paddle.optimizer.Momentum(0.5, 0.9, model.parameters())
+    for _ in range(2):
+        (model(paddle.rand([4, 3, 32, 32])) * paddle.rand([4, 512])).sum().backward()
+        optimizer.step()
+    assert not model.neck.feat_bn.bias.numpy().any()
+    assert (model.neck.feat_bn.weight.numpy() != 1).mean() > 0.9
+
+
 def test_weights_come_back_as_they_were_written(tmp_path):
-    model, other = trained(seed=0), recognizer.build(NAME, 5)
+    model, other = trained(seed=0), recognizer.build(SPECS[NAME], 5)
     weights.write(tmp_path / "a.pdparams", model.state_dict())
     report = weights.load(other, tmp_path / "a.pdparams")
     assert len(report.loaded) == len(model.state_dict()) and not report.unused
@@ -124,7 +150,7 @@ def test_missing_and_misshapen_tensors_are_listed(tmp_path):
     state["neck.feat_bn.weight"] = np.zeros(7, "float32")
     weights.write(tmp_path / "a.pdparams", state)
     with pytest.raises(WeightsError) as caught:
-        weights.load(recognizer.build(NAME, 5), tmp_path / "a.pdparams")
+        weights.load(recognizer.build(SPECS[NAME], 5), tmp_path / "a.pdparams")
     text = str(caught.value)
     assert "2 of" in text and "backbone.last_conv.bias is missing" in text and "[7], the network has [512]" in text
 
@@ -132,10 +158,10 @@ def test_missing_and_misshapen_tensors_are_listed(tmp_path):
 def test_another_class_count_is_an_error_except_at_the_start_of_training(tmp_path):
     weights.write(tmp_path / "a.pdparams", trained(5).state_dict())
     with pytest.raises(WeightsError, match=r"head\.fc\.weight"):
-        weights.load(recognizer.build(NAME, 9), tmp_path / "a.pdparams")
-    report = weights.load(recognizer.build(NAME, 9), tmp_path / "a.pdparams", head="optional")
+        weights.load(recognizer.build(SPECS[NAME], 9), tmp_path / "a.pdparams")
+    report = weights.load(recognizer.build(SPECS[NAME], 9), tmp_path / "a.pdparams", head="optional")
     assert report.reinitialised == ["head.fc.weight"] and "initialised afresh: head.fc.weight" in str(report)
-    report = weights.load(recognizer.build(NAME, 1), tmp_path / "a.pdparams", head="ignored")
+    report = weights.load(recognizer.build(SPECS[NAME], 1), tmp_path / "a.pdparams", head="ignored")
     assert not report.reinitialised and not report.unused and len(report.loaded) == len(CONTRACT["tensors"]) - 1
 
 
@@ -152,13 +178,13 @@ def test_tensors_of_another_kind_are_named(tmp_path, value, message):
     state = {k: v.numpy() for k, v in trained().state_dict().items()}
     weights.write(tmp_path / "a.pdparams", {**state, "neck.feat_bn.weight": value, 3: value})
     with pytest.raises(WeightsError, match=message):
-        weights.load(recognizer.build(NAME, 5), tmp_path / "a.pdparams")
+        weights.load(recognizer.build(SPECS[NAME], 5), tmp_path / "a.pdparams")
 
 
 def test_half_precision_weights_are_widened(tmp_path):
     model = trained()
     weights.write(tmp_path / "a.pdparams", {k: v.numpy().astype("float16") for k, v in model.state_dict().items()})
-    other = recognizer.build(NAME, 5)
+    other = recognizer.build(SPECS[NAME], 5)
     weights.load(other, tmp_path / "a.pdparams")
     assert np.allclose(other.head.fc.weight.numpy(), model.head.fc.weight.numpy(), rtol=1e-3, atol=1e-6)
 
@@ -185,8 +211,8 @@ def test_a_damaged_weight_file_is_an_error(tmp_path, data):
 
 def test_onednn_convolutions_keep_names_outputs_and_gradients(images):
     paddle.seed(1)
-    native = recognizer.build(NAME, 5)
-    fast = recognizer.build(NAME, 5)
+    native = recognizer.build(SPECS[NAME], 5)
+    fast = recognizer.build(SPECS[NAME], 5)
     fast.set_state_dict(native.state_dict())
     names = list(native.state_dict())
     assert cpu_conv.accelerate(fast)
@@ -205,4 +231,4 @@ def test_onednn_convolutions_keep_names_outputs_and_gradients(images):
 
 def test_onednn_convolutions_are_left_out_without_the_flag(monkeypatch):
     monkeypatch.setenv("FLAGS_use_mkldnn", "0")
-    assert not cpu_conv.accelerate(recognizer.build(NAME, 2))
+    assert not cpu_conv.accelerate(recognizer.build(SPECS[NAME], 2))

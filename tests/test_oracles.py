@@ -9,6 +9,7 @@ import numpy as np
 import oracles
 import pytest
 from conftest import run_main
+from networks import SPECS
 
 paddle = pytest.importorskip("paddle")
 
@@ -31,7 +32,7 @@ def exchange(tmp_path_factory):
     images = np.random.default_rng(0).standard_normal((8, 3, 64, 64)).astype(np.float32)
     np.save(folder / "images.npy", images)
     paddle.seed(3)
-    ours = recognizer.build(NAME, 5)
+    ours = recognizer.build(SPECS[NAME], 5)
     ours.train()
     features(ours, images)
     weights.write(folder / "ours.pdparams", ours.state_dict())
@@ -41,7 +42,7 @@ def exchange(tmp_path_factory):
 
 def test_paddleclas_weights_give_the_same_features_here_in_both_modes(exchange):
     folder, images, theirs = exchange
-    model = recognizer.build(NAME, 5)
+    model = recognizer.build(SPECS[NAME], 5)
     report = weights.load(model, folder / "theirs.pdparams")
     assert not report.unused and len(report.loaded) == len(model.state_dict())
     model.train()
@@ -55,14 +56,14 @@ def test_paddleclas_weights_give_the_same_features_here_in_both_modes(exchange):
 
 def test_our_weights_give_the_same_features_in_paddleclas(exchange):
     folder, images, theirs = exchange
-    model = recognizer.build(NAME, 5)
+    model = recognizer.build(SPECS[NAME], 5)
     weights.load(model, folder / "ours.pdparams")
     model.eval()
     assert np.abs(features(model, images) - theirs["loaded"]).max() <= 1e-5
 
 
 def test_the_same_parameters_are_exempt_from_weight_decay(exchange):
-    own = [n for n, p in recognizer.build(NAME, 5).named_parameters() if p.regularizer is not None]
+    own = [n for n, p in recognizer.build(SPECS[NAME], 5).named_parameters() if p.regularizer is not None]
     assert sorted(own) == sorted(exchange[2]["undecayed"].tolist()) != []
 
 

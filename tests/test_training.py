@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import run_main, train
+from networks import SPECS
 
 paddle = pytest.importorskip("paddle")
 
@@ -301,7 +302,7 @@ def test_weights_of_another_program_cannot_be_resumed(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_names_step_terms_and_files(tmp_path):
-    model = recognizer.build("PP-ShiTuV2_rec", 2)
+    model = recognizer.build(SPECS["PP-ShiTuV2_rec"], 2)
     images = np.zeros((4, 32, 32, 3), np.uint8)
     model.head.fc.weight.set_value(np.full((512, 2), np.inf, np.float32))
     trainer = Trainer(

@@ -88,8 +88,19 @@ class Block(nn.Layer):
         if branches:
             sizes = [k for k in range(kernel, 0, -2) if k > 1 or stride == 1]
             self.dw_conv_list = nn.LayerList([ConvBN(cin, cin, k, stride, groups=cin, relu=False) for k in sizes])
-            # Holds the fused kernel. It is part of the weight files even while it is unused.
-            self.dw_conv = nn.Conv2D(cin, cin, kernel, stride=stride, padding=kernel // 2, groups=cin)
+            # Holds the fused kernel. It is part of the weight files even while it is unused. It never
+            # gets a gradient, and says so: DataParallel would wait for one.
+            frozen = paddle.ParamAttr(trainable=False)
+            self.dw_conv = nn.Conv2D(
+                cin,
+                cin,
+                kernel,
+                stride=stride,
+                padding=kernel // 2,
+                groups=cin,
+                weight_attr=frozen,
+                bias_attr=frozen,
+            )
         else:
             self.dw_conv = ConvBN(cin, cin, kernel, stride, groups=cin)
         self.se = SqueezeExcite(cin) if squeeze_excite else None

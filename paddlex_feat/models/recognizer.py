@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import paddle
 from paddle import nn
 
-from paddlex_feat.errors import ConfigError
-from paddlex_feat.models.heads import BNNeck, LinearHead
-from paddlex_feat.models.pplcnetv2 import Block, PPLCNetV2ShiTu
+from paddlex_feat.models import backbones
+from paddlex_feat.models.heads import ArcMargin, BNNeck, LinearHead, LinearNeck
+from paddlex_feat.models.pplcnetv2 import Block
 
 
 class Recognizer(nn.Layer):
     """Embedding network with a classification head for training.
 
-    forward: float32 [N, 3, H, W] -> the neck's output, float32 [N, 512], not normalised.
+    forward: float32 [N, 3, H, W] -> the neck's output, float32 [N, embedding_size], not normalised.
     This is the feature of the losses, of evaluation and of the exported graph.
     """
 
@@ -29,9 +29,12 @@ class Recognizer(nn.Layer):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self.neck(self.backbone(x))
 
-    def logits(self, features: paddle.Tensor) -> paddle.Tensor:
-        """Class logits, float32 [N, C], of the features that `forward` returned."""
-        return self.head(features)
+    def logits(self, features: paddle.Tensor, labels: paddle.Tensor | None = None) -> paddle.Tensor:
+        """Class logits, float32 [N, C], of the features that `forward` returned.
+
+        labels: int64 [N]; an angular-margin head needs them in training.
+        """
+        return self.head(features, labels)
 
     def set_inference_weights(self, state: dict[str, Any], fuse: bool = True) -> None:
         """Take the weights of a trained network and go to evaluation mode, with or without fused branches.
@@ -45,22 +48,41 @@ class Recognizer(nn.Layer):
                 layer.fuse() if fuse else layer.unfuse()
 
 
-def _pp_shituv2_rec(num_classes: int) -> Recognizer:
-    return Recognizer(PPLCNetV2ShiTu(embedding_size=512), BNNeck(512), LinearHead(512, num_classes))
+@dataclass(frozen=True)
+class NetworkSpec:
+    """What a network is made of; the defaults are PP-ShiTuV2_rec.
 
-
-NETWORKS: dict[str, Callable[[int], Recognizer]] = {"PP-ShiTuV2_rec": _pp_shituv2_rec}
-
-
-def build(name: str, num_classes: int) -> Recognizer:
-    """The network `name` with freshly initialised weights and a head of `num_classes`.
-
-    Raises ConfigError for a model that has no network here.
+    Attributes:
+        backbone: a name of models.backbones. embedding_size: channels of the feature.
+        dropout: of PPLCNetV2_base_ShiTu.
+        patch_size, width, depth, heads, class_token: of CLIP_vit, see CLIPViT.
+        arc_margin, arc_scale: of the head "arc_margin", in radians and as a factor.
+        input_size: pixels of a side; CLIP_vit has as many positions as patches fit in.
     """
-    if name not in NETWORKS:
-        raise ConfigError(
-            f"The network of {name} is not part of this version.",
-            where="Global.model",
-            fix=f"Networks that can be trained, evaluated and exported: {', '.join(NETWORKS)}.",
-        )
-    return NETWORKS[name](num_classes)
+
+    backbone: str = "PPLCNetV2_base_ShiTu"
+    embedding_size: int = 512
+    dropout: float = 0.2
+    patch_size: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    class_token: bool = False
+    neck: Literal["bn", "linear"] = "bn"
+    head: Literal["linear", "arc_margin"] = "linear"
+    arc_margin: float = 0.2
+    arc_scale: float = 30.0
+    input_size: int = 224
+
+
+def build(spec: NetworkSpec, num_classes: int) -> Recognizer:
+    """The network with freshly initialised weights and a head of `num_classes`.
+
+    Raises ConfigError or DependencyError for a backbone that cannot be built.
+    """
+    size = spec.embedding_size
+    backbone = backbones.build(spec)
+    neck = BNNeck(size) if spec.neck == "bn" else LinearNeck(size)
+    if spec.head == "linear":
+        return Recognizer(backbone, neck, LinearHead(size, num_classes))
+    return Recognizer(backbone, neck, ArcMargin(size, num_classes, spec.arc_margin, spec.arc_scale))

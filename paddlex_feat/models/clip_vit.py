@@ -1,0 +1,166 @@
+"""The image tower of CLIP: a vision transformer whose averaged tokens are the embedding.
+
+Architecture: A. Dosovitskiy et al., "An Image is Worth 16x16 Words", arXiv:2010.11929, with what
+A. Radford et al., "Learning Transferable Visual Models From Natural Language Supervision",
+arXiv:2103.00020, changed: a LayerNorm before the blocks, patches without bias, a projection.
+The retrieval models of PP-ShiTuV2 average the projected tokens instead of taking the class token.
+
+Tensor names are a contract: weights trained with PaddleClas load by name, and ours there.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+from paddlex_feat.errors import ConfigError
+
+_EPSILON = 1e-5  # of every LayerNorm
+_MLP_RATIO = 4
+
+
+def _truncated_normal() -> paddle.ParamAttr:
+    return paddle.ParamAttr(initializer=nn.initializer.TruncatedNormal(std=0.02))
+
+
+def _linear(cin: int, cout: int) -> nn.Linear:
+    return nn.Linear(cin, cout, weight_attr=_truncated_normal())  # Paddle's bias starts at 0
+
+
+class Attention(nn.Layer):
+    """Multi-head self-attention (Vaswani et al., arXiv:1706.03762): float32 [N, T, D] -> [N, T, D].
+
+    `qkv` yields queries, keys and values in this order, each split by head.
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = _linear(width, 3 * width)
+        self.proj = _linear(width, width)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        tokens, width = x.shape[1:]
+        q, k, v = self.qkv(x).reshape([-1, tokens, 3, self.heads, width // self.heads]).unbind(2)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(y.reshape([-1, tokens, width]))
+
+
+class TransformerBlock(nn.Layer):
+    """Attention and a two-layer perceptron, each after a LayerNorm and beside a shortcut: [N, T, D] -> [N, T, D]."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, _EPSILON)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, _EPSILON)
+        # The exact GELU; OpenAI's own CLIP uses the sigmoid approximation.
+        self.mlp = nn.Sequential(
+            ("fc1", _linear(width, _MLP_RATIO * width)),
+            ("act", nn.GELU()),
+            ("fc2", _linear(_MLP_RATIO * width, width)),
+        )
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class CLIPViT(nn.Layer):
+    """The backbone of PP-ShiTuV2_rec_CLIP_vit_base and _large.
+
+    forward: float32 [N, 3, input_size, input_size] -> float32 [N, embedding_size].
+
+    Args:
+        input_size, patch_size: pixels; the positions are learnt for this many patches.
+        width: channels of a token. depth: blocks. heads: of every block's attention.
+        embedding_size: columns of the projection.
+        class_token: does the class token take part in the mean? Base leaves it out, large does not.
+
+    Raises ConfigError if the patches do not tile the image or the heads do not share the width.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        patch_size: int,
+        width: int,
+        depth: int,
+        heads: int,
+        embedding_size: int = 512,
+        class_token: bool = False,
+    ):
+        super().__init__()
+        _check(input_size, patch_size, width, heads)
+        self.grid = input_size // patch_size
+        self.averages_class_token = class_token
+        self.pos_embed = self.create_parameter([1, self.grid**2 + 1, width], attr=_truncated_normal())
+        self.cls_token = self.create_parameter([1, 1, width], attr=_truncated_normal())
+        self.proj = self.create_parameter(
+            [width, embedding_size], default_initializer=nn.initializer.Normal(std=width**-0.5)
+        )
+        conv = nn.Conv2D(3, width, patch_size, stride=patch_size, bias_attr=False)
+        self.patch_embed = nn.Sequential(("proj", conv))
+        self.ln_pre = nn.LayerNorm(width, _EPSILON)
+        self.blocks = nn.LayerList([TransformerBlock(width, heads) for _ in range(depth)])
+        self.norm = nn.LayerNorm(width, _EPSILON)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        patches = self.patch_embed(x).flatten(2).transpose([0, 2, 1])
+        first = self.cls_token.expand([patches.shape[0], -1, -1])
+        x = self.ln_pre(paddle.concat([first, patches], axis=1) + self.pos_embed)
+        for block in self.blocks:
+            x = block(x)
+        if not self.averages_class_token:
+            x = x[:, 1:]
+        return paddle.matmul(self.norm(x), self.proj).mean(axis=1)
+
+    def adapt_state(self, state: dict[str, np.ndarray], prefix: str = "") -> bool:
+        """Resample the positions in `state`, learnt at another image size, to this network's grid.
+
+        The class token's position is kept. The grid is resampled bicubically without aligned
+        corners, as PaddleClas does; it is taken to be square. What is no such array is left for
+        the comparison of shapes to report.
+
+        Args:
+            state: replaced at `prefix + "pos_embed"`, float [1, 1 + g*g, width], by float32
+                [1, 1 + grid*grid, width].
+
+        Returns whether the positions were resampled.
+        """
+        name = f"{prefix}pos_embed"
+        value, width = state.get(name), self.pos_embed.shape[2]
+        if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.ndim != 3:
+            return False
+        side = math.isqrt(max(value.shape[1] - 1, 0))
+        if value.shape != (1, side**2 + 1, width) or side in (0, self.grid):
+            return False
+        positions = value.astype(np.float32)
+        grid = positions[:, 1:].reshape([1, side, side, width]).transpose([0, 3, 1, 2])
+        size = [self.grid, self.grid]
+        with paddle.no_grad():
+            new = F.interpolate(paddle.to_tensor(grid), size=size, mode="bicubic", align_corners=False).numpy()
+        new = new.reshape([1, width, self.grid**2]).transpose([0, 2, 1])
+        state[name] = np.concatenate([positions[:, :1], new], axis=1)
+        return True
+
+
+def _check(input_size: int, patch_size: int, width: int, heads: int) -> None:
+    if input_size < patch_size or input_size % patch_size:
+        below = input_size // patch_size * patch_size
+        near = [str(size) for size in (below, below + patch_size) if size]
+        raise ConfigError(
+            f"Images of {input_size} px cannot be cut into patches of {patch_size} px.",
+            where="Train.input_size",
+            fix=f"Use a multiple of the patch size: {' or '.join(near)}.",
+        )
+    if width % heads:
+        raise ConfigError(
+            f"{heads} attention heads cannot share {width} channels equally.",
+            where="Model.width",
+            fix="Use a multiple of Model.heads.",
+        )
