@@ -160,7 +160,7 @@ def _watch(command: list[str], environment: dict[str, str], folder: Path) -> int
             stdout=log,
             stderr=log,
             start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on once
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - one thread so far
+            preexec_fn=die_with_parent,
         )
     ended = threading.Event()
     console = threading.Thread(target=_show, args=(folder / "workerlog.0", ended), daemon=True)

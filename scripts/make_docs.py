@@ -13,7 +13,7 @@ from paddlex_feat.config.schema import Config
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = """# Configuration keys
 
-Made by `python scripts/make_docs.py` from `paddlex_feat/config/schema.py`; do not edit.
+Made by `python scripts/make_docs.py` from `paddlex_feat/config/schema.py` and `training.py`; do not edit.
 
 Set a key in the YAML file or with `-o KEY=VALUE`. The value of `-o` is a YAML scalar or list, split
 off at the first `=`, and never evaluated as code. Precedence, lowest first: the defaults here, what
@@ -34,9 +34,16 @@ def configuration_page() -> str:
             lines.append("")
     lines += ["## What the recipes change", "", "| model | key | value |", "|---|---|---|"]
     for model, recipe in RECIPES.items():
-        rows = [(f"{part}.{name}", value) for part, keys in recipe.items() for name, value in keys.items()]
-        lines += [f"| {model} | `{key}` | `{'null' if value is None else value}` |" for key, value in rows]
+        lines += [f"| {model} | `{key}` | `{'null' if value is None else value}` |" for key, value in flat(recipe)]
     return "\n".join(lines) + "\n"
+
+
+def flat(keys: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted names and values of a nested recipe."""
+    rows: list[tuple[str, Any]] = []
+    for name, value in keys.items():
+        rows += flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
+    return rows
 
 
 def _last_key(section: str) -> str:

@@ -217,8 +217,52 @@ def test_a_missing_file_lists_the_shipped_names():
 
 
 def test_functions_that_are_not_built_yet_are_said_only_in_their_mode():
-    assert "not implemented yet" in faults(("Global.mode", "train"), ("Train.amp", "O1"))
-    load.load("PP-ShiTuV2_rec", [("Global.mode", "check_dataset"), ("Train.amp", "O1")])
+    assert "not implemented yet" in faults(("Global.mode", "predict"), ("Predict.use_hpip", True))
+    load.load("PP-ShiTuV2_rec", [("Global.mode", "check_dataset"), ("Predict.use_hpip", True)])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("Global.device", "cpu:0,0", "twice"),
+        ("Global.device", "gpu:1,01", "twice"),
+        ("Train.augment.area", [0.5, 0.1], "least <= greatest"),
+        ("Train.augment.area", [0.5, 2], "at most 1"),
+        ("Train.input_size", 65, "even"),
+        ("Train.freeze", "backbone", "list"),
+        ("Train.resume", "always", "auto"),
+        ("Train.basic_config_path", "recipe.yaml", "not implemented"),
+    ],
+)
+def test_values_of_training_that_make_no_sense(key, value, message):
+    assert message in faults(("Global.mode", "train"), (key, value))
+
+
+def test_there_is_one_way_to_resume():
+    assert "exclude each other" in faults(("Train.resume", "auto"), ("Train.resume_path", "x.pdparams"))
+
+
+def test_lists_of_the_recipes_come_from_yaml_as_they_are_written(tmp_path):
+    (tmp_path / "a.yaml").write_text("Train: {augment: {area: [0.2, 0.9]}, freeze: [backbone.stem]}")
+    config, _ = load.load(str(tmp_path / "a.yaml"), [])
+    assert config.Train.augment.area == (0.2, 0.9) and config.Train.freeze == ["backbone.stem"]
+
+
+def test_each_model_has_its_whole_recipe():
+    """Figures of the recipes, by the keys that a user can override."""
+    rec, base, large = (load.load(name, [])[0] for name in MODELS)
+    assert (rec.Model.backbone, rec.Model.neck, rec.Model.head) == ("PPLCNetV2_base_ShiTu", "bn", "linear")
+    assert (rec.Train.batch_size, rec.Train.samples_per_class, rec.Train.weight_decay) == (128, 4, 1e-5)
+    assert (rec.Train.augment.crop, rec.Train.augment.rand_augment.ops) == ("padded", 0)
+    for clip, widths in ((base, (16, 768, 12, 12, False)), (large, (14, 1024, 24, 16, True))):
+        model, train = clip.Model, clip.Train
+        assert (model.patch_size, model.width, model.depth, model.heads, model.class_token) == widths
+        assert (model.neck, model.head, model.arc_margin, model.arc_scale) == ("linear", "arc_margin", 0.2, 30.0)
+        assert (train.batch_size, train.learning_rate, train.weight_decay) == (32, 0.001, 2e-5)
+        assert train.samples_per_class is None and train.interpolation == "bicubic"
+        assert (train.augment.crop, train.augment.rotation_prob) == ("area", 0.3)
+        assert (train.augment.rand_augment.ops, train.augment.rand_augment.magnitude) == (2, 7.0)
+        assert (train.loss.label_smoothing, train.loss.triplet_weight, train.loss.ce_weight) == (0.0, 0.0, 1.0)
 
 
 def test_the_configuration_cannot_change():

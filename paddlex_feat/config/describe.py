@@ -27,6 +27,8 @@ def _type_name(annotation: Any) -> str:
         return ", ".join(map(str, get_args(annotation)))
     if origin in (Union, UnionType):
         return " or ".join(_type_name(a) for a in get_args(annotation))
+    if origin in (list, tuple):
+        return f"list of {'two numbers' if origin is tuple else _type_name(get_args(annotation)[0])}"
     names = {NoneType: "null", Any: "any", str: "text", int: "integer", float: "number", bool: "True, False"}
     return names.get(annotation) or ("mapping" if origin is dict else str(annotation))
 
