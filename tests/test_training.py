@@ -21,9 +21,12 @@ from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.models import recognizer, weights
 from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.training import checkpoint
-from paddlex_feat.training.checkpoint import Progress
+from paddlex_feat.training.checkpoint import Progress, TrainingState
+from paddlex_feat.training.ema import Ema
 from paddlex_feat.training.run_folder import RunFolder
+from paddlex_feat.training.step import Step, TrainingNetwork
 from paddlex_feat.training.trainer import Plan, Trainer
+from paddlex_feat.training.watch import Watch
 
 CHECKPOINT = ["pdopt", "pdparams", "pdstates"]
 INFERENCE = ["inference.json", "inference.pdiparams", "inference.yml"]
@@ -135,7 +138,8 @@ def test_fine_tuning_from_the_best_model_of_the_same_folder(small_faces, tmp_pat
         ("Train.batch_size=18", "batch_size=16"),
         ("Train.pretrain_weight_path=none.pdparams", "none.pdparams"),
         ("Train.resume_path=none.pdparams", "none.pdstates"),
-        ("Global.model=PP-ShiTuV2_rec_CLIP_vit_base", "not part of this version"),
+        ("Train.freeze=[head.fcc]", "No parameter is called"),
+        ("Model.backbone=ResNet51", "no backbone"),
     ],
 )
 def test_what_cannot_work_is_said_before_the_first_step(small_faces, tmp_path, override, message):
@@ -247,79 +251,179 @@ def test_a_checkpoint_caught_between_two_renames_is_put_back(run_folder, tmp_pat
     assert weights.read(tmp_path / "latest/latest.pdparams") and not (tmp_path / ".latest.replaced").exists()
 
 
+def state_of(layer, rate: float = 0.1, **progress) -> TrainingState:
+    return TrainingState(layer, paddle.optimizer.Momentum(rate, 0.9, layer.parameters()), Progress(**progress))
+
+
 def test_keep_last(tmp_path):
-    layer = paddle.nn.Linear(2, 2)
-    optimizer = paddle.optimizer.Momentum(0.1, 0.9, layer.parameters())
     (tmp_path / "inference").mkdir()
     root = tmp_path / "run"
     folder = RunFolder(root, keep_last=2)
+    layer = paddle.nn.Linear(2, 2)
     for epoch in (1, 2, 3, 4):
-        folder.save_epoch(layer, optimizer, Progress(epoch=epoch, score=epoch / 10), tmp_path / "inference")
+        state = state_of(layer, epoch=epoch, score=epoch / 10)
+        folder.save(["latest", f"epoch_{epoch}"], state, tmp_path / "inference")
     assert sorted(p.name for p in root.iterdir()) == ["epoch_3", "epoch_4", "latest"]
     assert folder.result("m", 0.4)["models"]["last_2"]["score"] == 0.3
+    twins = [root / n / f"{n}.pdparams" for n in ("latest", "epoch_4")]
+    assert twins[0].stat().st_ino == twins[1].stat().st_ino  # written once
 
 
 def test_momentum_survives_in_another_process_order(tmp_path):
     """Paddle numbers its parameters by order of creation; a checkpoint must not depend on it."""
-
-    def network():
-        layer = paddle.nn.Linear(3, 2)
-        return layer, paddle.optimizer.Momentum(0.1, 0.9, layer.parameters())
-
-    layer, optimizer = network()
+    layer = paddle.nn.Linear(3, 2)
+    state = state_of(layer, epoch=1, step=1)
     (layer(paddle.ones([1, 3])) ** 2).sum().backward()
-    optimizer.step()
-    (tmp_path / "inference").mkdir()
-    RunFolder(tmp_path, 1).save("best_model", layer, optimizer, Progress(epoch=1, step=1), tmp_path / "inference")
+    state.optimizer.step()
+    RunFolder(tmp_path, 1).save(["best_model"], state, None)
     paddle.nn.Linear(4, 4)  # shifts the numbers
-    other, its_optimizer = network()
-    checkpoint.resume(tmp_path / "best_model/best_model.pdparams", other, its_optimizer)
+    other = paddle.nn.Linear(3, 2)
+    again = state_of(other)
+    checkpoint.resume(tmp_path / "best_model/best_model.pdparams", again)
     for (name, a), (_, b) in zip(layer.named_parameters(), other.named_parameters(), strict=True):
         assert np.array_equal(a.numpy(), b.numpy())
         velocity = [
-            next(v.numpy() for k, v in o.state_dict().items() if k.startswith(p.name))
-            for o, p in ((optimizer, a), (its_optimizer, b))
+            next(v.numpy() for k, v in s.optimizer.state_dict().items() if k.startswith(p.name))
+            for s, p in ((state, a), (again, b))
         ]
         assert np.array_equal(*velocity) and np.abs(velocity[0]).max() > 0, name
 
 
 @pytest.mark.parametrize("momentum", [{}, {"weight:velocity_0": np.zeros(3, "float32")}, {"x:velocity_0": np.zeros(1)}])
 def test_momentum_that_does_not_fit_is_an_error(tmp_path, momentum):
-    layer = paddle.nn.Linear(2, 2)
-    optimizer = paddle.optimizer.Momentum(0.1, 0.9, layer.parameters())
-    checkpoint.write(tmp_path, "x", layer, optimizer, Progress(epoch=1, step=1))
+    state = state_of(paddle.nn.Linear(2, 2), epoch=1, step=1)
+    checkpoint.write(tmp_path, "x", state)
     weights.write(tmp_path / "x.pdopt", momentum)
     with pytest.raises(WeightsError, match=r"x\.pdopt"):
-        checkpoint.resume(tmp_path / "x.pdparams", layer, optimizer)
+        checkpoint.resume(tmp_path / "x.pdparams", state)
 
 
 def test_weights_of_another_program_cannot_be_resumed(tmp_path):
     for suffix in ("pdparams", "pdopt", "pdstates"):
         weights.write(tmp_path / f"x.{suffix}", {"epoch": 3, "something": 1})
-    layer = paddle.nn.Linear(2, 2)
     with pytest.raises(WeightsError, match="pretrain_weight_path"):
-        checkpoint.resume(tmp_path / "x.pdparams", layer, paddle.optimizer.Momentum(0.1, 0.9, layer.parameters()))
+        checkpoint.resume(tmp_path / "x.pdparams", state_of(paddle.nn.Linear(2, 2)))
+
+
+def test_a_state_of_the_first_version_can_be_resumed(tmp_path):
+    """Its progress had six fields."""
+    layer = paddle.nn.Linear(2, 2)
+    checkpoint.write(tmp_path, "x", state_of(layer))
+    old = {"epoch": 2, "step": 10, "best": 0.5, "best_epoch": 1, "score": None, "classes": [4, 7]}
+    weights.write(tmp_path / "x.pdstates", old)
+    assert checkpoint.read_progress(tmp_path / "x.pdstates").classes == [4, 7]
+
+
+def test_the_moving_average_is_saved_and_comes_back(tmp_path):
+    layer, other = paddle.nn.Linear(2, 2), paddle.nn.Linear(2, 2)
+    state, again = state_of(layer, epoch=1), state_of(other)
+    state.ema, again.ema = Ema(layer, 0.9), Ema(other, 0.9)
+    layer.weight.set_value(np.ones((2, 2), "float32"))
+    state.ema.update(1)
+    checkpoint.write(tmp_path, "x", state)
+    checkpoint.resume(tmp_path / "x.pdparams", again)
+    assert np.array_equal(other.weight.numpy(), np.ones((2, 2)))
+    assert np.array_equal(again.ema.state["weight"].numpy(), state.ema.state["weight"].numpy())
+    assert np.array_equal(weights.read(tmp_path / "x.pdparams")["weight"], state.ema.state["weight"].numpy())
+    assert not np.array_equal(again.ema.state["weight"].numpy(), other.weight.numpy())
 
 
 def test_a_loss_that_is_not_finite_names_step_terms_and_files(tmp_path):
     model = recognizer.build(SPECS["PP-ShiTuV2_rec"], 2)
     images = np.zeros((4, 32, 32, 3), np.uint8)
     model.head.fc.weight.set_value(np.full((512, 2), np.inf, np.float32))
+    state = state_of(model)
+    loss = CombinedLoss(LabelSmoothingCrossEntropy(), TripletAngularMarginLoss())
     trainer = Trainer(
-        model=model,
-        criterion=CombinedLoss(LabelSmoothingCrossEntropy(), TripletAngularMarginLoss()),
-        optimizer=paddle.optimizer.Momentum(0.1, 0.9, model.parameters()),
-        batches=lambda epoch: [(np.arange(4), images)] * 2,
+        state=state,
+        step=Step(TrainingNetwork(model, Preprocess(32)), loss, state.optimizer),
+        batches=lambda epoch, first: [(np.arange(4), images)] * 2,
         labels=np.array([0, 0, 1, 1]),
         files=["a.jpg", "b.jpg", "c.jpg", "d.jpg"],
-        preprocess=Preprocess(32),
         exporter=None,
         evaluate=None,
         folder=RunFolder(tmp_path, 1),
         plan=Plan(1, 2, 0.1, 0, log_interval=2, eval_interval=1, save_interval=1, eval_start=False, seed=0),
-        progress=Progress(),
+        watch=Watch(tmp_path, 1, 2),
     )
     with pytest.raises(TrainingError) as caught:
         trainer.fit()
     text = str(caught.value)
     assert "step 1" in text and "CELoss" in text and "c.jpg" in text
+
+
+def test_more_epochs_can_be_asked_for_and_auto_takes_up_what_is_there(run_folder, small_faces, tmp_path):
+    """The finished folder goes on; asked again, nothing is left and the result is written all the same."""
+    shutil.copytree(run_folder, tmp_path / "out")
+    for _ in range(2):
+        done = train(small_faces, tmp_path / "out", "Train.resume=auto", "Train.epochs_iters=4")
+        assert done.returncode == 0, done.stderr
+        assert "Resuming after epoch" in done.stderr and epochs_in(tmp_path / "out") == [1, 2, 3, 4]
+        assert finished(tmp_path / "out")["done_flag"] is True
+    assert not list((tmp_path / "out").glob("config.yaml.bak.1"))
+
+
+def test_auto_begins_where_nothing_is(small_faces, tmp_path):
+    done = train(small_faces, tmp_path, "Train.resume=auto", "Train.epochs_iters=1")
+    assert done.returncode == 0 and "nothing to resume" in done.stderr
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["Train"]["resume"] is None
+
+
+def test_a_run_stops_early_without_a_better_recall_and_stays_stopped(small_faces, tmp_path):
+    """With frozen weights recall never changes."""
+    stuck = ("Train.learning_rate=1e-30", "Train.early_stopping=2", "Train.epochs_iters=9", "Train.save_interval=9")
+    done = train(small_faces, tmp_path, *stuck, "Train.freeze=[backbone]")
+    assert done.returncode == 0, done.stderr
+    assert "No better recall1 in 2 evaluations" in done.stderr and epochs_in(tmp_path) == [1, 2, 3]
+    assert (tmp_path / "epoch_3").is_dir()
+    again = train(small_faces, tmp_path, *stuck, "Train.freeze=[backbone]", "Train.resume=auto")
+    assert again.returncode == 0 and epochs_in(tmp_path) == [1, 2, 3]
+
+
+def test_everything_at_once_repeats_and_resumes_bit_for_bit(small_faces, tmp_path):
+    """Average, accumulation, clipping, scaling, uniform classes, frozen layers: all are part of the state."""
+    options = (
+        "Train.ema_decay=0.99",
+        "Train.accumulate=2",
+        "Train.clip_norm=5",
+        "Train.lr_scaling=sqrt",
+        "Train.class_sampling=uniform",
+        "Train.freeze=[backbone.stem]",
+        "Train.batch_size=8",
+        "Train.deterministic=True",
+    )
+    done = train(small_faces, tmp_path / "a", *options)
+    assert done.returncode == 0, done.stderr
+    epoch_1 = f"Train.resume_path={tmp_path}/a/epoch_1/epoch_1.pdparams"
+    resumed = train(small_faces, tmp_path / "b", *options, epoch_1, "Train.num_workers=1")
+    assert resumed.returncode == 0, resumed.stderr
+    for name in ("latest.pdparams", "latest.pdema", "latest.pdopt", "latest.pdstates"):
+        assert (tmp_path / "a/latest" / name).read_bytes() == (tmp_path / "b/latest" / name).read_bytes(), name
+    rows = [json.loads(line) for line in (tmp_path / "a/metrics.jsonl").read_text().splitlines()]
+    steps = [r for r in rows if r["kind"] == "train"]
+    assert len(steps) == 15 and max(r["lr"] for r in steps) == pytest.approx(0.01 * 2**0.5)
+    assert all(0 <= r["waited"] <= 1 for r in steps) and rows[-1]["peak_memory_mib"] > 100
+
+
+def test_bad_images_are_replaced_within_their_class_if_asked_for(small_faces, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(small_faces, data, symlinks=True)
+    (data / "bad.jpg").write_bytes(b"no image")
+    lines = (data / "train.txt").read_text().splitlines()
+    lines[::3] = [f"bad.jpg {line.split()[1]}" for line in lines[::3]]
+    (data / "train.txt").write_text("\n".join(lines) + "\n")
+    done = train(data, tmp_path / "out", "Train.skip_bad_images=True", "Train.epochs_iters=1")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("another image of its class") == 1
+    assert [Path(p).name for p in finished(tmp_path / "out")["skipped_images"]] == ["bad.jpg"]
+
+
+def test_a_run_is_recorded(run_folder):
+    record = json.loads((run_folder / "run.json").read_text())
+    assert record["versions"]["paddlepaddle"] and record["command"][1].endswith("main.py")
+    assert record["dataset"]["train"]["images"] == 80 and len(record["dataset"]["query"]["sha256"]) == 64
+
+
+def test_mixed_precision_on_a_cpu_is_refused(small_faces, tmp_path):
+    done = train(small_faces, tmp_path, "Train.amp=O1")
+    assert done.returncode == 1 and "needs a GPU" in done.stderr
