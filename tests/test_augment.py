@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections import Counter
 from dataclasses import replace
@@ -403,8 +404,6 @@ def test_geometric_operations_against_numpy(name, value, linear, shift):
 
 def jpeg(image: np.ndarray, orientation: int = 1, **options) -> bytes:
     """RGB, grey or CMYK pixels as a JPEG with an EXIF orientation."""
-    import io
-
     exif = Image.Exif()
     exif[0x0112] = orientation
     out = io.BytesIO()
@@ -412,12 +411,12 @@ def jpeg(image: np.ndarray, orientation: int = 1, **options) -> bytes:
     return out.getvalue()
 
 
-def asks(*sizes):
-    """An `enough` that notes what it is asked."""
+def asks(least: int):
+    """An `enough` that wants both sides of at least this length and notes what it is asked."""
 
     def enough(width, height):
         enough.seen.append((width, height))
-        return min(width, height) >= sizes[0]
+        return min(width, height) >= least
 
     enough.seen = []
     return enough
