@@ -184,6 +184,16 @@ def test_frozen_parameters_and_their_statistics_do_not_move():
     assert "neck.feat_bn.weight" not in changed and "neck.feat_bn._mean" in before
 
 
+def test_freezing_the_shifts_alone_lets_the_scales_train():
+    """Paddle would take the gradient of a BatchNorm's scale away with that of its shift."""
+    model = recognizer.build(NetworkSpec(input_size=32), 3)
+    assert not freeze(model, ["backbone.stem.*.bn.bias"])
+    before = weights_of(model)
+    stepper(model)([batch(6)])
+    moved = {n for n, v in weights_of(model).items() if not np.array_equal(v, before[n])}
+    assert "backbone.stem.0.bn.weight" in moved and "backbone.stem.0.bn.bias" not in moved
+
+
 def test_freezing_nothing_or_everything_is_an_error():
     model = recognizer.build(NetworkSpec(input_size=32), 3)
     with pytest.raises(ConfigError, match=r"backbone\.stem"):

@@ -372,11 +372,11 @@ def test_auto_begins_where_nothing_is(small_faces, tmp_path):
 def test_a_run_stops_early_without_a_better_recall_and_stays_stopped(small_faces, tmp_path):
     """With frozen weights recall never changes."""
     stuck = ("Train.learning_rate=1e-30", "Train.early_stopping=2", "Train.epochs_iters=9", "Train.save_interval=9")
-    done = train(small_faces, tmp_path, *stuck, "Train.freeze=[backbone]")
+    done = train(small_faces, tmp_path, *stuck, "Train.freeze=[backbone, neck]")
     assert done.returncode == 0, done.stderr
     assert "No better recall1 in 2 evaluations" in done.stderr and epochs_in(tmp_path) == [1, 2, 3]
     assert (tmp_path / "epoch_3").is_dir()
-    again = train(small_faces, tmp_path, *stuck, "Train.freeze=[backbone]", "Train.resume=auto")
+    again = train(small_faces, tmp_path, *stuck, "Train.freeze=[backbone, neck]", "Train.resume=auto")
     assert again.returncode == 0 and epochs_in(tmp_path) == [1, 2, 3]
 
 

@@ -160,6 +160,9 @@ class TrainSection(Section):
         False, "On a GPU, deterministic kernels, slower; on a CPU runs repeat bit for bit anyway."
     )
     num_workers: int = key(0, "Threads that decode images; 0: one per processor.", "threads", ge=0, le=1024)
+    cache_mib: int = key(
+        1024, "Memory for decoded training images, which later epochs need not decode again; 0: none.", "MiB", ge=0
+    )
     skip_bad_images: bool = key(
         False, "Replace an undecodable image by another of its class and count it, instead of stopping."
     )

@@ -20,6 +20,7 @@ from paddlex_feat.group import Group
 from paddlex_feat.modes.common import comparison_images, network_spec, preprocess_of
 from paddlex_feat.pipeline import sampler as samplers
 from paddlex_feat.pipeline.augment import Augment
+from paddlex_feat.pipeline.cache import ImageCache
 from paddlex_feat.pipeline.loader import BadImages, training_batches
 from paddlex_feat.pipeline.rand_augment import RandAugment
 from paddlex_feat.runtime import cpu_count, prepare_paddle, select_device
@@ -139,12 +140,13 @@ def _train(config: Config, output: Path, data: Data, place: Place) -> dict[str, 
     name = config.Global.model
     folder = RunFolder(output, config.Train.keep_last)
     start = parts.resume_from(config, folder, place.group)
-    state = parts.build_state(config, data.num_classes, data.classes, start)
+    state, still = parts.build_state(config, data.num_classes, data.classes, start, place)
     parts.open_folder(folder, config, state.progress, start, place.group)
     if place.group.rank == 0:
         _describe_run(config, output, data, place, state.progress.classes)
     exporter = Exporter(recognizer.build(network_spec(config), data.num_classes), name, preprocess_of(config))
-    trainer = parts.build_trainer(config, state, exporter, folder, data, place, _batches(config, data, place))
+    batches = _batches(config, data, place)
+    trainer = parts.build_trainer(config, state, still, exporter, folder, data, place, batches)
     _say_what(config, data, place, trainer)
     trainer.fit()
     return _finish(config, folder, trainer, exporter, data, place)
@@ -205,10 +207,11 @@ def _batches(config: Config, data: Data, place: Place) -> Any:
     options = settings.augment.model_dump()
     augment = Augment(**{**options, "rand_augment": RandAugment(**options["rand_augment"])})
     files, preprocess = data.lists["train"].files(), preprocess_of(config)
+    cache = ImageCache(settings.cache_mib * 2**20 // place.group.local_size)
 
     def batches(epoch: int, first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         key = (settings.seed, epoch, place.group.rank)
         own = data.sampler.epoch(epoch)
-        return training_batches(own, files, preprocess, augment, key, place.workers, first, data.bad)
+        return training_batches(own, files, preprocess, augment, key, place.workers, first, data.bad, cache)
 
     return batches

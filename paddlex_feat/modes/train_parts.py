@@ -50,11 +50,23 @@ def resume_from(config: Config, folder: RunFolder, group: Group) -> Path | None:
     return folder.root / "latest" / "latest.pdparams"
 
 
-def build_state(config: Config, num_classes: int, classes: list[int], start: Path | None) -> TrainingState:
-    """Network, optimizer and progress: from a checkpoint, from pretrained weights, or as initialised."""
+def build_state(
+    config: Config, num_classes: int, classes: list[int], start: Path | None, place: Place
+) -> tuple[TrainingState, list[paddle.nn.Layer]]:
+    """Network, optimizer and progress: from a checkpoint, from pretrained weights, or as initialised.
+
+    Also returns the frozen layers that stay in evaluation mode.
+    """
     settings = config.Train
+    if settings.amp != "OFF" and place.device == "cpu":
+        raise DeviceError(
+            "Mixed precision needs a GPU: on a CPU, Paddle's autocast has no effect.",
+            where="Train.amp",
+            fix="Leave Train.amp OFF, or train on a GPU.",
+        )
     paddle.seed(settings.seed)
     model = recognizer.build(network_spec(config), num_classes)
+    still = freeze(model, settings.freeze)
     optimizer = _optimizer(settings, model)
     state = TrainingState(model, optimizer, Progress(classes=classes, num_classes=num_classes))
     if start is None and settings.pretrain_weight_path:
@@ -66,7 +78,7 @@ def build_state(config: Config, num_classes: int, classes: list[int], start: Pat
     if start is not None:
         checkpoint.resume(start, state)
         _check_resumed(state.progress, config, classes, start)
-    return state
+    return state, still
 
 
 def _optimizer(settings: TrainSection, model: recognizer.Recognizer) -> paddle.optimizer.Optimizer:
@@ -124,6 +136,7 @@ def _fit_steps(progress: Progress, steps_per_epoch: int) -> None:
 def build_trainer(
     config: Config,
     state: TrainingState,
+    still: list[paddle.nn.Layer],
     exporter: Exporter,
     folder: RunFolder,
     data: Data,
@@ -134,7 +147,6 @@ def build_trainer(
     settings, group = config.Train, place.group
     plan = _plan(settings, data.sampler.batches_per_epoch, group)
     _fit_steps(state.progress, plan.steps_per_epoch)
-    frozen = freeze(state.model, settings.freeze)
     step = _step(config, state, place)
     evaluator = Evaluator(data.lists, config.Evaluate.batch_size, place.device, place.threads, place.workers, group)
     own = folder.root if group.rank == 0 else None
@@ -151,19 +163,13 @@ def build_trainer(
         watch=Watch(own, plan.epochs, plan.steps_per_epoch, state.progress.step, settings.visualdl),
         group=group,
         resume_command=f"python main.py -c {folder.root / 'config.yaml'} -o Train.resume=auto",
-        frozen=frozen,
+        frozen=still,
     )
 
 
 def _step(config: Config, state: TrainingState, place: Place) -> Step:
     settings, on_cpu = config.Train, place.device == "cpu"
     precision = Precision(settings.amp, settings.amp_dtype)
-    if precision.on and on_cpu:
-        raise DeviceError(
-            "Mixed precision needs a GPU: on a CPU, Paddle's autocast has no effect.",
-            where="Train.amp",
-            fix="Leave Train.amp OFF, or train on a GPU.",
-        )
     if settings.autotune and not on_cpu:
         paddle.incubate.autotune.set_config({"kernel": {"enable": True}, "layout": {"enable": True}})
     if precision.level == "O2":

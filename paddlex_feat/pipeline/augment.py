@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from paddlex_feat.pipeline import geometry, rand_augment
+from paddlex_feat.pipeline.cache import ImageCache
 from paddlex_feat.pipeline.decode import read_bgr
 from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.pipeline.rand_augment import Chosen, RandAugment
@@ -79,14 +80,16 @@ class Augment:
     fused: bool = True
     reduced_decode: bool = True
 
-    def read(self, path: str | Path, preprocess: Preprocess, rng: np.random.Generator) -> np.ndarray:
+    def read(
+        self, path: str | Path, preprocess: Preprocess, rng: np.random.Generator, cache: ImageCache | None = None
+    ) -> np.ndarray:
         """Image file -> uint8 [size, size, 3], RGB, all randomness from `rng`. Raises ImageError."""
         plan = self.draw(rng)
 
         def enough(width: int, height: int) -> bool:
             return self._suffices(plan, preprocess.size, width, height)
 
-        image = read_bgr(path, enough if self.reduced_decode else None)
+        image = (cache.read_bgr if cache else read_bgr)(path, enough if self.reduced_decode else None)
         return self.apply(plan, image, preprocess, bgr=True)
 
     def __call__(self, image: np.ndarray, preprocess: Preprocess, rng: np.random.Generator) -> np.ndarray:

@@ -30,10 +30,15 @@ def decode_bgr(data: bytes, name: str, enough: Enough | None = None) -> np.ndarr
 
     Raises ImageError naming `name` if the bytes are no image.
     """
+    return decode_with(data, name, decode_flags(jpeg_size(data) if enough else None, enough))
+
+
+def decode_with(data: bytes, name: str, flags: int) -> np.ndarray:
+    """As `decode_bgr`, with the flags of cv2.imdecode."""
     if not data:
         raise ImageError("The image file is empty.", where=name, fix="Replace the file or take it off the list.")
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), _flags(data, enough))
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:  # e.g. more pixels than MOST_PIXELS
         raise ImageError(
             f"The image cannot be decoded ({error.err or error}).", where=name, fix="Replace or remove it."
@@ -69,7 +74,7 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 def read_bgr(path: str | Path, enough: Enough | None = None) -> np.ndarray:
     """Pixels of an image file, as `decode_bgr`. Raises ImageError if it cannot be read."""
-    return decode_bgr(_content(path), str(path), enough)
+    return decode_bgr(read_content(path), str(path), enough)
 
 
 def read_rgb(path: str | Path, enough: Enough | None = None) -> np.ndarray:
@@ -77,8 +82,8 @@ def read_rgb(path: str | Path, enough: Enough | None = None) -> np.ndarray:
     return cv2.cvtColor(read_bgr(path, enough), cv2.COLOR_BGR2RGB)
 
 
-def _flags(data: bytes, enough: Enough | None) -> int:
-    size = jpeg_size(data) if enough else None
+def decode_flags(size: tuple[int, int] | None, enough: Enough | None) -> int:
+    """How cv2.imdecode should decode a JPEG of this (width, height), or another image (None)."""
     if enough is None or size is None or size[0] * size[1] > MOST_PIXELS:
         return cv2.IMREAD_COLOR
     for factor, flag in REDUCED:
@@ -88,7 +93,8 @@ def _flags(data: bytes, enough: Enough | None) -> int:
     return cv2.IMREAD_COLOR
 
 
-def _content(path: str | Path) -> bytes:
+def read_content(path: str | Path) -> bytes:
+    """The bytes of an image file. Raises ImageError if they cannot be read."""
     try:
         status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:

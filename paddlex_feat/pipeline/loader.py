@@ -18,6 +18,7 @@ import numpy as np
 
 from paddlex_feat.errors import ImageError
 from paddlex_feat.pipeline.augment import Augment
+from paddlex_feat.pipeline.cache import ImageCache
 from paddlex_feat.pipeline.decode import read_rgb
 from paddlex_feat.pipeline.preprocess import Preprocess
 
@@ -105,6 +106,7 @@ def training_batches(
     workers: int,
     first: int = 0,
     bad: BadImages | None = None,
+    cache: ImageCache | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Augmented batches of one epoch: (image indices int64 [N], images uint8 [N, S, S, 3]).
 
@@ -118,7 +120,7 @@ def training_batches(
         position, index = job
 
         def read(path: str) -> np.ndarray:
-            return augment.read(path, preprocess, np.random.default_rng((*key, 2, position)))
+            return augment.read(path, preprocess, np.random.default_rng((*key, 2, position)), cache)
 
         try:
             return index, read(paths[index])

@@ -38,6 +38,19 @@ def freeze(model: nn.Layer, patterns: Sequence[str]) -> list[nn.Layer]:
         parameters[name].stop_gradient = True
     if all(p.stop_gradient for p in parameters.values()):
         raise ConfigError("Everything is frozen: nothing is left to train.", where="Train.freeze", fix="Freeze less.")
-    still = [layer for layer in model.sublayers() if isinstance(layer, nn.layer.norm._BatchNormBase)]
-    names = {id(p): n for n, p in parameters.items()}
-    return [s for s in still if (own := [names[id(p)] for p in s.parameters(False)]) and frozen.issuperset(own)]
+    return _batchnorms_at_rest(model, {id(parameters[name]) for name in frozen})
+
+
+def _batchnorms_at_rest(model: nn.Layer, frozen: set[int]) -> list[nn.Layer]:
+    at_rest = []
+    for layer in model.sublayers():
+        own = layer.parameters(include_sublayers=False)
+        if isinstance(layer, nn.layer.norm._BatchNormBase) and own:
+            held = [p for p in own if id(p) in frozen]
+            if len(held) == len(own):
+                at_rest.append(layer)
+            for parameter in held if len(held) < len(own) else []:
+                # Paddle 3.3 gives neither of a BatchNorm's two a gradient unless both want one.
+                parameter.stop_gradient = False
+                parameter.optimize_attr["learning_rate"] = 0.0
+    return at_rest
