@@ -37,4 +37,4 @@ class StopRequest:
             yield
         finally:
             for signum, handler in former.items():
-                signal.signal(signum, handler)
+                signal.signal(signum, signal.SIG_IGN if self.made and not self._insist else handler)

@@ -1,0 +1,32 @@
+"""Every rank evaluates one inference directory together with the others.
+
+    python evaluation.py INFERENCE DATA RESULT BATCH_SIZE
+
+Rank 0 writes RESULT.npz: features of both lists, recall1, recall5, mAP.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from paddlex_feat.dataset.records import require_lists
+from paddlex_feat.group import Group
+from paddlex_feat.retrieval.evaluator import Evaluator
+from paddlex_feat.runtime import prepare_paddle
+
+
+def main(inference: str, data: str, result: str, batch_size: int) -> None:
+    """Evaluate and save."""
+    prepare_paddle(1)
+    group = Group.from_environment()
+    group.join()
+    lists = require_lists(data, ("gallery", "query"))
+    evaluation = Evaluator(lists, batch_size, "cpu", 1, 1, group)(Path(inference))
+    if group.rank == 0:
+        figures = evaluation.headline()
+        np.savez(result, query=evaluation.query, gallery=evaluation.gallery, **figures)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4], int(sys.argv[4]))
