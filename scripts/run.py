@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 OURS = VENV / "made_by_scripts_run"
 PYTHON = VENV / "bin" / "python"
+# Where .venv is active, this script runs in it: what makes it anew must be the Python it was made from.
+BASE = getattr(sys, "_base_executable", None) or sys.executable
 EXTRAS = "cpu,demo,test"
 PINNED_FOR = (3, 11)  # the Python that constraints.txt was made with
 USAGE = "usage: bash run demo | test [pytest arguments] | setup"
@@ -30,7 +32,7 @@ def main(words: list[str]) -> int:
 
 def set_up() -> None:
     """Create .venv and install the package with its extras; nothing if that is done already."""
-    wanted = hashlib.sha256(repr((sys.version, sys.executable, EXTRAS, ROOT)).encode())
+    wanted = hashlib.sha256(repr((sys.version, BASE, EXTRAS, ROOT)).encode())
     for name in ("setup.cfg", "pyproject.toml", "constraints.txt"):
         wanted.update((ROOT / name).read_bytes())
     stamp = VENV / "installed"
@@ -51,14 +53,14 @@ def set_up() -> None:
 
 def make_environment() -> list[str]:
     """Create .venv and return the pip command that installs into it."""
-    if subprocess.run([sys.executable, "-m", "venv", VENV], capture_output=True).returncode == 0:
+    if subprocess.run([BASE, "-m", "venv", VENV], capture_output=True).returncode == 0:
         return [str(PYTHON), "-m", "pip"]
     # Debian's python3 may come without ensurepip, but with pip itself.
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", VENV], check=True)
-    pip = [sys.executable, "-m", "pip", "--python", str(PYTHON)]
+    subprocess.run([BASE, "-m", "venv", "--without-pip", VENV], check=True)
+    pip = [BASE, "-m", "pip", "--python", str(PYTHON)]
     if subprocess.run([*pip, "--version"], capture_output=True).returncode == 0:
         return pip
-    sys.exit(f"{sys.executable} has neither ensurepip nor pip.\n  to do: install python3-venv, then run this again.")
+    sys.exit(f"{BASE} has neither ensurepip nor pip.\n  to do: install python3-venv, then run this again.")
 
 
 def demo(words: list[str]) -> int:

@@ -144,7 +144,7 @@ def test_the_number_of_workers_changes_nothing(faces):
     batches = samplers.PKSampler([i // 5 for i in range(20)], 8, 4, 0).epoch(0)
 
     def run(workers: int) -> list[np.ndarray]:
-        return [i for _, i in training_batches(batches, paths, Preprocess(32), Augment(), 7, 0, workers)]
+        return [i for _, i in training_batches(batches, paths, Preprocess(32), Augment(), (7, 0), workers)]
 
     one, four = run(1), run(4)
     assert all(np.array_equal(a, b) for a, b in zip(one, four, strict=True))
