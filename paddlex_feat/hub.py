@@ -1,16 +1,27 @@
-"""Files from the network: fetched once, kept in a cache, never half-written."""
+"""Files from the network: fetched once, kept in a cache, never half-written.
+
+pooch keeps the cache and checks hashes; what it lacks, going on with a download that broke off,
+is the downloader here.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import os
+import re
+import time
 from pathlib import Path
-from urllib.parse import urlparse
+from typing import IO, Any
+from urllib.parse import urldefrag, urlparse
 
 from paddlex_feat.errors import DownloadError
+from paddlex_feat.progress import bar
 
 log = logging.getLogger(__name__)
+ATTEMPTS, TIMEOUT_SECONDS, CHUNK = 4, 30, 2**16  # a chunk is what a break loses at most
+PICKLE = b"\x80"  # the first byte of every .pdparams file
 
 
 def cache_folder() -> Path:
@@ -23,18 +34,25 @@ def is_url(text: str) -> bool:
     return text.startswith(("http://", "https://"))
 
 
-def fetch(url: str, folder: str, fix: str, refresh: bool = False) -> Path:
+def fetch(url: str, folder: str, fix: str, refresh: bool = False, begins: bytes = b"") -> Path:
     """The local copy of `url`; downloaded unless the cache has it.
+
+    A download that breaks off is tried again, and goes on where it stood, in a later run too, if
+    the server can. The length is checked against the server's, and the content against a checksum
+    where the address ends in `#sha256=<64 hexadecimal digits>`.
 
     Args:
         folder: sub-folder of the cache.
         fix: what the user can do where the network cannot be reached.
         refresh: download it even so, for what may change behind its address.
+        begins: how a file of the expected kind begins; another one is refused and not kept.
 
     Raises DownloadError. Two addresses that end in the same file name do not share a copy.
     """
-    name = Path(urlparse(url).path).name or "file"
-    target = cache_folder() / folder / hashlib.sha256(url.encode()).hexdigest()[:12]
+    address, fragment = urldefrag(url)
+    checksum = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
+    name = Path(urlparse(address).path).name or "file"
+    target = cache_folder() / folder / hashlib.sha256(address.encode()).hexdigest()[:12]
     if (target / name).is_file():
         if not refresh:
             return target / name
@@ -42,17 +60,88 @@ def fetch(url: str, folder: str, fix: str, refresh: bool = False) -> Path:
     import pooch  # brings requests; only a download needs it
 
     pooch.get_logger().setLevel(logging.WARNING)
-    log.info("Downloading %s", url)
+    log.info("Downloading %s", address)
     try:
-        return Path(
-            pooch.retrieve(url, known_hash=None, fname=name, path=target, downloader=pooch.HTTPDownloader(timeout=30))
+        found = pooch.retrieve(
+            address,
+            known_hash=f"sha256:{checksum[1].lower()}" if checksum else None,
+            fname=name,
+            path=target,
+            downloader=_Resuming(target / f"{name}.part", begins),
         )
     except Exception as error:  # requests, urllib3 and OSError families, and pooch's own
         raise DownloadError(
-            f"The download failed ({type(error).__name__}: {str(error)[:200]}).", where=url, fix=fix
+            f"The download failed ({type(error).__name__}: {str(error)[:200]}).", where=address, fix=fix
         ) from error
+    return Path(found)
 
 
-def local_file(path_or_url: str, folder: str, fix: str) -> Path:
+def local_file(path_or_url: str, folder: str, fix: str, begins: bytes = b"") -> Path:
     """A path as it is, a URL by way of the cache."""
-    return fetch(path_or_url, folder, fix) if is_url(path_or_url) else Path(path_or_url)
+    return fetch(path_or_url, folder, fix, begins=begins) if is_url(path_or_url) else Path(path_or_url)
+
+
+class _Resuming:
+    """A pooch downloader that keeps what it has got in `part`, with the server's mark of its version beside it."""
+
+    def __init__(self, part: Path, begins: bytes):
+        self._part = part
+        self._mark = part.with_name(f"{part.name}.version")
+        self._begins = begins
+
+    def __call__(self, url: str, output_file: str, _: Any) -> None:
+        import requests
+
+        with self._part.open("ab") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)  # a second process waits, and then finds the whole file
+            for attempt in range(1, ATTEMPTS + 1):
+                try:
+                    self._continue(url, stream)
+                    break
+                except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+                    if attempt == ATTEMPTS:
+                        raise
+                    log.info("The download broke off (%s); trying again.", type(error).__name__)
+                    time.sleep(2 ** (attempt - 1) / 2)
+            self._check(url)
+            self._part.replace(output_file)
+            self._mark.unlink(missing_ok=True)
+
+    def _continue(self, url: str, stream: IO[bytes]) -> None:
+        """Append what is missing; from the beginning if the file changed or the server knows no ranges."""
+        import requests
+
+        version = self._mark.read_text() if self._mark.is_file() else ""
+        if not version:
+            stream.truncate(0)
+        have = stream.seek(0, os.SEEK_END)
+        headers = {"Accept-Encoding": "identity"}
+        if have:
+            headers |= {"Range": f"bytes={have}-", "If-Range": version}
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
+            if response.status_code == requests.codes.requested_range_not_satisfiable:
+                self._mark.unlink()
+                raise requests.ConnectionError("the server has another file now")
+            response.raise_for_status()
+            if response.status_code != requests.codes.partial_content:
+                stream.truncate(0)
+                have = 0
+            self._mark.write_text(response.headers.get("ETag") or response.headers.get("Last-Modified") or "")
+            length = response.headers.get("Content-Length")
+            total = have + int(length) if length else None
+            with bar(total, self._part.stem, "B") as progress:
+                progress.update(have)
+                for chunk in response.iter_content(CHUNK):
+                    stream.write(chunk)
+                    progress.update(len(chunk))
+            stream.flush()
+            if total is not None and stream.tell() != total:
+                raise requests.ConnectionError(f"{stream.tell()} of {total} bytes came")
+
+    def _check(self, url: str) -> None:
+        with self._part.open("rb") as stream:
+            begin = stream.read(max(len(self._begins), 40))
+        if not begin.startswith(self._begins):
+            self._part.unlink()
+            self._mark.unlink(missing_ok=True)
+            raise ValueError(f"{url} is no file of the expected kind; it begins with {begin[:40]!r}")

@@ -1,4 +1,4 @@
-"""Write docs/configuration.md and docs/config.schema.json from the schema."""
+"""Write docs/configuration.md, docs/config.schema.json and the table in docs/training.md from the schema."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from paddlex_feat.config.recipes import RECIPES
 from paddlex_feat.config.schema import Config
 
 ROOT = Path(__file__).resolve().parent.parent
+MARK = "<!-- keys: made by python scripts/make_docs.py -->\n"
 HEADER = """# Configuration keys
 
 Made by `python scripts/make_docs.py` from `paddlex_feat/config/schema.py` and `training.py`; do not edit.
@@ -38,6 +39,16 @@ def configuration_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def training_page(page: str) -> str:
+    """docs/training.md with the table below its mark made anew."""
+    prose = page.partition(MARK)[0]
+    lines = ["", "| key | default | unit | values | meaning |", "|---|---|---|---|---|"]
+    for row in describe_keys():
+        if row.name.startswith(("Model.", "Train.")):
+            lines.append(f"| `{row.name}` | `{row.default}` | {row.unit} | {row.type} | {row.meaning} |")
+    return prose + MARK + "\n".join(lines) + "\n"
+
+
 def flat(keys: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """Dotted names and values of a nested recipe."""
     rows: list[tuple[str, Any]] = []
@@ -58,4 +69,6 @@ def json_schema() -> dict[str, Any]:
 if __name__ == "__main__":
     docs = ROOT / "docs"
     (docs / "configuration.md").write_text(configuration_page(), encoding="utf-8")
+    page = docs / "training.md"
+    page.write_text(training_page(page.read_text(encoding="utf-8")), encoding="utf-8")
     (docs / "config.schema.json").write_text(json.dumps(json_schema(), indent=1) + "\n", encoding="utf-8")

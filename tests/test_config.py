@@ -283,11 +283,23 @@ def test_every_key_is_documented():
         assert row.meaning.endswith(".") and len(row.meaning) > 8, row.name
 
 
+def test_the_training_page_explains_every_key():
+    """In its prose, not only in the table that is made from the schema."""
+    prose = (Path(__file__).parent.parent / "docs" / "training.md").read_text().partition("## All keys")[0]
+    silent = {"log_interval", "dist_port", "basic_config_path", "uniform_output_enabled"}
+    for row in describe_keys():
+        if row.name.startswith("Train."):
+            last = row.name.rsplit(".", 1)[-1]
+            assert last in silent or last in prose, row.name
+
+
 def test_generated_docs_are_up_to_date():
     import make_docs
 
     docs = Path(__file__).parent.parent / "docs"
     assert (docs / "configuration.md").read_text() == make_docs.configuration_page()
+    page = (docs / "training.md").read_text()
+    assert page == make_docs.training_page(page)
     assert json.loads((docs / "config.schema.json").read_text()) == make_docs.json_schema()
 
 

@@ -17,7 +17,13 @@ pytest.importorskip("paddle")
 pytestmark = pytest.mark.slow
 
 KILLS = 30
-OPTIONS = ("Train.resume=auto", "Train.epochs_iters=30", "Train.eval_interval=2", "Train.keep_last=3", "Train.ema_decay=0.99")
+OPTIONS = (
+    "Train.resume=auto",
+    "Train.epochs_iters=30",
+    "Train.eval_interval=2",
+    "Train.keep_last=3",
+    "Train.ema_decay=0.99",
+)
 
 
 def start(data: Path, output: Path) -> subprocess.Popen[bytes]:
@@ -74,4 +80,5 @@ def test_thirty_kills_later_the_weights_are_those_of_an_uninterrupted_run(small_
 def rows(folder: Path) -> list[tuple[str, int, float]]:
     """What metrics.jsonl says of each step and evaluation, without times."""
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [(r["kind"], r["step"], r["loss"] if r["kind"] == "train" else r["recall1"]) for r in found]
+    value = {"train": "loss", "eval": "recall1"}
+    return [(r["kind"], r["step"], r[value[r["kind"]]]) for r in found if r["kind"] in value]

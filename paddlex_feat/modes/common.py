@@ -44,7 +44,7 @@ def load_trained(config: Config, key: str, weight_path: str | None) -> Trained:
     """Import Paddle and load the weights that the configuration key `key` names: a file or a URL."""
     if not weight_path:
         raise ConfigError("No weights are given.", where=key, fix="Give a .pdparams file, e.g. best_model's, or a URL.")
-    path = hub.local_file(weight_path, "weights", f"Give a local file with -o {key}=FILE.")
+    path = hub.local_file(weight_path, "weights", f"Give a local file with -o {key}=FILE.", hub.PICKLE)
     own = run_config(path, config)
     prepare_paddle(config.Global.threads)
 

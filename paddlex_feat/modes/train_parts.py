@@ -71,7 +71,10 @@ def build_state(
     state = TrainingState(model, optimizer, Progress(classes=classes, num_classes=num_classes))
     if start is None and settings.pretrain_weight_path:
         fix = "Give a local file with -o Train.pretrain_weight_path=FILE, or null to train from scratch."
-        path = hub.local_file(settings.pretrain_weight_path, "weights", fix)
+        if place.group.local_rank == 0:
+            hub.local_file(settings.pretrain_weight_path, "weights", fix, hub.PICKLE)
+        place.group.any(False)  # one process a machine downloads, the others wait for it
+        path = hub.local_file(settings.pretrain_weight_path, "weights", fix, hub.PICKLE)
         log.info("Pretrained weights %s: %s", path, weights.load(model, path, head="optional"))
     if settings.ema_decay:
         state.ema = Ema(model, settings.ema_decay)

@@ -25,6 +25,7 @@ from paddlex_feat.training.watch import CURVES, METRICS, metrics_until
 log = logging.getLogger(__name__)
 
 BEST, LATEST = "best_model", "latest"
+EXPORTED = ".inference."  # prefix of folders that live while an epoch is evaluated and saved
 # Patterns: a finished run's train_result.json was kept as .bak when this run began.
 _OF_A_RUN = (
     BEST,
@@ -119,7 +120,7 @@ class RunFolder:
         """Finish what a killed run was doing here."""
         for name in (BEST, LATEST, *(f"epoch_{n}" for n in self._epochs())):
             recover_folder(self.root / name)
-        for pattern in (f".{BEST}.*", f".{LATEST}.*", ".epoch_*.*"):
+        for pattern in (f".{BEST}.*", f".{LATEST}.*", ".epoch_*.*", f"{EXPORTED}*"):
             for path in self.root.glob(pattern):
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -145,7 +146,7 @@ class RunFolder:
                 link_or_copy(path, target)
 
     def save(self, names: Sequence[str], state: TrainingState, inference: Path | None) -> None:
-        """Write one checkpoint under several names; `inference` is copied into it.
+        """Write one checkpoint under several names, with the files of the folder `inference`.
 
         Afterwards at most `keep_last` of the epoch_N are left.
         """
@@ -153,7 +154,9 @@ class RunFolder:
         with atomic_folder(self.root / first) as folder:
             checkpoint.write(folder, first, state)
             if inference is not None:
-                shutil.copytree(inference, folder / "inference")
+                (folder / "inference").mkdir()
+                for file in inference.iterdir():
+                    link_or_copy(file, folder / "inference" / file.name)
         for name in others:
             self._copy(self.root / first, name)
         if epoch_name(state.progress.epoch) in names:

@@ -19,7 +19,7 @@ from paddlex_feat.errors import Interrupted, TrainingError
 from paddlex_feat.group import Group
 from paddlex_feat.inference.export import Exporter
 from paddlex_feat.training.checkpoint import TrainingState
-from paddlex_feat.training.run_folder import BEST, LATEST, RunFolder, epoch_name
+from paddlex_feat.training.run_folder import BEST, EXPORTED, LATEST, RunFolder, epoch_name
 from paddlex_feat.training.schedule import warmup_cosine
 from paddlex_feat.training.step import Step
 from paddlex_feat.training.stop import StopRequest
@@ -139,12 +139,16 @@ class Trainer:
         save = epoch % self.plan.save_interval == 0 or epoch == self.plan.epochs
         if not (evaluate or save):
             return
+        began = time.perf_counter()
         with self._exported() as inference:
             improved = evaluate and self._is_best(epoch, self._measure(inference))
+            if evaluate:  # which needed the inference model as well
+                began = time.perf_counter()
             # Best first: a run killed on the way finds it again when `latest` is resumed.
             names = [BEST] * improved + [LATEST, epoch_name(epoch)] * (save or self.finished)
             if names:
                 self._save(names, inference)
+                self.watch.saved(epoch, self.state.progress.step, time.perf_counter() - began)
 
     def _measure(self, inference: Path) -> dict[str, float]:
         """Metrics of an inference directory, rank 0's figures on every rank."""
@@ -156,7 +160,9 @@ class Trainer:
     def _exported(self) -> Iterator[Path]:
         """The network as it stands on rank 0, as an inference directory that lives as long as the block."""
         weights = {n: self.group.from_first(t.numpy()) for n, t in self.state.weights().items()}
-        with tempfile.TemporaryDirectory(prefix="paddlex_feat_") as temporary:
+        # In the run's own folder, so that a checkpoint can share the files.
+        parent = self.folder.root if self.group.rank == 0 else None
+        with tempfile.TemporaryDirectory(prefix=EXPORTED, dir=parent) as temporary:
             self.exporter.write(weights, Path(temporary))
             yield Path(temporary)
 

@@ -45,7 +45,7 @@ class Watch:
         self._done_before = done
         self._images = 0
         self._train_seconds = 0.0  # without evaluation and saving
-        self._epoch_seconds = self._epoch_waited = 0.0
+        self._epoch_seconds = self._epoch_waited = self._last_epoch_seconds = 0.0
         self._visualdl = open_visualdl(folder) if visualdl and folder else None
         self._started = self._mark = time.perf_counter()
 
@@ -89,6 +89,7 @@ class Watch:
             self._end_epoch(epoch)
 
     def _end_epoch(self, epoch: int) -> None:
+        self._last_epoch_seconds = self._epoch_seconds
         share = self._epoch_waited / max(self._epoch_seconds, 1e-9)
         to_file.info(f"[Epoch {epoch}] waited for images: {share:.0%}, peak memory: {peak_memory_mib():.0f} MiB")
         if share > SLOW_LOADER:
@@ -100,6 +101,11 @@ class Watch:
         text = ", ".join(f"{name}: {value:.5f}" for name, value in metrics.items())
         log.info(f"[Eval][Epoch {epoch}][Avg]{text}")
         self._record("eval", {"epoch": epoch, "step": step, **metrics, "peak_memory_mib": peak_memory_mib()})
+
+    def saved(self, epoch: int, step: int, seconds: float) -> None:
+        """One checkpoint of a finished epoch, and the seconds that it held training up."""
+        row = {"epoch": epoch, "step": step, "seconds": seconds, "epoch_seconds": self._last_epoch_seconds}
+        self._record("save", row)
 
     def _record(self, kind: str, row: dict[str, Any]) -> None:
         if self._folder is None:
