@@ -85,6 +85,9 @@ class Group:
         """Does any rank say yes?"""
         if self.size == 1:
             return flag
-        import numpy as np
+        import paddle
+        import paddle.distributed
 
-        return any(bool(part[0]) for part in self.gather_rows(np.array([flag], np.int32)))
+        votes = paddle.to_tensor([int(flag)], "int32")
+        paddle.distributed.all_reduce(votes)
+        return int(votes.numpy()[0]) > 0

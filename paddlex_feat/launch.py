@@ -64,8 +64,9 @@ def run(configuration: str, output: Path, device: str, machines: str | None, por
     """
     logs = output / LOGS
     with output_errors(logs):
-        shutil.rmtree(logs, ignore_errors=True)
-        logs.mkdir(parents=True)
+        logs.mkdir(parents=True, exist_ok=True)
+        for error in logs.glob("error_*.json"):  # of an earlier job
+            error.unlink()
     # Private, because launch writes the whole environment, passwords included, beside its logs.
     with tempfile.TemporaryDirectory(prefix="paddlex_feat_launch_") as temporary:
         folder = Path(temporary)

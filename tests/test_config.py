@@ -228,7 +228,7 @@ def test_functions_that_are_not_built_yet_are_said_only_in_their_mode():
         ("Global.device", "gpu:1,01", "twice"),
         ("Train.augment.area", [0.5, 0.1], "least <= greatest"),
         ("Train.augment.area", [0.5, 2], "at most 1"),
-        ("Train.input_size", 65, "even"),
+        ("Train.input_size", 60, "use 64"),
         ("Train.freeze", "backbone", "list"),
         ("Train.resume", "always", "auto"),
         ("Train.basic_config_path", "recipe.yaml", "not implemented"),
@@ -236,6 +236,12 @@ def test_functions_that_are_not_built_yet_are_said_only_in_their_mode():
 )
 def test_values_of_training_that_make_no_sense(key, value, message):
     assert message in faults(("Global.mode", "train"), (key, value))
+
+
+def test_a_size_must_fit_the_patches():
+    with pytest.raises(ConfigError, match="no multiple of 14"):
+        load.load("PP-ShiTuV2_rec_CLIP_vit_large", [("Train.input_size", 200)])
+    load.load("PP-ShiTuV2_rec_CLIP_vit_large", [("Train.input_size", 196)])
 
 
 def test_there_is_one_way_to_resume():

@@ -165,6 +165,25 @@ def test_another_class_count_is_an_error_except_at_the_start_of_training(tmp_pat
     assert not report.reinitialised and not report.unused and len(report.loaded) == len(CONTRACT["tensors"]) - 1
 
 
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+def test_a_backbone_alone_starts_a_training_and_nothing_else(tmp_path, prefix):
+    """With or without the name of the whole network in front; neck and head are made anew, and it is said."""
+    model = trained()
+    state = {prefix + n: t for n, t in model.backbone.state_dict().items()}
+    weights.write(tmp_path / "b.pdparams", {**state, "something.else": paddle.zeros([2])})
+    other = recognizer.build(SPECS[NAME], 9)
+    report = weights.load(other, tmp_path / "b.pdparams", head="optional")
+    assert report.reinitialised == [n for n in other.state_dict() if not n.startswith("backbone.")]
+    assert len(report.unused) == 1 and "initialised afresh: neck.feat_bn.weight" in str(report)
+    for name, tensor in model.backbone.state_dict().items():
+        assert np.array_equal(other.backbone.state_dict()[name].numpy(), tensor.numpy()), name
+    with pytest.raises(WeightsError, match=r"neck\.feat_bn\.weight is missing"):
+        weights.load(other, tmp_path / "b.pdparams", head="ignored")
+    weights.write(tmp_path / "b.pdparams", dict(list(state.items())[5:]))
+    with pytest.raises(WeightsError, match=r"backbone\..* is missing"):
+        weights.load(other, tmp_path / "b.pdparams", head="optional")
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [

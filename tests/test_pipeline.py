@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from paddlex_feat.errors import ConfigError, ImageError, WeightsError
 from paddlex_feat.pipeline import sampler as samplers
 from paddlex_feat.pipeline.augment import Augment
+from paddlex_feat.pipeline.cache import ImageCache
 from paddlex_feat.pipeline.decode import decode_rgb, read_rgb
 from paddlex_feat.pipeline.loader import BATCHES_AHEAD, evaluation_batches, map_ahead, training_batches
 from paddlex_feat.pipeline.preprocess import Preprocess
@@ -149,6 +151,30 @@ def test_the_number_of_workers_changes_nothing(faces):
     one, four = run(1), run(4)
     assert all(np.array_equal(a, b) for a, b in zip(one, four, strict=True))
     assert one[0].dtype == np.uint8 and one[0].shape == (8, 32, 32, 3)
+
+
+def test_the_cache_changes_nothing_and_keeps_its_limit(faces, tmp_path):
+    """Three files of another size each, one cached until the limit, read from memory once their files are gone."""
+    paths = []
+    for i, side in enumerate((100, 300, 900)):
+        image = cv2.resize(cv2.imread(str(faces / f"images/s0{i + 1}/01.pgm")), (side, side))
+        paths.append(str(tmp_path / f"{i}.jpg"))
+        cv2.imwrite(paths[-1], image)
+    augment, preprocess = Augment(crop="area"), Preprocess(64)
+
+    def run(cache: ImageCache | None) -> list[np.ndarray]:
+        samples = [(path, seed) for seed in range(12) for path in paths]
+        return [augment.read(p, preprocess, np.random.default_rng(seed), cache) for p, seed in samples]
+
+    plain = run(None)
+    for limit in (0, 50_000, 10**9):
+        cache = ImageCache(limit)
+        for _ in range(2):
+            assert all(np.array_equal(a, b) for a, b in zip(plain, run(cache), strict=True))
+        assert cache.bytes <= limit and (cache.bytes > 0) == (limit > 0)
+    for path in paths:
+        Path(path).unlink()
+    assert all(np.array_equal(a, b) for a, b in zip(plain, run(cache), strict=True))
 
 
 def test_evaluation_batches_keep_the_order(faces):

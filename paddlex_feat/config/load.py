@@ -161,7 +161,7 @@ def load(file: str, overrides: list[tuple[str, Any]]) -> tuple[Config, list[str]
     except ValidationError as error:
         faults += _faults(error, sources)
     if not faults:
-        faults += _unsupported(config, sources)
+        faults += _unsupported(config, sources) + _misfits(config, sources)
     if faults:
         count = "One fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise ConfigError(
@@ -182,6 +182,19 @@ def _unsupported(config: Config, sources: dict[str, str]) -> list[str]:
             where = f" ({sources[dotted]})" if dotted in sources else ""
             rows.append(f"{dotted}{where}: {value!r} is not implemented yet; leave the key out")
     return rows
+
+
+def _misfits(config: Config, sources: dict[str, str]) -> list[str]:
+    """Values that are sound alone and do not fit each other."""
+    steps = {"PPLCNetV2_base_ShiTu": 8, "CLIP_vit": config.Model.patch_size}  # stride of the network, side of a patch
+    step, size = steps.get(config.Model.backbone, 1), config.Train.input_size
+    if size % step == 0:
+        return []
+    where = f" ({sources['Train.input_size']})" if "Train.input_size" in sources else ""
+    nearest = max(step, round(size / step) * step)
+    return [
+        f"Train.input_size{where}: {size} is no multiple of {step}, as {config.Model.backbone} needs; use {nearest}"
+    ]
 
 
 def peek(file: str, overrides: list[tuple[str, Any]]) -> dict[str, str]:

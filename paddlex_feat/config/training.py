@@ -13,12 +13,6 @@ def _amp(value: Any) -> Any:
     return "OFF" if value in (False, None) else str(value).upper()  # YAML reads a bare OFF as false
 
 
-def _network_size(value: int) -> int:
-    if value % 2:
-        raise ValueError("must be even")
-    return value
-
-
 def _pair(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
@@ -31,7 +25,6 @@ def _ordered(value: tuple[float, float]) -> tuple[float, float]:
 
 
 Amp = Annotated[Literal["OFF", "O1", "O2"], BeforeValidator(_amp)]
-InputSize = Annotated[int, Field(ge=16, le=4096), AfterValidator(_network_size)]
 Range = Annotated[tuple[float, float], BeforeValidator(_pair), AfterValidator(_ordered)]
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -139,7 +132,13 @@ class TrainSection(Section):
     save_interval: int = key(1, "Interval between epoch_N checkpoints.", "epochs", ge=1)
     save_minutes: float | None = key(None, "Write latest/ at this interval too; null: not.", "minutes", gt=0)
     keep_last: int = key(5, "How many epoch_N checkpoints are kept; best_model and latest always are.", ge=1)
-    input_size: InputSize = key(224, "Side of the square input: a multiple of the network's stride or patch.", "px")
+    input_size: int = key(
+        224,
+        "Side of the square input: a multiple of 8 for PP-ShiTuV2_rec, of the patch for CLIP.",
+        "px",
+        ge=16,
+        le=4096,
+    )
     interpolation: Interpolation = key("bilinear", "Resampling of evaluation, export and padded crops.")
     samples_per_class: int | None = key(
         4, "K of P x K sampling (P = batch_size / K); null: plain shuffled epochs.", "images", ge=2

@@ -19,6 +19,7 @@ from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.models import cpu_conv, recognizer, weights
+from paddlex_feat.models.backbones import PADDLECLAS
 from paddlex_feat.modes.common import network_spec, preprocess_of
 from paddlex_feat.retrieval.evaluator import Evaluator
 from paddlex_feat.training import checkpoint
@@ -189,6 +190,7 @@ def _step(config: Config, state: TrainingState, place: Place) -> Step:
         place.group,
         settings.cross_device_negatives,
         settings.dy2st,
+        unused_parameters=not settings.loss.ce_weight or config.Model.backbone.startswith(PADDLECLAS),
     )
     state.scaler = step.scaler
     if precision.on and state.progress.scaler:

@@ -61,6 +61,7 @@ class Step:
         cross_device_negatives: the metric loss sees the features of all ranks; its gradient is
             that of one device with the whole batch.
         compiled: capture the network as a static graph.
+        unused_parameters: some parameters get no gradient, which DataParallel has to be told.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Step:
         group: Group | None = None,
         cross_device_negatives: bool = False,
         compiled: bool = False,
+        unused_parameters: bool = False,
     ):
         self._precision = precision or Precision()
         self._group = group or Group()
@@ -80,7 +82,9 @@ class Step:
         self._cross_device = cross_device_negatives and self._group.size > 1
         if compiled:
             network = paddle.jit.to_static(network, full_graph=True)
-        self._network = paddle.DataParallel(network) if self._group.size > 1 else network
+        if self._group.size > 1:
+            network = paddle.DataParallel(network, find_unused_parameters=unused_parameters)
+        self._network = network
         scaled = self._precision.on and self._precision.dtype == "float16"
         self.scaler = paddle.amp.GradScaler(enable=scaled, init_loss_scaling=INITIAL_LOSS_SCALE)
 

@@ -13,6 +13,7 @@ CACHE = HERE.parent.parent / ".cache" / "oracles"
 REQUIREMENTS = {
     "paddleclas": ["paddleclas==2.6.0", "paddlepaddle==3.3.1", "numpy==1.24.4"],
     "paddlex": ["paddlex[cv]==3.7.2", "paddlepaddle==3.3.1"],
+    "visualdl": ["visualdl>=2.5"],
 }
 
 
