@@ -7,7 +7,6 @@ that NumPy 1 (PaddleClas's environment) and NumPy 2 both read them.
 
 from __future__ import annotations
 
-import io
 import logging
 import pickle
 from collections import OrderedDict
@@ -20,7 +19,7 @@ import paddle
 from paddle import nn
 
 from paddlex_feat.errors import WeightsError
-from paddlex_feat.files import recover_folder, write_bytes
+from paddlex_feat.files import atomic_path, recover_folder
 
 log = logging.getLogger(__name__)
 
@@ -111,9 +110,8 @@ def _to_plain(value: Any) -> Any:
 
 def write(path: Path, state: dict[str, Any]) -> None:
     """Write a state dict (tensors become arrays), whole or not at all; the same state gives the same bytes."""
-    stream = io.BytesIO()
-    _PlainPickler(stream, protocol=4).dump({k: _to_plain(v) for k, v in state.items()})
-    write_bytes(path, stream.getvalue())
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        _PlainPickler(stream, protocol=4).dump({k: _to_plain(v) for k, v in state.items()})
 
 
 @dataclass

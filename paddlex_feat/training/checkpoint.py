@@ -76,14 +76,14 @@ class TrainingState:
 
 def _momentum_by_name(model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer) -> dict[str, Any]:
     """The optimizer's state under the network's tensor names, which do not depend on the process."""
-    state = {k: v for k, v in optimizer.state_dict().items() if k != "master_weights"}
-    named = {}
-    for name, parameter in model.named_parameters():
-        prefix = parameter.name + "_"
-        for entry, value in state.items():
-            if entry.startswith(prefix):
-                named[f"{name}:{entry[len(prefix) :]}"] = value
-    return named
+    names, named = {p.name: n for n, p in model.named_parameters()}, {}
+    for entry, value in optimizer.state_dict().items():
+        own = entry  # "<parameter>_<kind>", and both may hold "_"
+        while own and own not in names:
+            own = own.rpartition("_")[0]
+        if own:
+            named[f"{names[own]}:{entry[len(own) + 1 :]}"] = value
+    return {k: named[k] for k in sorted(named)}
 
 
 def write(folder: Path, name: str, state: TrainingState) -> None:
