@@ -52,7 +52,7 @@ def own_steps(size: int, batch_size: int, count: int) -> None:
     from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
     from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
     from paddlex_feat.models import cpu_conv, recognizer
-    from paddlex_feat.models.recognizer import NetworkSpec
+    from paddlex_feat.models.spec import NetworkSpec
     from paddlex_feat.pipeline.preprocess import Preprocess
     from paddlex_feat.training.step import Step, TrainingNetwork
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paddlex_feat.models.recognizer import NetworkSpec
+from paddlex_feat.models.spec import NetworkSpec
 
 SPECS = {
     "PP-ShiTuV2_rec": NetworkSpec(),

@@ -21,7 +21,7 @@ from paddlex_feat.inference.export import Exporter
 from paddlex_feat.models import backbones, cpu_conv, recognizer
 from paddlex_feat.models.clip_vit import CLIPViT
 from paddlex_feat.models.heads import ArcMargin, LinearNeck
-from paddlex_feat.models.recognizer import NetworkSpec
+from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.pipeline.preprocess import Preprocess
 
 BASE, LARGE = "PP-ShiTuV2_rec_CLIP_vit_base", "PP-ShiTuV2_rec_CLIP_vit_large"

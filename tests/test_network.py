@@ -15,7 +15,7 @@ paddle = pytest.importorskip("paddle")
 
 from paddlex_feat.errors import ConfigError, WeightsError
 from paddlex_feat.models import cpu_conv, recognizer, weights
-from paddlex_feat.models.recognizer import NetworkSpec
+from paddlex_feat.models.spec import NetworkSpec
 
 NAME = "PP-ShiTuV2_rec"
 CONTRACT = json.loads((Path(__file__).parent / "contracts" / f"{NAME}.json").read_text())

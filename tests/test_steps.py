@@ -15,7 +15,7 @@ from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.models import recognizer
 from paddlex_feat.models.heads import LinearHead
-from paddlex_feat.models.recognizer import NetworkSpec
+from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.training.ema import Ema
 from paddlex_feat.training.freeze import freeze

@@ -7,7 +7,6 @@ import importlib
 import logging
 from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import paddle
 from paddle import nn
@@ -15,9 +14,7 @@ from paddle import nn
 from paddlex_feat.errors import ConfigError, DependencyError
 from paddlex_feat.models.clip_vit import CLIPViT
 from paddlex_feat.models.pplcnetv2 import PPLCNetV2ShiTu
-
-if TYPE_CHECKING:
-    from paddlex_feat.models.recognizer import NetworkSpec
+from paddlex_feat.models.spec import NetworkSpec
 
 log = logging.getLogger(__name__)
 KEY = "Model.backbone"

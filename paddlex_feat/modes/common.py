@@ -19,7 +19,8 @@ from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.runtime import first_device, prepare_paddle, select_device
 
 if TYPE_CHECKING:
-    from paddlex_feat.models.recognizer import NetworkSpec, Recognizer
+    from paddlex_feat.models.recognizer import Recognizer
+    from paddlex_feat.models.spec import NetworkSpec
 
 log = logging.getLogger(__name__)
 COMPARED_IMAGES = 8
@@ -58,7 +59,7 @@ def load_trained(config: Config, key: str, weight_path: str | None) -> Trained:
 
 def network_spec(config: Config) -> NetworkSpec:
     """The network that the configuration describes."""
-    from paddlex_feat.models.recognizer import NetworkSpec
+    from paddlex_feat.models.spec import NetworkSpec
 
     return NetworkSpec(**config.Model.model_dump(), input_size=config.Train.input_size)
 

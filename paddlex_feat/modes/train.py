@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from paddlex_feat import launch, logs
 from paddlex_feat.config import load as config_load
 from paddlex_feat.config.schema import Config
-from paddlex_feat.dataset.records import ImageList, require_lists
-from paddlex_feat.errors import ConfigError, DatasetError
 from paddlex_feat.files import read_result, write_json, write_keeping
 from paddlex_feat.group import Group
 from paddlex_feat.modes.common import comparison_images, network_spec, preprocess_of
-from paddlex_feat.pipeline import sampler as samplers
-from paddlex_feat.pipeline.augment import Augment
-from paddlex_feat.pipeline.cache import ImageCache
-from paddlex_feat.pipeline.loader import BadImages, training_batches
-from paddlex_feat.pipeline.rand_augment import RandAugment
+from paddlex_feat.modes.train_data import Data, Place, batches_of, read_data
 from paddlex_feat.runtime import cpu_count, prepare_paddle, select_device
 
 if TYPE_CHECKING:  # these import Paddle, which waits until data and configuration are known to be right
@@ -33,35 +23,6 @@ if TYPE_CHECKING:  # these import Paddle, which waits until data and configurati
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Data:
-    """What is trained on.
-
-    Attributes:
-        classes: the data set's label of each class index.
-        labels: class index of every training image, int64 [images].
-        num_classes: width of the classifier.
-        bad: what replaces undecodable images, None if they stop the run.
-    """
-
-    lists: dict[str, ImageList]
-    classes: list[int]
-    labels: np.ndarray
-    num_classes: int
-    sampler: samplers.PKSampler | samplers.ShuffleSampler
-    bad: BadImages | None
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where this process computes: its device, its CPU threads, its place among the others."""
-
-    device: str
-    threads: int
-    workers: int
-    group: Group
-
-
 def run(config: Config, output: Path) -> dict[str, Any]:
     """Train here, or start the processes of several devices and machines and wait for them.
 
@@ -70,7 +31,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     if launch.wanted(config.Global.device, config.Train.dist_ips):
         return _launch(config, output)
     group = Group.from_environment()
-    data = _read_data(config, group)
+    data = read_data(config, group)
     on_cpu = not config.Global.device.startswith("gpu")
     share = max(1, cpu_count() // group.local_size)
     threads = config.Global.threads or (share if group.size > 1 else 0)
@@ -94,43 +55,6 @@ def _launch(config: Config, output: Path) -> dict[str, Any]:
     return {k: v for k, v in result.items() if k not in ("done_flag", "err_type", "err_msg")}
 
 
-def _read_data(config: Config, group: Group) -> Data:
-    settings = config.Train
-    lists = require_lists(config.Global.dataset_dir)
-    classes, labels = np.unique(lists["train"].labels, return_inverse=True)
-    if len(classes) == 1:
-        raise DatasetError(
-            "All images of train.txt have one label: there is nothing to tell apart.",
-            where="train.txt",
-            fix="Add images of other classes.",
-        )
-    sampler = samplers.build(
-        labels.tolist(),
-        settings.batch_size,
-        settings.samples_per_class,
-        settings.seed,
-        group.rank,
-        group.size,
-        settings.class_sampling == "uniform",
-    )
-    labels = labels.astype(np.int64)
-    bad = BadImages(labels) if settings.skip_bad_images else None
-    return Data(lists, classes.tolist(), labels, _num_classes(settings.num_classes, len(classes)), sampler, bad)
-
-
-def _num_classes(wanted: int | str | None, found: int) -> int:
-    if not isinstance(wanted, int) or wanted == found:
-        return found
-    if wanted < found:
-        raise ConfigError(
-            f"train.txt has {found} classes, the classifier would have {wanted}.",
-            where="Train.num_classes",
-            fix=f"Use -o Train.num_classes=auto, or {found}.",
-        )
-    log.info("Train.num_classes is %d, train.txt has %d classes: the others stay without images.", wanted, found)
-    return wanted
-
-
 def _train(config: Config, output: Path, data: Data, place: Place) -> dict[str, Any]:
     from paddlex_feat.inference.export import Exporter
     from paddlex_feat.models import recognizer
@@ -145,7 +69,7 @@ def _train(config: Config, output: Path, data: Data, place: Place) -> dict[str, 
     if place.group.rank == 0:
         _describe_run(config, output, data, place, state.progress.classes)
     exporter = Exporter(recognizer.build(network_spec(config), data.num_classes), name, preprocess_of(config))
-    batches = _batches(config, data, place)
+    batches = batches_of(config, data, place)
     trainer = parts.build_trainer(config, state, still, exporter, folder, data, place, batches)
     _say_what(config, data, place, trainer)
     trainer.fit()
@@ -200,18 +124,3 @@ def _say_what(config: Config, data: Data, place: Place, trainer: Trainer) -> Non
         plan.epochs,
         plan.steps_per_epoch,
     )
-
-
-def _batches(config: Config, data: Data, place: Place) -> Any:
-    settings = config.Train
-    options = settings.augment.model_dump()
-    augment = Augment(**{**options, "rand_augment": RandAugment(**options["rand_augment"])})
-    files, preprocess = data.lists["train"].files(), preprocess_of(config)
-    cache = ImageCache(settings.cache_mib * 2**20 // place.group.local_size)
-
-    def batches(epoch: int, first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        key = (settings.seed, epoch, place.group.rank)
-        own = data.sampler.epoch(epoch)
-        return training_batches(own, files, preprocess, augment, key, place.workers, first, data.bad, cache)
-
-    return batches

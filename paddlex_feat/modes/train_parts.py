@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import paddle
@@ -21,6 +20,7 @@ from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.models import cpu_conv, recognizer, weights
 from paddlex_feat.models.backbones import PADDLECLAS
 from paddlex_feat.modes.common import network_spec, preprocess_of
+from paddlex_feat.modes.train_data import Data, Place
 from paddlex_feat.retrieval.evaluator import Evaluator
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, TrainingState
@@ -30,9 +30,6 @@ from paddlex_feat.training.run_folder import RunFolder
 from paddlex_feat.training.step import Precision, Step, TrainingNetwork
 from paddlex_feat.training.trainer import Batches, Plan, Trainer
 from paddlex_feat.training.watch import Watch
-
-if TYPE_CHECKING:
-    from paddlex_feat.modes.train import Data, Place
 
 log = logging.getLogger(__name__)
 

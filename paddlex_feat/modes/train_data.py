@@ -1,0 +1,106 @@
+"""What mode train reads before Paddle is imported: lists, classes, batches, and where it computes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from paddlex_feat.config.schema import Config
+from paddlex_feat.dataset.records import ImageList, require_lists
+from paddlex_feat.errors import ConfigError, DatasetError
+from paddlex_feat.group import Group
+from paddlex_feat.modes.common import preprocess_of
+from paddlex_feat.pipeline import sampler as samplers
+from paddlex_feat.pipeline.augment import Augment
+from paddlex_feat.pipeline.cache import ImageCache
+from paddlex_feat.pipeline.loader import BadImages, training_batches
+from paddlex_feat.pipeline.rand_augment import RandAugment
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on.
+
+    Attributes:
+        classes: the data set's label of each class index.
+        labels: class index of every training image, int64 [images].
+        num_classes: width of the classifier.
+        bad: what replaces undecodable images, None if they stop the run.
+    """
+
+    lists: dict[str, ImageList]
+    classes: list[int]
+    labels: np.ndarray
+    num_classes: int
+    sampler: samplers.PKSampler | samplers.ShuffleSampler
+    bad: BadImages | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process computes: its device, its CPU threads, its place among the others."""
+
+    device: str
+    threads: int
+    workers: int
+    group: Group
+
+
+def read_data(config: Config, group: Group) -> Data:
+    """The data set of a training; says what cannot work. Raises DatasetError, ConfigError."""
+    settings = config.Train
+    lists = require_lists(config.Global.dataset_dir)
+    classes, labels = np.unique(lists["train"].labels, return_inverse=True)
+    if len(classes) == 1:
+        raise DatasetError(
+            "All images of train.txt have one label: there is nothing to tell apart.",
+            where="train.txt",
+            fix="Add images of other classes.",
+        )
+    sampler = samplers.build(
+        labels.tolist(),
+        settings.batch_size,
+        settings.samples_per_class,
+        settings.seed,
+        group.rank,
+        group.size,
+        settings.class_sampling == "uniform",
+    )
+    labels = labels.astype(np.int64)
+    bad = BadImages(labels) if settings.skip_bad_images else None
+    return Data(lists, classes.tolist(), labels, _num_classes(settings.num_classes, len(classes)), sampler, bad)
+
+
+def _num_classes(wanted: int | str | None, found: int) -> int:
+    if not isinstance(wanted, int) or wanted == found:
+        return found
+    if wanted < found:
+        raise ConfigError(
+            f"train.txt has {found} classes, the classifier would have {wanted}.",
+            where="Train.num_classes",
+            fix=f"Use -o Train.num_classes=auto, or {found}.",
+        )
+    log.info("Train.num_classes is %d, train.txt has %d classes: the others stay without images.", wanted, found)
+    return wanted
+
+
+def batches_of(config: Config, data: Data, place: Place) -> Any:
+    """(epoch, first batch) -> batches of this rank, as the trainer takes them."""
+    settings = config.Train
+    options = settings.augment.model_dump()
+    augment = Augment(**{**options, "rand_augment": RandAugment(**options["rand_augment"])})
+    files, preprocess = data.lists["train"].files(), preprocess_of(config)
+    cache = ImageCache(settings.cache_mib * 2**20 // place.group.local_size)
+
+    def batches(epoch: int, first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        key = (settings.seed, epoch, place.group.rank)
+        own = data.sampler.epoch(epoch)
+        return training_batches(own, files, preprocess, augment, key, place.workers, first, data.bad, cache)
+
+    return batches
