@@ -402,7 +402,8 @@ def test_everything_at_once_repeats_and_resumes_bit_for_bit(small_faces, tmp_pat
     rows = [json.loads(line) for line in (tmp_path / "a/metrics.jsonl").read_text().splitlines()]
     steps = [r for r in rows if r["kind"] == "train"]
     assert len(steps) == 15 and max(r["lr"] for r in steps) == pytest.approx(0.01 * 2**0.5)
-    assert all(0 <= r["waited"] <= 1 for r in steps) and rows[-1]["peak_memory_mib"] > 100
+    assert all(0 <= r["waited"] <= 1 for r in steps)
+    assert [r["kind"] for r in rows[-2:]] == ["eval", "save"] and rows[-2]["peak_memory_mib"] > 100
 
 
 def test_bad_images_are_replaced_within_their_class_if_asked_for(small_faces, tmp_path):
