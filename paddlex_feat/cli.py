@@ -7,6 +7,7 @@ import importlib
 import io
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -19,12 +20,14 @@ from paddlex_feat import __version__
 from paddlex_feat.config import load
 from paddlex_feat.config.describe import keys_help
 from paddlex_feat.config.schema import MODES, Config
-from paddlex_feat.errors import ConfigError, FeatError, Interrupted, OutputError
+from paddlex_feat.errors import ConfigError, ConnectionLostError, FeatError, Interrupted, OutputError
 from paddlex_feat.files import backup, output_errors, read_result, write_json
 from paddlex_feat.group import LOGS, Group
 from paddlex_feat.logs import log_to_console, log_to_file
 
 log = logging.getLogger("paddlex_feat")
+# How gloo, NCCL and the store say that a peer is gone.
+_OF_THE_CONNECTION = re.compile(r"gloo|nccl|tcp_store|socket|connection|timeout", re.IGNORECASE)
 EPILOG = """exit codes: 0 done; 1 the mode or the configuration failed, the reason is on standard error
 and in <output>/<mode>_result.json; 2 the command line is not understood.
 
@@ -136,13 +139,26 @@ def run(config: Config) -> int:
             Interrupted("Interrupted.", where=mode, fix="What was written before is whole; run again."), mode, output
         )
     except Exception as error:  # noqa: BLE001 - a fault of this program: still three lines, traceback in the log
+        return _fail(_unexpected(error, mode, output), mode, output)
+
+
+def _unexpected(error: Exception, mode: str, output: Path) -> FeatError:
+    """A fault of this program, or the consequence of another process's end, in three lines."""
+    group = Group.from_environment()
+    if group.size > 1 and _OF_THE_CONNECTION.search(str(error)):
+        wrapped: FeatError = ConnectionLostError(
+            "The connection to another process of the job was lost.",
+            where=f"worker {group.rank}",
+            fix=f"See what the others say, in {output / LOGS}.",
+        )
+    else:
         wrapped = FeatError(
             f"Unexpected {type(error).__name__}: {error}",
             where=f"mode {mode}",
             fix=f"This is a fault of paddlex_feat; please report it with {output / f'{mode}.log'}.",
         )
-        wrapped.__cause__ = error
-        return _fail(wrapped, mode, output)
+    wrapped.__cause__ = error
+    return wrapped
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -75,5 +75,9 @@ class EvaluationError(FeatError):
     """Features or labels from which no metric can be computed."""
 
 
+class ConnectionLostError(FeatError):
+    """Another process of the job is gone; its own error says why."""
+
+
 class Interrupted(FeatError):
     """Ctrl-C or SIGTERM."""

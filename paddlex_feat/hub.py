@@ -12,6 +12,8 @@ import logging
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urldefrag, urlparse
@@ -53,27 +55,36 @@ def fetch(url: str, folder: str, fix: str, refresh: bool = False, begins: bytes 
     checksum = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
     name = Path(urlparse(address).path).name or "file"
     target = cache_folder() / folder / hashlib.sha256(address.encode()).hexdigest()[:12]
-    if (target / name).is_file():
-        if not refresh:
-            return target / name
-        (target / name).unlink()
-    import pooch  # brings requests; only a download needs it
+    if (target / name).is_file() and not refresh and not checksum:
+        return target / name
+    import pooch  # brings requests; only a download, or a checksum, needs it
 
     pooch.get_logger().setLevel(logging.WARNING)
-    log.info("Downloading %s", address)
     try:
-        found = pooch.retrieve(
-            address,
-            known_hash=f"sha256:{checksum[1].lower()}" if checksum else None,
-            fname=name,
-            path=target,
-            downloader=_Resuming(target / f"{name}.part", begins),
-        )
+        with _alone(target):
+            if refresh:
+                (target / name).unlink(missing_ok=True)
+            found = pooch.retrieve(  # the cached file, if it is there and has the checksum
+                address,
+                known_hash=f"sha256:{checksum[1].lower()}" if checksum else None,
+                fname=name,
+                path=target,
+                downloader=_Resuming(target / f"{name}.part", begins),
+            )
     except Exception as error:  # requests, urllib3 and OSError families, and pooch's own
         raise DownloadError(
             f"The download failed ({type(error).__name__}: {str(error)[:200]}).", where=address, fix=fix
         ) from error
     return Path(found)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time: a second one waits, and then finds the file that the first one fetched."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def local_file(path_or_url: str, folder: str, fix: str, begins: bytes = b"") -> Path:
@@ -92,8 +103,8 @@ class _Resuming:
     def __call__(self, url: str, output_file: str, _: Any) -> None:
         import requests
 
+        log.info("Downloading %s", url)
         with self._part.open("ab") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)  # a second process waits, and then finds the whole file
             for attempt in range(1, ATTEMPTS + 1):
                 try:
                     self._continue(url, stream)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import runpy
 import shutil
 import signal
 import socket
@@ -71,7 +72,7 @@ def run(configuration: str, output: Path, device: str, machines: str | None, por
     with tempfile.TemporaryDirectory(prefix="paddlex_feat_launch_") as temporary:
         folder = Path(temporary)
         (folder / "config.yaml").write_text(configuration, encoding="utf-8")
-        command = [sys.executable, "-m", "paddle.distributed.launch", *_options(device, machines, port)]
+        command = [sys.executable, "-m", "paddlex_feat.launch", *_options(device, machines, port)]
         command += ["--log_dir", str(folder), "--log_level", "ERROR"]
         command += [sys.executable, "-m", "paddlex_feat.cli", "-c", str(folder / "config.yaml")]
         try:
@@ -161,7 +162,6 @@ def _watch(command: list[str], environment: dict[str, str], folder: Path) -> int
             stdout=log,
             stderr=log,
             start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on once
-            preexec_fn=die_with_parent,
         )
     ended = threading.Event()
     console = threading.Thread(target=_show, args=(folder / "workerlog.0", ended), daemon=True)
@@ -213,20 +213,24 @@ def _failures(logs: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def _reason(failures: list[tuple[int, dict[str, str]]], logs: Path, code: int) -> FeatError:
-    own = [(rank, e) for rank, e in failures if e["type"] != "Interrupted"]
+    """Why the job ended: an error of a worker's own, else a worker that said nothing, else a signal to all."""
+    consequences = ("Interrupted", "ConnectionLostError")
+    own = [(rank, e) for rank, e in failures if e["type"] not in consequences]
     if own:
         rank, error = own[0]
         kind = DeviceError if error["type"] == "DeviceError" else TrainingError
         where = f"worker {rank}" + (f", {error['where']}" if error["where"] else "")
         return kind(error["what"], where=where, fix=error["fix"])
-    if failures and failures[0][1]["type"] == "Interrupted" and code in (signal.SIGTERM, -signal.SIGTERM):
-        error = min(failures)[1]  # rank 0 knows what was saved
+    interrupted = [(rank, e) for rank, e in failures if e["type"] == "Interrupted"]
+    if interrupted and len(interrupted) == len(failures):
+        error = min(interrupted)[1]  # rank 0 knows what was saved
         return Interrupted(error["what"], where=error["where"], fix=error["fix"])
+    heard = {rank for rank, _ in failures}
     files = sorted(logs.glob("workerlog.*")) or [logs / "launch.log"]
-    tails = [f"{file.name}: {_last_line(file)}" for file in files]
+    silent = [f for f in files if f.suffix[1:] not in {str(rank) for rank in heard}] or files
     return TrainingError(
         f"A worker ended without a word (exit code {code}), as a process does that was killed.\n    "
-        + "\n    ".join(tails),
+        + "\n    ".join(f"{file.name}: {_last_line(file)}" for file in silent),
         where=str(logs),
         fix="See the logs there; if the system ran out of memory, lower Train.batch_size.",
     )
@@ -235,3 +239,8 @@ def _reason(failures: list[tuple[int, dict[str, str]]], logs: Path, code: int) -
 def _last_line(path: Path) -> str:
     lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1][:200] if lines else "(empty)"
+
+
+if __name__ == "__main__":  # Paddle's launcher, as a process that does not outlive the one that started it
+    die_with_parent()
+    runpy.run_module("paddle.distributed.launch", run_name="__main__", alter_sys=True)

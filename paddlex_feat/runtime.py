@@ -95,38 +95,48 @@ def first_device(device: str) -> str:
     return first
 
 
-def select_device(device: str) -> str:
-    """Make `device` Paddle's current one and return its full name, "cpu" or "gpu:N".
+def resolve_device(device: str) -> str:
+    """The full name of a device that is there: "cpu", "gpu:N" or, of several, "gpu:N,M" and "cpu:N,M".
 
     Args:
-        device: "auto" (the first visible GPU, else the CPU), "cpu", "gpu", "gpu:N", or several: all
-            must be there, the first becomes the current one.
+        device: "auto" (the first visible GPU, else the CPU), "cpu", "gpu", "gpu:N", or several.
 
-    Raises DeviceError if the device is not there; the message lists those that are.
+    Raises DeviceError if a device is not there; the message lists those that are.
     """
     import paddle
 
     gpus = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
     device = str(device).lower()
     if device == "auto":
-        device = "gpu:0" if gpus else "cpu"
+        return "gpu:0" if gpus else "cpu"
     if not DEVICE.fullmatch(device):
         raise DeviceError(
             f"{device!r} names no device.", where="device", fix="Give auto, cpu, gpu, gpu:ID or gpu:ID,ID."
         )
     kind, _, ids = device.partition(":")
     if kind == "cpu":
-        paddle.set_device("cpu")
-        return "cpu"
-    available = ["cpu", *(f"gpu:{i}" for i in range(gpus))]
-    wanted = [int(i) for i in ids.split(",")] if ids else [0]
-    missing = [i for i in wanted if kind != "gpu" or i >= gpus]
+        return device if "," in ids else "cpu"
+    wanted = ids or "0"
+    missing = [i for i in wanted.split(",") if kind != "gpu" or int(i) >= gpus]
     if missing:
         reason = "" if paddle.is_compiled_with_cuda() else " The installed Paddle is the CPU build."
+        available = ", ".join(["cpu", *(f"gpu:{i}" for i in range(gpus))])
         raise DeviceError(
-            f"Device {device} is not there; available: {', '.join(available)}.{reason}",
+            f"Device {device} is not there; available: {available}.{reason}",
             where="Global.device",
             fix="Use -o Global.device=auto, or one of the devices listed.",
         )
-    paddle.set_device(f"gpu:{wanted[0]}")
-    return f"gpu:{wanted[0]}"
+    return f"gpu:{wanted}"
+
+
+def select_device(device: str) -> str:
+    """Make the first of the devices Paddle's current one and return its full name, "cpu" or "gpu:N".
+
+    Takes and raises what `resolve_device` does.
+    """
+    import paddle
+
+    first = resolve_device(device).split(",")[0]
+    name = "cpu" if first.startswith("cpu") else first
+    paddle.set_device(name)
+    return name

@@ -74,7 +74,9 @@ class AugmentSection(Section):
     rotation_interpolation: Interpolation = key("bilinear", "Resampling of the rotation.")
     brightness: float = key(0.0, "Brightness factor is uniform in 1 - b .. 1 + b.", ge=0, le=1)
     contrast: float = key(0.0, "Contrast factor is uniform in 1 - c .. 1 + c.", ge=0, le=1)
-    fused: bool = key(True, "Resize, crop, flip and rotation as one warp; False: step by step, several times slower.")
+    fused: bool = key(
+        True, "Interpolate a rotated padded crop once, in one warp; False: step by step, as PaddleClas does."
+    )
     reduced_decode: bool = key(True, "Decode a JPEG at 1/2, 1/4 or 1/8 size where that leaves enough pixels.")
 
     @model_validator(mode="after")
@@ -178,7 +180,9 @@ class TrainSection(Section):
     uniform_output_enabled: bool = key(True, "Accepted for compatibility, without effect: the layout is always this.")
 
     @model_validator(mode="after")
-    def _one_way_to_resume(self) -> TrainSection:
+    def _one_of_two(self) -> TrainSection:
         if self.resume and self.resume_path:
             raise ValueError("resume: auto and resume_path exclude each other")
+        if self.deterministic and self.autotune:
+            raise ValueError("deterministic and autotune exclude each other: a search may choose otherwise each time")
         return self

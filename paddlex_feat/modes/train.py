@@ -13,7 +13,7 @@ from paddlex_feat.files import read_result, write_json, write_keeping
 from paddlex_feat.group import Group
 from paddlex_feat.modes.common import comparison_images, network_spec, preprocess_of
 from paddlex_feat.modes.train_data import Data, Place, batches_of, read_data
-from paddlex_feat.runtime import cpu_count, prepare_paddle, select_device
+from paddlex_feat.runtime import cpu_count, prepare_paddle, resolve_device, select_device
 
 if TYPE_CHECKING:  # these import Paddle, which waits until data and configuration are known to be right
     from paddlex_feat.inference.export import Exporter
@@ -36,8 +36,8 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     share = max(1, cpu_count() // group.local_size)
     threads = config.Global.threads or (share if group.size > 1 else 0)
     prepare_paddle(threads, on_cpu and config.Train.onednn_conv, config.Train.deterministic)
-    device = config.Global.device
-    if group.size > 1 and not on_cpu:  # launch shows each machine's processes the chosen devices only
+    device = resolve_device(config.Global.device)
+    if group.size > 1 and device.startswith("gpu"):  # launch shows a machine's processes the chosen devices only
         device = f"gpu:{group.local_rank}"
     place = Place(select_device(device), threads, config.Train.num_workers or share, group)
     group.join()
@@ -46,11 +46,12 @@ def run(config: Config, output: Path) -> dict[str, Any]:
 
 def _launch(config: Config, output: Path) -> dict[str, Any]:
     device = config.Global.device
-    if device.startswith("gpu"):
+    if not device.startswith("cpu"):
         prepare_paddle()
-        select_device(device)  # says which ids are not there
+        device = resolve_device(device)  # the same for all processes; says which ids are not there
     start = logs.size_at_start(output / "train.log")
-    launch.run(config_load.dump(config), output, device, config.Train.dist_ips, config.Train.dist_port, start)
+    whole = config.model_copy(update={"Global": config.Global.model_copy(update={"device": device})})
+    launch.run(config_load.dump(whole), output, device, config.Train.dist_ips, config.Train.dist_port, start)
     result = read_result(output / "train_result.json")
     return {k: v for k, v in result.items() if k not in ("done_flag", "err_type", "err_msg")}
 

@@ -75,10 +75,15 @@ def build_state(
         path = hub.local_file(settings.pretrain_weight_path, "weights", fix, hub.PICKLE)
         log.info("Pretrained weights %s: %s", path, weights.load(model, path, head="optional"))
     if settings.ema_decay:
-        state.ema = Ema(model, settings.ema_decay)
+        state.ema = Ema(state.raw_weights(), settings.ema_decay)
     if start is not None:
         checkpoint.resume(start, state)
         _check_resumed(state.progress, config, classes, start)
+    if settings.amp == "O2":
+        state.lower_precision(settings.amp_dtype, model.head.sublayers(include_self=True))
+    if start is not None:
+        checkpoint.resume_momentum(start, state)
+    place.group.any(False)  # all have read before rank 0 moves folders
     return state, still
 
 
@@ -89,7 +94,8 @@ def _optimizer(settings: TrainSection, model: recognizer.Recognizer) -> paddle.o
         model.parameters(),
         weight_decay=settings.weight_decay,
         grad_clip=paddle.nn.ClipGradByGlobalNorm(settings.clip_norm) if settings.clip_norm else None,
-        use_multi_tensor=paddle.get_device().startswith("gpu"),  # one kernel for many small tensors
+        # One kernel for many small tensors; with float32 copies of low-precision weights it was never tried.
+        use_multi_tensor=paddle.get_device().startswith("gpu") and settings.amp != "O2",
     )
 
 
@@ -173,14 +179,10 @@ def _step(config: Config, state: TrainingState, place: Place) -> Step:
     precision = Precision(settings.amp, settings.amp_dtype)
     if settings.autotune and not on_cpu:
         paddle.incubate.autotune.set_config({"kernel": {"enable": True}, "layout": {"enable": True}})
-    if precision.level == "O2":
-        exact = {n: p.clone() for n, p in state.model.named_parameters()}
-        paddle.amp.decorate(state.model, state.optimizer, "O2", settings.amp_dtype, master_weight=True)
-        checkpoint.resume_low_precision(state, exact)
-    elif on_cpu and settings.onednn_conv and not settings.dy2st:
+    if on_cpu and settings.onednn_conv and not settings.dy2st:
         cpu_conv.accelerate(state.model)
     step = Step(
-        TrainingNetwork(state.model, preprocess_of(config)),
+        TrainingNetwork(state.model, preprocess_of(config), precision.on),
         _criterion(settings.loss),
         state.optimizer,
         precision,
@@ -190,7 +192,7 @@ def _step(config: Config, state: TrainingState, place: Place) -> Step:
         unused_parameters=not settings.loss.ce_weight or config.Model.backbone.startswith(PADDLECLAS),
     )
     state.scaler = step.scaler
-    if precision.on and state.progress.scaler:
+    if state.progress.scaler and precision.dtype == "float16":
         step.scaler.load_state_dict(state.progress.scaler)
     return step
 

@@ -7,6 +7,7 @@ dropout are functions of (seed, epoch, step), so the progress is their state.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from paddlex_feat.errors import WeightsError
 from paddlex_feat.files import write_json
 from paddlex_feat.models import weights
 from paddlex_feat.training.ema import Ema
+
+MASTER = "fp32_master_0"  # suffix of the name of a parameter's float32 copy, and part of its momentum's
 
 
 @dataclass
@@ -67,11 +70,30 @@ class TrainingState:
 
     def raw_weights(self) -> dict[str, paddle.Tensor]:
         """The weights as float32; those of a low-precision network come from the optimizer's master copies."""
+        tensors = self.model.state_dict()
+        if all(tensor.dtype == paddle.float32 for tensor in tensors.values()):
+            return tensors
         masters = self.optimizer.state_dict().get("master_weights", {})
         return {
             name: tensor if tensor.dtype == paddle.float32 else masters.get(tensor.name, tensor.astype("float32"))
-            for name, tensor in self.model.state_dict().items()
+            for name, tensor in tensors.items()
         }
+
+    def lower_precision(self, dtype: str, exact: Sequence[paddle.nn.Layer]) -> None:
+        """Compute with weights of "float16" or "bfloat16", but for `exact`; the optimizer keeps float32 copies.
+
+        After the weights were loaded and before the momentum is: the copies are of the float32 values,
+        not of the rounded ones.
+        """
+        before = {name: parameter.clone() for name, parameter in self.model.named_parameters()}
+        paddle.amp.decorate(self.model, self.optimizer, "O2", dtype, master_weight=True, excluded_layers=list(exact))
+        masters = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.dtype != paddle.float32:
+                masters[parameter.name] = before[name]
+                before[name].name = f"{parameter.name}_{MASTER}"  # Paddle's own name, by which it finds the momentum
+        if masters:
+            self.optimizer.set_state_dict({**self.optimizer.state_dict(), "master_weights": masters})
 
 
 def _momentum_by_name(model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer) -> dict[str, Any]:
@@ -82,7 +104,8 @@ def _momentum_by_name(model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimi
         while own and own not in names:
             own = own.rpartition("_")[0]
         if own:
-            named[f"{names[own]}:{entry[len(own) + 1 :]}"] = value
+            # The same under every precision, so that a run can go on with another one.
+            named[f"{names[own]}:{entry[len(own) + 1 :].removeprefix(f'{MASTER}_')}"] = value
     return {k: named[k] for k in sorted(named)}
 
 
@@ -90,7 +113,8 @@ def write(folder: Path, name: str, state: TrainingState) -> None:
     """Write `name`.pdparams, .pdopt, .pdstates, .info.json and, with a moving average, .pdema into `folder`."""
     progress = state.progress
     if state.scaler is not None:
-        progress.scaler = {k: v.item() if hasattr(v, "item") else v for k, v in state.scaler.state_dict().items()}
+        scaler = state.scaler.state_dict()
+        progress.scaler = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in scaler.items()}
     weights.write(folder / f"{name}.pdparams", state.weights())
     if state.ema:
         weights.write(folder / f"{name}.pdema", state.raw_weights())
@@ -112,7 +136,7 @@ def read_progress(path: Path) -> Progress:
 
 
 def resume(path: Path, state: TrainingState) -> None:
-    """Fill `state` from `path` (.pdparams) and the files beside it.
+    """Fill weights, moving average and progress from `path` (.pdparams) and the files beside it.
 
     Raises WeightsError if one of them is missing or does not fit.
     """
@@ -121,17 +145,22 @@ def resume(path: Path, state: TrainingState) -> None:
     weights.load(state.model, raw if raw.is_file() else path)
     if state.ema:  # a run that had none begins its average here
         state.ema.load(weights.read(path) if raw.is_file() else state.model.state_dict())
-    _resume_momentum(path.with_suffix(".pdopt"), state)
 
 
-def _resume_momentum(path: Path, state: TrainingState) -> None:
+def resume_momentum(path: Path, state: TrainingState) -> None:
+    """Fill the optimizer from the `.pdopt` beside `path`, once the weights have their precision.
+
+    Raises WeightsError if the file is missing or does not fit.
+    """
+    path = path.with_suffix(".pdopt")
     saved, parameters = weights.read(path), dict(state.model.named_parameters())
     entries, faults = {}, []
     for entry, value in saved.items():
         name, _, kind = str(entry).rpartition(":")
         shape = list(np.shape(value))
         if name in parameters and shape == list(parameters[name].shape):
-            entries[f"{parameters[name].name}_{kind}"] = paddle.to_tensor(value)
+            low = parameters[name].dtype != paddle.float32
+            entries[f"{parameters[name].name}_{MASTER + '_' if low else ''}{kind}"] = paddle.to_tensor(value)
         else:
             faults.append(f"{entry}, shape {shape}")
     if faults or (state.progress.step and not saved):
@@ -140,14 +169,9 @@ def _resume_momentum(path: Path, state: TrainingState) -> None:
             where=str(path),
             fix="Resume from a checkpoint of the same model, written by this program.",
         )
-    state.optimizer.set_state_dict(entries)
+    state.optimizer.set_state_dict({**entries, **_masters(state)})
 
 
-def resume_low_precision(state: TrainingState, exact: dict[str, paddle.Tensor]) -> None:
-    """After `resume`, in an O2 network: the master copies get the saved float32 values, not the rounded ones.
-
-    exact: float32 parameters by name, copied before the network became float16 or bfloat16.
-    """
-    masters = {p.name: exact[name] for name, p in state.model.named_parameters() if p.dtype != paddle.float32}
-    if masters:
-        state.optimizer.set_state_dict({**state.optimizer.state_dict(), "master_weights": masters})
+def _masters(state: TrainingState) -> dict[str, Any]:
+    masters = state.optimizer.state_dict().get("master_weights")
+    return {"master_weights": masters} if masters else {}

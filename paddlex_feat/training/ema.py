@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import paddle
-from paddle import nn
 
 
 class Ema:
@@ -17,17 +16,16 @@ class Ema:
         state: float32 tensors by name.
     """
 
-    def __init__(self, model: nn.Layer, decay: float):
+    def __init__(self, weights: dict[str, paddle.Tensor], decay: float):
         self._decay = decay
-        self._tensors = model.state_dict()
-        self.state = {name: tensor.astype("float32").clone() for name, tensor in self._tensors.items()}
+        self.state = {name: tensor.clone() for name, tensor in weights.items()}
 
     @paddle.no_grad()
-    def update(self, step: int) -> None:
-        """Take in the weights after optimizer step `step`, counted from 1."""
+    def update(self, weights: dict[str, paddle.Tensor], step: int) -> None:
+        """Take in float32 weights by name as they are after optimizer step `step`, counted from 1."""
         rate = 1 - min(self._decay, (1 + step) / (10 + step))
         for name, average in self.state.items():
-            average.add_((self._tensors[name].astype("float32") - average) * rate)
+            average.add_((weights[name] - average) * rate)
 
     def load(self, state: dict[str, paddle.Tensor]) -> None:
         """Take up a saved average."""

@@ -37,11 +37,13 @@ class TrainingNetwork(nn.Layer):
     """What a device computes of a batch; the part that DataParallel and to_static wrap.
 
     forward: images uint8 [N, S, S, 3], labels int64 [N] -> features [N, D], logits [N, C].
+    mixed: forward runs under auto_cast.
     """
 
-    def __init__(self, model: Recognizer, preprocess: Preprocess):
+    def __init__(self, model: Recognizer, preprocess: Preprocess, mixed: bool = False):
         super().__init__()
         self.model = model
+        self.mixed = mixed
         factor, offset = preprocess.affine()
         self.register_buffer("factor", paddle.to_tensor(factor.reshape(1, 3, 1, 1)), persistable=False)
         self.register_buffer("offset", paddle.to_tensor(offset.reshape(1, 3, 1, 1)), persistable=False)
@@ -49,7 +51,11 @@ class TrainingNetwork(nn.Layer):
     def forward(self, images: paddle.Tensor, labels: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
         pixels = images.transpose([0, 3, 1, 2]).astype("float32") * self.factor + self.offset
         features = self.model(pixels)
-        return features, self.model.logits(features, labels)
+        if not self.mixed:
+            return features, self.model.logits(features, labels)
+        # The classifier in float32: an angular margin's 1 - cos^2 needs more digits than half precision has.
+        with paddle.amp.auto_cast(enable=False):
+            return features, self.model.logits(features.astype("float32"), labels)
 
 
 class Step:

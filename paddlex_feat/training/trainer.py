@@ -105,6 +105,9 @@ class Trainer:
         self.resume_command = resume_command
         self.frozen = frozen
         self.stop = StopRequest(insist=self.group.size == 1)
+        # A vote among GPUs is a synchronisation, which every step need not pay for.
+        several_gpus = self.group.size > 1 and paddle.get_device().startswith("gpu")
+        self._vote_interval = 10 if several_gpus else 1
         self._saved_at, self._saved_step = time.monotonic(), -1
 
     @property
@@ -197,13 +200,12 @@ class Trainer:
             interval.waited += waited
             self._count_step()
             due = self._save_is_due()  # by this rank's own clock, so no rank may wait for another here
-            ends = self.state.progress.step % self.plan.log_interval == 0
-            if ends or due:
+            if self.state.progress.step % self.plan.log_interval == 0 or due:
                 self._log(epoch + 1, rate, interval)
                 interval = Interval([])
             if due:
                 self._save([LATEST])
-            if ends:
+            if self.state.progress.step % self._vote_interval == 0:
                 self._end_if_asked()
         if interval.steps:
             self._log(epoch + 1, rate, interval)
@@ -231,7 +233,7 @@ class Trainer:
         progress.step += 1
         progress.step_in_epoch += 1
         if self.state.ema:
-            self.state.ema.update(progress.step)
+            self.state.ema.update(self.state.raw_weights(), progress.step)
 
     def _set_rate(self) -> float:
         plan = self.plan
