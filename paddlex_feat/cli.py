@@ -22,7 +22,7 @@ from paddlex_feat.config.describe import keys_help
 from paddlex_feat.config.schema import MODES, Config
 from paddlex_feat.errors import ConfigError, ConnectionLostError, FeatError, Interrupted, OutputError
 from paddlex_feat.files import backup, output_errors, read_result, write_json
-from paddlex_feat.group import LOGS, Group
+from paddlex_feat.group import COMMAND, LOGS, Group
 from paddlex_feat.logs import log_to_console, log_to_file
 
 log = logging.getLogger("paddlex_feat")
@@ -97,7 +97,8 @@ def _fail(error: FeatError, mode: str, output: Path) -> int:
     except OutputError as failure:
         if not isinstance(error, OutputError):  # which has said so already
             log.error("%s", failure)
-    log.error("%s", error)
+    # Of a worker, the process that started it says why the job ended.
+    log.log(logging.DEBUG if COMMAND in os.environ else logging.ERROR, "%s", error)
     log.debug("traceback", exc_info=error)
     return 1
 

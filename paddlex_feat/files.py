@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -10,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from paddlex_feat.errors import OutputError
 
@@ -70,6 +71,34 @@ def write_json(path: Path, value: Any, indent: int = 2, ensure_ascii: bool = Fal
     text = json.dumps(value, indent=indent, ensure_ascii=ensure_ascii, allow_nan=False) + "\n"
     # A file name that is not UTF-8 holds lone surrogates, which \\udcff writes in JSON's own way.
     write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def hold_lock(folder: Path) -> IO[str]:
+    """Keep other processes from writing a run into `folder` for as long as the returned file is open.
+
+    A process that dies gives it up. Raises OutputError naming the process that holds it.
+    """
+    path = folder / ".lock"
+    with output_errors(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = path.open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        holder = lock.read().strip()
+        lock.close()
+        raise OutputError(
+            f"Another run writes into this folder: process {holder or 'unknown'}.",
+            where=str(folder),
+            fix="Wait until it has ended, or choose another folder with -o Global.output=DIR.",
+        ) from None
+    except OSError:
+        log.warning("%s knows no locks: nothing keeps a second run out.", folder)  # some network file systems
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
 
 
 def read_result(path: Path) -> dict[str, Any]:

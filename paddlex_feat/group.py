@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # the command asks for its rank before it needs any of this
     import numpy as np
 
+COMMAND = "PADDLEX_FEAT_COMMAND"  # environment of a worker that was started by us: what the user typed
 LOGS = "distributed_train_logs"  # below the output folder, as PaddleX calls it
 
 

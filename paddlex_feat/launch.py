@@ -25,10 +25,9 @@ from types import FrameType
 
 from paddlex_feat.errors import ConfigError, DeviceError, FeatError, Interrupted, TrainingError
 from paddlex_feat.files import output_errors, write_json
-from paddlex_feat.group import LOGS, Group
+from paddlex_feat.group import COMMAND, LOGS, Group
 from paddlex_feat.logs import LOG_START
 
-COMMAND = "PADDLEX_FEAT_COMMAND"  # environment: what the user typed, for run.json
 _POLL_SECONDS = 0.2
 
 
@@ -241,6 +240,16 @@ def _last_line(path: Path) -> str:
     return lines[-1][:200] if lines else "(empty)"
 
 
-if __name__ == "__main__":  # Paddle's launcher, as a process that does not outlive the one that started it
+def _launcher() -> None:
+    """Paddle's launcher, in a process that does not outlive the one that started it."""
+    parent, folder = os.getppid(), sys.argv[sys.argv.index("--log_dir") + 1]
     die_with_parent()
-    runpy.run_module("paddle.distributed.launch", run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module("paddle.distributed.launch", run_name="__main__", alter_sys=True)
+    finally:
+        if os.getppid() != parent:  # killed: nobody else clears away what launch wrote of the environment
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    _launcher()

@@ -40,13 +40,17 @@ def progress(output: Path) -> int:
     return len(path.read_bytes().splitlines()) if path.is_file() else 0
 
 
-def kill_at_a_random_moment(process: subprocess.Popen[bytes], output: Path, chance: random.Random) -> bool:
-    """SIGKILL once training has begun, a random time later. False if the run came to its end before."""
+def kill_at_a_random_moment(process: subprocess.Popen[bytes], output: Path, chance: random.Random, early: bool) -> bool:
+    """SIGKILL; False if the run came to its end before.
+
+    early: at any moment of the process's life, its start and the taking up of its folder included;
+    else once it has come further, in the middle of steps, evaluations and writes.
+    """
     before, began = progress(output), time.monotonic()
-    while progress(output) == before and process.poll() is None and time.monotonic() - began < 60:
+    while not early and progress(output) == before and process.poll() is None and time.monotonic() - began < 60:
         time.sleep(0.02)
     try:
-        process.wait(chance.uniform(0, 0.9))
+        process.wait(chance.uniform(0, 8 if early else 0.9))
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -61,7 +65,8 @@ def test_thirty_kills_later_the_weights_are_those_of_an_uninterrupted_run(small_
     chance = random.Random(7)
     for kill in range(KILLS):
         process = start(small_faces, killed)
-        assert kill_at_a_random_moment(process, killed, chance), f"done after {kill} kills: make the run longer"
+        killed_it = kill_at_a_random_moment(process, killed, chance, early=kill % 2 == 0)
+        assert killed_it, f"done after {kill} kills: make the run longer"
     assert start(small_faces, killed).wait(300) == 0
     for name in ("latest", "best_model", "epoch_30"):
         for suffix in ("pdparams", "pdema", "pdopt"):

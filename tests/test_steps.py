@@ -10,17 +10,20 @@ paddle = pytest.importorskip("paddle")
 from networks import TINY_CLIP
 
 from paddlex_feat.errors import ConfigError
+from paddlex_feat.inference.engine import PaddleEngine
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
-from paddlex_feat.models import recognizer
+from paddlex_feat.models import recognizer, weights
 from paddlex_feat.models.heads import LinearHead
 from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.pipeline.preprocess import Preprocess
+from paddlex_feat.training import checkpoint
+from paddlex_feat.training.checkpoint import Progress, TrainingState
 from paddlex_feat.training.ema import Ema
 from paddlex_feat.training.freeze import freeze
 from paddlex_feat.training.schedule import warmup_cosine
-from paddlex_feat.training.step import Precision, Step, TrainingNetwork
+from paddlex_feat.training.step import Step, TrainingNetwork
 
 RNG = np.random.default_rng(5)
 
@@ -78,27 +81,41 @@ def test_loss_terms_and_every_gradient_equal_float64():
 
 
 @pytest.mark.parametrize("multi_tensor", [False, True])
-def test_schedule_momentum_and_decay_equal_a_replay_of_200_steps(multi_tensor):
-    """The recipe's optimizer on a quadratic bowl, beside its formulas in float64; BatchNorm is not decayed."""
+def test_schedule_momentum_and_decay_equal_a_replay_step_by_step(multi_tensor):
+    """200 steps of the recipe's optimizer under a constant gradient, beside its formulas in float64.
+
+    The gradient does not shrink with the weights, so each step's decay stays visible; BatchNorm has none.
+    """
     model = recognizer.build(NetworkSpec(), 3)
-    parameters = [model.head.fc.weight, model.backbone.last_conv.weight, model.backbone.stem[0].bn.weight]
-    decays = [1e-2, 1e-2, 0.0]
-    optimizer = paddle.optimizer.Momentum(0.1, 0.9, parameters, weight_decay=1e-2, use_multi_tensor=multi_tensor)
+    named = dict(model.named_parameters())
+    names = {"head.fc.weight": 0.02, "backbone.last_conv.weight": 0.02, "backbone.stem.0.bn.weight": 0.0}
+    parameters = [named[n] for n in names]
+    optimizer = paddle.optimizer.Momentum(0.1, 0.9, parameters, weight_decay=0.02, use_multi_tensor=multi_tensor)
+    pulls = [RNG.standard_normal(p.shape) for p in parameters]
     values = [p.numpy().astype("float64") for p in parameters]
     velocity = [np.zeros_like(v) for v in values]
+    without_decay = [v.copy() for v in values]
     for step in range(200):
         rate = warmup_cosine(0.1, step, 20, 10, 2)
         expected_rate = 0.1 * step / 40 if step < 40 else 0.05 * (1 + np.cos(np.pi * (step - 40) / 160))
         assert rate == pytest.approx(expected_rate, abs=1e-12)
         optimizer.set_lr(rate)
-        sum((p * p).sum() * 0.5 for p in parameters).backward()
+        sum(
+            (p * paddle.to_tensor(g.astype("float32"))).sum() for p, g in zip(parameters, pulls, strict=True)
+        ).backward()
         optimizer.step()
         optimizer.clear_grad()
-        for i, decay in enumerate(decays):
-            velocity[i] = 0.9 * velocity[i] + values[i] + decay * values[i]
+        state = {k: v for k, v in optimizer.state_dict().items() if "velocity" in k}
+        for i, decay in enumerate(names.values()):
+            velocity[i] = 0.9 * velocity[i] + pulls[i].astype("float32") + decay * values[i]
             values[i] = values[i] - rate * velocity[i]
-    for parameter, value in zip(parameters, values, strict=True):
-        assert np.abs(parameter.numpy() - value).max() <= 1e-5 * max(1, np.abs(value).max())
+            own = state[f"{parameters[i].name}_velocity_0"].numpy()
+            for got, expected in ((parameters[i].numpy(), values[i]), (own, velocity[i])):
+                assert np.abs(got - expected).max() <= 1e-5 * max(1, np.abs(expected).max()), (step, i)
+    assert all(np.abs(v - w).max() > 1 for v, w in zip(values, without_decay, strict=True))
+    # The replay tells decay from no decay: at the end they are far apart.
+    gap = np.abs(values[0] - (without_decay[0] - pulls[0] * 60)).max()
+    assert gap > 1
 
 
 def batch(n: int, size: int = 32, classes: int = 3, seed: int = 0):
@@ -144,25 +161,68 @@ def test_compiling_the_network_changes_nothing_but_speed():
         assert np.abs(x - y).max() <= 1e-5, name
 
 
-def test_mixed_precision_runs_through_with_full_precision_losses():
-    """On a CPU Paddle's autocast has no effect; this shows that the wiring (scaler, casts) is whole."""
-    images, labels = batch(4)
-    a, b = tiny_clip(), tiny_clip()
-    plain = stepper(a)([(images, labels)])
-    mixed = stepper(b, precision=Precision("O1", "float16"))([(images, labels)])
-    assert mixed["loss"].dtype == paddle.float32 and float(mixed["loss"]) == pytest.approx(
-        float(plain["loss"]), rel=1e-3
-    )
+def test_the_loss_scaler_comes_back_from_a_checkpoint(tmp_path):
+    """It switches itself off on a CPU; switched on by hand, its state can be shown to survive."""
+    layer = paddle.nn.Linear(2, 2)
+    scalers = [paddle.amp.GradScaler(init_loss_scaling=value) for value in (512.0, 128.0)]
+    for scaler in scalers:
+        scaler._enable, scaler._scale = True, paddle.to_tensor([scaler._init_loss_scaling])
+    optimizer = paddle.optimizer.Momentum(0.1, 0.9, layer.parameters())
+    checkpoint.write(tmp_path, "x", TrainingState(layer, optimizer, Progress(), scaler=scalers[0]))
+    progress = checkpoint.read_progress(tmp_path / "x.pdstates")
+    scalers[1].load_state_dict(progress.scaler)
+    assert float(scalers[1].state_dict()["scale"][0]) == 512.0 and progress.scaler["incr_ratio"] == 2.0
+
+
+def test_float32_copies_of_low_precision_weights_keep_their_momentum(tmp_path):
+    """Paddle's O2 does nothing on a CPU, so the network is cast by hand; names, copies and momentum are the same."""
+
+    def low(path=None):
+        model = paddle.nn.Linear(3, 2)
+        optimizer = paddle.optimizer.Momentum(0.1, 0.9, model.parameters())
+        optimizer._multi_precision = True
+        state = TrainingState(model, optimizer, Progress(step=1))
+        if path:
+            checkpoint.resume(path, state)
+        before = {n: p.clone() for n, p in model.named_parameters()}
+        model.to(dtype="bfloat16")
+        state.keep_exact(before)
+        if path:
+            checkpoint.resume_momentum(path, state)
+        optimizer._create_accumulators(paddle.static.default_main_program().global_block(), model.parameters())
+        return state
+
+    first = low()
+    exact = {n: np.array(v.numpy()) for n, v in first.raw_weights().items()}
+    assert all(v.dtype == np.float32 for v in exact.values())
+    for holder in first.optimizer._accumulators["velocity"].values():
+        holder.set_value(np.full(holder.shape, 0.5, "float32"))
+    checkpoint.write(tmp_path, "x", first)
+    assert set(weights.read(tmp_path / "x.pdopt")) == {"weight:velocity_0", "bias:velocity_0"}
+    again = low(tmp_path / "x.pdparams")
+    for name, value in again.raw_weights().items():
+        assert np.array_equal(value.numpy(), exact[name])  # not the rounded ones
+    velocity = again.optimizer._accumulators["velocity"]
+    assert len(velocity) == 2 and all(float(v.min()) == 0.5 for v in velocity.values())
+
+
+def test_an_evaluation_changes_no_bit_of_what_is_trained(run_folder):
+    """Paddle Inference would leave the process's matrix library at one thread, which rounds otherwise."""
+    a, b = (paddle.to_tensor(RNG.standard_normal(shape), "float32") for shape in ((16, 512), (512, 20)))
+    paddle.base.core.set_num_threads(2)
+    before = (a @ b).numpy()
+    PaddleEngine(run_folder / "best_model/inference", "cpu", 2).run(np.zeros((4, 3, 32, 32), np.float32))
+    assert np.array_equal((a @ b).numpy(), before)
 
 
 def test_ema_equals_a_float64_replay():
     layer = paddle.nn.BatchNorm1D(4)
-    ema = Ema(layer, 0.9)
+    ema = Ema(layer.state_dict(), 0.9)
     expected = {n: t.numpy().astype("float64") for n, t in layer.state_dict().items()}
     for step in range(1, 30):
         layer(paddle.to_tensor(RNG.standard_normal((8, 4)), "float32"))
         layer.weight.set_value(RNG.standard_normal(4).astype("float32"))
-        ema.update(step)
+        ema.update(layer.state_dict(), step)
         decay = min(0.9, (1 + step) / (10 + step))
         for name, tensor in layer.state_dict().items():
             expected[name] = decay * expected[name] + (1 - decay) * tensor.numpy()

@@ -79,16 +79,22 @@ class PaddleEngine:
 
     def __init__(self, folder: Path, device: str = "cpu", threads: int = 0):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._predictor = self._thread.submit(_create_predictor, folder, device, cpu_threads(threads)).result()
+        self._threads = cpu_threads(threads)
+        self._predictor = self._thread.submit(_create_predictor, folder, device, self._threads).result()
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """float32 [N, 3, S, S] -> float32 [N, D]."""
         return self._thread.submit(self._run, x).result()
 
     def _run(self, x: np.ndarray) -> np.ndarray:
+        import paddle
+
         predictor = self._predictor
         predictor.get_input_handle(predictor.get_input_names()[0]).copy_from_cpu(x)
         predictor.run()
+        # Paddle Inference leaves the whole process's matrix library at one thread: a training that goes on
+        # would be slower, and would round otherwise than one that was resumed and has not evaluated yet.
+        paddle.base.core.set_num_threads(self._threads)
         return predictor.get_output_handle(predictor.get_output_names()[0]).copy_to_cpu()
 
 

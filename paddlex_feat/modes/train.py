@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from paddlex_feat import launch, logs
 from paddlex_feat.config import load as config_load
 from paddlex_feat.config.schema import Config
-from paddlex_feat.files import read_result, write_json, write_keeping
+from paddlex_feat.files import hold_lock, read_result, write_json, write_keeping
 from paddlex_feat.group import Group
 from paddlex_feat.modes.common import comparison_images, network_spec, preprocess_of
 from paddlex_feat.modes.train_data import Data, Place, batches_of, read_data
@@ -35,7 +38,9 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     on_cpu = not config.Global.device.startswith("gpu")
     share = max(1, cpu_count() // group.local_size)
     threads = config.Global.threads or (share if group.size > 1 else 0)
-    prepare_paddle(threads, on_cpu and config.Train.onednn_conv, config.Train.deterministic)
+    # A compiled training graph would take the flag for itself, and Paddle 3.3 crashes in oneDNN's gradients.
+    onednn = on_cpu and config.Train.onednn_conv and not config.Train.dy2st
+    prepare_paddle(threads, onednn, config.Train.deterministic)
     device = resolve_device(config.Global.device)
     if group.size > 1 and device.startswith("gpu"):  # launch shows a machine's processes the chosen devices only
         device = f"gpu:{group.local_rank}"
@@ -63,9 +68,12 @@ def _train(config: Config, output: Path, data: Data, place: Place) -> dict[str, 
     from paddlex_feat.training.run_folder import RunFolder
 
     name = config.Global.model
+    lock = hold_lock(output) if place.group.rank == 0 else None
     folder = RunFolder(output, config.Train.keep_last)
     start = parts.resume_from(config, folder, place.group)
     state, still = parts.build_state(config, data.num_classes, data.classes, start, place)
+    if data.bad is not None:
+        data.bad.files.update(state.progress.skipped)
     parts.open_folder(folder, config, state.progress, start, place.group)
     if place.group.rank == 0:
         _describe_run(config, output, data, place, state.progress.classes)
@@ -74,12 +82,16 @@ def _train(config: Config, output: Path, data: Data, place: Place) -> dict[str, 
     trainer = parts.build_trainer(config, state, still, exporter, folder, data, place, batches)
     _say_what(config, data, place, trainer)
     trainer.fit()
-    return _finish(config, folder, trainer, exporter, data, place)
+    result = _finish(config, folder, trainer, exporter, data, place)
+    if lock is not None:
+        lock.close()
+    return result
 
 
 def _finish(
     config: Config, folder: RunFolder, trainer: Trainer, exporter: Exporter, data: Data, place: Place
 ) -> dict[str, Any]:
+    skipped = _skipped(data, place.group)
     if place.group.rank:
         return {}
     progress, best = trainer.state.progress, folder.root / "best_model" / "best_model.pdparams"
@@ -87,9 +99,16 @@ def _finish(
     log.info("Best recall1 %.5f in epoch %d: %s", progress.best, progress.best_epoch, best)
     result = folder.result(config.Global.model, progress.best)
     if data.bad is not None:
-        log.info("%d images could not be decoded.", len(data.bad.files))
-        result["skipped_images"] = sorted(data.bad.files)
+        log.info("%d images could not be decoded and were replaced.", len(skipped))
+        result["skipped_images"] = skipped
     return result
+
+
+def _skipped(data: Data, group: Group) -> list[str]:
+    """Files that any rank had to replace."""
+    own = json.dumps(sorted(data.bad.files) if data.bad else []).encode()
+    parts = group.gather_rows(np.frombuffer(own, np.uint8).astype(np.int32))
+    return sorted({name for part in parts for name in json.loads(part.astype(np.uint8).tobytes())})
 
 
 def _check_inference_model(config: Config, exporter: Exporter, best: Path, place: Place) -> None:
@@ -110,7 +129,7 @@ def _describe_run(config: Config, output: Path, data: Data, place: Place, classe
 
     write_keeping(output / "config.yaml", config_load.dump(config_load.without_resume(config)).encode())
     write_json(output / "class_map.json", {str(index): label for index, label in enumerate(classes)})
-    prints = {n: record.fingerprint(own.paths, own.files(), own.labels) for n, own in data.lists.items()}
+    prints = {name: {"images": p.images, "sha256": p.sha256} for name, p in data.prints.items()}
     record.write(output, record.command_line(), place.device, place.group.size, prints)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from paddlex_feat.config.schema import Config
+from paddlex_feat.config.training import TrainSection
+from paddlex_feat.dataset.fingerprint import Fingerprint, fingerprint
 from paddlex_feat.dataset.records import ImageList, require_lists
 from paddlex_feat.errors import ConfigError, DatasetError
 from paddlex_feat.group import Group
@@ -32,6 +34,7 @@ class Data:
         labels: class index of every training image, int64 [images].
         num_classes: width of the classifier.
         bad: what replaces undecodable images, None if they stop the run.
+        prints: identity of each list.
     """
 
     lists: dict[str, ImageList]
@@ -40,6 +43,7 @@ class Data:
     num_classes: int
     sampler: samplers.PKSampler | samplers.ShuffleSampler
     bad: BadImages | None
+    prints: dict[str, Fingerprint]
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,33 @@ def read_data(config: Config, group: Group) -> Data:
         group.size,
         settings.class_sampling == "uniform",
     )
+    if not set(lists["query"].labels) & set(lists["gallery"].labels):
+        raise DatasetError(
+            "No query has a gallery image of its label: no evaluation would be possible.",
+            where="query.txt, gallery.txt",
+            fix="Give the two lists the same labels; Global.mode=check_dataset lists what is wrong.",
+        )
     labels = labels.astype(np.int64)
     bad = BadImages(labels) if settings.skip_bad_images else None
-    return Data(lists, classes.tolist(), labels, _num_classes(settings.num_classes, len(classes)), sampler, bad)
+    prints = {n: fingerprint(own.paths, own.files(), own.labels) for n, own in lists.items()}
+    for name, found in prints.items():
+        if found.missing and not (bad and name == "train"):
+            raise DatasetError(
+                f"{len(found.missing)} images of {name}.txt do not exist.",
+                where=", ".join(lists[name].where(i) for i in found.missing[:5]),
+                fix="Mend the list; Global.mode=check_dataset lists all that is wrong.",
+            )
+    _say_what_triplets_lack(settings)
+    num_classes = _num_classes(settings.num_classes, len(classes))
+    return Data(lists, classes.tolist(), labels, num_classes, sampler, bad, prints)
+
+
+def _say_what_triplets_lack(settings: TrainSection) -> None:
+    if settings.loss.triplet_weight:
+        if settings.samples_per_class is None:
+            log.warning("Train.samples_per_class is null: shuffled batches hold few images of a class for triplets.")
+        elif settings.samples_per_class == settings.batch_size:
+            log.warning("A batch holds one class: the triplet loss has no negatives. Raise Train.batch_size.")
 
 
 def _num_classes(wanted: int | str | None, found: int) -> int:

@@ -100,20 +100,28 @@ def _optimizer(settings: TrainSection, model: recognizer.Recognizer) -> paddle.o
 
 
 def _check_resumed(progress: Progress, config: Config, classes: list[int], start: Path) -> None:
-    where = f"{start}"
+    settings = config.Train
     if progress.classes != classes:
         raise ConfigError(
             "train.txt has other classes than the run that is resumed.",
-            where=where,
+            where=str(start),
             fix="Resume with the same data set, or start anew with Train.pretrain_weight_path.",
         )
-    if progress.epoch >= config.Train.epochs_iters and not config.Train.resume:
+    stopped = settings.early_stopping is not None and progress.stale >= settings.early_stopping
+    if stopped and settings.epochs_iters > progress.epochs > 0:  # more was asked for than before
+        progress.stale, stopped = 0, False
+    if progress.epoch < settings.epochs_iters and not (stopped and not progress.step_in_epoch):
+        return
+    done = f"{progress.epoch} epochs are done, Train.epochs_iters is {settings.epochs_iters}"
+    if stopped:
+        done += f", and the last {progress.stale} evaluations gave no better recall1 (Train.early_stopping)"
+    if not settings.resume:
         raise ConfigError(
-            f"Nothing is left to train: {progress.epoch} epochs are done, Train.epochs_iters is "
-            f"{config.Train.epochs_iters}.",
-            where=where,
-            fix=f"Ask for more than {progress.epoch} with -o Train.epochs_iters=N.",
+            f"Nothing is left to train: {done}.",
+            where=str(start),
+            fix=f"Ask for more than {max(progress.epoch, progress.epochs)} with -o Train.epochs_iters=N.",
         )
+    log.info("Nothing is left to train: %s.", done)
 
 
 def open_folder(folder: RunFolder, config: Config, progress: Progress, start: Path | None, group: Group) -> None:
@@ -130,14 +138,13 @@ def open_folder(folder: RunFolder, config: Config, progress: Progress, start: Pa
         log.info("Resuming after epoch %d, step %d, from %s", progress.epoch, progress.step, start)
 
 
-def _fit_steps(progress: Progress, steps_per_epoch: int) -> None:
-    """Count in this run's steps: another batch size gives an epoch another number of them."""
-    if progress.steps_per_epoch in (0, steps_per_epoch):
-        progress.step = progress.epoch * steps_per_epoch + progress.step_in_epoch
-        return
-    if progress.step_in_epoch:
-        log.warning("An epoch has %d steps now, not %d: it begins anew.", steps_per_epoch, progress.steps_per_epoch)
-    progress.step, progress.step_in_epoch = progress.epoch * steps_per_epoch, 0
+def _fit_steps(progress: Progress, steps_per_epoch: int, batching: str) -> None:
+    """Count in this run's steps: other batches give an epoch other ones."""
+    if progress.step_in_epoch and progress.batching != batching:
+        log.warning("Batches are others than those of the resumed run: the epoch that had begun begins anew.")
+        progress.step_in_epoch = 0
+    progress.batching = batching
+    progress.step = progress.epoch * steps_per_epoch + progress.step_in_epoch
 
 
 def build_trainer(
@@ -153,7 +160,8 @@ def build_trainer(
     """The loop with everything that it calls."""
     settings, group = config.Train, place.group
     plan = _plan(settings, data.sampler.batches_per_epoch, group)
-    _fit_steps(state.progress, plan.steps_per_epoch)
+    batches_are = f"{settings.batch_size} images x {settings.accumulate} x {group.size} processes"
+    _fit_steps(state.progress, plan.steps_per_epoch, f"{batches_are}, {plan.steps_per_epoch} an epoch")
     step = _step(config, state, place)
     evaluator = Evaluator(data.lists, config.Evaluate.batch_size, place.device, place.threads, place.workers, group)
     own = folder.root if group.rank == 0 else None
@@ -171,6 +179,7 @@ def build_trainer(
         group=group,
         resume_command=f"python main.py -c {folder.root / 'config.yaml'} -o Train.resume=auto",
         frozen=still,
+        skipped=data.bad.files if data.bad is not None else (),
     )
 
 

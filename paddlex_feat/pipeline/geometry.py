@@ -33,7 +33,7 @@ def padded_window(size: int, pad: int, zoom: float, place: tuple[float, float]) 
     `zoom` is the part taken off the side, `place` the offsets (down, right), all in 0..1. Offsets
     go one pixel further than there is room (PaddleClas's RandCropImageV2), which cuts that axis short.
     """
-    side = size - int(zoom * size)
+    side = max(2, size - int(zoom * size))  # of which an axis that is cut short keeps one pixel
     if not pad and side == size:
         return Window(0, 0, size, size)
     top, left = (int(p * (size + 2 * pad - side + 2)) for p in place)

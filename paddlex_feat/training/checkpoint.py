@@ -30,13 +30,15 @@ class Progress:
 
     Attributes:
         epoch: epochs completed, their evaluation included. step: optimizer steps completed.
-        step_in_epoch: those of the epoch that has begun. steps_per_epoch: as this run has them.
+        step_in_epoch: those of the epoch that has begun.
+        batching: what decides how an epoch falls into steps, as text. epochs: length of the run.
         best: best recall1 so far, -1 before the first evaluation. best_epoch: its epoch.
-        stale: evaluations since the best one.
+        stale: evaluations since the last better one.
         score: recall1 of the last evaluation of this epoch, None if it was not evaluated.
         classes: the data set's label of each class index.
         num_classes: width of the classifier, 0 where it was not recorded.
         scaler: state of the loss scaler of float16.
+        skipped: files that could not be decoded and were replaced.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # of read_progress
@@ -44,7 +46,8 @@ class Progress:
     epoch: int = 0
     step: int = 0
     step_in_epoch: int = 0
-    steps_per_epoch: int = 0
+    batching: str = ""
+    epochs: int = 0
     best: float = -1.0
     best_epoch: int = 0
     stale: int = 0
@@ -52,6 +55,7 @@ class Progress:
     classes: list[int] = field(default_factory=list)
     num_classes: int = 0
     scaler: dict[str, Any] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -87,6 +91,10 @@ class TrainingState:
         """
         before = {name: parameter.clone() for name, parameter in self.model.named_parameters()}
         paddle.amp.decorate(self.model, self.optimizer, "O2", dtype, master_weight=True, excluded_layers=list(exact))
+        self.keep_exact(before)
+
+    def keep_exact(self, before: dict[str, paddle.Tensor]) -> None:
+        """Make float32 parameters, by name, the optimizer's copies of those that have low precision now."""
         masters = {}
         for name, parameter in self.model.named_parameters():
             if parameter.dtype != paddle.float32:

@@ -70,36 +70,45 @@ class RunFolder:
     def take_up(self, parameters: Path, progress: Progress) -> None:
         """Go on with the run of the checkpoint `parameters` (.pdparams), in its own folder or in another one.
 
-        Afterwards this folder holds nothing later than `progress`: epochs of a run that had gone
-        further move to previous_N. If the best model so far is nowhere, the search for the best
-        starts anew, and `progress` says so.
+        Afterwards this folder holds nothing later than `progress`: what a run that had gone further
+        left moves to previous_N. If the best model so far is nowhere, the search for the best starts
+        anew, and `progress` says so.
         """
         source = parameters.resolve().parent.parent
         best = self._best_of(source, progress)
         rows = metrics_until(source / METRICS, progress.epoch, progress.step)
-        if source == self.root.resolve():
+        own = source == self.root.resolve()
+        replayed = own and parameters.parent.name == LATEST and self._step_of(BEST) > progress.step
+        if own:
             self._tidy()
             later = [path for epoch, path in self._epochs().items() if epoch > progress.epoch]
+            later += [self.root / n for n in (BEST, LATEST) if self._step_of(n) > progress.step and not replayed]
             if later:
-                self._set_aside([*later, *(self.root / n for n in (LATEST, METRICS) if (self.root / n).exists())])
+                self._set_aside([*later, *(self.root / n for n in (METRICS,) if (self.root / n).exists())])
         else:
             self.open_new()
         self.scores = {n: checkpoint.read_progress(p / f"{p.name}.pdstates").score for n, p in self._epochs().items()}
-        if best is None and progress.best >= 0:
-            # A run killed between an epoch's best_model and its latest: that epoch makes it again.
-            log.info("best_model of epoch %d is no longer there: the search begins anew.", progress.best_epoch)
+        if replayed:
+            log.info("best_model was made after the state that is resumed; its epoch comes again.")
+        elif best is None and progress.best >= 0:
+            log.warning("best_model of epoch %d is no longer there: any is the best now.", progress.best_epoch)
             progress.best, progress.best_epoch = -1.0, 0
-        if best is not None and best != self.root / BEST:
+        elif best is not None and best != self.root / BEST:
             self._copy(best, BEST)
         if rows:
             write_text(self.root / METRICS, "".join(rows))
+
+    def _step_of(self, name: str) -> int:
+        """The step at which a checkpoint was made, -1 if there is none."""
+        recover_folder(self.root / name)
+        states = self.root / name / f"{name}.pdstates"
+        return checkpoint.read_progress(states).step if states.is_file() else -1
 
     def complete(self, progress: Progress, interval: int, last: int) -> None:
         """Give `latest` the name epoch_N too, if it is due and the run was killed before it could."""
         epoch = progress.epoch
         due = epoch and not progress.step_in_epoch and (epoch % interval == 0 or epoch == last)
-        states = self.root / LATEST / f"{LATEST}.pdstates"
-        if due and epoch not in self.scores and states.is_file() and checkpoint.read_progress(states).epoch == epoch:
+        if due and epoch not in self.scores and self._step_of(LATEST) == progress.step:
             self._copy(self.root / LATEST, epoch_name(epoch))
             self.scores[epoch] = progress.score
 

@@ -6,7 +6,7 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import NoReturn
 import numpy as np
 import paddle
 
-from paddlex_feat.errors import Interrupted, TrainingError
+from paddlex_feat.errors import FeatError, Interrupted, TrainingError
 from paddlex_feat.group import Group
 from paddlex_feat.inference.export import Exporter
 from paddlex_feat.training.checkpoint import TrainingState
@@ -73,6 +73,7 @@ class Trainer:
         group: all ranks run the same loop; rank 0 alone writes.
         resume_command: what the message of an interrupted run says.
         frozen: layers that stay in evaluation mode.
+        skipped: files that the loader had to replace; it grows while training runs.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Trainer:
         group: Group | None = None,
         resume_command: str = "the same command with -o Train.resume=auto",
         frozen: Sequence[paddle.nn.Layer] = (),
+        skipped: Collection[str] = (),
     ):
         self.state = state
         self.step = step
@@ -104,6 +106,7 @@ class Trainer:
         self.group = group or Group()
         self.resume_command = resume_command
         self.frozen = frozen
+        self.skipped = skipped
         self.stop = StopRequest(insist=self.group.size == 1)
         # A vote among GPUs is a synchronisation, which every step need not pay for.
         several_gpus = self.group.size > 1 and paddle.get_device().startswith("gpu")
@@ -123,7 +126,7 @@ class Trainer:
         Raises Interrupted after a signal, with the state saved; TrainingError if a loss is not finite.
         """
         progress = self.state.progress
-        progress.steps_per_epoch = self.plan.steps_per_epoch
+        progress.epochs = self.plan.epochs
         try:
             with self.stop.listening():
                 if self.plan.eval_start and not progress.step:
@@ -147,15 +150,26 @@ class Trainer:
             improved = evaluate and self._is_best(epoch, self._measure(inference))
             if evaluate:  # which needed the inference model as well
                 began = time.perf_counter()
-            # Best first: a run killed on the way finds it again when `latest` is resumed.
-            names = [BEST] * improved + [LATEST, epoch_name(epoch)] * (save or self.finished)
+            save = save or self.finished
+            # Best first: a run killed on the way makes it again when `latest` is resumed.
+            names = [BEST] * improved + [LATEST] * (save or improved) + [epoch_name(epoch)] * save
             if names:
                 self._save(names, inference)
                 self.watch.saved(epoch, self.state.progress.step, time.perf_counter() - began)
 
     def _measure(self, inference: Path) -> dict[str, float]:
-        """Metrics of an inference directory, rank 0's figures on every rank."""
-        own = self.evaluate(inference)
+        """Metrics of an inference directory, rank 0's figures on every rank.
+
+        If the evaluation fails, what was trained is saved: a resumed run begins with the evaluation.
+        """
+        progress = self.state.progress
+        try:
+            own = self.evaluate(inference)
+        except FeatError:
+            if progress.step:
+                progress.epoch, progress.step_in_epoch = progress.epoch - 1, self.plan.steps_per_epoch
+                self._save([LATEST])
+            raise
         shared = self.group.from_first(np.array([own[name] for name in METRICS], np.float64))
         return dict(zip(METRICS, shared.tolist(), strict=True))
 
@@ -183,9 +197,11 @@ class Trainer:
         return improved
 
     def _save(self, names: Sequence[str], inference: Path | None = None) -> None:
+        self.state.progress.skipped = sorted(self.skipped)
         if self.group.rank == 0:
             self.folder.save(names, self.state, inference)
-        self._saved_at, self._saved_step = time.monotonic(), self.state.progress.step
+        if LATEST in names:
+            self._saved_at, self._saved_step = time.monotonic(), self.state.progress.step
 
     def _train_epoch(self, epoch: int) -> None:
         self.state.model.train()
@@ -270,7 +286,7 @@ class Trainer:
                 self._stop_at(step, terms, indices)
         mean = {name: sum(v[name] for v in values) / len(values) for name in values[0]}
         images = sum(len(i) for i, _ in interval.steps) * self.group.size
-        self.watch.steps(epoch, self.state.progress.step, rate, mean, images, interval.waited)
+        self.watch.steps(epoch, self.state.progress.step, len(values), rate, mean, images, interval.waited)
 
     def _stop_at(self, step: int, terms: dict[str, float], indices: np.ndarray) -> NoReturn:
         names = ", ".join(f"{name} {value}" for name, value in terms.items())

@@ -46,6 +46,7 @@ class Watch:
         self._images = 0
         self._train_seconds = 0.0  # without evaluation and saving
         self._epoch_seconds = self._epoch_waited = self._last_epoch_seconds = 0.0
+        self._epoch_terms: list[tuple[int, dict[str, float]]] = []  # (steps, their mean losses)
         self._visualdl = open_visualdl(folder) if visualdl and folder else None
         self._started = self._mark = time.perf_counter()
 
@@ -53,8 +54,10 @@ class Watch:
         """Training goes on after an evaluation or a save, whose time is not the step's."""
         self._mark = time.perf_counter()
 
-    def steps(self, epoch: int, step: int, rate: float, terms: dict[str, float], images: int, waited: float) -> None:
-        """One log interval: mean losses of its steps; `step` is one-based, `epoch` too.
+    def steps(
+        self, epoch: int, step: int, steps: int, rate: float, terms: dict[str, float], images: int, waited: float
+    ) -> None:
+        """One log interval: mean losses of its `steps`; `step`, the last one, is one-based, `epoch` too.
 
         waited: seconds of it in which the network waited for the loader.
         """
@@ -84,11 +87,16 @@ class Watch:
         self._record("train", row)
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix_str(f"epoch {epoch}/{self._epochs}, loss {terms['loss']:.3f}, {speed:.0f} images/s")
+        self._epoch_terms.append((steps, terms))
         if step % self._steps_per_epoch == 0:
-            log.info(f"epoch {epoch}/{self._epochs}  {losses}  {self.images_per_second:.1f} images/s  eta {eta}")
-            self._end_epoch(epoch)
+            self._end_epoch(epoch, eta)
 
-    def _end_epoch(self, epoch: int) -> None:
+    def _end_epoch(self, epoch: int, eta: str) -> None:
+        count = sum(steps for steps, _ in self._epoch_terms)
+        means = {n: sum(k * t[n] for k, t in self._epoch_terms) / count for n in self._epoch_terms[0][1]}
+        losses = ", ".join(f"{name}: {value:.5f}" for name, value in means.items())
+        log.info(f"epoch {epoch}/{self._epochs}  {losses}  {self.images_per_second:.1f} images/s  eta {eta}")
+        self._epoch_terms = []
         self._last_epoch_seconds = self._epoch_seconds
         share = self._epoch_waited / max(self._epoch_seconds, 1e-9)
         to_file.info(f"[Epoch {epoch}] waited for images: {share:.0%}, peak memory: {peak_memory_mib():.0f} MiB")
@@ -155,7 +163,7 @@ def peak_memory_mib() -> float:
 
 
 def metrics_until(path: Path, epoch: int = sys.maxsize, step: int = sys.maxsize) -> list[str]:
-    """The lines of a metrics.jsonl up to evaluation `epoch` and training `step`.
+    """The lines of a metrics.jsonl up to the end of `epoch`, and of the next one's training up to `step`.
 
     Lines that a killed run left torn are dropped.
     """
@@ -163,7 +171,8 @@ def metrics_until(path: Path, epoch: int = sys.maxsize, step: int = sys.maxsize)
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
             row = json.loads(line)
-            if row["step"] <= step if row["kind"] == "train" else row["epoch"] <= epoch:
+            begun = row["kind"] == "train" and row["epoch"] == epoch + 1 and row["step"] <= step
+            if row["epoch"] <= epoch or begun:
                 lines.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             log.warning("A line of %s is not readable and is left out.", path)
