@@ -27,13 +27,14 @@ from paddlex_feat.pipeline import sampler as samplers
 TWO = ("Global.device=cpu:0,1", "Train.batch_size=8")
 
 
-def ours() -> list[int]:
-    """Processes of this program."""
+def ours(output: Path) -> list[int]:
+    """Worker processes of the job that writes into `output`."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if b"paddlex_feat.cli" in (entry / "cmdline").read_bytes():
+                worker = b"paddlex_feat.cli" in (entry / "cmdline").read_bytes()
+                if worker and str(output).encode() in (entry / "environ").read_bytes():
                     found.append(int(entry.name))
             except OSError:
                 continue
@@ -95,7 +96,7 @@ def test_a_workers_error_is_the_jobs_error(small_faces, tmp_path):
     done = train(data, tmp_path / "out", *TWO)
     assert done.returncode == 1 and "bad.jpg" in done.stderr and "worker" in done.stderr
     result = json.loads((tmp_path / "out/train_result.json").read_text())
-    assert result["done_flag"] is False and "bad.jpg" in result["err_msg"] and not ours()
+    assert result["done_flag"] is False and "bad.jpg" in result["err_msg"] and not ours(tmp_path)
 
 
 def start(data: Path, output: Path, *overrides: str) -> subprocess.Popen[str]:
@@ -119,7 +120,7 @@ def test_a_signal_saves_and_names_the_command_that_goes_on(small_faces, tmp_path
     wait_for(tmp_path / "epoch_2", process)
     process.send_signal(signal.SIGTERM)
     message = process.communicate(timeout=60)[1]
-    assert process.returncode == 1 and "Train.resume=auto" in message and not ours()
+    assert process.returncode == 1 and "Train.resume=auto" in message and not ours(tmp_path)
     done = train(small_faces, tmp_path, *TWO, "Train.resume=auto", "Train.epochs_iters=3")
     assert done.returncode == 0, done.stderr
     assert "Resuming after epoch" in done.stderr
@@ -129,10 +130,10 @@ def test_a_signal_saves_and_names_the_command_that_goes_on(small_faces, tmp_path
 def test_a_killed_worker_ends_the_job_with_a_word(small_faces, tmp_path):
     process = start(small_faces, tmp_path, *TWO)
     wait_for(tmp_path / "epoch_1", process)
-    victim = next(p for p in ours() if b"PADDLE_TRAINER_ID=1\0" in Path(f"/proc/{p}/environ").read_bytes())
+    victim = next(p for p in ours(tmp_path) if b"PADDLE_TRAINER_ID=1\0" in Path(f"/proc/{p}/environ").read_bytes())
     os.kill(victim, signal.SIGKILL)
     message = process.communicate(timeout=120)[1]
-    assert process.returncode == 1 and "ended without a word" in message and not ours()
+    assert process.returncode == 1 and "ended without a word" in message and not ours(tmp_path)
     assert (tmp_path / "latest/latest.pdparams").is_file()
 
 
@@ -143,9 +144,9 @@ def test_a_killed_launcher_leaves_no_process_behind(small_faces, tmp_path):
     process.kill()
     process.communicate()
     until = time.monotonic() + 60
-    while ours() and time.monotonic() < until:
+    while ours(tmp_path) and time.monotonic() < until:
         time.sleep(0.5)
-    assert not ours()
+    assert not ours(tmp_path)
 
 
 @pytest.fixture

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +26,7 @@ class Server(http.server.ThreadingHTTPServer):
     breaks = 0  # how many answers end half-way
     etag = '"one"'
     ranges = True
+    slow = False
     page = b""  # served instead of BODY
     log: list[tuple[str, str | None]]
 
@@ -52,6 +56,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.server.etag:
             self.send_header("ETag", self.server.etag)
         self.end_headers()
+        if self.server.slow:
+            self.wfile.write(body[:1000])
+            threading.Event().wait(1.5)
+            first = 1000
         if self.server.breaks:
             self.server.breaks -= 1
             self.wfile.write(body[first : first + (len(body) - first) // 2])
@@ -86,7 +94,7 @@ def begin(server: Server, request: int) -> int:
 
 
 def leftovers(tmp_path) -> list[str]:
-    return sorted(p.name for p in (tmp_path / "cache").rglob("*") if p.is_file())
+    return sorted(p.name for p in (tmp_path / "cache").rglob("*") if p.is_file() and p.name != ".lock")
 
 
 def test_a_file_is_fetched_once_and_redirects_are_followed(server, tmp_path):
@@ -148,6 +156,23 @@ def test_a_server_that_always_breaks_off_or_has_nothing_is_an_error(server):
     with pytest.raises(DownloadError):
         get(server)
     assert len(server.log) == 1 + hub.ATTEMPTS
+
+
+def test_two_processes_that_want_one_file_get_it_once_and_whole(server, tmp_path):
+    server.slow = True
+    url = f"http://127.0.0.1:{server.server_port}/weights.pdparams"
+    code = f"from paddlex_feat import hub; print(len(hub.fetch({url!r}, 'weights', 'x').read_bytes()))"
+    root = Path(__file__).resolve().parent.parent
+    command = [sys.executable, "-c", code]
+    both = [subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [int(p.communicate(timeout=60)[0]) for p in both] == [len(BODY)] * 2
+    assert len(server.log) == 1
+
+
+def test_a_cached_file_is_checked_too(server):
+    assert get(server) == BODY
+    with pytest.raises(DownloadError, match=r"(?i)hash"):
+        get(server, f"weights.pdparams#sha256={'0' * 64}")
 
 
 def test_a_silent_server_is_given_up(tmp_path, monkeypatch):

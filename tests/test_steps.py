@@ -164,14 +164,19 @@ def test_compiling_the_network_changes_nothing_but_speed():
 def test_the_loss_scaler_comes_back_from_a_checkpoint(tmp_path):
     """It switches itself off on a CPU; switched on by hand, its state can be shown to survive."""
     layer = paddle.nn.Linear(2, 2)
-    scalers = [paddle.amp.GradScaler(init_loss_scaling=value) for value in (512.0, 128.0)]
-    for scaler in scalers:
-        scaler._enable, scaler._scale = True, paddle.to_tensor([scaler._init_loss_scaling])
+    settings = {"incr_ratio": 2.0, "decr_ratio": 0.5, "incr_every_n_steps": 2000, "decr_every_n_nan_or_inf": 1}
+    settings |= {"incr_count": 7, "decr_count": 0, "use_dynamic_loss_scaling": True}
+    scalers = []
+    for scale in (512.0, 128.0):
+        scaler = paddle.amp.GradScaler()
+        for name, value in {**settings, "enable": True, "scale": paddle.to_tensor([scale])}.items():
+            setattr(scaler, f"_{name}", value)
+        scalers.append(scaler)
     optimizer = paddle.optimizer.Momentum(0.1, 0.9, layer.parameters())
     checkpoint.write(tmp_path, "x", TrainingState(layer, optimizer, Progress(), scaler=scalers[0]))
     progress = checkpoint.read_progress(tmp_path / "x.pdstates")
     scalers[1].load_state_dict(progress.scaler)
-    assert float(scalers[1].state_dict()["scale"][0]) == 512.0 and progress.scaler["incr_ratio"] == 2.0
+    assert float(scalers[1].state_dict()["scale"][0]) == 512.0 and scalers[1].state_dict()["incr_count"] == 7
 
 
 def test_float32_copies_of_low_precision_weights_keep_their_momentum(tmp_path):

@@ -426,6 +426,47 @@ def test_a_run_is_recorded(run_folder):
     assert record["dataset"]["train"]["images"] == 80 and len(record["dataset"]["query"]["sha256"]) == 64
 
 
+def test_a_run_that_stopped_early_goes_on_if_more_epochs_are_asked_for(small_faces, tmp_path):
+    stuck = ("Train.learning_rate=1e-30", "Train.early_stopping=1", "Train.freeze=[backbone, neck]")
+    assert train(small_faces, tmp_path, *stuck, "Train.epochs_iters=5").returncode == 0
+    assert epochs_in(tmp_path) == [1, 2]
+    again = train(small_faces, tmp_path, *stuck, "Train.epochs_iters=5", "Train.resume=auto")
+    assert again.returncode == 0 and "no better recall1" in again.stderr and epochs_in(tmp_path) == [1, 2]
+    refused = train(
+        small_faces, tmp_path, *stuck, "Train.epochs_iters=5", f"Train.resume_path={tmp_path}/latest/latest.pdparams"
+    )
+    assert refused.returncode == 1 and "Nothing is left" in refused.stderr
+    longer = train(small_faces, tmp_path, *stuck, "Train.epochs_iters=6", "Train.resume=auto")
+    assert longer.returncode == 0 and epochs_in(tmp_path) == [1, 2, 3]
+
+
+def test_a_compiled_training_graph_runs_on_a_cpu(small_faces, tmp_path):
+    done = train(small_faces, tmp_path, "Train.dy2st=True", "Train.epochs_iters=1")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "message"),
+    [
+        ("train", "images/gone.pgm 10", "1 images of train.txt do not exist"),
+        ("query", "images/gone.pgm 210", "query.txt:13"),
+        ("gallery", None, "No query has a gallery image"),
+    ],
+)
+def test_what_a_later_epoch_would_meet_is_said_at_the_start(small_faces, tmp_path, name, line, message):
+    data = tmp_path / "data"
+    shutil.copytree(small_faces, data, symlinks=True)
+    with (data / f"{name}.txt").open("a" if line else "w") as stream:
+        stream.write(f"{line or 'images/s01/01.pgm 999'}\n")
+    done = train(data, tmp_path / "out")
+    assert done.returncode == 1 and message in done.stderr and "epoch 1" not in done.stderr
+
+
+def test_batches_that_starve_the_triplet_loss_are_said(small_faces, tmp_path):
+    done = train(small_faces, tmp_path, "Train.batch_size=4", "Train.epochs_iters=1", "Train.augment.zoom=0.999")
+    assert done.returncode == 0 and "no negatives" in done.stderr
+
+
 def test_mixed_precision_on_a_cpu_is_refused(small_faces, tmp_path):
     done = train(small_faces, tmp_path, "Train.amp=O1")
     assert done.returncode == 1 and "needs a GPU" in done.stderr

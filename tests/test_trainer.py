@@ -1,0 +1,173 @@
+"""The loop and its folder in this process: ends, failures, going back, early stopping."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from networks import TINY_CLIP
+
+paddle = pytest.importorskip("paddle")
+
+from paddlex_feat.errors import EvaluationError, Interrupted, OutputError
+from paddlex_feat.files import hold_lock
+from paddlex_feat.losses.combined import CombinedLoss
+from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
+from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
+from paddlex_feat.models import recognizer
+from paddlex_feat.pipeline.preprocess import Preprocess
+from paddlex_feat.training import checkpoint
+from paddlex_feat.training.checkpoint import Progress, TrainingState
+from paddlex_feat.training.run_folder import RunFolder
+from paddlex_feat.training.step import Step, TrainingNetwork
+from paddlex_feat.training.trainer import Plan, Trainer
+from paddlex_feat.training.watch import Watch, metrics_until
+
+STEPS = 2  # an epoch
+
+
+class NoExport:
+    """An inference directory that nobody reads."""
+
+    def write(self, state, folder: Path) -> None:
+        (folder / "inference.json").write_text("{}")
+
+
+def trainer(root: Path, evaluate, progress: Progress | None = None, **plan) -> Trainer:
+    paddle.seed(1)
+    model = recognizer.build(TINY_CLIP, 3)
+    optimizer = paddle.optimizer.Momentum(0.01, 0.9, model.parameters())
+    state = TrainingState(model, optimizer, progress or Progress())
+    loss = CombinedLoss(LabelSmoothingCrossEntropy(0), TripletAngularMarginLoss(), 1.0, 0.0)
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    folder = RunFolder(root, 9)
+    settings = {"epochs": 3, "log_interval": 1, "eval_interval": 1, "save_interval": 9, "eval_start": False, **plan}
+    whole = Plan(steps_per_epoch=STEPS, learning_rate=0.01, warmup_epochs=0, seed=0, **settings)
+    root.mkdir(exist_ok=True)
+    return Trainer(
+        state=state,
+        step=Step(TrainingNetwork(model, Preprocess(32)), loss, optimizer),
+        batches=lambda epoch, first: [(np.arange(6), images)] * (STEPS - first),
+        labels=np.arange(6) % 3,
+        files=[f"{i}.jpg" for i in range(6)],
+        exporter=NoExport(),
+        evaluate=evaluate,
+        folder=folder,
+        plan=whole,
+        watch=Watch(root, whole.epochs, STEPS),
+    )
+
+
+def metrics(recall: float) -> dict[str, float]:
+    return {"recall1": recall, "recall5": 1.0, "mAP": 0.5}
+
+
+def latest(root: Path) -> Progress:
+    return checkpoint.read_progress(root / "latest/latest.pdstates")
+
+
+@pytest.mark.parametrize("recalls", [[0.5, 0.4], [0.5, 0.6]])
+def test_a_signal_during_an_evaluation_loses_nothing(tmp_path, recalls):
+    """With or without a better model in that epoch, and no checkpoint due: what the message says is true."""
+    left = list(recalls)
+
+    def evaluate(_):
+        if len(left) == 1:
+            own.stop.made = True
+        return metrics(left.pop(0))
+
+    own = trainer(tmp_path, evaluate)
+    with pytest.raises(Interrupted, match="latest"):
+        own.fit()
+    assert latest(tmp_path).step == 2 * STEPS and latest(tmp_path).epoch == 2
+    assert latest(tmp_path).best == max(recalls)
+
+
+@pytest.mark.parametrize("log_interval", [1, 1000])
+def test_a_signal_is_heard_at_the_next_step_whatever_the_log_interval(tmp_path, log_interval):
+    own = trainer(tmp_path, lambda _: metrics(0.5), log_interval=log_interval)
+    own.stop.made = True
+    with pytest.raises(Interrupted):
+        own.fit()
+    assert latest(tmp_path).step == 1 and latest(tmp_path).step_in_epoch == 1
+
+
+def test_a_failed_evaluation_keeps_what_was_trained_and_comes_first_when_resumed(tmp_path):
+    def fail(_):
+        raise EvaluationError("no match")
+
+    with pytest.raises(EvaluationError):
+        trainer(tmp_path, fail).fit()
+    saved = latest(tmp_path)
+    assert (saved.epoch, saved.step, saved.step_in_epoch) == (0, STEPS, STEPS)
+    seen = []
+    again = trainer(tmp_path, lambda _: seen.append(again.state.progress.step) or metrics(0.5), saved)
+    again.fit()
+    assert seen == [STEPS, 2 * STEPS, 3 * STEPS]
+
+
+def test_early_stopping_counts_ties_as_no_gain(tmp_path):
+    own = trainer(tmp_path, lambda _: metrics(0.5), epochs=9, early_stopping=2)
+    own.fit()
+    assert own.state.progress.epoch == 3 and own.state.progress.best_epoch == 3  # the newest of equals is kept
+    assert latest(tmp_path).stale == 2 and (tmp_path / "epoch_3").is_dir()
+
+
+def state_at(epoch: int, best_epoch: int) -> TrainingState:
+    layer = paddle.nn.Linear(2, 2)
+    progress = Progress(epoch=epoch, step=10 * epoch, best=best_epoch / 10, best_epoch=best_epoch, score=epoch / 10)
+    return TrainingState(layer, paddle.optimizer.Momentum(0.1, 0.9, layer.parameters()), progress)
+
+
+def test_going_back_sets_everything_later_aside_the_best_model_too(tmp_path):
+    folder = RunFolder(tmp_path, 9)
+    folder.save(["best_model", "latest", "epoch_1"], state_at(1, 1), None)
+    folder.save(["best_model", "latest"], state_at(3, 3), None)
+    bytes_of_3 = (tmp_path / "best_model/best_model.pdparams").read_bytes()
+    source = tmp_path / "epoch_1/epoch_1.pdparams"
+    progress = checkpoint.read_progress(source.with_suffix(".pdstates"))
+    RunFolder(tmp_path, 9).take_up(source, progress)
+    for name in ("best_model", "latest"):
+        assert (tmp_path / "previous_1" / name / f"{name}.pdparams").read_bytes() == bytes_of_3
+    assert checkpoint.read_progress(tmp_path / "best_model/best_model.pdstates").epoch == 1  # of epoch_1
+    assert progress.best == 0.1 and not (tmp_path / "latest").exists()
+
+
+def test_a_best_model_made_just_before_the_kill_is_made_again(tmp_path):
+    """best_model of epoch 3 was written, latest was not: the score to beat stays that of epoch 1."""
+    folder = RunFolder(tmp_path, 9)
+    folder.save(["best_model", "latest"], state_at(1, 1), None)
+    folder.save(["best_model"], state_at(3, 3), None)
+    progress = latest(tmp_path)
+    RunFolder(tmp_path, 9).take_up(tmp_path / "latest/latest.pdparams", progress)
+    assert (progress.best, progress.best_epoch) == (0.1, 1) and not (tmp_path / "previous_1").exists()
+
+
+def test_metrics_are_cut_where_the_resumed_state_stands(tmp_path):
+    rows = []
+    for epoch in (1, 2, 3):
+        rows += [("train", epoch, 2 * epoch - 1), ("train", epoch, 2 * epoch), ("eval", epoch, 2 * epoch)]
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(f'{{"kind": "{k}", "epoch": {e}, "step": {s}}}\n' for k, e, s in rows))
+    assert len(metrics_until(path, 1, 3)) == 4  # epoch 1 whole, and one step of epoch 2
+    assert len(metrics_until(path, 2, 4)) == 6 and len(metrics_until(path, 1, 2)) == 3
+    assert len(metrics_until(path, 1, 99)) == 5  # steps counted otherwise, before the batch size changed
+    assert len(metrics_until(path)) == 9
+
+
+def test_a_second_run_is_kept_out_of_the_folder_and_a_dead_one_is_not_waited_for(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from paddlex_feat.files import hold_lock\n"
+        "lock = hold_lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+    )
+    root = Path(__file__).resolve().parent.parent
+    holder = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, cwd=root)
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(OutputError, match=f"process {holder.pid}"):
+        hold_lock(tmp_path)
+    holder.kill()
+    holder.communicate()
+    hold_lock(tmp_path).close()
