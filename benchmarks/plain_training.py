@@ -64,7 +64,7 @@ class Images(paddle.io.Dataset):
         image = image[top : top + self.size, left : left + self.size]
         if np.random.random() < 0.5:
             height, width = image.shape[:2]
-            matrix = cv2.getRotationMatrix2D((width / 2, height / 2), np.random.uniform(-90, 90), 1)
+            matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), np.random.uniform(-90, 90), 1)
             image = cv2.warpAffine(image, matrix, (width, height))
         return cv2.resize(image, (self.size, self.size))
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from paddlex_feat.errors import OutputError
 
@@ -73,32 +73,30 @@ def write_json(path: Path, value: Any, indent: int = 2, ensure_ascii: bool = Fal
     write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
-def hold_lock(folder: Path) -> IO[str]:
-    """Keep other processes from writing a run into `folder` for as long as the returned file is open.
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from a run in the same folder. One that dies gives its lock up.
 
-    A process that dies gives it up. Raises OutputError naming the process that holds it.
+    Raises OutputError if another process holds it. The folder itself is locked: no file is left.
     """
-    path = folder / ".lock"
-    with output_errors(path):
+    with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = path.open("a+")
+        handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        lock.seek(0)
-        holder = lock.read().strip()
-        lock.close()
+        os.close(handle)
         raise OutputError(
-            f"Another run writes into this folder: process {holder or 'unknown'}.",
+            "Another run writes into this folder.",
             where=str(folder),
             fix="Wait until it has ended, or choose another folder with -o Global.output=DIR.",
         ) from None
-    except OSError:
-        log.warning("%s knows no locks: nothing keeps a second run out.", folder)  # some network file systems
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
-    return lock
+    except OSError:  # some network file systems
+        log.warning("%s knows no locks: nothing keeps a second run out.", folder)
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def read_result(path: Path) -> dict[str, Any]:

@@ -54,6 +54,22 @@ def test_paddleclas_weights_give_the_same_features_here_in_both_modes(exchange):
     assert np.abs(theirs["eval"]).max() > 0.1 and np.abs(theirs["train"] - theirs["eval"]).max() > 0.1
 
 
+def test_every_gradient_of_the_network_is_paddleclass(exchange):
+    """Through all layers, BatchNorm in training mode and dropout included."""
+    folder, images, theirs = exchange
+    model = recognizer.build(SPECS[NAME], 5)
+    weights.load(model, folder / "theirs.pdparams")
+    model.train()
+    paddle.seed(12)  # the same dropout mask
+    features = model(paddle.to_tensor(images))
+    ((features**2).mean() + (model.logits(features) ** 2).mean()).backward()
+    own = {f"grad:{n}": p.grad.numpy() for n, p in model.named_parameters() if p.grad is not None}
+    expected = {n: theirs[n] for n in theirs.files if n.startswith("grad:")}
+    assert set(own) == set(expected) and len(own) > 150
+    for name, value in expected.items():
+        assert np.abs(own[name] - value).max() <= 1e-5 * max(1, np.abs(value).max()), name
+
+
 def test_our_weights_give_the_same_features_in_paddleclas(exchange):
     folder, images, theirs = exchange
     model = recognizer.build(SPECS[NAME], 5)

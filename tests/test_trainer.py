@@ -13,7 +13,7 @@ from networks import TINY_CLIP
 paddle = pytest.importorskip("paddle")
 
 from paddlex_feat.errors import EvaluationError, Interrupted, OutputError
-from paddlex_feat.files import hold_lock
+from paddlex_feat.files import locked
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
@@ -160,14 +160,15 @@ def test_metrics_are_cut_where_the_resumed_state_stands(tmp_path):
 
 def test_a_second_run_is_kept_out_of_the_folder_and_a_dead_one_is_not_waited_for(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from paddlex_feat.files import hold_lock\n"
-        "lock = hold_lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from paddlex_feat.files import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     root = Path(__file__).resolve().parent.parent
     holder = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, cwd=root)
     assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(OutputError, match=f"process {holder.pid}"):
-        hold_lock(tmp_path)
+    with pytest.raises(OutputError, match="Another run"), locked(tmp_path):
+        pass
     holder.kill()
     holder.communicate()
-    hold_lock(tmp_path).close()
+    with locked(tmp_path):
+        assert not list(tmp_path.iterdir())

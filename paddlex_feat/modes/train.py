@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ import numpy as np
 from paddlex_feat import launch, logs
 from paddlex_feat.config import load as config_load
 from paddlex_feat.config.schema import Config
-from paddlex_feat.files import hold_lock, read_result, write_json, write_keeping
+from paddlex_feat.files import locked, read_result, write_json, write_keeping
 from paddlex_feat.group import Group
 from paddlex_feat.modes.common import comparison_images, network_spec, preprocess_of
 from paddlex_feat.modes.train_data import Data, Place, batches_of, read_data
@@ -40,13 +42,16 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     threads = config.Global.threads or (share if group.size > 1 else 0)
     # A compiled training graph would take the flag for itself, and Paddle 3.3 crashes in oneDNN's gradients.
     onednn = on_cpu and config.Train.onednn_conv and not config.Train.dy2st
+    if config.Train.dy2st and on_cpu:
+        os.environ["FLAGS_use_mkldnn"] = "0"
     prepare_paddle(threads, onednn, config.Train.deterministic)
     device = resolve_device(config.Global.device)
     if group.size > 1 and device.startswith("gpu"):  # launch shows a machine's processes the chosen devices only
         device = f"gpu:{group.local_rank}"
     place = Place(select_device(device), threads, config.Train.num_workers or share, group)
     group.join()
-    return _train(config, output, data, place)
+    with contextlib.nullcontext() if group.rank else locked(output):
+        return _train(config, output, data, place)
 
 
 def _launch(config: Config, output: Path) -> dict[str, Any]:
@@ -68,7 +73,6 @@ def _train(config: Config, output: Path, data: Data, place: Place) -> dict[str, 
     from paddlex_feat.training.run_folder import RunFolder
 
     name = config.Global.model
-    lock = hold_lock(output) if place.group.rank == 0 else None
     folder = RunFolder(output, config.Train.keep_last)
     start = parts.resume_from(config, folder, place.group)
     state, still = parts.build_state(config, data.num_classes, data.classes, start, place)
@@ -82,10 +86,7 @@ def _train(config: Config, output: Path, data: Data, place: Place) -> dict[str, 
     trainer = parts.build_trainer(config, state, still, exporter, folder, data, place, batches)
     _say_what(config, data, place, trainer)
     trainer.fit()
-    result = _finish(config, folder, trainer, exporter, data, place)
-    if lock is not None:
-        lock.close()
-    return result
+    return _finish(config, folder, trainer, exporter, data, place)
 
 
 def _finish(

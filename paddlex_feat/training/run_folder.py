@@ -78,11 +78,12 @@ class RunFolder:
         best = self._best_of(source, progress)
         rows = metrics_until(source / METRICS, progress.epoch, progress.step)
         own = source == self.root.resolve()
-        replayed = own and parameters.parent.name == LATEST and self._step_of(BEST) > progress.step
+        here = (progress.epoch, progress.step_in_epoch)
+        replayed = own and parameters.parent.name == LATEST and self._position(BEST) > here
         if own:
             self._tidy()
             later = [path for epoch, path in self._epochs().items() if epoch > progress.epoch]
-            later += [self.root / n for n in (BEST, LATEST) if self._step_of(n) > progress.step and not replayed]
+            later += [self.root / n for n in (BEST, LATEST) if self._position(n) > here and not replayed]
             if later:
                 self._set_aside([*later, *(self.root / n for n in (METRICS,) if (self.root / n).exists())])
         else:
@@ -98,17 +99,20 @@ class RunFolder:
         if rows:
             write_text(self.root / METRICS, "".join(rows))
 
-    def _step_of(self, name: str) -> int:
-        """The step at which a checkpoint was made, -1 if there is none."""
+    def _position(self, name: str) -> tuple[int, int]:
+        """Completed epochs, and steps of the next one, at which a checkpoint was made; (-1, 0) if there is none."""
         recover_folder(self.root / name)
         states = self.root / name / f"{name}.pdstates"
-        return checkpoint.read_progress(states).step if states.is_file() else -1
+        if not states.is_file():
+            return -1, 0
+        progress = checkpoint.read_progress(states)
+        return progress.epoch, progress.step_in_epoch
 
     def complete(self, progress: Progress, interval: int, last: int) -> None:
         """Give `latest` the name epoch_N too, if it is due and the run was killed before it could."""
         epoch = progress.epoch
         due = epoch and not progress.step_in_epoch and (epoch % interval == 0 or epoch == last)
-        if due and epoch not in self.scores and self._step_of(LATEST) == progress.step:
+        if due and epoch not in self.scores and self._position(LATEST) == (epoch, 0):
             self._copy(self.root / LATEST, epoch_name(epoch))
             self.scores[epoch] = progress.score
 

@@ -6,6 +6,7 @@ Reads FOLDER/images.npy and FOLDER/ours.pdparams. Writes FOLDER/theirs.pdparams,
 PaddleClas's own network after a few batches in training mode, and FOLDER/theirs.npz:
     eval, train      its features with its own weights, in both modes
     loaded           its features in evaluation mode with our weights
+    grad:<name>      gradient of mean(features^2) + mean(logits^2) in training mode
     undecayed        names of the parameters that carry a zero weight decay of their own
 """
 
@@ -51,16 +52,19 @@ def main(folder: Path) -> None:
     for batch in paddle.split(images, 2):  # BatchNorm statistics that are not the initial ones
         model(batch)
     paddle.save(model.state_dict(), str(folder / "theirs.pdparams"))
+    paddle.seed(12)  # of the dropout mask
+    output = model(images, paddle.arange(len(images)) % 5)
+    train = output["features"].numpy()
+    ((output["features"] ** 2).mean() + (output["logits"] ** 2).mean()).backward()
+    gradients = {f"grad:{n}": p.grad.numpy() for n, p in model.named_parameters() if p.grad is not None}
     with paddle.no_grad():
-        paddle.seed(12)  # of the dropout mask
-        train = model(images)["features"].numpy()
         model.set_state_dict(paddle.load(str(folder / "theirs.pdparams")))  # the statistics moved
         model.eval()
         evaluation = model(images)["features"].numpy()
         model.set_state_dict(paddle.load(str(folder / "ours.pdparams")))
         loaded = model(images)["features"].numpy()
     undecayed = [n for n, p in model.named_parameters() if str(p.regularizer).endswith("coeff=0.000000")]
-    np.savez(folder / "theirs.npz", eval=evaluation, train=train, loaded=loaded, undecayed=undecayed)
+    np.savez(folder / "theirs.npz", eval=evaluation, train=train, loaded=loaded, undecayed=undecayed, **gradients)
 
 
 if __name__ == "__main__":
