@@ -173,7 +173,7 @@ def test_the_loss_scaler_comes_back_from_a_checkpoint(tmp_path):
             setattr(scaler, f"_{name}", value)
         scalers.append(scaler)
     optimizer = paddle.optimizer.Momentum(0.1, 0.9, layer.parameters())
-    checkpoint.write(tmp_path, "x", TrainingState(layer, optimizer, Progress(), scaler=scalers[0]))
+    checkpoint.snapshot(TrainingState(layer, optimizer, Progress(), scaler=scalers[0])).write(tmp_path, "x")
     progress = checkpoint.read_progress(tmp_path / "x.pdstates")
     scalers[1].load_state_dict(progress.scaler)
     assert float(scalers[1].state_dict()["scale"][0]) == 512.0 and scalers[1].state_dict()["incr_count"] == 7
@@ -202,7 +202,7 @@ def test_float32_copies_of_low_precision_weights_keep_their_momentum(tmp_path):
     assert all(v.dtype == np.float32 for v in exact.values())
     for holder in first.optimizer._accumulators["velocity"].values():
         holder.set_value(np.full(holder.shape, 0.5, "float32"))
-    checkpoint.write(tmp_path, "x", first)
+    checkpoint.snapshot(first).write(tmp_path, "x")
     assert set(weights.read(tmp_path / "x.pdopt")) == {"weight:velocity_0", "bias:velocity_0"}
     again = low(tmp_path / "x.pdparams")
     for name, value in again.raw_weights().items():

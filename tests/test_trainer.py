@@ -17,7 +17,7 @@ from paddlex_feat.files import locked
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
-from paddlex_feat.models import recognizer
+from paddlex_feat.models import recognizer, weights
 from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, TrainingState
@@ -126,6 +126,7 @@ def test_going_back_sets_everything_later_aside_the_best_model_too(tmp_path):
     folder = RunFolder(tmp_path, 9)
     folder.save(["best_model", "latest", "epoch_1"], state_at(1, 1), None)
     folder.save(["best_model", "latest"], state_at(3, 3), None)
+    folder.finish()
     bytes_of_3 = (tmp_path / "best_model/best_model.pdparams").read_bytes()
     source = tmp_path / "epoch_1/epoch_1.pdparams"
     progress = checkpoint.read_progress(source.with_suffix(".pdstates"))
@@ -141,6 +142,7 @@ def test_a_best_model_made_just_before_the_kill_is_made_again(tmp_path):
     folder = RunFolder(tmp_path, 9)
     folder.save(["best_model", "latest"], state_at(1, 1), None)
     folder.save(["best_model"], state_at(3, 3), None)
+    folder.finish()
     progress = latest(tmp_path)
     RunFolder(tmp_path, 9).take_up(tmp_path / "latest/latest.pdparams", progress)
     assert (progress.best, progress.best_epoch) == (0.1, 1) and not (tmp_path / "previous_1").exists()
@@ -172,3 +174,29 @@ def test_a_second_run_is_kept_out_of_the_folder_and_a_dead_one_is_not_waited_for
     holder.communicate()
     with locked(tmp_path):
         assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error_not_a_silence(tmp_path, monkeypatch):
+    """The disk fills up while a thread writes: the next save, or the end of the run, says so."""
+    folder = RunFolder(tmp_path, 9)
+
+    def full(*_):
+        raise OSError(28, "No space left on device", str(tmp_path / "x"))
+
+    monkeypatch.setattr("paddlex_feat.models.weights._PlainPickler.dump", full)
+    folder.save(["latest"], state_at(1, 1), None)
+    with pytest.raises(OutputError, match="No space left"):
+        folder.finish()
+    assert not (tmp_path / "latest").exists()
+
+
+def test_a_checkpoint_holds_the_moment_at_which_it_was_asked_for(tmp_path):
+    """Weights that change while it is written do not get into it."""
+    folder, state = RunFolder(tmp_path, 9), state_at(1, 1)
+    before = state.model.weight.numpy().copy()
+    folder.save(["latest"], state, None)
+    state.model.weight.set_value(np.full((2, 2), 7, np.float32))
+    state.progress.epoch = 5
+    folder.finish()
+    assert np.array_equal(weights.read(tmp_path / "latest/latest.pdparams")["weight"], before)
+    assert latest(tmp_path).epoch == 1

@@ -263,6 +263,7 @@ def test_keep_last(tmp_path):
     for epoch in (1, 2, 3, 4):
         state = state_of(layer, epoch=epoch, score=epoch / 10)
         folder.save(["latest", f"epoch_{epoch}"], state, tmp_path / "inference")
+    folder.finish()
     assert sorted(p.name for p in root.iterdir()) == ["epoch_3", "epoch_4", "latest"]
     assert folder.result("m", 0.4)["models"]["last_2"]["score"] == 0.3
     twins = [root / n / f"{n}.pdparams" for n in ("latest", "epoch_4")]
@@ -275,7 +276,9 @@ def test_momentum_survives_in_another_process_order(tmp_path):
     state = state_of(layer, epoch=1, step=1)
     (layer(paddle.ones([1, 3])) ** 2).sum().backward()
     state.optimizer.step()
-    RunFolder(tmp_path, 1).save(["best_model"], state, None)
+    folder = RunFolder(tmp_path, 1)
+    folder.save(["best_model"], state, None)
+    folder.finish()
     paddle.nn.Linear(4, 4)  # shifts the numbers
     other = paddle.nn.Linear(3, 2)
     again = state_of(other)
@@ -293,7 +296,7 @@ def test_momentum_survives_in_another_process_order(tmp_path):
 @pytest.mark.parametrize("momentum", [{}, {"weight:velocity_0": np.zeros(3, "float32")}, {"x:velocity_0": np.zeros(1)}])
 def test_momentum_that_does_not_fit_is_an_error(tmp_path, momentum):
     state = state_of(paddle.nn.Linear(2, 2), epoch=1, step=1)
-    checkpoint.write(tmp_path, "x", state)
+    checkpoint.snapshot(state).write(tmp_path, "x")
     weights.write(tmp_path / "x.pdopt", momentum)
     with pytest.raises(WeightsError, match=r"x\.pdopt"):
         checkpoint.resume_momentum(tmp_path / "x.pdparams", state)
@@ -309,7 +312,7 @@ def test_weights_of_another_program_cannot_be_resumed(tmp_path):
 def test_a_state_of_the_first_version_can_be_resumed(tmp_path):
     """Its progress had six fields."""
     layer = paddle.nn.Linear(2, 2)
-    checkpoint.write(tmp_path, "x", state_of(layer))
+    checkpoint.snapshot(state_of(layer)).write(tmp_path, "x")
     old = {"epoch": 2, "step": 10, "best": 0.5, "best_epoch": 1, "score": None, "classes": [4, 7]}
     weights.write(tmp_path / "x.pdstates", old)
     assert checkpoint.read_progress(tmp_path / "x.pdstates").classes == [4, 7]
@@ -321,7 +324,7 @@ def test_the_moving_average_is_saved_and_comes_back(tmp_path):
     state.ema, again.ema = (Ema(n.state_dict(), 0.9) for n in (layer, other))
     layer.weight.set_value(np.ones((2, 2), "float32"))
     state.ema.update(layer.state_dict(), 1)
-    checkpoint.write(tmp_path, "x", state)
+    checkpoint.snapshot(state).write(tmp_path, "x")
     checkpoint.resume(tmp_path / "x.pdparams", again)
     assert np.array_equal(other.weight.numpy(), np.ones((2, 2)))
     assert np.array_equal(again.ema.state["weight"].numpy(), state.ema.state["weight"].numpy())

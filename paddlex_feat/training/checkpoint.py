@@ -117,18 +117,33 @@ def _momentum_by_name(model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimi
     return {k: named[k] for k in sorted(named)}
 
 
-def write(folder: Path, name: str, state: TrainingState) -> None:
-    """Write `name`.pdparams, .pdopt, .pdstates, .info.json and, with a moving average, .pdema into `folder`."""
-    progress = state.progress
+@dataclass(frozen=True)
+class Snapshot:
+    """A state at one moment, in memory of its own: what goes into each file, by suffix, and the progress."""
+
+    tensors: dict[str, dict[str, np.ndarray]]
+    progress: dict[str, Any]
+
+    def write(self, folder: Path, name: str) -> None:
+        """Write `name`.pdparams, .pdopt, .pdstates, .info.json and, with a moving average, .pdema into `folder`."""
+        for suffix, tensors in self.tensors.items():
+            weights.write(folder / f"{name}.{suffix}", tensors)
+        weights.write(folder / f"{name}.pdstates", self.progress)
+        info = {"metric": self.progress["score"], "epoch": self.progress["epoch"]}
+        write_json(folder / f"{name}.info.json", info)
+
+
+def snapshot(state: TrainingState) -> Snapshot:
+    """Copy a state off its device, so that training can go on while it is written."""
     if state.scaler is not None:
         scaler = state.scaler.state_dict()
-        progress.scaler = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in scaler.items()}
-    weights.write(folder / f"{name}.pdparams", state.weights())
+        state.progress.scaler = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in scaler.items()}
+    parts = {"pdparams": state.weights(), "pdopt": _momentum_by_name(state.model, state.optimizer)}
     if state.ema:
-        weights.write(folder / f"{name}.pdema", state.raw_weights())
-    weights.write(folder / f"{name}.pdopt", _momentum_by_name(state.model, state.optimizer))
-    weights.write(folder / f"{name}.pdstates", asdict(progress))
-    write_json(folder / f"{name}.info.json", {"metric": progress.score, "epoch": progress.epoch})
+        parts["pdema"] = state.raw_weights()
+    # Tensor.numpy() copies.
+    copies = {suffix: {n: t.numpy() for n, t in tensors.items()} for suffix, tensors in parts.items()}
+    return Snapshot(copies, asdict(state.progress))
 
 
 def read_progress(path: Path) -> Progress:

@@ -12,14 +12,16 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+import tempfile
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from paddlex_feat import logs
 from paddlex_feat.files import atomic_folder, link_or_copy, output_errors, recover_folder, write_bytes, write_text
 from paddlex_feat.training import checkpoint
-from paddlex_feat.training.checkpoint import Progress, TrainingState
+from paddlex_feat.training.checkpoint import Progress, Snapshot, TrainingState
 from paddlex_feat.training.watch import CURVES, METRICS, metrics_until
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,8 @@ class RunFolder:
         self.root = root
         self._keep_last = keep_last
         self.scores: dict[int, float | None] = {}  # of the epoch_N that exist, by N
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
 
     def latest(self) -> Path | None:
         """The newest state that a run left here, if any: the .pdparams file to resume from."""
@@ -161,19 +165,35 @@ class RunFolder:
     def save(self, names: Sequence[str], state: TrainingState, inference: Path | None) -> None:
         """Write one checkpoint under several names, with the files of the folder `inference`.
 
-        Afterwards at most `keep_last` of the epoch_N are left.
+        A thread writes while training goes on; `finish` waits for it. Afterwards at most `keep_last`
+        of the epoch_N are left. Raises OutputError, also for a checkpoint that was being written.
         """
+        self.finish()
+        staged = None
+        if inference is not None:  # the caller's folder may be gone before the thread comes to it
+            staged = Path(tempfile.mkdtemp(prefix=EXPORTED, dir=self.root))
+            for file in inference.iterdir():
+                link_or_copy(file, staged / file.name)
+        self._pending = self._writer.submit(self._write, names, checkpoint.snapshot(state), staged)
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is written. Raises OutputError if it cannot be."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _write(self, names: Sequence[str], snapshot: Snapshot, inference: Path | None) -> None:
         first, *others = names
         with atomic_folder(self.root / first) as folder:
-            checkpoint.write(folder, first, state)
+            snapshot.write(folder, first)
             if inference is not None:
-                (folder / "inference").mkdir()
-                for file in inference.iterdir():
-                    link_or_copy(file, folder / "inference" / file.name)
+                inference.rename(folder / "inference")
+                (folder / "inference").chmod(folder.stat().st_mode & 0o777)
         for name in others:
             self._copy(self.root / first, name)
-        if epoch_name(state.progress.epoch) in names:
-            self.scores[state.progress.epoch] = state.progress.score
+        epoch = snapshot.progress["epoch"]
+        if epoch_name(epoch) in names:
+            self.scores[epoch] = snapshot.progress["score"]
         for epoch in sorted(self.scores)[: -self._keep_last]:
             shutil.rmtree(self.root / epoch_name(epoch), ignore_errors=True)
             del self.scores[epoch]

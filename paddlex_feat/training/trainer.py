@@ -137,6 +137,7 @@ class Trainer:
                     progress.epoch, progress.step_in_epoch, progress.score = progress.epoch + 1, 0, None
                     self._after_epoch(progress.epoch)
                     self._end_if_asked()
+                self.folder.finish()
         finally:
             self.watch.close()
 
@@ -169,6 +170,7 @@ class Trainer:
             if progress.step:
                 progress.epoch, progress.step_in_epoch = progress.epoch - 1, self.plan.steps_per_epoch
                 self._save([LATEST])
+                self.folder.finish()
             raise
         shared = self.group.from_first(np.array([own[name] for name in METRICS], np.float64))
         return dict(zip(METRICS, shared.tolist(), strict=True))
@@ -270,6 +272,7 @@ class Trainer:
         progress = self.state.progress
         if self._saved_step != progress.step:
             self._save([LATEST])
+        self.folder.finish()
         raise Interrupted(
             f"Interrupted in epoch {progress.epoch + 1} of {self.plan.epochs}, after step {progress.step}; "
             f"everything is saved in {self.folder.root / LATEST}.",
