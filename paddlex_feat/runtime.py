@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 from paddlex_feat.errors import DependencyError, DeviceError
 
@@ -33,6 +34,17 @@ def cpu_count() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def memory_limit() -> int:
+    """Bytes that this process can take at most: the machine's memory, or its control group's limit.
+
+    Not what is free just now: what depends on it must be the same in every run on a machine.
+    """
+    limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # no limit, or an older kind of control group
+        limit = min(limit, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return limit
 
 
 def cpu_threads(threads: int) -> int:

@@ -248,6 +248,18 @@ def test_onednn_convolutions_keep_names_outputs_and_gradients(images):
             assert float((a.grad - b.grad).abs().max()) <= 2e-3 * scale + 1e-6, name
 
 
+def test_onednn_convolutions_are_left_out_where_they_would_not_fit(caplog):
+    """61 MB of inputs and outputs an image at 224 px, held four and a half times over."""
+    model = recognizer.build(SPECS[NAME], 5)
+    before = {n: t.numpy().copy() for n, t in model.state_dict().items()}
+    needed = cpu_conv.memory_needed(model, 128, 224)
+    assert 34e9 < needed < 36e9 and needed == 128 * cpu_conv.memory_needed(model, 1, 224)
+    assert model.training and all(np.array_equal(before[n], t.numpy()) for n, t in model.state_dict().items())
+    with caplog.at_level("WARNING", "paddlex_feat"):
+        assert not cpu_conv.accelerate(model, 128, 224, memory=20 * 10**9)
+    assert "about 35 GB" in caplog.text and "forward" not in vars(model.backbone.last_conv)
+
+
 def test_onednn_convolutions_are_left_out_without_the_flag(monkeypatch):
     monkeypatch.setenv("FLAGS_use_mkldnn", "0")
     assert not cpu_conv.accelerate(recognizer.build(SPECS[NAME], 2))

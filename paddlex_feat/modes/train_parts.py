@@ -22,6 +22,7 @@ from paddlex_feat.models.backbones import PADDLECLAS
 from paddlex_feat.modes.common import network_spec, preprocess_of
 from paddlex_feat.modes.train_data import Data, Place
 from paddlex_feat.retrieval.evaluator import Evaluator
+from paddlex_feat.runtime import memory_limit
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, TrainingState
 from paddlex_feat.training.ema import Ema
@@ -189,7 +190,8 @@ def _step(config: Config, state: TrainingState, place: Place) -> Step:
     if settings.autotune and not on_cpu:
         paddle.incubate.autotune.set_config({"kernel": {"enable": True}, "layout": {"enable": True}})
     if on_cpu and settings.onednn_conv and not settings.dy2st:
-        cpu_conv.accelerate(state.model)
+        share = memory_limit() * 9 // 10 // place.group.local_size
+        cpu_conv.accelerate(state.model, settings.batch_size, settings.input_size, share)
     step = Step(
         TrainingNetwork(state.model, preprocess_of(config), precision.on),
         _criterion(settings.loss),

@@ -171,6 +171,7 @@ class RunFolder:
         self.finish()
         staged = None
         if inference is not None:  # the caller's folder may be gone before the thread comes to it
+            self.root.mkdir(parents=True, exist_ok=True)
             staged = Path(tempfile.mkdtemp(prefix=EXPORTED, dir=self.root))
             for file in inference.iterdir():
                 link_or_copy(file, staged / file.name)
