@@ -19,7 +19,8 @@ sys.path.insert(0, sys.argv[1])
 from paddleclas.ppcls.arch import backbone as zoo
 
 from paddlex_feat.errors import ConfigError
-from paddlex_feat.models.spec import NetworkSpec, build
+from paddlex_feat.models.recognizer import build
+from paddlex_feat.models.spec import NetworkSpec
 
 folder = Path(sys.argv[2])
 images = paddle.to_tensor(np.load(folder / "images.npy"))
