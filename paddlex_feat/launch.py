@@ -77,7 +77,7 @@ def run(configuration: str, output: Path, device: str, machines: str | None, por
         try:
             code = _watch(command, _environment(device, machines, log_start), folder)
         finally:
-            for file in (*folder.glob("workerlog.*"), folder / "launch.log"):
+            for file in (*folder.glob("workerlog.*"), *folder.glob("launch.log")):
                 shutil.copy(file, logs)
     failures = _failures(logs)
     if code or failures:
