@@ -11,14 +11,16 @@ from paddlex_feat.dataset.records import ImageList
 from paddlex_feat.group import Group
 from paddlex_feat.inference.engine import FeatureExtractor
 from paddlex_feat.retrieval.embed import embed
-from paddlex_feat.retrieval.metrics import RetrievalMetrics, retrieval_metrics
+from paddlex_feat.retrieval.metrics import RetrievalMetrics, metrics_of
+from paddlex_feat.retrieval.ranking import Ranking, rank
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics with the features they come from: float32 [Q, D] and [G, D], unit rows."""
+    """Metrics with the ranking and the features they come from: float32 [Q, D] and [G, D], unit rows."""
 
     metrics: RetrievalMetrics
+    ranking: Ranking
     query: np.ndarray
     gallery: np.ndarray
 
@@ -72,7 +74,7 @@ class Evaluator:
             )
             for name in ("gallery", "query")
         }
-        metrics = retrieval_metrics(
+        ranking = rank(
             features["query"], self._lists["query"].labels, features["gallery"], self._lists["gallery"].labels
         )
-        return Evaluation(metrics, features["query"], features["gallery"])
+        return Evaluation(metrics_of(ranking), ranking, features["query"], features["gallery"])

@@ -51,7 +51,7 @@ def draw_retrieval(evaluation: Evaluation, query: ImageList, gallery: ImageList,
     """Write a PNG of `count` queries, each with its five nearest gallery images by cosine similarity."""
     from matplotlib.figure import Figure
 
-    shown = choose_queries(evaluation.metrics.first_match, query.labels, count)
+    shown = choose_queries(evaluation.ranking.first_match, query.labels, count)
     columns = min(NEIGHBOURS, len(gallery))
     rows = -(-len(shown) // BLOCKS)
     figure = Figure(figsize=(BLOCKS * 1.12 * (columns + 1) + 0.6, 1.5 * rows + 0.5), layout="constrained")
