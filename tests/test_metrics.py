@@ -1,4 +1,4 @@
-"""Retrieval metrics against brute force in float64."""
+"""Ranks and retrieval metrics against brute force in float64."""
 
 from __future__ import annotations
 
@@ -8,79 +8,182 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paddlex_feat.errors import EvaluationError
-from paddlex_feat.retrieval import metrics as module
-from paddlex_feat.retrieval.metrics import match_ranks, retrieval_metrics
+from paddlex_feat.retrieval import comparison, ranking, standing
+from paddlex_feat.retrieval.metrics import metrics_of, retrieval_metrics
 from paddlex_feat.retrieval.picture import choose_queries
+from paddlex_feat.retrieval.products import Features, error_bound
+from paddlex_feat.retrieval.ranking import rank
 
 
-def brute_force(query, query_labels, gallery, gallery_labels, ks):
+def brute_force(query, query_labels, gallery, gallery_labels, own=(), ks=(1, 3, 5)):
     """Sort every row, ties against us, and walk down the list."""
-    hits, precisions = {k: [] for k in ks}, []
-    for q, label in zip(query.astype(np.float64), query_labels, strict=True):
-        if label not in gallery_labels:
-            continue
+    hits, ap, ap_at_r, rr, firsts, nearest = {k: [] for k in ks}, [], [], [], [], []
+    left_out = {tuple(pair) for pair in np.asarray(own).tolist()}
+    for i, (q, label) in enumerate(zip(query.astype(np.float64), query_labels, strict=True)):
         rows = sorted(
-            (-float(q @ g), gl == label) for g, gl in zip(gallery.astype(np.float64), gallery_labels, strict=True)
+            (-float(q @ g), bool(gl == label), gl, j)
+            for j, (g, gl) in enumerate(zip(gallery.astype(np.float64), gallery_labels, strict=True))
+            if (i, j) not in left_out
         )
-        flags = [match for _, match in rows]  # at equal similarity False sorts before True
-        for k in ks:
-            hits[k].append(any(flags[:k]))
-        found, total = 0, 0.0
-        for rank, match in enumerate(flags, 1):
+        nearest.append([j for *_, j in rows[:5]])
+        flags = [match for _, match, *_ in rows]  # at equal similarity False sorts before True
+        total, found, in_r = 0.0, 0, 0.0
+        for place, match in enumerate(flags, 1):
             if match:
                 found += 1
-                total += found / rank
-        precisions.append(total / found)
-    return {k: np.mean(v) for k, v in hits.items()}, np.mean(precisions)
+                total += found / place
+                in_r += found / place if place <= sum(flags) else 0
+        firsts.append(flags.index(True) + 1 if found else 0)
+        if found:
+            for k in ks:
+                hits[k].append(any(flags[:k]))
+            ap.append(total / found)
+            ap_at_r.append(in_r / found)
+            rr.append(1 / firsts[-1])
+    means = [float(np.mean(values)) if values else None for values in (ap, ap_at_r, rr)]
+    return {k: np.mean(v) for k, v in hits.items() if v}, *means, firsts, nearest
 
 
-vectors = st.integers(1, 12).flatmap(
+def same(one, other) -> bool:
+    """Equal to the last bit."""
+    return all(np.array_equal(getattr(one, f), getattr(other, f), equal_nan=True) for f in vars(one))
+
+
+vectors = st.integers(1, 14).flatmap(
     lambda n: st.lists(st.lists(st.integers(-2, 2), min_size=3, max_size=3), min_size=n, max_size=n)
 )
 
 
-@settings(max_examples=300, deadline=None)
-@given(query=vectors, gallery=vectors, seed=st.integers(0, 99))
-def test_equal_to_brute_force_with_ties_and_duplicates(query, gallery, seed):
-    """Small integers: exact in float32, and full of ties."""
+@settings(max_examples=400, deadline=None)
+@given(query=vectors, gallery=vectors, seed=st.integers(0, 99), block=st.sampled_from([1, 7, 1000]), data=st.data())
+def test_equal_to_brute_force(query, gallery, seed, block, data):
+    """Small integers: full of ties, duplicates, zero rows, negative similarities and classes without a match."""
     rng = np.random.default_rng(seed)
     query, gallery = np.array(query, np.float32), np.array(gallery, np.float32)
+    if data.draw(st.booleans(), "all similarities negative"):
+        query, gallery = abs(query) + 1, -abs(gallery) - 1
     query_labels, gallery_labels = rng.integers(0, 4, len(query)), rng.integers(0, 4, len(gallery))
-    if not np.isin(query_labels, gallery_labels).any():
-        with pytest.raises(EvaluationError):
-            retrieval_metrics(query, query_labels, gallery, gallery_labels)
+    own = rng.integers(0, (len(query), len(gallery)), (data.draw(st.integers(0, 3), "own files"), 2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "TILE", block)
+        patch.setattr(ranking, "ROWS", data.draw(st.sampled_from([1, 7, 1000]), "queries at a time"))
+        patch.setattr(standing, "_HEAVY", data.draw(st.sampled_from([0.01, 16, 1e9]), "when float64 takes over"))
+        got = rank(query, query_labels, gallery, gallery_labels, own, threads=data.draw(st.sampled_from([1, 3])))
+    recall, *means, firsts, nearest = brute_force(query, query_labels, gallery, gallery_labels, own)
+    assert got.first_match.tolist() == firsts
+    assert [[j for j in row if j >= 0] for row in got.nearest.tolist()] == nearest
+    if not any(firsts):
+        with pytest.raises(EvaluationError, match="No query has a gallery image of its label"):
+            metrics_of(got)
         return
-    got = retrieval_metrics(query, query_labels, gallery, gallery_labels, ks=(1, 3, 5))
-    recall, mean_ap = brute_force(query, query_labels, gallery, gallery_labels.tolist(), (1, 3, 5))
-    assert got.recall == pytest.approx(recall) and got.mean_ap == pytest.approx(mean_ap)
-    assert got.matched_queries + got.unmatched_queries == len(query)
+    metrics = metrics_of(got, ks=(1, 3, 5))
+    assert metrics.recall == pytest.approx(recall)
+    assert [metrics.mean_ap, metrics.mean_ap_at_r, metrics.mrr] == pytest.approx(means)
+    assert (metrics.matched_queries, metrics.unmatched_queries) == (np.count_nonzero(firsts), firsts.count(0))
+
+
+def unit(rows):
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def many(kind, queries=60, images=3000, classes=40, dim=64):
+    rng = np.random.default_rng(5)
+    ql, gl = rng.integers(0, classes, queries), rng.integers(0, classes, images)
+    centres, noise = rng.standard_normal((classes, dim)), {"trained": 1.5, "random": 50.0}.get(kind, 1.0)
+    query, gallery = (centres[x] + noise * rng.standard_normal((len(x), dim)) for x in (ql, gl))
+    if kind == "close":  # a network that has all but collapsed: float32 products tell nothing apart
+        query, gallery = (1 + 1e-7 * x for x in (query, gallery))
+    elif kind == "collapsed":
+        query, gallery = np.ones_like(query), np.ones_like(gallery)
+    elif kind == "duplicates":
+        gallery[images // 2 :] = gallery[: images - images // 2]
+    elif kind == "long":  # rows of very different lengths, none of them 1
+        query, gallery = (x * 10 ** rng.uniform(-2, 3, (len(x), 1)) for x in (query, gallery))
+        return query.astype(np.float32), ql, gallery.astype(np.float32), gl
+    return unit(query), ql, unit(gallery), gl
+
+
+def plain(query, ql, gallery, gl):
+    """First match, average precision and similarities by sorting whole rows in float64, as fast as it goes."""
+    exact = Features.each(query).take(np.arange(len(query))).astype(np.float64) @ (
+        Features.together(gallery).take(np.arange(len(gallery))).astype(np.float64).T
+    )
+    first, precision = np.zeros(len(query), np.int64), np.zeros(len(query))
+    for i, row in enumerate(exact):
+        ranks = np.flatnonzero((gl == ql[i])[np.lexsort((gl == ql[i], -row))]) + 1
+        if len(ranks):
+            first[i], precision[i] = ranks[0], np.mean(np.arange(1, len(ranks) + 1) / ranks)
+    return first, precision
+
+
+@pytest.mark.parametrize("kind", ["trained", "random", "close", "collapsed", "duplicates", "long"])
+def test_identical_for_every_block_thread_count_and_order(kind, monkeypatch):
+    query, ql, gallery, gl = many(kind)
+    whole = rank(query, ql, gallery, gl)
+    first, precision = plain(query, ql, gallery, gl)
+    assert np.array_equal(whole.first_match, first) and np.array_equal(whole.average_precision, precision)
+    metrics = metrics_of(whole)
+    for tile, rows, threads in ((1, 1000, 2), (7, 7, 1), (1000, 1, 3), (100_000, 100_000, 2)):
+        if tile == 1 and kind not in ("trained", "collapsed"):
+            continue
+        monkeypatch.setattr(ranking, "TILE", tile)
+        monkeypatch.setattr(ranking, "ROWS", rows)
+        assert same(rank(query, ql, gallery, gl, threads=threads), whole), (tile, rows)
+    rng = np.random.default_rng(1)
+    some, others = rng.permutation(len(query)), rng.permutation(len(gallery))
+    again = rank(query[some], ql[some], gallery[others], gl[others])
+    assert np.array_equal(again.first_match, whole.first_match[some])
+    assert np.array_equal(again.similarity, whole.similarity[some], equal_nan=True)
+    assert metrics_of(again) == metrics
+    part = rank(query[3::7], ql[3::7], gallery, gl)
+    assert np.array_equal(part.average_precision, whole.average_precision[3::7])
+
+
+def test_a_grid_of_24_bits_makes_float64_exact():
+    """Sums of products against Python's integers, in orders of their own."""
+    query, _, gallery, _ = many("long", queries=6, images=30, dim=512)
+    x, y = Features.each(query).take(np.arange(6)), Features.together(gallery).take(np.arange(30))
+    whole = [[sum(int(a) * int(b) for a, b in zip(p, q, strict=True)) for q in y * 2.0**24] for p in x * 2.0**24]
+    exact = np.array(whole, dtype=object) / 2**48
+    order = np.random.default_rng(0).permutation(512)
+    for products in (x.astype(float) @ y.T.astype(float), x[:, order].astype(float) @ y[:, order].T.astype(float)):
+        assert products.tolist() == exact.tolist()
+    assert 0.7 < np.linalg.norm(y, axis=1).max() < 1.42 and (np.linalg.norm(x, axis=1) < 1.42).all()
+
+
+@pytest.mark.parametrize("dim", [3, 64, 512, 2048])
+def test_float32_products_keep_their_bound(dim):
+    rng = np.random.default_rng(0)
+    for shape in (lambda x: x, abs, lambda x: np.ones_like(x), lambda x: np.sort(abs(x))[:, ::-1]):
+        query, gallery = (Features.each(unit(shape(rng.standard_normal((n, dim))))) for n in (50, 2000))
+        x, y = query.take(np.arange(50)), gallery.take(np.arange(2000))
+        error = np.abs((x @ y.T).astype(np.float64) - x.astype(np.float64) @ y.astype(np.float64).T).max()
+        assert error <= error_bound(query, gallery) < 2 * dim * 2.0**-24
 
 
 def test_by_hand():
     gallery = np.array([[1, 0], [0.8, 0.6], [0, 1]], np.float32)
     query = np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32)
-    # Query 0 (class 7): matches at ranks 1 and 3, AP (1 + 2/3) / 2. Query 1 (class 8): rank 2, AP 1/2.
+    # Query 0 (class 7): matches at ranks 1 and 3, AP (1 + 2/3) / 2, AP@R 1/2. Query 1 (class 8): rank 2, AP 1/2.
     result = retrieval_metrics(query, [7, 8, 99], gallery, [7, 8, 7])
     assert result.recall == {1: 0.5, 5: 1.0}
     assert result.mean_ap == pytest.approx(((1 + 2 / 3) / 2 + 1 / 2) / 2)
-    assert result.first_match.tolist() == [1, 2, 0]
+    assert result.mean_ap_at_r == pytest.approx((1 / 2 + 0) / 2)
+    assert result.mrr == pytest.approx((1 + 1 / 2) / 2)
     assert (result.matched_queries, result.unmatched_queries) == (2, 1)
 
 
 def test_a_tie_counts_against_us():
-    assert match_ranks(np.array([1.0, 1.0, 1.0]), np.array([False, True, False])).tolist() == [3]
+    three = np.ones((3, 2), np.float32)
+    got = rank(three[:1], [1], three, [0, 1, 2])
+    assert got.first_match.tolist() == [3] and got.nearest.tolist() == [[0, 2, 1, -1, -1]]
 
 
-def test_block_size_and_order_change_nothing(monkeypatch):
-    rng = np.random.default_rng(4)
-    query, gallery = (rng.standard_normal((n, 8)).astype(np.float32) for n in (50, 70))
-    ql, gl = rng.integers(0, 9, 50), rng.integers(0, 9, 70)
-    whole = retrieval_metrics(query, ql, gallery, gl)
-    order_q, order_g = rng.permutation(50), rng.permutation(70)
-    for block in (1, 7, 50):
-        monkeypatch.setattr(module, "BLOCK_BYTES", block * 70 * 4)
-        again = retrieval_metrics(query[order_q], ql[order_q], gallery[order_g], gl[order_g])
-        assert again.recall == whole.recall and again.mean_ap == pytest.approx(whole.mean_ap, abs=1e-12)
+def test_the_own_file_is_left_out():
+    three = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
+    own = np.array([[0, 0], [1, 1], [2, 2]])
+    assert rank(three, [1, 2, 1], three, [1, 2, 1]).first_match.tolist() == [2, 2, 1]
+    assert rank(three, [1, 2, 1], three, [1, 2, 1], own).first_match.tolist() == [2, 0, 2]
 
 
 def test_a_gallery_smaller_than_k():
@@ -88,12 +191,21 @@ def test_a_gallery_smaller_than_k():
     assert retrieval_metrics(one, [1], one, [1]).recall == {1: 1.0, 5: 1.0}
 
 
-def test_features_that_are_not_finite_are_an_error():
-    one = np.ones((2, 2), np.float32)
-    bad = one.copy()
-    bad[1, 0] = np.nan
-    with pytest.raises(EvaluationError, match="image 2"):
-        retrieval_metrics(bad, [1, 1], one, [1, 1])
+def test_memory_bounds_what_is_compared_at_a_time(monkeypatch):
+    """Width of a tile and rows of a block; one class may hold all images."""
+    query, ql, gallery, gl = many("trained")
+    whole, sizes = rank(query, ql, gallery, gl), []
+    compare = comparison.Block.compare
+
+    def watched(self, pool):
+        sizes.append(len(self._query) * self._width * 4)
+        return compare(self, pool)
+
+    monkeypatch.setattr(comparison.Block, "compare", watched)
+    assert same(rank(query, ql, gallery, gl, memory=2**18), whole)
+    assert len(sizes) >= 3 and max(sizes) <= 2**17
+    ones = np.zeros(len(gl), np.int64)
+    assert same(rank(query, ql * 0, gallery, ones, memory=2**16), rank(query, ql * 0, gallery, ones))
 
 
 @pytest.mark.parametrize(
