@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 
-from paddlex_feat.retrieval.products import Features
+from paddlex_feat.retrieval.products import Features, exact, split
 from paddlex_feat.retrieval.standing import HIDDEN, Standing
 
 _TOGETHER = 32  # queries that a thread takes at a time
@@ -18,7 +19,7 @@ class Gallery:
 
     Attributes:
         order: int64 [G], the gallery index of each column.
-        features: on the grid.
+        features: of the gallery, no row longer than sqrt(2).
     """
 
     def __init__(self, rows: np.ndarray, labels: np.ndarray):
@@ -48,10 +49,10 @@ class Block:
     """Some queries, those of a label together, and how their matches stand.
 
     Args:
-        query: float32 [n, D], on the grid. labels: integers [n], ascending.
+        query: float32 [n, D], no row longer than sqrt(2). labels: integers [n], ascending.
         hidden: for each query the columns that do not count.
         keep: how many of the nearest are remembered. width: columns of a tile.
-        bound: of the error of a float32 product.
+        bounds: of the error of products added up in float32 and in float64.
     """
 
     def __init__(
@@ -62,80 +63,76 @@ class Block:
         hidden: list[np.ndarray],
         keep: int,
         width: int,
-        bound: float,
+        bounds: tuple[float, float],
     ):
         self._gallery, self._query, self._wide = gallery, query, query.astype(np.float64)
-        self._labels, self._hidden, self._keep, self._width, self._bound = labels, hidden, keep, width, bound
+        self._high, self._low = split(self._wide)
+        self._labels, self._hidden, self._keep, self._width, self._bounds = labels, hidden, keep, width, bounds
         self._first, self._last = gallery.matches(labels)
 
     def compare(self, pool: Executor) -> list[Standing]:
         """Go through the whole gallery."""
         standings = self._standings(pool)
         buffer = np.empty((len(self._query), self._width), np.float32)
+        parts = [range(i, min(i + _TOGETHER, len(self._query))) for i in range(0, len(self._query), _TOGETHER)]
         for start in range(0, len(self._gallery), self._width):
             tile = self._gallery.tile(start, self._width)
             similarity = np.matmul(self._query, tile.T, out=buffer[:, : len(tile)])
-            self._hide(similarity, slice(None), start)
-
-            def see(rows: range, start: int = start, tile: np.ndarray = tile) -> list[int]:
-                def exact(columns: np.ndarray) -> np.ndarray:
-                    return tile[columns].astype(np.float64) @ self._wide[i]
-
-                doubtful = []
-                for i in rows:
-                    if not standings[i].see(buffer[i, : len(tile)], start, exact):
-                        doubtful.append(i)
-                return doubtful
-
-            self._see_exactly(
-                [i for rows in pool.map(see, _parts(len(standings))) for i in rows], standings, tile, start
-            )
+            work = partial(self._see, standings, tile, similarity, start)
+            doubtful = [i for rows in pool.map(work, parts) for i in rows]
+            self._see_exactly(doubtful, standings, tile, start)
         return standings
 
-    def _see_exactly(self, doubtful: list[int], standings: list[Standing], tile: np.ndarray, start: int) -> None:
-        if not doubtful:
-            return
-        wide = tile.astype(np.float64).T
-        for part in (doubtful[i : i + _TOGETHER] for i in range(0, len(doubtful), _TOGETHER)):
-            similarity = self._wide[part] @ wide
-            self._hide(similarity, part, start)
-            for row, i in zip(similarity, part, strict=True):
-                standings[i].see_exact(row, start)
+    def _see(
+        self, standings: list[Standing], tile: np.ndarray, similarity: np.ndarray, start: int, rows: range
+    ) -> list[int]:
+        """Take in float32 similarities; returns the queries for which they leave too much in doubt."""
+        doubtful = []
+        for i in rows:
+            self._hide(similarity[i], i, start)
+            double, exactly = partial(self._double, tile, i), partial(self._exact, tile, slice(i, i + 1))
+            if not standings[i].see(similarity[i], start, double, lambda columns: exactly(columns)[0]):  # noqa: B023
+                doubtful.append(i)
+        return doubtful
 
-    def _hide(self, similarity: np.ndarray, rows: slice | list[int], start: int) -> None:
+    def _double(self, tile: np.ndarray, i: int, columns: np.ndarray) -> np.ndarray:
+        return tile[columns].astype(np.float64) @ self._wide[i]
+
+    def _exact(self, tile: np.ndarray, rows: slice | list[int], columns: np.ndarray | slice) -> np.ndarray:
+        return exact((self._high[rows], self._low[rows]), tile[columns])
+
+    def _see_exactly(self, doubtful: list[int], standings: list[Standing], tile: np.ndarray, start: int) -> None:
+        """As `_see`, all in float64 and in smaller pieces, which need not be large to be fast."""
+        step = -(-self._width // 8)
+        for rows in (doubtful[i : i + 8 * _TOGETHER] for i in range(0, len(doubtful), 8 * _TOGETHER)):
+            for column in range(0, len(tile), step):
+                similarity = self._exact(tile, rows, slice(column, column + step))
+                for row, i in zip(similarity, rows, strict=True):
+                    self._hide(row, i, start + column)
+                    standings[i].see_exact(row, start + column)
+
+    def _hide(self, row: np.ndarray, i: int, start: int) -> None:
         """Matches, which are known already, and a query's own file do not count."""
-        numbers = np.arange(len(self._query))[rows].tolist()
-        for row, i in zip(similarity, numbers, strict=True):
-            row[max(self._first[i] - start, 0) : max(self._last[i] - start, 0)] = HIDDEN
-            if len(self._hidden[i]):
-                inside = self._hidden[i] - start
-                row[inside[(inside >= 0) & (inside < len(row))]] = HIDDEN
+        row[max(self._first[i] - start, 0) : max(self._last[i] - start, 0)] = HIDDEN
+        if len(self._hidden[i]):
+            inside = self._hidden[i] - start
+            row[inside[(inside >= 0) & (inside < len(row))]] = HIDDEN
 
     def _standings(self, pool: Executor) -> list[Standing]:
         """Exact similarities of all matches, label by label."""
-
-        def of_label(rows: range) -> list[Standing]:
-            columns = np.arange(self._first[rows[0]], self._last[rows[0]])
-            parts = (
-                [
-                    self._wide[rows[0] : rows[-1] + 1]
-                    @ self._gallery.tile(a, min(self._width, columns[-1] + 1 - a)).T.astype(np.float64)
-                    for a in range(columns[0], columns[-1] + 1, self._width)
-                ]
-                if len(columns)
-                else []
-            )
-            similarity = np.concatenate(parts, axis=1) if parts else np.empty((len(rows), 0))
-            made = []
-            for row, i in zip(similarity, rows, strict=True):
-                seen = ~np.isin(columns, self._hidden[i]) if len(self._hidden[i]) else slice(None)
-                made.append(Standing(row[seen], columns[seen], self._keep, self._bound))
-            return made
-
         borders = [0, *(np.flatnonzero(np.diff(self._labels)) + 1).tolist(), len(self._labels)]
-        labels = [range(a, b) for a, b in pairwise(borders)]
-        return [standing for part in pool.map(of_label, labels) for standing in part]
+        labels = [slice(a, b) for a, b in pairwise(borders)]
+        return [standing for part in pool.map(self._of_label, labels) for standing in part]
 
-
-def _parts(count: int) -> list[range]:
-    return [range(i, min(i + _TOGETHER, count)) for i in range(0, count, _TOGETHER)]
+    def _of_label(self, rows: slice) -> list[Standing]:
+        first, last = int(self._first[rows.start]), int(self._last[rows.start])
+        columns = np.arange(first, last)
+        similarity = np.empty((rows.stop - rows.start, len(columns)))
+        for start in range(first, last, self._width):
+            tile = self._gallery.tile(start, min(self._width, last - start))
+            similarity[:, start - first : start - first + len(tile)] = self._exact(tile, rows, slice(None))
+        made = []
+        for row, hidden in zip(similarity, self._hidden[rows], strict=True):
+            seen = ~np.isin(columns, hidden) if len(hidden) else slice(None)
+            made.append(Standing(row[seen], columns[seen], self._keep, self._bounds))
+        return made

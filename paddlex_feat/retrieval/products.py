@@ -1,4 +1,4 @@
-"""Dot products that are exact, whatever the order of their summation. NumPy only."""
+"""Dot products of float32 features: fast with a bound of the error, or exact in any order. NumPy only."""
 
 from __future__ import annotations
 
@@ -6,23 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_GRID = 2.0**24
-_UNIT_ROUNDOFF = 2.0**-24
+_HIGH, _LOW = 2.0**18, 2.0**38  # reciprocals of the grids of a feature's two parts
 _ROWS_AT_A_TIME = 8192
 
 
 @dataclass(frozen=True)
 class Features:
-    """Rows divided by a power of two and rounded to multiples of 2**-24, which float32 holds.
-
-    For a unit row that moves a component by at most 2**-25, as float32 itself does near 1. With rows no
-    longer than sqrt(2), a product of two components is a multiple of 2**-48 and every partial sum of a dot
-    product is below 4: 50 bits, of which float64 holds 53. So float64 makes no error, in any order.
+    """Rows that are divided by powers of two, so that none is longer than sqrt(2).
 
     Attributes:
         rows: float32 [N, D], an array or a memory-mapped file; not copied.
-        scale: float64 [N, 1] or [1, 1], powers of two.
-        longest: length of the longest row on the grid.
+        scale: float64 [N, 1] or [1, 1], the powers of two.
+        longest: length of the longest row after the division.
     """
 
     rows: np.ndarray
@@ -31,28 +26,22 @@ class Features:
 
     @classmethod
     def each(cls, rows: np.ndarray) -> Features:
-        """Every row by a scale of its own: for queries, whose ranking it does not change."""
+        """Every row by a power of its own: for queries, whose rankings it does not change."""
         return cls._of(rows, lengths := _lengths(rows), _powers_of_two(lengths))
 
     @classmethod
     def together(cls, rows: np.ndarray) -> Features:
-        """All rows by one scale, that of the longest: for a gallery, whose order must stay."""
+        """All rows by the power that the longest needs: for a gallery, whose order it does not change."""
         return cls._of(rows, lengths := _lengths(rows), _powers_of_two(lengths.max(initial=0, keepdims=True)))
 
     @classmethod
     def _of(cls, rows: np.ndarray, lengths: np.ndarray, scale: np.ndarray) -> Features:
-        rounding = np.sqrt(rows.shape[1]) / _GRID
-        return cls(rows, scale[:, None], float((lengths / scale).max(initial=0)) * (1 + 1e-6) + rounding)
+        return cls(rows, scale[:, None], float((lengths / scale).max(initial=0)))
 
     def take(self, indices: np.ndarray) -> np.ndarray:
-        """Rows on the grid, float32 [n, D]."""
-        part = np.asarray(self.rows[indices], np.float32)
+        """Some rows, divided: float32 [n, D]."""
         scale = self.scale[indices] if len(self.scale) > 1 else self.scale
-        part = part * (1 / scale).astype(np.float32)
-        part *= np.float32(_GRID)
-        np.rint(part, out=part)
-        part *= np.float32(1 / _GRID)
-        return part
+        return np.asarray(self.rows[indices], np.float32) * (1 / scale).astype(np.float32)
 
 
 def _lengths(rows: np.ndarray) -> np.ndarray:
@@ -60,7 +49,7 @@ def _lengths(rows: np.ndarray) -> np.ndarray:
     lengths = np.zeros(len(rows))
     for start in range(0, len(rows), _ROWS_AT_A_TIME):
         part = np.asarray(rows[start : start + _ROWS_AT_A_TIME], np.float32)
-        lengths[start : start + len(part)] = np.linalg.norm(part, axis=1)
+        lengths[start : start + len(part)] = np.sqrt(np.einsum("nd,nd->n", part, part, dtype=np.float64))
     return lengths
 
 
@@ -70,11 +59,40 @@ def _powers_of_two(lengths: np.ndarray) -> np.ndarray:
     return 2.0 ** np.clip(exponents, -120, 120)
 
 
-def error_bound(x: Features, y: Features) -> float:
-    """How far a float32 dot product of any two rows can be from the exact one, in any order.
+def split(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows as two float64 parts: multiples of 2**-18, and a rest of at most 2**-19 in multiples of 2**-38.
 
-    gamma_D |x| |y| with gamma_D = D u / (1 - D u) and u = 2**-24 (Higham, Accuracy and Stability of
-    Numerical Algorithms, 2nd edition, section 3.1).
+    Their sum is the row to the last bit where a component is at least 2**-15, else to 2**-39.
     """
-    share = x.rows.shape[1] * _UNIT_ROUNDOFF
-    return share / (1 - share) * x.longest * y.longest
+    high = np.rint(rows * _HIGH) / _HIGH
+    return high, np.rint((rows - high) * _LOW) / _LOW
+
+
+def exact(x: tuple[np.ndarray, np.ndarray], y: np.ndarray) -> np.ndarray:
+    """Dot products of all rows of x with all rows of y, rounded once, at the end.
+
+    Each of the four products of parts is exact in float64, whatever the order in which a matrix product adds:
+    multiples of 2**-36, 2**-56 and 2**-76 whose partial sums stay below 2**2, 2**-18 sqrt(D) and 2**-38 D, so
+    that 53 bits hold them for D up to 2**15.
+
+    Args:
+        x: from `split`, float64 [n, D] twice. y: float32 [m, D]. Rows no longer than sqrt(2).
+
+    Returns float64 [n, m].
+    """
+    (a, b), (c, d) = x, split(y.astype(np.float64))
+    return a @ c.T + ((a @ d.T + b @ c.T) + b @ d.T)
+
+
+def error_bound(x: Features, y: Features, unit_roundoff: float) -> float:
+    """How far a plain dot product of any two rows can be from `exact`, in any order of summation.
+
+    gamma_D |x| |y| with gamma_D = D u / (1 - D u) (Higham, Accuracy and Stability of Numerical Algorithms,
+    2nd edition, section 3.1), and what `split` takes off small components.
+
+    Args:
+        unit_roundoff: u, of the type that adds up: 2**-24 for float32, 2**-53 for float64.
+    """
+    dim = x.rows.shape[1]
+    share = dim * unit_roundoff
+    return share / (1 - share) * x.longest * y.longest * (1 + 2**-20) + 2**-37 * dim**0.5

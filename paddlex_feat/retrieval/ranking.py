@@ -1,9 +1,9 @@
 """Where each query's matches stand in the whole gallery, and what stands first. NumPy only.
 
-Exact at any size. Features are rounded to a grid on which float64 adds products without error, so that a
-similarity does not depend on how a matrix product is cut up. Float32 products, twice as fast, decide
-wherever their error bound leaves no doubt; the rest, a small share, is decided in float64. A rank comes
-from counting what stands before a match: the gallery is never sorted as a whole.
+Exact at any size. Float32 products decide wherever the bound of their error leaves no doubt, float64 products
+where these leave one, and where even they are too close to call (copies of an image, for one) a product that is
+exact in whatever order a matrix product adds. So no figure depends on how the work is cut up. A rank comes from
+counting what stands before a match: the gallery is never sorted as a whole.
 """
 
 from __future__ import annotations
@@ -73,13 +73,14 @@ def rank(
         similarity=np.full((len(query), nearest), np.nan),
     )
     features, hidden = Features.each(query), _hidden(whole, len(query), own)
-    scale, bound = features.scale * whole.features.scale, error_bound(features, whole.features)
+    scale = features.scale * whole.features.scale
+    bounds = (error_bound(features, whole.features, 2.0**-24), error_bound(features, whole.features, 2.0**-53))
     width, rows = _sizes(memory, gallery.shape[1], whole, labels)
     order = np.argsort(labels, kind="stable")
     with ThreadPoolExecutor(threads, thread_name_prefix="rank") as pool:
         for block in (order[i : i + rows] for i in range(0, len(order), rows)):
             own_columns = [hidden[q] for q in block]
-            compared = Block(whole, features.take(block), labels[block], own_columns, nearest, width, bound).compare(
+            compared = Block(whole, features.take(block), labels[block], own_columns, nearest, width, bounds).compare(
                 pool
             )
             for q, standing in zip(block.tolist(), compared, strict=True):

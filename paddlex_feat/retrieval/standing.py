@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-HIDDEN = -8.0  # stands for the similarity of a column that does not count: rows on the grid are below sqrt(2) long
+Products = Callable[[np.ndarray], np.ndarray]  # columns -> float64, of the same length
+HIDDEN = -8.0  # stands for the similarity of a column that does not count: no row is longer than sqrt(2)
 _LOWEST = np.float32(-4)
+_LARGEST_TABLE = 2**20
 _HEAVY = 16  # a tile of whose columns more than a 16th are in doubt is cheaper in float64 as a whole
 
 
@@ -17,28 +19,28 @@ class Standing:
     Args:
         similarity: exact, float64 [m], of the matches. columns: int64 [m], where they are in the gallery.
         keep: how many of the nearest images are remembered.
-        bound: how far an approximate similarity can be from the exact one.
+        bounds: how far a product added up in float32, and in float64, can be from the exact one.
 
     Attributes:
         before: int64 [m], the counts, for the matches in ascending order of similarity.
     """
 
-    def __init__(self, similarity: np.ndarray, columns: np.ndarray, keep: int, bound: float):
+    def __init__(self, similarity: np.ndarray, columns: np.ndarray, keep: int, bounds: tuple[float, float]):
         order = np.lexsort((columns, -similarity))[:keep]
         self._matches_first = similarity[order], columns[order]
         self._others_first = np.empty(0), np.empty(0, np.int64)
-        self._keep, self._bound = keep, bound
+        self._keep, (self._bound, self._double_bound) = keep, bounds
         self._exact = np.sort(similarity)
-        self._low = _down(self._exact - bound)
-        self._high = -_down(-(self._exact + bound))
+        self._low = _down(self._exact - self._bound)
+        self._high = -_down(-(self._exact + self._bound))
         self.before = np.zeros(len(similarity), np.int64)
 
-    def see(self, row: np.ndarray, first: int, exact: Callable[[np.ndarray], np.ndarray]) -> bool:
-        """Take in a tile of approximate similarities.
+    def see(self, row: np.ndarray, first: int, double: Products, exact: Products) -> bool:
+        """Take in a tile of float32 similarities.
 
         Args:
             row: float32 [w], of the columns from `first` on; HIDDEN where one does not count.
-            exact: exact similarities of some of these columns, float64.
+            double, exact: similarities of some of these columns, added up in float64, and exact.
 
         Returns False, and has changed nothing, if too many columns are in doubt: `see_exact` then.
         """
@@ -53,17 +55,23 @@ class Standing:
         if len(doubtful) + len(promising) > self._keep + len(row) // _HEAVY:
             return False
         if len(doubtful):
-            # Of these, what stood surely before a match has been counted, and is by its exact similarity too.
-            believed, decided = (
-                np.sort(values[doubtful]),
-                np.sort(exact(doubtful if columns is None else columns[doubtful])),
-            )
+            believed = np.sort(values[doubtful])
+            decided = np.sort(self._decide(doubtful if columns is None else columns[doubtful], double, exact))
+            # What of these stood surely before a match was counted, and does so by its exact similarity too.
             sure += np.searchsorted(believed, self._high) - np.searchsorted(decided, self._exact)
         self.before += sure
         if len(promising):
             places = promising if columns is None else columns[promising]
             self._remember(exact(places), places + first)
         return True
+
+    def _decide(self, columns: np.ndarray, double: Products, exact: Products) -> np.ndarray:
+        """Similarities that are on the right side of every match: exact where float64 is too close to call."""
+        values = double(columns)
+        close = _near(values, self._exact - self._double_bound, self._exact + self._double_bound)
+        if len(close):
+            values[close] = exact(columns[close])
+        return values
 
     def see_exact(self, row: np.ndarray, first: int) -> None:
         """Take in a tile of exact similarities, float64 [w]; otherwise as `see`."""
@@ -119,14 +127,14 @@ def _down(values: np.ndarray) -> np.ndarray:
 
 
 def _near(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Indices of all values with low[j] <= value < high[j] for any j, and of some that are near; both ascending.
-
-    By a table of bins half as wide as the narrowest interval: a binary search for every value is slow.
-    """
+    """Indices of all values with low[j] <= value < high[j] for any j, and of some that are near; both ascending."""
     if not len(low):
         return np.empty(0, np.int64)
-    scale = np.float32(2) / (high - low).min()
+    scale = 2 / (high - low).min()
+    if (high[-1] - low[0]) * scale > _LARGEST_TABLE:
+        return np.flatnonzero(np.searchsorted(low, values, side="right") > np.searchsorted(high, values, side="right"))
 
+    # A table of bins half as wide as the narrowest interval: a binary search for every value is slow.
     def bins(x: np.ndarray) -> np.ndarray:  # never descending as x ascends, so none of an interval falls outside
         return ((x - low[0]) * scale).astype(np.intp) + 1
 

@@ -14,6 +14,7 @@ REQUIREMENTS = {
     "paddleclas": ["paddleclas==2.6.0", "paddlepaddle==3.3.1", "numpy==1.24.4"],
     "paddlex": ["paddlex[cv]==3.7.2", "paddlepaddle==3.3.1"],
     "visualdl": ["visualdl>=2.5"],
+    "metrics": ["scikit-learn==1.7.2", "pytorch-metric-learning==2.9.0", "torch==2.13.0", "numpy>=2,<3"],
 }
 
 
