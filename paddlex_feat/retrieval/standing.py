@@ -127,19 +127,19 @@ def _down(values: np.ndarray) -> np.ndarray:
 
 
 def _near(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Indices of all values with low[j] <= value < high[j] for any j, and of some that are near; both ascending."""
+    """Indices of values with low[j] <= value < high[j] for any j; both ascending, and all intervals of a width."""
     if not len(low):
         return np.empty(0, np.int64)
-    scale = 2 / (high - low).min()
-    if (high[-1] - low[0]) * scale > _LARGEST_TABLE:
-        return np.flatnonzero(np.searchsorted(low, values, side="right") > np.searchsorted(high, values, side="right"))
+    scale, found = 2 / (high - low).min(), np.arange(len(values))
+    if (high[-1] - low[0]) * scale <= _LARGEST_TABLE:
+        # First by a table of bins half as wide as an interval: a binary search for every value is slow.
+        def bins(x: np.ndarray) -> np.ndarray:  # never descending as x ascends: none of an interval falls outside
+            return ((x - low[0]) * scale).astype(np.intp) + 1
 
-    # A table of bins half as wide as the narrowest interval: a binary search for every value is slow.
-    def bins(x: np.ndarray) -> np.ndarray:  # never descending as x ascends, so none of an interval falls outside
-        return ((x - low[0]) * scale).astype(np.intp) + 1
-
-    first, last = bins(low), bins(high)
-    marked = np.zeros(last[-1] + 2, bool)
-    for step in range(int((last - first).max()) + 1):
-        marked[np.minimum(first + step, last)] = True
-    return np.flatnonzero(marked.take(bins(values), mode="clip"))
+        first, last = bins(low), bins(high)
+        marked = np.zeros(last[-1] + 2, bool)
+        for step in range(int((last - first).max()) + 1):
+            marked[np.minimum(first + step, last)] = True
+        found = np.flatnonzero(marked.take(bins(values), mode="clip"))
+        values = values[found]
+    return found[np.searchsorted(low, values, side="right") > np.searchsorted(high, values, side="right")]
