@@ -36,7 +36,7 @@ class Example:
     def text(self) -> str:
         """Its class and, of a gallery image, whether that is right, and the similarity."""
         label = shortened(str(self.label), 9)
-        if self.similarity is None:
+        if self.right is None:
             return label
         return f"{'✓' if self.right else '✗'} {label} ({number(self.similarity, 2)})"
 
@@ -91,6 +91,6 @@ def shortened(text: str, length: int) -> str:
     return f"{text[:head]}…{text[head + 1 - length :]}"
 
 
-def number(value: float, places: int) -> str:
-    """The number with so many places, and without a sign where these are all 0."""
-    return f"{round(value, places) + 0.0:.{places}f}"
+def number(value: float | None, places: int) -> str:
+    """The number with so many places, without a sign where these are all 0; nothing for None."""
+    return "" if value is None else f"{round(value, places) + 0.0:.{places}f}"

@@ -31,7 +31,9 @@ h2{margin:2.4em 0 .3em} h2+p{margin-top:0} p.note{color:#666;margin:.2em 0 .8em}
 figure{margin:0;min-width:0;font-size:.8em;line-height:1.35}
 .frame{aspect-ratio:1;display:flex;align-items:center;justify-content:center;border-radius:.35em;background:#f4f4f4;
 border:3px solid #888;overflow:hidden} .frame img{width:100%;height:100%;object-fit:contain;display:block}
-.classes .two{width:11em} .classes td{vertical-align:middle}
+.classes .two{width:8em} .classes td{vertical-align:middle} .classes figcaption{display:none}
+.bar{width:30%;min-width:5em}.bar i{display:block;height:.6em;background:#4269d0;border-radius:.3em}
+.classes .frame{border-width:2px} .classes td:last-child,.classes th:last-child{width:8em}
 figcaption{margin-top:.25em;color:#666;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 figcaption b{color:#222}
 .right .frame{border-color:#1a9850}.wrong .frame{border-color:#d73027}
@@ -92,10 +94,10 @@ def write_report(
         _headline(summary),
         f"<h2>Similarities and thresholds</h2>{_thresholds_part(summary, plots)}",
         f"<h2>Worst queries</h2>{failures}",
-        '<h2>Random queries</h2><p class="note">Failures and successes in the proportion in which they occur, '
-        f"failures first, from different classes.</p>{_rows(examples, chosen, False)}",
         f"<h2>Classes with the lowest recall@1</h2>{_classes_part(summary, examples)}",
         f"<h2>Most confused classes</h2>{_confused_part(summary, examples)}",
+        '<h2>Random queries</h2><p class="note">Failures and successes in the proportion in which they occur, '
+        f"failures first, from different classes.</p>{_rows(examples, chosen, False)}",
         f"<h2>Queries without a gallery image of their class</h2>{_unmatched_part(summary, query)}",
         "<h2>Definitions</h2><dl>" + "".join(f"<dt>{t}</dt><dd>{text}</dd>" for t, text in _DEFINITIONS) + "</dl>",
     ]
@@ -173,8 +175,7 @@ def _figure(example: Example, note: str = "") -> str:
     """An image in a frame of its colour, with what is to be said below it."""
     tone = "" if example.right is None else "right" if example.right else "wrong"
     mark = {None: "", True: "✓ ", False: "✗ "}[example.right]
-    similarity = "" if example.similarity is None else number(example.similarity, 3)
-    more = " · ".join(text for text in (note, similarity) if text)
+    more = " · ".join(text for text in (note, number(example.similarity, 3)) if text)
     name = escape(example.path)
     if example.image is None:
         inside = f'<span class="lost" title="{name}">not readable: {name}</span>'
@@ -187,21 +188,22 @@ def _figure(example: Example, note: str = "") -> str:
 
 
 def _classes_part(summary: Summary, examples: Examples) -> str:
+    failed = [(c, c.failure) for c in summary.classes if c.failure is not None]
+    if not failed:
+        return '<p class="note">None: every class has a recall@1 of 1.</p>'
     rows = []
-    for c in summary.classes[:CLASSES]:
-        cells = f"<td>{c.label}</td>" + "".join(
-            f'<td class="num">{text}</td>' for text in (f"{c.queries:,}", f"{c.recall1:.3f}", f"{c.mean_ap:.3f}")
+    for c, q in failed[:CLASSES]:
+        pair = [examples.query(q), *examples.neighbours(q, 1)]
+        rows.append(
+            f'<tr><td>{c.label}</td><td class="num">{c.queries:,}</td><td class="num">{c.recall1:.3f}</td>'
+            f'<td class="bar"><i style="width:{100 * c.recall1:.1f}%"></i></td><td class="num">{c.mean_ap:.3f}</td>'
+            f'<td><div class="two">{_figures(pair)}</div></td></tr>'
         )
-        pictures = ""
-        if c.failure is not None:
-            near = examples.neighbours(c.failure, 1)
-            pictures = f'<div class="two">{_figure(examples.query(c.failure), "query")}{_figures(near)}</div>'
-        rows.append(f"<tr>{cells}<td>{pictures}</td></tr>")
-    heads = "".join(f'<th class="num">{head}</th>' for head in ("queries", "recall@1", "mAP"))
-    more = _more(len(summary.classes) - CLASSES, "classes.csv")
     return (
-        f'<div class="wide"><table class="classes"><tr><th>class</th>{heads}<th>worst query and its nearest</th></tr>'
-        f"{''.join(rows)}</table></div>{more}"
+        '<p class="note">With the query of the class whose first match stands lowest, and what is nearest to it.</p>'
+        '<div class="wide"><table class="classes"><tr><th>class</th><th class="num">queries</th>'
+        '<th class="num">recall@1</th><th></th><th class="num">mAP</th><th>worst query</th></tr>'
+        f"{''.join(rows)}</table></div>{_more(len(failed) - CLASSES, 'classes.csv')}"
     )
 
 

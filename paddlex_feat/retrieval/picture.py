@@ -83,7 +83,7 @@ def draw_queries(examples: Examples, shown: Sequence[int], title: str, path: Pat
                 left + (columns - 1) * _CELL,
                 top,
                 match,
-                f"rank {match.rank} ({number(match.similarity or 0, 2)})",
+                f"rank {match.rank} ({number(match.similarity, 2)})",
             )
     axes.text(width / 2, _TOP / 2, title, fontsize=10, ha="center", va="center")
     axes.set(xlim=(0, width), ylim=(height, 0))

@@ -70,7 +70,7 @@ def _log(summary: Summary, headline: dict[str, float], query: ImageList, page: P
     if summary.unmatched:
         named = ", ".join(f"{query.where(q)} {query.paths[q]}" for q in summary.unmatched[:_WARNED])
         log.warning(
-            "%d queries have no gallery image of their label and are left out: %s%s",
+            "Queries without a gallery image of their label, left out: %d, the first %s%s",
             counts.unmatched_queries,
             named,
             ", …" if len(summary.unmatched) > _WARNED else "",
