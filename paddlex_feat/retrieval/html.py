@@ -107,8 +107,8 @@ def write_report(
 def _headline(summary: Summary) -> str:
     counts = summary.metrics
     low, high = summary.interval
-    values = [(f"recall@{k}", value, "") for k, value in counts.recall.items()]
-    values[0] = (*values[0][:2], f"95 % interval {low:.3f} – {high:.3f}")
+    interval = f"95 % interval {low:.3f} – {high:.3f}"
+    values = [(f"recall@{k}", value, interval if k == 1 else "") for k, value in counts.recall.items()]
     values += [("mAP", counts.mean_ap, ""), ("mAP@R", counts.mean_ap_at_r, ""), ("MRR", counts.mrr, "")]
     cards = "".join(
         f'<div class="card"><span>{name}</span><b>{value:.3f}</b><span>{more}</span></div>'
