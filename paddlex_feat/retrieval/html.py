@@ -8,7 +8,7 @@ from pathlib import Path
 
 from paddlex_feat.dataset.records import ImageList
 from paddlex_feat.page import jpeg, picture, write_page
-from paddlex_feat.retrieval.examples import NEIGHBOURS, Example, Examples, number
+from paddlex_feat.retrieval.examples import NEIGHBOURS, Example, Examples, number, shortened
 from paddlex_feat.retrieval.summary import Summary
 
 CLASSES, CONFUSED, UNMATCHED = 12, 12, 50  # shown of each
@@ -38,7 +38,7 @@ figcaption{margin-top:.25em;color:#666;overflow:hidden;text-overflow:ellipsis;wh
 figcaption b{color:#222}
 .right .frame{border-color:#1a9850}.wrong .frame{border-color:#d73027}
 .right figcaption b{color:#1a9850}.wrong figcaption b{color:#d73027}
-.lost{padding:.4em;color:#777;font-size:.9em;overflow-wrap:anywhere;max-height:100%}
+.lost{white-space:normal;padding:.4em;color:#777;font-size:.9em;overflow-wrap:anywhere;max-height:100%}
 dt{font-weight:600;margin-top:.6em}dd{margin:0;color:#444} ul.unmatched{columns:20em;padding-left:1.2em}
 """
 
@@ -183,7 +183,7 @@ def _figure(example: Example, note: str = "") -> str:
         inside = jpeg(example.image, example.path)
     return (
         f'<figure class="{tone}"><div class="frame">{inside}</div>'
-        f'<figcaption title="{example.label}"><b>{mark}{example.label}</b><br>{more}</figcaption></figure>'
+        f'<figcaption title="{example.label}"><b>{mark}{_label(example.label)}</b><br>{more}</figcaption></figure>'
     )
 
 
@@ -215,7 +215,7 @@ def _confused_part(summary: Summary, examples: Examples) -> str:
         near = examples.neighbours(c.query, 1)
         parts.append(
             f'<div class="pair"><p title="{c.label} taken for {c.taken_for}"><b>{c.count:,} ×</b> '
-            f"{c.label} taken for {c.taken_for}</p>"
+            f"{_label(c.label)} taken for {_label(c.taken_for)}</p>"
             f'<div class="two">{_figure(examples.query(c.query), "query")}{_figures(near)}</div></div>'
         )
     more = _more(len(summary.confused) - CONFUSED, "confusions.csv")
@@ -234,6 +234,10 @@ def _unmatched_part(summary: Summary, query: ImageList) -> str:
     )
     more = _more(len(summary.unmatched) - UNMATCHED, "queries.csv")
     return f'<ul class="unmatched path">{rows}</ul>{more}'
+
+
+def _label(label: int) -> str:
+    return shortened(str(label), 11)
 
 
 def _figures(examples: Iterable[Example]) -> str:
