@@ -33,6 +33,7 @@ figure{margin:0;min-width:0;font-size:.8em;line-height:1.35}
 border:3px solid #888;overflow:hidden} .frame img{width:100%;height:100%;object-fit:contain;display:block}
 .classes .two{width:8em} .classes td{vertical-align:middle} .classes figcaption{display:none}
 .bar{width:30%;min-width:5em}.bar i{display:block;height:.6em;background:#4269d0;border-radius:.3em}
+@media(max-width:600px){.bar{display:none}}
 .classes .frame{border-width:2px} .classes td:last-child,.classes th:last-child{width:8em}
 figcaption{margin-top:.25em;color:#666;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 figcaption b{color:#222}
@@ -202,7 +203,7 @@ def _classes_part(summary: Summary, examples: Examples) -> str:
     return (
         '<p class="note">With the query of the class whose first match stands lowest, and what is nearest to it.</p>'
         '<div class="wide"><table class="classes"><tr><th>class</th><th class="num">queries</th>'
-        '<th class="num">recall@1</th><th></th><th class="num">mAP</th><th>worst query</th></tr>'
+        '<th class="num">recall@1</th><th class="bar"></th><th class="num">mAP</th><th>worst query</th></tr>'
         f"{''.join(rows)}</table></div>{_more(len(failed) - CLASSES, 'classes.csv')}"
     )
 
