@@ -81,7 +81,7 @@ def _log(summary: Summary, headline: dict[str, float], query: ImageList, page: P
         counts.matched_queries,
         summary.gallery,
     )
-    log.info("recall1 is within %.3f and %.3f by 95 %% bootstrap over the queries", low, high)
+    log.info("95 %% interval of recall1: %.3f to %.3f, by bootstrap over the queries", low, high)
     log.info("mAP@R: %.5f, MRR: %.5f", counts.mean_ap_at_r, counts.mrr)
     worst = ", ".join(f"{c.label} ({c.recall1:.3f} of {c.queries} queries)" for c in summary.classes[:3])
     log.info("Classes with the lowest recall1: %s", worst)
