@@ -24,6 +24,7 @@ from paddlex_feat.retrieval.examples import Examples, number, shortened
 from paddlex_feat.retrieval.metrics import metrics_of
 from paddlex_feat.retrieval.picture import choose_worst
 from paddlex_feat.retrieval.ranking import rank
+from paddlex_feat.retrieval.summary import summarise
 from paddlex_feat.retrieval.tables import guarded, unguarded
 
 FILES = {
@@ -204,6 +205,8 @@ def test_own_files_are_left_out_everywhere(tmp_path):
     rows = [(0.0, 1), (0.3, 1), (0.1, 2), (0.9, 2)]
     case = Case(tmp_path, rows, rows, own=np.stack([np.arange(4)] * 2, axis=1))
     case.write(tmp_path / "evaluate")
+    pairs = summarise(case.evaluation, *case.lists).pairs
+    assert (len(pairs.matching), len(pairs.other)) == (4, 8)
     examples = Examples(case.evaluation, *case.lists)
     for q in range(4):
         match = examples.first_match(q)

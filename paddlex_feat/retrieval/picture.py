@@ -98,7 +98,7 @@ def _draw(axes: Any, left: float, top: float, example: Example, title: str) -> N
 
     colour = QUERY if example.right is None else RIGHT if example.right else WRONG
     middle, upper = left + _CELL / 2, top + 0.2
-    axes.text(middle, upper - 0.06, title, fontsize=7, color=colour, ha="center", va="bottom", parse_math=False)
+    axes.text(middle, upper - 0.06, title, fontsize=7, color=colour, ha="center", va="bottom")
     height, width = (1, 1) if example.image is None else example.image.shape[:2]
     scale = _IMAGE / max(height, width)
     x, y = middle - width * scale / 2, upper + (_IMAGE - height * scale) / 2

@@ -49,17 +49,15 @@ def write_queries(ranking: Ranking, query: ImageList, gallery: ImageList, path: 
     head = ["path", "label", "rank_of_first_match", "average_precision"]
     head += [f"top{k}_{name}" for k in range(1, NEIGHBOURS + 1) for name in ("path", "label", "similarity")]
 
+    near = ranking.nearest[:, :NEIGHBOURS]
+
     def rows() -> Iterable[list[str | int | float]]:
         for q in range(len(query)):
             first = int(ranking.first_match[q])
             row: list[str | int | float] = [query.paths[q], query.labels[q], first or ""]
             row.append(round(float(ranking.average_precision[q]), 6) if first else "")
-            near = ranking.nearest[q].tolist()
-            for k in range(NEIGHBOURS):
-                g = near[k] if k < len(near) else -1
-                found = g >= 0
-                row += [gallery.paths[g], gallery.labels[g]] if found else ["", ""]
-                row.append(round(float(ranking.similarity[q, k]), 6) if found else "")
+            for g, similarity in zip(near[q].tolist(), ranking.similarity[q].tolist(), strict=False):
+                row += [gallery.paths[g], gallery.labels[g], round(similarity, 6)] if g >= 0 else ["", "", ""]
             yield row
 
     _write(path, head, rows())
