@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import base64
 from html import escape
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from paddlex_feat.dataset.findings import Finding, grouped
 from paddlex_feat.dataset.subject import DataSet
-from paddlex_feat.errors import ImageError
-from paddlex_feat.files import write_bytes
-from paddlex_feat.pipeline.decode import read_rgb
+from paddlex_feat.page import jpeg, picture, small_image, write_page
 
 SHOWN = 50  # findings of a kind in full
 _ILLUSTRATED = 12  # findings of a kind with thumbnails
 _SIDE = 112  # of a thumbnail, in pixels
 
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1040px;margin:2em auto;padding:0 1em;color:#222}
-h1{font-size:1.6em;margin-bottom:.1em} h2{font-size:1.2em;margin-top:2em}
-table{border-collapse:collapse;width:100%} td,th{padding:.25em .7em;text-align:left;vertical-align:top}
-th{border-bottom:2px solid #ddd} td{border-bottom:1px solid #eee}
-.num{text-align:right;font-variant-numeric:tabular-nums}
 .verdict{display:inline-block;padding:.2em .8em;border-radius:.4em;color:#fff;font-weight:600}
 .passed{background:#1a9850}.failed{background:#d73027}
 details{border:1px solid #ddd;border-left-width:5px;border-radius:.4em;margin:.6em 0;padding:.4em .9em}
 details.error{border-left-color:#d73027}details.warning{border-left-color:#efb118}details.note{border-left-color:#4269d0}
-summary{cursor:pointer;font-weight:600} .fix{color:#555} code{background:#f4f4f4;padding:0 .25em}
+summary{cursor:pointer;font-weight:600} .fix{color:#555}
 .pictures{white-space:nowrap;text-align:right}.pictures img{border-radius:.2em;height:84px;margin-left:.4em}
 .samples{display:flex;flex-wrap:wrap;gap:.5em}.samples img{border-radius:.2em;height:112px}
 .where{white-space:nowrap;width:9em}
@@ -51,17 +42,12 @@ def write_report(
     body = [
         f"<h1>Data set check {verdict}</h1><p><code>{escape(str(root))}</code></p>",
         _lists_table(data),
-        f'<p class="plots">{"".join(_picture(p.read_bytes(), "image/png", p.stem) for p in plots)}</p>',
+        f'<p class="plots">{"".join(picture(p.read_bytes(), "image/png", p.stem) for p in plots)}</p>',
         _findings_part(findings),
         "<h2>Samples</h2>",
         *(_samples_part(name, files) for name, files in samples.items()),
     ]
-    page = (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width"><title>Data set check</title>'
-        f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
-    )
-    write_bytes(path, page.encode("utf-8", errors="backslashreplace"))  # file names need not be text
+    write_page(path, "Data set check", _STYLE, "".join(body))
 
 
 def _lists_table(data: DataSet) -> str:
@@ -108,18 +94,5 @@ def _samples_part(name: str, files: list[Path]) -> str:
 
 
 def _thumbnail(path: str) -> str:
-    try:
-        image = read_rgb(path)
-    except ImageError:
-        return ""
-    height, width = image.shape[:2]
-    scale = min(_SIDE / height, 3 * _SIDE / width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    data = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
-    return _picture(data.tobytes(), "image/jpeg", Path(path).name)
-
-
-def _picture(data: bytes, kind: str, name: str) -> str:
-    encoded = base64.b64encode(data).decode("ascii")
-    return f'<img src="data:{kind};base64,{encoded}" alt="{escape(name)}" title="{escape(name)}">'
+    image = small_image(path, _SIDE, 3 * _SIDE)
+    return "" if image is None else jpeg(image, Path(path).name)

@@ -17,12 +17,16 @@ from paddlex_feat.retrieval.ranking import Ranking, rank
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics with the ranking and the features they come from: float32 [Q, D] and [G, D], unit rows."""
+    """Metrics with the ranking and the features they come from: float32 [Q, D] and [G, D], unit rows.
+
+    `own`, int64 [P, 2], are the (query, gallery) pairs of the same file, where these were left out.
+    """
 
     metrics: RetrievalMetrics
     ranking: Ranking
     query: np.ndarray
     gallery: np.ndarray
+    own: np.ndarray | None = None
 
     def headline(self) -> dict[str, float]:
         """recall1, recall5, mAP."""

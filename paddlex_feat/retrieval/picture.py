@@ -1,4 +1,4 @@
-"""A picture of queries with their nearest gallery images, right and wrong ones marked."""
+"""Pictures of queries with their nearest gallery images, right and wrong ones marked."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from paddlex_feat.dataset.records import ImageList
 from paddlex_feat.files import atomic_path
-from paddlex_feat.pipeline.decode import read_rgb
-from paddlex_feat.retrieval.evaluator import Evaluation
+from paddlex_feat.retrieval.examples import NEIGHBOURS, Example, Examples, number, shortened
 
 RIGHT, WRONG, QUERY = "#1a9850", "#d73027", "#333333"
-NEIGHBOURS = 5
 BLOCKS = 2  # queries side by side
+_CELL, _ROW, _IMAGE = 1.12, 1.4, 1.04  # inches: width, height, side of the square that holds the image
+_MARGIN, _TOP = 0.2, 0.45  # inches, around and between the blocks, and for the title
 
 
 def choose_queries(first_match: np.ndarray, labels: Sequence[int], count: int, seed: int = 0) -> list[int]:
@@ -37,6 +36,16 @@ def choose_queries(first_match: np.ndarray, labels: Sequence[int], count: int, s
     return _varied(wrong, labels)[:show_wrong] + _varied(right, labels)[:show_right]
 
 
+def choose_worst(first_match: np.ndarray, labels: Sequence[int], count: int) -> list[int]:
+    """Failed queries whose first match stands lowest, the worst of each class before the second of any.
+
+    Arguments as of `choose_queries`. Equal ranks -> the earlier in the list.
+    """
+    wrong = np.flatnonzero(first_match > 1)
+    worst = wrong[np.argsort(-first_match[wrong], kind="stable")]
+    return _varied(worst.tolist(), labels)[:count]
+
+
 def _varied(queries: list[int], labels: Sequence[int]) -> list[int]:
     """The same queries, the first of every class before the second of any."""
     seen: Counter[int] = Counter()
@@ -47,51 +56,60 @@ def _varied(queries: list[int], labels: Sequence[int]) -> list[int]:
     return [q for _, q in sorted(zip(rounds, queries, strict=True), key=lambda pair: pair[0])]
 
 
-def draw_retrieval(evaluation: Evaluation, query: ImageList, gallery: ImageList, path: Path, count: int = 10) -> None:
-    """Write a PNG of `count` queries, each with its five nearest gallery images by cosine similarity."""
+def draw_queries(examples: Examples, shown: Sequence[int], title: str, path: Path, first_match: bool = False) -> None:
+    """Write a PNG: each query with its nearest gallery images, at most five, in two columns.
+
+    Args:
+        first_match: add each query's first match, with its rank.
+    """
     from matplotlib.figure import Figure
 
-    shown = choose_queries(evaluation.ranking.first_match, query.labels, count)
-    columns = min(NEIGHBOURS, len(gallery))
-    rows = -(-len(shown) // BLOCKS)
-    figure = Figure(figsize=(BLOCKS * 1.12 * (columns + 1) + 0.6, 1.5 * rows + 0.5), layout="constrained")
-    halves = figure.subfigures(1, BLOCKS, squeeze=False, wspace=0.03)[0]
-    for block, half in enumerate(halves):
-        grid = half.subplots(rows, columns + 1, squeeze=False)
-        for row in range(rows):
-            place = block * rows + row
-            _draw_row(grid[row], evaluation, query, gallery, shown[place] if place < len(shown) else None)
-    headline = evaluation.headline()
-    figure.suptitle(
-        f"recall@1 {headline['recall1']:.3f}   recall@5 {headline['recall5']:.3f}   mAP {headline['mAP']:.3f}   "
-        f"({evaluation.metrics.matched_queries} queries, {len(gallery)} gallery images)",
-        fontsize=10,
-    )
+    lines = [(examples.query(q), examples.neighbours(q), examples.first_match(q)) for q in shown]
+    columns = max((len(near) for _, near, _ in lines), default=NEIGHBOURS) + 1 + first_match
+    rows = max(-(-len(lines) // BLOCKS), 1)
+    block = columns * _CELL + _MARGIN
+    width, height = BLOCKS * block + _MARGIN, rows * _ROW + _TOP
+    figure = Figure(figsize=(width, height))
+    # One pair of axes, in inches, for everything: axes for each image take ten times as long to draw.
+    axes = figure.add_axes((0, 0, 1, 1))
+    for i, (query, near, match) in enumerate(lines):
+        left, top = _MARGIN + i // rows * block, _TOP + i % rows * _ROW
+        _draw(axes, left, top, query, f"query: {query.text()}")
+        for column, example in enumerate(near, 1):
+            _draw(axes, left + column * _CELL, top, example, example.text())
+        if first_match:
+            _draw(
+                axes,
+                left + (columns - 1) * _CELL,
+                top,
+                match,
+                f"rank {match.rank} ({number(match.similarity, 2)})",
+            )
+    axes.text(width / 2, _TOP / 2, title, fontsize=10, ha="center", va="center")
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
 
 
-def _draw_row(cells: Any, evaluation: Evaluation, query: ImageList, gallery: ImageList, q: int | None) -> None:
-    """One query and its neighbours; empty cells where there is no query left."""
-    if q is None:
-        for axes in cells:
-            axes.set_axis_off()
-        return
-    _draw_image(cells[0], query, q, f"query: {query.labels[q]}", QUERY)
-    scores = evaluation.gallery @ evaluation.query[q]
-    matches = np.asarray(gallery.labels) == query.labels[q]
-    nearest = np.lexsort((matches, -scores))[: len(cells) - 1]  # a tie counts against us, as in the metrics
-    for axes, g in zip(cells[1:], nearest.tolist(), strict=True):
-        right = gallery.labels[g] == query.labels[q]
-        title = f"{'✓' if right else '✗'} {gallery.labels[g]}  ({scores[g]:.2f})"
-        _draw_image(axes, gallery, g, title, RIGHT if right else WRONG)
+def _draw(axes: Any, left: float, top: float, example: Example, title: str) -> None:
+    """One image below its title, in the middle of its cell; its name where there is no image."""
+    from matplotlib.patches import Rectangle
 
-
-def _draw_image(axes: Any, records: ImageList, index: int, title: str, colour: str) -> None:
-    axes.imshow(read_rgb(records.root / records.paths[index]))
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set_title(title, fontsize=7, color=colour, pad=3)
-    for spine in axes.spines.values():
-        spine.set_color(colour)
-        spine.set_linewidth(3)
+    colour = QUERY if example.right is None else RIGHT if example.right else WRONG
+    middle, upper = left + _CELL / 2, top + 0.2
+    axes.text(middle, upper - 0.06, title, fontsize=7, color=colour, ha="center", va="bottom")
+    height, width = (1, 1) if example.image is None else example.image.shape[:2]
+    scale = _IMAGE / max(height, width)
+    x, y = middle - width * scale / 2, upper + (_IMAGE - height * scale) / 2
+    if example.image is None:
+        # Fonts lack most of what names may hold, so what is not ASCII is spelt as Python would.
+        name = shortened(example.path.encode("ascii", "backslashreplace").decode(), 60)
+        text = "\n".join(["not readable:", *(name[i : i + 15] for i in range(0, len(name), 15))])
+        axes.text(
+            middle, upper + _IMAGE / 2, text, fontsize=6, color="#777", ha="center", va="center", parse_math=False
+        )
+    else:
+        extent = (x, x + width * scale, y + height * scale, y)
+        axes.imshow(example.image, extent=extent, aspect="auto", interpolation="antialiased")
+    axes.add_patch(Rectangle((x, y), width * scale, height * scale, fill=False, edgecolor=colour, linewidth=2.5))
