@@ -1,54 +1,92 @@
-"""Mode evaluate: recall@1, recall@5 and mAP of a weight file, exact over the whole gallery."""
+"""Mode evaluate: recall@k and mAP of weights or of an inference directory, exact over the whole gallery."""
 
 from __future__ import annotations
 
 import logging
-import tempfile
+import os
 from pathlib import Path
 from typing import Any
 
+from paddlex_feat import launch
 from paddlex_feat.config.schema import Config
-from paddlex_feat.dataset.records import require_lists
-from paddlex_feat.modes.common import load_trained, preprocess_of
-from paddlex_feat.runtime import cpu_count
+from paddlex_feat.dataset.records import ImageList, require_lists
+from paddlex_feat.files import require_writable
+from paddlex_feat.group import Group
+from paddlex_feat.modes import evaluate_model
+from paddlex_feat.modes.common import launch_processes, require_images
+from paddlex_feat.retrieval.evaluator import Evaluation, Evaluator
+from paddlex_feat.retrieval.features_file import write_features
+from paddlex_feat.retrieval.matches import own_pairs, require_matches
 
 log = logging.getLogger(__name__)
 
 
 def run(config: Config, output: Path) -> dict[str, Any]:
-    """Evaluate; also writes evaluate/retrieval.png."""
+    """Evaluate here, or start a process for each of several devices and wait for them.
+
+    All that lists, folders and configuration tell is checked before Paddle is imported.
+    """
+    settings, group, folder = config.Evaluate, Group.from_environment(), output / "evaluate"
+    lists = _read_lists(config)
+    path = evaluate_model.find(config)
+    if group.rank == 0:
+        require_writable(folder)
+    if launch.wanted(config.Global.device, None):
+        return launch_processes(config, output)
+    model = evaluate_model.make_ready(config, path, group)
+    evaluator = Evaluator(
+        lists,
+        settings.batch_size,
+        model.place.workers,
+        group,
+        exclude_own=settings.exclude_own,
+        recall_ks=settings.recall_ks,
+        memory=settings.memory_mib * 2**20 // group.local_size,
+        scratch=output,
+    )
+    evaluation = evaluator(model.extract)
+    if group.rank:
+        return {}
+    result = {
+        "metrics": evaluation.headline(),
+        "weight_path": str(path),
+        "queries": evaluation.metrics.matched_queries,
+        "unmatched_queries": evaluation.metrics.unmatched_queries,
+        "gallery": len(lists["gallery"]),
+        **_report(evaluation, lists, folder),
+    }
+    if settings.save_features:
+        file = folder / "features.npz"
+        write_features(file, evaluation.gallery, evaluation.query, lists["gallery"], lists["query"])
+        log.info("Features: %s", file)
+        result["features"] = f"{folder.name}/{file.name}"
+    return result
+
+
+def _read_lists(config: Config) -> dict[str, ImageList]:
+    """gallery.txt and query.txt, which could be evaluated. Raises DatasetError."""
     lists = require_lists(config.Global.dataset_dir, ("gallery", "query"))
-    trained = load_trained(config, "Evaluate.weight_path", config.Evaluate.weight_path)
+    gallery, query = lists["gallery"], lists["query"]
+    require_matches(query, gallery, own_pairs(query, gallery) if config.Evaluate.exclude_own else None)
+    for records in lists.values():
+        require_images(records, [i for i, file in enumerate(records.files()) if not os.path.exists(file)])  # noqa: PTH110 - perhaps a million times
+    return lists
 
-    from paddlex_feat.inference.export import Exporter
-    from paddlex_feat.retrieval.evaluator import Evaluator
+
+def _report(evaluation: Evaluation, lists: dict[str, ImageList], folder: Path) -> dict[str, str]:
+    """Log the figures and draw examples; the files written, relative to the output folder."""
     from paddlex_feat.retrieval.picture import draw_retrieval
-
-    evaluator = Evaluator(lists, config.Evaluate.batch_size, trained.device, config.Global.threads, cpu_count())
-    with tempfile.TemporaryDirectory(prefix="paddlex_feat_") as temporary:
-        folder = Path(temporary) / "inference"
-        exporter = Exporter(trained.network, trained.config.Global.model, preprocess_of(trained.config))
-        exporter.write(trained.network.state_dict(), folder)
-        evaluation = evaluator(folder)
 
     counts = evaluation.metrics
     if counts.unmatched_queries:
         log.warning("%d queries have no gallery image of their label and are left out.", counts.unmatched_queries)
-    metrics = evaluation.headline()
     log.info(
         "%s  (%d queries, %d gallery images)",
-        ", ".join(f"{name}: {value:.5f}" for name, value in metrics.items()),
+        ", ".join(f"{name}: {value:.5f}" for name, value in evaluation.headline().items()),
         counts.matched_queries,
         len(lists["gallery"]),
     )
-    picture = output / "evaluate" / "retrieval.png"
+    picture = folder / "retrieval.png"
     draw_retrieval(evaluation, lists["query"], lists["gallery"], picture)
     log.info("Queries with their nearest gallery images: %s", picture)
-    return {
-        "metrics": metrics,
-        "weight_path": str(trained.path),
-        "queries": counts.matched_queries,
-        "unmatched_queries": counts.unmatched_queries,
-        "gallery": len(lists["gallery"]),
-        "retrieval": "evaluate/retrieval.png",
-    }
+    return {"retrieval": f"{folder.name}/{picture.name}"}
