@@ -1,9 +1,10 @@
 """How fast a list of images becomes features on a CPU: Paddle's dynamic graph, our engine, and `embed` from files.
 
-    python benchmarks/embedding.py [images] [pairs]
+    python benchmarks/embedding.py [images] [rounds]
 
 Prints a table. PP-ShiTuV2_rec at 224 px with random weights, batches of 64, JPEG photographs of 640 x 480.
-All are taken in turn within a round, each in a process of its own, and medians of the rounds' ratios are quoted.
+A round takes each in turn: both forms of the dynamic graph in processes of their own, then engine, `embed` and the
+bare decode loop, which is the limit of reading files, several times. Medians of the turns' ratios are quoted.
 """
 
 from __future__ import annotations
@@ -16,14 +17,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE, BATCH, WIDTH, HEIGHT = 224, 64, 640, 480
-IMAGES, PAIRS = 640, 3
+IMAGES, ROUNDS, TURNS = 640, 3, 3  # a count of images that batches divide
 PLAIN_BATCHES = 1  # of the dynamic graph, which is slow; the others take the whole list
 
 
@@ -73,43 +73,44 @@ def dynamic_graph(threads: int) -> float:
     return PLAIN_BATCHES * BATCH / (time.perf_counter() - started)
 
 
-def engine_and_embed(model: Path, photographs: Path) -> tuple[float, float, float]:
-    """Images/s of the engine on float tensors that are ready, of `embed` from files, of the decode loop alone."""
+def engine_and_embed(model: Path, photographs: Path) -> None:
+    """Print, for each turn, images/s of the engine on ready tensors, of `embed` from files, of decoding alone."""
     from paddlex_feat.runtime import cpu_count, prepare_paddle
 
     prepare_paddle()
-    from paddlex_feat.inference.engine import FeatureExtractor, PaddleEngine, read_info
+    from paddlex_feat.inference.engine import FeatureExtractor, PaddleEngine
     from paddlex_feat.pipeline.loader import evaluation_batches
     from paddlex_feat.retrieval.embed import embed
 
-    files = [str(f) for f in sorted(photographs.iterdir())]
-    preprocess, workers = read_info(model).preprocess, cpu_count()
+    files, workers = [str(f) for f in sorted(photographs.iterdir())], cpu_count()
     engine, extract = PaddleEngine(model), FeatureExtractor(model)
-    ready = np.random.default_rng(0).standard_normal((BATCH, 3, SIZE, SIZE)).astype(np.float32)
-    engine.run(ready), extract(np.zeros((BATCH, SIZE, SIZE, 3), np.uint8))  # oneDNN sets itself up
+    first = next(evaluation_batches(files, extract.preprocess, BATCH, workers))[1]
+    ready = extract.preprocess.normalise(first)
+    engine.run(ready)  # oneDNN sets itself up
+    extract(first)
 
     def rate(work: Callable[[], object]) -> float:
         started = time.perf_counter()
         work()
         return len(files) / (time.perf_counter() - started)
 
-    decode = rate(lambda: list(map(len, evaluation_batches(files, preprocess, BATCH, workers))))
-    own = [rate(lambda: [engine.run(ready) for _ in range(len(files) // BATCH)])]
-    whole = rate(lambda: embed(extract, files, BATCH, workers))
-    own.append(rate(lambda: [engine.run(ready) for _ in range(len(files) // BATCH)]))
-    return statistics.mean(own), whole, decode
+    for _ in range(TURNS):
+        own = rate(lambda: [engine.run(ready) for _ in range(len(files) // BATCH)])
+        whole = rate(lambda: embed(extract, files, BATCH, workers))
+        decode = rate(lambda: [len(x) for _, x in evaluation_batches(files, extract.preprocess, BATCH, workers)])
+        print(own, whole, decode, flush=True)
 
 
-def in_process(*words: object) -> SimpleNamespace:
-    """What `main` prints in a process of its own, without settings that would change Paddle's defaults."""
+def in_process(*words: object) -> list[list[float]]:
+    """Rows of figures from a process of its own, without settings that would change Paddle's defaults."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "FLAGS_", "PADDLE_"))}
     environment = {**kept, "PYTHONPATH": str(ROOT), "GLOG_minloglevel": "2"}
     command = [sys.executable, __file__, *map(str, words)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return SimpleNamespace(rates=[float(word) for word in done.stdout.split()[-3:]])
+    return [[float(word) for word in line.split()] for line in done.stdout.splitlines()]
 
 
-def measure(images: int, pairs: int) -> None:
+def measure(images: int, count: int) -> None:
     """Print the table."""
     rounds = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -118,14 +119,14 @@ def measure(images: int, pairs: int) -> None:
         make_photographs(photographs, images)
         in_process("make_model", model)
         mean = sum(f.stat().st_size for f in photographs.iterdir()) / images
-        for number in range(pairs):
-            one = in_process("dynamic_graph", 1).rates[-1]
-            every = in_process("dynamic_graph", os.cpu_count()).rates[-1]
-            rounds.append((one, every, *in_process("engine_and_embed", model, photographs).rates))
-            print(f"round {number + 1}:", *(f"{r:.1f}" for r in rounds[-1]), file=sys.stderr, flush=True)
+        for number in range(count):
+            one, every = (in_process("dynamic_graph", threads)[-1][0] for threads in (1, os.cpu_count()))
+            for row in in_process("engine_and_embed", model, photographs)[-TURNS:]:
+                rounds.append((one, every, *row))
+                print(f"round {number + 1}:", *(f"{r:.1f}" for r in rounds[-1]), file=sys.stderr, flush=True)
     what = f"{images} JPEGs of {WIDTH} x {HEIGHT}, {mean / 1024:.0f} KiB each"
-    print(f"\n{what}; {os.cpu_count()} cores; {pairs} rounds\n")
-    print("| what | images/s | embed is, median of rounds | asked |\n|---|---|---|---|")
+    print(f"\n{what}; {os.cpu_count()} cores; {count} rounds of {TURNS} turns\n")
+    print("| what | images/s | `embed` is, median of turns | asked |\n|---|---|---|---|")
     names = (
         ("dynamic graph, Paddle's default of 1 thread, ready tensors", "at least 5"),
         ("dynamic graph, all threads, ready tensors", "at least 5"),
@@ -146,6 +147,6 @@ if __name__ == "__main__":
         case ["dynamic_graph", threads]:
             print(dynamic_graph(int(threads)))
         case ["engine_and_embed", model, photographs]:
-            print(*engine_and_embed(Path(model), Path(photographs)))
+            engine_and_embed(Path(model), Path(photographs))
         case numbers:
-            measure(*[*map(int, numbers), *(IMAGES, PAIRS)[len(numbers) :]])
+            measure(*[*map(int, numbers), *(IMAGES, ROUNDS)[len(numbers) :]])

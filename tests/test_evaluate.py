@@ -40,7 +40,7 @@ from paddlex_feat.errors import (
 from paddlex_feat.inference.engine import FeatureExtractor
 from paddlex_feat.inference.network import NetworkExtractor
 from paddlex_feat.models import recognizer, weights
-from paddlex_feat.modes import evaluate
+from paddlex_feat.modes import evaluate, evaluate_model
 from paddlex_feat.pipeline.loader import evaluation_batches
 from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.retrieval import embed as embedding
@@ -117,24 +117,25 @@ def test_another_model_name_in_an_inference_directory_is_said(inference, data, t
     assert "Train.interpolation is bicubic" in caplog.text
 
 
-def test_the_older_form_of_a_graph_is_evaluated(run_folder, inference, data, tmp_path):
-    code = f"""
-from pathlib import Path
-from paddlex_feat.runtime import prepare_paddle
-prepare_paddle()
-from paddlex_feat.inference.export import Exporter
-from paddlex_feat.models import recognizer, weights
-from paddlex_feat.models.spec import NetworkSpec
-from paddlex_feat.pipeline.preprocess import Preprocess
-network = recognizer.build(NetworkSpec(input_size=32), 1)
-weights.load(network, Path({str(run_folder)!r}) / "best_model/best_model.pdparams", head="ignored")
-Exporter(network, {MODEL!r}, Preprocess(32)).write(network.state_dict(), Path({str(tmp_path / "old")!r}))
+def test_the_older_form_of_a_graph_is_evaluated(inference, data, tmp_path):
+    """A small network, because Paddle 3.3 itself cannot write the real one in the older form any more."""
+    code = """
+import sys, paddle
+paddle.seed(1)
+layers = paddle.nn.Conv2D(3, 16, 8, 8), paddle.nn.ReLU(), paddle.nn.Flatten(), paddle.nn.Linear(256, 32)
+spec = paddle.static.InputSpec([None, 3, 32, 32], "float32", "x")
+paddle.jit.save(paddle.nn.Sequential(*layers), sys.argv[1], [spec])
 """
-    environment = {"FLAGS_enable_pir_api": "0", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
-    assert (tmp_path / "old/inference.pdmodel").is_file() and not (tmp_path / "old/inference.json").exists()
-    old = run(data, tmp_path / "a", tmp_path / "old")
-    assert old["metrics"] == run(data, tmp_path / "b", inference)["metrics"]
+    metrics = []
+    for pir, suffix in (("0", "pdmodel"), ("1", "json")):
+        folder = tmp_path / suffix
+        environment = {"FLAGS_enable_pir_api": pir, "PATH": "/usr/bin:/bin"}
+        command = [sys.executable, "-c", code, str(folder / "inference")]
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        shutil.copy(inference / "inference.yml", folder)
+        assert (folder / f"inference.{suffix}").is_file()
+        metrics.append(run(data, tmp_path / "out", folder)["metrics"])
+    assert metrics[0] == metrics[1]
 
 
 def as_paddleclas_writes(run_folder: Path, file: Path) -> None:
@@ -167,8 +168,9 @@ def test_null_is_the_official_weights_of_the_model(run_folder, inference, data, 
         first = run(data, tmp_path / "a", None, **{"Train.input_size": 32})
         server.shutdown()
     assert Path(first["weight_path"]).is_relative_to(tmp_path / "cache")
-    again = run(data, tmp_path / "a", section.official_weights(MODEL), **{"Train.input_size": 32})  # from the cache
-    assert again == first and first["metrics"] == run(data, tmp_path / "b", inference)["metrics"]
+    assert first["metrics"] == run(data, tmp_path / "b", inference)["metrics"]
+    address = words(data, tmp_path, section.official_weights(MODEL))
+    assert str(evaluate_model.find(load(MODEL, address)[0])) == first["weight_path"]  # from the cache
 
 
 def test_official_weights_without_a_network_are_a_clear_error(data, tmp_path, monkeypatch):
