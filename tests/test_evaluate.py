@@ -304,6 +304,13 @@ def test_recall_ks_exclude_own_and_features(inference, data, tmp_path):
     assert loaded["lists"].tolist() == ["gallery"] * 24 + ["query"] * 12
 
 
+def test_a_file_that_cannot_be_written_at_the_end_costs_no_figures(inference, data, tmp_path):
+    (tmp_path / "out/evaluate/features.npz").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"\.features\..*\.npz") as caught:
+        run(data, tmp_path / "out", inference, save_features=True)
+    assert caught.value.result["metrics"]["recall5"] == 1 and "features" not in caught.value.result
+
+
 # Lists and features made here
 
 
@@ -356,6 +363,9 @@ def test_features_beyond_the_bound_lie_in_a_file_that_vanishes(tmp_path):
     write_features(tmp_path / "a.npz", within.gallery, within.query, lists["gallery"], lists["query"])
     write_features(tmp_path / "b.npz", beyond.gallery, beyond.query, lists["gallery"], lists["query"])
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    lists["query"].paths[0] = "caf\udce9.png"  # a name that is no UTF-8
+    write_features(tmp_path / "a.npz", within.gallery, within.query, lists["gallery"], lists["query"])
+    assert np.load(tmp_path / "a.npz", allow_pickle=False)["paths"][9] == "caf\udce9.png"
 
 
 def test_a_disk_without_room_for_the_features_is_an_error(tmp_path):
@@ -374,6 +384,8 @@ def test_ranking_is_told_its_share_of_the_memory_and_what_to_leave_out(tmp_path,
     assert seen["own"].tolist() == found.own.tolist() == [[0, 0]]
     Evaluator(made_lists(tmp_path, 9, 5), 4, 3, memory=2**20)(Means())
     assert seen["memory"] == 2**26 and seen["own"] is None
+    Evaluator(made_lists(tmp_path, 9, 5), 4, 3, threads=1)(Means())
+    assert seen["threads"] == 1
 
 
 class Together:

@@ -10,6 +10,7 @@ from typing import Any
 from paddlex_feat import launch
 from paddlex_feat.config.schema import Config
 from paddlex_feat.dataset.records import ImageList, require_lists
+from paddlex_feat.errors import FeatError
 from paddlex_feat.files import require_writable
 from paddlex_feat.group import Group
 from paddlex_feat.modes import evaluate_model
@@ -42,6 +43,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         exclude_own=settings.exclude_own,
         recall_ks=settings.recall_ks,
         memory=settings.memory_mib * 2**20 // group.local_size,
+        threads=config.Global.threads,
         scratch=output,
     )
     evaluation = evaluator(model.extract)
@@ -53,13 +55,17 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         "queries": evaluation.metrics.matched_queries,
         "unmatched_queries": evaluation.metrics.unmatched_queries,
         "gallery": len(lists["gallery"]),
-        **_report(evaluation, lists, folder),
     }
-    if settings.save_features:
-        file = folder / "features.npz"
-        write_features(file, evaluation.gallery, evaluation.query, lists["gallery"], lists["query"])
-        log.info("Features: %s", file)
-        result["features"] = f"{folder.name}/{file.name}"
+    try:
+        result |= _report(evaluation, lists, folder)
+        if settings.save_features:
+            file = folder / "features.npz"
+            write_features(file, evaluation.gallery, evaluation.query, lists["gallery"], lists["query"])
+            log.info("Features: %s", file)
+            result["features"] = f"{folder.name}/{file.name}"
+    except FeatError as error:  # such as a full disk: what was measured is not lost
+        error.with_result(result)
+        raise
     return result
 
 

@@ -44,7 +44,7 @@ class Model:
 def find(config: Config) -> Path:
     """The weight file or inference directory of Evaluate.weight_path; a URL is fetched. Paddle is not imported.
 
-    Raises WeightsError for a folder that is no inference directory, DownloadError.
+    Raises WeightsError for what is not there and for a folder that is no inference directory, DownloadError.
     """
     given = config.Evaluate.weight_path
     if given is None:
@@ -56,6 +56,10 @@ def find(config: Config) -> Path:
     if not path.exists():
         for folder in (path, path.parent):  # a run that was killed while it exchanged this checkpoint
             recover_folder(folder)
+    if not path.exists():
+        raise WeightsError(
+            "The weight file does not exist.", where=f"{KEY}={path}", fix="Check the path, or train first."
+        )
     if path.is_dir():
         _require_inference_directory(path)
         if config.Evaluate.amp != "OFF":

@@ -49,11 +49,12 @@ class Evaluator:
 
     Args:
         lists: "gallery" and "query".
-        workers: threads that decode images, and that rank.
+        workers: threads that decode images.
         group: processes that share the work; all of them must call, and all get the result.
         exclude_own: leave out gallery records of a query's own file.
         recall_ks: the k of recall@k beside 1 and 5.
         memory: bytes for features and similarities together, in this process.
+        threads: that rank; 0: as many as decode.
         scratch: folder for features that do not fit in half of `memory`.
     """
 
@@ -67,6 +68,7 @@ class Evaluator:
         exclude_own: bool = False,
         recall_ks: Sequence[int] = (),
         memory: int = 2**31,
+        threads: int = 0,
         scratch: Path | None = None,
     ):
         self._query, self._gallery = lists["query"], lists["gallery"]
@@ -76,6 +78,7 @@ class Evaluator:
         self._own = own_pairs(self._query, self._gallery) if exclude_own else None
         self._ks = sorted({1, 5, *recall_ks})
         self._memory = memory
+        self._threads = threads or workers
         self._scratch = scratch
 
     def __call__(self, extract: Extractor) -> Evaluation:
@@ -120,7 +123,7 @@ class Evaluator:
             own = own[own[:, 0] % size == first] // [size, 1]
         labels = np.asarray(self._query.labels, np.int64)[first::size]
         gallery_labels = np.asarray(self._gallery.labels, np.int64)
-        part = rank(query[first::size], labels, gallery, gallery_labels, own, memory=memory, threads=self._workers)
+        part = rank(query[first::size], labels, gallery, gallery_labels, own, memory=memory, threads=self._threads)
         if size == 1:
             return part
         columns = {}
