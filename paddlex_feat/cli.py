@@ -22,7 +22,7 @@ from paddlex_feat.config.describe import keys_help
 from paddlex_feat.config.schema import MODES, Config
 from paddlex_feat.errors import ConfigError, ConnectionLostError, FeatError, Interrupted, OutputError
 from paddlex_feat.files import backup, output_errors, read_result, write_json
-from paddlex_feat.group import COMMAND, LOGS, Group
+from paddlex_feat.group import COMMAND, Group, logs_folder
 from paddlex_feat.logs import log_to_console, log_to_file
 
 log = logging.getLogger("paddlex_feat")
@@ -72,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _start_logging(mode: str, output: Path) -> None:
     rank = Group.from_environment().rank
     with output_errors(output):
-        log_to_file(output / LOGS / f"rank_{rank}.log" if rank else output / f"{mode}.log")
+        log_to_file(output / logs_folder(mode) / f"rank_{rank}.log" if rank else output / f"{mode}.log")
 
 
 def _write_result(mode: str, output: Path, result: dict[str, Any]) -> None:
@@ -93,7 +93,7 @@ def _fail(error: FeatError, mode: str, output: Path) -> int:
         result = {"done_flag": False, **error.result, "err_type": str(type(error)), "err_msg": str(error)}
         _write_result(mode, output, result)
         if Group.from_environment().size > 1:
-            importlib.import_module("paddlex_feat.launch").report_failure(output, error)
+            importlib.import_module("paddlex_feat.launch").report_failure(output / logs_folder(mode), error)
     except OutputError as failure:
         if not isinstance(error, OutputError):  # which has said so already
             log.error("%s", failure)
@@ -150,7 +150,7 @@ def _unexpected(error: Exception, mode: str, output: Path) -> FeatError:
         wrapped: FeatError = ConnectionLostError(
             "The connection to another process of the job was lost.",
             where=f"worker {group.rank}",
-            fix=f"See what the others say, in {output / LOGS}.",
+            fix=f"See what the others say, in {output / logs_folder(mode)}.",
         )
     else:
         wrapped = FeatError(

@@ -31,6 +31,14 @@ def output_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def require_writable(folder: Path) -> None:
+    """Make the folder if need be. Raises OutputError if nothing can be written there, before hours of work say so."""
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary name in the same folder; it replaces `path` when the block succeeds."""

@@ -15,7 +15,11 @@ if TYPE_CHECKING:  # the command asks for its rank before it needs any of this
     import numpy as np
 
 COMMAND = "PADDLEX_FEAT_COMMAND"  # environment of a worker that was started by us: what the user typed
-LOGS = "distributed_train_logs"  # below the output folder, as PaddleX calls it
+
+
+def logs_folder(mode: str) -> str:
+    """Where the ranks' logs lie below the output folder; of mode train as PaddleX calls it."""
+    return f"distributed_{mode}_logs"
 
 
 @dataclass(frozen=True)

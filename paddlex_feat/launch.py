@@ -1,4 +1,4 @@
-"""One training on several devices or machines: start the processes, watch them, say why one failed.
+"""One training or evaluation on several devices, or machines: start the processes, watch them, say why one failed.
 
 paddle.distributed.launch starts and ends the processes. This module gives it the command,
 passes signals on, shows rank 0's console, and turns a worker's failure into the job's error.
@@ -23,9 +23,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from paddlex_feat.errors import ConfigError, DeviceError, FeatError, Interrupted, TrainingError
+from paddlex_feat import errors
+from paddlex_feat.errors import ConfigError, EvaluationError, FeatError, Interrupted, TrainingError
 from paddlex_feat.files import output_errors, write_json
-from paddlex_feat.group import COMMAND, LOGS, Group
+from paddlex_feat.group import COMMAND, Group, logs_folder
 from paddlex_feat.logs import LOG_START
 
 _POLL_SECONDS = 0.2
@@ -41,28 +42,31 @@ def wanted(device: str, machines: str | None) -> bool:
     return (len(device_ids(device)) > 1 or bool(machines)) and Group.from_environment().size == 1
 
 
-def report_failure(output: Path, error: FeatError) -> None:
+def report_failure(logs: Path, error: FeatError) -> None:
     """Leave a worker's error where the process that started it looks."""
     rank = Group.from_environment().rank
     write_json(
-        output / LOGS / f"error_{rank}.json",
+        logs / f"error_{rank}.json",
         {"type": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix},
     )
 
 
-def run(configuration: str, output: Path, device: str, machines: str | None, port: int, log_start: int) -> None:
-    """Train with one process a device, on this machine and on those of `machines`.
+def run(
+    mode: str, configuration: str, output: Path, device: str, machines: str | None, port: int, log_start: int
+) -> None:
+    """Run one process a device, on this machine and on those of `machines`.
 
     Args:
+        mode: "train" or "evaluate", as the configuration says too; names the folder of the logs.
         configuration: the whole configuration as YAML; the workers read it from a file.
         device: "gpu:0,1", "cpu:0,1", …: one process an id.
         machines: addresses of all machines, separated by commas; each runs this same command.
         port: first port of the job, on each machine.
-        log_start: size of train.log before this process began to write to it.
+        log_start: size of the mode's log before this process began to write to it.
 
     Raises the error of the first worker that failed, or Interrupted.
     """
-    logs = output / LOGS
+    logs = output / logs_folder(mode)
     with output_errors(logs):
         logs.mkdir(parents=True, exist_ok=True)
         for error in logs.glob("error_*.json"):  # of an earlier job
@@ -81,7 +85,7 @@ def run(configuration: str, output: Path, device: str, machines: str | None, por
                 shutil.copy(file, logs)
     failures = _failures(logs)
     if code or failures:
-        raise _reason(failures, logs, code)
+        raise _reason(failures, logs, code, mode)
 
 
 def _options(device: str, machines: str | None, port: int) -> list[str]:
@@ -211,13 +215,13 @@ def _failures(logs: Path) -> list[tuple[int, dict[str, str]]]:
     return [(int(f.stem.partition("_")[2]), json.loads(f.read_text(encoding="utf-8"))) for f in files]
 
 
-def _reason(failures: list[tuple[int, dict[str, str]]], logs: Path, code: int) -> FeatError:
+def _reason(failures: list[tuple[int, dict[str, str]]], logs: Path, code: int, mode: str) -> FeatError:
     """Why the job ended: an error of a worker's own, else a worker that said nothing, else a signal to all."""
     consequences = ("Interrupted", "ConnectionLostError")
     own = [(rank, e) for rank, e in failures if e["type"] not in consequences]
     if own:
         rank, error = own[0]
-        kind = DeviceError if error["type"] == "DeviceError" else TrainingError
+        kind = getattr(errors, error["type"], FeatError)
         where = f"worker {rank}" + (f", {error['where']}" if error["where"] else "")
         return kind(error["what"], where=where, fix=error["fix"])
     interrupted = [(rank, e) for rank, e in failures if e["type"] == "Interrupted"]
@@ -227,11 +231,12 @@ def _reason(failures: list[tuple[int, dict[str, str]]], logs: Path, code: int) -
     heard = {rank for rank, _ in failures}
     files = sorted(logs.glob("workerlog.*")) or [logs / "launch.log"]
     silent = [f for f in files if f.suffix[1:] not in {str(rank) for rank in heard}] or files
-    return TrainingError(
+    kind = TrainingError if mode == "train" else EvaluationError
+    return kind(
         f"A worker ended without a word (exit code {code}), as a process does that was killed.\n    "
         + "\n    ".join(f"{file.name}: {_last_line(file)}" for file in silent),
         where=str(logs),
-        fix="See the logs there; if the system ran out of memory, lower Train.batch_size.",
+        fix=f"See the logs there; if the system ran out of memory, lower {mode.capitalize()}.batch_size.",
     )
 
 

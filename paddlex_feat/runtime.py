@@ -97,7 +97,7 @@ def _import_paddle() -> None:
 
 
 def first_device(device: str) -> str:
-    """The first of several devices, which is all that modes other than train use.
+    """The first of several devices, which is all that modes other than train and evaluate use.
 
     "gpu:0,1" -> "gpu:0"; anything else as it is.
     """

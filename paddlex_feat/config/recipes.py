@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from paddlex_feat.config.section import PRETRAINED
+from paddlex_feat.config.section import PRETRAINED, official_weights
 
 
 def _clip(name: str, **model: Any) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def _clip(name: str, **model: Any) -> dict[str, Any]:
             "loss": {"label_smoothing": 0.0, "triplet_weight": 0.0},
         },
         "Evaluate": {"batch_size": 32},
-        "Export": {"weight_path": f"{PRETRAINED}{name}_pretrained.pdparams"},
+        "Export": {"weight_path": official_weights(name)},
     }
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
 from paddlex_feat.config.section import PRETRAINED, Section, key
-from paddlex_feat.config.training import ModelSection, TrainSection
+from paddlex_feat.config.training import ModelSection, TrainSection, amp_level
 from paddlex_feat.runtime import DEVICE
 
 MODES = ("check_dataset", "train", "evaluate", "export", "predict")
@@ -29,7 +29,15 @@ def _device(value: str) -> str:
     return value
 
 
+def _ascending(value: list[int]) -> list[int]:
+    if len(set(value)) < len(value):
+        raise ValueError("names a number twice")
+    return sorted(value)
+
+
 Device = Annotated[str, AfterValidator(_device)]
+Ks = Annotated[list[Annotated[int, Field(ge=1)]], AfterValidator(_ascending)]
+EvaluationAmp = Annotated[Literal["OFF", "O1"], BeforeValidator(amp_level)]
 
 
 class GlobalSection(Section):
@@ -40,7 +48,8 @@ class GlobalSection(Section):
     dataset_dir: str = key("dataset", "Folder that holds train.txt, gallery.txt and query.txt, at its top or below.")
     device: Device = key(
         "auto",
-        "auto (first visible GPU, else the CPU), cpu, gpu or gpu:ID; several train together: gpu:0,1 or cpu:0,1.",
+        "auto (first visible GPU, else the CPU), cpu, gpu or gpu:ID; several train and evaluate together: gpu:0,1, "
+        "cpu:0,1.",
     )
     output: str = key("output", "Folder for everything that a mode writes.")
     threads: int = key(0, "CPU threads; 0 takes OMP_NUM_THREADS, else all processors.", "threads", ge=0, le=1024)
@@ -94,10 +103,24 @@ class EvaluateSection(Section):
     """Evaluation."""
 
     weight_path: str | None = key(
-        "output/best_model/best_model.pdparams", "Weights to evaluate: .pdparams file or URL."
+        "output/best_model/best_model.pdparams",
+        "What is evaluated: a .pdparams file, its URL, or an inference directory; null: the model's official weights.",
     )
     log_interval: int = key(1, "Accepted for compatibility; progress is a bar.", "batches", ge=1)
     batch_size: int = key(64, "Images per inference call, in training's evaluations too.", "images", ge=1)
+    recall_ks: Ks = key([1, 5], "The k of recall@k; 1 and 5 are always among them.")
+    exclude_own: bool = key(
+        False, "Leave out a query's own file where the gallery lists it too, in training's evaluations as well."
+    )
+    memory_mib: int = key(
+        2048,
+        "Bound for features and similarities together, of all processes of a machine; features beyond half of it "
+        "wait in a temporary file in Global.output.",
+        "MiB",
+        ge=128,
+    )
+    save_features: bool = key(False, "Write evaluate/features.npz: features, labels, paths and lists.")
+    amp: EvaluationAmp = key("OFF", "Mixed precision on a GPU, in Train.amp_dtype: OFF or O1.")
 
 
 class ExportSection(Section):

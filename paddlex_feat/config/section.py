@@ -9,6 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 PRETRAINED = "https://paddle-model-ecology.bj.bcebos.com/paddlex/official_pretrained_model/"
 
 
+def official_weights(model: str) -> str:
+    """Address of a model's official weights."""
+    return f"{PRETRAINED}{model}_pretrained.pdparams"
+
+
 def key(default: Any, meaning: str, unit: str = "", **bounds: Any) -> Any:
     """A field with its documentation."""
     return Field(default, description=meaning, json_schema_extra={"unit": unit} if unit else None, **bounds)

@@ -9,7 +9,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from paddlex_feat.config.section import PRETRAINED, Section, key
 
 
-def _amp(value: Any) -> Any:
+def amp_level(value: Any) -> Any:
+    """The level as it is written here: off, None and False are OFF."""
     return "OFF" if value in (False, None) else str(value).upper()  # YAML reads a bare OFF as false
 
 
@@ -24,7 +25,7 @@ def _ordered(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
-Amp = Annotated[Literal["OFF", "O1", "O2"], BeforeValidator(_amp)]
+Amp = Annotated[Literal["OFF", "O1", "O2"], BeforeValidator(amp_level)]
 Range = Annotated[tuple[float, float], BeforeValidator(_pair), AfterValidator(_ordered)]
 Interpolation = Literal["bilinear", "bicubic"]
 

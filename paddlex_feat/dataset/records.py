@@ -50,8 +50,8 @@ def _join(root: Path, path: str) -> str:
     return os.path.normpath(joined) if "./" in path or "//" in path else joined
 
 
-def find_root(dataset_dir: str) -> Path:
-    """The folder with the list files, at or under `dataset_dir`.
+def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS) -> Path:
+    """The folder with the list files `names`, at or under `dataset_dir`.
 
     Raises DatasetError if there is no such folder, or several.
     """
@@ -60,18 +60,18 @@ def find_root(dataset_dir: str) -> Path:
         raise DatasetError(
             "The data set folder does not exist.",
             where=f"Global.dataset_dir={dataset_dir}",
-            fix="Give the folder that holds train.txt, gallery.txt and query.txt.",
+            fix=f"Give the folder that holds {_files(names)}.",
         )
-    if _lists_in(top) == len(LISTS):
+    if _lists_in(top, names) == len(names):
         return top
-    found = [folder for folder in _folders(top, SEARCH_DEPTH) if _lists_in(folder) == len(LISTS)]
+    found = [folder for folder in _folders(top, SEARCH_DEPTH) if _lists_in(folder, names) == len(names)]
     if len(found) == 1:
         return found[0]
-    if not found and _lists_in(top):
+    if not found and _lists_in(top, names):
         return top
     if not found:
         raise DatasetError(
-            "No folder with train.txt, gallery.txt and query.txt.",
+            f"No folder with {_files(names)}.",
             where=f"{top} and {SEARCH_DEPTH} levels of folders below",
             fix="Each list has a line per image: a path relative to the list's folder, a space, an integer label.",
         )
@@ -82,10 +82,15 @@ def find_root(dataset_dir: str) -> Path:
     )
 
 
-def _lists_in(folder: Path) -> int:
+def _files(names: tuple[str, ...]) -> str:
+    *others, last = (f"{name}.txt" for name in names)
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _lists_in(folder: Path, names: tuple[str, ...]) -> int:
     """How many of the lists a folder holds, once what a killed run had begun there is finished."""
     relist.finish(folder)
-    return sum((folder / f"{name}.txt").is_file() for name in LISTS)
+    return sum((folder / f"{name}.txt").is_file() for name in names)
 
 
 def _folders(top: Path, depth: int) -> Iterable[Path]:
@@ -169,7 +174,7 @@ def read_list(root: Path, name: str) -> tuple[ImageList, list[Finding]]:
 
 def require_lists(dataset_dir: str, names: tuple[str, ...] = LISTS) -> dict[str, ImageList]:
     """The lists that a mode needs. Raises DatasetError with the first faults if any line is bad."""
-    root = find_root(dataset_dir)
+    root = find_root(dataset_dir, names)
     lists: dict[str, ImageList] = {}
     faults: list[Finding] = []
     for name in names:

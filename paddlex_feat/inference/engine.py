@@ -136,6 +136,11 @@ class FeatureExtractor:
         self.info = read_info(folder)
         self._engine = PaddleEngine(folder, device, threads)
 
+    @property
+    def preprocess(self) -> Preprocess:
+        """How the images are made ready."""
+        return self.info.preprocess
+
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """uint8 [N, S, S, 3], RGB, already resized -> float32 [N, D].
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paddlex_feat import hub
-from paddlex_feat.config.load import load
+from paddlex_feat import hub, launch, logs
+from paddlex_feat.config.load import dump, load
 from paddlex_feat.config.schema import Config
-from paddlex_feat.dataset.records import find_root, read_list
+from paddlex_feat.dataset.records import ImageList, find_root, read_list
 from paddlex_feat.errors import ConfigError, DatasetError
+from paddlex_feat.files import read_result
+from paddlex_feat.group import Group
 from paddlex_feat.pipeline.decode import read_rgb
 from paddlex_feat.pipeline.preprocess import Preprocess
-from paddlex_feat.runtime import first_device, prepare_paddle, select_device
+from paddlex_feat.runtime import cpu_count, prepare_paddle, resolve_device, select_device
 
 if TYPE_CHECKING:
     from paddlex_feat.models.recognizer import Recognizer
@@ -32,29 +34,79 @@ class Trained:
 
     Attributes:
         path: the weight file. config: the configuration it was trained with.
-        device: "cpu" or "gpu:N".
     """
 
     path: Path
     config: Config
-    device: str
     network: Recognizer
 
 
-def load_trained(config: Config, key: str, weight_path: str | None) -> Trained:
-    """Import Paddle and load the weights that the configuration key `key` names: a file or a URL."""
+@dataclass(frozen=True)
+class Place:
+    """Where this process computes: its device, its CPU threads, its place among the others.
+
+    Attributes:
+        device: "cpu" or "gpu:N".
+        threads: of Paddle, 0: all processors. workers: that decode images.
+    """
+
+    device: str
+    threads: int
+    workers: int
+    group: Group
+
+
+def threads_of(config: Config, group: Group) -> int:
+    """Paddle's CPU threads in this process: one of several on a machine takes its share."""
+    return config.Global.threads or (_share(group) if group.size > 1 else 0)
+
+
+def _share(group: Group) -> int:
+    return max(1, cpu_count() // group.local_size)
+
+
+def take_place(config: Config, group: Group, workers: int = 0) -> Place:
+    """Choose this process's device and connect to the others; Paddle is imported already.
+
+    workers: decoding threads; 0 takes a process's share of the processors.
+    """
+    device = resolve_device(config.Global.device)
+    if group.size > 1 and device.startswith("gpu"):  # launch shows a machine's processes the chosen devices only
+        device = f"gpu:{group.local_rank}"
+    place = Place(select_device(device), threads_of(config, group), workers or _share(group), group)
+    group.join()
+    return place
+
+
+def launch_processes(config: Config, output: Path, machines: str | None = None) -> dict[str, Any]:
+    """Run the configured mode with one process a device; the result is what rank 0 wrote."""
+    mode, device = config.Global.mode, config.Global.device
+    if not device.startswith("cpu"):
+        prepare_paddle()
+        device = resolve_device(device)  # the same for all processes; says which ids are not there
+    start = logs.size_at_start(output / f"{mode}.log")
+    whole = config.model_copy(update={"Global": config.Global.model_copy(update={"device": device})})
+    launch.run(mode, dump(whole), output, device, machines, config.Train.dist_port, start)
+    result = read_result(output / f"{mode}_result.json")
+    return {k: v for k, v in result.items() if k not in ("done_flag", "err_type", "err_msg")}
+
+
+def weight_file(key: str, weight_path: str | None) -> Path:
+    """The file that the configuration key `key` names, fetched if it is a URL."""
     if not weight_path:
         raise ConfigError("No weights are given.", where=key, fix="Give a .pdparams file, e.g. best_model's, or a URL.")
-    path = hub.local_file(weight_path, "weights", f"Give a local file with -o {key}=FILE.", hub.PICKLE)
+    return hub.local_file(weight_path, "weights", f"Give a local file with -o {key}=FILE.", hub.PICKLE)
+
+
+def load_trained(config: Config, path: Path) -> Trained:
+    """The network of a weight file, built as its run's configuration says, and filled."""
     own = run_config(path, config)
-    prepare_paddle(config.Global.threads)
 
     from paddlex_feat.models import recognizer, weights
 
-    device = select_device(first_device(config.Global.device))
     network = recognizer.build(network_spec(own), num_classes=1)
     log.info("Weights %s: %s", path, weights.load(network, path, head="ignored"))
-    return Trained(path, own, device, network)
+    return Trained(path, own, network)
 
 
 def network_spec(config: Config) -> NetworkSpec:
@@ -96,9 +148,24 @@ def _say_contradictions(own: Config, config: Config, path: Path) -> None:
         "Train.input_size": (own.Train.input_size, config.Train.input_size),
         "Train.interpolation": (own.Train.interpolation, config.Train.interpolation),
     }
+    say_contradictions(pairs, path)
+
+
+def say_contradictions(pairs: dict[str, tuple[Any, Any]], path: Path) -> None:
+    """Warn of each key whose value in `path`, which is used, is not that of -c: key -> (used, given)."""
     for key, (used, given) in pairs.items():
         if used != given:
             log.warning("%s is %s in %s and %s in -c: using %s, as trained.", key, used, path, given, used)
+
+
+def require_images(records: ImageList, missing: list[int]) -> None:
+    """Raise DatasetError if files of a list, by their indices, do not exist."""
+    if missing:
+        raise DatasetError(
+            f"{len(missing)} images of {records.name}.txt do not exist.",
+            where=", ".join(f"{records.where(i)} ({records.paths[i]})" for i in missing[:5]),
+            fix="Mend the list; Global.mode=check_dataset lists all that is wrong.",
+        )
 
 
 def comparison_images(dataset_dir: str, preprocess: Preprocess) -> tuple[np.ndarray, str]:

@@ -11,14 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paddlex_feat import launch, logs
+from paddlex_feat import launch
 from paddlex_feat.config import load as config_load
 from paddlex_feat.config.schema import Config
-from paddlex_feat.files import locked, read_result, write_json, write_keeping
+from paddlex_feat.files import locked, write_json, write_keeping
 from paddlex_feat.group import Group
-from paddlex_feat.modes.common import comparison_images, network_spec, preprocess_of
-from paddlex_feat.modes.train_data import Data, Place, batches_of, read_data
-from paddlex_feat.runtime import cpu_count, prepare_paddle, resolve_device, select_device
+from paddlex_feat.modes.common import (
+    Place,
+    comparison_images,
+    launch_processes,
+    network_spec,
+    preprocess_of,
+    take_place,
+    threads_of,
+)
+from paddlex_feat.modes.train_data import Data, batches_of, read_data
+from paddlex_feat.runtime import prepare_paddle
 
 if TYPE_CHECKING:  # these import Paddle, which waits until data and configuration are known to be right
     from paddlex_feat.inference.export import Exporter
@@ -34,36 +42,18 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     All that can be wrong with data and configuration is found before Paddle is imported.
     """
     if launch.wanted(config.Global.device, config.Train.dist_ips):
-        return _launch(config, output)
+        return launch_processes(config, output, config.Train.dist_ips)
     group = Group.from_environment()
     data = read_data(config, group)
     on_cpu = not config.Global.device.startswith("gpu")
-    share = max(1, cpu_count() // group.local_size)
-    threads = config.Global.threads or (share if group.size > 1 else 0)
     # A compiled training graph would take the flag for itself, and Paddle 3.3 crashes in oneDNN's gradients.
     onednn = on_cpu and config.Train.onednn_conv and not config.Train.dy2st
     if config.Train.dy2st and on_cpu:
         os.environ["FLAGS_use_mkldnn"] = "0"
-    prepare_paddle(threads, onednn, config.Train.deterministic)
-    device = resolve_device(config.Global.device)
-    if group.size > 1 and device.startswith("gpu"):  # launch shows a machine's processes the chosen devices only
-        device = f"gpu:{group.local_rank}"
-    place = Place(select_device(device), threads, config.Train.num_workers or share, group)
-    group.join()
+    prepare_paddle(threads_of(config, group), onednn, config.Train.deterministic)
+    place = take_place(config, group, config.Train.num_workers)
     with contextlib.nullcontext() if group.rank else locked(output):
         return _train(config, output, data, place)
-
-
-def _launch(config: Config, output: Path) -> dict[str, Any]:
-    device = config.Global.device
-    if not device.startswith("cpu"):
-        prepare_paddle()
-        device = resolve_device(device)  # the same for all processes; says which ids are not there
-    start = logs.size_at_start(output / "train.log")
-    whole = config.model_copy(update={"Global": config.Global.model_copy(update={"device": device})})
-    launch.run(config_load.dump(whole), output, device, config.Train.dist_ips, config.Train.dist_port, start)
-    result = read_result(output / "train_result.json")
-    return {k: v for k, v in result.items() if k not in ("done_flag", "err_type", "err_msg")}
 
 
 def _train(config: Config, output: Path, data: Data, place: Place) -> dict[str, Any]:

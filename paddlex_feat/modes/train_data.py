@@ -15,12 +15,13 @@ from paddlex_feat.dataset.fingerprint import Fingerprint, fingerprint
 from paddlex_feat.dataset.records import ImageList, require_lists
 from paddlex_feat.errors import ConfigError, DatasetError
 from paddlex_feat.group import Group
-from paddlex_feat.modes.common import preprocess_of
+from paddlex_feat.modes.common import Place, preprocess_of, require_images
 from paddlex_feat.pipeline import sampler as samplers
 from paddlex_feat.pipeline.augment import Augment
 from paddlex_feat.pipeline.cache import ImageCache
 from paddlex_feat.pipeline.loader import BadImages, training_batches
 from paddlex_feat.pipeline.rand_augment import RandAugment
+from paddlex_feat.retrieval.matches import own_pairs, require_matches
 
 log = logging.getLogger(__name__)
 
@@ -46,16 +47,6 @@ class Data:
     prints: dict[str, Fingerprint]
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where this process computes: its device, its CPU threads, its place among the others."""
-
-    device: str
-    threads: int
-    workers: int
-    group: Group
-
-
 def read_data(config: Config, group: Group) -> Data:
     """The data set of a training; says what cannot work. Raises DatasetError, ConfigError."""
     settings = config.Train
@@ -76,22 +67,14 @@ def read_data(config: Config, group: Group) -> Data:
         group.size,
         settings.class_sampling == "uniform",
     )
-    if not set(lists["query"].labels) & set(lists["gallery"].labels):
-        raise DatasetError(
-            "No query has a gallery image of its label: no evaluation would be possible.",
-            where="query.txt, gallery.txt",
-            fix="Give the two lists the same labels; Global.mode=check_dataset lists what is wrong.",
-        )
+    query, gallery = lists["query"], lists["gallery"]
+    require_matches(query, gallery, own_pairs(query, gallery) if config.Evaluate.exclude_own else None)
     labels = labels.astype(np.int64)
     bad = BadImages(labels) if settings.skip_bad_images else None
     prints = {n: fingerprint(own.paths, own.files(), own.labels) for n, own in lists.items()}
     for name, found in prints.items():
-        if found.missing and not (bad and name == "train"):
-            raise DatasetError(
-                f"{len(found.missing)} images of {name}.txt do not exist.",
-                where=", ".join(lists[name].where(i) for i in found.missing[:5]),
-                fix="Mend the list; Global.mode=check_dataset lists all that is wrong.",
-            )
+        if not (bad and name == "train"):
+            require_images(lists[name], found.missing)
     _say_what_triplets_lack(settings)
     num_classes = _num_classes(settings.num_classes, len(classes))
     return Data(lists, classes.tolist(), labels, num_classes, sampler, bad, prints)

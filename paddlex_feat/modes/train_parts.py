@@ -13,14 +13,15 @@ from paddlex_feat.config.schema import Config
 from paddlex_feat.config.training import LossSection, TrainSection
 from paddlex_feat.errors import ConfigError, DeviceError
 from paddlex_feat.group import Group
+from paddlex_feat.inference.engine import FeatureExtractor
 from paddlex_feat.inference.export import Exporter
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.models import cpu_conv, recognizer, weights
 from paddlex_feat.models.backbones import PADDLECLAS
-from paddlex_feat.modes.common import network_spec, preprocess_of
-from paddlex_feat.modes.train_data import Data, Place
+from paddlex_feat.modes.common import Place, network_spec, preprocess_of
+from paddlex_feat.modes.train_data import Data
 from paddlex_feat.retrieval.evaluator import Evaluator
 from paddlex_feat.runtime import memory_limit
 from paddlex_feat.training import checkpoint
@@ -164,7 +165,19 @@ def build_trainer(
     batches_are = f"{settings.batch_size} images x {settings.accumulate} x {group.size} processes"
     _fit_steps(state.progress, plan.steps_per_epoch, f"{batches_are}, {plan.steps_per_epoch} an epoch")
     step = _step(config, state, place)
-    evaluator = Evaluator(data.lists, config.Evaluate.batch_size, place.device, place.threads, place.workers, group)
+    evaluator = Evaluator(
+        data.lists,
+        config.Evaluate.batch_size,
+        place.workers,
+        group,
+        exclude_own=config.Evaluate.exclude_own,
+        memory=config.Evaluate.memory_mib * 2**20 // group.local_size,
+        scratch=folder.root,
+    )
+
+    def evaluate(inference: Path) -> dict[str, float]:
+        return evaluator(FeatureExtractor(inference, place.device, place.threads)).headline()
+
     own = folder.root if group.rank == 0 else None
     return Trainer(
         state=state,
@@ -173,7 +186,7 @@ def build_trainer(
         labels=data.labels,
         files=data.lists["train"].files(),
         exporter=exporter,
-        evaluate=lambda inference: evaluator(inference).headline(),
+        evaluate=evaluate,
         folder=folder,
         plan=plan,
         watch=Watch(own, plan.epochs, plan.steps_per_epoch, state.progress.step, settings.visualdl),

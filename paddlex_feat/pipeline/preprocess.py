@@ -46,10 +46,12 @@ class Preprocess:
     def normalise(self, images: np.ndarray) -> np.ndarray:
         """uint8 [N, H, W, 3] -> float32 [N, 3, H, W], contiguous."""
         factor, offset = self.affine()
+        # The 256 values that a pixel can have, by the same float32 arithmetic: one pass, where that takes three.
+        tables = (np.arange(256, dtype=np.float32)[:, None] * factor + offset).T
         out = np.empty((len(images), 3, *images.shape[1:3]), np.float32)
-        for channel in range(3):
-            np.multiply(images[..., channel], factor[channel], out=out[:, channel])
-            out[:, channel] += offset[channel]
+        for image, planes in zip(images, out, strict=True):
+            for plane, table, target in zip(cv2.split(image), tables, planes, strict=True):
+                cv2.LUT(plane, np.ascontiguousarray(table), dst=target)
         return out
 
     def to_ops(self) -> list[dict[str, Any]]:

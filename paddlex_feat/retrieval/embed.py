@@ -2,45 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 
+from paddlex_feat.errors import EvaluationError
 from paddlex_feat.group import Group
 from paddlex_feat.pipeline.loader import evaluation_batches
 from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.progress import bar
 
+EXCHANGED_BYTES = 2**25  # of features at a time, of all processes together
+
+
+class Extractor(Protocol):
+    """Pixels to features: `inference.engine.FeatureExtractor`, `inference.network.NetworkExtractor`."""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How the images are made ready."""
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [N, S, S, 3], RGB, resized -> float32 [N, D]."""
+
 
 def embed(
-    extract: Callable[[np.ndarray], np.ndarray],
+    extract: Extractor,
     files: Sequence[str],
-    preprocess: Preprocess,
     batch_size: int,
     workers: int,
-    what: str = "embedding",
     group: Group | None = None,
+    allocate: Callable[[tuple[int, int]], np.ndarray] | None = None,
+    name: Callable[[int], str] | None = None,
 ) -> np.ndarray:
     """Features of all files, float32 [len(files), D], on every rank.
 
     Args:
-        extract: uint8 [N, S, S, 3] -> float32 [N, D].
         workers: decoding threads; decoding overlaps with `extract`.
-        group: processes that share the work; features are put together by index, so the
-            result is that of one process to the last bit.
+        group: processes that share the work by whole batches, so that the result is that of one
+            process to the last bit.
+        allocate: shape -> the float32 array to fill; in memory by default.
+        name: index -> what an error calls the image; its file by default.
 
-    Raises ImageError naming the file if one cannot be decoded; nothing is substituted.
+    The features are held once: the array is made when the first batch tells D, and filled by index.
+
+    Raises ImageError naming the file if one cannot be decoded, EvaluationError if features are not
+    finite; nothing is substituted.
     """
-    group = group or Group()
-    numbers, parts = [np.empty(0, np.int64)], [np.empty((0, 0), np.float32)]
-    with bar(len(files), what, "images") as progress:
-        for indices, images in evaluation_batches(files, preprocess, batch_size, workers, group.rank, group.size):
-            numbers.append(indices)
-            parts.append(extract(images))
-            progress.update(len(indices))
-    own = np.concatenate(parts[1:]) if len(parts) > 1 else parts[0]
-    dim = max(len(shape) for shape in group.gather_rows(np.zeros(own.shape[1], np.int8)))
-    rows = np.concatenate(group.gather_rows(own if len(own) else np.empty((0, dim), np.float32)))
-    features = np.empty((len(files), dim), np.float32)
-    features[np.concatenate(group.gather_rows(np.concatenate(numbers)))] = rows
+    group, allocate = group or Group(), allocate or _in_memory
+    features: np.ndarray | None = None
+    batches = evaluation_batches(files, extract.preprocess, batch_size, workers, group.rank, group.size)
+    with bar(len(files), "embedding", "images") as progress:
+        for indices, images in batches:
+            rows = extract(images)
+            _require_finite(rows, indices, name or files.__getitem__)
+            if features is None:
+                features = allocate((len(files), rows.shape[1]))
+            features[indices[0] : indices[-1] + 1] = rows
+            progress.update(min(len(indices) * group.size, len(files) - int(indices[0])))  # the others keep step
+    if group.size > 1:
+        features = _exchange(features, len(files), batch_size, group, allocate)
+    return features if features is not None else allocate((0, 0))
+
+
+def _in_memory(shape: tuple[int, int]) -> np.ndarray:
+    return np.empty(shape, np.float32)
+
+
+def _require_finite(rows: np.ndarray, indices: np.ndarray, name: Callable[[int], str]) -> None:
+    finite = np.isfinite(rows).all(axis=1)
+    if not finite.all():
+        raise EvaluationError(
+            f"The features of {np.count_nonzero(~finite)} of {len(rows)} images of a batch are not finite numbers.",
+            where=name(int(indices[int(np.argmin(finite))])),
+            fix="If that image is sound, the weights are not: take those of an earlier epoch; with Evaluate.amp=O1, "
+            "try OFF or Train.amp_dtype=bfloat16.",
+        )
+
+
+def _exchange(
+    features: np.ndarray | None,
+    count: int,
+    batch_size: int,
+    group: Group,
+    allocate: Callable[[tuple[int, int]], np.ndarray],
+) -> np.ndarray:
+    """Fill in the other ranks' rows, a bounded piece at a time."""
+    own_dim = np.array([0 if features is None else features.shape[1]], np.int64)
+    dim = int(np.concatenate(group.gather_rows(own_dim)).max())  # a rank may have no batch at all
+    if features is None:
+        features = allocate((count, dim))
+    for pieces in _pieces(count, batch_size, group.size, EXCHANGED_BYTES // (4 * dim)):
+        for rank, part in enumerate(group.gather_rows(features[pieces[group.rank]])):
+            if rank != group.rank:
+                features[pieces[rank]] = part
     return features
+
+
+def _pieces(count: int, batch_size: int, size: int, rows: int) -> Iterator[list[np.ndarray]]:
+    """Indices that each rank embedded, as `evaluation_batches` deals them; about `rows` of them at a time."""
+    step = size * batch_size * max(1, rows // (size * batch_size))  # whole rounds of batches
+    for first in range(0, count, step):
+        indices = np.arange(first, min(first + step, count))
+        ranks = indices // batch_size % size
+        yield [indices[ranks == rank] for rank in range(size)]

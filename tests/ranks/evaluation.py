@@ -12,6 +12,7 @@ import numpy as np
 
 from paddlex_feat.dataset.records import require_lists
 from paddlex_feat.group import Group
+from paddlex_feat.inference.engine import FeatureExtractor
 from paddlex_feat.retrieval.evaluator import Evaluator
 from paddlex_feat.runtime import prepare_paddle
 
@@ -22,7 +23,7 @@ def main(inference: str, data: str, result: str, batch_size: int) -> None:
     group = Group.from_environment()
     group.join()
     lists = require_lists(data, ("gallery", "query"))
-    evaluation = Evaluator(lists, batch_size, "cpu", 1, 1, group)(Path(inference))
+    evaluation = Evaluator(lists, batch_size, 1, group)(FeatureExtractor(Path(inference), "cpu", 1))
     if group.rank == 0:
         figures = evaluation.headline()
         np.savez(result, query=evaluation.query, gallery=evaluation.gallery, **figures)

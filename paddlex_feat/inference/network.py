@@ -1,0 +1,34 @@
+"""A network itself as a feature extractor: on a GPU nothing has to be exported to be fast."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+
+from paddlex_feat.inference.engine import unit_rows
+from paddlex_feat.models.recognizer import Recognizer
+from paddlex_feat.pipeline.preprocess import Preprocess
+
+
+class NetworkExtractor:
+    """Pixels to unit features by the dynamic graph, on Paddle's current device.
+
+    Args:
+        network: filled, and for this purpose alone: it goes to evaluation mode and its branches are fused.
+        amp_dtype: "float16" or "bfloat16" computes with autocast (level O1); None in float32.
+    """
+
+    def __init__(self, network: Recognizer, preprocess: Preprocess, amp_dtype: str | None = None):
+        network.set_inference_weights(network.state_dict())
+        self.preprocess = preprocess
+        self._network = network
+        self._amp_dtype = amp_dtype
+        self._factor, self._offset = (paddle.to_tensor(v.reshape(1, 3, 1, 1)) for v in preprocess.affine())
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [N, S, S, 3], RGB, already resized -> float32 [N, D], rows of unit length."""
+        with paddle.no_grad():
+            x = paddle.to_tensor(images).transpose([0, 3, 1, 2]).astype("float32") * self._factor + self._offset
+            with paddle.amp.auto_cast(self._amp_dtype is not None, dtype=self._amp_dtype or "float16"):
+                features = self._network(x)
+        return unit_rows(features.astype("float32").numpy())
