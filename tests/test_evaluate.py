@@ -308,7 +308,7 @@ def test_a_file_that_cannot_be_written_at_the_end_costs_no_figures(inference, da
     (tmp_path / "out/evaluate/features.npz").mkdir(parents=True)
     with pytest.raises(OutputError, match=r"\.features\..*\.npz") as caught:
         run(data, tmp_path / "out", inference, save_features=True)
-    assert caught.value.result["metrics"]["recall5"] == 1 and "features" not in caught.value.result
+    assert "mAP" in caught.value.result["metrics"] and "features" not in caught.value.result
 
 
 # Lists and features made here
