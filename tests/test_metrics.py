@@ -65,8 +65,9 @@ def test_equal_to_brute_force(query, gallery, seed, block, data):
     query_labels, gallery_labels = rng.integers(0, 4, len(query)), rng.integers(0, 4, len(gallery))
     own = rng.integers(0, (len(query), len(gallery)), (data.draw(st.integers(0, 3), "own files"), 2))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking, "TILE", block)
-        patch.setattr(ranking, "ROWS", data.draw(st.sampled_from([1, 7, 1000]), "queries at a time"))
+        patch.setattr(ranking, "COLUMNS", block)
+        patch.setattr(ranking, "ROWS", data.draw(st.sampled_from([1, 7, 1000]), "rows of a product"))
+        patch.setattr(ranking, "QUERIES", data.draw(st.sampled_from([1, 7, 1000]), "queries at a time"))
         patch.setattr(standing, "_HEAVY", data.draw(st.sampled_from([0.01, 16, 1e9]), "when float64 takes over"))
         got = rank(query, query_labels, gallery, gallery_labels, own, threads=data.draw(st.sampled_from([1, 3])))
     recall, *means, firsts, nearest = brute_force(query, query_labels, gallery, gallery_labels, own)
@@ -125,8 +126,9 @@ def test_identical_for_every_block_thread_count_and_order(kind, monkeypatch):
     for tile, rows, threads in ((1, 1000, 2), (7, 7, 1), (1000, 1, 3), (100_000, 100_000, 2)):
         if tile == 1 and kind not in ("trained", "collapsed"):
             continue
-        monkeypatch.setattr(ranking, "TILE", tile)
+        monkeypatch.setattr(ranking, "COLUMNS", tile)
         monkeypatch.setattr(ranking, "ROWS", rows)
+        monkeypatch.setattr(ranking, "QUERIES", 3 * rows // 2 + 1)
         assert same(rank(query, ql, gallery, gl, threads=threads), whole), (tile, rows)
     rng = np.random.default_rng(1)
     some, others = rng.permutation(len(query)), rng.permutation(len(gallery))
@@ -195,20 +197,25 @@ def test_a_gallery_smaller_than_k():
 
 
 def test_memory_bounds_what_is_compared_at_a_time(monkeypatch):
-    """Width of a tile and rows of a block; one class may hold all images."""
+    """Two tiles and two products in float32, parts in float64, and 64 bytes for a match; one class may be all."""
     query, ql, gallery, gl = many("trained")
-    whole, sizes = rank(query, ql, gallery, gl), []
+    cases = [(ql, gl, 2**18), (ql * 0, gl * 0, 2**20)]
+    wholes, seen = [rank(query, a, gallery, b) for a, b, _ in cases], []
     compare = comparison.Block.compare
 
     def watched(self, pool):
-        sizes.append(len(self._query) * self._width * 4)
+        seen.append((len(self._query), self._sizes))
         return compare(self, pool)
 
     monkeypatch.setattr(comparison.Block, "compare", watched)
-    assert same(rank(query, ql, gallery, gl, memory=2**18), whole)
-    assert len(sizes) >= 3 and max(sizes) <= 2**17
-    ones = np.zeros(len(gl), np.int64)
-    assert same(rank(query, ql * 0, gallery, ones, memory=2**16), rank(query, ql * 0, gallery, ones))
+    for (query_labels, gallery_labels, memory), whole in zip(cases, wholes, strict=True):
+        seen.clear()
+        assert same(rank(query, query_labels, gallery, gallery_labels, memory=memory), whole)
+        matches = int(np.bincount(gallery_labels).max())
+        assert len(seen) >= 3
+        for queries, sizes in seen:
+            products, tiles = 8 * sizes.rows * sizes.columns, 16 * sizes.columns * query.shape[1]
+            assert products + tiles + 64 * queries * matches <= memory
 
 
 @pytest.mark.parametrize(

@@ -38,10 +38,14 @@ class Features:
     def _of(cls, rows: np.ndarray, lengths: np.ndarray, scale: np.ndarray) -> Features:
         return cls(rows, scale[:, None], float((lengths / scale).max(initial=0)))
 
-    def take(self, indices: np.ndarray) -> np.ndarray:
-        """Some rows, divided: float32 [n, D]."""
+    def take(self, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Some rows, divided: float32 [n, D], the first rows of `out` if it is given."""
+        out = np.empty((len(indices), self.rows.shape[1]), np.float32) if out is None else out[: len(indices)]
+        np.take(self.rows, indices, axis=0, out=out, mode="clip")  # the default mode would go through a copy
         scale = self.scale[indices] if len(self.scale) > 1 else self.scale
-        return np.asarray(self.rows[indices], np.float32) * (1 / scale).astype(np.float32)
+        if (scale != 1).any():
+            out *= (1 / scale).astype(np.float32)
+        return out
 
 
 def _lengths(rows: np.ndarray) -> np.ndarray:

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paddlex_feat.retrieval.comparison import Block, Gallery
+from paddlex_feat.retrieval.comparison import Block, Gallery, Sizes
 from paddlex_feat.retrieval.products import Features, error_bound
 
-TILE = 32768  # gallery images compared at a time, at most
-ROWS = 2048  # queries compared at a time, at most
+# The largest pieces, for speed: queries that are ranked at a time, and rows and columns of a product of them with
+# the gallery. A gallery that does not fit in memory is read once for each block of queries.
+QUERIES, ROWS, COLUMNS = 2048, 512, 65536
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,12 @@ def rank(
     features, hidden = Features.each(query), _hidden(whole, len(query), own)
     scale = features.scale * whole.features.scale
     bounds = (error_bound(features, whole.features, 2.0**-24), error_bound(features, whole.features, 2.0**-53))
-    width, rows = _sizes(memory, gallery.shape[1], whole, labels)
+    sizes = _sizes(memory, gallery.shape[1], whole, labels)
     order = np.argsort(labels, kind="stable")
     with ThreadPoolExecutor(threads, thread_name_prefix="rank") as pool:
-        for block in (order[i : i + rows] for i in range(0, len(order), rows)):
+        for block in (order[i : i + sizes.queries] for i in range(0, len(order), sizes.queries)):
             own_columns = [hidden[q] for q in block]
-            compared = Block(whole, features.take(block), labels[block], own_columns, nearest, width, bounds).compare(
+            compared = Block(whole, features.take(block), labels[block], own_columns, nearest, sizes, bounds).compare(
                 pool
             )
             for q, standing in zip(block.tolist(), compared, strict=True):
@@ -91,13 +92,14 @@ def rank(
     return out
 
 
-def _sizes(memory: int, dim: int, gallery: Gallery, labels: np.ndarray) -> tuple[int, int]:
-    """Gallery columns and queries that are compared at a time."""
-    most = int(np.clip(memory // 4 // (12 * dim), 1, TILE))  # a tile in float32 and float64
-    width = -(-len(gallery) // -(-len(gallery) // most))
+def _sizes(memory: int, dim: int, gallery: Gallery, labels: np.ndarray) -> Sizes:
+    """Pieces that keep within the memory: a third each for the gallery's, for products, and for what is counted."""
+    most = int(np.clip(memory // 3 // (16 * dim), 1, COLUMNS))  # two in float32, and parts of one in float64
+    columns = -(-len(gallery) // -(-len(gallery) // most))
     first, last = gallery.matches(labels)
     matches = int((last - first).max(initial=0))
-    return width, int(np.clip(memory // 2 // (4 * width + 64 * matches), 1, ROWS))
+    queries, rows = memory // 3 // (64 * matches + 1024), memory // 3 // (2 * 4 * columns)
+    return Sizes(int(np.clip(queries, 1, QUERIES)), int(np.clip(rows, 1, ROWS)), columns)
 
 
 def _hidden(gallery: Gallery, queries: int, own: np.ndarray | None) -> list[np.ndarray]:

@@ -8,8 +8,8 @@ import numpy as np
 
 Products = Callable[[np.ndarray], np.ndarray]  # columns -> float64, of the same length
 HIDDEN = -8.0  # stands for the similarity of a column that does not count: no row is longer than sqrt(2)
-_LOWEST = np.float32(-4)
-_LARGEST_TABLE = 2**20
+_LOWEST = -4.0
+_LAST_BITS = 2**29 - 1  # of a float64, empty where it comes from a float32
 _HEAVY = 16  # a tile of whose columns more than a 16th are in doubt is cheaper in float64 as a whole
 
 
@@ -31,8 +31,6 @@ class Standing:
         self._others_first = np.empty(0), np.empty(0, np.int64)
         self._keep, (self._bound, self._double_bound) = keep, bounds
         self._exact = np.sort(similarity)
-        self._low = _down(self._exact - self._bound)
-        self._high = -_down(-(self._exact + self._bound))
         self.before = np.zeros(len(similarity), np.int64)
 
     def see(self, row: np.ndarray, first: int, double: Products, exact: Products) -> bool:
@@ -44,32 +42,28 @@ class Standing:
 
         Returns False, and has changed nothing, if too many columns are in doubt: `see_exact` then.
         """
-        kept = row >= self._floor()
-        columns = np.flatnonzero(kept) if 2 * np.count_nonzero(kept) < len(row) else None  # else all, uncopied
-        values = row if columns is None else row[columns]
-        ascending = np.sort(values)
-        maybe, sure = (len(ascending) - np.searchsorted(ascending, edges) for edges in (self._low, self._high))
-        unclear = maybe > sure
-        doubtful = _near(values, self._low[unclear], self._high[unclear])
-        promising = self._promising(values, ascending)
-        if len(doubtful) + len(promising) > self._keep + len(row) // _HEAVY:
+        bound = self._bound + len(row) * 2.0**-50  # a similarity of at most 2 carries its column in the last bits
+        ascending = _sorted(row, self._floor(bound))
+        starts, stops = (np.searchsorted(ascending, self._exact + b) for b in (-bound, bound))
+        places = _union(starts, stops)
+        promising = _columns(ascending[np.searchsorted(ascending, self._bar(ascending, bound)) :])
+        if len(places) + len(promising) > self._keep + len(row) // _HEAVY:
             return False
-        if len(doubtful):
-            believed = np.sort(values[doubtful])
-            decided = np.sort(self._decide(doubtful if columns is None else columns[doubtful], double, exact))
-            # What of these stood surely before a match was counted, and does so by its exact similarity too.
-            sure += np.searchsorted(believed, self._high) - np.searchsorted(decided, self._exact)
-        self.before += sure
+        self.before += len(ascending) - stops
+        if len(places):
+            # What of these stands at `stops` or behind was counted, and does so by its exact similarity too.
+            decided = np.sort(self._decide(_columns(ascending[places]), double, exact))
+            self.before += np.searchsorted(places, stops) - np.searchsorted(decided, self._exact)
         if len(promising):
-            places = promising if columns is None else columns[promising]
-            self._remember(exact(places), places + first)
+            self._remember(exact(promising), promising + first)
         return True
 
     def _decide(self, columns: np.ndarray, double: Products, exact: Products) -> np.ndarray:
         """Similarities that are on the right side of every match: exact where float64 is too close to call."""
         values = double(columns)
-        close = _near(values, self._exact - self._double_bound, self._exact + self._double_bound)
-        if len(close):
+        below, above = self._exact - self._double_bound, self._exact + self._double_bound
+        close = np.searchsorted(below, values, side="right") > np.searchsorted(above, values, side="right")
+        if close.any():
             values[close] = exact(columns[close])
         return values
 
@@ -94,25 +88,23 @@ class Standing:
         order = np.lexsort((columns, match, -similarity))[: self._keep]
         return similarity[order], columns[order]
 
-    def _floor(self) -> np.float32:
+    def _floor(self, bound: float) -> float:
         """Approximate similarities below this one matter neither for a match nor for the nearest."""
-        similarity = self._others_first[0]
-        if len(similarity) < self._keep:
-            return _LOWEST
-        lows = [*self._low[:1], *(_down(similarity[-1:] - self._bound) if self._keep else ())]
-        return min(lows, default=np.float32(np.inf))
+        known, floors = self._others_first[0], list(self._exact[:1])
+        if self._keep:
+            floors.append(known[-1] if len(known) == self._keep else -np.inf)
+        return max(_LOWEST, min(floors, default=np.inf) - 2 * bound)
 
-    def _promising(self, values: np.ndarray, ascending: np.ndarray) -> np.ndarray:
-        """Indices of approximate similarities that may belong to the nearest."""
-        if not self._keep or not len(ascending):
-            return np.empty(0, np.int64)
-        known, bars = self._others_first[0], [float(_LOWEST)]
+    def _bar(self, ascending: np.ndarray, bound: float) -> float:
+        """Approximate similarities below this one do not belong to the nearest."""
+        if not self._keep:
+            return np.inf
+        known, bar = self._others_first[0], _LOWEST
         if len(known) == self._keep:
-            bars.append(known[-1] - self._bound)
+            bar = max(bar, known[-1] - bound)
         if len(ascending) >= self._keep:
-            bars.append(float(ascending[-self._keep]) - 2 * self._bound)
-        bar = _down(np.array(max(bars)))
-        return np.flatnonzero(values >= bar) if ascending[-1] >= bar else np.empty(0, np.int64)
+            bar = max(bar, ascending[-self._keep] - 2 * bound)
+        return bar
 
     def _remember(self, similarity: np.ndarray, columns: np.ndarray) -> None:
         known, known_columns = self._others_first
@@ -121,25 +113,27 @@ class Standing:
         self._others_first = similarity[order], columns[order]
 
 
-def _down(values: np.ndarray) -> np.ndarray:
-    """float32 values that are not above the float64 ones."""
-    return np.nextafter(values.astype(np.float32), np.float32(-np.inf))
+def _sorted(row: np.ndarray, floor: float) -> np.ndarray:
+    """Similarities from `floor` on, ascending, as float64 numbers that carry their columns in the last bits."""
+    kept = row >= np.float32(floor)
+    if 2 * np.count_nonzero(kept) < len(row):
+        columns = np.flatnonzero(kept)
+        keys = row[columns].astype(np.float64)
+    else:
+        columns, keys = np.arange(len(row)), row.astype(np.float64)
+    bits = keys.view(np.int64)
+    bits |= columns
+    keys.sort()
+    return keys
 
 
-def _near(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Indices of values with low[j] <= value < high[j] for any j; both ascending, and all intervals of a width."""
-    if not len(low):
-        return np.empty(0, np.int64)
-    scale, found = 2 / (high - low).min(), np.arange(len(values))
-    if (high[-1] - low[0]) * scale <= _LARGEST_TABLE:
-        # First by a table of bins half as wide as an interval: a binary search for every value is slow.
-        def bins(x: np.ndarray) -> np.ndarray:  # never descending as x ascends: none of an interval falls outside
-            return ((x - low[0]) * scale).astype(np.intp) + 1
+def _columns(keys: np.ndarray) -> np.ndarray:
+    """What `_sorted` has put into the last bits."""
+    return keys.view(np.int64) & _LAST_BITS
 
-        first, last = bins(low), bins(high)
-        marked = np.zeros(last[-1] + 2, bool)
-        for step in range(int((last - first).max()) + 1):
-            marked[np.minimum(first + step, last)] = True
-        found = np.flatnonzero(marked.take(bins(values), mode="clip"))
-        values = values[found]
-    return found[np.searchsorted(low, values, side="right") > np.searchsorted(high, values, side="right")]
+
+def _union(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """The integers of all ranges [start, stop), once and ascending; starts and stops ascend too."""
+    starts = np.maximum(starts, np.concatenate([[0], stops[:-1]]))[: len(starts)]
+    lengths = stops - starts
+    return np.repeat(stops - np.cumsum(lengths), lengths) + np.arange(lengths.sum())
