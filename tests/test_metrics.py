@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paddlex_feat.errors import EvaluationError
-from paddlex_feat.retrieval import comparison, ranking, standing
+from paddlex_feat.retrieval import ranking, standing
 from paddlex_feat.retrieval.metrics import metrics_of, retrieval_metrics
 from paddlex_feat.retrieval.picture import choose_queries
 from paddlex_feat.retrieval.products import Features, error_bound, exact, split
@@ -197,25 +197,25 @@ def test_a_gallery_smaller_than_k():
 
 
 def test_memory_bounds_what_is_compared_at_a_time(monkeypatch):
-    """Two tiles and two products in float32, parts in float64, and 64 bytes for a match; one class may be all."""
+    """A tile in float32 and parts of it in float64, a product for each thread, 64 bytes for a match."""
     query, ql, gallery, gl = many("trained")
-    cases = [(ql, gl, 2**18), (ql * 0, gl * 0, 2**20)]
-    wholes, seen = [rank(query, a, gallery, b) for a, b, _ in cases], []
-    compare = comparison.Block.compare
+    seen, pass_by = [], ranking._pass_by
 
-    def watched(self, pool):
-        seen.append((len(self._query), self._sizes))
-        return compare(self, pool)
+    def watched(whole, blocks, sizes, pool, threads):
+        seen.append(sizes)
+        pass_by(whole, blocks, sizes, pool, threads)
 
-    monkeypatch.setattr(comparison.Block, "compare", watched)
+    cases = ((ql, gl, 2**18), (ql * 0, gl * 0, 2**20))  # one class may hold all images
+    wholes = [rank(query, a, gallery, b) for a, b, _ in cases]
+    monkeypatch.setattr(ranking, "_pass_by", watched)
     for (query_labels, gallery_labels, memory), whole in zip(cases, wholes, strict=True):
         seen.clear()
-        assert same(rank(query, query_labels, gallery, gallery_labels, memory=memory), whole)
+        assert same(rank(query, query_labels, gallery, gallery_labels, memory=memory, threads=3), whole)
         matches = int(np.bincount(gallery_labels).max())
         assert len(seen) >= 3
-        for queries, sizes in seen:
-            products, tiles = 8 * sizes.rows * sizes.columns, 16 * sizes.columns * query.shape[1]
-            assert products + tiles + 64 * queries * matches <= memory
+        for sizes in seen:
+            products, tile = 3 * 4 * sizes.rows * sizes.columns, 12 * sizes.columns * query.shape[1]
+            assert products + tile + 64 * sizes.queries * matches <= memory
 
 
 @pytest.mark.parametrize(

@@ -74,4 +74,4 @@ def retrieval_metrics(
     ks: Sequence[int] = (1, 5),
 ) -> RetrievalMetrics:
     """`rank` and `metrics_of` in one call; arguments as there."""
-    return metrics_of(rank(query, query_labels, gallery, gallery_labels), ks)
+    return metrics_of(rank(query, query_labels, gallery, gallery_labels, nearest=0), ks)

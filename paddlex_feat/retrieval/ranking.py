@@ -9,16 +9,18 @@ counting what stands before a match: the gallery is never sorted as a whole.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
-from paddlex_feat.retrieval.comparison import Block, Gallery, Sizes
+from paddlex_feat.retrieval.comparison import Block, Gallery
 from paddlex_feat.retrieval.products import Features, error_bound
 
-# The largest pieces, for speed: queries that are ranked at a time, and rows and columns of a product of them with
-# the gallery. A gallery that does not fit in memory is read once for each block of queries.
+# The largest pieces, for speed: queries that the gallery passes by together, and rows and columns of a product.
 QUERIES, ROWS, COLUMNS = 2048, 512, 65536
 
 
@@ -62,8 +64,8 @@ def rank(
         query_labels: integers [Q]; gallery_labels: integers [G].
         own: int64 [P, 2], pairs (query, gallery) of the same file, which are left out.
         nearest: K, how many of the first are kept.
-        memory: bytes for similarities and what is counted on them, roughly; beside the features.
-        threads: that count, beside the matrix library's own.
+        memory: bytes for similarities and what is counted on them, beside the features.
+        threads: that compute; the matrix library uses none of its own meanwhile.
     """
     labels, whole = np.asarray(query_labels), Gallery(gallery, np.asarray(gallery_labels))
     out = Ranking(
@@ -76,15 +78,17 @@ def rank(
     features, hidden = Features.each(query), _hidden(whole, len(query), own)
     scale = features.scale * whole.features.scale
     bounds = (error_bound(features, whole.features, 2.0**-24), error_bound(features, whole.features, 2.0**-53))
-    sizes = _sizes(memory, gallery.shape[1], whole, labels)
+    sizes = _sizes(memory, threads, gallery.shape[1], whole, labels)
     order = np.argsort(labels, kind="stable")
-    with ThreadPoolExecutor(threads, thread_name_prefix="rank") as pool:
-        for block in (order[i : i + sizes.queries] for i in range(0, len(order), sizes.queries)):
-            own_columns = [hidden[q] for q in block]
-            compared = Block(whole, features.take(block), labels[block], own_columns, nearest, sizes, bounds).compare(
-                pool
-            )
-            for q, standing in zip(block.tolist(), compared, strict=True):
+    with ThreadPoolExecutor(threads, "rank") as pool, threadpool_limits(1, user_api="blas"):
+        for queries in (order[i : i + sizes.queries] for i in range(0, len(order), sizes.queries)):
+            parts = [queries[i : i + sizes.rows] for i in range(0, len(queries), sizes.rows)]
+            blocks = [
+                Block(whole, features.take(part), labels[part], [hidden[q] for q in part], nearest, bounds)
+                for part in parts
+            ]
+            _pass_by(whole, blocks, sizes, pool, threads)
+            for q, standing in zip(queries.tolist(), (s for b in blocks for s in b.standings), strict=True):
                 _write(out, q, standing.ranks())
                 similarity, columns = standing.nearest()
                 out.nearest[q, : len(columns)] = whole.order[columns]
@@ -92,14 +96,42 @@ def rank(
     return out
 
 
-def _sizes(memory: int, dim: int, gallery: Gallery, labels: np.ndarray) -> Sizes:
+def _pass_by(gallery: Gallery, blocks: list[Block], sizes: _Sizes, pool: Executor, threads: int) -> None:
+    """Show the gallery to all blocks, tile by tile. A thread takes a block through product and counting."""
+    free: SimpleQueue[np.ndarray] = SimpleQueue()
+    for _ in range(threads):
+        free.put(np.empty((sizes.rows, sizes.columns), np.float32))
+    tile = np.empty((sizes.columns, blocks[0].dim), np.float32)
+
+    def see(block: Block, start: int) -> None:
+        buffer = free.get()
+        block.see(tile[: len(gallery) - start], start, buffer)
+        free.put(buffer)
+
+    for start in range(0, len(gallery), sizes.columns):
+        gallery.tile(start, sizes.columns, tile)
+        for _ in pool.map(partial(see, start=start), blocks):
+            pass
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Queries that the gallery passes by together; of these a block's, and the columns of a tile."""
+
+    queries: int
+    rows: int
+    columns: int
+
+
+def _sizes(memory: int, threads: int, dim: int, gallery: Gallery, labels: np.ndarray) -> _Sizes:
     """Pieces that keep within the memory: a third each for the gallery's, for products, and for what is counted."""
-    most = int(np.clip(memory // 3 // (16 * dim), 1, COLUMNS))  # two in float32, and parts of one in float64
+    most = int(np.clip(memory // 3 // (12 * dim), 1, COLUMNS))  # one in float32, and parts of it in float64
     columns = -(-len(gallery) // -(-len(gallery) // most))
     first, last = gallery.matches(labels)
     matches = int((last - first).max(initial=0))
-    queries, rows = memory // 3 // (64 * matches + 1024), memory // 3 // (2 * 4 * columns)
-    return Sizes(int(np.clip(queries, 1, QUERIES)), int(np.clip(rows, 1, ROWS)), columns)
+    queries = int(np.clip(memory // 3 // (64 * matches + 1024), 1, QUERIES))
+    rows = int(np.clip(memory // 3 // (4 * columns * threads), 1, ROWS))
+    return _Sizes(queries, min(rows, -(-min(queries, len(labels)) // threads)), columns)
 
 
 def _hidden(gallery: Gallery, queries: int, own: np.ndarray | None) -> list[np.ndarray]:

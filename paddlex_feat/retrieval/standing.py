@@ -10,6 +10,7 @@ Products = Callable[[np.ndarray], np.ndarray]  # columns -> float64, of the same
 HIDDEN = -8.0  # stands for the similarity of a column that does not count: no row is longer than sqrt(2)
 _LOWEST = -4.0
 _LAST_BITS = 2**29 - 1  # of a float64, empty where it comes from a float32
+_SAMPLE = 1024  # columns that tell how similar the nearest are at least, before any is known
 _HEAVY = 16  # a tile of whose columns more than a 16th are in doubt is cheaper in float64 as a whole
 
 
@@ -43,7 +44,7 @@ class Standing:
         Returns False, and has changed nothing, if too many columns are in doubt: `see_exact` then.
         """
         bound = self._bound + len(row) * 2.0**-50  # a similarity of at most 2 carries its column in the last bits
-        ascending = _sorted(row, self._floor(bound))
+        ascending = _sorted(row, self._floor(row, bound))
         starts, stops = (np.searchsorted(ascending, self._exact + b) for b in (-bound, bound))
         places = _union(starts, stops)
         promising = _columns(ascending[np.searchsorted(ascending, self._bar(ascending, bound)) :])
@@ -88,12 +89,19 @@ class Standing:
         order = np.lexsort((columns, match, -similarity))[: self._keep]
         return similarity[order], columns[order]
 
-    def _floor(self, bound: float) -> float:
+    def _floor(self, row: np.ndarray, bound: float) -> float:
         """Approximate similarities below this one matter neither for a match nor for the nearest."""
-        known, floors = self._others_first[0], list(self._exact[:1])
+        floor = float(self._exact[0]) if len(self._exact) else np.inf
         if self._keep:
-            floors.append(known[-1] if len(known) == self._keep else -np.inf)
-        return max(_LOWEST, min(floors, default=np.inf) - 2 * bound)
+            floor = min(floor, self._last_kept(row))
+        return max(_LOWEST, floor - 2 * bound)
+
+    def _last_kept(self, row: np.ndarray) -> float:
+        """A similarity that the last one of the nearest reaches at least."""
+        if len(self._others_first[0]) == self._keep:
+            return float(self._others_first[0][-1])
+        some = row[:_SAMPLE]
+        return float(np.partition(some, -self._keep)[-self._keep]) if len(some) >= self._keep else _LOWEST
 
     def _bar(self, ascending: np.ndarray, bound: float) -> float:
         """Approximate similarities below this one do not belong to the nearest."""
