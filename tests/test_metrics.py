@@ -98,8 +98,11 @@ def many(kind, queries=60, images=3000, classes=40, dim=64):
         query, gallery = np.ones_like(query), np.ones_like(gallery)
     elif kind == "duplicates":
         gallery[images // 2 :] = gallery[: images - images // 2]
-    elif kind == "long":  # rows of very different lengths, none of them 1
-        query, gallery = (x * 10 ** rng.uniform(-2, 3, (len(x), 1)) for x in (query, gallery))
+    elif kind == "long":  # rows of very different lengths, from float32's smallest to its largest numbers
+        query, gallery = (
+            query * 10 ** rng.uniform(-43, 37, (queries, 1)),
+            gallery * 10 ** rng.uniform(33, 37, (images, 1)),
+        )
         return query.astype(np.float32), ql, gallery.astype(np.float32), gl
     return unit(query), ql, unit(gallery), gl
 
@@ -145,7 +148,7 @@ def test_exact_products_are_exact(dim):
     """Against Python's integers, whole and with the components in another order."""
     rng = np.random.default_rng(0)
     x, y = (rng.standard_normal((n, dim)) * 10 ** rng.uniform(-3, 0, (n, dim)) for n in (6, 30))
-    x, y = (Features.each((s * v).astype(np.float32)).take(np.arange(len(v))) for s, v in ((50, x), (1e-3, y)))
+    x, y = (Features.each((s * v).astype(np.float32), "query").take(np.arange(len(v))) for s, v in ((50, x), (1e-3, y)))
     whole = [[[round(int(v * 2.0**90) / 2**52) for v in row.astype(float)] for row in rows] for rows in (x, y)]
     oracle = [[sum(a * b for a, b in zip(p, q, strict=True)) / 2**76 for q in whole[1]] for p in whole[0]]
     for order in (np.arange(dim), rng.permutation(dim)):
@@ -158,7 +161,7 @@ def test_exact_products_are_exact(dim):
 def test_products_keep_their_bound(dim):
     rng = np.random.default_rng(0)
     for shape in (lambda x: x, abs, lambda x: np.ones_like(x), lambda x: np.sort(abs(x))[:, ::-1], lambda x: x**9):
-        query, gallery = (Features.each(unit(shape(rng.standard_normal((n, dim))))) for n in (50, 2000))
+        query, gallery = (Features.each(unit(shape(rng.standard_normal((n, dim)))), "rows") for n in (50, 2000))
         x, y = query.take(np.arange(50)), gallery.take(np.arange(2000))
         truth = exact(split(x.astype(np.float64)), y)
         single, double = x @ y.T, x.astype(np.float64) @ y.astype(np.float64).T
@@ -189,6 +192,16 @@ def test_the_own_file_is_left_out():
     own = np.array([[0, 0], [1, 1], [2, 2]])
     assert rank(three, [1, 2, 1], three, [1, 2, 1]).first_match.tolist() == [2, 2, 1]
     assert rank(three, [1, 2, 1], three, [1, 2, 1], own).first_match.tolist() == [2, 0, 2]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_features_that_are_not_finite_are_an_error(bad):
+    two, spoilt = np.ones((2, 2), np.float32), np.ones((2, 2), np.float32)
+    spoilt[1, 0] = bad
+    with pytest.raises(EvaluationError, match="row 2 of the query"):
+        rank(spoilt, [1, 1], two, [1, 1])
+    with pytest.raises(EvaluationError, match="row 2 of the gallery"):
+        rank(two, [1, 1], spoilt, [1, 1])
 
 
 def test_a_gallery_smaller_than_k():

@@ -24,7 +24,7 @@ class Gallery:
     def __init__(self, rows: np.ndarray, labels: np.ndarray):
         self.order = np.argsort(labels, kind="stable")
         self._labels = labels[self.order]
-        self.features = Features.together(rows)
+        self.features = Features.together(rows, "gallery")
 
     def __len__(self) -> int:
         return len(self.order)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from paddlex_feat.errors import EvaluationError
+
 _HIGH, _LOW = 2.0**18, 2.0**38  # reciprocals of the grids of a feature's two parts
 _ROWS_AT_A_TIME = 8192
 
@@ -16,51 +18,56 @@ class Features:
 
     Attributes:
         rows: float32 [N, D], an array or a memory-mapped file; not copied.
-        scale: float64 [N, 1] or [1, 1], the powers of two.
+        exponents: int [N, 1] or [1, 1], of the powers of two.
         longest: length of the longest row after the division.
+
+    Raises EvaluationError for rows that are not finite numbers.
     """
 
     rows: np.ndarray
-    scale: np.ndarray
+    exponents: np.ndarray
     longest: float
 
     @classmethod
-    def each(cls, rows: np.ndarray) -> Features:
+    def each(cls, rows: np.ndarray, what: str) -> Features:
         """Every row by a power of its own: for queries, whose rankings it does not change."""
-        return cls._of(rows, lengths := _lengths(rows), _powers_of_two(lengths))
+        return cls._of(rows, lengths := _lengths(rows, what), _exponents(lengths))
 
     @classmethod
-    def together(cls, rows: np.ndarray) -> Features:
+    def together(cls, rows: np.ndarray, what: str) -> Features:
         """All rows by the power that the longest needs: for a gallery, whose order it does not change."""
-        return cls._of(rows, lengths := _lengths(rows), _powers_of_two(lengths.max(initial=0, keepdims=True)))
+        return cls._of(rows, lengths := _lengths(rows, what), _exponents(lengths.max(initial=0, keepdims=True)))
 
     @classmethod
-    def _of(cls, rows: np.ndarray, lengths: np.ndarray, scale: np.ndarray) -> Features:
-        return cls(rows, scale[:, None], float((lengths / scale).max(initial=0)))
+    def _of(cls, rows: np.ndarray, lengths: np.ndarray, exponents: np.ndarray) -> Features:
+        return cls(rows, exponents[:, None], float(np.ldexp(lengths, -exponents).max(initial=0)))
 
     def take(self, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Some rows, divided: float32 [n, D], the first rows of `out` if it is given."""
         out = np.empty((len(indices), self.rows.shape[1]), np.float32) if out is None else out[: len(indices)]
         np.take(self.rows, indices, axis=0, out=out, mode="clip")  # the default mode would go through a copy
-        scale = self.scale[indices] if len(self.scale) > 1 else self.scale
-        if (scale != 1).any():
-            out *= (1 / scale).astype(np.float32)
-        return out
+        exponents = self.exponents[indices] if len(self.exponents) > 1 else self.exponents
+        return np.ldexp(out, -exponents, out=out) if exponents.any() else out
 
 
-def _lengths(rows: np.ndarray) -> np.ndarray:
-    """Euclidean lengths, float64 [N]."""
+def _lengths(rows: np.ndarray, what: str) -> np.ndarray:
+    """Euclidean lengths, float64 [N]; `what` tells in an error whose rows they are."""
     lengths = np.zeros(len(rows))
     for start in range(0, len(rows), _ROWS_AT_A_TIME):
-        part = np.asarray(rows[start : start + _ROWS_AT_A_TIME], np.float32)
+        part = rows[start : start + _ROWS_AT_A_TIME]
         lengths[start : start + len(part)] = np.sqrt(np.einsum("nd,nd->n", part, part, dtype=np.float64))
+    if not np.isfinite(lengths).all():
+        raise EvaluationError(
+            "Features are not finite numbers.",
+            where=f"row {int(np.argmin(np.isfinite(lengths))) + 1} of the {what}",
+            fix="The weights are damaged, or training diverged.",
+        )
     return lengths
 
 
-def _powers_of_two(lengths: np.ndarray) -> np.ndarray:
-    """The power of two that brings each length into (sqrt(1/2), sqrt(2)]; 1 for a length of 0."""
-    exponents = np.ceil(np.log2(np.where(lengths > 0, lengths, 1)) - 0.5)
-    return 2.0 ** np.clip(exponents, -120, 120)
+def _exponents(lengths: np.ndarray) -> np.ndarray:
+    """Of the power of two that brings each length into (sqrt(1/2), sqrt(2)]; 0 for a length of 0."""
+    return np.ceil(np.log2(np.where(lengths > 0, lengths, 1)) - 0.5).astype(np.int32)
 
 
 def split(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -59,14 +59,17 @@ def rank(
     ranks depend neither on a sort nor on the order of the lists.
 
     Args:
-        query: float32 [Q, D]; gallery: float32 [G, D], arrays or memory-mapped files; finite. Rows of unit
-            length give cosines.
+        query: float32 [Q, D]; gallery: float32 [G, D], arrays or memory-mapped files. Rows of unit length
+            give cosines.
         query_labels: integers [Q]; gallery_labels: integers [G].
         own: int64 [P, 2], pairs (query, gallery) of the same file, which are left out.
         nearest: K, how many of the first are kept.
         memory: bytes for similarities and what is counted on them, beside the features.
         threads: that compute; the matrix library uses none of its own meanwhile.
+
+    Raises EvaluationError for features that are not finite.
     """
+    query, gallery = np.asarray(query, np.float32), np.asarray(gallery, np.float32)
     labels, whole = np.asarray(query_labels), Gallery(gallery, np.asarray(gallery_labels))
     out = Ranking(
         first_match=np.zeros(len(query), np.int64),
@@ -75,8 +78,8 @@ def rank(
         nearest=np.full((len(query), nearest), -1, np.int64),
         similarity=np.full((len(query), nearest), np.nan),
     )
-    features, hidden = Features.each(query), _hidden(whole, len(query), own)
-    scale = features.scale * whole.features.scale
+    features, hidden = Features.each(query, "query"), _hidden(whole, len(query), own)
+    exponents = features.exponents + whole.features.exponents
     bounds = (error_bound(features, whole.features, 2.0**-24), error_bound(features, whole.features, 2.0**-53))
     sizes = _sizes(memory, threads, gallery.shape[1], whole, labels)
     order = np.argsort(labels, kind="stable")
@@ -92,7 +95,7 @@ def rank(
                 _write(out, q, standing.ranks())
                 similarity, columns = standing.nearest()
                 out.nearest[q, : len(columns)] = whole.order[columns]
-                out.similarity[q, : len(columns)] = similarity * scale[q]
+                out.similarity[q, : len(columns)] = np.ldexp(similarity, exponents[q])
     return out
 
 
@@ -105,8 +108,10 @@ def _pass_by(gallery: Gallery, blocks: list[Block], sizes: _Sizes, pool: Executo
 
     def see(block: Block, start: int) -> None:
         buffer = free.get()
-        block.see(tile[: len(gallery) - start], start, buffer)
-        free.put(buffer)
+        try:
+            block.see(tile[: len(gallery) - start], start, buffer)
+        finally:
+            free.put(buffer)
 
     for start in range(0, len(gallery), sizes.columns):
         gallery.tile(start, sizes.columns, tile)
