@@ -93,7 +93,7 @@ recall@1 on 180 photographs of 20 people whom training never saw:
   trained network     {trained:.3f}   ({trained - untrained:+.3f}; best evaluation, the last is {last:.3f})
   nearest raw pixels  {pixel_recall1():.3f}
 
-  pictures       {OUTPUT}/evaluate/retrieval.png, {OUTPUT}/curves.png, {OUTPUT}/check_dataset/histogram.png
+  reports        {OUTPUT}/evaluate/report.html, {OUTPUT}/check_dataset/report.html, {OUTPUT}/curves.png
   weights        {OUTPUT}/best_model/best_model.pdparams
   inference      {OUTPUT}/best_model/inference
   features       {OUTPUT}/predict/*_res.json

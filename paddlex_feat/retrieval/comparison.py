@@ -76,7 +76,8 @@ class Block:
         Args:
             tile: float32 [w, D]. buffer: float32 [at least n, at least w], for the products.
         """
-        self.standings = self.standings or self._of_labels(len(tile))
+        step = -(-len(tile) // 8)  # float64 takes smaller pieces, and need not have large ones to be fast
+        self.standings = self.standings or self._of_labels(step)
         product = np.matmul(self._query, tile.T, out=buffer[: len(self._query), : len(tile)])
         doubtful = []
         for i, (row, standing) in enumerate(zip(product, self.standings, strict=True)):
@@ -84,8 +85,6 @@ class Block:
             double, exactly = partial(self._double, tile, i), partial(self._exactly, tile, i)
             if not standing.see(row, start, double, exactly):
                 doubtful.append(i)
-        # What is left is computed in float64, in smaller pieces, which need not be large to be fast.
-        step = -(-len(tile) // 8)
         for queries in (doubtful[i : i + _TOGETHER] for i in range(0, len(doubtful), _TOGETHER)):
             for column in range(0, len(tile), step):
                 similarity = self._exact(queries, tile[column : column + step])
