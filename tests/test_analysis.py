@@ -180,8 +180,13 @@ def test_many_pairs_are_sampled_without_the_own_ones(monkeypatch, tmp_path):
     stored[:] = gallery
     every = pair_similarities(query, ql, stored, gl)
     assert (every.queries, every.gallery, every.sampled) == (7, 8, True)
-    assert len(every.matching) + len(every.other) == 56
+    matches = {(q, g) for q in range(7) for g in range(10) if ql[q] == gl[g]}
+    assert sorted(every.matching) == sorted(q * 10.0**g for q, g in matches)  # all, for none has more than MATCHES
+    assert 0 < len(every.other) < 56 and not set(every.other) & {q * 10.0**g for q, g in matches if q}
     own = np.stack(np.meshgrid([2, 5], np.arange(10)), axis=-1).reshape(-1, 2)  # all of queries 2 and 5
     some = pair_similarities(query, ql, stored, gl, own)
     left = np.concatenate([some.matching, some.other])
-    assert len(left) == 40 and {str(int(v))[0] for v in left if v} == {"1", "3", "4", "6"}
+    assert {str(int(v))[0] for v in left if v} == {"1", "3", "4", "6"}
+    assert sorted(some.matching) == sorted(q * 10.0**g for q, g in matches if q not in (2, 5))
+    monkeypatch.setattr(analysis, "MATCHES", 1)
+    assert len(pair_similarities(query, ql, stored, gl).matching) == len({q for q, _ in matches})

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from fractions import Fraction
+from operator import mul
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paddlex_feat.errors import EvaluationError
-from paddlex_feat.retrieval import ranking, standing
+from paddlex_feat.retrieval import comparison, ranking, standing
 from paddlex_feat.retrieval.metrics import metrics_of, retrieval_metrics
 from paddlex_feat.retrieval.picture import choose_queries
 from paddlex_feat.retrieval.products import Features, error_bound, exact, split
-from paddlex_feat.retrieval.ranking import rank
+from paddlex_feat.retrieval.ranking import Ranking, rank
 
 
 def brute_force(query, query_labels, gallery, gallery_labels, own=(), ks=(1, 3, 5)):
     """Sort every row, ties against us, and walk down the list."""
-    hits, ap, ap_at_r, rr, firsts, nearest = {k: [] for k in ks}, [], [], [], [], []
+    hits, ap, ap_at_r, rr, firsts, orders = {k: [] for k in ks}, [], [], [], [], []
     left_out = {tuple(pair) for pair in np.asarray(own).tolist()}
     for i, (q, label) in enumerate(zip(query.astype(np.float64), query_labels, strict=True)):
         rows = sorted(
@@ -25,7 +29,7 @@ def brute_force(query, query_labels, gallery, gallery_labels, own=(), ks=(1, 3, 
             for j, (g, gl) in enumerate(zip(gallery.astype(np.float64), gallery_labels, strict=True))
             if (i, j) not in left_out
         )
-        nearest.append([j for *_, j in rows[:5]])
+        orders.append([j for *_, j in rows])
         flags = [match for _, match, *_ in rows]  # at equal similarity False sorts before True
         total, found, in_r = 0.0, 0, 0.0
         for place, match in enumerate(flags, 1):
@@ -41,7 +45,7 @@ def brute_force(query, query_labels, gallery, gallery_labels, own=(), ks=(1, 3, 
             ap_at_r.append(in_r / found)
             rr.append(1 / firsts[-1])
     means = [float(np.mean(values)) if values else None for values in (ap, ap_at_r, rr)]
-    return {k: np.mean(v) for k, v in hits.items() if v}, *means, firsts, nearest
+    return {k: np.mean(v) for k, v in hits.items() if v}, *means, firsts, orders
 
 
 def same(one, other) -> bool:
@@ -70,8 +74,14 @@ def test_equal_to_brute_force(query, gallery, seed, block, data):
         patch.setattr(ranking, "QUERIES", data.draw(st.sampled_from([1, 7, 1000]), "queries at a time"))
         patch.setattr(standing, "_HEAVY", data.draw(st.sampled_from([0.01, 16, 1e9]), "when float64 takes over"))
         got = rank(query, query_labels, gallery, gallery_labels, own, threads=data.draw(st.sampled_from([1, 3])))
-    recall, *means, firsts, nearest = brute_force(query, query_labels, gallery, gallery_labels, own)
+    recall, *means, firsts, orders = brute_force(query, query_labels, gallery, gallery_labels, own)
+    nearest = [order[:5] for order in orders]
     assert got.first_match.tolist() == firsts
+    assert [g for g in got.first.tolist() if g >= 0] == [
+        next(j for j in order if gallery_labels[j] == label)
+        for order, label, first in zip(orders, query_labels, firsts, strict=True)
+        if first
+    ]
     assert [[j for j in row if j >= 0] for row in got.nearest.tolist()] == nearest
     if not any(firsts):
         with pytest.raises(EvaluationError, match="No query has a gallery image of its label"):
@@ -127,12 +137,12 @@ def test_identical_for_every_block_thread_count_and_order(kind, monkeypatch):
     assert np.array_equal(whole.first_match, first) and np.array_equal(whole.average_precision, precision)
     metrics = metrics_of(whole)
     for tile, rows, threads in ((1, 1000, 2), (7, 7, 1), (1000, 1, 3), (100_000, 100_000, 2)):
-        if tile == 1 and kind not in ("trained", "collapsed"):
-            continue
         monkeypatch.setattr(ranking, "COLUMNS", tile)
         monkeypatch.setattr(ranking, "ROWS", rows)
         monkeypatch.setattr(ranking, "QUERIES", 3 * rows // 2 + 1)
-        assert same(rank(query, ql, gallery, gl, threads=threads), whole), (tile, rows)
+        few = slice(4 if tile == 1 else None)  # a tile of one image is slow
+        part = Ranking(*(column[few] for column in vars(whole).values()))
+        assert same(rank(query[few], ql[few], gallery, gl, threads=threads), part), (tile, rows)
     rng = np.random.default_rng(1)
     some, others = rng.permutation(len(query)), rng.permutation(len(gallery))
     again = rank(query[some], ql[some], gallery[others], gl[others])
@@ -143,18 +153,26 @@ def test_identical_for_every_block_thread_count_and_order(kind, monkeypatch):
     assert np.array_equal(part.average_precision, whole.average_precision[3::7])
 
 
-@pytest.mark.parametrize("dim", [3, 512, 2048])
+@pytest.mark.parametrize("dim", [3, 512, 8192])
 def test_exact_products_are_exact(dim):
-    """Against Python's integers, whole and with the components in another order."""
+    """Against fractions of the float32 numbers as they are; and with the components in another order."""
     rng = np.random.default_rng(0)
-    x, y = (rng.standard_normal((n, dim)) * 10 ** rng.uniform(-3, 0, (n, dim)) for n in (6, 30))
-    x, y = (Features.each((s * v).astype(np.float32), "query").take(np.arange(len(v))) for s, v in ((50, x), (1e-3, y)))
-    whole = [[[round(int(v * 2.0**90) / 2**52) for v in row.astype(float)] for row in rows] for rows in (x, y)]
-    oracle = [[sum(a * b for a, b in zip(p, q, strict=True)) / 2**76 for q in whole[1]] for p in whole[0]]
-    for order in (np.arange(dim), rng.permutation(dim)):
-        products = exact(split(x[:, order].astype(np.float64)), y[:, order])
-        assert np.array_equal(products, exact(split(x.astype(np.float64)), y))
-        assert products == pytest.approx(np.array(oracle), rel=0, abs=2.0**-53)
+    x, y = (rng.standard_normal((n, dim)) * 10 ** rng.uniform(-6, 0, (n, dim)) for n in (4, 12))
+    y[0] = x[0]
+    x, y = (Features.each(v.astype(np.float32), "rows").take(np.arange(len(v))) for v in (x, y))
+    numbers = [[[Fraction(float(v)) for v in row] for row in rows] for rows in (x, y)]
+    oracle = np.array([[float(sum(map(mul, p, q))) for q in numbers[1]] for p in numbers[0]])
+    products = exact(split(x), y)
+    assert np.abs(products - oracle).max() <= 2.0**-53 * max(1, np.abs(oracle).max())
+    order = rng.permutation(dim)
+    assert np.array_equal(exact(split(x[:, order]), y[:, order]), products)
+
+
+def test_the_smallest_differences_decide():
+    """(.6, .8) is nearer to (1, 2**-40) than to (1, 0), and float32 and rounding to 2**-38 cannot tell."""
+    query, gallery = np.array([[0.6, 0.8]], np.float32), np.array([[1, 0], [1, 2.0**-40]], np.float32)
+    assert rank(query, [1], gallery, [0, 1]).first_match.tolist() == [1]
+    assert rank(query, [0], gallery, [0, 1]).first_match.tolist() == [2]
 
 
 @pytest.mark.parametrize("dim", [3, 64, 512, 2048])
@@ -163,7 +181,7 @@ def test_products_keep_their_bound(dim):
     for shape in (lambda x: x, abs, lambda x: np.ones_like(x), lambda x: np.sort(abs(x))[:, ::-1], lambda x: x**9):
         query, gallery = (Features.each(unit(shape(rng.standard_normal((n, dim)))), "rows") for n in (50, 2000))
         x, y = query.take(np.arange(50)), gallery.take(np.arange(2000))
-        truth = exact(split(x.astype(np.float64)), y)
+        truth = exact(split(x), y)
         single, double = x @ y.T, x.astype(np.float64) @ y.astype(np.float64).T
         assert np.abs(single - truth).max() <= error_bound(query, gallery, 2.0**-24) < 2.1 * dim * 2.0**-24
         assert np.abs(double - truth).max() <= error_bound(query, gallery, 2.0**-53) < 1e-9
@@ -209,26 +227,38 @@ def test_a_gallery_smaller_than_k():
     assert retrieval_metrics(one, [1], one, [1]).recall == {1: 1.0, 5: 1.0}
 
 
-def test_memory_bounds_what_is_compared_at_a_time(monkeypatch):
-    """A tile in float32 and parts of it in float64, a product for each thread, 64 bytes for a match."""
+@pytest.mark.parametrize(
+    ("classes", "images", "dim", "threads", "memory", "kind"),
+    [(50, 30_000, 128, 2, 2**25, "trained"), (1, 20_000, 256, 4, 2**26, "trained"), (2, 20_000, 256, 2, 2**26, "close"),
+     (40, 20_000, 256, 4, 2**26, "collapsed"), (40, 3_000, 2048, 2, 2**26, "trained")],
+)  # fmt: skip
+def test_memory_is_bounded(classes, images, dim, threads, memory, kind):
+    """What NumPy really takes while one class holds all images, in float64 alone, or with long features."""
+    query, ql, gallery, gl = many(kind, 300, images, classes, dim)
+    tracemalloc.start()
+    rank(query[:3], ql[:3], gallery[:30], gl[:30])  # what is imported and kept once
+    tracemalloc.reset_peak()
+    before = tracemalloc.get_traced_memory()[0]
+    found = rank(query, ql, gallery, gl, memory=memory, threads=threads)
+    peak = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    assert found.first_match.all() and peak < memory
+
+
+def test_an_error_of_a_thread_ends_the_ranking(monkeypatch):
+    """And does not leave the other threads waiting for its buffer."""
     query, ql, gallery, gl = many("trained")
-    seen, pass_by = [], ranking._pass_by
+    monkeypatch.setattr(ranking, "ROWS", 5)
+    monkeypatch.setattr(comparison.Block, "see", lambda *_: np.empty(2**50))
+    with pytest.raises(MemoryError):
+        rank(query, ql, gallery, gl, threads=2)
 
-    def watched(whole, blocks, sizes, pool, threads):
-        seen.append(sizes)
-        pass_by(whole, blocks, sizes, pool, threads)
 
-    cases = ((ql, gl, 2**18), (ql * 0, gl * 0, 2**20))  # one class may hold all images
-    wholes = [rank(query, a, gallery, b) for a, b, _ in cases]
-    monkeypatch.setattr(ranking, "_pass_by", watched)
-    for (query_labels, gallery_labels, memory), whole in zip(cases, wholes, strict=True):
-        seen.clear()
-        assert same(rank(query, query_labels, gallery, gallery_labels, memory=memory, threads=3), whole)
-        matches = int(np.bincount(gallery_labels).max())
-        assert len(seen) >= 3
-        for sizes in seen:
-            products, tile = 3 * 4 * sizes.rows * sizes.columns, 12 * sizes.columns * query.shape[1]
-            assert products + tile + 64 * sizes.queries * matches <= memory
+def test_what_cannot_be_ranked_is_said():
+    one = np.ones((1, 2), np.float32)
+    for gallery, threads in ((one[:0], 1), (one, 0), (np.ones((1, 2**13 + 1), np.float32), 1)):
+        with pytest.raises(EvaluationError, match="cannot be ranked"):
+            rank(gallery[:1], [1], gallery, [1] * len(gallery), threads=threads)
 
 
 @pytest.mark.parametrize(

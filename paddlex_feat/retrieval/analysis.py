@@ -6,12 +6,14 @@ match from 1, 0 where the gallery has none. A query is matched if it is above 0,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 MOST_PAIRS = 4_000_000  # whose similarities are held at once: 32 MB
 SAMPLE = 2000  # queries, and gallery images, that stand for larger lists
+MATCHES = 10  # matching pairs of a sampled query, at most
 _BLOCK = 2000  # rows of a feature matrix that are widened to float64 at once
 
 
@@ -73,13 +75,21 @@ def class_scores(first_match: np.ndarray, average_precision: np.ndarray, labels:
     names, place = np.unique(labels[matched], return_inverse=True)
     queries = np.bincount(place, minlength=len(names))
     recall = np.bincount(place, first_match[matched] == 1, len(names)) / queries
-    mean_ap = np.bincount(place, average_precision[matched], len(names)) / queries
+    precisions: list[list[float]] = [[] for _ in names]
+    for c, precision in zip(place.tolist(), average_precision[matched].tolist(), strict=True):
+        precisions[c].append(precision)
     worst = np.flatnonzero(first_match > 1)
     worst = worst[np.argsort(-first_match[worst], kind="stable")]
     failed, at = np.unique(labels[worst], return_index=True)
     failures = dict(zip(failed.tolist(), worst[at].tolist(), strict=True))
     return [
-        ClassScore(int(names[c]), int(queries[c]), float(recall[c]), float(mean_ap[c]), failures.get(int(names[c])))
+        ClassScore(
+            int(names[c]),
+            int(queries[c]),
+            float(recall[c]),
+            math.fsum(precisions[c]) / int(queries[c]),
+            failures.get(int(names[c])),
+        )
         for c in np.lexsort((names, -queries, recall))
     ]
 
@@ -129,6 +139,9 @@ def pair_similarities(
 ) -> Pairs:
     """Similarities of all pairs, or, above `MOST_PAIRS`, of a random `SAMPLE` of queries and gallery images.
 
+    Of the sampled queries, matching pairs are drawn by themselves, up to `MATCHES` of each: two random images
+    hardly ever match where there are many classes.
+
     Args:
         query: float32 [Q, D]; gallery: float32 [G, D]. May be memory-mapped: only rows are read.
         query_labels: int64 [Q]; gallery_labels: int64 [G].
@@ -151,4 +164,24 @@ def pair_similarities(
     if own is not None and len(own):
         inside = own[np.isin(own[:, 0], rows) & np.isin(own[:, 1], columns)]
         kept[np.searchsorted(rows, inside[:, 0]), np.searchsorted(columns, inside[:, 1])] = False
-    return Pairs(similarity[same & kept], similarity[~same & kept], len(rows), len(columns), sampled)
+    matching = similarity[same & kept]
+    if sampled:
+        pairs = _some_matches(rows, query_labels, gallery_labels, rng)
+        if own is not None and len(own):
+            pairs = pairs[~np.isin(pairs @ [len(gallery), 1], own @ [len(gallery), 1])]
+        matching = np.einsum("nd,nd->n", query[pairs[:, 0]], gallery[pairs[:, 1]], dtype=np.float64)
+    return Pairs(matching, similarity[~same & kept], len(rows), len(columns), sampled)
+
+
+def _some_matches(
+    rows: np.ndarray, query_labels: np.ndarray, gallery_labels: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """int64 [P, 2], up to `MATCHES` random pairs of one class for each of the queries `rows`."""
+    order = np.argsort(gallery_labels, kind="stable")
+    first = np.searchsorted(gallery_labels[order], query_labels[rows])
+    last = np.searchsorted(gallery_labels[order], query_labels[rows], side="right")
+    pairs = []
+    for q, a, b in zip(rows.tolist(), first.tolist(), last.tolist(), strict=True):
+        chosen = a + rng.choice(b - a, min(b - a, MATCHES), replace=False, shuffle=False)
+        pairs.append(np.stack([np.full(len(chosen), q), order[chosen]], axis=1))
+    return np.concatenate(pairs)

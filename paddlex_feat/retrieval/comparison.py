@@ -10,7 +10,7 @@ import numpy as np
 from paddlex_feat.retrieval.products import Features, exact, split
 from paddlex_feat.retrieval.standing import HIDDEN, Standing
 
-_TOGETHER = 256  # queries whose similarities are computed in float64 at a time
+TOGETHER = 64  # queries whose similarities to a piece are computed in float64 at a time
 
 
 class Gallery:
@@ -52,6 +52,7 @@ class Block:
         hidden: for each query the columns that do not count.
         keep: how many of the nearest are remembered.
         bounds: of the error of products added up in float32 and in float64.
+        piece: gallery images that are computed in float64 at a time.
     """
 
     def __init__(
@@ -62,10 +63,11 @@ class Block:
         hidden: list[np.ndarray],
         keep: int,
         bounds: tuple[float, float],
+        piece: int,
     ):
-        self._gallery, self._query, self._wide = gallery, query, query.astype(np.float64)
-        self._high, self._low = split(self._wide)
+        self._gallery, self._query, self._wide, self._parts = gallery, query, query.astype(np.float64), split(query)
         self._labels, self._hidden, self._keep, self._bounds = labels, hidden, keep, bounds
+        self._piece = piece
         self._first, self._last = gallery.matches(labels)
         self.dim = query.shape[1]
         self.standings: list[Standing] = []
@@ -76,8 +78,7 @@ class Block:
         Args:
             tile: float32 [w, D]. buffer: float32 [at least n, at least w], for the products.
         """
-        step = -(-len(tile) // 8)  # float64 takes smaller pieces, and need not have large ones to be fast
-        self.standings = self.standings or self._of_labels(step)
+        self.standings = self.standings or self._of_labels()
         product = np.matmul(self._query, tile.T, out=buffer[: len(self._query), : len(tile)])
         doubtful = []
         for i, (row, standing) in enumerate(zip(product, self.standings, strict=True)):
@@ -85,21 +86,23 @@ class Block:
             double, exactly = partial(self._double, tile, i), partial(self._exactly, tile, i)
             if not standing.see(row, start, double, exactly):
                 doubtful.append(i)
-        for queries in (doubtful[i : i + _TOGETHER] for i in range(0, len(doubtful), _TOGETHER)):
-            for column in range(0, len(tile), step):
-                similarity = self._exact(queries, tile[column : column + step])
+        for queries in (doubtful[i : i + TOGETHER] for i in range(0, len(doubtful), TOGETHER)):
+            for column in range(0, len(tile), self._piece):
+                similarity = self._exact(queries, tile[column : column + self._piece])
                 for row, i in zip(similarity, queries, strict=True):
                     self._hide(row, i, start + column)
                     self.standings[i].see_exact(row, start + column)
 
     def _double(self, tile: np.ndarray, i: int, columns: np.ndarray) -> np.ndarray:
-        return tile[columns].astype(np.float64) @ self._wide[i]
+        parts = (columns[a : a + self._piece] for a in range(0, len(columns), self._piece))
+        return np.concatenate([tile[part].astype(np.float64) @ self._wide[i] for part in parts])
 
     def _exactly(self, tile: np.ndarray, i: int, columns: np.ndarray) -> np.ndarray:
-        return self._exact([i], tile[columns])[0]
+        parts = (columns[a : a + self._piece] for a in range(0, len(columns), self._piece))
+        return np.concatenate([self._exact([i], tile[part])[0] for part in parts])
 
     def _exact(self, queries: slice | list[int], rows: np.ndarray) -> np.ndarray:
-        return exact((self._high[queries], self._low[queries]), rows)
+        return exact(self._parts[:, queries], rows)
 
     def _hide(self, row: np.ndarray, i: int, start: int) -> None:
         """Matches, which are known already, and a query's own file do not count."""
@@ -108,17 +111,17 @@ class Block:
             inside = self._hidden[i] - start
             row[inside[(inside >= 0) & (inside < len(row))]] = HIDDEN
 
-    def _of_labels(self, width: int) -> list[Standing]:
-        """The exact similarities of all matches, label by label, `width` columns at a time."""
+    def _of_labels(self) -> list[Standing]:
+        """The exact similarities of all matches, label by label."""
         borders = [0, *(np.flatnonzero(np.diff(self._labels)) + 1).tolist(), len(self._labels)]
-        return [standing for a, b in pairwise(borders) for standing in self._of_label(slice(a, b), width)]
+        return [standing for a, b in pairwise(borders) for standing in self._of_label(slice(a, b))]
 
-    def _of_label(self, queries: slice, width: int) -> list[Standing]:
+    def _of_label(self, queries: slice) -> list[Standing]:
         first, last = int(self._first[queries.start]), int(self._last[queries.start])
         columns = np.arange(first, last)
         similarity = np.empty((queries.stop - queries.start, len(columns)))
-        for start in range(first, last, width):
-            tile = self._gallery.tile(start, min(width, last - start))
+        for start in range(first, last, self._piece):
+            tile = self._gallery.tile(start, min(self._piece, last - start))
             similarity[:, start - first : start - first + len(tile)] = self._exact(queries, tile)
         made = []
         for row, hidden in zip(similarity, self._hidden[queries], strict=True):

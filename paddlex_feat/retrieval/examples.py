@@ -47,7 +47,6 @@ class Examples:
     def __init__(self, evaluation: Evaluation, query: ImageList, gallery: ImageList):
         self._evaluation = evaluation
         self._query, self._gallery = query, gallery
-        self._gallery_labels = np.asarray(gallery.labels)
         self._images: dict[str, np.ndarray | None] = {}
 
     def query(self, q: int) -> Example:
@@ -62,14 +61,8 @@ class Examples:
 
     def first_match(self, q: int) -> Example:
         """The nearest gallery image of the class of a matched query, with its rank."""
-        rank = int(self._evaluation.ranking.first_match[q])
-        same = np.flatnonzero(self._gallery_labels == self._query.labels[q])
-        own = self._evaluation.own
-        if own is not None:
-            same = np.setdiff1d(same, own[own[:, 0] == q, 1])
-        scores = self._evaluation.gallery[same].astype(np.float64) @ self._evaluation.query[q].astype(np.float64)
-        best = int(np.argmax(scores))
-        return self._of(q, int(same[best]), float(scores[best]), rank)
+        ranking = self._evaluation.ranking
+        return self._of(q, int(ranking.first[q]), float(ranking.first_similarity[q]), int(ranking.first_match[q]))
 
     def _of(self, q: int, g: int, similarity: float, rank: int) -> Example:
         label = self._gallery.labels[g]

@@ -64,7 +64,9 @@ def draw_queries(examples: Examples, shown: Sequence[int], title: str, path: Pat
     """
     from matplotlib.figure import Figure
 
-    lines = [(examples.query(q), examples.neighbours(q), examples.first_match(q)) for q in shown]
+    lines = [
+        (examples.query(q), examples.neighbours(q), examples.first_match(q) if first_match else None) for q in shown
+    ]
     columns = max((len(near) for _, near, _ in lines), default=NEIGHBOURS) + 1 + first_match
     rows = max(-(-len(lines) // BLOCKS), 1)
     block = columns * _CELL + _MARGIN
@@ -77,14 +79,9 @@ def draw_queries(examples: Examples, shown: Sequence[int], title: str, path: Pat
         _draw(axes, left, top, query, f"query: {query.text()}")
         for column, example in enumerate(near, 1):
             _draw(axes, left + column * _CELL, top, example, example.text())
-        if first_match:
-            _draw(
-                axes,
-                left + (columns - 1) * _CELL,
-                top,
-                match,
-                f"rank {match.rank} ({number(match.similarity, 2)})",
-            )
+        if match:
+            title_of_match = f"rank {match.rank} ({number(match.similarity, 2)})"
+            _draw(axes, left + (columns - 1) * _CELL, top, match, title_of_match)
     axes.text(width / 2, _TOP / 2, title, fontsize=10, ha="center", va="center")
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()

@@ -8,7 +8,8 @@ import numpy as np
 
 from paddlex_feat.errors import EvaluationError
 
-_HIGH, _LOW = 2.0**18, 2.0**38  # reciprocals of the grids of a feature's two parts
+MOST_DIM = 2**13  # components of a feature
+_GRIDS = (2.0**18, 2.0**38, 2.0**58)  # reciprocals of the units of a feature's three parts
 _ROWS_AT_A_TIME = 8192
 
 
@@ -70,40 +71,47 @@ def _exponents(lengths: np.ndarray) -> np.ndarray:
     return np.ceil(np.log2(np.where(lengths > 0, lengths, 1)) - 0.5).astype(np.int32)
 
 
-def split(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows as two float64 parts: multiples of 2**-18, and a rest of at most 2**-19 in multiples of 2**-38.
+def split(rows: np.ndarray) -> np.ndarray:
+    """Rows as the sum of three parts, float64 [3, N, D]: multiples of 2**-18, of 2**-38 and of 2**-58.
 
-    Their sum is the row to the last bit where a component is at least 2**-15, else to 2**-39.
+    The sum is the row itself where a component is at least 2**-35, of what float32 holds; below, it is rounded
+    to a multiple of 2**-58.
     """
-    high = np.rint(rows * _HIGH) / _HIGH
-    return high, np.rint((rows - high) * _LOW) / _LOW
+    parts, rest = np.empty((len(_GRIDS), *rows.shape)), rows.astype(np.float64)
+    for part, grid in zip(parts, _GRIDS, strict=True):
+        np.rint(rest * grid, out=part)
+        part /= grid
+        rest -= part
+    return parts
 
 
-def exact(x: tuple[np.ndarray, np.ndarray], y: np.ndarray) -> np.ndarray:
-    """Dot products of all rows of x with all rows of y, rounded once, at the end.
+def exact(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Dot products of all rows of x with all rows of y, the same in whatever order a matrix product adds.
 
-    Each of the four products of parts is exact in float64, whatever the order in which a matrix product adds:
-    multiples of 2**-36, 2**-56 and 2**-76 whose partial sums stay below 2**2, 2**-18 sqrt(D) and 2**-38 D, so
-    that 53 bits hold them for D up to 2**15.
+    The product of two parts is exact in float64. It adds multiples of 2**-36, of 2**-56 or 2**-76 and so on, and
+    since a part is at most half a unit of the one before, partial sums stay below 2**2, 2**-18 sqrt(D), 2**-38 D,
+    …: 53 bits hold them for D up to `MOST_DIM`. What is left of rounding is that of five additions at the end, the
+    last ones of numbers below 2**-15 to one of the size of the result: its last bit.
 
     Args:
-        x: from `split`, float64 [n, D] twice. y: float32 [m, D]. Rows no longer than sqrt(2).
+        x: from `split`, float64 [3, n, D]. y: float32 [m, D]. Rows no longer than sqrt(2).
 
     Returns float64 [n, m].
     """
-    (a, b), (c, d) = x, split(y.astype(np.float64))
-    return a @ c.T + ((a @ d.T + b @ c.T) + b @ d.T)
+    (a, b, c), (d, e, f) = x, (part.T for part in split(y))
+    smallest = b @ f + c @ e
+    small = (a @ f + c @ d) + b @ e
+    return a @ d + ((a @ e + b @ d) + (small + smallest))
 
 
 def error_bound(x: Features, y: Features, unit_roundoff: float) -> float:
     """How far a plain dot product of any two rows can be from `exact`, in any order of summation.
 
     gamma_D |x| |y| with gamma_D = D u / (1 - D u) (Higham, Accuracy and Stability of Numerical Algorithms,
-    2nd edition, section 3.1), and what `split` takes off small components.
+    2nd edition, section 3.1), of the longest rows, and the rounding of `exact` itself.
 
     Args:
         unit_roundoff: u, of the type that adds up: 2**-24 for float32, 2**-53 for float64.
     """
-    dim = x.rows.shape[1]
-    share = dim * unit_roundoff
-    return share / (1 - share) * x.longest * y.longest * (1 + 2**-20) + 2**-37 * dim**0.5
+    share = x.rows.shape[1] * unit_roundoff
+    return share / (1 - share) * x.longest * y.longest * (1 + 2**-20) + 2**-45

@@ -8,6 +8,7 @@ counting what stands before a match: the gallery is never sorted as a whole.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ from queue import SimpleQueue
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from paddlex_feat.retrieval.comparison import Block, Gallery
-from paddlex_feat.retrieval.products import Features, error_bound
+from paddlex_feat.errors import EvaluationError
+from paddlex_feat.retrieval.comparison import TOGETHER, Block, Gallery
+from paddlex_feat.retrieval.products import MOST_DIM, Features, error_bound
 
 # The largest pieces, for speed: queries that the gallery passes by together, and rows and columns of a product.
 QUERIES, ROWS, COLUMNS = 2048, 512, 65536
+_ALONE = threading.Lock()  # the matrix library's number of threads is one for the whole process
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Ranking:
 
     Attributes:
         first_match: int64 [Q], rank of the first match, from 1; 0 where the gallery has none.
+        first: int64 [Q], its gallery index, -1 where there is none.
+        first_similarity: float64 [Q], its similarity, nan where there is none.
         average_precision: float64 [Q], over the full ranking; 0 where there is no match.
         precision_at_r: float64 [Q], average precision within the first R, R the number of matches.
         nearest: int64 [Q, K], gallery indices of the first K, -1 where the gallery ends before.
@@ -37,6 +42,8 @@ class Ranking:
     """
 
     first_match: np.ndarray
+    first: np.ndarray
+    first_similarity: np.ndarray
     average_precision: np.ndarray
     precision_at_r: np.ndarray
     nearest: np.ndarray
@@ -67,12 +74,15 @@ def rank(
         memory: bytes for similarities and what is counted on them, beside the features.
         threads: that compute; the matrix library uses none of its own meanwhile.
 
-    Raises EvaluationError for features that are not finite.
+    Raises EvaluationError for features that are not finite, an empty gallery, and more than 2**13 components.
     """
     query, gallery = np.asarray(query, np.float32), np.asarray(gallery, np.float32)
+    _require_sound(gallery.shape[1], len(gallery), threads)
     labels, whole = np.asarray(query_labels), Gallery(gallery, np.asarray(gallery_labels))
     out = Ranking(
         first_match=np.zeros(len(query), np.int64),
+        first=np.full(len(query), -1, np.int64),
+        first_similarity=np.full(len(query), np.nan),
         average_precision=np.zeros(len(query)),
         precision_at_r=np.zeros(len(query)),
         nearest=np.full((len(query), nearest), -1, np.int64),
@@ -83,16 +93,19 @@ def rank(
     bounds = (error_bound(features, whole.features, 2.0**-24), error_bound(features, whole.features, 2.0**-53))
     sizes = _sizes(memory, threads, gallery.shape[1], whole, labels)
     order = np.argsort(labels, kind="stable")
-    with ThreadPoolExecutor(threads, "rank") as pool, threadpool_limits(1, user_api="blas"):
+    with _ALONE, ThreadPoolExecutor(threads, "rank") as pool, threadpool_limits(1, user_api="blas"):
         for queries in (order[i : i + sizes.queries] for i in range(0, len(order), sizes.queries)):
             parts = [queries[i : i + sizes.rows] for i in range(0, len(queries), sizes.rows)]
             blocks = [
-                Block(whole, features.take(part), labels[part], [hidden[q] for q in part], nearest, bounds)
+                Block(whole, features.take(part), labels[part], [hidden[q] for q in part], nearest, bounds, sizes.piece)
                 for part in parts
             ]
             _pass_by(whole, blocks, sizes, pool, threads)
             for q, standing in zip(queries.tolist(), (s for b in blocks for s in b.standings), strict=True):
                 _write(out, q, standing.ranks())
+                best, column = standing.first_match
+                if column >= 0:
+                    out.first[q], out.first_similarity[q] = whole.order[column], np.ldexp(best, exponents[q, 0])
                 similarity, columns = standing.nearest()
                 out.nearest[q, : len(columns)] = whole.order[columns]
                 out.similarity[q, : len(columns)] = np.ldexp(similarity, exponents[q])
@@ -121,22 +134,37 @@ def _pass_by(gallery: Gallery, blocks: list[Block], sizes: _Sizes, pool: Executo
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Queries that the gallery passes by together; of these a block's, and the columns of a tile."""
+    """Queries that the gallery passes by together; of these a block's; columns of a tile, and of a float64 piece."""
 
     queries: int
     rows: int
     columns: int
+    piece: int
 
 
 def _sizes(memory: int, threads: int, dim: int, gallery: Gallery, labels: np.ndarray) -> _Sizes:
-    """Pieces that keep within the memory: a third each for the gallery's, for products, and for what is counted."""
-    most = int(np.clip(memory // 3 // (12 * dim), 1, COLUMNS))  # one in float32, and parts of it in float64
-    columns = -(-len(gallery) // -(-len(gallery) // most))
+    """Pieces that keep within the memory: a fourth each for the tile, products, float64, and queries.
+
+    Bytes that each needs at its peak: a column of the tile 4 D; of a thread's products 4 a row, and 32 where a row
+    is sorted; of its float64 piece 56 D, and 64 for each query beside it; a query 48 D, and 64 a match.
+    """
+    fourth, own = memory // 4, memory // 4 // threads
     first, last = gallery.matches(labels)
     matches = int((last - first).max(initial=0))
-    queries = int(np.clip(memory // 3 // (64 * matches + 1024), 1, QUERIES))
-    rows = int(np.clip(memory // 3 // (4 * columns * threads), 1, ROWS))
-    return _Sizes(queries, min(rows, -(-min(queries, len(labels)) // threads)), columns)
+    most = int(np.clip(min(fourth // (4 * dim), own // 36), 1, COLUMNS))
+    columns = -(-len(gallery) // -(-len(gallery) // most))
+    queries = int(np.clip(fourth // (48 * dim + 64 * matches + 1024), 1, QUERIES))
+    rows = int(np.clip((own // columns - 32) // 4, 1, ROWS))
+    piece = int(np.clip(own // (56 * dim + 64 * TOGETHER), 1, columns))
+    return _Sizes(queries, min(rows, -(-min(queries, max(len(labels), 1)) // threads)), columns, piece)
+
+
+def _require_sound(dim: int, images: int, threads: int) -> None:
+    if not images or not 1 <= dim <= MOST_DIM or threads < 1:
+        raise EvaluationError(
+            f"{images} gallery images with features of {dim} numbers cannot be ranked by {threads} threads.",
+            fix=f"At least one image and one thread, and 1 to {MOST_DIM} numbers.",
+        )
 
 
 def _hidden(gallery: Gallery, queries: int, own: np.ndarray | None) -> list[np.ndarray]:

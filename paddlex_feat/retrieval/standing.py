@@ -24,11 +24,13 @@ class Standing:
 
     Attributes:
         before: int64 [m], the counts, for the matches in ascending order of similarity.
+        first_match: similarity and column of the most similar match; nan and -1 where there is none.
     """
 
     def __init__(self, similarity: np.ndarray, columns: np.ndarray, keep: int, bounds: tuple[float, float]):
-        order = np.lexsort((columns, -similarity))[:keep]
+        order = np.lexsort((columns, -similarity))[: max(keep, 1)]
         self._matches_first = similarity[order], columns[order]
+        self.first_match = (float(similarity[order[0]]), int(columns[order[0]])) if len(order) else (np.nan, -1)
         self._others_first = np.empty(0), np.empty(0, np.int64)
         self._keep, (self._bound, self._double_bound) = keep, bounds
         self._exact = np.sort(similarity)
