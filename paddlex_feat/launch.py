@@ -85,7 +85,7 @@ def run(
                 shutil.copy(file, logs)
     failures = _failures(logs)
     if code or failures:
-        raise _reason(failures, logs, code, mode)
+        raise _reason(failures, logs, code, mode, len(device_ids(device)) or 1)
 
 
 def _options(device: str, machines: str | None, port: int) -> list[str]:
@@ -215,7 +215,7 @@ def _failures(logs: Path) -> list[tuple[int, dict[str, str]]]:
     return [(int(f.stem.partition("_")[2]), json.loads(f.read_text(encoding="utf-8"))) for f in files]
 
 
-def _reason(failures: list[tuple[int, dict[str, str]]], logs: Path, code: int, mode: str) -> FeatError:
+def _reason(failures: list[tuple[int, dict[str, str]]], logs: Path, code: int, mode: str, workers: int) -> FeatError:
     """Why the job ended: an error of a worker's own, else a worker that said nothing, else a signal to all."""
     consequences = ("Interrupted", "ConnectionLostError")
     own = [(rank, e) for rank, e in failures if e["type"] not in consequences]
@@ -225,7 +225,8 @@ def _reason(failures: list[tuple[int, dict[str, str]]], logs: Path, code: int, m
         where = f"worker {rank}" + (f", {error['where']}" if error["where"] else "")
         return kind(error["what"], where=where, fix=error["fix"])
     interrupted = [(rank, e) for rank, e in failures if e["type"] == "Interrupted"]
-    if interrupted and len(interrupted) == len(failures):
+    # A killed worker says nothing, and its death interrupts the others: only if all say so, all were told to end.
+    if len(interrupted) == workers:
         error = min(interrupted)[1]  # rank 0 knows what was saved
         return Interrupted(error["what"], where=error["where"], fix=error["fix"])
     heard = {rank for rank, _ in failures}

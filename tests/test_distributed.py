@@ -20,7 +20,7 @@ from ranks import run_ranks
 pytest.importorskip("paddle")
 
 from paddlex_feat import launch
-from paddlex_feat.errors import ConfigError, EvaluationError, ImageError, Interrupted
+from paddlex_feat.errors import ConfigError, EvaluationError, ImageError, Interrupted, TrainingError
 from paddlex_feat.group import Group
 from paddlex_feat.pipeline import sampler as samplers
 
@@ -211,12 +211,15 @@ def test_one_process_starts_others_only_if_it_is_not_one_itself(monkeypatch):
 def test_the_first_worker_that_failed_gives_the_reason(tmp_path):
     cut = {"type": "FeatError", "what": "Connection lost.", "where": None, "fix": None}
     first = {"type": "ImageError", "what": "No image.", "where": "a.jpg", "fix": "Mend it."}
-    error = launch._reason([(1, first), (0, cut)], tmp_path, 1, "train")
+    error = launch._reason([(1, first), (0, cut)], tmp_path, 1, "train", 2)
     assert isinstance(error, ImageError) and "No image." in str(error) and "worker 1, a.jpg" in str(error)
     saved = {"type": "Interrupted", "what": "Saved.", "where": "train", "fix": "Go on."}
-    assert isinstance(launch._reason([(1, saved), (0, saved)], tmp_path, 15, "train"), Interrupted)
+    assert isinstance(launch._reason([(1, saved), (0, saved)], tmp_path, 15, "train", 2), Interrupted)
     (tmp_path / "workerlog.0").write_text("Killed")
-    silent = launch._reason([], tmp_path, 9, "evaluate")
+    (tmp_path / "workerlog.1").write_text("Killed")
+    killed = launch._reason([(0, saved)], tmp_path, 9, "train", 2)
+    assert isinstance(killed, TrainingError) and "without a word" in killed.what
+    silent = launch._reason([], tmp_path, 9, "evaluate", 2)
     assert isinstance(silent, EvaluationError) and "Evaluate.batch_size" in str(silent)
 
 

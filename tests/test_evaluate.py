@@ -37,6 +37,7 @@ from paddlex_feat.errors import (
     OutputError,
     WeightsError,
 )
+from paddlex_feat.files import locked
 from paddlex_feat.inference.engine import FeatureExtractor
 from paddlex_feat.inference.network import NetworkExtractor
 from paddlex_feat.models import recognizer, weights
@@ -44,6 +45,7 @@ from paddlex_feat.modes import evaluate, evaluate_model
 from paddlex_feat.pipeline.loader import evaluation_batches
 from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.retrieval import embed as embedding
+from paddlex_feat.retrieval import report
 from paddlex_feat.retrieval.evaluator import Evaluator
 from paddlex_feat.retrieval.features_file import write_features
 from paddlex_feat.retrieval.matches import match_counts, own_pairs, require_matches
@@ -305,11 +307,34 @@ def test_recall_ks_exclude_own_and_features(inference, data, tmp_path):
     assert loaded["lists"].tolist() == ["gallery"] * 24 + ["query"] * 12
 
 
-def test_a_file_that_cannot_be_written_at_the_end_costs_no_figures(inference, data, tmp_path):
-    (tmp_path / "out/evaluate/features.npz").mkdir(parents=True)
-    with pytest.raises(OutputError, match=r"\.features\..*\.npz") as caught:
+@pytest.mark.parametrize("fault", [OutputError("Cannot write"), MemoryError("none left"), RuntimeError("a fault")])
+def test_what_fails_after_the_metrics_costs_no_figures(inference, data, tmp_path, monkeypatch, fault):
+    def fails(*_):
+        raise fault
+
+    monkeypatch.setattr(evaluate, "write_features", fails)
+    with pytest.raises(FeatError, match=str(fault)) as caught:
         run(data, tmp_path / "out", inference, save_features=True)
     assert "mAP" in caught.value.result["metrics"] and "features" not in caught.value.result
+
+
+def test_nothing_of_an_earlier_evaluation_is_left(inference, data, tmp_path):
+    folder = tmp_path / "out/evaluate"
+    run(data, tmp_path / "out", inference, save_features=True)
+    (folder / "mine.txt").write_text("kept")
+    assert {*report.FILES, "features.npz"} < {f.name for f in folder.iterdir()}
+    append(data, "query", "nowhere.png 210")
+    with pytest.raises(DatasetError, match=r"images of query.txt do not exist"):
+        run(data, tmp_path / "out", inference)
+    assert [f.name for f in folder.iterdir()] == ["mine.txt"]
+    (folder / "report.html").mkdir()
+    with pytest.raises(OutputError, match="directory"):
+        run(data, tmp_path / "out", inference)
+
+
+def test_one_evaluation_at_a_time_in_a_folder(inference, data, tmp_path):
+    with locked(tmp_path / "out/evaluate"), pytest.raises(OutputError, match="Another run"):
+        run(data, tmp_path / "out", inference)
 
 
 # Lists and features made here
@@ -380,7 +405,8 @@ def test_ranking_is_told_its_share_of_the_memory_and_what_to_leave_out(tmp_path,
 
     seen, plain = {}, module.rank
     monkeypatch.setattr(module, "rank", lambda *a, **k: seen.update(k, own=a[4]) or plain(*a, **k))
-    found = Evaluator(made_lists(tmp_path, 9, 5), 4, 3, memory=2**30, exclude_own=True)(Means())
+    made = made_lists(tmp_path, 9, 5)
+    found = Evaluator(made, 4, 3, memory=2**30, own=own_pairs(made["query"], made["gallery"]))(Means())
     assert seen["memory"] == 2**30 - 14 * 6 * 4 and seen["threads"] == 3
     assert seen["own"].tolist() == found.own.tolist() == [[0, 0]]
     Evaluator(made_lists(tmp_path, 9, 5), 4, 3, memory=2**20)(Means())
@@ -408,12 +434,13 @@ def test_ranks_put_together_what_one_process_finds(tmp_path, monkeypatch, querie
     """Also where a rank has no batch, or no query; bounded pieces of one round of batches each."""
     monkeypatch.setattr(embedding, "EXCHANGED_BYTES", piece)
     lists = made_lists(tmp_path, 11, queries)
-    whole = Evaluator(lists, 4, 1, exclude_own=True)(Means())
+    own = own_pairs(lists["query"], lists["gallery"])
+    whole = Evaluator(lists, 4, 1, own=own)(Means())
     barrier, shelf, found = threading.Barrier(size), [None] * size, {}
 
     def work(rank: int) -> None:
         group = Together(rank, size, barrier, shelf)
-        found[rank] = Evaluator(lists, 4, 1, group, exclude_own=True)(Means())
+        found[rank] = Evaluator(lists, 4, 1, group, own=own)(Means())
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
     for thread in threads:

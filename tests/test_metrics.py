@@ -255,10 +255,13 @@ def test_an_error_of_a_thread_ends_the_ranking(monkeypatch):
 
 
 def test_what_cannot_be_ranked_is_said():
-    one = np.ones((1, 2), np.float32)
-    for gallery, threads in ((one[:0], 1), (one, 0), (np.ones((1, 2**13 + 1), np.float32), 1)):
-        with pytest.raises(EvaluationError, match="cannot be ranked"):
-            rank(gallery[:1], [1], gallery, [1] * len(gallery), threads=threads)
+    two, long = np.ones((2, 2), np.float32), np.ones((2, 2**13 + 1), np.float32)
+    for query, gallery in ((two, two[:0]), (two, two[:, :1]), (long, long), (two[0], two)):
+        with pytest.raises(EvaluationError, match="cannot be compared"):
+            rank(query, [1, 1], gallery, [1] * len(gallery))
+    for ql, gl in (([1], [1, 2]), ([1, 2], [1, 2, 3]), ([1.5, 2], [1, 2]), (["a", "b"], [1, 2])):
+        with pytest.raises(EvaluationError, match="integer labels"):
+            rank(two, ql, two, gl)
 
 
 @pytest.mark.parametrize(

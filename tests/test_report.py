@@ -27,16 +27,7 @@ from paddlex_feat.retrieval.ranking import rank
 from paddlex_feat.retrieval.summary import summarise
 from paddlex_feat.retrieval.tables import guarded, unguarded
 
-FILES = {
-    "report.html",
-    "queries.csv",
-    "classes.csv",
-    "confusions.csv",
-    "retrieval.png",
-    "worst.png",
-    "similarities.png",
-    "threshold.png",
-}
+FILES = set(report.FILES)
 
 
 class Case:

@@ -18,11 +18,13 @@ from paddlex_feat.files import read_result
 from paddlex_feat.group import Group
 from paddlex_feat.pipeline.decode import read_rgb
 from paddlex_feat.pipeline.preprocess import Preprocess
+from paddlex_feat.retrieval.matches import own_pairs, require_matches
 from paddlex_feat.runtime import cpu_count, prepare_paddle, resolve_device, select_device
 
 if TYPE_CHECKING:
     from paddlex_feat.models.recognizer import Recognizer
     from paddlex_feat.models.spec import NetworkSpec
+    from paddlex_feat.retrieval.evaluator import Evaluator
 
 log = logging.getLogger(__name__)
 COMPARED_IMAGES = 8
@@ -107,6 +109,42 @@ def load_trained(config: Config, path: Path) -> Trained:
     network = recognizer.build(network_spec(own), num_classes=1)
     log.info("Weights %s: %s", path, weights.load(network, path, head="ignored"))
     return Trained(path, own, network)
+
+
+def evaluator_of(
+    config: Config, lists: dict[str, ImageList], own: np.ndarray | None, place: Place, scratch: Path
+) -> Evaluator:
+    """What evaluates on these lists by the keys of the section Evaluate.
+
+    Args:
+        own: pairs that are left out, from `own_files`.
+        scratch: folder for features that do not fit in memory.
+    """
+    from paddlex_feat.retrieval.evaluator import Evaluator
+
+    settings, group = config.Evaluate, place.group
+    return Evaluator(
+        lists,
+        settings.batch_size,
+        place.workers,
+        group,
+        own=own,
+        recall_ks=settings.recall_ks,
+        memory=settings.memory_mib * 2**20 // group.local_size,
+        threads=threads_of(config, group),
+        scratch=scratch,
+    )
+
+
+def own_files(config: Config, lists: dict[str, ImageList]) -> np.ndarray | None:
+    """Pairs of a query with its own file in the gallery, if they are to be left out.
+
+    Raises DatasetError if no query has a match otherwise.
+    """
+    query, gallery = lists["query"], lists["gallery"]
+    own = own_pairs(query, gallery) if config.Evaluate.exclude_own else None
+    require_matches(query, gallery, own)
+    return own
 
 
 def network_spec(config: Config) -> NetworkSpec:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from paddlex_feat import launch
 from paddlex_feat.config.schema import Config
 from paddlex_feat.dataset.records import ImageList, require_lists
-from paddlex_feat.errors import FeatError
-from paddlex_feat.files import require_writable
+from paddlex_feat.errors import EvaluationError, FeatError
+from paddlex_feat.files import locked, output_errors, require_writable
 from paddlex_feat.group import Group
 from paddlex_feat.modes import evaluate_model
-from paddlex_feat.modes.common import launch_processes, require_images
+from paddlex_feat.modes.common import evaluator_of, launch_processes, own_files, require_images
 from paddlex_feat.retrieval import report
-from paddlex_feat.retrieval.evaluator import Evaluator
-from paddlex_feat.retrieval.features_file import write_features
-from paddlex_feat.retrieval.matches import own_pairs, require_matches
+from paddlex_feat.retrieval.features_file import FEATURES, write_features
 
 log = logging.getLogger(__name__)
 
@@ -28,48 +29,54 @@ def run(config: Config, output: Path) -> dict[str, Any]:
 
     All that lists, folders and configuration tell is checked before Paddle is imported.
     """
-    settings, group, folder = config.Evaluate, Group.from_environment(), output / "evaluate"
-    lists = _read_lists(config)
-    path = evaluate_model.find(config)
-    if group.rank == 0:
-        require_writable(folder)
-    if launch.wanted(config.Global.device, None):
-        return launch_processes(config, output)
+    group, folder = Group.from_environment(), output / "evaluate"
+    starts_others = launch.wanted(config.Global.device, None)
+    with contextlib.nullcontext() if group.rank else locked(folder):
+        if group.rank == 0:
+            require_writable(folder)
+            with output_errors(folder):
+                for name in (*report.FILES, FEATURES):  # of an earlier evaluation: what stands there is this one's
+                    (folder / name).unlink(missing_ok=True)
+        lists = _read_lists(config)
+        own = own_files(config, lists)
+        path = evaluate_model.find(config)
+        if not starts_others:
+            return _evaluate(config, output, lists, own, path)
+    return launch_processes(config, output)
+
+
+def _evaluate(
+    config: Config, output: Path, lists: dict[str, ImageList], own: np.ndarray | None, path: Path
+) -> dict[str, Any]:
+    group, folder = Group.from_environment(), output / "evaluate"
     model = evaluate_model.make_ready(config, path, group)
-    evaluator = Evaluator(
-        lists,
-        settings.batch_size,
-        model.place.workers,
-        group,
-        exclude_own=settings.exclude_own,
-        recall_ks=settings.recall_ks,
-        memory=settings.memory_mib * 2**20 // group.local_size,
-        threads=config.Global.threads,
-        scratch=output,
-    )
-    evaluation = evaluator(model.extract)
+    evaluation = evaluator_of(config, lists, own, model.place, output)(model.extract)
     if group.rank:
         return {}
     result = {"metrics": evaluation.headline(), "weight_path": str(path)}
     try:
         result |= report.write(evaluation, lists["query"], lists["gallery"], folder, str(path))
-        if settings.save_features:
-            file = folder / "features.npz"
+        if config.Evaluate.save_features:
+            file = folder / FEATURES
             write_features(file, evaluation.gallery, evaluation.query, lists["gallery"], lists["query"])
             log.info("Features: %s", file)
             result["features"] = f"{folder.name}/{file.name}"
     except FeatError as error:  # such as a full disk: what was measured is not lost
         error.with_result(result)
         raise
+    except Exception as error:
+        raise EvaluationError(
+            f"The metrics are done, and the report could not be made ({type(error).__name__}: {error}).",
+            where=str(folder),
+            fix="The metrics stand in evaluate_result.json; please report this with evaluate.log.",
+        ).with_result(result) from error
     return result
 
 
 def _read_lists(config: Config) -> dict[str, ImageList]:
-    """gallery.txt and query.txt, which could be evaluated. Raises DatasetError."""
+    """gallery.txt and query.txt, all of whose files are there. Raises DatasetError."""
     lists = require_lists(config.Global.dataset_dir, ("gallery", "query"))
-    gallery, query = lists["gallery"], lists["query"]
-    require_matches(query, gallery, own_pairs(query, gallery) if config.Evaluate.exclude_own else None)
     for records in lists.values():
-        missing = [i for i, file in enumerate(records.files()) if not os.path.exists(file)]  # noqa: PTH110 - for speed
+        missing = [i for i, file in enumerate(records.files()) if not os.path.isfile(file)]  # noqa: PTH113 - for speed
         require_images(records, missing)
     return lists

@@ -125,8 +125,10 @@ def make_ready(config: Config, path: Path, group: Group) -> Model:
 
 
 def _inference_directory(config: Config, folder: Path, place: Place) -> FeatureExtractor:
-    extract = FeatureExtractor(folder, place.device, place.threads)
+    extract = FeatureExtractor(folder, place.device, place.threads, unit=True)
     info = extract.info
+    if not info.normalise_features:
+        log.warning("%s does not ask for NormalizeFeatures: compared are unit features even so.", folder)
     log.info("Inference model %s: %s at %d px", folder, info.name, info.preprocess.size)
     pairs = {
         "Global.model": (info.name, config.Global.model),

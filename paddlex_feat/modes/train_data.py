@@ -15,13 +15,12 @@ from paddlex_feat.dataset.fingerprint import Fingerprint, fingerprint
 from paddlex_feat.dataset.records import ImageList, require_lists
 from paddlex_feat.errors import ConfigError, DatasetError
 from paddlex_feat.group import Group
-from paddlex_feat.modes.common import Place, preprocess_of, require_images
+from paddlex_feat.modes.common import Place, own_files, preprocess_of, require_images
 from paddlex_feat.pipeline import sampler as samplers
 from paddlex_feat.pipeline.augment import Augment
 from paddlex_feat.pipeline.cache import ImageCache
 from paddlex_feat.pipeline.loader import BadImages, training_batches
 from paddlex_feat.pipeline.rand_augment import RandAugment
-from paddlex_feat.retrieval.matches import own_pairs, require_matches
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +35,7 @@ class Data:
         num_classes: width of the classifier.
         bad: what replaces undecodable images, None if they stop the run.
         prints: identity of each list.
+        own: pairs (query, gallery) that evaluation leaves out, int64 [P, 2]; None: none.
     """
 
     lists: dict[str, ImageList]
@@ -45,6 +45,7 @@ class Data:
     sampler: samplers.PKSampler | samplers.ShuffleSampler
     bad: BadImages | None
     prints: dict[str, Fingerprint]
+    own: np.ndarray | None
 
 
 def read_data(config: Config, group: Group) -> Data:
@@ -67,17 +68,16 @@ def read_data(config: Config, group: Group) -> Data:
         group.size,
         settings.class_sampling == "uniform",
     )
-    query, gallery = lists["query"], lists["gallery"]
-    require_matches(query, gallery, own_pairs(query, gallery) if config.Evaluate.exclude_own else None)
+    own = own_files(config, lists)
     labels = labels.astype(np.int64)
     bad = BadImages(labels) if settings.skip_bad_images else None
-    prints = {n: fingerprint(own.paths, own.files(), own.labels) for n, own in lists.items()}
+    prints = {n: fingerprint(r.paths, r.files(), r.labels) for n, r in lists.items()}
     for name, found in prints.items():
         if not (bad and name == "train"):
             require_images(lists[name], found.missing)
     _say_what_triplets_lack(settings)
     num_classes = _num_classes(settings.num_classes, len(classes))
-    return Data(lists, classes.tolist(), labels, num_classes, sampler, bad, prints)
+    return Data(lists, classes.tolist(), labels, num_classes, sampler, bad, prints, own)
 
 
 def _say_what_triplets_lack(settings: TrainSection) -> None:

@@ -20,9 +20,8 @@ from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.models import cpu_conv, recognizer, weights
 from paddlex_feat.models.backbones import PADDLECLAS
-from paddlex_feat.modes.common import Place, network_spec, preprocess_of
+from paddlex_feat.modes.common import Place, evaluator_of, network_spec, preprocess_of
 from paddlex_feat.modes.train_data import Data
-from paddlex_feat.retrieval.evaluator import Evaluator
 from paddlex_feat.runtime import memory_limit
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, TrainingState
@@ -165,15 +164,7 @@ def build_trainer(
     batches_are = f"{settings.batch_size} images x {settings.accumulate} x {group.size} processes"
     _fit_steps(state.progress, plan.steps_per_epoch, f"{batches_are}, {plan.steps_per_epoch} an epoch")
     step = _step(config, state, place)
-    evaluator = Evaluator(
-        data.lists,
-        config.Evaluate.batch_size,
-        place.workers,
-        group,
-        exclude_own=config.Evaluate.exclude_own,
-        memory=config.Evaluate.memory_mib * 2**20 // group.local_size,
-        scratch=folder.root,
-    )
+    evaluator = evaluator_of(config, data.lists, data.own, place, folder.root)
 
     def evaluate(inference: Path) -> dict[str, float]:
         return evaluator(FeatureExtractor(inference, place.device, place.threads)).headline()

@@ -10,6 +10,8 @@ import numpy as np
 
 from paddlex_feat.errors import WeightsError
 
+_KNOWN_OPS = {"DecodeImage", "ResizeImage", "NormalizeImage", "ToCHWImage"}
+_LARGEST = 4096  # side of the network's input, in pixels
 INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 
 
@@ -76,6 +78,9 @@ class Preprocess:
         """Read `PreProcess.transform_ops`. Raises WeightsError, naming `name`, on another form."""
         try:
             merged = {op: options or {} for entry in ops for op, options in entry.items()}
+            unknown = sorted(set(merged) - _KNOWN_OPS)
+            if unknown:
+                raise ValueError(f"{', '.join(unknown)} is not among {', '.join(sorted(_KNOWN_OPS))}")
             resize, normalise = merged["ResizeImage"], merged["NormalizeImage"]
             sides = resize["size"] if isinstance(resize["size"], list) else [resize["size"]] * 2
             result = cls(
@@ -91,11 +96,15 @@ class Preprocess:
                 where=name,
                 fix="Export the model again.",
             ) from error
-        if sides[0] != sides[-1] or result.interpolation not in INTERPOLATION or result.size < 1:
+        if not all(np.isfinite([*result.mean, *result.std, result.scale])) or not all(result.std):
+            raise WeightsError(
+                "mean, std or scale of NormalizeImage is no usable number.", where=name, fix="Export again."
+            )
+        if sides[0] != sides[-1] or result.interpolation not in INTERPOLATION or not 1 <= result.size <= _LARGEST:
             raise WeightsError(
                 f"Unsupported resize: size {sides}, interpolation {result.interpolation}.",
                 where=name,
-                fix=f"The input must be square, the interpolation one of {', '.join(INTERPOLATION)}.",
+                fix=f"Possible are squares of at most {_LARGEST} px, by {' or '.join(INTERPOLATION)} interpolation.",
             )
         return result
 

@@ -56,7 +56,7 @@ def embed(
     with bar(len(files), "embedding", "images") as progress:
         for indices, images in batches:
             rows = extract(images)
-            _require_finite(rows, indices, name or files.__getitem__)
+            _require_sound(rows, indices, name or files.__getitem__)
             if features is None:
                 features = allocate((len(files), rows.shape[1]))
             features[indices[0] : indices[-1] + 1] = rows
@@ -70,7 +70,12 @@ def _in_memory(shape: tuple[int, int]) -> np.ndarray:
     return np.empty(shape, np.float32)
 
 
-def _require_finite(rows: np.ndarray, indices: np.ndarray, name: Callable[[int], str]) -> None:
+def _require_sound(rows: np.ndarray, indices: np.ndarray, name: Callable[[int], str]) -> None:
+    if rows.ndim != 2 or len(rows) != len(indices):
+        raise EvaluationError(
+            f"The network answers {len(indices)} images with an array of shape {rows.shape}.",
+            fix="Evaluate a network with one feature, a row of numbers, for each image.",
+        )
     finite = np.isfinite(rows).all(axis=1)
     if not finite.all():
         raise EvaluationError(

@@ -16,7 +16,6 @@ from paddlex_feat.dataset.records import ImageList
 from paddlex_feat.files import output_errors
 from paddlex_feat.group import Group
 from paddlex_feat.retrieval.embed import Extractor, embed
-from paddlex_feat.retrieval.matches import own_pairs
 from paddlex_feat.retrieval.metrics import RetrievalMetrics, metrics_of
 from paddlex_feat.retrieval.ranking import Ranking, rank
 
@@ -52,7 +51,7 @@ class Evaluator:
         lists: "gallery" and "query".
         workers: threads that decode images.
         group: processes that share the work; all of them must call, and all get the result.
-        exclude_own: leave out gallery records of a query's own file.
+        own: int64 [P, 2], pairs (query, gallery) that are left out.
         recall_ks: the k of recall@k beside 1 and 5.
         memory: bytes for features and similarities together, in this process.
         threads: that rank; 0: as many as decode.
@@ -66,7 +65,7 @@ class Evaluator:
         workers: int,
         group: Group | None = None,
         *,
-        exclude_own: bool = False,
+        own: np.ndarray | None = None,
         recall_ks: Sequence[int] = (),
         memory: int = 2**31,
         threads: int = 0,
@@ -76,7 +75,7 @@ class Evaluator:
         self._batch_size = batch_size
         self._workers = workers
         self._group = group or Group()
-        self._own = own_pairs(self._query, self._gallery) if exclude_own else None
+        self._own = own
         self._ks = sorted({1, 5, *recall_ks})
         self._memory = memory
         self._threads = threads or workers

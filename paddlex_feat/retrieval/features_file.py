@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from paddlex_feat.dataset.records import ImageList
 from paddlex_feat.files import atomic_path
 
+FEATURES = "features.npz"
 _STREAMED_ROWS = 4096
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest a zip file knows: the same content gives the same bytes
 
@@ -28,25 +30,30 @@ def write_features(
 
     Raises OutputError; the file is written whole or not at all.
     """
-    counts = [len(gallery_list), len(query_list)]
-    columns = {
-        "features": (gallery, query),
-        "labels": (np.array(gallery_list.labels + query_list.labels, np.int64),),
-        "paths": (np.array(gallery_list.paths + query_list.paths, np.str_),),
-        "lists": (np.repeat(np.array(["gallery", "query"]), counts),),
+    paths = [*gallery_list.paths, *query_list.paths]
+    lists = ["gallery"] * len(gallery) + ["query"] * len(query)
+    columns: dict[str, tuple[np.dtype, tuple[int, ...], Iterator[np.ndarray]]] = {
+        "features": (np.dtype(np.float32), (len(paths), gallery.shape[1]), _pieces(gallery, query)),
+        "labels": (np.dtype(np.int64), (len(paths),), _pieces(gallery_list.labels, query_list.labels)),
+        "paths": (_text(paths), (len(paths),), _pieces(paths)),
+        "lists": (_text(["gallery"]), (len(paths),), _pieces(lists)),
     }
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        for name, parts in columns.items():
+        for name, (dtype, shape, pieces) in columns.items():
             member = zipfile.ZipInfo(f"{name}.npy", _ZIP_EPOCH)
             with archive.open(member, "w", force_zip64=True) as stream:
-                shape = (sum(map(len, parts)), *parts[0].shape[1:])
-                header = {"descr": parts[0].dtype.str, "fortran_order": False, "shape": shape}
+                header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(stream, header)
-                for block in _blocks(parts):
-                    stream.write(block.tobytes())
+                for piece in pieces:
+                    stream.write(np.asarray(piece, dtype).tobytes())
 
 
-def _blocks(parts: tuple[np.ndarray, ...]) -> Iterator[np.ndarray]:
-    for part in parts:
-        for first in range(0, len(part), _STREAMED_ROWS):
-            yield part[first : first + _STREAMED_ROWS]
+def _text(texts: Sequence[str]) -> np.dtype:
+    """NumPy gives every text of an array the room of the longest."""
+    return np.dtype(f"<U{max(map(len, texts))}")
+
+
+def _pieces(*columns: Any) -> Iterator[Any]:
+    for column in columns:
+        for first in range(0, len(column), _STREAMED_ROWS):
+            yield column[first : first + _STREAMED_ROWS]

@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 from paddlex_feat.errors import EvaluationError
 from paddlex_feat.retrieval.comparison import TOGETHER, Block, Gallery
 from paddlex_feat.retrieval.products import MOST_DIM, Features, error_bound
+from paddlex_feat.retrieval.standing import Standing
 
 # The largest pieces, for speed: queries that the gallery passes by together, and rows and columns of a product.
 QUERIES, ROWS, COLUMNS = 2048, 512, 65536
@@ -74,20 +75,14 @@ def rank(
         memory: bytes for similarities and what is counted on them, beside the features.
         threads: that compute; the matrix library uses none of its own meanwhile.
 
-    Raises EvaluationError for features that are not finite, an empty gallery, and more than 2**13 components.
+    Raises EvaluationError for features that are not finite, for shapes and labels that do not fit each other, an
+    empty gallery, and more than 2**13 components.
     """
     query, gallery = np.asarray(query, np.float32), np.asarray(gallery, np.float32)
-    _require_sound(gallery.shape[1], len(gallery), threads)
-    labels, whole = np.asarray(query_labels), Gallery(gallery, np.asarray(gallery_labels))
-    out = Ranking(
-        first_match=np.zeros(len(query), np.int64),
-        first=np.full(len(query), -1, np.int64),
-        first_similarity=np.full(len(query), np.nan),
-        average_precision=np.zeros(len(query)),
-        precision_at_r=np.zeros(len(query)),
-        nearest=np.full((len(query), nearest), -1, np.int64),
-        similarity=np.full((len(query), nearest), np.nan),
-    )
+    labels, gallery_labels = np.asarray(query_labels), np.asarray(gallery_labels)
+    _require_sound(query, labels, gallery, gallery_labels)
+    labels, whole = labels.astype(np.int64), Gallery(gallery, gallery_labels.astype(np.int64))
+    out = _nothing_found(len(query), nearest)
     features, hidden = Features.each(query, "query"), _hidden(whole, len(query), own)
     exponents = features.exponents + whole.features.exponents
     bounds = (error_bound(features, whole.features, 2.0**-24), error_bound(features, whole.features, 2.0**-53))
@@ -102,13 +97,7 @@ def rank(
             ]
             _pass_by(whole, blocks, sizes, pool, threads)
             for q, standing in zip(queries.tolist(), (s for b in blocks for s in b.standings), strict=True):
-                _write(out, q, standing.ranks())
-                best, column = standing.first_match
-                if column >= 0:
-                    out.first[q], out.first_similarity[q] = whole.order[column], np.ldexp(best, exponents[q, 0])
-                similarity, columns = standing.nearest()
-                out.nearest[q, : len(columns)] = whole.order[columns]
-                out.similarity[q, : len(columns)] = np.ldexp(similarity, exponents[q])
+                _write(out, q, standing, whole.order, exponents[q])
     return out
 
 
@@ -159,12 +148,16 @@ def _sizes(memory: int, threads: int, dim: int, gallery: Gallery, labels: np.nda
     return _Sizes(queries, min(rows, -(-min(queries, max(len(labels), 1)) // threads)), columns, piece)
 
 
-def _require_sound(dim: int, images: int, threads: int) -> None:
-    if not images or not 1 <= dim <= MOST_DIM or threads < 1:
+def _require_sound(query: np.ndarray, labels: np.ndarray, gallery: np.ndarray, gallery_labels: np.ndarray) -> None:
+    dim = gallery.shape[1] if gallery.ndim == 2 else 0
+    if query.ndim != 2 or query.shape[1] != dim or not 1 <= dim <= MOST_DIM or not len(gallery):
         raise EvaluationError(
-            f"{images} gallery images with features of {dim} numbers cannot be ranked by {threads} threads.",
-            fix=f"At least one image and one thread, and 1 to {MOST_DIM} numbers.",
+            f"Queries of shape {query.shape} cannot be compared with a gallery of shape {gallery.shape}.",
+            fix=f"Both need rows of the same length, 1 to {MOST_DIM}, and the gallery at least one.",
         )
+    for what, rows, found in (("queries", query, labels), ("gallery images", gallery, gallery_labels)):
+        if found.shape != (len(rows),) or (len(found) and found.dtype.kind not in "iu"):
+            raise EvaluationError(f"{len(rows)} {what} need as many integer labels, not {found.dtype} {found.shape}.")
 
 
 def _hidden(gallery: Gallery, queries: int, own: np.ndarray | None) -> list[np.ndarray]:
@@ -173,9 +166,27 @@ def _hidden(gallery: Gallery, queries: int, own: np.ndarray | None) -> list[np.n
     return np.split(gallery.columns_of(pairs[:, 1]), np.searchsorted(pairs[:, 0], np.arange(1, queries)))
 
 
-def _write(out: Ranking, q: int, ranks: np.ndarray) -> None:
-    """A query's figures from the ranks of its matches, ascending."""
+def _nothing_found(queries: int, keep: int) -> Ranking:
+    return Ranking(
+        first_match=np.zeros(queries, np.int64),
+        first=np.full(queries, -1, np.int64),
+        first_similarity=np.full(queries, np.nan),
+        average_precision=np.zeros(queries),
+        precision_at_r=np.zeros(queries),
+        nearest=np.full((queries, keep), -1, np.int64),
+        similarity=np.full((queries, keep), np.nan),
+    )
+
+
+def _write(out: Ranking, q: int, standing: Standing, order: np.ndarray, exponent: np.ndarray) -> None:
+    """A query's row; `order` is the gallery index of each column, `exponent` that of the similarities' scale."""
+    similarity, columns = standing.nearest()
+    out.nearest[q, : len(columns)] = order[columns]
+    out.similarity[q, : len(columns)] = np.ldexp(similarity, exponent)
+    ranks = standing.ranks()
     if len(ranks):
+        best, column = standing.first_match
+        out.first[q], out.first_similarity[q] = order[column], np.ldexp(best, exponent)[0]
         precisions = np.arange(1, len(ranks) + 1) / ranks
         out.first_match[q] = ranks[0]
         out.average_precision[q] = precisions.mean()

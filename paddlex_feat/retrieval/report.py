@@ -17,6 +17,16 @@ from paddlex_feat.retrieval.tables import write_classes, write_confusions, write
 
 log = logging.getLogger(__name__)
 
+FILES = (
+    "report.html",
+    "queries.csv",
+    "classes.csv",
+    "confusions.csv",
+    "retrieval.png",
+    "worst.png",
+    "similarities.png",
+    "threshold.png",
+)
 QUERIES = 10  # in each picture
 _WARNED = 3  # unmatched queries named in the log
 
@@ -56,11 +66,9 @@ def write(
     write_report(page, summary, examples, query, worst, chosen, plots, weights)
 
     _log(summary, headline, query, page)
-    names = ["report.html", "queries.csv", "classes.csv", "confusions.csv", "retrieval.png", "worst.png"]
-    names += [plot.name for plot in plots]
     return {
         **as_result(summary, query),
-        "files": [f"{folder.name}/{name}" for name in names],
+        "files": [f"{folder.name}/{name}" for name in FILES],
         "retrieval": f"{folder.name}/retrieval.png",
     }
 

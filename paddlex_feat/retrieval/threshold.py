@@ -107,10 +107,16 @@ def _at(curve: ThresholdCurve, goal: str, point: int | None) -> Threshold:
     following = curve.similarity[point + 1 : point + 2].tolist()
     return Threshold(
         goal,
-        (last + following[0]) / 2 if following else math.floor(last * 1000) / 1000,
+        _between(following[0], last) if following else min(math.floor(last * 1000) / 1000, last),
         int(curve.accepted[point]),
         int(curve.correct[point]),
         float(curve.precision[point]),
         float(curve.recall[point]),
         float(curve.f1[point]),
     )
+
+
+def _between(below: float, last: float) -> float:
+    """The middle, or `last` where rounding would put it on the one below, which is not accepted."""
+    middle = (below + last) / 2
+    return middle if middle > below else last
