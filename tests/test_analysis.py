@@ -190,3 +190,13 @@ def test_many_pairs_are_sampled_without_the_own_ones(monkeypatch, tmp_path):
     assert sorted(some.matching) == sorted(q * 10.0**g for q, g in matches if q not in (2, 5))
     monkeypatch.setattr(analysis, "MATCHES", 1)
     assert len(pair_similarities(query, ql, stored, gl).matching) == len({q for q, _ in matches})
+
+
+@pytest.mark.parametrize("last", [1.0000000000000002, 0.9369999999999999, 0.123456])
+def test_a_threshold_accepts_what_it_says(last):
+    """The middle of two neighbouring numbers is one of them, and a number rounded down may be above itself."""
+    for below in ([np.nextafter(last, 0)], []):
+        similarity = np.array([last, *below])
+        curve = threshold_curve(np.array([1, 2][: len(similarity)]), similarity)
+        found = thresholds(curve)[0]
+        assert np.count_nonzero(similarity >= found.threshold) == found.accepted == 1

@@ -38,7 +38,7 @@ from paddlex_feat.errors import (
     WeightsError,
 )
 from paddlex_feat.files import locked
-from paddlex_feat.inference.engine import FeatureExtractor
+from paddlex_feat.inference.engine import FeatureExtractor, unit_rows
 from paddlex_feat.inference.network import NetworkExtractor
 from paddlex_feat.models import recognizer, weights
 from paddlex_feat.modes import evaluate, evaluate_model
@@ -498,7 +498,8 @@ def test_an_error_of_any_process_is_the_jobs_error(inference, data, tmp_path):
     (data / "bad.jpg").write_bytes(b"no image")
     append(data, "query", "bad.jpg 210")
     done, result = run_process(data, tmp_path / "out", inference, "Global.device=cpu:0,1", "Evaluate.batch_size=24")
-    assert done.returncode == 1 and "worker 1" in done.stderr and "bad.jpg" in done.stderr
+    assert done.returncode == 1 and "worker 1" in done.stderr and "query.txt:13: " in done.stderr
+    assert "bad.jpg" in done.stderr
     assert result["done_flag"] is False and "ImageError" in result["err_type"] and "metrics" not in result
     assert done.stderr.count("ERROR") == 1
 
@@ -520,3 +521,22 @@ def test_ctrl_c_ends_all_processes(inference, data, tmp_path):
     assert process.returncode == 1 and "Interrupted" in message
     left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True).stdout
     assert not left
+
+
+def test_features_of_any_length_become_unit_rows():
+    rows = np.float32([[3e38, 3e38], [1e-42, 0], [0, 0], [3, 4]])
+    assert unit_rows(rows) == pytest.approx(np.float32([[0.5**0.5] * 2, [1, 0], [0, 0], [0.6, 0.8]]))
+
+
+def test_a_foreign_inference_directory_is_compared_by_unit_features(inference, data, tmp_path, caplog):
+    foreign = tmp_path / "foreign"
+    shutil.copytree(inference, foreign)
+    text = (foreign / "inference.yml").read_text()
+    (foreign / "inference.yml").write_text(text[: text.index("PostProcess")])
+    with caplog.at_level("WARNING", "paddlex_feat"):
+        found = run(data, tmp_path / "out", foreign)
+    assert found["metrics"] == run(data, tmp_path / "own", inference)["metrics"]
+    assert "does not ask for NormalizeFeatures" in caplog.text
+    (foreign / "inference.yml").write_text(text.replace("- ToCHWImage", "- CropImage:\n      size: 24\n  - ToCHWImage"))
+    with pytest.raises(WeightsError, match="CropImage is not among"):
+        run(data, tmp_path / "out", foreign)

@@ -115,7 +115,7 @@ class EvaluateSection(Section):
     memory_mib: int = key(
         2048,
         "Bound for features and similarities together, of all processes of a machine; features beyond half of it "
-        "wait in a temporary file in Global.output.",
+        "wait in a temporary file in Global.output. At least 128.",
         "MiB",
         ge=128,
     )

@@ -10,7 +10,7 @@ import numpy as np
 from paddlex_feat.retrieval.products import Features, exact, split
 from paddlex_feat.retrieval.standing import HIDDEN, Standing
 
-TOGETHER = 64  # queries whose similarities to a piece are computed in float64 at a time
+TOGETHER = 256  # queries whose similarities to a piece are computed in float64 at a time
 
 
 class Gallery:
@@ -88,10 +88,20 @@ class Block:
                 doubtful.append(i)
         for queries in (doubtful[i : i + TOGETHER] for i in range(0, len(doubtful), TOGETHER)):
             for column in range(0, len(tile), self._piece):
-                similarity = self._exact(queries, tile[column : column + self._piece])
-                for row, i in zip(similarity, queries, strict=True):
-                    self._hide(row, i, start + column)
-                    self.standings[i].see_exact(row, start + column)
+                self._see_in_float64(queries, tile[column : column + self._piece], start + column)
+
+    def _see_in_float64(self, queries: list[int], piece: np.ndarray, start: int) -> None:
+        close = []
+        similarity = self._wide[queries] @ piece.astype(np.float64).T
+        for row, i in zip(similarity, queries, strict=True):
+            self._hide(row, i, start)
+            if not self.standings[i].see_double(row, start, partial(self._exactly, piece, i)):
+                close.append(i)
+        if not close:
+            return
+        for row, i in zip(self._exact(close, piece), close, strict=True):
+            self._hide(row, i, start)
+            self.standings[i].see_exact(row, start)
 
     def _double(self, tile: np.ndarray, i: int, columns: np.ndarray) -> np.ndarray:
         parts = (columns[a : a + self._piece] for a in range(0, len(columns), self._piece))

@@ -7,12 +7,13 @@ from typing import Protocol
 
 import numpy as np
 
-from paddlex_feat.errors import EvaluationError
+from paddlex_feat.errors import EvaluationError, ImageError
 from paddlex_feat.group import Group
 from paddlex_feat.pipeline.loader import evaluation_batches
 from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.progress import bar
 
+Batch = tuple[np.ndarray, np.ndarray]
 EXCHANGED_BYTES = 2**25  # of features at a time, of all processes together
 
 
@@ -52,11 +53,12 @@ def embed(
     """
     group, allocate = group or Group(), allocate or _in_memory
     features: np.ndarray | None = None
+    name = name or files.__getitem__
     batches = evaluation_batches(files, extract.preprocess, batch_size, workers, group.rank, group.size)
     with bar(len(files), "embedding", "images") as progress:
-        for indices, images in batches:
+        for indices, images in _naming(batches, files, name):
             rows = extract(images)
-            _require_sound(rows, indices, name or files.__getitem__)
+            _require_sound(rows, indices, name)
             if features is None:
                 features = allocate((len(files), rows.shape[1]))
             features[indices[0] : indices[-1] + 1] = rows
@@ -64,6 +66,16 @@ def embed(
     if group.size > 1:
         features = _exchange(features, len(files), batch_size, group, allocate)
     return features if features is not None else allocate((0, 0))
+
+
+def _naming(batches: Iterator[Batch], files: Sequence[str], name: Callable[[int], str]) -> Iterator[Batch]:
+    """The batches; an image that cannot be decoded gets its name in the list."""
+    try:
+        yield from batches
+    except ImageError as error:
+        if str(error.where) not in files:
+            raise
+        raise ImageError(error.what, where=name(files.index(str(error.where))), fix=error.fix) from error
 
 
 def _in_memory(shape: tuple[int, int]) -> np.ndarray:

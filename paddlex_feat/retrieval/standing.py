@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -43,20 +44,57 @@ class Standing:
             row: float32 [w], of the columns from `first` on; HIDDEN where one does not count.
             double, exact: similarities of some of these columns, added up in float64, and exact.
 
-        Returns False, and has changed nothing, if too many columns are in doubt: `see_exact` then.
+        Returns False, and has changed nothing, if too many columns are in doubt: `see_double` then.
         """
+        if len(self._exact) > len(row) // _HEAVY:
+            return False  # as many matches leave hardly a column without doubt
         bound = self._bound + len(row) * 2.0**-50  # a similarity of at most 2 carries its column in the last bits
-        ascending = _sorted(row, self._floor(row, bound))
-        starts, stops = (np.searchsorted(ascending, self._exact + b) for b in (-bound, bound))
+        keys = _sorted(row, self._floor(row, bound))
+        decide = partial(self._decide, double=double, exact=exact)
+        return self._take_in(keys, lambda places: _columns(keys[places]), bound, decide, exact, first, len(row))
+
+    def see_double(self, row: np.ndarray, first: int, exact: Products) -> bool:
+        """Take in similarities added up in float64; otherwise as `see`, with `see_exact` to follow."""
+        if row.max() - row.min(where=row >= _LOWEST, initial=np.inf) < self._double_bound:
+            return False  # all are copies of one image, or the network has collapsed
+        order = np.argsort(row)
+        return self._take_in(row[order], order.__getitem__, self._double_bound, exact, exact, first, len(row))
+
+    def see_exact(self, row: np.ndarray, first: int) -> None:
+        """Take in exact similarities, float64 [w]; otherwise as `see`."""
+        ascending = np.sort(row[row >= _LOWEST])
+        self.before += _at_least(ascending, self._exact)
+        if len(ascending) and self._keep:
+            least = ascending[-min(self._keep, len(ascending))]
+            columns = np.concatenate([np.flatnonzero(row > least), np.flatnonzero(row == least)[: self._keep]])
+            self._remember(row[columns], columns + first)
+
+    def _take_in(
+        self,
+        ascending: np.ndarray,
+        columns: Callable[[np.ndarray | slice], np.ndarray],
+        bound: float,
+        decide: Products,
+        exact: Products,
+        first: int,
+        width: int,
+    ) -> bool:
+        """Count similarities that are known up to `bound`.
+
+        Args:
+            columns: of places among the ascending similarities.
+            decide: columns -> similarities that are on the right side of every match.
+        """
+        starts, stops = (len(ascending) - _at_least(ascending, self._exact + b) for b in (-bound, bound))
         places = _union(starts, stops)
-        promising = _columns(ascending[np.searchsorted(ascending, self._bar(ascending, bound)) :])
-        if len(places) + len(promising) > self._keep + len(row) // _HEAVY:
+        promising = columns(slice(np.searchsorted(ascending, self._bar(ascending, bound)), None))
+        if len(places) + len(promising) > self._keep + width // _HEAVY:
             return False
         self.before += len(ascending) - stops
         if len(places):
             # What of these stands at `stops` or behind was counted, and does so by its exact similarity too.
-            decided = np.sort(self._decide(_columns(ascending[places]), double, exact))
-            self.before += np.searchsorted(places, stops) - np.searchsorted(decided, self._exact)
+            decided = np.sort(decide(columns(places)))
+            self.before += np.searchsorted(places, stops) - (len(decided) - _at_least(decided, self._exact))
         if len(promising):
             self._remember(exact(promising), promising + first)
         return True
@@ -69,15 +107,6 @@ class Standing:
         if close.any():
             values[close] = exact(columns[close])
         return values
-
-    def see_exact(self, row: np.ndarray, first: int) -> None:
-        """Take in a tile of exact similarities, float64 [w]; otherwise as `see`."""
-        ascending = np.sort(row[row >= _LOWEST])
-        self.before += len(ascending) - np.searchsorted(ascending, self._exact)
-        if len(ascending) and self._keep:
-            least = ascending[-min(self._keep, len(ascending))]
-            columns = np.concatenate([np.flatnonzero(row > least), np.flatnonzero(row == least)[: self._keep]])
-            self._remember(row[columns], columns + first)
 
     def ranks(self) -> np.ndarray:
         """Ranks of the matches from 1, int64 [m], ascending. At equal similarity a match stands behind."""
@@ -140,6 +169,14 @@ def _sorted(row: np.ndarray, floor: float) -> np.ndarray:
 def _columns(keys: np.ndarray) -> np.ndarray:
     """What `_sorted` has put into the last bits."""
     return keys.view(np.int64) & _LAST_BITS
+
+
+def _at_least(ascending: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """How many of the ascending values are at least as large as each of the edges, which ascend too."""
+    if len(edges) <= len(ascending):
+        return len(ascending) - np.searchsorted(ascending, edges)
+    reached = np.bincount(np.searchsorted(edges, ascending, side="right"), minlength=len(edges) + 1)
+    return np.cumsum(reached[:0:-1])[::-1]
 
 
 def _union(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
