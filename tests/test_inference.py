@@ -331,7 +331,18 @@ def test_weights_beside_a_foreign_config_yaml_can_be_exported(run_folder, small_
     weight = f"Export.weight_path={tmp_path}/best_model.pdparams"
     data = f"Global.dataset_dir={small_faces}"
     done = main_mode("export", tmp_path / "out", weight, data, "Train.input_size=32")
-    assert done.returncode == 0 and "no configuration of this program" in done.stderr, done.stderr
+    assert done.returncode == 0 and "config.yaml is PaddleClas's" in done.stderr, done.stderr
+
+
+def test_a_damaged_config_yaml_beside_weights_is_an_error(run_folder, small_faces, tmp_path):
+    """With the network and input size of -c the weights would load, and answer otherwise."""
+    whole = (run_folder / "config.yaml").read_text()
+    shutil.copy(run_folder / "best_model/best_model.pdparams", tmp_path)
+    for text in (whole[: len(whole) // 2] + "\n  x: [", whole.replace("input_size", "inputsize")):
+        (tmp_path / "config.yaml").write_text(text)
+        weight = f"Export.weight_path={tmp_path}/best_model.pdparams"
+        done = main_mode("export", tmp_path / "out", weight, f"Global.dataset_dir={small_faces}")
+        assert done.returncode == 1 and "trained with is damaged" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("device", ["gpu:x", "tpu", 0])

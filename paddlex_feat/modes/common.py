@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,16 +163,22 @@ def preprocess_of(config: Config) -> Preprocess:
 def run_config(weights: Path, config: Config) -> Config:
     """The configuration that `weights` were trained with: config.yaml beside them or one level up.
 
-    Without such a file it is `config`. What contradicts `config` is said in the log.
+    Without such a file it is `config`, and where PaddleClas, which leaves one of the same name, has trained them.
+    What contradicts `config` is said in the log. Raises ConfigError for a damaged file.
     """
     for folder in (weights.parent, weights.parent.parent):
         path = folder / "config.yaml"
         if path.is_file():
             try:
                 own, _ = load(str(path), [("Global.mode", config.Global.mode)])
-            except ConfigError as error:  # PaddleClas, for one, leaves a file of the same name
-                log.warning("%s is no configuration of this program: -c is used.", path)
-                log.debug("%s", error)
+            except ConfigError as error:
+                if not re.search(r"^Arch:", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE):
+                    raise ConfigError(
+                        f"The configuration that these weights were trained with is damaged. {error.what}",
+                        where=str(path),
+                        fix="Mend it, or remove it: then network and input size are taken from -c.",
+                    ) from error
+                log.warning("%s is PaddleClas's, not of this program: -c is used.", path)
                 return config
             _say_contradictions(own, config, path)
             return own

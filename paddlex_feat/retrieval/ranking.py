@@ -1,4 +1,4 @@
-"""Where each query's matches stand in the whole gallery, and what stands first. NumPy only.
+"""Where each query's matches stand in the whole gallery, and what stands first.
 
 Exact at any size. Float32 products decide wherever the bound of their error leaves no doubt, float64 products
 where these leave one, and where even they are too close to call (copies of an image, for one) a product that is

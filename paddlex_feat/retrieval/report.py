@@ -91,8 +91,9 @@ def _log(summary: Summary, headline: dict[str, float], query: ImageList, page: P
     )
     log.info("95 %% interval of recall1: %.3f to %.3f, by bootstrap over the queries", low, high)
     log.info("mAP@R: %.5f, MRR: %.5f", counts.mean_ap_at_r, counts.mrr)
-    worst = ", ".join(f"{c.label} ({c.recall1:.3f} of {c.queries} queries)" for c in summary.classes[:3])
-    log.info("Classes with the lowest recall1: %s", worst)
+    worst = [f"{c.label} ({c.recall1:.3f} of {c.queries} queries)" for c in summary.classes[:3] if c.recall1 < 1]
+    if worst:
+        log.info("Classes with the lowest recall1: %s", ", ".join(worst))
     if summary.confused:
         most = summary.confused[0]
         log.info("Most confused: class %d, taken for %d by %d queries", most.label, most.taken_for, most.count)
