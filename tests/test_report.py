@@ -18,7 +18,7 @@ from PIL import Image
 
 from paddlex_feat.dataset.records import ImageList
 from paddlex_feat.page import small_image
-from paddlex_feat.retrieval import report
+from paddlex_feat.retrieval import analysis, report
 from paddlex_feat.retrieval.evaluator import Evaluation
 from paddlex_feat.retrieval.examples import Examples, number, shortened
 from paddlex_feat.retrieval.metrics import metrics_of
@@ -205,6 +205,15 @@ def test_own_files_are_left_out_everywhere(tmp_path):
         assert f"gallery/{q}.png" not in [*shown, match.path] and len(shown) == 3
         assert match.right and shown[match.rank - 1] == match.path
     assert rows_of(tmp_path / "evaluate" / "queries.csv")[0]["top4_path"] == ""
+
+
+def test_the_page_says_of_what_the_histogram_is(tmp_path, monkeypatch):
+    case = Case(tmp_path, [(0.0, 1), (0.3, 2), (0.6, 1)], [(0.1, 1), (0.4, 2), (0.9, 3)])
+    assert "The histogram is of" not in case.write(tmp_path / "whole")[1]
+    monkeypatch.setattr(analysis, "MOST_PAIRS", 1)
+    monkeypatch.setattr(analysis, "SAMPLE", 2)
+    page = case.write(tmp_path / "sampled")[1]
+    assert "a random 2 queries: pairs of different classes with a random 2 gallery images, and up to 10 matches" in page
 
 
 def test_the_first_match_beyond_the_neighbours_kept(tmp_path):

@@ -132,7 +132,7 @@ def evaluator_of(
         own=own,
         recall_ks=settings.recall_ks,
         memory=settings.memory_mib * 2**20 // group.local_size,
-        threads=threads_of(config, group),
+        threads=threads_of(config, group) or _share(group),  # decoding may have fewer
         scratch=scratch,
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from paddlex_feat.dataset.records import ImageList
 from paddlex_feat.page import jpeg, picture, write_page
+from paddlex_feat.retrieval.analysis import MATCHES
 from paddlex_feat.retrieval.examples import NEIGHBOURS, Example, Examples, number, shortened
 from paddlex_feat.retrieval.summary import Summary
 
@@ -135,8 +136,8 @@ def _count(count: int, one: str, many: str) -> str:
 def _thresholds_part(summary: Summary, plots: Sequence[Path]) -> str:
     pairs = summary.pairs
     sample = (
-        f" The histogram is of a random {_count(pairs.queries, 'query', 'queries')} and "
-        f"{_count(pairs.gallery, 'gallery image', 'gallery images')}."
+        f" The histogram is of a random {_count(pairs.queries, 'query', 'queries')}: pairs of different classes with "
+        f"a random {_count(pairs.gallery, 'gallery image', 'gallery images')}, and up to {MATCHES} matches of each."
         if pairs.sampled
         else ""
     )

@@ -1,4 +1,4 @@
-"""recall@k, mAP, mAP@R and MRR of a ranking. NumPy only."""
+"""recall@k, mAP, mAP@R and MRR of a ranking."""
 
 from __future__ import annotations
 
