@@ -78,7 +78,8 @@ def engine_and_embed(model: Path, photographs: Path) -> None:
     from paddlex_feat.runtime import cpu_count, prepare_paddle
 
     prepare_paddle()
-    from paddlex_feat.inference.engine import FeatureExtractor, PaddleEngine
+    from paddlex_feat.inference.engine import PaddleEngine
+    from paddlex_feat.inference.extractor import FeatureExtractor
     from paddlex_feat.pipeline.loader import evaluation_batches
     from paddlex_feat.retrieval.embed import embed
 

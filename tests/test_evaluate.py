@@ -38,7 +38,7 @@ from paddlex_feat.errors import (
     WeightsError,
 )
 from paddlex_feat.files import locked
-from paddlex_feat.inference.engine import FeatureExtractor, unit_rows
+from paddlex_feat.inference.extractor import FeatureExtractor, unit_rows
 from paddlex_feat.inference.network import NetworkExtractor
 from paddlex_feat.models import recognizer, weights
 from paddlex_feat.modes import evaluate, evaluate_model

@@ -19,8 +19,9 @@ paddle = pytest.importorskip("paddle")
 
 import paddlex_feat
 from paddlex_feat.errors import ConfigError, DeviceError, FeatError, ImageError, WeightsError
-from paddlex_feat.inference.engine import read_info, unit_rows
 from paddlex_feat.inference.export import Exporter, require_agreement
+from paddlex_feat.inference.extractor import unit_rows
+from paddlex_feat.inference.info import read_info
 from paddlex_feat.inference.results import FileStems
 from paddlex_feat.models import recognizer, weights
 from paddlex_feat.models.pplcnetv2 import Block

@@ -3,53 +3,23 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import yaml
 
 from paddlex_feat.errors import WeightsError
-from paddlex_feat.files import recover_folder
-from paddlex_feat.pipeline.preprocess import Preprocess
+from paddlex_feat.inference.info import PREFIX
 from paddlex_feat.runtime import cpu_threads
 
-PREFIX = "inference"
 _ONEDNN_SHAPES = 4  # input shapes whose oneDNN set-up is kept: full batches and the last one
 
 
-@dataclass(frozen=True)
-class ModelInfo:
-    """What inference.yml says."""
+class Engine(Protocol):
+    """A graph, ready to run."""
 
-    name: str
-    preprocess: Preprocess
-    normalise_features: bool
-
-
-def read_info(folder: Path) -> ModelInfo:
-    """Read `inference.yml`. Raises WeightsError if it is missing or not understood."""
-    if not folder.is_dir():
-        recover_folder(folder.parent)  # a run that was killed while it exchanged this checkpoint
-    path = folder / f"{PREFIX}.yml"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        name = content["Global"]["model_name"]
-        ops = content["PreProcess"]["transform_ops"]
-        normalise = "NormalizeFeatures" in (content.get("PostProcess") or {})
-    except OSError as error:
-        raise WeightsError(
-            f"No inference model: {PREFIX}.yml cannot be read ({error.strerror}).",
-            where=str(folder),
-            fix="Give the folder with inference.json, inference.pdiparams and inference.yml; "
-            "training writes it to <output>/best_model/inference, and mode export makes one.",
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(
-            f"The file is not understood ({type(error).__name__}: {error}).", where=str(path), fix="Export again."
-        ) from error
-    return ModelInfo(str(name), Preprocess.from_ops(ops, str(path)), normalise)
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """float32 [N, 3, S, S] -> float32 [N, D], any N."""
 
 
 def _graph_files(folder: Path) -> tuple[str, str]:
@@ -121,32 +91,3 @@ def _create_predictor(folder: Path, device: str, threads: int) -> Any:
         raise WeightsError(
             f"Paddle cannot load the graph ({type(error).__name__}).", where=graph, fix="Export the model again."
         ) from error
-
-
-def unit_rows(features: np.ndarray) -> np.ndarray:
-    """Divide every row by its L2 norm; a zero row stays zero. float32 [N, D] -> float32 [N, D]."""
-    # In float64, where no square of a float32 overflows or vanishes.
-    norms = np.sqrt(np.einsum("nd,nd->n", features, features, dtype=np.float64))[:, None]
-    return (features / np.where(norms > 0, norms, 1)).astype(np.float32)
-
-
-class FeatureExtractor:
-    """Pixels to features by one inference directory: pre-processing, graph, L2 normalisation."""
-
-    def __init__(self, folder: Path, device: str = "cpu", threads: int = 0, unit: bool = False):
-        self.info = read_info(folder)
-        self._unit = unit or self.info.normalise_features
-        self._engine = PaddleEngine(folder, device, threads)
-
-    @property
-    def preprocess(self) -> Preprocess:
-        """How the images are made ready."""
-        return self.info.preprocess
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [N, S, S, 3], RGB, already resized -> float32 [N, D].
-
-        Rows have unit length if inference.yml asks for NormalizeFeatures, as all of ours do, or `unit` does.
-        """
-        features = self._engine.run(self.info.preprocess.normalise(images))
-        return unit_rows(features) if self._unit else features

@@ -12,7 +12,8 @@ import paddle
 import yaml
 
 from paddlex_feat.errors import WeightsError
-from paddlex_feat.inference.engine import PREFIX, FeatureExtractor, unit_rows
+from paddlex_feat.inference.extractor import FeatureExtractor, unit_rows
+from paddlex_feat.inference.info import PREFIX
 from paddlex_feat.models.recognizer import Recognizer
 from paddlex_feat.pipeline.preprocess import Preprocess
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import paddle
 
-from paddlex_feat.inference.engine import unit_rows
+from paddlex_feat.inference.extractor import unit_rows
 from paddlex_feat.models.recognizer import Recognizer
 from paddlex_feat.pipeline.preprocess import Preprocess
 

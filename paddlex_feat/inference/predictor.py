@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from paddlex_feat.errors import ConfigError, WeightsError
-from paddlex_feat.inference.engine import FeatureExtractor, read_info
+from paddlex_feat.inference.extractor import FeatureExtractor
+from paddlex_feat.inference.info import read_info
 from paddlex_feat.inference.inputs import Item, items
 from paddlex_feat.inference.results import FeatureResult, FileStems
 from paddlex_feat.pipeline.loader import map_ahead

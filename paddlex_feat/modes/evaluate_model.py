@@ -14,7 +14,8 @@ from paddlex_feat.config.section import official_weights
 from paddlex_feat.errors import ConfigError, DeviceError, WeightsError
 from paddlex_feat.files import recover_folder
 from paddlex_feat.group import Group
-from paddlex_feat.inference.engine import PREFIX, FeatureExtractor
+from paddlex_feat.inference.extractor import FeatureExtractor
+from paddlex_feat.inference.info import PREFIX
 from paddlex_feat.modes.common import (
     Place,
     load_trained,

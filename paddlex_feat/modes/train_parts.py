@@ -13,8 +13,8 @@ from paddlex_feat.config.schema import Config
 from paddlex_feat.config.training import LossSection, TrainSection
 from paddlex_feat.errors import ConfigError, DeviceError
 from paddlex_feat.group import Group
-from paddlex_feat.inference.engine import FeatureExtractor
 from paddlex_feat.inference.export import Exporter
+from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss

@@ -18,7 +18,7 @@ EXCHANGED_BYTES = 2**25  # of features at a time, of all processes together
 
 
 class Extractor(Protocol):
-    """Pixels to features: `inference.engine.FeatureExtractor`, `inference.network.NetworkExtractor`."""
+    """Pixels to features: `inference.extractor.FeatureExtractor`, `inference.network.NetworkExtractor`."""
 
     @property
     def preprocess(self) -> Preprocess:

@@ -12,7 +12,7 @@ import numpy as np
 
 from paddlex_feat.dataset.records import require_lists
 from paddlex_feat.group import Group
-from paddlex_feat.inference.engine import FeatureExtractor
+from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.retrieval.evaluator import Evaluator
 from paddlex_feat.runtime import prepare_paddle
 
