@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import oracles
 import pytest
@@ -18,6 +19,27 @@ from paddlex_feat.models import recognizer, weights
 
 pytestmark = pytest.mark.slow
 NAME = "PP-ShiTuV2_rec"
+PADDLEX_YML = f"""Global:
+  model_name: {NAME}
+PreProcess:
+  transform_ops:
+  - ResizeImage:
+      backend: cv2
+      interpolation: bilinear
+      return_numpy: false
+      size:
+      - 64
+      - 64
+  - NormalizeImage:
+      channel_num: 3
+      mean: [0.485, 0.456, 0.406]
+      order: hwc
+      scale: 0.00392156862745098
+      std: [0.229, 0.224, 0.225]
+  - ToCHWImage: null
+PostProcess:
+  NormalizeFeatures: null
+"""
 
 
 def features(model, images: np.ndarray) -> np.ndarray:
@@ -76,6 +98,22 @@ def test_our_weights_give_the_same_features_in_paddleclas(exchange):
     weights.load(model, folder / "ours.pdparams")
     model.eval()
     assert np.abs(features(model, images) - theirs["loaded"]).max() <= 1e-5
+
+
+def test_an_inference_model_of_paddleclas_loads_here(exchange, faces):
+    """Its directory, with the inference.yml that PaddleX writes for its recipe."""
+    folder, _, _ = exchange
+    (folder / "inference.yml").write_text(PADDLEX_YML)
+    files = [str(p) for p in sorted((faces / "images" / "s25").iterdir())]
+    found = [r.feature for r in paddlex_feat.create_model(NAME, folder, device="cpu").predict(files, batch_size=4)]
+    model = recognizer.build(SPECS[NAME], 5)
+    weights.load(model, folder / "theirs.pdparams")
+    model.eval()
+    pixels = np.stack([cv2.resize(cv2.imread(f), (64, 64))[..., ::-1] for f in files])
+    x = (pixels / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    expected = features(model, x.transpose(0, 3, 1, 2).astype(np.float32))
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert np.abs(np.stack(found) - expected).max() <= 1e-5
 
 
 def test_the_same_parameters_are_exempt_from_weight_decay(exchange):

@@ -8,6 +8,7 @@ PaddleClas's own network after a few batches in training mode, and FOLDER/theirs
     loaded           its features in evaluation mode with our weights
     grad:<name>      gradient of mean(features^2) + mean(logits^2) in training mode
     undecayed        names of the parameters that carry a zero weight decay of their own
+and FOLDER/inference.*, its network with its own weights as an inference model, branches fused.
 """
 
 import sys
@@ -63,8 +64,32 @@ def main(folder: Path) -> None:
         evaluation = model(images)["features"].numpy()
         model.set_state_dict(paddle.load(str(folder / "ours.pdparams")))
         loaded = model(images)["features"].numpy()
+        model.set_state_dict(paddle.load(str(folder / "theirs.pdparams")))
     undecayed = [n for n, p in model.named_parameters() if str(p.regularizer).endswith("coeff=0.000000")]
     np.savez(folder / "theirs.npz", eval=evaluation, train=train, loaded=loaded, undecayed=undecayed, **gradients)
+    export(model, folder / "inference")
+
+
+class Features(paddle.nn.Layer):
+    """What an inference model computes: the features alone."""
+
+    def __init__(self, model: RecModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """float32 [N, 3, S, S] -> float32 [N, 512]."""
+        return self.model(x)["features"]
+
+
+def export(model: RecModel, path: Path) -> None:
+    """Write path.json and path.pdiparams."""
+    model.eval()
+    for layer in model.sublayers():
+        if hasattr(layer, "rep") and not getattr(layer, "is_repped", False):
+            layer.rep()
+    spec = [paddle.static.InputSpec([None, 3, 64, 64], "float32", "x")]
+    paddle.jit.save(paddle.jit.to_static(Features(model), input_spec=spec), str(path))
 
 
 if __name__ == "__main__":

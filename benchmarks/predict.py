@@ -1,0 +1,209 @@
+"""Prediction from files on disk to results, beside PaddleX 3.7.2 in an environment of its own.
+
+    python benchmarks/predict.py [images] [turns]
+
+Prints tables. PP-ShiTuV2_rec at 224 px with random weights, JPEG photographs. Every predictor is a process that waits
+while another one is asked; a turn asks each once, and medians of the turns' ratios are quoted. `pip install
+'paddlex_feat[onnx,openvino]'` brings the engines. The environment of PaddleX is made at first use, as for the tests.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT), str(ROOT / "benchmarks")]
+from embedding import make_photographs  # noqa: E402
+
+NAME, SIZE = "PP-ShiTuV2_rec", 224
+IMAGES, TURNS = 192, 5  # a count that batches of 64 divide
+BATCHES = (1, 16, 64)
+Options = dict[str, object]
+ENGINES: dict[str, Options] = {  # name in the tables -> arguments of create_model
+    "Paddle, the default": {},
+    "ONNX Runtime": {"engine": "onnx"},
+    "OpenVINO": {"engine": "openvino"},
+    "Paddle bf16": {"precision": "bf16"},
+    "OpenVINO bf16": {"engine": "openvino", "precision": "bf16"},
+}
+LARGE: dict[str, dict[str, object]] = {
+    **ENGINES,
+    "OpenVINO bf16, fast_decode": {**ENGINES["OpenVINO bf16"], "fast_decode": True},
+}
+
+
+class Asked:
+    """A predictor in a process of its own.
+
+    Attributes:
+        seconds: from the start of the process to its first result.
+    """
+
+    def __init__(self, command: list[str | Path], first: str):
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "FLAGS_"))}
+        started = time.perf_counter()
+        self._process = subprocess.Popen(
+            list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=kept
+        )
+        self.ask(first)
+        self.seconds = time.perf_counter() - started
+
+    def ask(self, line: object) -> str:
+        """One line there, one line back."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(f"{line}\n")
+        answer = self._process.stdout.readline().strip()
+        if not answer:
+            raise RuntimeError(f"a predictor ended with code {self._process.wait()}")
+        return answer
+
+    def end(self) -> None:
+        """Let the process end, and wait for it."""
+        self._process.communicate()
+
+
+def answer_questions(model: Path, options: Options) -> None:
+    """Our predictor's side of `Asked`; "engine BATCH LIST" times the engine alone on tensors that are ready."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    import paddlex_feat
+
+    predictor = paddlex_feat.create_model(NAME, model, device="cpu", **options)
+    next(predictor.predict(sys.stdin.readline().strip()))
+    answers.write("ready\n")
+    for line in sys.stdin:
+        *what, listed = line.split()
+        files = Path(listed).read_text().split("\n")
+        if what[0] == "features":
+            np.save(what[1], np.stack([r.feature for r in predictor.predict(files, batch_size=16)]))
+            answers.write("0\n")
+            continue
+        batch = int(what[-1])
+        if what[0] == "engine":
+            seconds = engine_seconds(predictor, batch, len(files))
+        else:
+            started = time.perf_counter()
+            assert sum(1 for _ in predictor.predict(files, batch_size=batch)) == len(files)
+            seconds = time.perf_counter() - started
+        answers.write(f"{seconds}\n")
+
+
+def engine_seconds(predictor: object, batch: int, count: int) -> float:
+    """Seconds of the engine for `count` images in batches, on tensors that are ready."""
+    engine = predictor._extractor._engine  # type: ignore[attr-defined]
+    ready = np.random.default_rng(0).standard_normal((batch, 3, SIZE, SIZE), dtype=np.float32)
+    started = time.perf_counter()
+    for _ in range(count // batch):
+        engine.run(ready)
+    return time.perf_counter() - started
+
+
+def rates(asked: dict[str, Asked], question: str, images: int, turns: int) -> dict[str, list[float]]:
+    """Images/s of each predictor in each turn; a turn before the first one is not counted."""
+    rows: dict[str, list[float]] = {name: [] for name in asked}
+    for turn in range(turns + 1):
+        for name, process in asked.items():
+            rate = images / float(process.ask(question))
+            if turn:
+                rows[name].append(rate)
+    return rows
+
+
+def ratio(rows: dict[str, list[float]], name: str, beside: str) -> float:
+    """Median of the turns' ratios."""
+    return statistics.median(a / b for a, b in zip(rows[name], rows[beside], strict=True))
+
+
+def table(title: str, rows: dict[str, list[float]], own: dict[str, list[float]] | None = None) -> None:
+    """Print one table: rate, beside PaddleX, beside the engine's own rate."""
+    print(f"\n{title}\n\n| predictor | images/s | beside PaddleX | beside its engine alone |\n|---|---|---|---|")
+    for name, values in rows.items():
+        alone = ""
+        if own and name in own:
+            alone = f"{statistics.median(a / b for a, b in zip(values, own[name], strict=True)):.2f}"
+        beside = ratio(rows, name, "PaddleX")
+        print(f"| {name} | {statistics.median(values):.1f} | {beside:.2f} | {alone} |", flush=True)
+
+
+def listing(folder: Path, count: int, width: int, height: int) -> Path:
+    """A text file that names `count` photographs made in `folder`."""
+    folder.mkdir()
+    make_photographs(folder, count, width, height)
+    listed = folder.with_suffix(".txt")
+    listed.write_text("\n".join(str(f) for f in sorted(folder.iterdir())))
+    return listed
+
+
+def cosines(asked: dict[str, Asked], listed: Path, folder: Path) -> None:
+    """Print how far each predictor's features are from PaddleX's."""
+    features = {}
+    for number, (name, process) in enumerate(asked.items()):
+        process.ask(f"features {folder / f'{number}.npy'} {listed}")
+        features[name] = np.load(folder / f"{number}.npy").astype(np.float64)
+    theirs = features.pop("PaddleX")
+    print("\n| predictor | largest difference to PaddleX's features | smallest cosine |\n|---|---|---|")
+    for name, own in features.items():
+        cosine = (own * theirs).sum(1) / np.linalg.norm(own, axis=1) / np.linalg.norm(theirs, axis=1)
+        print(f"| {name} | {np.abs(own - theirs).max():.1e} | {cosine.min():.6f} |", flush=True)
+
+
+def starts(ours: list[str | Path], theirs: list[str | Path], first: str, turns: int) -> None:
+    """Print the time from the start of a process to its first result."""
+    pairs = []
+    for _ in range(turns):
+        pair = []
+        for command in (ours, theirs):
+            process = Asked(command, first)
+            pair.append(process.seconds)
+            process.end()
+        pairs.append(pair)
+    own, other = (statistics.median(p[i] for p in pairs) for i in (0, 1))
+    share = statistics.median(a / b for a, b in pairs)
+    print(f"\nTo the first result, from the start of Python: {own:.2f} s, PaddleX {other:.2f} s; ratio {share:.2f}")
+
+
+def measure(images: int, turns: int) -> None:
+    """Print all tables."""
+    from embedding import in_process
+    from oracles import environment
+
+    python = environment("paddlex")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        model = folder / "model"
+        in_process("make_model", model)
+        small, large = listing(folder / "small", images, 640, 480), listing(folder / "large", images, 1365, 1024)
+        first = small.read_text().split("\n")[0]
+        theirs: list[str | Path] = [python, ROOT / "tests" / "oracles" / "paddlex_rates.py", model]
+
+        def own(options: Options) -> list[str | Path]:
+            return [sys.executable, __file__, "answer", model, repr(options)]
+
+        starts(own({}), theirs, first, turns)
+        asked = {"PaddleX": Asked(theirs, first)} | {n: Asked(own(o), first) for n, o in (ENGINES | FAST).items()}
+        usual = {n: p for n, p in asked.items() if n in ENGINES or n == "PaddleX"}
+        for batch in BATCHES:
+            engines = rates({n: asked[n] for n in ENGINES}, f"engine {batch} {small}", images, turns)
+            table(f"640 x 480, batch {batch}", rates(usual, f"{batch} {small}", images, turns), engines)
+        table("1365 x 1024, batch 16", rates(asked, f"16 {large}", images, turns))
+        cosines(asked, large, folder)
+        for process in asked.values():
+            process.end()
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["answer", model, options]:
+            import ast
+
+            answer_questions(Path(model), ast.literal_eval(options))
+        case numbers:
+            measure(*[*map(int, numbers), *(IMAGES, TURNS)[len(numbers) :]])
