@@ -34,10 +34,7 @@ ENGINES: dict[str, Options] = {  # name in the tables -> arguments of create_mod
     "Paddle bf16": {"precision": "bf16"},
     "OpenVINO bf16": {"engine": "openvino", "precision": "bf16"},
 }
-LARGE: dict[str, dict[str, object]] = {
-    **ENGINES,
-    "OpenVINO bf16, fast_decode": {**ENGINES["OpenVINO bf16"], "fast_decode": True},
-}
+FAST: dict[str, Options] = {"OpenVINO bf16, fast_decode": {**ENGINES["OpenVINO bf16"], "fast_decode": True}}
 
 
 class Asked:
