@@ -61,7 +61,7 @@ def unpack_tar(archive: Path, target: Path, most_bytes: int, most_files: int) ->
 
 def _refusal(archive: Path, why: str) -> WeightsError:
     with archive.open("rb") as stream:
-        begin = stream.read(40)
+        begin = stream.read(40).rstrip(b"\0")
     return WeightsError(
         f"The archive is no sound tar file: {why[:200]}. It begins with {begin!r}.",
         where=str(archive),
