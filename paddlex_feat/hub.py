@@ -97,9 +97,14 @@ def fetch(url: str, folder: str, fix: str, refresh: bool = False, begins: bytes 
             )
     except Exception as error:  # requests, urllib3 and OSError families, and pooch's own
         raise DownloadError(
-            f"The download failed ({type(error).__name__}: {str(error)[:200]}).", where=origin, fix=fix
+            f"The download failed ({type(error).__name__}: {_reason(error)[:200]}).", where=origin, fix=fix
         ) from error
     return Path(found)
+
+
+def _reason(error: Exception) -> str:
+    """The cause alone where urllib3 wraps it in the address and the attempts, which would push it out of a line."""
+    return str(getattr(error.args[0] if error.args else None, "reason", None) or error)
 
 
 @contextmanager

@@ -247,6 +247,7 @@ def test_without_cache_and_network_one_message_says_all(cache, monkeypatch):
         "no such folder",
         f"http://127.0.0.1:9{FIRST}: ",
         "ConnectionError",
+        "Connection refused",
         "model_dir",
         "copy the unpacked model",
         hub.MIRROR,
