@@ -24,6 +24,8 @@ from paddlex_feat.progress import bar
 log = logging.getLogger(__name__)
 ATTEMPTS, TIMEOUT_SECONDS, CHUNK = 4, 30, 2**16  # a chunk is what a break loses at most
 PICKLE = b"\x80"  # the first byte of every .pdparams file
+OFFICIAL = "https://paddle-model-ecology.bj.bcebos.com"  # Paddle's server of weights and models
+MIRROR = "PADDLEX_FEAT_MIRROR"  # the environment variable that names another one
 
 
 def cache_folder() -> Path:
@@ -36,12 +38,33 @@ def is_url(text: str) -> bool:
     return text.startswith(("http://", "https://"))
 
 
+def source(address: str) -> str:
+    """Where `address` is fetched from: what PADDLEX_FEAT_MIRROR names stands for Paddle's server.
+
+    Raises DownloadError if that is no http(s) address.
+    """
+    mirror = os.environ.get(MIRROR, "").rstrip("/")
+    if not mirror or not address.startswith(f"{OFFICIAL}/"):
+        return address
+    if not is_url(mirror):
+        raise DownloadError(
+            f"{MIRROR} is {mirror!r}, which is no address.", where=MIRROR, fix="It must start with https:// or http://."
+        )
+    return mirror + address.removeprefix(OFFICIAL)
+
+
+def absent(error: Exception) -> bool:
+    """Is this `fetch`'s error because the server has no such file?"""
+    response = getattr(error.__cause__, "response", None)
+    return getattr(response, "status_code", None) == 404
+
+
 def fetch(url: str, folder: str, fix: str, refresh: bool = False, begins: bytes = b"") -> Path:
     """The local copy of `url`; downloaded unless the cache has it.
 
     A download that breaks off is tried again, and goes on where it stood, in a later run too, if
     the server can. The length is checked against the server's, and the content against a checksum
-    where the address ends in `#sha256=<64 hexadecimal digits>`.
+    where the address ends in `#sha256=<64 hexadecimal digits>`. A mirror (`source`) shares the copy of the original.
 
     Args:
         folder: sub-folder of the cache.
@@ -57,15 +80,16 @@ def fetch(url: str, folder: str, fix: str, refresh: bool = False, begins: bytes 
     target = cache_folder() / folder / hashlib.sha256(address.encode()).hexdigest()[:12]
     if (target / name).is_file() and not refresh and not checksum:
         return target / name
+    origin = source(address)
     import pooch  # brings requests; only a download, or a checksum, needs it
 
     pooch.get_logger().setLevel(logging.WARNING)
     try:
-        with _alone(target):
+        with alone(target):
             if refresh:
                 (target / name).unlink(missing_ok=True)
             found = pooch.retrieve(  # the cached file, if it is there and has the checksum
-                address,
+                origin,
                 known_hash=f"sha256:{checksum[1].lower()}" if checksum else None,
                 fname=name,
                 path=target,
@@ -73,17 +97,25 @@ def fetch(url: str, folder: str, fix: str, refresh: bool = False, begins: bytes 
             )
     except Exception as error:  # requests, urllib3 and OSError families, and pooch's own
         raise DownloadError(
-            f"The download failed ({type(error).__name__}: {str(error)[:200]}).", where=address, fix=fix
+            f"The download failed ({type(error).__name__}: {_reason(error)[:200]}).", where=origin, fix=fix
         ) from error
     return Path(found)
 
 
+def _reason(error: Exception) -> str:
+    """The cause alone where urllib3 wraps it in the address and the attempts, which would push it out of a line."""
+    return str(getattr(error.args[0] if error.args else None, "reason", None) or error)
+
+
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """One process at a time: a second one waits, and then finds the file that the first one fetched."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:  # some network file systems
+            log.warning("%s knows no locks: nothing keeps a second download out.", folder)
         yield
 
 

@@ -2,89 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import http.server
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import Server, serving
 
 from paddlex_feat import hub
-from paddlex_feat.errors import DownloadError
+from paddlex_feat.errors import DownloadError, WeightsError
 
 BODY = b"\x80" + bytes(range(256)) * 4000  # about a megabyte
 HALF = len(BODY) // 2
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Serves BODY under any name, in the way that its attributes say."""
-
-    breaks = 0  # how many answers end half-way
-    etag = '"one"'
-    ranges = True
-    slow = False
-    page = b""  # served instead of BODY
-    log: list[tuple[str, str | None]]
-
-    def handle_error(self, request: Any, address: Any) -> None:
-        """A connection that was cut is what is tested."""
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        wanted = self.headers.get("Range")
-        self.server.log.append((self.path, wanted))
-        if self.path == "/absent":
-            self.send_error(404)
-            return
-        if self.path == "/moved":
-            self.send_response(302)
-            self.send_header("Location", "/weights.pdparams")
-            self.end_headers()
-            return
-        body, first = self.server.page or BODY, 0
-        if wanted and self.server.ranges and self.headers.get("If-Range") == self.server.etag:
-            first = int(wanted.removeprefix("bytes=").rstrip("-"))
-        self.send_response(206 if first else 200)
-        self.send_header("Content-Length", str(len(body) - first))
-        if self.server.etag:
-            self.send_header("ETag", self.server.etag)
-        self.end_headers()
-        if self.server.slow:
-            self.wfile.write(body[:1000])
-            threading.Event().wait(1.5)
-            first = 1000
-        if self.server.breaks:
-            self.server.breaks -= 1
-            self.wfile.write(body[first : first + (len(body) - first) // 2])
-            self.connection.close()
-        else:
-            self.wfile.write(body[first:])
-
-    def log_message(self, *_: Any) -> None:
-        """Silence."""
 
 
 @pytest.fixture
 def server(tmp_path, monkeypatch) -> Iterator[Server]:
     monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("time.sleep", lambda _: None)
-    own = Server(("127.0.0.1", 0), Handler)
-    own.log = []
-    threading.Thread(target=own.serve_forever, daemon=True).start()
-    yield own
-    own.shutdown()
-    own.server_close()
+    with serving(BODY) as own:
+        yield own
 
 
 def get(server: Server, name: str = "weights.pdparams", **options: Any) -> bytes:
-    url = f"http://127.0.0.1:{server.server_port}/{name}"
+    url = f"{server.url}/{name}"
     return hub.fetch(url, "weights", "Give a file.", begins=b"\x80", **options).read_bytes()
 
 
@@ -133,11 +78,11 @@ def test_pieces_of_two_versions_are_never_joined(server, monkeypatch, change):
 
 
 def test_what_is_no_weight_file_is_refused_and_not_kept(server, tmp_path):
-    server.page = b"<html>Please log in to this network</html>"
+    server.body = b"<html>Please log in to this network</html>"
     with pytest.raises(DownloadError, match="Please log in"):
         get(server)
     assert leftovers(tmp_path) == []
-    server.page = b""
+    server.body = BODY
     assert get(server) == BODY
 
 
@@ -160,7 +105,7 @@ def test_a_server_that_always_breaks_off_or_has_nothing_is_an_error(server):
 
 def test_two_processes_that_want_one_file_get_it_once_and_whole(server, tmp_path):
     server.slow = True
-    url = f"http://127.0.0.1:{server.server_port}/weights.pdparams"
+    url = f"{server.url}/weights.pdparams"
     code = f"from paddlex_feat import hub; print(len(hub.fetch({url!r}, 'weights', 'x').read_bytes()))"
     root = Path(__file__).resolve().parent.parent
     command = [sys.executable, "-c", code]
@@ -183,3 +128,46 @@ def test_a_silent_server_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "ATTEMPTS", 2)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(DownloadError, match="Timeout"):
         hub.fetch(f"http://127.0.0.1:{silent.getsockname()[1]}/x", "weights", "Give a file.")
+
+
+def test_a_mirror_stands_for_paddles_server_and_shares_its_copies(server, tmp_path, monkeypatch):
+    address = f"{hub.OFFICIAL}/paddlex/x.pdparams"
+    monkeypatch.setenv(hub.MIRROR, f"{server.url}/under/")
+    found = hub.fetch(address, "weights", "Give a file.")
+    assert found.read_bytes() == BODY and server.log == [("/under/paddlex/x.pdparams", None)]
+    monkeypatch.delenv(hub.MIRROR)
+    assert hub.fetch(address, "weights", "Give a file.") == found
+    monkeypatch.setenv(hub.MIRROR, "mirror.local")
+    assert hub.fetch(address, "weights", "Give a file.") == found
+    with pytest.raises(DownloadError, match=r"'mirror\.local', which is no address"):
+        hub.fetch(f"{hub.OFFICIAL}/y", "weights", "Give a file.")
+    assert hub.source(f"{hub.OFFICIAL}.example/x") == f"{hub.OFFICIAL}.example/x"  # another server
+
+
+def test_an_error_says_whether_the_server_has_no_such_file(server, monkeypatch):
+    monkeypatch.setattr(hub, "ATTEMPTS", 1)
+    for name, breaks, absent in (("absent", 0, True), ("x", 1, False)):
+        server.breaks = breaks
+        with pytest.raises(DownloadError) as caught:
+            get(server, name)
+        assert hub.absent(caught.value) is absent
+
+
+def test_a_damaged_weight_file_says_how_to_be_rid_of_it(server):
+    """A server can declare a truncated file complete."""
+    pytest.importorskip("paddle")
+    from paddlex_feat.models import weights
+
+    get(server)
+    found = hub.fetch(f"{server.url}/weights.pdparams", "weights", "Give a file.")
+    with pytest.raises(WeightsError, match="delete it, and it is fetched again") as caught:
+        weights.read(found)
+    assert caught.value.where == str(found)
+
+
+def test_where_files_cannot_be_locked_a_download_still_comes(server, monkeypatch, caplog):
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(hub.fcntl, "flock", refuse)
+    assert get(server) == BODY and "knows no locks" in caplog.text

@@ -350,8 +350,3 @@ def test_a_damaged_config_yaml_beside_weights_is_an_error(run_folder, small_face
 def test_a_device_that_is_no_device_is_named(run_folder, device):
     with pytest.raises(DeviceError, match="names no device"):
         paddlex_feat.create_model(NAME, run_folder / "best_model/inference", device=device)
-
-
-def test_official_models_are_said_to_be_missing():
-    with pytest.raises(FeatError, match="model_dir"):
-        paddlex_feat.create_model(NAME)

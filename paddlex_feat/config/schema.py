@@ -145,7 +145,7 @@ class PredictSection(Section):
     """Feature extraction with an inference model."""
 
     batch_size: int = key(1, "Images per inference call.", "images", ge=1)
-    model_dir: str | None = key("output/best_model/inference", "Inference directory.")
+    model_dir: str | None = key("output/best_model/inference", "Inference directory; null: the official model.")
     input: Any = key(None, "Image file, folder, URL, or a list of these.")
     kernel_option: KernelOptionSection = KernelOptionSection()
     engine: Literal["paddle", "paddle_static"] | None = key(None, "Inference engine: Paddle Inference.")

@@ -89,5 +89,7 @@ def _create_predictor(folder: Path, device: str, threads: int) -> Any:
         return inference.create_predictor(config)
     except Exception as error:  # Paddle reports a damaged file by many exception types
         raise WeightsError(
-            f"Paddle cannot load the graph ({type(error).__name__}).", where=graph, fix="Export the model again."
+            f"Paddle cannot load the graph ({type(error).__name__}).",
+            where=graph,
+            fix="Export the model again; an official one is fetched again once its folder is deleted.",
         ) from error

@@ -13,6 +13,7 @@ from paddlex_feat.errors import ConfigError, WeightsError
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.info import read_info
 from paddlex_feat.inference.inputs import Item, items
+from paddlex_feat.inference.official import official_model
 from paddlex_feat.inference.results import FeatureResult, FileStems
 from paddlex_feat.pipeline.loader import map_ahead
 from paddlex_feat.runtime import cpu_count, prepare_paddle, select_device
@@ -30,20 +31,14 @@ def create_model(
 
     Args:
         model_name: must be the one in the directory's inference.yml.
-        model_dir: folder with inference.json (or .pdmodel), .pdiparams and inference.yml.
+        model_dir: folder with inference.json (or .pdmodel), .pdiparams and inference.yml; None: the official model.
         device: "cpu", "gpu:N" or None for the first visible GPU, else the CPU.
         batch_size: images per call of the engine; `predict` can override it.
         threads: CPU threads; 0 takes all processors.
 
-    Raises WeightsError if the directory cannot be used, DeviceError, DependencyError.
+    Raises WeightsError if the directory cannot be used, DownloadError, DeviceError, DependencyError.
     """
-    if model_dir is None:
-        raise WeightsError(
-            "This version does not download official inference models.",
-            where=f"create_model({model_name!r})",
-            fix="Give model_dir, a folder with inference.json, inference.pdiparams and inference.yml.",
-        )
-    folder = Path(model_dir)
+    folder = official_model(model_name) if model_dir is None else Path(model_dir)
     info = read_info(folder)
     if info.name != model_name:
         raise WeightsError(

@@ -90,7 +90,7 @@ def read(path: Path) -> dict[str, Any]:
         raise WeightsError(
             f"The weight file is damaged or of another format ({type(error).__name__}: {error}).",
             where=str(path),
-            fix="Copy or download it again.",
+            fix="Copy it again; where it was downloaded, delete it, and it is fetched again.",
         ) from error
     if not isinstance(state, dict):
         raise WeightsError(
