@@ -13,7 +13,7 @@ from paddlex_feat import hub
 from paddlex_feat.archive import unpack_tar
 from paddlex_feat.errors import DownloadError, FeatError, WeightsError
 from paddlex_feat.files import backup
-from paddlex_feat.inference.engine import PREFIX, read_info
+from paddlex_feat.inference.info import PREFIX, read_info
 
 log = logging.getLogger(__name__)
 NAMES = ("PP-ShiTuV2_rec", "PP-ShiTuV2_rec_CLIP_vit_base", "PP-ShiTuV2_rec_CLIP_vit_large")
