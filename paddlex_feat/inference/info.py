@@ -1,0 +1,47 @@
+"""What an inference directory says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from paddlex_feat.errors import WeightsError
+from paddlex_feat.files import recover_folder
+from paddlex_feat.pipeline.preprocess import Preprocess
+
+PREFIX = "inference"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What inference.yml says."""
+
+    name: str
+    preprocess: Preprocess
+    normalise_features: bool
+
+
+def read_info(folder: Path) -> ModelInfo:
+    """Read `inference.yml`. Raises WeightsError if it is missing or not understood."""
+    if not folder.is_dir():
+        recover_folder(folder.parent)  # a run that was killed while it exchanged this checkpoint
+    path = folder / f"{PREFIX}.yml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        name = content["Global"]["model_name"]
+        ops = content["PreProcess"]["transform_ops"]
+        normalise = "NormalizeFeatures" in (content.get("PostProcess") or {})
+    except OSError as error:
+        raise WeightsError(
+            f"No inference model: {PREFIX}.yml cannot be read ({error.strerror}).",
+            where=str(folder),
+            fix="Give the folder with inference.json, inference.pdiparams and inference.yml; "
+            "training writes it to <output>/best_model/inference, and mode export makes one.",
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(
+            f"The file is not understood ({type(error).__name__}: {error}).", where=str(path), fix="Export again."
+        ) from error
+    return ModelInfo(str(name), Preprocess.from_ops(ops, str(path)), normalise)
