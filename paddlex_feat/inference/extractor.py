@@ -46,11 +46,11 @@ class FeatureExtractor:
         return self.info.preprocess
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [N, S, S, 3], RGB, already resized -> float32 [N, D].
+        """uint8 [N, S, S, 3], RGB, already resized, N at least 1 -> float32 [N, D].
 
         Rows have unit length if inference.yml asks for NormalizeFeatures, as all of ours do, or `unit` does.
         """
         size = self.engine.piece or len(images)
-        pieces = [images[i : i + size] for i in range(0, len(images), size)] or [images]
+        pieces = [images[i : i + size] for i in range(0, len(images), size)]
         features = np.concatenate([self.engine.run(self.preprocess.normalise(piece)) for piece in pieces])
         return unit_rows(features) if self._unit else features

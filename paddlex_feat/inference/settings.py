@@ -126,7 +126,7 @@ def _add_options(wishes: _Wishes, name: str, options: Any) -> None:
     """engine_config and pp_option; an object's other attributes are PaddleX's own affair."""
     if options is None:
         return
-    if not isinstance(options, Mapping):
+    if hasattr(options, "run_mode"):
         options = {key: getattr(options, key, None) for key in ("run_mode", "cpu_threads", *_PLACE)}
     _check_keys(name, options, _OPTION_KEYS)
     mode = options.get("run_mode")
