@@ -15,7 +15,7 @@ import numpy as np
 import oracles
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, run_main
 from networks import SPECS, TINY_CLIP
 
 paddle = pytest.importorskip("paddle")
@@ -479,3 +479,25 @@ def test_create_model_takes_paddlexs_settings(folder, faces):
     assert np.abs(next(model.predict(file)).feature - expected).max() <= 1e-4
     with pytest.raises(ConfigError, match="contradict"):
         paddlex_feat.create_model(NAME, folder, engine="onnx", pp_option={"run_mode": "mkldnn"})
+
+
+@pytest.mark.parametrize(
+    ("keys", "engine"),
+    [
+        (["Predict.engine=onnx"], "onnx"),
+        (["Predict.use_hpip=True", "Predict.hpi_config={backend: openvino}"], "openvino"),
+        (["Predict.engine_config={run_mode: mkldnn, cpu_threads: 2}"], "paddle"),
+        (["Predict.kernel_option.run_mode=trt_fp16"], None),
+    ],
+)
+def test_mode_predict_takes_its_engine_from_the_configuration(keys, engine, plain, faces, tmp_path):
+    words = [f"Global.output={tmp_path}", f"Predict.model_dir={plain}", f"Predict.input={faces}/images/s01/01.pgm"]
+    words += ["Global.mode=predict", "Global.device=cpu", *keys]
+    done = run_main("-c", NAME, *(word for key in words for word in ("-o", key)))
+    if engine is None:
+        assert done.returncode == 1 and "TensorRT is not supported" in done.stderr
+        return
+    assert done.returncode == 0 and done.stdout.startswith("{'res'") and done.stdout.count("\n") == 1, done.stderr
+    saved = json.loads((tmp_path / "01_res.json").read_text())["feature"]
+    expected = FeatureExtractor(plain, engine=engine)(pictures(32, faces, 1))[0]
+    assert np.abs(np.array(saved) - expected).max() <= 1e-6

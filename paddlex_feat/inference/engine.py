@@ -66,7 +66,7 @@ class PaddleEngine:
 
     name = "paddle"
 
-    def __init__(self, folder: Path, device: str = "auto", threads: int = 0, precision: str = "fp32"):
+    def __init__(self, folder: Path, device: str = "cpu", threads: int = 0, precision: str = "fp32"):
         prepare_paddle(threads)
         device = resolve_device(device).split(",")[0]
         on_cpu = device.startswith("cpu")

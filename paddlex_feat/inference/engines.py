@@ -33,7 +33,7 @@ _UNIT_TOLERANCE, _COSINE = 1e-4, 0.999  # of fp32, and of the others
 
 
 def create_engine(
-    folder: Path, name: str = "paddle", device: str = "auto", threads: int = 0, precision: str = "fp32"
+    folder: Path, name: str = "paddle", device: str = "cpu", threads: int = 0, precision: str = "fp32"
 ) -> Engine:
     """What runs an inference directory.
 

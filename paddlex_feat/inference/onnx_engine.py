@@ -28,7 +28,7 @@ class OnnxEngine:
 
     name = "onnx"
 
-    def __init__(self, folder: Path, device: str = "auto", threads: int = 0, precision: str = "fp32"):
+    def __init__(self, folder: Path, device: str = "cpu", threads: int = 0, precision: str = "fp32"):
         require("onnxruntime")
         import onnxruntime
 

@@ -30,7 +30,7 @@ class OpenVINOEngine:
     name = "openvino"
     piece = CPU_PIECE
 
-    def __init__(self, folder: Path, device: str = "auto", threads: int = 0, precision: str = "fp32"):
+    def __init__(self, folder: Path, device: str = "cpu", threads: int = 0, precision: str = "fp32"):
         if checked_device(device).partition(":")[0] not in ("auto", "cpu"):
             raise DeviceError(
                 "The engine openvino runs on CPUs.", where=f"device={device}", fix="Use device cpu, or engine paddle."
