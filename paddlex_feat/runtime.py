@@ -47,17 +47,26 @@ def memory_limit() -> int:
     return limit
 
 
+def physical_cores(folder: Path = Path("/sys/devices/system/cpu")) -> int:
+    """Cores this process may use: the two threads of one core count once. Where Linux does not say, `cpu_count`."""
+    try:
+        allowed = os.sched_getaffinity(0)
+        return len({(folder / f"cpu{i}/topology/thread_siblings_list").read_text() for i in allowed})
+    except (OSError, AttributeError):
+        return cpu_count()
+
+
 def cpu_threads(threads: int) -> int:
-    """`threads`, where 0 takes OMP_NUM_THREADS, else all processors."""
+    """`threads`, where 0 takes OMP_NUM_THREADS, else the physical cores."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return threads or (int(wanted) if wanted.isdecimal() and int(wanted) else cpu_count())
+    return threads or (int(wanted) if wanted.isdecimal() and int(wanted) else physical_cores())
 
 
 def prepare_paddle(threads: int = 0, onednn_training: bool = False, deterministic: bool = False) -> None:
     """Set what Paddle reads from the environment at import, then import it.
 
     Args:
-        threads: CPU threads of Paddle's operators; 0 takes OMP_NUM_THREADS, else all processors.
+        threads: CPU threads of Paddle's operators; 0 takes OMP_NUM_THREADS, else the physical cores.
         onednn_training: let static programs use oneDNN (see models/cpu_conv.py).
         deterministic: ask for GPU kernels that give the same bits in every run.
 
@@ -107,6 +116,16 @@ def first_device(device: str) -> str:
     return first
 
 
+def checked_device(device: str) -> str:
+    """A device's name in small letters. Raises DeviceError if it is none."""
+    name = str(device).lower()
+    if not DEVICE.fullmatch(name):
+        raise DeviceError(
+            f"{device!r} names no device.", where="device", fix="Give auto, cpu, gpu, gpu:ID or gpu:ID,ID."
+        )
+    return name
+
+
 def resolve_device(device: str) -> str:
     """The full name of a device that is there: "cpu", "gpu:N" or, of several, "gpu:N,M" and "cpu:N,M".
 
@@ -118,13 +137,9 @@ def resolve_device(device: str) -> str:
     import paddle
 
     gpus = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
-    device = str(device).lower()
+    device = checked_device(device)
     if device == "auto":
         return "gpu:0" if gpus else "cpu"
-    if not DEVICE.fullmatch(device):
-        raise DeviceError(
-            f"{device!r} names no device.", where="device", fix="Give auto, cpu, gpu, gpu:ID or gpu:ID,ID."
-        )
     kind, _, ids = device.partition(":")
     if kind == "cpu":
         return device if "," in ids else "cpu"

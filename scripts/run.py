@@ -15,7 +15,7 @@ OURS = VENV / "made_by_scripts_run"
 PYTHON = VENV / "bin" / "python"
 # Where .venv is active, this script runs in it: what makes it anew must be the Python it was made from.
 BASE = str(Path(getattr(sys, "_base_executable", None) or sys.executable).resolve())
-EXTRAS = "cpu,demo,test"
+EXTRAS = "cpu,demo,test,onnx,openvino"
 PINNED_FOR = (3, 11)  # the Python that constraints.txt was made with
 USAGE = "usage: bash run demo | test [pytest arguments] | setup"
 

@@ -217,8 +217,26 @@ def test_a_missing_file_lists_the_shipped_names():
 
 
 def test_functions_that_are_not_built_yet_are_said_only_in_their_mode():
-    assert "not implemented yet" in faults(("Global.mode", "predict"), ("Predict.use_hpip", True))
-    load.load("PP-ShiTuV2_rec", [("Global.mode", "check_dataset"), ("Predict.use_hpip", True)])
+    assert "not implemented yet" in faults(("Global.mode", "train"), ("Train.basic_config_path", "recipe.yaml"))
+    load.load("PP-ShiTuV2_rec", [("Global.mode", "predict"), ("Train.basic_config_path", "recipe.yaml")])
+
+
+@pytest.mark.parametrize(
+    ("given", "forms"),
+    [
+        ("onnx", ["paddle", "onnx"]),
+        (["openvino", "paddle"], ["paddle", "openvino"]),
+        ([], ["paddle"]),
+        ("paddle", ["paddle"]),
+    ],
+)
+def test_paddle_is_among_the_forms_of_every_export(given, forms):
+    assert load.load("PP-ShiTuV2_rec", [("Export.format", given)])[0].Export.format == forms
+
+
+@pytest.mark.parametrize("given", ["tensorrt", ["onnx", {"a": 1}], 3])
+def test_an_unknown_form_of_export_is_named(given):
+    assert "Export.format" in faults(("Export.format", given))
 
 
 @pytest.mark.parametrize(

@@ -20,17 +20,7 @@ from paddlex_feat.errors import ConfigError
 # Keys of existing files whose function has not been built yet, by the mode that would use
 # them: said instead of ignored.
 _NOT_YET: dict[str, dict[str, Callable[[Any], bool]]] = {
-    "train": {
-        "Train.basic_config_path": bool,
-        "Global.export_with_pir": lambda v: not v,
-    },
-    "export": {"Global.export_with_pir": lambda v: not v},
-    "predict": {
-        "Predict.kernel_option.run_mode": lambda v: v not in (None, "paddle", "paddle_fp32", "mkldnn"),
-        "Predict.engine_config": bool,
-        "Predict.use_hpip": bool,
-        "Predict.hpi_config": bool,
-    },
+    "train": {"Train.basic_config_path": bool},
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from paddlex_feat.config.section import PRETRAINED, Section, key
 from paddlex_feat.config.training import ModelSection, TrainSection, amp_level
@@ -35,8 +35,21 @@ def _ascending(value: list[int]) -> list[int]:
     return sorted(value)
 
 
+def _forms(value: Any) -> Any:
+    """One form or several; Paddle's is always written, and first."""
+    forms = [value] if isinstance(value, str) else value
+    return ["paddle", *(f for f in forms if f != "paddle")] if isinstance(forms, list) else forms
+
+
 Device = Annotated[str, AfterValidator(_device)]
 Ks = Annotated[list[Annotated[int, Field(ge=1)]], AfterValidator(_ascending)]
+FORMS = ("paddle", "onnx", "openvino")
+_ANY_FORM = {"enum": list(FORMS)}
+ExportForms = Annotated[
+    list[Literal[FORMS]],  # type: ignore[valid-type]
+    BeforeValidator(_forms),
+    WithJsonSchema({"anyOf": [_ANY_FORM, {"type": "array", "items": _ANY_FORM}]}),
+]
 EvaluationAmp = Annotated[Literal["OFF", "O1"], BeforeValidator(amp_level)]
 
 
@@ -52,8 +65,10 @@ class GlobalSection(Section):
         "cpu:0,1.",
     )
     output: str = key("output", "Folder for everything that a mode writes.")
-    threads: int = key(0, "CPU threads; 0 takes OMP_NUM_THREADS, else all processors.", "threads", ge=0, le=1024)
-    export_with_pir: bool = key(True, "Write inference.json, Paddle's current format.")
+    threads: int = key(0, "CPU threads; 0 takes OMP_NUM_THREADS, else the physical cores.", "threads", ge=0, le=1024)
+    export_with_pir: bool = key(
+        True, "Write inference.json, Paddle's current format; False: inference.pdmodel, the one before."
+    )
 
 
 class ConvertSection(Section):
@@ -130,15 +145,27 @@ class ExportSection(Section):
         PRETRAINED + "PP-ShiTuV2_rec_pretrained.pdparams", "Weights to export: .pdparams file or URL."
     )
     tolerance: float = key(1e-4, "Largest allowed difference of a unit feature after export.", gt=0)
+    format: ExportForms = key(
+        ["paddle"],
+        "Forms to write, one or a list; paddle is always among them. At the end of a training, of its best model.",
+    )
+    input_size: Literal["fixed", "dynamic"] = key(
+        "fixed", "fixed: the graph takes images of Train.input_size; dynamic: of any size, which CLIP networks cannot."
+    )
 
 
+EngineName = Literal["paddle", "paddle_static", "onnx", "onnxruntime", "openvino", "auto", "hpi"]
 RunMode = Literal["paddle", "paddle_fp32", "paddle_fp16", "trt_fp32", "trt_fp16", "trt_int8", "mkldnn", "mkldnn_bf16"]
 
 
 class KernelOptionSection(Section):
     """Engine settings of older configuration files."""
 
-    run_mode: RunMode | None = key(None, "paddle, paddle_fp32 and mkldnn: fp32. Others are not implemented yet.")
+    run_mode: RunMode | None = key(
+        None,
+        "paddle: as Predict.engine and Predict.precision say; paddle_fp32 and mkldnn: engine paddle in fp32, "
+        "mkldnn_bf16: in bf16, paddle_fp16: in fp16. TensorRT is not supported.",
+    )
 
 
 class PredictSection(Section):
@@ -148,10 +175,19 @@ class PredictSection(Section):
     model_dir: str | None = key("output/best_model/inference", "Inference directory; null: the official model.")
     input: Any = key(None, "Image file, folder, URL, or a list of these.")
     kernel_option: KernelOptionSection = KernelOptionSection()
-    engine: Literal["paddle", "paddle_static"] | None = key(None, "Inference engine: Paddle Inference.")
-    engine_config: dict[str, Any] | None = key(None, "Not implemented yet.")
-    use_hpip: bool = key(False, "Not implemented yet.")
-    hpi_config: dict[str, Any] | None = key(None, "Not implemented yet.")
+    engine: EngineName | None = key(
+        None, "Inference engine; null: paddle; auto and hpi: the fastest of those that are installed."
+    )
+    precision: Literal["fp32", "bf16", "fp16"] | None = key(
+        None, "What the engine computes in, where it and the processor can; null: fp32."
+    )
+    engine_config: dict[str, Any] | None = key(
+        None, "PaddleX's dictionary: run_mode, cpu_threads, intra_op_num_threads, device_type, device_id."
+    )
+    use_hpip: bool = key(False, "The same as engine auto, or the backend of hpi_config.")
+    hpi_config: dict[str, Any] | None = key(
+        None, "PaddleX's dictionary: backend, backend_config (cpu_num_threads), device_type, device_id."
+    )
 
 
 class Config(Section):

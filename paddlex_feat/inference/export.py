@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 from paddlex_feat.errors import WeightsError
 from paddlex_feat.inference.extractor import FeatureExtractor, unit_rows
 from paddlex_feat.inference.info import PREFIX
+from paddlex_feat.inference.old_format import old_format
 from paddlex_feat.models.recognizer import Recognizer
 from paddlex_feat.pipeline.preprocess import Preprocess
 
@@ -27,27 +29,39 @@ class Exporter:
         network: a network for this purpose alone: its branches are fused.
         model_name: goes into inference.yml, where PaddleX checks it.
         preprocess: goes into inference.yml.
+        any_size: the graph takes images of any size, as far as the network can; else of `preprocess.size` alone.
+        pir: write inference.json, Paddle's current form; else inference.pdmodel.
     """
 
-    def __init__(self, network: Recognizer, model_name: str, preprocess: Preprocess):
+    def __init__(
+        self,
+        network: Recognizer,
+        model_name: str,
+        preprocess: Preprocess,
+        any_size: bool = False,
+        pir: bool = True,
+    ):
         self._network = network
         self._name = model_name
         self._preprocess = preprocess
+        self._size = None if any_size else preprocess.size
+        self._pir = pir
         self._graph: Any = None
 
     def write(self, state: dict[str, Any], folder: Path) -> None:
-        """Write inference.json, inference.pdiparams and inference.yml of the weights `state`.
+        """Write inference.json (or .pdmodel), inference.pdiparams and inference.yml of the weights `state`.
 
         The graph takes `x`, float32 [-1, 3, S, S], and returns features that are not normalised.
+        Raises WeightsError if Paddle cannot write the network in the older form.
         """
         self._network.set_inference_weights(state)
         folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.nullcontext() if self._pir else old_format():
             if self._graph is None:
-                size = self._preprocess.size
-                spec = [paddle.static.InputSpec([None, 3, size, size], "float32", "x")]
+                spec = [paddle.static.InputSpec([None, 3, self._size, self._size], "float32", "x")]
                 self._graph = paddle.jit.to_static(self._network, input_spec=spec, full_graph=True)
             paddle.jit.save(self._graph, str(folder / PREFIX))
+        (folder / f"{PREFIX}.pdiparams.info").unlink(missing_ok=True)  # of the older form; nothing reads it
         content = {
             "Global": {"model_name": self._name},
             "PreProcess": {"transform_ops": self._preprocess.to_ops()},
@@ -65,20 +79,42 @@ class Exporter:
 
         images: uint8 [N, S, S, 3]. Returns the largest absolute difference of the unit features.
         """
-        exported = FeatureExtractor(folder, device, threads)(images)
+        return self.differences(state, folder, [images], device, threads, ["paddle"])["paddle"]
+
+    def differences(
+        self,
+        state: dict[str, Any],
+        folder: Path,
+        batches: Sequence[np.ndarray],
+        device: str,
+        threads: int,
+        forms: Iterable[str],
+    ) -> dict[str, float]:
+        """`largest_difference` of each form of the directory, over batches that may differ in size.
+
+        batches: uint8 [N, S, S, 3] each. Forms other than "paddle" run on the CPU.
+        """
         self._network.set_inference_weights(state, fuse=False)
+        own = [self._by_weights(images) for images in batches]
+        result = {}
+        for form in forms:
+            extract = FeatureExtractor(folder, device if form == "paddle" else "cpu", threads, engine=form)
+            gaps = [np.abs(extract(images) - own[i]).max() for i, images in enumerate(batches)]
+            result[form] = float(np.max(gaps))  # NaN, if any is
+        return result
+
+    def _by_weights(self, images: np.ndarray) -> np.ndarray:
         with paddle.no_grad():
             # The class's own forward: the object's is the captured graph once something was written.
             features = type(self._network).forward(self._network, paddle.to_tensor(self._preprocess.normalise(images)))
-            own = unit_rows(features.numpy())
-        return float(np.abs(exported - own).max())
+            return unit_rows(features.numpy())
 
 
-def require_agreement(difference: float, tolerance: float, folder: Path) -> None:
-    """Raise WeightsError if an exported model answers differently from its weights."""
+def require_agreement(difference: float, tolerance: float, folder: Path, form: str = "paddle") -> None:
+    """Raise WeightsError if an exported form of a model answers differently from its weights."""
     if not difference <= tolerance:  # also catches NaN
         raise WeightsError(
-            f"The exported model differs from the weights by {difference:.2e}, more than {tolerance:.0e}.",
+            f"The exported model ({form}) differs from the weights by {difference:.2e}, more than {tolerance:.0e}.",
             where=str(folder),
             fix="If that is acceptable, raise Export.tolerance; otherwise report the Paddle version.",
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from paddlex_feat.inference.engine import Engine, PaddleEngine
+from paddlex_feat.inference.engines import create_engine
 from paddlex_feat.inference.info import read_info
 from paddlex_feat.pipeline.preprocess import Preprocess
 
@@ -19,12 +19,26 @@ def unit_rows(features: np.ndarray) -> np.ndarray:
 
 
 class FeatureExtractor:
-    """Pixels to features by one inference directory: pre-processing, graph, L2 normalisation."""
+    """Pixels to features by one inference directory: pre-processing, graph, L2 normalisation.
 
-    def __init__(self, folder: Path, device: str = "cpu", threads: int = 0, unit: bool = False):
+    Args:
+        folder: inference directory.
+        unit: give unit rows even if inference.yml does not ask for them.
+        device, threads, engine, precision: see `create_engine`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        device: str = "cpu",
+        threads: int = 0,
+        unit: bool = False,
+        engine: str = "paddle",
+        precision: str = "fp32",
+    ):
         self.info = read_info(folder)
         self._unit = unit or self.info.normalise_features
-        self._engine: Engine = PaddleEngine(folder, device, threads)
+        self.engine = create_engine(folder, engine, device, threads, precision)
 
     @property
     def preprocess(self) -> Preprocess:
@@ -32,9 +46,11 @@ class FeatureExtractor:
         return self.info.preprocess
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [N, S, S, 3], RGB, already resized -> float32 [N, D].
+        """uint8 [N, S, S, 3], RGB, already resized, N at least 1 -> float32 [N, D].
 
         Rows have unit length if inference.yml asks for NormalizeFeatures, as all of ours do, or `unit` does.
         """
-        features = self._engine.run(self.info.preprocess.normalise(images))
+        size = self.engine.piece or len(images)
+        pieces = [images[i : i + size] for i in range(0, len(images), size)]
+        features = np.concatenate([self.engine.run(self.preprocess.normalise(piece)) for piece in pieces])
         return unit_rows(features) if self._unit else features

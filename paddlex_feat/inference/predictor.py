@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,29 +15,43 @@ from paddlex_feat.inference.info import read_info
 from paddlex_feat.inference.inputs import Item, items
 from paddlex_feat.inference.official import official_model
 from paddlex_feat.inference.results import FeatureResult, FileStems
+from paddlex_feat.inference.settings import engine_settings
 from paddlex_feat.pipeline.loader import map_ahead
-from paddlex_feat.runtime import cpu_count, prepare_paddle, select_device
+from paddlex_feat.runtime import cpu_count
 
 
 def create_model(
     model_name: str,
     model_dir: str | Path | None = None,
-    *,
     device: str | None = None,
     batch_size: int = 1,
+    engine: str | None = None,
+    *,
+    precision: str | None = None,
     threads: int = 0,
+    engine_config: Mapping[str, Any] | None = None,
+    pp_option: Any = None,
+    use_hpip: bool = False,
+    hpi_config: Mapping[str, Any] | None = None,
 ) -> Predictor:
     """A feature extractor from an inference directory.
 
     Args:
         model_name: must be the one in the directory's inference.yml.
-        model_dir: folder with inference.json (or .pdmodel), .pdiparams and inference.yml; None: the official model.
+        model_dir: folder with inference.json (or .pdmodel), .pdiparams and inference.yml; the engines onnx and
+            openvino need inference.yml and inference.onnx or .xml alone, and no Paddle, where these are there.
+            None: the official model.
         device: "cpu", "gpu:N" or None for the first visible GPU, else the CPU.
         batch_size: images per call of the engine; `predict` can override it.
-        threads: CPU threads; 0 takes all processors.
+        engine: "paddle" (None), "onnx", "openvino", or "auto" for the fastest that is installed.
+        precision: "fp32" (None), "bf16" or "fp16", where engine and processor have it.
+        threads: CPU threads; 0 takes OMP_NUM_THREADS, else the physical cores.
+        engine_config, pp_option, use_hpip, hpi_config: PaddleX's ways to say the same, see `engine_settings`.
 
-    Raises WeightsError if the directory cannot be used, DownloadError, DeviceError, DependencyError.
+    Raises WeightsError if the directory cannot be used, ConfigError for settings that do not exist or contradict
+    each other, DownloadError, DeviceError, DependencyError.
     """
+    wanted = engine_settings(engine, precision, threads, device, engine_config, pp_option, use_hpip, hpi_config)
     folder = official_model(model_name) if model_dir is None else Path(model_dir)
     info = read_info(folder)
     if info.name != model_name:
@@ -46,8 +60,10 @@ def create_model(
             where=str(folder),
             fix=f"Use the model name {info.name}, or another directory.",
         )
-    prepare_paddle(threads)
-    return Predictor(FeatureExtractor(folder, select_device("auto" if device is None else device), threads), batch_size)
+    extractor = FeatureExtractor(
+        folder, wanted.device, wanted.threads, engine=wanted.engine, precision=wanted.precision
+    )
+    return Predictor(extractor, batch_size)
 
 
 class Predictor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +23,14 @@ from paddlex_feat.retrieval.matches import own_pairs, require_matches
 from paddlex_feat.runtime import cpu_count, prepare_paddle, resolve_device, select_device
 
 if TYPE_CHECKING:
+    from paddlex_feat.inference.export import Exporter
     from paddlex_feat.models.recognizer import Recognizer
     from paddlex_feat.models.spec import NetworkSpec
     from paddlex_feat.retrieval.evaluator import Evaluator
 
 log = logging.getLogger(__name__)
 COMPARED_IMAGES = 8
+OTHER_SIZE = 32  # pixels more, a multiple of every network's stride
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,35 @@ def require_images(records: ImageList, missing: list[int]) -> None:
             where=", ".join(f"{records.where(i)} ({records.paths[i]})" for i in missing[:5]),
             fix="Mend the list; Global.mode=check_dataset lists all that is wrong.",
         )
+
+
+def exporter_of(config: Config, trained: Config, network: Recognizer) -> Exporter:
+    """What writes inference directories of a network, as the sections Export and Global of `config` say.
+
+    trained: the configuration that the network was made by. Raises ConfigError if it cannot take images of any size.
+    """
+    from paddlex_feat.inference.export import Exporter
+
+    any_size = config.Export.input_size == "dynamic"
+    if any_size and trained.Model.backbone == "CLIP_vit":
+        raise ConfigError(
+            f"{trained.Global.model} takes images of one size: its positions are learnt for {trained.Train.input_size} "
+            "px.",
+            where="Export.input_size=dynamic",
+            fix="Leave Export.input_size fixed.",
+        )
+    pir = config.Global.export_with_pir
+    return Exporter(network, trained.Global.model, preprocess_of(trained), any_size, pir)
+
+
+def comparison_batches(config: Config, preprocess: Preprocess) -> tuple[list[np.ndarray], str]:
+    """What an export is compared on: `comparison_images`, and for a graph of any size another size as well."""
+    images, source = comparison_images(config.Global.dataset_dir, preprocess)
+    if config.Export.input_size == "fixed":
+        return [images], source
+    other = replace(preprocess, size=preprocess.size + OTHER_SIZE)
+    batches = [images, comparison_images(config.Global.dataset_dir, other)[0]]
+    return batches, f"{source} at {preprocess.size} and {other.size} px"
 
 
 def comparison_images(dataset_dir: str, preprocess: Preprocess) -> tuple[np.ndarray, str]:

@@ -8,40 +8,51 @@ from pathlib import Path
 from typing import Any
 
 from paddlex_feat.config.schema import Config
-from paddlex_feat.files import write_keeping
-from paddlex_feat.modes.common import comparison_images, load_trained, preprocess_of, weight_file
+from paddlex_feat.files import backup, write_keeping
+from paddlex_feat.inference.convert import GRAPH_FILES, require_forms, write_forms
+from paddlex_feat.modes.common import comparison_batches, exporter_of, load_trained, preprocess_of, weight_file
 from paddlex_feat.runtime import first_device, prepare_paddle, select_device
 
 log = logging.getLogger(__name__)
 
 
 def run(config: Config, output: Path) -> dict[str, Any]:
-    """Write inference.json, inference.pdiparams and inference.yml into the output folder."""
-    path = weight_file("Export.weight_path", config.Export.weight_path)
-    prepare_paddle(config.Global.threads)
+    """Write inference.json, inference.pdiparams and inference.yml, and the other forms asked for, into the output.
+
+    What an earlier export left there of other forms is renamed: it would answer by other weights.
+    """
+    settings, threads = config.Export, config.Global.threads
+    require_forms(settings.format)
+    path = weight_file("Export.weight_path", settings.weight_path)
+    prepare_paddle(threads)
     device = select_device(first_device(config.Global.device))
     trained = load_trained(config, path)
-    preprocess = preprocess_of(trained.config)
 
-    from paddlex_feat.inference.export import Exporter, require_agreement
+    from paddlex_feat.inference.export import require_agreement
 
-    exporter = Exporter(trained.network, trained.config.Global.model, preprocess)
-    images, source = comparison_images(config.Global.dataset_dir, preprocess)
+    exporter = exporter_of(config, trained.config, trained.network)
     with tempfile.TemporaryDirectory(prefix="paddlex_feat_") as temporary:
         folder = Path(temporary)
         state = {name: tensor.numpy() for name, tensor in trained.network.state_dict().items()}
         exporter.write(state, folder)
-        difference = exporter.largest_difference(state, folder, images, device, config.Global.threads)
-        log.info("Largest difference to the weights on %s: %.2e", source, difference)
-        require_agreement(difference, config.Export.tolerance, output)
+        write_forms(folder, settings.format)
+        batches, source = comparison_batches(config, preprocess_of(trained.config))
+        differences = exporter.differences(state, folder, batches, device, threads, settings.format)
+        for form, difference in differences.items():
+            log.info("%s: largest difference to the weights on %s: %.2e", form, source, difference)
+            require_agreement(difference, settings.tolerance, output, form)
         files = sorted(folder.iterdir())
+        for name in sorted(GRAPH_FILES - {file.name for file in files}):
+            if (output / name).is_file():
+                log.info("%s of an earlier export is now %s", output / name, backup(output / name).name)
         for file in files:
             write_keeping(output / file.name, file.read_bytes())
     log.info("Inference model: %s", ", ".join(str(output / file.name) for file in files))
     return {
         "weight_path": str(trained.path),
         "files": [file.name for file in files],
-        "largest_difference": difference,
-        "tolerance": config.Export.tolerance,
+        "largest_difference": max(differences.values()),
+        "differences": differences,
+        "tolerance": settings.tolerance,
         "compared_on": source,
     }

@@ -27,7 +27,13 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         settings.model_dir,
         device=first_device(config.Global.device),
         batch_size=settings.batch_size,
+        engine=settings.engine,
+        precision=settings.precision,
         threads=config.Global.threads,
+        engine_config=settings.engine_config,
+        pp_option=settings.kernel_option.model_dump(),
+        use_hpip=settings.use_hpip,
+        hpi_config=settings.hpi_config,
     )
     saved = []
     with bar(None, "predicting", "images") as progress:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,13 @@ import numpy as np
 from paddlex_feat import launch
 from paddlex_feat.config import load as config_load
 from paddlex_feat.config.schema import Config
-from paddlex_feat.files import locked, write_json, write_keeping
+from paddlex_feat.files import link_or_copy, locked, write_json, write_keeping
 from paddlex_feat.group import Group
+from paddlex_feat.inference.convert import require_forms, write_forms
 from paddlex_feat.modes.common import (
     Place,
-    comparison_images,
+    comparison_batches,
+    exporter_of,
     launch_processes,
     network_spec,
     preprocess_of,
@@ -43,6 +46,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     """
     if launch.wanted(config.Global.device, config.Train.dist_ips):
         return launch_processes(config, output, config.Train.dist_ips)
+    require_forms(config.Export.format)
     group = Group.from_environment()
     data = read_data(config, group)
     on_cpu = not config.Global.device.startswith("gpu")
@@ -57,21 +61,19 @@ def run(config: Config, output: Path) -> dict[str, Any]:
 
 
 def _train(config: Config, output: Path, data: Data, place: Place) -> dict[str, Any]:
-    from paddlex_feat.inference.export import Exporter
     from paddlex_feat.models import recognizer
     from paddlex_feat.modes import train_parts as parts
     from paddlex_feat.training.run_folder import RunFolder
 
-    name = config.Global.model
     folder = RunFolder(output, config.Train.keep_last)
     start = parts.resume_from(config, folder, place.group)
     state, still = parts.build_state(config, data.num_classes, data.classes, start, place)
     if data.bad is not None:
         data.bad.files.update(state.progress.skipped)
+    exporter = exporter_of(config, config, recognizer.build(network_spec(config), data.num_classes))
     parts.open_folder(folder, config, state.progress, start, place.group)
     if place.group.rank == 0:
         _describe_run(config, output, data, place, state.progress.classes)
-    exporter = Exporter(recognizer.build(network_spec(config), data.num_classes), name, preprocess_of(config))
     batches = batches_of(config, data, place)
     trainer = parts.build_trainer(config, state, still, exporter, folder, data, place, batches)
     _say_what(config, data, place, trainer)
@@ -86,7 +88,7 @@ def _finish(
     if place.group.rank:
         return {}
     progress, best = trainer.state.progress, folder.root / "best_model" / "best_model.pdparams"
-    _check_inference_model(config, exporter, best, place)
+    _complete_inference_model(config, exporter, best, place)
     log.info("Best recall1 %.5f in epoch %d: %s", progress.best, progress.best_epoch, best)
     result = folder.result(config.Global.model, progress.best)
     if data.bad is not None:
@@ -102,16 +104,28 @@ def _skipped(data: Data, group: Group) -> list[str]:
     return sorted({name for part in parts for name in json.loads(part.astype(np.uint8).tobytes())})
 
 
-def _check_inference_model(config: Config, exporter: Exporter, best: Path, place: Place) -> None:
-    """The exported best model answers as its weight file does. Raises WeightsError."""
+def _complete_inference_model(config: Config, exporter: Exporter, best: Path, place: Place) -> None:
+    """Add the other forms of Export.format; all answer as the weight file does. Raises WeightsError."""
     from paddlex_feat.inference.export import require_agreement
     from paddlex_feat.models import weights
+    from paddlex_feat.training.run_folder import EXPORTED
 
-    images, source = comparison_images(config.Global.dataset_dir, preprocess_of(config))
-    folder = best.parent / "inference"
-    difference = exporter.largest_difference(weights.read(best), folder, images, place.device, place.threads)
-    log.info("Inference model of the best epoch: largest difference to its weights on %s %.2e", source, difference)
-    require_agreement(difference, config.Export.tolerance, folder)
+    settings, folder = config.Export, best.parent / "inference"
+    with tempfile.TemporaryDirectory(prefix=EXPORTED, dir=best.parent.parent) as temporary:
+        scratch = Path(temporary)
+        for file in folder.iterdir():
+            link_or_copy(file, scratch / file.name)
+        write_forms(scratch, settings.format)
+        batches, source = comparison_batches(config, preprocess_of(config))
+        differences = exporter.differences(
+            weights.read(best), scratch, batches, place.device, place.threads, settings.format
+        )
+        for form, difference in differences.items():
+            text = "Inference model of the best epoch (%s): largest difference to its weights on %s %.2e"
+            log.info(text, form, source, difference)
+            require_agreement(difference, settings.tolerance, folder, form)
+        for file in scratch.iterdir():
+            file.replace(folder / file.name)
 
 
 def _describe_run(config: Config, output: Path, data: Data, place: Place, classes: list[int]) -> None:

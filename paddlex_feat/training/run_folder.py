@@ -226,4 +226,6 @@ class RunFolder:
             "pdmodel": f"{name}/inference/inference.json",
             "pdiparams": f"{name}/inference/inference.pdiparams",
         }
+        if not (self.root / files["pdmodel"]).is_file():  # Global.export_with_pir: False
+            files["pdmodel"] = f"{name}/inference/inference.pdmodel"
         return {"score": score, **{key: path for key, path in files.items() if (self.root / path).is_file()}}

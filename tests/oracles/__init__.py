@@ -12,6 +12,8 @@ HERE = Path(__file__).resolve().parent
 CACHE = HERE.parent.parent / ".cache" / "oracles"
 REQUIREMENTS = {
     "paddleclas": ["paddleclas==2.6.0", "paddlepaddle==3.3.1", "numpy==1.24.4"],
+    # Nothing beside it: what it needs itself is all that it runs with.
+    "paddle26": ["paddlepaddle==2.6.2", "numpy<2"],
     "paddlex": ["paddlex[cv]==3.7.2", "paddlepaddle==3.3.1"],
     "visualdl": ["visualdl>=2.5"],
     "metrics": ["scikit-learn==1.7.2", "pytorch-metric-learning==2.9.0", "torch==2.13.0", "numpy>=2,<3"],

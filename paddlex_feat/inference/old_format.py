@@ -1,0 +1,75 @@
+"""Capturing a network in Paddle's older form, `.pdmodel`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import paddle
+import paddle.nn.functional as F
+from paddle.base.layer_helper import LayerHelper
+
+from paddlex_feat.errors import WeightsError
+
+
+def _operator(kind: str, inputs: dict[str, Any], **attributes: Any) -> Any:
+    helper = LayerHelper(kind)
+    out = helper.create_variable_for_type_inference(next(iter(inputs.values())).dtype)
+    helper.append_op(type=kind, inputs=inputs, outputs={"Out": out}, attrs=attributes)
+    return out
+
+
+# not_to_static: else Paddle translates the bodies too, down into itself, which takes minutes.
+@paddle.jit.not_to_static
+def _sigmoid(x: Any, name: str | None = None) -> Any:
+    return _operator("sigmoid", {"X": x})
+
+
+@paddle.jit.not_to_static
+def _gelu(x: Any, approximate: bool = False, name: str | None = None) -> Any:
+    return _operator("gelu", {"X": x}, approximate=approximate)
+
+
+@paddle.jit.not_to_static
+def _matmul(x: Any, y: Any, transpose_x: bool = False, transpose_y: bool = False, name: str | None = None) -> Any:
+    return _operator("matmul_v2", {"X": x, "Y": y}, trans_x=transpose_x, trans_y=transpose_y)
+
+
+@paddle.jit.not_to_static
+def _attention(query: Any, key: Any, value: Any) -> Any:
+    """softmax(Q K^T / sqrt(D)) V by head: [N, T, H, D] each."""
+    q, k, v = (t.transpose([0, 2, 1, 3]) for t in (query, key, value))
+    similar = _matmul(q * q.shape[-1] ** -0.5, k, transpose_y=True)
+    return _matmul(F.softmax(similar), v).transpose([0, 2, 1, 3])
+
+
+@contextmanager
+def old_format() -> Iterator[None]:
+    """Within it, a graph is captured and saved in the older form. Raises WeightsError where Paddle cannot.
+
+    Paddle 3.3 has dropped the older form of these four functions; the operators themselves are still there.
+    """
+    ours = {
+        (F, "sigmoid"): _sigmoid,
+        (F, "gelu"): _gelu,
+        (F, "scaled_dot_product_attention"): _attention,
+        (paddle, "matmul"): _matmul,
+    }
+    theirs = {(module, name): getattr(module, name) for module, name in ours}
+    try:
+        for (module, name), function in ours.items():
+            setattr(module, name, function)
+        with paddle.pir_utils.DygraphOldIrGuard():
+            yield
+    except (TypeError, AttributeError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()
+        raise WeightsError(
+            f"Paddle {paddle.__version__} cannot write this network in the older form, .pdmodel "
+            f"({type(error).__name__}: {reason[-1].strip() if reason else 'it gives no reason'}).",
+            where="Global.export_with_pir=False",
+            fix="Leave Global.export_with_pir out: inference.json is Paddle's current form.",
+        ) from error
+    finally:
+        for (module, name), function in theirs.items():
+            setattr(module, name, function)
