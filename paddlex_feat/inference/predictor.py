@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from paddlex_feat.errors import ConfigError, WeightsError
+from paddlex_feat.errors import ConfigError, DownloadError, ImageError, WeightsError
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.info import read_info
-from paddlex_feat.inference.inputs import Item, items
+from paddlex_feat.inference.inputs import Item, StreamFault, items
 from paddlex_feat.inference.results import FeatureResult, FileStems
+from paddlex_feat.pipeline.decode import Enough
 from paddlex_feat.pipeline.loader import map_ahead
 from paddlex_feat.runtime import cpu_count, prepare_paddle, select_device
+
+log = logging.getLogger(__name__)
+Outcome = tuple[Item, np.ndarray | Exception]
+_FAST_SIDES = 2  # what a reduced image must have of the network's side: see docs/predict.md, fast_decode
 
 
 def create_model(
@@ -25,6 +32,7 @@ def create_model(
     device: str | None = None,
     batch_size: int = 1,
     threads: int = 0,
+    fast_decode: bool = False,
 ) -> Predictor:
     """A feature extractor from an inference directory.
 
@@ -34,6 +42,7 @@ def create_model(
         device: "cpu", "gpu:N" or None for the first visible GPU, else the CPU.
         batch_size: images per call of the engine; `predict` can override it.
         threads: CPU threads; 0 takes all processors.
+        fast_decode: decode large JPEGs at 1/2, 1/4 or 1/8 of their size. Features differ a little.
 
     Raises WeightsError if the directory cannot be used, DeviceError, DependencyError.
     """
@@ -52,42 +61,97 @@ def create_model(
             fix=f"Use the model name {info.name}, or another directory.",
         )
     prepare_paddle(threads)
-    return Predictor(FeatureExtractor(folder, select_device("auto" if device is None else device), threads), batch_size)
+    extractor = FeatureExtractor(folder, select_device("auto" if device is None else device), threads)
+    return Predictor(extractor, batch_size, fast_decode)
 
 
 class Predictor:
-    """Extracts features; made by `create_model`."""
+    """Extracts features; made by `create_model`. Calling it is the same as calling `predict`.
 
-    def __init__(self, extractor: FeatureExtractor, batch_size: int = 1):
+    Attributes:
+        batch_size: images per call of the engine.
+        failed: (path, or position as in "input[3]"; what is wrong) of every input that the last call of `predict`
+            could not use; the position counts from 0.
+    """
+
+    def __init__(self, extractor: FeatureExtractor, batch_size: int = 1, fast_decode: bool = False):
         self._extractor = extractor
         self.batch_size = _positive(batch_size)
+        self._enough = _enough_for(extractor.preprocess.size) if fast_decode else None
+        self.failed: list[tuple[str, str]] = []
 
-    def predict(self, input: Any, batch_size: int | None = None) -> Iterator[FeatureResult]:
-        """Features of all images of `input`, one result each, in input order, as they are ready.
+    def predict(self, input: Any, batch_size: int | None = None, on_error: str = "raise") -> Iterator[FeatureResult]:
+        """Features of all images of `input`, one result each, in input order, as their batches are done.
 
         Args:
-            input: image file, folder (recursive), URL, uint8 array (HWC in BGR order, grey or BGRA),
-                a dict {"img": any of these}, or a list or iterator of these, nested at will.
+            input: image file, folder (recursive), URL, uint8 array (HWC in BGR order, grey or BGRA), PIL image,
+                a dict {"img": any of these}, or a list or iterator of these, nested at will. An iterator is read
+                six batches ahead at most; an array must not change before its result is there.
             batch_size: images per call of the engine; it stays for later calls.
+            on_error: what an input does that cannot be used: "raise" its ImageError or DownloadError after the
+                results before it, or "skip", which logs it, adds it to `failed` and goes on.
 
-        Decoding runs in threads ahead of the engine. Raises ImageError naming the input.
+        Decoding runs in threads ahead of the engine, and the engine ahead of the caller; they end with the
+        iterator. An exception of an iterator among the inputs comes through, after the results before it.
+        Raises ConfigError at once for a wrong batch_size or on_error.
         """
         if batch_size is not None:
             self.batch_size = _positive(batch_size)
-        return self._results(_batched(items(input), self.batch_size))
+        if on_error not in ("raise", "skip"):
+            raise ConfigError(f"on_error must be 'raise' or 'skip', got {on_error!r}.", where="on_error")
+        self.failed = []
+        return self._results(items(input), self.batch_size, on_error == "skip", self.failed)
 
-    def _results(self, groups: Iterator[list[Item]]) -> Iterator[FeatureResult]:
-        resize = self._extractor.info.preprocess.resize
+    __call__ = predict
+
+    def _results(
+        self, stream: Iterator[Item], batch_size: int, skip: bool, failed: list[tuple[str, str]]
+    ) -> Iterator[FeatureResult]:
         stems, number = FileStems(), 0
-        for group, images in map_ahead(groups, lambda item: resize(item.read()), cpu_count()):
-            for item, feature in zip(group, self._extractor(np.stack(images)), strict=True):
+        for item, outcome in self._outcomes(stream, batch_size):
+            if not isinstance(outcome, Exception):
                 number += 1
-                yield FeatureResult(item.input_path, feature, stems.of(item.input_path), number)
+                stem = stems.of(item.input_path, item.page_index)
+                yield FeatureResult(item.input_path, outcome, stem, number, item.page_index)
+            elif isinstance(outcome, StreamFault):
+                raise outcome.error
+            elif isinstance(outcome, (ImageError, DownloadError)):
+                failed.append((item.name, outcome.what))
+                if not skip:
+                    raise outcome
+                log.warning("%s: %s Left out.", item.name, outcome.what)
+            else:
+                raise outcome
+
+    def _outcomes(self, stream: Iterator[Item], batch_size: int) -> Iterator[Outcome]:
+        """Every item with its feature, or with what kept it from having one."""
+        with ExitStack() as stack:
+            loaded = stack.enter_context(closing(map_ahead(_batched(stream, batch_size), self._load, cpu_count())))
+            # A thread waits for the engine while the caller decides what to read next and uses the results.
+            jobs = ([batch] for batch in loaded)
+            for _, [outcomes] in stack.enter_context(closing(map_ahead(jobs, self._compute, 1, ahead=1))):
+                yield from outcomes
+
+    def _load(self, item: Item) -> np.ndarray | Exception:
+        try:
+            return item.load(self._extractor.preprocess.resize, self._enough)
+        except Exception as error:  # noqa: BLE001 - raised when the results before it have been given
+            return error
+
+    def _compute(self, batch: tuple[Sequence[Item], list[np.ndarray | Exception]]) -> list[Outcome]:
+        images = [image for image in batch[1] if not isinstance(image, Exception)]
+        features = iter(self._extractor(np.stack(images)) if images else ())
+        return [(item, o if isinstance(o, Exception) else next(features)) for item, o in zip(*batch, strict=True)]
 
 
 def _batched(stream: Iterator[Item], size: int) -> Iterator[list[Item]]:
     while group := list(islice(stream, size)):
         yield group
+
+
+def _enough_for(size: int) -> Enough:
+    side = _FAST_SIDES * size
+    return lambda width, height: min(width, height) >= side
 
 
 def _positive(batch_size: int) -> int:
