@@ -140,7 +140,14 @@ class Predictor:
 
     def _compute(self, batch: tuple[Sequence[Item], list[np.ndarray | Exception]]) -> list[Outcome]:
         images = [image for image in batch[1] if not isinstance(image, Exception)]
-        features = iter(self._extractor(np.stack(images)) if images else ())
+        rows = self._extractor(np.stack(images)) if images else np.empty((0, 0), np.float32)
+        if not np.isfinite(rows).all():
+            raise WeightsError(
+                "The model gives features that are not finite.",
+                where=batch[0][0].name,
+                fix="Evaluate the weights; with half precision, compute in float32.",
+            )
+        features = iter(rows)
         return [(item, o if isinstance(o, Exception) else next(features)) for item, o in zip(*batch, strict=True)]
 
 

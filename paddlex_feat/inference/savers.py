@@ -140,10 +140,12 @@ class FeatureFile:
 
     Attributes:
         count: results so far.
+        placed: has the file got its name?
     """
 
     def __init__(self, path: Path, kind: type[Saver]):
         self.count = 0
+        self.placed = False
         self._path = path
         self._kind = kind
         self._saver: Saver | None = None
@@ -165,6 +167,7 @@ class FeatureFile:
             self._saver.close()
             if self._path.exists():
                 log.info("%s was there already and is now %s", self._path, backup(self._path).name)
+        self.placed = True
 
 
 @contextmanager

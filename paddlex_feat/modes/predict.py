@@ -15,7 +15,7 @@ from paddlex_feat.files import output_errors
 from paddlex_feat.inference.inputs import ACCEPTED
 from paddlex_feat.inference.predictor import create_model
 from paddlex_feat.inference.results import FeatureResult
-from paddlex_feat.inference.savers import feature_file
+from paddlex_feat.inference.savers import FeatureFile, feature_file
 from paddlex_feat.progress import bar
 from paddlex_feat.runtime import first_device
 
@@ -47,10 +47,13 @@ def _target(form: str, output: Path, names: list[str]) -> Iterator[_Target]:
         yield _Json(output, names)
         return
     path = output / f"features.{form}"
-    with feature_file(path) as file:
-        yield file
-    if file.count:
-        names.append(path.name)
+    file: FeatureFile | None = None
+    try:
+        with feature_file(path) as file:
+            yield file
+    finally:  # by an error and by Ctrl-C too, unless the file itself could not be written
+        if file is not None and file.placed:
+            names.append(path.name)
 
 
 def run(config: Config, output: Path) -> dict[str, Any]:
