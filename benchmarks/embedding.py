@@ -27,15 +27,15 @@ IMAGES, ROUNDS, TURNS = 640, 3, 3  # a count of images that batches divide
 PLAIN_BATCHES = 1  # of the dynamic graph, which is slow; the others take the whole list
 
 
-def make_photographs(folder: Path, count: int) -> None:
+def make_photographs(folder: Path, count: int, width: int = WIDTH, height: int = HEIGHT) -> None:
     """JPEGs with the size in bytes of photographs: soft shapes, texture, noise of a sensor."""
     rng = np.random.default_rng(0)
     for number in range(count):
-        image = np.zeros((HEIGHT, WIDTH, 3))
+        image = np.zeros((height, width, 3))
         for cells, depth in ((5, 90), (40, 40), (160, 15)):
-            shape = (cells * HEIGHT // WIDTH + 1, cells, 3)
-            image += cv2.resize(rng.normal(0, depth, shape), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
-        image += 128 + rng.normal(0, 4, (HEIGHT, WIDTH, 1))
+            shape = (cells * height // width + 1, cells, 3)
+            image += cv2.resize(rng.normal(0, depth, shape), (width, height), interpolation=cv2.INTER_CUBIC)
+        image += 128 + rng.normal(0, 4, (height, width, 1))
         pixels = np.clip(image, 0, 255).astype(np.uint8)
         cv2.imwrite(str(folder / f"{number:05d}.jpg"), pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])
 
