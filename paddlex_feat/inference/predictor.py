@@ -86,7 +86,7 @@ class Predictor:
         Args:
             input: image file, folder (recursive), URL, uint8 array (HWC in BGR order, grey or BGRA), PIL image,
                 a dict {"img": any of these}, or a list or iterator of these, nested at will. An iterator is read
-                six batches ahead at most; an array must not change before its result is there.
+                three batches ahead at most; an array must not change before its result is there.
             batch_size: images per call of the engine; it stays for later calls.
             on_error: what an input does that cannot be used: "raise" its ImageError or DownloadError after the
                 results before it, or "skip", which logs it, adds it to `failed` and goes on.
