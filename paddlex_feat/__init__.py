@@ -11,7 +11,7 @@ MOST_PIXELS = 2**28
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MOST_PIXELS))
 
 __version__ = "0.1.0"
-__all__ = ["MOST_PIXELS", "__version__", "create_model"]
+__all__ = ["MOST_PIXELS", "__version__", "create_model", "save_features"]
 
 
 def create_model(*args: Any, **kwargs: Any) -> Any:
@@ -19,3 +19,10 @@ def create_model(*args: Any, **kwargs: Any) -> Any:
     from paddlex_feat.inference.predictor import create_model as create  # `import paddlex_feat` stays cheap
 
     return create(*args, **kwargs)
+
+
+def save_features(*args: Any, **kwargs: Any) -> Any:
+    """Write results to one .jsonl, .npz or .parquet file; see paddlex_feat.inference.savers.save_features."""
+    from paddlex_feat.inference.savers import save_features as save
+
+    return save(*args, **kwargs)

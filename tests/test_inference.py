@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, run_main
+from conftest import run_main
 from networks import SPECS
 
 paddle = pytest.importorskip("paddle")
 
 import paddlex_feat
-from paddlex_feat.errors import ConfigError, DeviceError, FeatError, ImageError, WeightsError
+from paddlex_feat.errors import DeviceError, WeightsError
 from paddlex_feat.inference.export import Exporter, require_agreement
 from paddlex_feat.inference.extractor import unit_rows
 from paddlex_feat.inference.info import read_info
-from paddlex_feat.inference.results import FileStems
 from paddlex_feat.models import recognizer, weights
 from paddlex_feat.models.pplcnetv2 import Block
 from paddlex_feat.pipeline.decode import read_rgb
@@ -69,129 +65,6 @@ def test_one_flat_unit_feature_an_image(model, files):
     assert len(result["feature"]) == 512 and all(type(v) is float for v in result["feature"])
     assert np.linalg.norm(result["feature"]) == pytest.approx(1, abs=1e-6)
     assert result.json == {"res": {"input_path": files[0], "feature": result["feature"]}}
-
-
-def test_every_kind_of_input_gives_the_same_feature(model, files, tmp_path):
-    array = cv2.imread(files[0])
-    (tmp_path / "sub").mkdir()
-    shutil.copy(files[0], tmp_path / "sub" / "a.PGM")
-    (tmp_path / "notes.txt").write_text("no image")
-    inputs = [files[0], Path(files[0]), array, array[..., 0], np.dstack([array, array[..., :1]]), str(tmp_path)]
-    inputs += [{"img": files[0]}, [[files[0]]], ({"img": p} for p in [files[0]]), iter([array])]
-    features = [[r.feature for r in model.predict(source)] for source in inputs]
-    assert all(len(f) == 1 for f in features)
-    assert max(np.abs(f[0] - features[0][0]).max() for f in features) <= 1e-6
-
-
-def test_bgr_arrays_are_not_taken_for_rgb(model):
-    rng = np.random.default_rng(0)
-    image = cv2.resize(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8), (32, 32))
-    image[..., 0] //= 8
-    path_like = next(model.predict(image)).feature
-    swapped = next(model.predict(np.ascontiguousarray(image[..., ::-1]))).feature
-    assert np.abs(path_like - swapped).max() > 1e-3
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("absent.jpg", "absent.jpg"),
-        (3, "int"),
-        ({"image": "x"}, "'img'"),
-        (np.zeros((3, 3)), "float64"),
-        (b"x", "bytes"),
-    ],
-)
-def test_an_input_that_cannot_be_used_is_named(model, source, message):
-    with pytest.raises(ImageError, match=message):
-        list(model.predict(source))
-
-
-def test_a_folder_without_images_is_an_error(model, tmp_path):
-    with pytest.raises(ImageError, match="holds no images"):
-        list(model.predict(str(tmp_path)))
-
-
-def test_what_comes_before_a_bad_input_is_still_given(model, files):
-    seen = []
-    with pytest.raises(ImageError, match=r"absent\.jpg"):
-        for result in model.predict([*files[:5], "absent.jpg", files[6]], batch_size=2):
-            seen.append(result["input_path"])
-    assert seen == files[:4]  # the third batch was not full
-
-
-def test_a_stream_is_read_as_it_is_consumed(model, files):
-    taken = []
-    stream = model.predict((taken.append(f) or f for f in files), batch_size=1)
-    next(stream)
-    assert len(taken) <= 4
-
-
-def test_arrays_of_several_calls_are_saved_apart(model, files, tmp_path):
-    for _ in range(3):
-        next(model.predict(cv2.imread(files[0]))).save_to_json(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 3
-
-
-def test_a_picture_behind_a_url_is_fetched_anew(model, files, tmp_path, monkeypatch):
-    import http.server
-    import threading
-
-    monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", str(tmp_path / "cache"))
-    (tmp_path / "www").mkdir()
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args):
-            super().__init__(*args, directory=str(tmp_path / "www"))
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/face.pgm?sig=a/b.c"
-    features = []
-    for file in (files[0], files[9]):
-        shutil.copy(file, tmp_path / "www" / "face.pgm")
-        result = next(model.predict(url))
-        features.append(result.feature)
-        assert result["input_path"] == url and result.save_to_json(tmp_path).name == "face_res.json"
-        assert np.abs(result.feature - next(model.predict(file)).feature).max() <= 1e-6
-    assert np.abs(features[0] - features[1]).max() > 1e-3
-    with pytest.raises(FeatError, match="404"):
-        list(model.predict(f"http://127.0.0.1:{server.server_port}/absent.pgm"))
-    server.shutdown()
-
-
-def test_a_batch_size_of_0_is_an_error(model, files):
-    with pytest.raises(ConfigError, match="at least 1"):
-        model.predict(files, batch_size=0)
-
-
-def test_saved_results_never_overwrite_one_another(model, faces, tmp_path):
-    same_stems = [str(faces / f"images/s{p:02d}/01.pgm") for p in range(1, 31)]
-    results = list(model.predict(same_stems, batch_size=8))
-    paths = {r.save_to_json(tmp_path / "folder") for r in results}
-    assert len(paths) == len(list((tmp_path / "folder").iterdir())) == 30
-    assert (tmp_path / "folder" / "01_res.json").is_file() and (tmp_path / "folder" / "01_30_res.json").is_file()
-    paths = {r.save_to_json(tmp_path / "one.json") for r in results[:3]}
-    assert sorted(p.name for p in paths) == ["one.json", "one_2.json", "one_3.json"]
-    saved = json.loads((tmp_path / "one_2.json").read_text())
-    assert saved == dict(results[1])
-
-
-def test_stems_that_look_numbered_stay_apart():
-    stems = FileStems()
-    given = [stems.of(p) for p in ("a.jpg", "b/a.jpg", "a_2.jpg", "c/a.jpg", "http://h/d/a.png?x=/b.c")]
-    assert given == ["a", "a_2", "a_2_2", "a_3", "a_4"]
-
-
-def test_print(model, files, capsys):
-    result = next(model.predict(files[0]))
-    result.print()
-    assert json.loads(capsys.readouterr().out) == result.json
-    result.print(format_json=False)
-    assert capsys.readouterr().out.startswith("{'res': {'input_path': '")
 
 
 def test_inference_yml_is_what_paddlex_reads(run_folder):
@@ -299,30 +172,6 @@ def test_mode_export_then_mode_predict(run_folder, small_faces, files, tmp_path,
     for name, row in (("01_res.json", dynamic[0]), ("03_res.json", dynamic[7])):
         saved = json.loads((tmp_path / "predicted" / name).read_text())
         assert np.abs(np.array(saved["feature"]) - row).max() <= 1e-5
-
-
-def test_mode_predict_names_a_bad_image(run_folder, tmp_path):
-    (tmp_path / "bad.jpg").write_bytes(b"no image")
-    where = f"Predict.model_dir={run_folder}/best_model/inference"
-    done = main_mode("predict", tmp_path / "out", where, f"Predict.input={tmp_path}/bad.jpg")
-    assert done.returncode == 1 and "bad.jpg" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_mode_predict_without_an_image_is_an_error(run_folder, tmp_path):
-    where = f"Predict.model_dir={run_folder}/best_model/inference"
-    done = main_mode("predict", tmp_path, where, "Predict.input=[[], []]")
-    assert done.returncode == 1 and "holds no image" in done.stderr
-
-
-def test_a_reader_of_predictions_that_goes_away_is_an_error_that_says_so(run_folder, files, tmp_path):
-    words = f"-o Global.output={tmp_path} -o Predict.model_dir={run_folder}/best_model/inference"
-    command = (
-        f"{sys.executable} main.py -c {NAME} -o Global.mode=predict {words} -o 'Predict.input={files[0]}' >/dev/full"
-    )
-    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
-    result = json.loads((tmp_path / "predict_result.json").read_text())
-    assert done.returncode == 1 and result["done_flag"] is False and "tandard output" in result["err_msg"]
-    assert "fault of paddlex_feat" not in done.stderr and (tmp_path / "01_res.json").is_file()
 
 
 def test_weights_beside_a_foreign_config_yaml_can_be_exported(run_folder, small_faces, tmp_path):

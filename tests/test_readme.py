@@ -66,3 +66,20 @@ def test_the_code_blocks_run_in_their_order(checkout):
     assert len(list((checkout / "output" / "features").glob("*_res.json"))) == 10
     for mode in ("check_dataset", "train", "evaluate", "export", "predict"):
         assert '"done_flag": true' in (checkout / "output" / f"{mode}_result.json").read_text()
+
+
+def test_the_code_blocks_of_prediction_run_in_their_order(run_folder, faces, tmp_path):
+    for name, target in (("dataset/ORL_faces", faces), ("output/best_model", run_folder / "best_model")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to(target)
+    (tmp_path / "main.py").symlink_to(ROOT / "main.py")
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    page = blocks("docs/predict.md")
+    python = "\n".join(code for language, code in page if language == "python")
+    shell = [code for language, code in page if language == "bash"]
+    assert len(page) == len(shell) + sum(language == "python" for language, _ in page)
+    for words in ([sys.executable, "-c", python], *(["bash", "-euo", "pipefail", "-c", code] for code in shell)):
+        done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, f"{words[-1]}\n{done.stderr}"
+    assert len((tmp_path / "output/features.jsonl").read_text().splitlines()) == 11
+    assert (tmp_path / "output/res.json").is_file() and (tmp_path / "output/01_res.json").is_file()

@@ -174,6 +174,17 @@ class PredictSection(Section):
     batch_size: int = key(1, "Images per inference call.", "images", ge=1)
     model_dir: str | None = key("output/best_model/inference", "Inference directory; null: the official model.")
     input: Any = key(None, "Image file, folder, URL, or a list of these.")
+    save: Literal["json", "jsonl", "npz", "parquet"] = key(
+        "json",
+        "json: each result is printed, and saved as <name>_res.json; jsonl, npz, parquet: all in one file features.*, "
+        "nothing printed; parquet needs pyarrow.",
+    )
+    on_error: Literal["skip", "raise"] = key(
+        "skip", "An input that cannot be used: skip goes on with the others, raise stops; exit code 1 in both cases."
+    )
+    fast_decode: bool = key(
+        False, "Decode large JPEGs at 1/2, 1/4 or 1/8 of their size; features differ a little, see docs/predict.md."
+    )
     kernel_option: KernelOptionSection = KernelOptionSection()
     engine: EngineName | None = key(
         None, "Inference engine; null: paddle; auto and hpi: the fastest of those that are installed."

@@ -2,89 +2,219 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import cv2
 import numpy as np
+from PIL import Image, ImageOps
 
-from paddlex_feat import hub
-from paddlex_feat.errors import ImageError
-from paddlex_feat.pipeline.decode import SUFFIXES, read_rgb
+from paddlex_feat import MOST_PIXELS, hub
+from paddlex_feat.errors import DownloadError, ImageError
+from paddlex_feat.pipeline import tiff
+from paddlex_feat.pipeline.decode import SUFFIXES, Enough, read_bgr
 
-ACCEPTED = "an image file, a folder, a URL, a NumPy array, a dict {'img': …}, or a list of these"
+ACCEPTED = (
+    "an image file, a folder, a URL, a NumPy array, a PIL image, a dict {'img': …}, or a list or iterator of these"
+)
+Resize = Callable[[np.ndarray], np.ndarray]
+_CODES = {1: cv2.COLOR_GRAY2BGR, 4: cv2.COLOR_BGRA2BGR}  # by the number of channels
+_pillow = threading.Lock()  # one PIL image, given twice, must not be loaded by two threads at once
+
+
+class StreamFault(Exception):
+    """An iterator among the inputs raised `error`, and has ended."""
+
+    def __init__(self, error: Exception):
+        super().__init__(str(error))
+        self.error = error
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image: where it comes from (None for an array) and how to get its pixels."""
+    """One image: where it comes from, and how to get its pixels.
+
+    Attributes:
+        input_path: path or URL; None where there is none.
+        position: where it stands in what `predict` was given, as in "input[3]"; "input" if it is that itself.
+        source: path, URL, array, PIL image, or the StreamFault that stands in the image's place.
+        page_index: from 0, of a file with several pages.
+        offset: where that page's directory stands in the file.
+    """
 
     input_path: str | None
+    position: str
     source: Any
+    page_index: int | None = None
+    offset: int = 0
 
-    def read(self) -> np.ndarray:
-        """uint8 [H, W, 3], RGB. Raises ImageError."""
+    @property
+    def name(self) -> str:
+        """What an error calls it: the path, or else the position, with the page."""
+        page = "" if self.page_index is None else f" page {self.page_index}"
+        return f"{self.input_path or self.position}{page}"
+
+    def load(self, resize: Resize, enough: Enough | None = None) -> np.ndarray:
+        """uint8 [H, W, 3], RGB, made smaller by `resize`; `enough` as for pipeline.decode.decode_bgr.
+
+        Raises ImageError or DownloadError, or the StreamFault that stands in the image's place.
+        """
+        if isinstance(self.source, Exception):
+            raise self.source
         if isinstance(self.source, np.ndarray):
-            return _array_to_rgb(self.source)
-        path = self.source
-        if hub.is_url(path):
-            fix = "Check the address, or download the image and give its path."
-            path = hub.fetch(path, "predict_input", fix, refresh=True)
-        return read_rgb(path)
+            image = _bgr_of_array(self.source, self.position)
+        elif isinstance(self.source, Image.Image):
+            image = _bgr_of_pil(self.source, self.position)
+        elif self.page_index is not None:
+            image = tiff.read_page(self.source, self.offset, self.name)
+        else:
+            image = self._read(enough)
+        # The colours are exchanged last, on the small image, as evaluation does.
+        return cv2.cvtColor(resize(image), cv2.COLOR_BGR2RGB)
+
+    def _read(self, enough: Enough | None) -> np.ndarray:
+        path = _fetched(self.source) if hub.is_url(self.source) else self.source
+        try:
+            return read_bgr(path, enough)
+        except ImageError as error:
+            suffix = Path(path).suffix.lower()
+            fix = (
+                error.fix
+                if suffix in SUFFIXES
+                else f"{suffix or 'A name without suffix'} is no image; give {ACCEPTED}."
+            )
+            raise ImageError(error.what, where=_where(self.name, self.position), fix=fix) from error
 
 
-def _array_to_rgb(array: np.ndarray) -> np.ndarray:
+def _fetched(url: str) -> str:
+    fix = "Check the address, or download the image and give its path."
+    return str(hub.fetch(url, "predict_input", fix, refresh=True))
+
+
+def _where(name: str, position: str) -> str:
+    return name if position in ("input", name) else f"{name} ({position})"
+
+
+def _require_size(width: int, height: int, position: str) -> None:
+    if width * height > MOST_PIXELS:
+        raise ImageError(
+            f"The image has {width} x {height} pixels, more than {MOST_PIXELS}.", where=position, fix="Make it smaller."
+        )
+
+
+def _bgr_of_array(array: np.ndarray, position: str) -> np.ndarray:
     channels = 1 if array.ndim == 2 else array.shape[2] if array.ndim == 3 else 0
-    codes = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
-    if array.dtype != np.uint8 or channels not in codes or not array.size:
+    if array.dtype != np.uint8 or channels not in (1, 3, 4) or not array.size:
         raise ImageError(
             f"An array of shape {array.shape} and type {array.dtype} is no image.",
-            where="predict(input)",
+            where=position,
             fix="Give uint8 [H, W, 3] in BGR order, [H, W, 4] in BGRA order, or [H, W] in grey.",
         )
-    return cv2.cvtColor(np.ascontiguousarray(array), codes[channels])
+    _require_size(array.shape[1], array.shape[0], position)
+    array = np.ascontiguousarray(array)
+    return array if channels == 3 else cv2.cvtColor(array, _CODES[channels])
 
 
-def items(source: Any) -> Iterator[Item]:
-    """All images of an input, in order; folders recursively, sorted by path.
-
-    Raises ImageError for an input that is nothing of ACCEPTED, a path that does not exist or a
-    folder without images.
-    """
-    if isinstance(source, np.ndarray):
-        yield Item(None, source)
-    elif isinstance(source, (str, Path)):
-        yield from _path_items(str(source))
-    elif isinstance(source, dict):
-        if "img" not in source:
-            raise ImageError(
-                f"A dict input needs the key 'img'; it has {sorted(map(str, source))}.", where="predict(input)"
-            )
-        yield from items(source["img"])
-    elif isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray)):
-        for element in source:
-            yield from items(element)
-    else:
+def _bgr_of_pil(image: Image.Image, position: str) -> np.ndarray:
+    """As OpenCV reads such a file: EXIF rotation applied, alpha dropped, 16 bits reduced to the upper 8."""
+    _require_size(*image.size, position)
+    try:
+        with _pillow:
+            if image.mode == "F":
+                raise ValueError("mode F has no range that means black and white; convert it to L or RGB")
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):
+                grey = np.clip(np.asarray(upright), 0, 2**16 - 1) >> 8
+                return cv2.cvtColor(grey.astype(np.uint8), cv2.COLOR_GRAY2BGR)
+            return cv2.cvtColor(np.asarray(upright.convert("RGB")), cv2.COLOR_RGB2BGR)
+    except Exception as error:  # Pillow opens a file first and reads it now: any of its decoders' exceptions
         raise ImageError(
-            f"An input of type {type(source).__name__} is not understood.",
-            where="predict(input)",
-            fix=f"Give {ACCEPTED}.",
-        )
+            f"The PIL image cannot be used ({type(error).__name__}: {error}).", where=position, fix="Replace it."
+        ) from error
 
 
-def _path_items(path: str) -> Iterator[Item]:
-    if hub.is_url(path):
-        yield Item(path, path)
-        return
-    if not path or not Path(path).exists():
-        raise ImageError("The input does not exist.", where=repr(path), fix=f"Give {ACCEPTED}.")
-    if not Path(path).is_dir():
-        yield Item(path, path)
-        return
-    files = sorted(str(p) for p in Path(path).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not files:
-        raise ImageError("The folder holds no images.", where=path, fix=f"Looked for {', '.join(sorted(SUFFIXES))}.")
-    for file in files:
-        yield Item(file, file)
+def items(source: Any, position: str = "input") -> Iterator[Item]:
+    """All images of an input, in order; folders recursively, sorted by path. Never raises an Exception.
+
+    In the place of what is nothing of ACCEPTED, of a path that does not exist or of a folder without images
+    stands an Item that holds an ImageError. An iterator that raises ends the stream with an Item that
+    holds a StreamFault.
+    """
+    if isinstance(source, (np.ndarray, Image.Image)):
+        yield Item(None, position, source)
+    elif isinstance(source, (str, os.PathLike)):
+        yield from _path_items(os.fsdecode(source), position)
+    elif isinstance(source, dict) and "img" in source:
+        yield from items(source["img"], position)
+    elif isinstance(source, dict):
+        what = f"A dict input needs the key 'img'; it has {sorted(map(str, source))}."
+        yield _fault(what, position, "Give {'img': image}.")
+    elif (
+        isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray)) and getattr(source, "ndim", 1) == 1
+    ):
+        yield from _elements(source, position)
+    else:
+        yield _fault(f"An input of type {type(source).__name__} is not understood.", position, f"Give {ACCEPTED}.")
+
+
+def _elements(source: Iterable[Any], position: str) -> Iterator[Item]:
+    number = 0
+    try:
+        elements = iter(source)
+        while True:
+            try:
+                element = next(elements)
+            except StopIteration:
+                return
+            yield from items(element, f"{position}[{number}]")
+            number += 1
+    except Exception as error:  # noqa: BLE001 - the caller's own, raised by Item.load after the results before it
+        yield Item(None, f"{position}[{number}]", StreamFault(error))
+
+
+def _fault(what: str, position: str, fix: str, path: str | None = None) -> Item:
+    return Item(path, position, ImageError(what, where=_where(path or position, position), fix=fix))
+
+
+def _path_items(path: str, position: str) -> Iterator[Item]:
+    if hub.is_url(path) and Path(urlparse(path).path).suffix.lower() not in tiff.SUFFIXES:
+        yield Item(path, position, path)
+    elif hub.is_url(path):
+        try:
+            local = _fetched(path)  # now, for only the file tells how many pages there are
+        except DownloadError as error:
+            yield Item(path, position, error)
+            return
+        yield from _pages(path, position, local)
+    elif not _exists(path):
+        yield _fault("The input does not exist.", position, f"Give {ACCEPTED}.", path)
+    elif not Path(path).is_dir():
+        yield from _pages(path, position, path)
+    else:
+        files = sorted(str(p) for p in Path(path).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not files:
+            fix = f"Looked for {', '.join(sorted(SUFFIXES))}."
+            yield _fault("The folder holds no images.", position, fix, path)
+        for file in files:
+            yield from _pages(file, position, file)
+
+
+def _exists(path: str) -> bool:
+    with suppress(OSError, ValueError):  # e.g. a name too long for the file system
+        return bool(path) and Path(path).exists()
+    return False
+
+
+def _pages(name: str, position: str, path: str) -> Iterator[Item]:
+    """The pages of a TIFF file; any other file as it is."""
+    offsets = tiff.page_offsets(path) if Path(path).suffix.lower() in tiff.SUFFIXES else []
+    if len(offsets) < 2:
+        yield Item(name, position, path)
+    for index, offset in enumerate(offsets if len(offsets) > 1 else []):
+        yield Item(name, position, path, index, offset)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from paddlex_feat.errors import ConfigError, WeightsError
+from paddlex_feat.errors import ConfigError, DownloadError, ImageError, WeightsError
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.info import read_info
-from paddlex_feat.inference.inputs import Item, items
+from paddlex_feat.inference.inputs import Item, StreamFault, items
 from paddlex_feat.inference.official import official_model
 from paddlex_feat.inference.results import FeatureResult, FileStems
 from paddlex_feat.inference.settings import engine_settings
+from paddlex_feat.pipeline.decode import Enough
 from paddlex_feat.pipeline.loader import map_ahead
 from paddlex_feat.runtime import cpu_count
+
+log = logging.getLogger(__name__)
+Outcome = tuple[Item, np.ndarray | Exception]
+_FAST_SIDES = 2  # what a reduced image must have of the network's side: see docs/predict.md, fast_decode
 
 
 def create_model(
@@ -29,6 +36,7 @@ def create_model(
     *,
     precision: str | None = None,
     threads: int = 0,
+    fast_decode: bool = False,
     engine_config: Mapping[str, Any] | None = None,
     pp_option: Any = None,
     use_hpip: bool = False,
@@ -46,6 +54,7 @@ def create_model(
         engine: "paddle" (None), "onnx", "openvino", or "auto" for the fastest that is installed.
         precision: "fp32" (None), "bf16" or "fp16", where engine and processor have it.
         threads: CPU threads; 0 takes OMP_NUM_THREADS, else the physical cores.
+        fast_decode: decode large JPEGs at 1/2, 1/4 or 1/8 of their size. Features differ a little.
         engine_config, pp_option, use_hpip, hpi_config: PaddleX's ways to say the same, see `engine_settings`.
 
     Raises WeightsError if the directory cannot be used, ConfigError for settings that do not exist or contradict
@@ -63,42 +72,103 @@ def create_model(
     extractor = FeatureExtractor(
         folder, wanted.device, wanted.threads, engine=wanted.engine, precision=wanted.precision
     )
-    return Predictor(extractor, batch_size)
+    return Predictor(extractor, batch_size, fast_decode)
 
 
 class Predictor:
-    """Extracts features; made by `create_model`."""
+    """Extracts features; made by `create_model`. Calling it is the same as calling `predict`.
 
-    def __init__(self, extractor: FeatureExtractor, batch_size: int = 1):
+    Attributes:
+        batch_size: images per call of the engine.
+        failed: (path, or position as in "input[3]"; what is wrong) of every input that the last call of `predict`
+            could not use; the position counts from 0.
+    """
+
+    def __init__(self, extractor: FeatureExtractor, batch_size: int = 1, fast_decode: bool = False):
         self._extractor = extractor
         self.batch_size = _positive(batch_size)
+        self._enough = _enough_for(extractor.preprocess.size) if fast_decode else None
+        self.failed: list[tuple[str, str]] = []
 
-    def predict(self, input: Any, batch_size: int | None = None) -> Iterator[FeatureResult]:
-        """Features of all images of `input`, one result each, in input order, as they are ready.
+    def predict(self, input: Any, batch_size: int | None = None, on_error: str = "raise") -> Iterator[FeatureResult]:
+        """Features of all images of `input`, one result each, in input order, as their batches are done.
 
         Args:
-            input: image file, folder (recursive), URL, uint8 array (HWC in BGR order, grey or BGRA),
-                a dict {"img": any of these}, or a list or iterator of these, nested at will.
+            input: image file, folder (recursive), URL, uint8 array (HWC in BGR order, grey or BGRA), PIL image,
+                a dict {"img": any of these}, or a list or iterator of these, nested at will. An iterator is read
+                three batches ahead at most; an array must not change before its result is there.
             batch_size: images per call of the engine; it stays for later calls.
+            on_error: what an input does that cannot be used: "raise" its ImageError or DownloadError after the
+                results before it, or "skip", which logs it, adds it to `failed` and goes on.
 
-        Decoding runs in threads ahead of the engine. Raises ImageError naming the input.
+        Decoding runs in threads ahead of the engine, and the engine ahead of the caller; they end with the
+        iterator. An exception of an iterator among the inputs comes through, after the results before it.
+        Raises ConfigError at once for a wrong batch_size or on_error.
         """
         if batch_size is not None:
             self.batch_size = _positive(batch_size)
-        return self._results(_batched(items(input), self.batch_size))
+        if on_error not in ("raise", "skip"):
+            raise ConfigError(f"on_error must be 'raise' or 'skip', got {on_error!r}.", where="on_error")
+        self.failed = []
+        return self._results(items(input), self.batch_size, on_error == "skip", self.failed)
 
-    def _results(self, groups: Iterator[list[Item]]) -> Iterator[FeatureResult]:
-        resize = self._extractor.info.preprocess.resize
+    __call__ = predict
+
+    def _results(
+        self, stream: Iterator[Item], batch_size: int, skip: bool, failed: list[tuple[str, str]]
+    ) -> Iterator[FeatureResult]:
         stems, number = FileStems(), 0
-        for group, images in map_ahead(groups, lambda item: resize(item.read()), cpu_count()):
-            for item, feature in zip(group, self._extractor(np.stack(images)), strict=True):
+        for item, outcome in self._outcomes(stream, batch_size):
+            if not isinstance(outcome, Exception):
                 number += 1
-                yield FeatureResult(item.input_path, feature, stems.of(item.input_path), number)
+                stem = stems.of(item.input_path, item.page_index)
+                yield FeatureResult(item.input_path, outcome, stem, number, item.page_index)
+            elif isinstance(outcome, StreamFault):
+                raise outcome.error
+            elif isinstance(outcome, (ImageError, DownloadError)):
+                failed.append((item.name, outcome.what))
+                if not skip:
+                    raise outcome
+                log.warning("%s: %s Left out.", item.name, outcome.what)
+            else:
+                raise outcome
+
+    def _outcomes(self, stream: Iterator[Item], batch_size: int) -> Iterator[Outcome]:
+        """Every item with its feature, or with what kept it from having one."""
+        with ExitStack() as stack:
+            loaded = stack.enter_context(closing(map_ahead(_batched(stream, batch_size), self._load, cpu_count())))
+            # A thread waits for the engine while the caller decides what to read next and uses the results.
+            jobs = ([batch] for batch in loaded)
+            for _, [outcomes] in stack.enter_context(closing(map_ahead(jobs, self._compute, 1, ahead=1))):
+                yield from outcomes
+
+    def _load(self, item: Item) -> np.ndarray | Exception:
+        try:
+            return item.load(self._extractor.preprocess.resize, self._enough)
+        except Exception as error:  # noqa: BLE001 - raised when the results before it have been given
+            return error
+
+    def _compute(self, batch: tuple[Sequence[Item], list[np.ndarray | Exception]]) -> list[Outcome]:
+        images = [image for image in batch[1] if not isinstance(image, Exception)]
+        rows = self._extractor(np.stack(images)) if images else np.empty((0, 0), np.float32)
+        if not np.isfinite(rows).all():
+            raise WeightsError(
+                "The model gives features that are not finite.",
+                where=batch[0][0].name,
+                fix="Evaluate the weights; with half precision, compute in float32.",
+            )
+        features = iter(rows)
+        return [(item, o if isinstance(o, Exception) else next(features)) for item, o in zip(*batch, strict=True)]
 
 
 def _batched(stream: Iterator[Item], size: int) -> Iterator[list[Item]]:
     while group := list(islice(stream, size)):
         yield group
+
+
+def _enough_for(size: int) -> Enough:
+    side = _FAST_SIDES * size
+    return lambda width, height: min(width, height) >= side
 
 
 def _positive(batch_size: int) -> int:

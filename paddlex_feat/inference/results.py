@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
 import json
+import re
 import time
+import unicodedata
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -13,36 +16,60 @@ import numpy as np
 from paddlex_feat import hub
 from paddlex_feat.files import write_json
 
+# What some file system refuses: Windows' reserved characters, control characters, surrogates that are no byte.
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]')
+_LONGEST = 200  # bytes of a stem; with its number and `_res.json` it fits into the 255 of most file systems
+
 
 class FeatureResult(dict[str, Any]):
-    """`{"input_path": str | None, "feature": [512 floats]}` of one image.
+    """`{"input_path": str | None, "feature": [512 floats]}` of one image, with "page_index" if it is one of pages.
 
     Attributes:
         feature: the same as float32 [512], of unit length.
         json: `{"res": {"input_path": …, "feature": […]}}`, plain Python values.
+        str: the same, PaddleX's name.
     """
 
-    def __init__(self, input_path: str | None, feature: np.ndarray, file_stem: str, number: int):
-        super().__init__(input_path=input_path, feature=feature.tolist())
+    def __init__(
+        self, input_path: str | None, feature: np.ndarray, file_stem: str, number: int, page_index: int | None = None
+    ):
+        page = {} if page_index is None else {"page_index": page_index}
+        super().__init__(input_path=input_path, **page, feature=feature.tolist())
         self.feature = feature
         self._file_stem = file_stem
         self._number = number
 
     @property
-    def json(self) -> dict[str, Any]:
+    def json(self) -> dict[builtins.str, Any]:
         return {"res": dict(self)}
 
-    def print(self, format_json: bool = True, indent: int = 4, ensure_ascii: bool = False) -> None:
-        """Print to standard output, as JSON or as a Python dict on one line."""
-        print(json.dumps(self.json, indent=indent, ensure_ascii=ensure_ascii) if format_json else self.json)
+    @property
+    def str(self) -> dict[builtins.str, Any]:
+        return self.json
 
-    def save_to_json(self, save_path: str | Path, indent: int = 4, ensure_ascii: bool = False) -> Path:
+    def print(
+        self,
+        format_json: bool = True,
+        indent: int = 4,
+        ensure_ascii: bool = False,
+        *,
+        json_format: bool | None = None,
+    ) -> None:
+        """Print to standard output, as JSON or as a Python dict on one line.
+
+        `json_format` is PaddleX's name of `format_json`.
+        """
+        wanted = format_json if json_format is None else json_format
+        text = json.dumps(self.json, indent=indent, ensure_ascii=ensure_ascii) if wanted else repr(self.json)
+        # A file name that is not UTF-8 holds lone surrogates, which \\udcff writes in JSON's own way.
+        print(text.encode("utf-8", errors="backslashreplace").decode("utf-8"))
+
+    def save_to_json(self, save_path: builtins.str | Path, indent: int = 4, ensure_ascii: bool = False) -> Path:
         """Write `{"input_path": …, "feature": […]}` and return the file's path.
 
         A path that ends in .json is the file; the n-th result of the same `predict` call goes to
-        NAME_n.json beside it. Any other path is a folder, the file in it `<input's stem>_res.json`,
-        with a number where inputs of the same call share the stem. So no result of a call
-        overwrites another.
+        NAME_n.json beside it. Any other path is a folder, the file in it `<stem>_res.json`, with the stem
+        of `FileStems`. So no result of a call overwrites another. Raises OutputError.
         """
         path = Path(save_path)
         if path.suffix.lower() != ".json":
@@ -52,31 +79,53 @@ class FeatureResult(dict[str, Any]):
         write_json(path, dict(self), indent, ensure_ascii)
         return path
 
-    def save_all(self, save_path: str | Path) -> Path:
+    def save_all(self, save_path: builtins.str | Path) -> Path:
         """The same as `save_to_json`."""
         return self.save_to_json(save_path)
 
 
 class FileStems:
-    """Stems for the results of one `predict` call.
+    """Stems for the results of one `predict` call: the same call names the same files again.
 
-    An input's own stem, numbered where an earlier input of the call has it: the same call names the
-    same files again. Arrays have no name, so theirs holds the time of the call.
+    A stem is the input's own, of a URL that of its path, with `_<page_index>` for one of several pages;
+    `_` stands for characters that some file system forbids, and at most 200 bytes are kept. Where an
+    earlier input of the call has it, `_2`, `_3`, … follow; stems that differ in upper and lower case
+    alone are the same, as they are on some file systems. An input without a name is
+    `array_<time of the call>`, numbered, so that arrays of several calls stay apart.
+
+    It remembers every stem of a path, about 200 bytes each, and nothing of arrays.
     """
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
         self._next: dict[str, int] = {}
         self._array = f"array_{time.time_ns()}"
+        self._arrays = 0
 
-    def of(self, input_path: str | None) -> str:
+    def of(self, input_path: str | None, page_index: int | None = None) -> str:
         """A stem that this object has not given before."""
         path = urlparse(input_path).path if input_path and hub.is_url(input_path) else input_path
-        wanted = Path(path).stem if path else self._array
+        own = Path(path).stem if path else ""
+        if not own:
+            self._arrays += 1
+            return self._array if self._arrays == 1 else f"{self._array}_{self._arrays}"
+        return self._free(own if page_index is None else f"{own}_{page_index}")
+
+    def _free(self, wanted: str) -> str:
+        wanted = _FORBIDDEN.sub("_", wanted)
+        if wanted.startswith(self._array):
+            wanted = f"_{wanted}"
+        while len(wanted.encode("utf-8", "surrogatepass")) > _LONGEST:
+            wanted = wanted[:-1]
         stem = wanted
-        while stem in self._taken:
-            number = self._next.get(wanted, 2)
-            self._next[wanted] = number + 1
+        while _folded(stem) in self._taken:
+            number = self._next.get(_folded(wanted), 2)
+            self._next[_folded(wanted)] = number + 1
             stem = f"{wanted}_{number}"
-        self._taken.add(stem)
+        self._taken.add(_folded(stem))
         return stem
+
+
+def _folded(stem: str) -> str:
+    """The same for names that some file system takes for one: without regard to case and to how accents are made."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", stem).casefold())

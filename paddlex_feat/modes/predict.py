@@ -1,50 +1,132 @@
-"""Mode predict: feature vectors of images, printed and saved as JSON."""
+"""Mode predict: feature vectors of images, printed and saved, one file an image or one file for all."""
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from paddlex_feat.config.schema import Config
-from paddlex_feat.errors import ConfigError, ImageError
+from paddlex_feat.errors import ConfigError, FeatError, ImageError, Interrupted
 from paddlex_feat.files import output_errors
 from paddlex_feat.inference.inputs import ACCEPTED
 from paddlex_feat.inference.predictor import create_model
+from paddlex_feat.inference.results import FeatureResult
+from paddlex_feat.inference.savers import FeatureFile, feature_file
 from paddlex_feat.progress import bar
 from paddlex_feat.runtime import first_device
 
 log = logging.getLogger(__name__)
+_NAMED = 5  # failed inputs that the error names; predict_result.json has all
+
+
+class _Target(Protocol):
+    def add(self, result: FeatureResult) -> None: ...
+
+
+class _Json:
+    """Each result printed, and in a file of its own."""
+
+    def __init__(self, output: Path, names: list[str]):
+        self._output = output
+        self._names = names
+
+    def add(self, result: FeatureResult) -> None:
+        self._names.append(str(result.save_to_json(self._output).relative_to(self._output)))
+        with output_errors(Path("standard output")):
+            result.print(format_json=False)
+
+
+@contextmanager
+def _target(form: str, output: Path, names: list[str]) -> Iterator[_Target]:
+    """Where results go; `names` are the files that were written, when the block has ended."""
+    if form == "json":
+        yield _Json(output, names)
+        return
+    path = output / f"features.{form}"
+    file: FeatureFile | None = None
+    try:
+        with feature_file(path) as file:
+            yield file
+    finally:  # by an error and by Ctrl-C too, unless the file itself could not be written
+        if file is not None and file.placed:
+            names.append(path.name)
 
 
 def run(config: Config, output: Path) -> dict[str, Any]:
-    """Print each result to standard output and save it to `<output>/<stem>_res.json`."""
+    """Extract the features of Predict.input and save them in the form Predict.save.
+
+    Raises ImageError if an input failed; the others' results are kept.
+    """
     settings = config.Predict
     if not settings.input:
         raise ConfigError("Nothing to predict.", where="Predict.input", fix="Give an image, a folder, a URL or a list.")
-    model = create_model(
-        config.Global.model,
-        settings.model_dir,
-        device=first_device(config.Global.device),
-        batch_size=settings.batch_size,
-        engine=settings.engine,
-        precision=settings.precision,
-        threads=config.Global.threads,
-        engine_config=settings.engine_config,
-        pp_option=settings.kernel_option.model_dump(),
-        use_hpip=settings.use_hpip,
-        hpi_config=settings.hpi_config,
+    names: list[str] = []
+    failed: list[tuple[str, str]] = []
+    images, started = 0, time.perf_counter()
+
+    def found() -> dict[str, Any]:
+        rows = [{"input": name, "message": message} for name, message in failed]
+        return {"images": images, "failed": rows, "results": names}
+
+    try:
+        with _target(settings.save, output, names) as target, bar(None, "predicting", "images") as progress:
+            model = create_model(
+                config.Global.model,
+                settings.model_dir,
+                device=first_device(config.Global.device),
+                batch_size=settings.batch_size,
+                engine=settings.engine,
+                precision=settings.precision,
+                threads=config.Global.threads,
+                fast_decode=settings.fast_decode,
+                engine_config=settings.engine_config,
+                pp_option=settings.kernel_option.model_dump(),
+                use_hpip=settings.use_hpip,
+                hpi_config=settings.hpi_config,
+            )
+            started = time.perf_counter()
+            results = model.predict(settings.input, on_error=settings.on_error)
+            failed = model.failed
+            for result in results:
+                target.add(result)
+                images += 1
+                progress.update()
+    except FeatError as error:
+        raise error.with_result(found()) from error.__cause__
+    except KeyboardInterrupt:
+        fix = "What was saved before is whole; run again."
+        raise Interrupted("Interrupted.", where="predict", fix=fix).with_result(found()) from None
+    _report(
+        images,
+        failed,
+        time.perf_counter() - started,
+        output / ("<name>_res.json" if settings.save == "json" else f"features.{settings.save}"),
     )
-    saved = []
-    with bar(None, "predicting", "images") as progress:
-        for result in model.predict(settings.input):
-            saved.append(str(result.save_to_json(output).relative_to(output)))
-            with output_errors(Path("standard output")):
-                result.print(format_json=False)
-            progress.update()
-    if not saved:
+    if failed:
+        raise _failures(failed, images, output).with_result(found())
+    if not images:
         raise ImageError(
             "The input holds no image.", where=f"Predict.input={settings.input!r}", fix=f"Give {ACCEPTED}."
-        )
-    log.info("%d images; results in %s/<name>_res.json", len(saved), output)
-    return {"images": len(saved), "results": saved}
+        ).with_result(found())
+    return found()
+
+
+def _report(images: int, failed: list[tuple[str, str]], seconds: float, where: Path) -> None:
+    rate = f"{images} images, {len(failed)} failed, {images / seconds:.1f} images/s"
+    log.info("%s; results in %s", rate, where) if images else log.info("%s", rate)
+
+
+def _failures(failed: list[tuple[str, str]], images: int, output: Path) -> ImageError:
+    count = "One input" if len(failed) == 1 else f"{len(failed)} inputs"
+    rows = [f"{name}: {message}" for name, message in failed[:_NAMED]]
+    if len(failed) > _NAMED:
+        rows.append(f"and {len(failed) - _NAMED} more, all in predict_result.json")
+    return ImageError(
+        f"{count} failed; the results of the other {images} images are kept:\n    " + "\n    ".join(rows),
+        where="Predict.input",
+        fix="Replace or remove them; what is saved is whole.",
+    )

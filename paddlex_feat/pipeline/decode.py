@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable
+from mmap import mmap
 from pathlib import Path
 
 import cv2
@@ -33,7 +34,7 @@ def decode_bgr(data: bytes, name: str, enough: Enough | None = None) -> np.ndarr
     return decode_with(data, name, decode_flags(jpeg_size(data) if enough else None, enough))
 
 
-def decode_with(data: bytes, name: str, flags: int) -> np.ndarray:
+def decode_with(data: bytes | mmap, name: str, flags: int) -> np.ndarray:
     """As `decode_bgr`, with the flags of cv2.imdecode."""
     if not data:
         raise ImageError("The image file is empty.", where=name, fix="Replace the file or take it off the list.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -29,9 +29,9 @@ BATCHES_AHEAD = 2
 
 
 def map_ahead(
-    groups: Iterable[Sequence[Job]], work: Callable[[Job], Result], workers: int
-) -> Iterator[tuple[Sequence[Job], list[Result]]]:
-    """Apply `work` to every job in threads, groups in order, at most BATCHES_AHEAD groups ahead.
+    groups: Iterable[Sequence[Job]], work: Callable[[Job], Result], workers: int, ahead: int = BATCHES_AHEAD
+) -> Generator[tuple[Sequence[Job], list[Result]], None, None]:
+    """Apply `work` to every job in threads, groups in order, at most `ahead` groups ahead.
 
     The first exception of `groups` or `work`, in order, is raised here after the groups before it;
     later jobs are cancelled.
@@ -42,7 +42,7 @@ def map_ahead(
     stream, fault, more = iter(groups), None, True
     try:
         while more or pending:
-            while more and len(pending) <= BATCHES_AHEAD:
+            while more and len(pending) <= ahead:
                 try:
                     group = next(stream)
                     pending.append((group, [pool.submit(work, job) for job in group]))

@@ -1,0 +1,301 @@
+"""What predict takes, in which order it gives results, and what it does about inputs that fail."""
+
+from __future__ import annotations
+
+import http.server
+import shutil
+import threading
+import time
+from itertools import count
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("paddle")
+
+import paddlex_feat
+from paddlex_feat.errors import ConfigError, FeatError, ImageError, WeightsError
+from paddlex_feat.inference import inputs
+from paddlex_feat.pipeline import tiff
+
+NAME = "PP-ShiTuV2_rec"
+
+
+@pytest.fixture(scope="module")
+def files(faces) -> list[str]:
+    return [str(faces / f"images/s{p:02d}/{i:02d}.pgm") for p in (21, 22, 23) for i in range(1, 6)]
+
+
+@pytest.fixture(scope="module")
+def model(run_folder):
+    return paddlex_feat.create_model(NAME, run_folder / "best_model/inference", device="cpu", batch_size=4)
+
+
+def loaded(source) -> list[np.ndarray]:
+    """The full pixels of every image of an input, RGB."""
+    return [item.load(lambda image: image) for item in inputs.items(source)]
+
+
+def test_every_kind_of_input_gives_the_same_feature(model, files, tmp_path):
+    array = cv2.imread(files[0])
+    (tmp_path / "sub").mkdir()
+    shutil.copy(files[0], tmp_path / "sub" / "a.PGM")
+    (tmp_path / "notes.txt").write_text("no image")
+    rgba = np.dstack([array, array[..., :1]])
+    sources = [files[0], Path(files[0]), array, array[..., 0], array[..., :1], rgba, str(tmp_path), tmp_path]
+    sources += [Image.open(files[0]), Image.fromarray(array[..., ::-1]), {"img": files[0]}, {"img": array}]
+    sources += [[files[0]], (array,), [[{"img": [files[0]]}]], ({"img": p} for p in [files[0]]), iter([array])]
+    features = [[r.feature for r in model.predict(source)] for source in sources]
+    assert all(len(f) == 1 for f in features)
+    assert max(np.abs(f[0] - features[0][0]).max() for f in features) == 0
+    assert [r["input_path"] for r in model(sources)].count(files[0]) == 5  # an iterator is used up
+
+
+def test_bgr_arrays_are_not_taken_for_rgb(model):
+    rng = np.random.default_rng(0)
+    image = cv2.resize(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8), (32, 32))
+    image[..., 0] //= 8
+    swapped = np.ascontiguousarray(image[..., ::-1])
+    assert (loaded(image)[0] == swapped).all() and (loaded(Image.fromarray(swapped))[0] == swapped).all()
+    path_like = next(model.predict(image)).feature
+    assert np.abs(path_like - next(model.predict(swapped)).feature).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "I;16", "I;16B"]
+)
+def test_pil_images_of_any_mode(files, mode):
+    grey = cv2.imread(files[0])
+    if mode.startswith("I"):
+        wide = cv2.imread(files[0], cv2.IMREAD_GRAYSCALE).astype(np.uint16) * 256 + 255
+        image = Image.fromarray(wide.astype(np.int32 if mode == "I" else ">u2" if mode == "I;16B" else "<u2"))
+    else:
+        image = Image.fromarray(grey[..., 0])  # from grey, for a palette of 256 greys
+        image = (image if mode in ("L", "P", "PA") else image.convert("RGB")).convert(mode)
+    assert image.mode == mode
+    off = np.abs(loaded(image)[0].astype(int) - grey)
+    assert off.max() <= 8 or mode == "1"
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_pil_images_are_as_opencv_reads_their_files(mode, tmp_path):
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(0, 256, (40, 30, 4), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    image = Image.fromarray(pixels.view("<u2")[..., 0]) if mode == "I;16" else image.convert("RGB").convert(mode)
+    if mode == "RGBA":
+        image.putalpha(Image.fromarray(pixels[..., 3]))
+    image.save(tmp_path / "a.png")
+    assert (loaded(Image.open(tmp_path / "a.png"))[0] == loaded(tmp_path / "a.png")[0]).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_of_pil_images_is_that_of_files(orientation, tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.png", exif=exif)
+    from_pil, from_file = loaded(Image.open(tmp_path / "a.png"))[0], loaded(tmp_path / "a.png")[0]
+    assert from_pil.shape == ((30, 20, 3) if orientation > 4 else (20, 30, 3))
+    if cv2.__version__ >= "4.11":  # older ones know the orientation of JPEGs alone
+        assert (from_pil == from_file).all()
+
+
+def test_unusable_pil_images_are_errors(files, tmp_path):
+    Image.open(files[0]).save(tmp_path / "a.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:2000])
+    closed = Image.open(files[0])
+    closed.close()
+    for image in (Image.open(tmp_path / "cut.png"), closed, Image.new("F", (3, 3))):
+        with pytest.raises(ImageError, match=r"PIL image.*\n.*input"):
+            loaded(image)
+
+
+def test_limits_hold_for_what_is_no_file(monkeypatch):
+    monkeypatch.setattr(inputs, "MOST_PIXELS", 99)
+    for source in (np.zeros((10, 10), np.uint8), Image.new("L", (10, 10))):
+        with pytest.raises(ImageError, match="10 x 10 pixels"):
+            loaded(source)
+
+
+def pages_file(path: Path, files: list[str], **options: object) -> list[np.ndarray]:
+    pages = [Image.open(f) for f in files]
+    pages[0].save(path, save_all=True, append_images=pages[1:], **options)
+    return [cv2.imread(f) for f in files]
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}, {"big_tiff": True}])
+def test_pages_of_a_tiff_are_results_of_their_own(model, files, tmp_path, options):
+    expected = pages_file(tmp_path / "a.TIF", files[:5], **options)
+    cv2.imwrite(str(tmp_path / "b.tiff"), expected[0])
+    assert all((got == page).all() for got, page in zip(loaded(tmp_path / "a.TIF"), expected, strict=True))
+    results = list(model.predict(tmp_path))
+    assert [r.get("page_index") for r in results] == [0, 1, 2, 3, 4, None]
+    assert list(results[0]) == ["input_path", "page_index", "feature"] and "page_index" not in results[5]
+    assert np.abs(np.stack([r.feature for r in results[:5]]) - [r.feature for r in model(files[:5])]).max() <= 1e-6
+    names = [r.save_to_json(tmp_path / "out").name for r in results]
+    assert names == [f"a_{i}_res.json" for i in range(5)] + ["b_res.json"]
+
+
+def test_damaged_tiff_files(files, tmp_path):
+    pages_file(tmp_path / "a.tif", files[:3])
+    whole = (tmp_path / "a.tif").read_bytes()
+    offsets = tiff.page_offsets(tmp_path / "a.tif")
+    (tmp_path / "cut.tif").write_bytes(whole[: offsets[2] - 100])
+    items = list(inputs.items(tmp_path / "cut.tif"))
+    assert [i.page_index for i in items] == [0, 1, 2] and items[0].load(lambda i: i).shape == (112, 92, 3)
+    with pytest.raises(ImageError, match=r"cut\.tif page 2"):
+        items[2].load(lambda i: i)
+    entries = int.from_bytes(whole[offsets[1] : offsets[1] + 2], "little")
+    end = offsets[1] + 2 + 12 * entries
+    looped = whole[:end] + offsets[0].to_bytes(4, "little") + whole[end + 4 :]
+    (tmp_path / "loop.tif").write_bytes(looped)
+    assert tiff.page_offsets(tmp_path / "loop.tif") == offsets[:2]
+    for content in (b"", b"II*\0", b"no image"):
+        (tmp_path / "no.tif").write_bytes(content)
+        with pytest.raises(ImageError, match=r"no\.tif"):
+            loaded(tmp_path / "no.tif")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("absent.jpg", r"absent\.jpg"),
+        (b"x", "bytes"),
+        (3, "int"),
+        (["a" * 300], r"input\[0\]"),
+        ({"image": "x"}, "'img'"),
+        (np.zeros((3, 3)), "float64"),
+        (np.zeros((1, 3, 3, 3), np.uint8), "list"),
+        ([np.zeros((3, 3, 3), np.uint8), [None]], r"input\[1\]\[0\]"),
+        (["tests/conftest.py"], r"conftest\.py \(input\[0\]\)\n.*\.py is no image"),
+    ],
+)
+def test_an_input_that_cannot_be_used_is_named(model, source, message):
+    if isinstance(source, np.ndarray) and source.ndim == 4:
+        message = "shape"
+    with pytest.raises(ImageError, match=message):
+        list(model.predict(source))
+
+
+def test_a_folder_without_images_is_an_error(model, tmp_path):
+    with pytest.raises(ImageError, match="holds no images"):
+        list(model.predict(str(tmp_path)))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_what_comes_before_a_bad_input_is_still_given(model, files, batch_size):
+    seen = []
+    with pytest.raises(ImageError, match=r"absent\.jpg \(input\[5\]\)"):
+        for result in model.predict([*files[:5], "absent.jpg", files[6]], batch_size=batch_size):
+            seen.append(result["input_path"])
+    assert seen == files[:5] and [name for name, _ in model.failed] == ["absent.jpg"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_skipping_gives_the_others_and_names_the_failed(model, files, batch_size, tmp_path, caplog):
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    mixed = [files[0], tmp_path / "bad.jpg", None, files[1], [], "absent", np.zeros(3), *files[2:5]]
+    results = list(model.predict(mixed, batch_size=batch_size, on_error="skip"))
+    assert [r["input_path"] for r in results] == files[:5]
+    assert np.abs(np.stack([r.feature for r in results]) - [r.feature for r in model(files[:5])]).max() <= 1e-6
+    list(model.predict(mixed, on_error="skip"))
+    assert [name for name, _ in model.failed] == [str(tmp_path / "bad.jpg"), "input[2]", "absent", "input[6]"]
+    assert "cannot be decoded" in model.failed[0][1] and "absent" in caplog.text
+    assert list(model.predict([None, 3], on_error="skip")) == [] and len(model.failed) == 2
+    assert len(list(model.predict(files[:1]))) == 1 and model.failed == []
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+@pytest.mark.parametrize("error", [KeyError("mine"), ImageError("mine")])
+def test_an_exception_of_an_iterator_comes_through_after_the_results_before_it(model, files, on_error, error):
+    def stream():
+        yield from files[:3]
+        raise error
+
+    seen = []
+    with pytest.raises(type(error)) as caught:
+        for result in model.predict([stream(), files[4]], batch_size=2, on_error=on_error):
+            seen.append(result["input_path"])
+    assert caught.value is error and seen == files[:3] and model.failed == []
+
+
+def test_an_endless_stream_is_read_as_it_is_consumed_and_ends_with_the_iterator(model, files):
+    taken = []
+    array = cv2.imread(files[0])
+    results = model.predict((taken.append(i) or array for i in count()), batch_size=2)
+    for _ in range(10):
+        next(results)
+    assert 10 <= len(taken) <= 16
+    assert any(t.name.startswith("decode") for t in threading.enumerate())
+    results.close()
+    deadline = time.monotonic() + 10
+    while any(t.name.startswith("decode") for t in threading.enumerate()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(t.name.startswith("decode") for t in threading.enumerate())
+    assert len(list(model.predict(files[:3]))) == 3
+
+
+@pytest.mark.parametrize("number", [0, 1, 5])
+def test_as_many_results_as_images(model, files, number):
+    assert [r["input_path"] for r in model.predict(iter(files[:number]), batch_size=2)] == files[:number]
+
+
+def test_a_picture_behind_a_url_is_fetched_anew(model, files, tmp_path, monkeypatch):
+    monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "www").mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(tmp_path / "www"))
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    url = f"{address}/face.pgm?sig=a/b.c"
+    features = []
+    for file in (files[0], files[9]):
+        shutil.copy(file, tmp_path / "www" / "face.pgm")
+        result = next(model.predict(url))
+        features.append(result.feature)
+        assert result["input_path"] == url and result.save_to_json(tmp_path).name == "face_res.json"
+        assert np.abs(result.feature - next(model.predict(file)).feature).max() <= 1e-6
+    assert np.abs(features[0] - features[1]).max() > 1e-3
+    pages_file(tmp_path / "www/pages.tif", files[:3])
+    assert [r["page_index"] for r in model.predict(f"{address}/pages.tif")] == [0, 1, 2]
+    for name in ("absent.pgm", "absent.tif"):
+        with pytest.raises(FeatError, match="404"):
+            list(model.predict(f"{address}/{name}"))
+        assert len(list(model.predict([f"{address}/{name}", files[0]], on_error="skip"))) == 1
+    server.shutdown()
+
+
+def test_wrong_settings_are_errors_at_once(model, files):
+    with pytest.raises(ConfigError, match="at least 1"):
+        model.predict(files, batch_size=0)
+    with pytest.raises(ConfigError, match="on_error"):
+        model.predict(files, on_error="ignore")
+
+
+def test_features_that_are_no_numbers_are_an_error(model, files, monkeypatch):
+    monkeypatch.setattr(model._extractor._engine, "run", lambda x: np.full((len(x), 512), np.nan, np.float32))
+    with pytest.raises(WeightsError, match="not finite"):
+        list(model.predict(files[:2], on_error="skip"))
+
+
+def test_fast_decoding_reduces_large_jpegs_alone(run_folder, files, tmp_path):
+    size = 32
+    face = cv2.imread(files[0])
+    for name, side in (("small", 4 * size - 2), ("large", 8 * size)):
+        cv2.imwrite(str(tmp_path / f"{name}.jpg"), cv2.resize(face, (side, side), interpolation=cv2.INTER_CUBIC))
+    folder = run_folder / "best_model/inference"
+    exact, fast = (paddlex_feat.create_model(NAME, folder, device="cpu", fast_decode=f) for f in (False, True))
+    both = [[r.feature for r in m.predict(tmp_path)] for m in (exact, fast)]
+    large, small = (np.dot(*pair) for pair in zip(*both, strict=True))
+    assert small == pytest.approx(1, abs=1e-6) and 0.99 < large < 1 - 1e-6
