@@ -95,7 +95,7 @@ def answer_questions(model: Path, options: Options) -> None:
 
 def engine_seconds(predictor: object, batch: int, count: int) -> float:
     """Seconds of the engine for `count` images in batches, on tensors that are ready."""
-    engine = predictor._extractor._engine  # type: ignore[attr-defined]
+    engine = predictor._extractor.engine  # type: ignore[attr-defined]
     ready = np.random.default_rng(0).standard_normal((batch, 3, SIZE, SIZE), dtype=np.float32)
     started = time.perf_counter()
     for _ in range(count // batch):

@@ -10,7 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from paddlex_feat.errors import WeightsError
 
-_CHUNK, _LONGEST_READ = 2**16, 2**20
+# tarfile before 3.12.6 searches a header in quadratic time (CVE-2024-6232): 8 KiB take it 0.1 s, 1 MiB half an hour.
+_LONGEST_READ = 2**13
+_DEEPEST = 20  # folders in one another; shutil.rmtree is recursive up to Python 3.12
 # In a folder of its own, only an archive that contradicts itself, or the file system, can cause these.
 _CLASHES = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EILSEQ}
 
@@ -74,6 +76,8 @@ def _checked_size(member: tarfile.TarInfo, left: int) -> int:
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts:
         raise tarfile.ReadError(f"the path {member.name!r} leads out of it")
+    if len(path.parts) > _DEEPEST:
+        raise tarfile.ReadError(f"{member.name[:40]!r}… lies in more than {_DEEPEST} folders")
     if member.isdir():
         return 0
     if not member.isreg() or member.issparse():
@@ -94,7 +98,7 @@ def _unpack(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None
     with source, path.open("xb") as copy:
         left = member.size
         while left:
-            chunk = source.read(min(left, _CHUNK))
+            chunk = source.read(min(left, _LONGEST_READ))
             if not chunk:
                 raise tarfile.ReadError(f"{member.name!r} is cut off")
             copy.write(chunk)

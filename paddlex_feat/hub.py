@@ -29,8 +29,15 @@ MIRROR = "PADDLEX_FEAT_MIRROR"  # the environment variable that names another on
 
 
 def cache_folder() -> Path:
-    """PADDLE_PDX_CACHE_HOME, PaddleX's variable, else ~/.paddlex."""
-    return Path(os.environ.get("PADDLE_PDX_CACHE_HOME") or Path.home() / ".paddlex")
+    """PADDLE_PDX_CACHE_HOME, PaddleX's variable, else ~/.paddlex. Raises DownloadError if there is no home."""
+    try:
+        return Path(os.environ.get("PADDLE_PDX_CACHE_HOME") or Path.home() / ".paddlex")
+    except RuntimeError as error:
+        raise DownloadError(
+            f"There is no place for a cache ({error}).",
+            where="PADDLE_PDX_CACHE_HOME",
+            fix="Set it to a folder that can be written.",
+        ) from error
 
 
 def is_url(text: str) -> bool:
@@ -63,7 +70,7 @@ def fetch(url: str, folder: str, fix: str, refresh: bool = False, begins: bytes 
     """The local copy of `url`; downloaded unless the cache has it.
 
     A download that breaks off is tried again, and goes on where it stood, in a later run too, if
-    the server can. The length is checked against the server's, and the content against a checksum
+    the server can. The length is checked against the server's where it gives one, and the content against a checksum
     where the address ends in `#sha256=<64 hexadecimal digits>`. A mirror (`source`) shares the copy of the original.
 
     Args:
@@ -74,9 +81,13 @@ def fetch(url: str, folder: str, fix: str, refresh: bool = False, begins: bytes 
 
     Raises DownloadError. Two addresses that end in the same file name do not share a copy.
     """
-    address, fragment = urldefrag(url)
+    try:
+        address, fragment = urldefrag(url)
+    except ValueError as error:
+        raise DownloadError(f"This is no address ({error}).", where=url, fix=fix) from error
     checksum = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
-    name = Path(urlparse(address).path).name or "file"
+    name = Path(urlparse(address).path).name
+    name = "file" if name in ("", "..", ".lock") else name
     target = cache_folder() / folder / hashlib.sha256(address.encode()).hexdigest()[:12]
     if (target / name).is_file() and not refresh and not checksum:
         return target / name
@@ -97,9 +108,16 @@ def fetch(url: str, folder: str, fix: str, refresh: bool = False, begins: bytes 
             )
     except Exception as error:  # requests, urllib3 and OSError families, and pooch's own
         raise DownloadError(
-            f"The download failed ({type(error).__name__}: {_reason(error)[:200]}).", where=origin, fix=fix
+            f"The download failed ({type(error).__name__}: {without_password(_reason(error))[:200]}).",
+            where=without_password(origin),
+            fix=fix,
         ) from error
     return Path(found)
+
+
+def without_password(text: str) -> str:
+    """A text in which addresses do not show the user and password of a mirror."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 def _reason(error: Exception) -> str:
@@ -135,7 +153,7 @@ class _Resuming:
     def __call__(self, url: str, output_file: str, _: Any) -> None:
         import requests
 
-        log.info("Downloading %s", url)
+        log.info("Downloading %s", without_password(url))
         with self._part.open("ab") as stream:
             for attempt in range(1, ATTEMPTS + 1):
                 try:
@@ -163,15 +181,24 @@ class _Resuming:
             headers |= {"Range": f"bytes={have}-", "If-Range": version}
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
             if response.status_code == requests.codes.requested_range_not_satisfiable:
-                self._mark.unlink()
+                self._mark.unlink(missing_ok=True)
                 raise requests.ConnectionError("the server has another file now")
             response.raise_for_status()
-            if response.status_code != requests.codes.partial_content:
+            now = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+            if response.status_code == requests.codes.partial_content:
+                piece = re.fullmatch(rf"bytes {have}-\d+/(\d+)", response.headers.get("Content-Range", ""))
+                if not piece or now not in ("", version):
+                    self._mark.unlink(missing_ok=True)
+                    raise requests.ConnectionError("the server sent another piece than the one asked for")
+                total: int | None = int(piece[1])
+            else:
                 stream.truncate(0)
                 have = 0
-            self._mark.write_text(response.headers.get("ETag") or response.headers.get("Last-Modified") or "")
-            length = response.headers.get("Content-Length")
-            total = have + int(length) if length else None
+                length = response.headers.get("Content-Length")
+                total = int(length) if length else None
+            if "Content-Encoding" in response.headers:  # although none was asked for: lengths are not the file's
+                now, total = "", None
+            self._mark.write_text(now)
             with bar(total, self._part.stem, "B") as progress:
                 progress.update(have)
                 for chunk in response.iter_content(CHUNK):

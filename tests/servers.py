@@ -16,7 +16,9 @@ class Server(http.server.ThreadingHTTPServer):
     absent: tuple[str, ...] = ("/absent",)  # ends of the names that it does not have
     breaks = 0  # how many answers end half-way
     etag = '"one"'
-    ranges = True
+    ranges = True  # False: it always begins anew
+    careless = False  # it answers a range without a look at If-Range
+    piece = ""  # what Content-Range says, if not the truth
     slow = False
     stalls = False  # half of it comes, and then nothing
     log: list[tuple[str, str | None]]
@@ -44,10 +46,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             return
         body, first = self.server.body, 0
-        if wanted and self.server.ranges and self.headers.get("If-Range") == self.server.etag:
+        if wanted and self.server.ranges and (self.server.careless or self.headers.get("If-Range") == self.server.etag):
             first = int(wanted.removeprefix("bytes=").rstrip("-"))
         self.send_response(206 if first else 200)
         self.send_header("Content-Length", str(len(body) - first))
+        if first:
+            self.send_header("Content-Range", self.server.piece or f"bytes {first}-{len(body) - 1}/{len(body)}")
         if self.server.etag:
             self.send_header("ETag", self.server.etag)
         self.end_headers()

@@ -64,17 +64,44 @@ def test_a_later_run_goes_on_too(server, tmp_path, monkeypatch):
     assert get(server) == BODY and 0 < begin(server, -1) < HALF
 
 
-@pytest.mark.parametrize("change", [{"etag": '"two"'}, {"ranges": False}, {"etag": ""}])
-def test_pieces_of_two_versions_are_never_joined(server, monkeypatch, change):
-    """The file changed, or the server cannot continue one: it comes anew."""
-    server.etag = change.get("etag", server.etag) if "etag" in change and not change["etag"] else server.etag
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"etag": '"two"'}),
+        ({}, {"etag": '"two"', "careless": True}),
+        ({}, {"ranges": False}),
+        ({"etag": ""}, {}),
+        ({}, {"piece": "bytes 0-9/10"}),
+    ],
+)
+def test_pieces_of_two_versions_are_never_joined(server, monkeypatch, before, after):
+    """The file changed, or the server cannot continue one, or sends another piece: it comes anew."""
+    for name, value in before.items():
+        setattr(server, name, value)
     server.breaks = 1
     monkeypatch.setattr(hub, "ATTEMPTS", 1)
     with pytest.raises(DownloadError):
         get(server)
-    for name, value in change.items():
+    monkeypatch.setattr(hub, "ATTEMPTS", 2)
+    for name, value in after.items():
         setattr(server, name, value)
+    server.body = b"\x80" + b"B" * (len(BODY) - 1)
+    assert get(server) == server.body
+
+
+def test_what_is_refreshed_is_fetched_anew(server):
     assert get(server) == BODY
+    server.body = b"\x80 another"
+    assert get(server) == BODY and get(server, refresh=True) == server.body
+
+
+def test_a_mirrors_password_is_not_shown(server, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(hub, "ATTEMPTS", 1)
+    monkeypatch.setenv(hub.MIRROR, server.url.replace("//", "//joe:s3cret@"))
+    with pytest.raises(DownloadError) as caught:
+        hub.fetch(f"{hub.OFFICIAL}/absent", "weights", "Give a file.")
+    assert "s3cret" not in f"{caught.value}{caught.value.where}{caplog.text}"
 
 
 def test_what_is_no_weight_file_is_refused_and_not_kept(server, tmp_path):

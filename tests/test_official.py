@@ -146,7 +146,10 @@ def test_a_folder_that_paddlex_made_is_used_as_it_is(offline, cache):
         ({"inference.json": b""}, "inference.json missing or empty"),
         ({"inference.yml": b""}, "not understood"),
         ({"inference.yml": b"\xff"}, "not understood"),
-        ({"inference.yml": files_of(MODELS[1])["inference.yml"]}, f"it holds {MODELS[1]}"),
+        ({"inference.yml": b"[" * 3000}, "not understood"),
+        ({"inference.yml": b"released: 2020-13-45"}, "not understood"),
+        ({"inference.yml": b"Global: {model_name: [a, b]}"}, "not understood"),
+        ({"inference.yml": files_of(MODELS[1])["inference.yml"]}, f"it holds '{MODELS[1]}'"),
     ],
 )
 def test_a_folder_that_is_not_complete_is_replaced_and_kept(server, cache, caplog, damage, fault):

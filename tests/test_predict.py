@@ -284,7 +284,7 @@ def test_wrong_settings_are_errors_at_once(model, files):
 
 
 def test_features_that_are_no_numbers_are_an_error(model, files, monkeypatch):
-    monkeypatch.setattr(model._extractor._engine, "run", lambda x: np.full((len(x), 512), np.nan, np.float32))
+    monkeypatch.setattr(model._extractor.engine, "run", lambda x: np.full((len(x), 512), np.nan, np.float32))
     with pytest.raises(WeightsError, match="not finite"):
         list(model.predict(files[:2], on_error="skip"))
 

@@ -31,6 +31,8 @@ def read_info(folder: Path) -> ModelInfo:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         name = content["Global"]["model_name"]
+        if not isinstance(name, str):
+            raise TypeError("model_name is no text")
         ops = content["PreProcess"]["transform_ops"]
         normalise = "NormalizeFeatures" in (content.get("PostProcess") or {})
     except OSError as error:
@@ -40,8 +42,8 @@ def read_info(folder: Path) -> ModelInfo:
             fix="Give the folder with inference.json, inference.pdiparams and inference.yml; "
             "training writes it to <output>/best_model/inference, and mode export makes one.",
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(
             f"The file is not understood ({type(error).__name__}: {error}).", where=str(path), fix="Export again."
         ) from error
-    return ModelInfo(str(name), Preprocess.from_ops(ops, str(path)), normalise)
+    return ModelInfo(name, Preprocess.from_ops(ops, str(path)), normalise)

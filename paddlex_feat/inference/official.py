@@ -55,7 +55,7 @@ def official_model(name: str) -> Path:
             f"The official model {name} is not in the cache ({fault}) and cannot be fetched. Tried: {tried}",
             where=str(folder),
             fix=f"Give model_dir; or copy the unpacked model to that folder; or set {hub.MIRROR} to a mirror of "
-            f"{hub.OFFICIAL}, or HTTPS_PROXY to a proxy.",
+            f"{hub.OFFICIAL}, HTTPS_PROXY to a proxy, or PADDLE_PDX_CACHE_HOME to a folder that can be written.",
         ) from error
     return folder
 
@@ -76,7 +76,7 @@ def _fault(folder: Path, name: str) -> str:
         return str(error)
     if lacking:
         return f"{' and '.join(lacking)} missing or empty"
-    return "" if found == name else f"it holds {found}"
+    return "" if found == name else f"it holds {found[:60]!r}"
 
 
 def _install(name: str, folder: Path) -> None:
@@ -91,7 +91,7 @@ def _install(name: str, folder: Path) -> None:
             _unpack(hub.fetch(address, f"{_ARCHIVES}/{name}", fix=""), name, folder)
             return
         except (DownloadError, WeightsError) as error:
-            tried.append(f"{hub.source(address)}: {error.what}")
+            tried.append(f"{hub.without_password(hub.source(address))}: {error.what}")
             if not hub.absent(error):
                 break
     raise DownloadError(" ".join(tried))

@@ -90,7 +90,7 @@ class Preprocess:
                 std=_triple(normalise["std"]),
                 scale=float(normalise.get("scale", 1 / 255)),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise WeightsError(
                 f"PreProcess.transform_ops is not understood ({type(error).__name__}: {error}).",
                 where=name,
