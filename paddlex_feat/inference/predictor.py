@@ -42,7 +42,7 @@ def create_model(
         device: "cpu", "gpu:N" or None for the first visible GPU, else the CPU.
         batch_size: images per call of the engine; `predict` can override it.
         threads: CPU threads; 0 takes all processors.
-        fast_decode: decode large JPEGs at 1/2, 1/4 or 1/8 of their size. Features differ a little.
+        fast_decode: decode large JPEGs at 1/2, 1/4 or 1/8 of their size. It changes features: see docs/predict.md.
 
     Raises WeightsError if the directory cannot be used, DeviceError, DependencyError.
     """
