@@ -183,7 +183,7 @@ class PredictSection(Section):
         "skip", "An input that cannot be used: skip goes on with the others, raise stops; exit code 1 in both cases."
     )
     fast_decode: bool = key(
-        False, "Decode large JPEGs at 1/2, 1/4 or 1/8 of their size; features differ a little, see docs/predict.md."
+        False, "Decode large JPEGs at 1/2, 1/4 or 1/8 of their size; features change, see docs/predict.md."
     )
     kernel_option: KernelOptionSection = KernelOptionSection()
     engine: EngineName | None = key(

@@ -54,7 +54,7 @@ def create_model(
         engine: "paddle" (None), "onnx", "openvino", or "auto" for the fastest that is installed.
         precision: "fp32" (None), "bf16" or "fp16", where engine and processor have it.
         threads: CPU threads; 0 takes OMP_NUM_THREADS, else the physical cores.
-        fast_decode: decode large JPEGs at 1/2, 1/4 or 1/8 of their size. Features differ a little.
+        fast_decode: decode large JPEGs at 1/2, 1/4 or 1/8 of their size. It changes features: see docs/predict.md.
         engine_config, pp_option, use_hpip, hpi_config: PaddleX's ways to say the same, see `engine_settings`.
 
     Raises WeightsError if the directory cannot be used, ConfigError for settings that do not exist or contradict
