@@ -66,7 +66,7 @@ def absent(error: Exception) -> bool:
     return getattr(response, "status_code", None) == 404
 
 
-def fetch(url: str, folder: str, fix: str, refresh: bool = False, begins: bytes = b"") -> Path:
+def fetch(url: str, folder: str, fix: str, begins: bytes = b"", most: int = 2**34) -> Path:
     """The local copy of `url`; downloaded unless the cache has it.
 
     A download that breaks off is tried again, and goes on where it stood, in a later run too, if
@@ -74,10 +74,10 @@ def fetch(url: str, folder: str, fix: str, refresh: bool = False, begins: bytes 
     where the address ends in `#sha256=<64 hexadecimal digits>`. A mirror (`source`) shares the copy of the original.
 
     Args:
-        folder: sub-folder of the cache.
+        folder: sub-folder of the cache, or the absolute path of a folder in its place.
         fix: what the user can do where the network cannot be reached.
-        refresh: download it even so, for what may change behind its address.
         begins: how a file of the expected kind begins; another one is refused and not kept.
+        most: bytes that are taken; a longer file is refused.
 
     Raises DownloadError. Two addresses that end in the same file name do not share a copy.
     """
@@ -89,7 +89,7 @@ def fetch(url: str, folder: str, fix: str, refresh: bool = False, begins: bytes 
     name = Path(urlparse(address).path).name
     name = "file" if name in ("", "..", ".lock") else name
     target = cache_folder() / folder / hashlib.sha256(address.encode()).hexdigest()[:12]
-    if (target / name).is_file() and not refresh and not checksum:
+    if (target / name).is_file() and not checksum:
         return target / name
     origin = source(address)
     import pooch  # brings requests; only a download, or a checksum, needs it
@@ -97,14 +97,12 @@ def fetch(url: str, folder: str, fix: str, refresh: bool = False, begins: bytes 
     pooch.get_logger().setLevel(logging.WARNING)
     try:
         with alone(target):
-            if refresh:
-                (target / name).unlink(missing_ok=True)
             found = pooch.retrieve(  # the cached file, if it is there and has the checksum
                 origin,
                 known_hash=f"sha256:{checksum[1].lower()}" if checksum else None,
                 fname=name,
                 path=target,
-                downloader=_Resuming(target / f"{name}.part", begins),
+                downloader=_Resuming(target / f"{name}.part", begins, most),
             )
     except Exception as error:  # requests, urllib3 and OSError families, and pooch's own
         raise DownloadError(
@@ -145,7 +143,8 @@ def local_file(path_or_url: str, folder: str, fix: str, begins: bytes = b"") -> 
 class _Resuming:
     """A pooch downloader that keeps what it has got in `part`, with the server's mark of its version beside it."""
 
-    def __init__(self, part: Path, begins: bytes):
+    def __init__(self, part: Path, begins: bytes, most: int):
+        self._most = most
         self._part = part
         self._mark = part.with_name(f"{part.name}.version")
         self._begins = begins
@@ -202,7 +201,8 @@ class _Resuming:
             with bar(total, self._part.stem, "B") as progress:
                 progress.update(have)
                 for chunk in response.iter_content(CHUNK):
-                    stream.write(chunk)
+                    if stream.write(chunk) and stream.tell() > self._most:
+                        raise ValueError(f"it is longer than {self._most} bytes")
                     progress.update(len(chunk))
             stream.flush()
             if total is not None and stream.tell() != total:

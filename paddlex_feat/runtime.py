@@ -56,9 +56,17 @@ def physical_cores(folder: Path = Path("/sys/devices/system/cpu")) -> int:
         return cpu_count()
 
 
+_replaced: dict[str, str] = {}  # OMP_NUM_THREADS as prepare_paddle has set it -> as the user had
+
+
+def _users_wish() -> str:
+    current = os.environ.get("OMP_NUM_THREADS", "")
+    return _replaced.get(current, current)
+
+
 def cpu_threads(threads: int) -> int:
     """`threads`, where 0 takes OMP_NUM_THREADS, else the physical cores."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    wanted = _users_wish()
     return threads or (int(wanted) if wanted.isdecimal() and int(wanted) else physical_cores())
 
 
@@ -72,7 +80,10 @@ def prepare_paddle(threads: int = 0, onednn_training: bool = False, deterministi
 
     Raises DependencyError if Paddle is not installed.
     """
-    os.environ["OMP_NUM_THREADS"] = str(cpu_threads(threads))
+    users, own = _users_wish(), str(cpu_threads(threads))
+    os.environ["OMP_NUM_THREADS"] = own
+    _replaced.clear()
+    _replaced[own] = users
     if onednn_training:
         os.environ["FLAGS_use_mkldnn"] = "1"
     if deterministic:

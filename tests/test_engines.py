@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -160,6 +161,16 @@ def test_results_are_the_callers_own(name, folder):
     kept = first.copy()
     engine.run(b)
     assert (first == kept).all()
+
+
+@pytest.mark.parametrize("name", ["paddle", *OTHERS])
+def test_several_threads_may_share_an_engine(name, folder):
+    engine = create_engine(folder, name)
+    images = np.random.default_rng(0).standard_normal((8, 1, 3, 32, 32)).astype(np.float32)
+    expected = [engine.run(x) for x in images]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(engine.run, [x for _ in range(20) for x in images]))
+    assert max(np.abs(f - expected[i % 8]).max() for i, f in enumerate(found)) <= 1e-5
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -319,6 +330,9 @@ def test_threads_default_to_physical_cores(tmp_path, monkeypatch):
     assert (runtime.cpu_threads(3), runtime.cpu_threads(0)) == (3, 5)
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert runtime.cpu_threads(0) == 7
+    monkeypatch.setattr(runtime, "_replaced", {})
+    runtime.prepare_paddle(1)  # one model's threads are no wish for the next one
+    assert os.environ["OMP_NUM_THREADS"] == "1" and runtime.cpu_threads(0) == 7
 
 
 # engine=auto
@@ -431,6 +445,9 @@ def settings(engine="paddle", precision="fp32", threads=0, device="auto") -> Eng
         ({"pp_option": SimpleNamespace(run_mode="mkldnn", cpu_threads=5, trt_cfg_setting={})}, settings(threads=5)),
         ({"engine_config": {"device_type": "gpu", "device_id": 1}, "device": "gpu:1"}, settings(device="gpu:1")),
         ({"engine_config": {"device_type": "cpu", "device_id": None}, "device": "auto"}, settings(device="cpu")),
+        ({"engine_config": {"device_id": 1}}, settings(device="gpu:1")),
+        ({"engine_config": {"device_type": "gpu"}, "device": "gpu:0"}, settings(device="gpu:0")),
+        ({"engine_config": {"device_type": "gpu", "device_id": 0}, "device": "GPU"}, settings(device="gpu:0")),
     ],
 )
 def test_every_way_to_ask_for_an_engine(given, expected):
@@ -455,6 +472,7 @@ def test_every_way_to_ask_for_an_engine(given, expected):
         ({"engine_config": {"threads": 1}}, ["threads", "Known are run_mode, cpu_threads"]),
         ({"engine_config": 3}, ["engine_config must be a dictionary", "got 3"]),
         ({"engine_config": {"cpu_threads": 0}}, ["at least 1"]),
+        ({"threads": -1}, ["threads must be"]),
         ({"use_hpip": True, "hpi_config": {"backend": "tensorrt"}}, ["'tensorrt'", "onnxruntime"]),
         ({"use_hpip": True, "hpi_config": {"back": "onnx"}}, ["back", "Known are backend"]),
         ({"use_hpip": True, "hpi_config": {"backend_config": {"precision": "fp16"}}}, ["cpu_num_threads"]),

@@ -89,10 +89,10 @@ def test_pieces_of_two_versions_are_never_joined(server, monkeypatch, before, af
     assert get(server) == server.body
 
 
-def test_what_is_refreshed_is_fetched_anew(server):
-    assert get(server) == BODY
-    server.body = b"\x80 another"
-    assert get(server) == BODY and get(server, refresh=True) == server.body
+def test_a_file_beyond_the_bound_is_refused_and_not_kept(server, tmp_path):
+    with pytest.raises(DownloadError, match="longer than 1000 bytes"):
+        get(server, most=1000)
+    assert get(server, most=len(BODY)) == BODY
 
 
 def test_a_mirrors_password_is_not_shown(server, monkeypatch, caplog):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import os
 import shutil
 import threading
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 pytest.importorskip("paddle")
 
@@ -100,8 +101,16 @@ def test_exif_rotation_of_pil_images_is_that_of_files(orientation, tmp_path):
     image.save(tmp_path / "a.png", exif=exif)
     from_pil, from_file = loaded(Image.open(tmp_path / "a.png"))[0], loaded(tmp_path / "a.png")[0]
     assert from_pil.shape == ((30, 20, 3) if orientation > 4 else (20, 30, 3))
-    if cv2.__version__ >= "4.11":  # older ones know the orientation of JPEGs alone
+    if tuple(map(int, cv2.__version__.split(".")[:2])) >= (4, 11):  # older ones know the orientation of JPEGs alone
         assert (from_pil == from_file).all()
+
+
+def test_each_frame_of_an_animation_is_the_one_that_was_given(tmp_path):
+    frames = [Image.new("L", (8, 8), level) for level in (10, 80, 150, 220)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    with Image.open(tmp_path / "a.png") as image:
+        given = list(inputs.items(ImageSequence.Iterator(image)))  # all, before the first is read
+    assert [item.load(lambda i: i).mean() for item in given] == [10, 80, 150, 220]
 
 
 def test_unusable_pil_images_are_errors(files, tmp_path):
@@ -179,6 +188,27 @@ def test_an_input_that_cannot_be_used_is_named(model, source, message):
         message = "shape"
     with pytest.raises(ImageError, match=message):
         list(model.predict(source))
+
+
+def test_a_folder_that_cannot_be_read_is_said(model, files, tmp_path, monkeypatch):
+    shutil.copy(files[0], tmp_path / "a.pgm")
+
+    def scandir(folder: str):
+        if Path(folder).name == "closed":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return real(folder)
+
+    real = os.scandir
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert len(list(model.predict(str(tmp_path), on_error="skip"))) == 1
+    assert model.failed == [(str(tmp_path / "closed"), "The folder cannot be read (Permission denied).")]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.tif")
+    with pytest.raises(ImageError, match=r"a\.tif"):
+        loaded(tmp_path / "a.tif")
 
 
 def test_a_folder_without_images_is_an_error(model, tmp_path):
@@ -267,12 +297,17 @@ def test_a_picture_behind_a_url_is_fetched_anew(model, files, tmp_path, monkeypa
         assert result["input_path"] == url and result.save_to_json(tmp_path).name == "face_res.json"
         assert np.abs(result.feature - next(model.predict(file)).feature).max() <= 1e-6
     assert np.abs(features[0] - features[1]).max() > 1e-3
+    same = np.stack([r.feature for r in model.predict([url] * 12, batch_size=4)])
+    assert np.abs(same - features[1]).max() <= 1e-6  # fetched by several threads at once
     pages_file(tmp_path / "www/pages.tif", files[:3])
     assert [r["page_index"] for r in model.predict(f"{address}/pages.tif")] == [0, 1, 2]
     for name in ("absent.pgm", "absent.tif"):
         with pytest.raises(FeatError, match="404"):
             list(model.predict(f"{address}/{name}"))
         assert len(list(model.predict([f"{address}/{name}", files[0]], on_error="skip"))) == 1
+    bad = ["http://[x/a.pgm", "http://[x/a.tif"]
+    assert len(list(model.predict([*bad, files[0]], on_error="skip"))) == 1 and len(model.failed) == 2
+    assert not (tmp_path / "cache").exists()  # what is fetched anew each time is not kept
     server.shutdown()
 
 

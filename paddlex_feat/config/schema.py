@@ -173,7 +173,7 @@ class PredictSection(Section):
 
     batch_size: int = key(1, "Images per inference call.", "images", ge=1)
     model_dir: str | None = key("output/best_model/inference", "Inference directory; null: the official model.")
-    input: Any = key(None, "Image file, folder, URL, or a list of these.")
+    input: Any = key(None, "Image file, folder, URL, {img: any of these}, or a list.")
     save: Literal["json", "jsonl", "npz", "parquet"] = key(
         "json",
         "json: each result is printed, and saved as <name>_res.json; jsonl, npz, parquet: all in one file features.*, "

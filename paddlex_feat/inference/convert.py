@@ -59,7 +59,11 @@ def onnx_file(folder: Path) -> Path:
     graph, parameters = graph_files(folder)
     target = hub.cache_folder() / "converted" / _digest(graph, parameters) / own.name
     if not target.is_file():
-        to_onnx(graph, parameters, target)
+        try:
+            to_onnx(graph, parameters, target)
+        except OutputError as error:
+            fix = "Free space, fix the permissions, or name another cache folder with PADDLE_PDX_CACHE_HOME."
+            raise OutputError(error.what, where=error.where, fix=fix) from error
         log.info("%s was converted to ONNX, once: %s", graph, target)
     return target
 
@@ -78,21 +82,17 @@ def to_onnx(graph: Path, parameters: Path, target: Path) -> None:
     """Write a Paddle graph as ONNX, whole or not at all. Raises WeightsError, DependencyError, OutputError."""
     for package in ("paddle", "paddle2onnx"):
         require(package)
-    try:
-        with atomic_path(target) as temporary:
-            words = [sys.executable, "-c", _CONVERT, *(str(p.resolve()) for p in (graph, parameters, temporary))]
-            done = subprocess.run(  # noqa: S603 - our own interpreter and files
-                words, cwd=target.parent, capture_output=True, text=True, errors="replace"
+    with atomic_path(target) as temporary:
+        words = [sys.executable, "-c", _CONVERT, *(str(p.resolve()) for p in (graph, parameters, temporary))]
+        done = subprocess.run(  # noqa: S603 - our own interpreter and files
+            words, cwd=target.parent, capture_output=True, text=True, errors="replace"
+        )
+        if done.returncode or not temporary.stat().st_size:  # it may report an error and go on
+            raise WeightsError(
+                f"paddle2onnx cannot convert the graph: {_reason(done.stdout + done.stderr)}",
+                where=str(graph),
+                fix="Use the engine paddle, or leave the form out of Export.format.",
             )
-            if done.returncode or not temporary.stat().st_size:  # it may report an error and go on
-                raise WeightsError(
-                    f"paddle2onnx cannot convert the graph: {_reason(done.stdout + done.stderr)}",
-                    where=str(graph),
-                    fix="Use the engine paddle, or leave the form out of Export.format.",
-                )
-    except OutputError as error:
-        fix = "Free space, fix the permissions, or name another cache folder with PADDLE_PDX_CACHE_HOME."
-        raise OutputError(error.what, where=error.where, fix=fix) from error
 
 
 def _reason(output: str) -> str:
@@ -104,7 +104,8 @@ def _reason(output: str) -> str:
 def write_forms(folder: Path, forms: Iterable[str]) -> None:
     """Write the forms of an inference directory's Paddle graph that are wanted beside it.
 
-    "onnx": inference.onnx; "openvino": inference.xml and inference.bin. Raises WeightsError, DependencyError.
+    "onnx": inference.onnx; "openvino": inference.xml and inference.bin.
+    Raises WeightsError, DependencyError, OutputError.
     """
     wanted = set(forms) - {"paddle"}
     if not wanted:

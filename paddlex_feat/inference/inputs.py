@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlparse
 
@@ -18,7 +19,7 @@ from PIL import Image, ImageOps
 from paddlex_feat import MOST_PIXELS, hub
 from paddlex_feat.errors import DownloadError, ImageError
 from paddlex_feat.pipeline import tiff
-from paddlex_feat.pipeline.decode import SUFFIXES, Enough, read_bgr
+from paddlex_feat.pipeline.decode import MOST_BYTES, SUFFIXES, Enough, read_bgr
 
 ACCEPTED = (
     "an image file, a folder, a URL, a NumPy array, a PIL image, a dict {'img': …}, or a list or iterator of these"
@@ -46,6 +47,7 @@ class Item:
         source: path, URL, array, PIL image, or the StreamFault that stands in the image's place.
         page_index: from 0, of a file with several pages.
         offset: where that page's directory stands in the file.
+        folder: what keeps a fetched file until its last page is read.
     """
 
     input_path: str | None
@@ -53,6 +55,7 @@ class Item:
     source: Any
     page_index: int | None = None
     offset: int = 0
+    folder: TemporaryDirectory[str] | None = None
 
     @property
     def name(self) -> str:
@@ -72,14 +75,14 @@ class Item:
         elif isinstance(self.source, Image.Image):
             image = _bgr_of_pil(self.source, self.position)
         elif self.page_index is not None:
-            image = tiff.read_page(self.source, self.offset, self.name)
+            image = tiff.read_page(self.source, self.offset, _where(self.name, self.position))
         else:
             image = self._read(enough)
         # The colours are exchanged last, on the small image, as evaluation does.
         return cv2.cvtColor(resize(image), cv2.COLOR_BGR2RGB)
 
     def _read(self, enough: Enough | None) -> np.ndarray:
-        path = _fetched(self.source) if hub.is_url(self.source) else self.source
+        folder, path = _fetched(self.source) if hub.is_url(self.source) else (None, self.source)
         try:
             return read_bgr(path, enough)
         except ImageError as error:
@@ -90,11 +93,16 @@ class Item:
                 else f"{suffix or 'A name without suffix'} is no image; give {ACCEPTED}."
             )
             raise ImageError(error.what, where=_where(self.name, self.position), fix=fix) from error
+        finally:
+            if folder is not None:
+                folder.cleanup()
 
 
-def _fetched(url: str) -> str:
+def _fetched(url: str) -> tuple[TemporaryDirectory[str], str]:
+    """A copy of what is behind the address now, and the folder of its own that goes with it."""
+    folder = TemporaryDirectory(prefix="paddlex_feat_", ignore_cleanup_errors=True)
     fix = "Check the address, or download the image and give its path."
-    return str(hub.fetch(url, "predict_input", fix, refresh=True))
+    return folder, str(hub.fetch(url, folder.name, fix, most=MOST_BYTES))
 
 
 def _where(name: str, position: str) -> str:
@@ -146,8 +154,10 @@ def items(source: Any, position: str = "input") -> Iterator[Item]:
     stands an Item that holds an ImageError. An iterator that raises ends the stream with an Item that
     holds a StreamFault.
     """
-    if isinstance(source, (np.ndarray, Image.Image)):
+    if isinstance(source, np.ndarray):
         yield Item(None, position, source)
+    elif isinstance(source, Image.Image):
+        yield _pil_item(source, position)
     elif isinstance(source, (str, os.PathLike)):
         yield from _path_items(os.fsdecode(source), position)
     elif isinstance(source, dict) and "img" in source:
@@ -161,6 +171,14 @@ def items(source: Any, position: str = "input") -> Iterator[Item]:
         yield from _elements(source, position)
     else:
         yield _fault(f"An input of type {type(source).__name__} is not understood.", position, f"Give {ACCEPTED}.")
+
+
+def _pil_item(image: Image.Image, position: str) -> Item:
+    try:
+        # Of an animation the frame that it stands at now: the caller may move on before it is read.
+        return Item(None, position, image.copy() if getattr(image, "is_animated", False) else image)
+    except Exception as error:  # noqa: BLE001 - Pillow reads the file now: any of its decoders' exceptions
+        return _fault(f"The PIL image cannot be used ({type(error).__name__}: {error}).", position, "Replace it.")
 
 
 def _elements(source: Iterable[Any], position: str) -> Iterator[Item]:
@@ -182,23 +200,35 @@ def _fault(what: str, position: str, fix: str, path: str | None = None) -> Item:
     return Item(path, position, ImageError(what, where=_where(path or position, position), fix=fix))
 
 
-def _path_items(path: str, position: str) -> Iterator[Item]:
-    if hub.is_url(path) and Path(urlparse(path).path).suffix.lower() not in tiff.SUFFIXES:
-        yield Item(path, position, path)
-    elif hub.is_url(path):
-        try:
-            local = _fetched(path)  # now, for only the file tells how many pages there are
-        except DownloadError as error:
-            yield Item(path, position, error)
+def _url_items(url: str, position: str) -> Iterator[Item]:
+    try:
+        if Path(urlparse(url).path).suffix.lower() not in tiff.SUFFIXES:
+            yield Item(url, position, url)
             return
-        yield from _pages(path, position, local)
+        folder, local = _fetched(url)  # now, for only the file tells how many pages there are
+    except ValueError as error:
+        yield _fault(f"This is no address ({error}).", position, f"Give {ACCEPTED}.", url)
+    except DownloadError as error:
+        yield Item(url, position, error)
+    else:
+        yield from _pages(url, position, local, folder)
+
+
+def _path_items(path: str, position: str) -> Iterator[Item]:
+    if hub.is_url(path):
+        yield from _url_items(path, position)
     elif not _exists(path):
         yield _fault("The input does not exist.", position, f"Give {ACCEPTED}.", path)
     elif not Path(path).is_dir():
         yield from _pages(path, position, path)
     else:
-        files = sorted(str(p) for p in Path(path).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        if not files:
+        faults: list[OSError] = []
+        found = (Path(folder, name) for folder, _, names in os.walk(path, onerror=faults.append) for name in names)
+        files = sorted(str(p) for p in found if p.suffix.lower() in SUFFIXES)
+        for fault in faults:
+            what = f"The folder cannot be read ({fault.strerror})."
+            yield _fault(what, position, "Fix its permissions.", str(fault.filename))
+        if not files and not faults:
             fix = f"Looked for {', '.join(sorted(SUFFIXES))}."
             yield _fault("The folder holds no images.", position, fix, path)
         for file in files:
@@ -211,10 +241,10 @@ def _exists(path: str) -> bool:
     return False
 
 
-def _pages(name: str, position: str, path: str) -> Iterator[Item]:
+def _pages(name: str, position: str, path: str, folder: TemporaryDirectory[str] | None = None) -> Iterator[Item]:
     """The pages of a TIFF file; any other file as it is."""
     offsets = tiff.page_offsets(path) if Path(path).suffix.lower() in tiff.SUFFIXES else []
     if len(offsets) < 2:
-        yield Item(name, position, path)
+        yield Item(name, position, path, folder=folder)
     for index, offset in enumerate(offsets if len(offsets) > 1 else []):
-        yield Item(name, position, path, index, offset)
+        yield Item(name, position, path, index, offset, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ class OpenVINOEngine:
         import openvino
 
         self.precision = precision
+        self._lock = threading.Lock()  # a request runs one input at a time, and several threads may share a model
         core = openvino.Core()
         can = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision.upper() not in can:  # it would compute in fp32 and not say so
@@ -67,5 +69,5 @@ class OpenVINOEngine:
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """float32 [N, 3, S, S] -> float32 [N, D]."""
-        # The input is read where it lies, which needs it to be contiguous; the output is the request's own memory.
-        return self._request.infer([np.ascontiguousarray(x)], share_inputs=True)[0].copy()
+        with self._lock:  # the input is read where it lies, which needs it to be contiguous
+            return self._request.infer([np.ascontiguousarray(x)], share_inputs=True)[0]

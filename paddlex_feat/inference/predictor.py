@@ -172,6 +172,6 @@ def _enough_for(size: int) -> Enough:
 
 
 def _positive(batch_size: int) -> int:
-    if not isinstance(batch_size, int) or batch_size < 1:
+    if not isinstance(batch_size, (int, np.integer)) or isinstance(batch_size, bool) or batch_size < 1:
         raise ConfigError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.", where="batch_size")
-    return batch_size
+    return int(batch_size)

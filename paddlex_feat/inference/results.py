@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 import re
 import time
 import unicodedata
@@ -67,12 +68,12 @@ class FeatureResult(dict[str, Any]):
     def save_to_json(self, save_path: builtins.str | Path, indent: int = 4, ensure_ascii: bool = False) -> Path:
         """Write `{"input_path": …, "feature": […]}` and return the file's path.
 
-        A path that ends in .json is the file; the n-th result of the same `predict` call goes to
+        A path that ends in .json and is no folder is the file; the n-th result of the same `predict` call goes to
         NAME_n.json beside it. Any other path is a folder, the file in it `<stem>_res.json`, with the stem
         of `FileStems`. So no result of a call overwrites another. Raises OutputError.
         """
         path = Path(save_path)
-        if path.suffix.lower() != ".json":
+        if path.suffix.lower() != ".json" or os.path.isdir(path):  # noqa: PTH112 - false for a name that is too long
             path = path / f"{self._file_stem}_res.json"
         elif self._number > 1:
             path = path.with_name(f"{path.stem}_{self._number}{path.suffix}")

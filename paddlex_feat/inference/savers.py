@@ -117,8 +117,8 @@ class Parquet:
         table = arrow.table(columns)
         if self._writer is None:
             self._writer = importlib.import_module("pyarrow.parquet").ParquetWriter(str(self._path), table.schema)
+        self._rows = []  # before they are written: a Ctrl-C between the two lines must not write them twice
         self._writer.write_table(table)
-        self._rows = []
 
     def close(self) -> None:
         if self._rows:

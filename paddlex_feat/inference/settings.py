@@ -93,8 +93,10 @@ def engine_settings(
     """
     wishes = _Wishes()
     wishes.add("precision", precision, f"precision={precision}")
-    wishes.add("threads", threads or None, f"threads={threads}")
-    wishes.add("device", None if device in (None, "auto") else device, f"device={device}")
+    if threads != 0:
+        _add_threads(wishes, "threads", threads)
+    if device not in (None, "auto"):
+        wishes.add("device", _full(str(device)), f"device={device}")
     if engine == "hpi" and engine_config:
         if hpi_config:
             raise ConfigError("engine=hpi takes hpi_config or engine_config, not both.", where="engine_config")
@@ -193,7 +195,13 @@ def _add_threads(wishes: _Wishes, where: str, value: Any) -> None:
 
 def _add_place(wishes: _Wishes, name: str, options: Mapping[str, Any]) -> None:
     kind, number = (options.get(key) for key in _PLACE)
-    if kind is None:
+    if kind is None and number is None:
         return
-    on_gpu = kind != "cpu" and number is not None
-    wishes.add("device", f"{kind}:{number}" if on_gpu else str(kind), f"{name}.device_type={kind}")
+    kind = str(kind or "gpu").lower()
+    place = kind if kind == "cpu" or number is None else f"{kind}:{number}"
+    wishes.add("device", _full(place), f"{name}.device_type={place}")
+
+
+def _full(device: str) -> str:
+    """A device's name in one way of writing it."""
+    return "gpu:0" if device.lower() == "gpu" else device.lower()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from paddlex_feat.config.schema import Config
+from paddlex_feat.errors import WeightsError
 from paddlex_feat.files import backup, write_keeping
 from paddlex_feat.inference.convert import GRAPH_FILES, require_forms, write_forms
 from paddlex_feat.modes.common import comparison_batches, exporter_of, load_trained, preprocess_of, weight_file
@@ -31,7 +33,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     from paddlex_feat.inference.export import require_agreement
 
     exporter = exporter_of(config, trained.config, trained.network)
-    with tempfile.TemporaryDirectory(prefix="paddlex_feat_") as temporary:
+    with tempfile.TemporaryDirectory(prefix=".export.", dir=output) as temporary:
         folder = Path(temporary)
         state = {name: tensor.numpy() for name, tensor in trained.network.state_dict().items()}
         exporter.write(state, folder)
@@ -40,7 +42,12 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         differences = exporter.differences(state, folder, batches, device, threads, settings.format)
         for form, difference in differences.items():
             log.info("%s: largest difference to the weights on %s: %.2e", form, source, difference)
-            require_agreement(difference, settings.tolerance, output, form)
+        try:
+            for form, difference in differences.items():
+                require_agreement(difference, settings.tolerance, output, form)
+        except WeightsError as error:
+            known = {form: value for form, value in differences.items() if math.isfinite(value)}  # JSON has no NaN
+            raise error.with_result({"differences": known, "compared_on": source}) from None
         files = sorted(folder.iterdir())
         for name in sorted(GRAPH_FILES - {file.name for file in files}):
             if (output / name).is_file():

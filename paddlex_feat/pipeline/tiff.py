@@ -19,6 +19,7 @@ from paddlex_feat.errors import ImageError
 from paddlex_feat.pipeline.decode import MOST_BYTES, decode_with
 
 SUFFIXES = frozenset((".tif", ".tiff"))
+MOST_PAGES = 2**16  # of a file; a directory takes 6 bytes, so a small file can name millions
 # By the first four bytes: byte order, where the header keeps the first directory's offset, then the formats of an
 # offset and of a count of entries, and the bytes of an entry (TIFF 6.0, section 2; BigTIFF).
 _FORMS = {
@@ -35,11 +36,14 @@ def page_offsets(path: str | Path) -> list[int]:
     The last may lie beyond the end of a file that was cut off: reading that page is an error.
     """
     offsets: dict[int, None] = {}
+    if not Path(path).is_file():  # opening a pipe would wait for its writer
+        return []
     try:
         with Path(path).open("rb") as stream:
             order, at, offset, count, entry = _FORMS[stream.read(4)]
             following = _number(stream, at, order + offset)
-            while following and following not in offsets:  # a chain that comes back to itself ends there
+            # A chain that comes back to itself ends there.
+            while following and following not in offsets and len(offsets) < MOST_PAGES:
                 offsets[following] = None
                 entries = _number(stream, following, order + count)
                 following = _number(
