@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,16 @@ def run_main(*words: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedP
         text=True,
         timeout=300,
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Loading a model sets OMP_NUM_THREADS, which the processes that a later test starts must not inherit."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    result = yield
+    if before is not None:
+        os.environ["OMP_NUM_THREADS"] = before
+    return result
 
 
 @pytest.fixture(scope="session", autouse=True)

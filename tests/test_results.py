@@ -256,7 +256,15 @@ def test_an_interrupted_prediction_keeps_what_is_done(run_folder, files, tmp_pat
         f"Predict: {{model_dir: {run_folder}/best_model/inference, input: [{many}], save: jsonl}}\n"
     )
     command = [sys.executable, "main.py", "-c", str(tmp_path / "many.yaml")]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs, CI's among them, ignore SIGINT, and their children with them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         deadline = time.monotonic() + 120
         while not any(f.stat().st_size for f in tmp_path.glob("out/.features.*")) and time.monotonic() < deadline:
             time.sleep(0.01)
