@@ -97,3 +97,17 @@ def run_folder(small_faces, tmp_path_factory) -> Path:
     done = train(small_faces, output)
     assert done.returncode == 0, done.stderr
     return output
+
+
+@pytest.fixture(scope="session")
+def files(faces) -> list[str]:
+    """Five photographs each of three people."""
+    return [str(faces / f"images/s{p:02d}/{i:02d}.pgm") for p in (21, 22, 23) for i in range(1, 6)]
+
+
+@pytest.fixture(scope="module")
+def model(run_folder):
+    """A predictor with the best weights of `run_folder`."""
+    from paddlex_feat import create_model
+
+    return create_model("PP-ShiTuV2_rec", run_folder / "best_model/inference", device="cpu", batch_size=4)

@@ -28,16 +28,6 @@ NAME = "PP-ShiTuV2_rec"
 
 
 @pytest.fixture(scope="module")
-def files(faces) -> list[str]:
-    return [str(faces / f"images/s{p:02d}/{i:02d}.pgm") for p in (21, 22, 23) for i in range(1, 6)]
-
-
-@pytest.fixture(scope="module")
-def model(run_folder):
-    return paddlex_feat.create_model(NAME, run_folder / "best_model/inference", device="cpu", batch_size=4)
-
-
-@pytest.fixture(scope="module")
 def dynamic(run_folder, files) -> np.ndarray:
     """Unit features of the plain network in evaluation mode, one by one, from the weight file."""
     network = recognizer.build(SPECS[NAME], 8)

@@ -25,16 +25,6 @@ from paddlex_feat.pipeline import tiff
 NAME = "PP-ShiTuV2_rec"
 
 
-@pytest.fixture(scope="module")
-def files(faces) -> list[str]:
-    return [str(faces / f"images/s{p:02d}/{i:02d}.pgm") for p in (21, 22, 23) for i in range(1, 6)]
-
-
-@pytest.fixture(scope="module")
-def model(run_folder):
-    return paddlex_feat.create_model(NAME, run_folder / "best_model/inference", device="cpu", batch_size=4)
-
-
 def loaded(source) -> list[np.ndarray]:
     """The full pixels of every image of an input, RGB."""
     return [item.load(lambda image: image) for item in inputs.items(source)]

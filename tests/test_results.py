@@ -31,16 +31,6 @@ NAME = "PP-ShiTuV2_rec"
 FORMS = ("jsonl", "npz", "parquet")
 
 
-@pytest.fixture(scope="module")
-def files(faces) -> list[str]:
-    return [str(faces / f"images/s{p:02d}/{i:02d}.pgm") for p in (21, 22, 23) for i in range(1, 6)]
-
-
-@pytest.fixture(scope="module")
-def model(run_folder):
-    return paddlex_feat.create_model(NAME, run_folder / "best_model/inference", device="cpu", batch_size=4)
-
-
 def made(number: int, path: str | None = None, page: int | None = None) -> FeatureResult:
     """A result without a model."""
     feature = np.random.default_rng(number).normal(size=512).astype(np.float32)
