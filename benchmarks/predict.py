@@ -179,6 +179,7 @@ def measure(images: int, turns: int) -> None:
         folder = Path(temporary)
         model = folder / "model"
         in_process("make_model", model)
+        thumbnails = listing(folder / "thumbnails", images, 320, 240)
         small, large = listing(folder / "small", images, 640, 480), listing(folder / "large", images, 1365, 1024)
         first = small.read_text().split("\n")[0]
         theirs: list[str | Path] = [python, ROOT / "tests" / "oracles" / "paddlex_rates.py", model]
@@ -189,10 +190,13 @@ def measure(images: int, turns: int) -> None:
         starts(own({}), theirs, first, turns)
         asked = {"PaddleX": Asked(theirs, first)} | {n: Asked(own(o), first) for n, o in (ENGINES | FAST).items()}
         usual = {n: p for n, p in asked.items() if n in ENGINES or n == "PaddleX"}
-        for batch in BATCHES:
-            engines = rates({n: asked[n] for n in ENGINES}, f"engine {batch} {small}", images, turns)
-            table(f"640 x 480, batch {batch}", rates(usual, f"{batch} {small}", images, turns), engines)
-        table("1365 x 1024, batch 16", rates(asked, f"16 {large}", images, turns))
+        for title, batch, listed in (
+            *((f"640 x 480, batch {batch}", batch, small) for batch in BATCHES),
+            ("320 x 240, batch 16", 16, thumbnails),
+            ("1365 x 1024, batch 16", 16, large),
+        ):
+            engines = rates({n: p for n, p in asked.items() if n in ENGINES}, f"engine {batch} {listed}", images, turns)
+            table(title, rates(asked if listed == large else usual, f"{batch} {listed}", images, turns), engines)
         cosines(asked, large, folder)
         for process in asked.values():
             process.end()
