@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -9,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -205,3 +210,26 @@ def test_reading_ahead_is_bounded():
     time.sleep(0.05)
     assert len(taken) <= BATCHES_AHEAD + 1
     stream.close()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.parametrize(("variable", "most", "least"), [("", 100, 0), ("MALLOC_ARENA_MAX", 10**9, 2_000)])
+def test_freed_memory_is_used_again_without_fresh_pages_unless_the_user_has_set_malloc(variable, most, least):
+    code = """
+import resource, threading
+import numpy as np
+from paddlex_feat.allocator import keep_freed_memory
+keep_freed_memory()
+def work():
+    for turn in range(10):
+        if turn == 2:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        blocks = [np.ones(33 * 2**20, np.uint8) for _ in range(3)]
+        del blocks
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+threading.Thread(target=work).start()
+"""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
+    environment = {**kept, "PYTHONPATH": str(ROOT), **({variable: "8"} if variable else {})}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert least <= int(done.stdout) <= most

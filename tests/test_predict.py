@@ -259,6 +259,22 @@ def test_an_endless_stream_is_read_as_it_is_consumed_and_ends_with_the_iterator(
     assert len(list(model.predict(files[:3]))) == 3
 
 
+def test_inputs_at_hand_are_computed_eight_at_a_time_and_those_of_an_iterator_as_asked(model, files, monkeypatch):
+    sizes, run = [], model._extractor.engine.run
+    monkeypatch.setattr(model._extractor.engine, "run", lambda x: sizes.append(len(x)) or run(x))
+    many = [*files[:5], {"img": files[5]}, cv2.imread(files[6])] * 3
+    for source, size, expected in (
+        (many, 1, [8, 8, 5]),
+        (many, 20, [8, 8, 4, 1]),  # of a batch size, 20, the pieces
+        (iter(many[:3]), 1, [1, 1, 1]),
+        ([files[0], (f for f in files[1:3])], 2, [2, 1]),
+        ({"img": iter(many[:3])}, 2, [2, 1]),
+    ):
+        sizes.clear()
+        assert len(list(model.predict(source, batch_size=size))) == sum(expected)
+        assert sizes == expected
+
+
 @pytest.mark.parametrize("number", [0, 1, 5])
 def test_as_many_results_as_images(model, files, number):
     assert [r["input_path"] for r in model.predict(iter(files[:number]), batch_size=2)] == files[:number]

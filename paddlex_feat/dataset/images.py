@@ -28,6 +28,7 @@ import numpy as np
 from PIL import Image
 
 from paddlex_feat import MOST_PIXELS
+from paddlex_feat.allocator import keep_freed_memory
 from paddlex_feat.errors import ImageError
 from paddlex_feat.hub import cache_folder
 from paddlex_feat.pipeline.decode import MOST_BYTES, decode_bgr
@@ -190,6 +191,7 @@ def inspect_all(paths: list[str], workers: int) -> dict[str, ImageFacts]:
 
 def _inspect_in_threads(jobs: list[tuple[str, bool]], workers: int) -> Iterator[dict[str, ImageFacts]]:
     cv2.setNumThreads(1)  # one image a thread is the parallelism
+    keep_freed_memory()
     stream = iter(jobs)
     with ThreadPoolExecutor(workers) as pool, bar(len(jobs), "decoding", "images") as progress:
         while chunk := list(islice(stream, _CHUNK)):

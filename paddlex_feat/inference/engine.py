@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from paddlex_feat.allocator import keep_freed_memory
 from paddlex_feat.errors import ConfigError, DeviceError, WeightsError
 from paddlex_feat.inference.info import PREFIX
 from paddlex_feat.runtime import cpu_threads, prepare_paddle, resolve_device
@@ -72,6 +73,7 @@ class PaddleEngine:
         on_cpu = device.startswith("cpu")
         if on_cpu:
             _require_on_cpu(precision)
+            keep_freed_memory()
         self.precision = precision
         self.piece = CPU_PIECE if on_cpu else 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")

@@ -173,6 +173,15 @@ def items(source: Any, position: str = "input") -> Iterator[Item]:
         yield _fault(f"An input of type {type(source).__name__} is not understood.", position, f"Give {ACCEPTED}.")
 
 
+def has_iterator(source: Any) -> bool:
+    """Whether an input, or a part of it, is an iterator or another thing that makes its elements when asked."""
+    if isinstance(source, dict):
+        return has_iterator(source.get("img"))
+    if isinstance(source, (list, tuple)):
+        return any(map(has_iterator, source))
+    return not isinstance(source, (str, os.PathLike, np.ndarray, Image.Image))
+
+
 def _pil_item(image: Image.Image, position: str) -> Item:
     try:
         # Of an animation the frame that it stands at now: the caller may move on before it is read.

@@ -16,6 +16,7 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
+from paddlex_feat.allocator import keep_freed_memory
 from paddlex_feat.errors import ImageError
 from paddlex_feat.pipeline.augment import Augment
 from paddlex_feat.pipeline.cache import ImageCache
@@ -37,6 +38,7 @@ def map_ahead(
     later jobs are cancelled.
     """
     cv2.setNumThreads(1)  # one image a thread is the parallelism; OpenCV's own would compete
+    keep_freed_memory()
     pending: deque[tuple[Sequence[Job], list[Future[Result]]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     stream, fault, more = iter(groups), None, True
