@@ -171,7 +171,7 @@ class KernelOptionSection(Section):
 class PredictSection(Section):
     """Feature extraction with an inference model."""
 
-    batch_size: int = key(1, "Images per inference call.", "images", ge=1)
+    batch_size: int = key(1, "Images computed together; on a CPU at least 8 are.", "images", ge=1)
     model_dir: str | None = key("output/best_model/inference", "Inference directory; null: the official model.")
     input: Any = key(None, "Image file, folder, URL, {img: any of these}, or a list.")
     save: Literal["json", "jsonl", "npz", "parquet"] = key(
