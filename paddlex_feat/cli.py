@@ -11,7 +11,7 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,9 +21,10 @@ from paddlex_feat.config import load
 from paddlex_feat.config.describe import keys_help
 from paddlex_feat.config.schema import MODES, Config
 from paddlex_feat.errors import ConfigError, ConnectionLostError, FeatError, Interrupted, OutputError
-from paddlex_feat.files import backup, output_errors, read_result, write_json
+from paddlex_feat.files import backup, locked, output_errors, read_result, write_json
 from paddlex_feat.group import COMMAND, Group, logs_folder
 from paddlex_feat.logs import log_to_console, log_to_file
+from paddlex_feat.scratch import clear_leftovers
 
 log = logging.getLogger("paddlex_feat")
 # How gloo, NCCL and the store say that a peer is gone.
@@ -119,10 +120,29 @@ def _flush_stdout() -> None:
         ) from error
 
 
+def _lock(mode: str, output: Path, several_machines: bool = False) -> AbstractContextManager[None]:
+    """Keep other runs of the mode out of its output; raises OutputError where one is at work.
+
+    The processes of a job share the lock, on several machines too, where the folder may be the same.
+    """
+    return locked(output / f"{mode}.log", joins=Group.from_environment().size > 1 or several_machines)
+
+
 def run(config: Config) -> int:
     """Run the configured mode; 0 if it succeeded, 1 if not."""
     mode, output = config.Global.mode, Path(config.Global.output)
     try:
+        with _lock(mode, output, mode == "train" and bool(config.Train.dist_ips)):
+            return _run(config, mode, output)
+    except OutputError as error:  # of the lock: nothing in the folder is this run's
+        log.error("%s", error)
+        return 1
+
+
+def _run(config: Config, mode: str, output: Path) -> int:
+    try:
+        for folder in (output, output / mode, *output.glob("previous_*")):
+            clear_leftovers(folder)
         if mode == "train":
             _keep_finished_training(output)
         _start_logging(mode, output)
@@ -207,11 +227,14 @@ def _fail_configuration(error: ConfigError, known: dict[str, str]) -> int:
     mode, output = known["mode"], Path(known["output"])
     if mode not in MODES:
         return _complain(error)  # no result file is this run's
-    with suppress(OutputError):  # _fail meets it again
-        if mode == "train":
-            _keep_finished_training(output)
-        _start_logging(mode, output)
-    return _fail(error, mode, output)
+    try:
+        with _lock(mode, output):
+            if mode == "train":
+                _keep_finished_training(output)
+            _start_logging(mode, output)
+            return _fail(error, mode, output)
+    except OutputError:  # another run's folder, or one that cannot be written
+        return _complain(error)
 
 
 if __name__ == "__main__":

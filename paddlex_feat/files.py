@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -9,13 +10,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from paddlex_feat.errors import OutputError
+from paddlex_feat.scratch import ScratchFolder, scratch_file
 
 log = logging.getLogger(__name__)
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES}  # some network file systems
 
 
 @contextmanager
@@ -40,21 +43,37 @@ def require_writable(folder: Path) -> None:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary name in the same folder; it replaces `path` when the block succeeds."""
+def atomic_path(path: Path, lasting: bool = True) -> Iterator[Path]:
+    """Yield a temporary name in the same folder; it replaces `path` when the block succeeds.
+
+    lasting: wait until the name is on the disk too; without it a power cut may take the whole file back.
+    """
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
+        with scratch_file(path.parent, path.stem[:40], path.suffix) as temporary:
             yield temporary
-            with temporary.open("rb") as stream:
-                os.fsync(stream.fileno())
+            _sync(temporary)
             temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        if lasting:
+            sync_folder(path.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where its file system can. Raises OSError."""
+    try:
+        _sync(folder)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
 
 
 def _umask() -> int:
@@ -63,9 +82,9 @@ def _umask() -> int:
     return mask
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing."""
-    with atomic_path(path) as temporary:
+def write_bytes(path: Path, data: bytes, lasting: bool = True) -> None:
+    """Write a whole file or nothing; `lasting` as for `atomic_path`."""
+    with atomic_path(path, lasting) as temporary:
         temporary.write_bytes(data)
 
 
@@ -74,34 +93,50 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_json(path: Path, value: Any, indent: int = 2, ensure_ascii: bool = False) -> None:
-    """Write JSON; NaN is refused, because JSON has none."""
+def write_json(path: Path, value: Any, indent: int = 2, ensure_ascii: bool = False, lasting: bool = True) -> None:
+    """Write JSON; NaN is refused, because JSON has none. `lasting` as for `atomic_path`."""
     text = json.dumps(value, indent=indent, ensure_ascii=ensure_ascii, allow_nan=False) + "\n"
     # A file name that is not UTF-8 holds lone surrogates, which \\udcff writes in JSON's own way.
-    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"), lasting)
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from a run in the same folder. One that dies gives its lock up.
+def locked(path: Path, joins: bool = False) -> Iterator[None]:
+    """Keep other runs out while this one writes what `path`, a file, stands for; it is made if it is not there.
 
-    Raises OutputError if another process holds it. The folder itself is locked: no file is left.
+    The system frees the lock of a process that dies. Programs that the process started do not hold it.
+
+    Args:
+        joins: this process is one of several of a run that holds the lock, or will.
+
+    Raises OutputError if another run holds it.
     """
-    with output_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("ab")
+    with stream:
+        try:
+            if not joins:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody is there
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)  # others of this run may come
+        except BlockingIOError:
+            raise OutputError(
+                "Another run of this mode writes into this folder.",
+                where=str(path.parent),
+                fix="Wait until it has ended, or choose another folder with -o Global.output=DIR.",
+            ) from None
+        except OSError:  # some network file systems
+            log.warning("%s knows no locks: nothing keeps a second run out.", path.parent)
+        yield
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder; another process waits. The lock dies with the process and leaves no file. Raises OSError."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise OutputError(
-            "Another run writes into this folder.",
-            where=str(folder),
-            fix="Wait until it has ended, or choose another folder with -o Global.output=DIR.",
-        ) from None
-    except OSError:  # some network file systems
-        log.warning("%s knows no locks: nothing keeps a second run out.", folder)
-    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)
@@ -118,7 +153,7 @@ def read_result(path: Path) -> dict[str, Any]:
 
 def write_keeping(path: Path, data: bytes) -> None:
     """Write a whole file; what another content had this name keeps as `.bak`, `.bak.1`, …"""
-    if path.is_file() and path.read_bytes() == data:
+    if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
         return
     if path.exists():
         log.info("%s was there already and is now %s", path, backup(path).name)
@@ -139,31 +174,46 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         recover_folder(path)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        try:
+        with ScratchFolder(path.parent) as temporary:
             temporary.chmod(0o777 & ~_umask())
             yield temporary
-            former = _displaced(path)
-            if path.exists():
-                path.rename(former)
-            temporary.rename(path)
-            shutil.rmtree(former, ignore_errors=True)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-            recover_folder(path)  # an interrupt between the two renames
+            sync_files(temporary)
+            try:
+                _exchange(temporary, path)
+            finally:
+                recover_folder(path)  # an interrupt between the two renames
+        sync_folder(path.parent)
+
+
+def sync_files(folder: Path) -> None:
+    """Wait until all that is in a folder is on the disk. Raises OSError."""
+    for path in folder.rglob("*"):
+        sync_folder(path) if path.is_dir() else _sync(path)
+    sync_folder(folder)
+
+
+def _exchange(temporary: Path, path: Path) -> None:
+    if not path.exists():
+        temporary.rename(path)
+        return
+    with alone(path):  # a reader who finds it displaced waits
+        path.rename(_displaced(path))
+        temporary.rename(path)
+    shutil.rmtree(_displaced(path), ignore_errors=True)
 
 
 def recover_folder(path: Path) -> None:
-    """Put back a folder that a killed `atomic_folder` had moved aside."""
+    """Put back a folder that a killed `atomic_folder` had moved aside; wait for one that is at work."""
     if not path.name:  # "." was never exchanged
         return
     former = _displaced(path)
     if not former.exists():
         return
-    if path.exists():
-        shutil.rmtree(former, ignore_errors=True)
-    else:
-        former.rename(path)
+    with suppress(FileNotFoundError), alone(former):  # not found: its process has removed it meanwhile
+        if path.exists():
+            shutil.rmtree(former, ignore_errors=True)
+        elif former.exists():
+            former.rename(path)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -23,6 +23,8 @@ from paddlex_feat.progress import bar
 
 log = logging.getLogger(__name__)
 ATTEMPTS, TIMEOUT_SECONDS, CHUNK = 4, 30, 2**16  # a chunk is what a break loses at most
+LONGEST_WAIT = 60  # seconds, whatever a busy server asks for
+_BUSY = {429, 502, 503, 504}  # answers of a server that may have the file later
 PICKLE = b"\x80"  # the first byte of every .pdparams file
 OFFICIAL = "https://paddle-model-ecology.bj.bcebos.com"  # Paddle's server of weights and models
 MIRROR = "PADDLEX_FEAT_MIRROR"  # the environment variable that names another one
@@ -140,6 +142,22 @@ def local_file(path_or_url: str, folder: str, fix: str, begins: bytes = b"") -> 
     return fetch(path_or_url, folder, fix, begins=begins) if is_url(path_or_url) else Path(path_or_url)
 
 
+def _passing(error: Exception) -> bool:
+    """May the same request succeed a little later?"""
+    import requests
+
+    if isinstance(error, requests.HTTPError):
+        return getattr(error.response, "status_code", None) in _BUSY
+    return isinstance(error, (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError))
+
+
+def _wait(error: Exception, attempt: int) -> float:
+    """Seconds until the next attempt: what the server asks for, within bounds, else more each time."""
+    asked = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
+    # It may be a date too, which another clock has written.
+    return float(min(int(asked[:9]), LONGEST_WAIT)) if re.fullmatch(r"[0-9]+", asked) else 2 ** (attempt - 1) / 2
+
+
 class _Resuming:
     """A pooch downloader that keeps what it has got in `part`, with the server's mark of its version beside it."""
 
@@ -158,11 +176,12 @@ class _Resuming:
                 try:
                     self._continue(url, stream)
                     break
-                except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-                    if attempt == ATTEMPTS:
+                except requests.RequestException as error:
+                    if attempt == ATTEMPTS or not _passing(error):
                         raise
-                    log.info("The download broke off (%s); trying again.", type(error).__name__)
-                    time.sleep(2 ** (attempt - 1) / 2)
+                    wait = _wait(error, attempt)
+                    log.info("The download broke off (%s); trying again in %g s.", type(error).__name__, wait)
+                    time.sleep(wait)
             self._check(url)
             self._part.replace(output_file)
             self._mark.unlink(missing_ok=True)

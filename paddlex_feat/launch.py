@@ -16,18 +16,19 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from paddlex_feat import errors
 from paddlex_feat.errors import ConfigError, EvaluationError, FeatError, Interrupted, TrainingError
 from paddlex_feat.files import output_errors, write_json
 from paddlex_feat.group import COMMAND, Group, logs_folder
 from paddlex_feat.logs import LOG_START
+from paddlex_feat.scratch import ScratchFolder
 
 _POLL_SECONDS = 0.2
 
@@ -45,10 +46,9 @@ def wanted(device: str, machines: str | None) -> bool:
 def report_failure(logs: Path, error: FeatError) -> None:
     """Leave a worker's error where the process that started it looks."""
     rank = Group.from_environment().rank
-    write_json(
-        logs / f"error_{rank}.json",
-        {"type": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix},
-    )
+    earlier = len(list(logs.glob("error_*.json")))  # the order of the errors; clocks may jump
+    content = {"type": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
+    write_json(logs / f"error_{rank}.json", {**content, "earlier": earlier})
 
 
 def run(
@@ -72,8 +72,7 @@ def run(
         for error in logs.glob("error_*.json"):  # of an earlier job
             error.unlink()
     # Private, because launch writes the whole environment, passwords included, beside its logs.
-    with tempfile.TemporaryDirectory(prefix="paddlex_feat_launch_") as temporary:
-        folder = Path(temporary)
+    with ScratchFolder() as folder:
         (folder / "config.yaml").write_text(configuration, encoding="utf-8")
         command = [sys.executable, "-m", "paddlex_feat.launch", *_options(device, machines, port)]
         command += ["--log_dir", str(folder), "--log_level", "ERROR"]
@@ -209,13 +208,15 @@ def _signals_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def _failures(logs: Path) -> list[tuple[int, dict[str, str]]]:
+def _failures(logs: Path) -> list[tuple[int, dict[str, Any]]]:
     """(rank, error) of the workers that said why they ended, the first one first."""
-    files = sorted(logs.glob("error_*.json"), key=lambda p: p.stat().st_mtime_ns)
-    return [(int(f.stem.partition("_")[2]), json.loads(f.read_text(encoding="utf-8"))) for f in files]
+    errors_by_rank = [
+        (int(f.stem.partition("_")[2]), json.loads(f.read_text(encoding="utf-8"))) for f in logs.glob("error_*.json")
+    ]
+    return sorted(errors_by_rank, key=lambda entry: (entry[1]["earlier"], entry[0]))
 
 
-def _reason(failures: list[tuple[int, dict[str, str]]], logs: Path, code: int, mode: str, workers: int) -> FeatError:
+def _reason(failures: list[tuple[int, dict[str, Any]]], logs: Path, code: int, mode: str, workers: int) -> FeatError:
     """Why the job ended: an error of a worker's own, else a worker that said nothing, else a signal to all."""
     consequences = ("Interrupted", "ConnectionLostError")
     own = [(rank, e) for rank, e in failures if e["type"] not in consequences]

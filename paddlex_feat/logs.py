@@ -31,6 +31,20 @@ class ConsoleHandler(logging.Handler):
                 print(text, file=sys.stderr, flush=True)
 
 
+class _LogFile(logging.FileHandler):
+    """A log that, where it cannot be written, says so once, and leaves it to the run whether that is the end."""
+
+    _said = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._said:
+            self._said = True
+            logging.getLogger("paddlex_feat").warning("%s is not complete: %s.", self.baseFilename, error.strerror)
+
+
 def log_to_console() -> None:
     """Send the package's messages to standard error."""
     logger = logging.getLogger("paddlex_feat")
@@ -45,7 +59,7 @@ def log_to_file(path: Path) -> None:
     size = path.stat().st_size if path.exists() else 0
     # A process that another one started for a run begins where that one's log did.
     _size_at_start[path.resolve()] = min(size, int(os.environ.get(LOG_START) or size))
-    handler = logging.FileHandler(path, mode="a", encoding="utf-8", errors="backslashreplace")
+    handler = _LogFile(path, mode="a", encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("paddlex_feat")
     logger.addHandler(handler)

@@ -54,9 +54,8 @@ def faces(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def small_faces(faces) -> Path:
-    """Eight people to train, 12 gallery and query pictures each of others, for quick runs."""
+def small_set(faces: Path) -> Path:
+    """Eight people to train, 12 gallery and query pictures each of others, beside the folder `faces`."""
     folder = faces.parent / "small"
     folder.mkdir()
     (folder / "images").symlink_to(faces / "images")
@@ -68,6 +67,12 @@ def small_faces(faces) -> Path:
         lines = [f"images/s{p:02d}/{i:02d}.pgm {p * 10}" for p in people for i in range(first, last + 1)]
         (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_faces(faces) -> Path:
+    """The data set of `small_set`, for quick runs."""
+    return small_set(faces)
 
 
 QUICK = (

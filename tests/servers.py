@@ -19,6 +19,8 @@ class Server(http.server.ThreadingHTTPServer):
     ranges = True  # False: it always begins anew
     careless = False  # it answers a range without a look at If-Range
     piece = ""  # what Content-Range says, if not the truth
+    busy: tuple[int, str] | None = None  # status and Retry-After of its next `refusals` answers
+    refusals = 0
     slow = False
     stalls = False  # half of it comes, and then nothing
     log: list[tuple[str, str | None]]
@@ -39,6 +41,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.server.log.append((self.path, wanted))
         if self.path.endswith(self.server.absent):
             self.send_error(404)
+            return
+        if self.server.refusals:
+            self.server.refusals -= 1
+            status, after = self.server.busy or (503, "")
+            self.send_response(status)
+            if after:
+                self.send_header("Retry-After", after)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
             return
         if self.path.startswith("/moved"):
             self.send_response(302)

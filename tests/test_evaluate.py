@@ -37,7 +37,6 @@ from paddlex_feat.errors import (
     OutputError,
     WeightsError,
 )
-from paddlex_feat.files import locked
 from paddlex_feat.inference.extractor import FeatureExtractor, unit_rows
 from paddlex_feat.inference.network import NetworkExtractor
 from paddlex_feat.models import recognizer, weights
@@ -329,11 +328,6 @@ def test_nothing_of_an_earlier_evaluation_is_left(inference, data, tmp_path):
     assert [f.name for f in folder.iterdir()] == ["mine.txt"]
     (folder / "report.html").mkdir()
     with pytest.raises(OutputError, match="directory"):
-        run(data, tmp_path / "out", inference)
-
-
-def test_one_evaluation_at_a_time_in_a_folder(inference, data, tmp_path):
-    with locked(tmp_path / "out/evaluate"), pytest.raises(OutputError, match="Another run"):
         run(data, tmp_path / "out", inference)
 
 

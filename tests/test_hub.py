@@ -55,6 +55,33 @@ def test_a_download_that_breaks_off_goes_on_where_it_stood(server, tmp_path):
     assert leftovers(tmp_path) == ["weights.pdparams"]
 
 
+@pytest.mark.parametrize(
+    ("status", "after", "waits"),
+    [
+        (503, "7", [7, 7]),
+        (429, "86400", [60, 60]),
+        (502, "Wed, 21 Oct 2015 07:28:00 GMT", [0.5, 1]),
+        (504, "", [0.5, 1]),
+    ],
+)
+def test_a_busy_server_is_asked_again_when_it_says_but_within_bounds(server, monkeypatch, status, after, waits):
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    server.busy, server.refusals = (status, after), 2
+    assert get(server) == BODY and waited == waits
+
+
+def test_a_server_that_stays_busy_is_given_up_and_one_that_refuses_is_not_asked_again(server):
+    server.busy, server.refusals = (503, ""), 99
+    with pytest.raises(DownloadError, match="503"):
+        get(server)
+    assert len(server.log) == hub.ATTEMPTS
+    server.busy = (403, "1")
+    with pytest.raises(DownloadError, match="403"):
+        get(server)
+    assert len(server.log) == hub.ATTEMPTS + 1
+
+
 def test_a_later_run_goes_on_too(server, tmp_path, monkeypatch):
     server.breaks = 1
     monkeypatch.setattr(hub, "ATTEMPTS", 1)

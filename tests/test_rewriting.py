@@ -361,7 +361,7 @@ def state(root: Path) -> dict[str, str]:
     return {name: (root / f"{name}.txt").read_text() for name in LISTS}
 
 
-@pytest.mark.parametrize("nth", range(24))
+@pytest.mark.parametrize("nth", range(30))
 def test_dying_at_any_call_leaves_the_old_lists_or_the_new_ones(tmp_path, nth):
     """The process dies at its n-th change of the file system, for every n."""
     old, new = old_and_new(tmp_path)

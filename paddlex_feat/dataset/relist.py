@@ -7,14 +7,14 @@ finished by `finish`, one that was killed before it has changed nothing. One pro
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from paddlex_feat.files import free_backup_name, link_or_copy, output_errors, write_text
+from paddlex_feat.files import alone, free_backup_name, link_or_copy, output_errors, write_text
+from paddlex_feat.scratch import clear_leftovers
 
 log = logging.getLogger(__name__)
 
@@ -28,14 +28,8 @@ def _waiting(root: Path, name: str) -> Path:
 
 @contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    """Hold the folder; another process waits. The lock dies with the process and leaves no file."""
-    with output_errors(root):
-        handle = os.open(root, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with output_errors(root), alone(root):
         yield
-    finally:
-        os.close(handle)
 
 
 def replace_lists(root: Path, texts: dict[str, str]) -> dict[str, Path]:
@@ -46,9 +40,8 @@ def replace_lists(root: Path, texts: dict[str, str]) -> dict[str, Path]:
     kept = {}
     with _locked(root):
         _finish(root)
+        clear_leftovers(root)  # of a run that was killed before it changed anything
         for name, text in texts.items():
-            for leftover in root.glob(f"..{name}.txt.????????.new"):
-                leftover.unlink()  # of a run that was killed before it changed anything
             write_text(_waiting(root, name), text)
         for name in texts:
             former = root / f"{name}.txt"

@@ -15,6 +15,7 @@ from paddlex_feat.errors import DependencyError, OutputError, WeightsError
 from paddlex_feat.files import atomic_path
 from paddlex_feat.inference.engine import graph_files
 from paddlex_feat.inference.info import PREFIX
+from paddlex_feat.scratch import clear_leftovers
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ def onnx_file(folder: Path) -> Path:
     graph, parameters = graph_files(folder)
     target = hub.cache_folder() / "converted" / _digest(graph, parameters) / own.name
     if not target.is_file():
+        clear_leftovers(target.parent)
         try:
             to_onnx(graph, parameters, target)
         except OutputError as error:

@@ -40,7 +40,8 @@ def read_info(folder: Path) -> ModelInfo:
             f"No inference model: {PREFIX}.yml cannot be read ({error.strerror}).",
             where=str(folder),
             fix="Give the folder with inference.json, inference.pdiparams and inference.yml; "
-            "training writes it to <output>/best_model/inference, and mode export makes one.",
+            "training writes it to <output>/best_model/inference, and mode export makes one. "
+            "Where an export was killed, run it again.",
         ) from error
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(

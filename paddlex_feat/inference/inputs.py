@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlparse
 
@@ -20,6 +19,7 @@ from paddlex_feat import MOST_PIXELS, hub
 from paddlex_feat.errors import DownloadError, ImageError
 from paddlex_feat.pipeline import tiff
 from paddlex_feat.pipeline.decode import MOST_BYTES, SUFFIXES, Enough, read_bgr
+from paddlex_feat.scratch import ScratchFolder
 
 ACCEPTED = (
     "an image file, a folder, a URL, a NumPy array, a PIL image, a dict {'img': …}, or a list or iterator of these"
@@ -55,7 +55,7 @@ class Item:
     source: Any
     page_index: int | None = None
     offset: int = 0
-    folder: TemporaryDirectory[str] | None = None
+    folder: ScratchFolder | None = None
 
     @property
     def name(self) -> str:
@@ -95,14 +95,14 @@ class Item:
             raise ImageError(error.what, where=_where(self.name, self.position), fix=fix) from error
         finally:
             if folder is not None:
-                folder.cleanup()
+                folder.close()
 
 
-def _fetched(url: str) -> tuple[TemporaryDirectory[str], str]:
+def _fetched(url: str) -> tuple[ScratchFolder, str]:
     """A copy of what is behind the address now, and the folder of its own that goes with it."""
-    folder = TemporaryDirectory(prefix="paddlex_feat_", ignore_cleanup_errors=True)
+    folder = ScratchFolder()
     fix = "Check the address, or download the image and give its path."
-    return folder, str(hub.fetch(url, folder.name, fix, most=MOST_BYTES))
+    return folder, str(hub.fetch(url, str(folder.path), fix, most=MOST_BYTES))
 
 
 def _where(name: str, position: str) -> str:
@@ -250,7 +250,7 @@ def _exists(path: str) -> bool:
     return False
 
 
-def _pages(name: str, position: str, path: str, folder: TemporaryDirectory[str] | None = None) -> Iterator[Item]:
+def _pages(name: str, position: str, path: str, folder: ScratchFolder | None = None) -> Iterator[Item]:
     """The pages of a TIFF file; any other file as it is."""
     offsets = tiff.page_offsets(path) if Path(path).suffix.lower() in tiff.SUFFIXES else []
     if len(offsets) < 2:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from pathlib import Path
@@ -14,7 +13,7 @@ from paddlex_feat import launch
 from paddlex_feat.config.schema import Config
 from paddlex_feat.dataset.records import ImageList, require_lists
 from paddlex_feat.errors import EvaluationError, FeatError
-from paddlex_feat.files import locked, output_errors, require_writable
+from paddlex_feat.files import output_errors, require_writable
 from paddlex_feat.group import Group
 from paddlex_feat.modes import evaluate_model
 from paddlex_feat.modes.common import evaluator_of, launch_processes, own_files, require_images
@@ -30,19 +29,17 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     All that lists, folders and configuration tell is checked before Paddle is imported.
     """
     group, folder = Group.from_environment(), output / "evaluate"
-    starts_others = launch.wanted(config.Global.device, None)
-    with contextlib.nullcontext() if group.rank else locked(folder):
-        if group.rank == 0:
-            require_writable(folder)
-            with output_errors(folder):
-                for name in (*report.FILES, FEATURES):  # of an earlier evaluation: what stands there is this one's
-                    (folder / name).unlink(missing_ok=True)
-        lists = _read_lists(config)
-        own = own_files(config, lists)
-        path = evaluate_model.find(config)
-        if not starts_others:
-            return _evaluate(config, output, lists, own, path)
-    return launch_processes(config, output)
+    if group.rank == 0:
+        require_writable(folder)
+        with output_errors(folder):
+            for name in (*report.FILES, FEATURES):  # of an earlier evaluation: what stands there is this one's
+                (folder / name).unlink(missing_ok=True)
+    lists = _read_lists(config)
+    own = own_files(config, lists)
+    path = evaluate_model.find(config)
+    if launch.wanted(config.Global.device, None):
+        return launch_processes(config, output)
+    return _evaluate(config, output, lists, own, path)
 
 
 def _evaluate(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +25,7 @@ from paddlex_feat.modes.common import (
     weight_file,
 )
 from paddlex_feat.runtime import prepare_paddle
+from paddlex_feat.scratch import ScratchFolder
 
 if TYPE_CHECKING:
     from paddlex_feat.retrieval.embed import Extractor
@@ -118,8 +118,8 @@ def make_ready(config: Config, path: Path, group: Group) -> Model:
 
     from paddlex_feat.inference.export import Exporter
 
-    with tempfile.TemporaryDirectory(prefix="paddlex_feat_") as temporary:
-        folder = Path(temporary) / "inference"
+    with ScratchFolder() as temporary:
+        folder = temporary / "inference"
         exporter = Exporter(trained.network, trained.config.Global.model, preprocess)
         exporter.write(trained.network.state_dict(), folder)
         return Model(FeatureExtractor(folder, place.device, place.threads), place)

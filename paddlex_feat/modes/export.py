@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import WeightsError
-from paddlex_feat.files import backup, write_keeping
-from paddlex_feat.inference.convert import GRAPH_FILES, require_forms, write_forms
+from paddlex_feat.inference.convert import require_forms, write_forms
 from paddlex_feat.modes.common import comparison_batches, exporter_of, load_trained, preprocess_of, weight_file
 from paddlex_feat.runtime import first_device, prepare_paddle, select_device
+from paddlex_feat.scratch import ScratchFolder
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +20,7 @@ log = logging.getLogger(__name__)
 def run(config: Config, output: Path) -> dict[str, Any]:
     """Write inference.json, inference.pdiparams and inference.yml, and the other forms asked for, into the output.
 
-    What an earlier export left there of other forms is renamed: it would answer by other weights.
+    What an earlier export left there is renamed, forms that are not asked for now too: it has other weights.
     """
     settings, threads = config.Export, config.Global.threads
     require_forms(settings.format)
@@ -31,10 +30,10 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     trained = load_trained(config, path)
 
     from paddlex_feat.inference.export import require_agreement
+    from paddlex_feat.inference.placing import place
 
     exporter = exporter_of(config, trained.config, trained.network)
-    with tempfile.TemporaryDirectory(prefix=".export.", dir=output) as temporary:
-        folder = Path(temporary)
+    with ScratchFolder(output) as folder:
         state = {name: tensor.numpy() for name, tensor in trained.network.state_dict().items()}
         exporter.write(state, folder)
         write_forms(folder, settings.format)
@@ -48,16 +47,11 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         except WeightsError as error:
             known = {form: value for form, value in differences.items() if math.isfinite(value)}  # JSON has no NaN
             raise error.with_result({"differences": known, "compared_on": source}) from None
-        files = sorted(folder.iterdir())
-        for name in sorted(GRAPH_FILES - {file.name for file in files}):
-            if (output / name).is_file():
-                log.info("%s of an earlier export is now %s", output / name, backup(output / name).name)
-        for file in files:
-            write_keeping(output / file.name, file.read_bytes())
-    log.info("Inference model: %s", ", ".join(str(output / file.name) for file in files))
+        names = place(folder, output)
+    log.info("Inference model: %s", ", ".join(str(output / name) for name in names))
     return {
         "weight_path": str(trained.path),
-        "files": [file.name for file in files],
+        "files": names,
         "largest_difference": max(differences.values()),
         "differences": differences,
         "tolerance": settings.tolerance,

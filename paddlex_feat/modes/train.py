@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +13,7 @@ import numpy as np
 from paddlex_feat import launch
 from paddlex_feat.config import load as config_load
 from paddlex_feat.config.schema import Config
-from paddlex_feat.files import link_or_copy, locked, write_json, write_keeping
+from paddlex_feat.files import link_or_copy, sync_files, write_json, write_keeping
 from paddlex_feat.group import Group
 from paddlex_feat.inference.convert import require_forms, write_forms
 from paddlex_feat.modes.common import (
@@ -30,6 +28,7 @@ from paddlex_feat.modes.common import (
 )
 from paddlex_feat.modes.train_data import Data, batches_of, read_data
 from paddlex_feat.runtime import prepare_paddle
+from paddlex_feat.scratch import ScratchFolder
 
 if TYPE_CHECKING:  # these import Paddle, which waits until data and configuration are known to be right
     from paddlex_feat.inference.export import Exporter
@@ -56,8 +55,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         os.environ["FLAGS_use_mkldnn"] = "0"
     prepare_paddle(threads_of(config, group), onednn, config.Train.deterministic)
     place = take_place(config, group, config.Train.num_workers)
-    with contextlib.nullcontext() if group.rank else locked(output):
-        return _train(config, output, data, place)
+    return _train(config, output, data, place)
 
 
 def _train(config: Config, output: Path, data: Data, place: Place) -> dict[str, Any]:
@@ -108,11 +106,9 @@ def _complete_inference_model(config: Config, exporter: Exporter, best: Path, pl
     """Add the other forms of Export.format; all answer as the weight file does. Raises WeightsError."""
     from paddlex_feat.inference.export import require_agreement
     from paddlex_feat.models import weights
-    from paddlex_feat.training.run_folder import EXPORTED
 
     settings, folder = config.Export, best.parent / "inference"
-    with tempfile.TemporaryDirectory(prefix=EXPORTED, dir=best.parent.parent) as temporary:
-        scratch = Path(temporary)
+    with ScratchFolder(best.parent.parent) as scratch:
         for file in folder.iterdir():
             link_or_copy(file, scratch / file.name)
         write_forms(scratch, settings.format)
@@ -124,7 +120,8 @@ def _complete_inference_model(config: Config, exporter: Exporter, best: Path, pl
             text = "Inference model of the best epoch (%s): largest difference to its weights on %s %.2e"
             log.info(text, form, source, difference)
             require_agreement(difference, settings.tolerance, folder, form)
-        for file in scratch.iterdir():
+        sync_files(scratch)
+        for file in sorted(scratch.iterdir()):  # inference.bin before the inference.xml that needs it
             file.replace(folder / file.name)
 
 

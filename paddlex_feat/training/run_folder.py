@@ -12,14 +12,15 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from paddlex_feat import logs
 from paddlex_feat.files import atomic_folder, link_or_copy, output_errors, recover_folder, write_bytes, write_text
+from paddlex_feat.scratch import ScratchFolder
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, Snapshot, TrainingState
 from paddlex_feat.training.watch import CURVES, METRICS, metrics_until
@@ -27,7 +28,6 @@ from paddlex_feat.training.watch import CURVES, METRICS, metrics_until
 log = logging.getLogger(__name__)
 
 BEST, LATEST = "best_model", "latest"
-EXPORTED = ".inference."  # prefix of folders that live while an epoch is evaluated and saved
 # Patterns: a finished run's train_result.json was kept as .bak when this run began.
 _OF_A_RUN = (
     BEST,
@@ -137,9 +137,6 @@ class RunFolder:
         """Finish what a killed run was doing here."""
         for name in (BEST, LATEST, *(f"epoch_{n}" for n in self._epochs())):
             recover_folder(self.root / name)
-        for pattern in (f".{BEST}.*", f".{LATEST}.*", ".epoch_*.*", f"{EXPORTED}*"):
-            for path in self.root.glob(pattern):
-                shutil.rmtree(path, ignore_errors=True)
 
     def _set_aside(self, paths: list[Path]) -> Path:
         number = 1
@@ -172,9 +169,9 @@ class RunFolder:
         staged = None
         if inference is not None:  # the caller's folder may be gone before the thread comes to it
             self.root.mkdir(parents=True, exist_ok=True)
-            staged = Path(tempfile.mkdtemp(prefix=EXPORTED, dir=self.root))
+            staged = ScratchFolder(self.root)
             for file in inference.iterdir():
-                link_or_copy(file, staged / file.name)
+                link_or_copy(file, staged.path / file.name)
         self._pending = self._writer.submit(self._write, names, checkpoint.snapshot(state), staged)
 
     def finish(self) -> None:
@@ -183,12 +180,12 @@ class RunFolder:
         if pending is not None:
             pending.result()
 
-    def _write(self, names: Sequence[str], snapshot: Snapshot, inference: Path | None) -> None:
+    def _write(self, names: Sequence[str], snapshot: Snapshot, inference: ScratchFolder | None) -> None:
         first, *others = names
-        with atomic_folder(self.root / first) as folder:
+        with inference or nullcontext(), atomic_folder(self.root / first) as folder:
             snapshot.write(folder, first)
             if inference is not None:
-                inference.rename(folder / "inference")
+                inference.path.rename(folder / "inference")
                 (folder / "inference").chmod(folder.stat().st_mode & 0o777)
         for name in others:
             self._copy(self.root / first, name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +17,9 @@ import paddle
 from paddlex_feat.errors import FeatError, Interrupted, TrainingError
 from paddlex_feat.group import Group
 from paddlex_feat.inference.export import Exporter
+from paddlex_feat.scratch import ScratchFolder
 from paddlex_feat.training.checkpoint import TrainingState
-from paddlex_feat.training.run_folder import BEST, EXPORTED, LATEST, RunFolder, epoch_name
+from paddlex_feat.training.run_folder import BEST, LATEST, RunFolder, epoch_name
 from paddlex_feat.training.schedule import warmup_cosine
 from paddlex_feat.training.step import Step
 from paddlex_feat.training.stop import StopRequest
@@ -181,9 +181,9 @@ class Trainer:
         weights = {n: self.group.from_first(t.numpy()) for n, t in self.state.weights().items()}
         # In the run's own folder, so that a checkpoint can share the files.
         parent = self.folder.root if self.group.rank == 0 else None
-        with tempfile.TemporaryDirectory(prefix=EXPORTED, dir=parent) as temporary:
-            self.exporter.write(weights, Path(temporary))
-            yield Path(temporary)
+        with ScratchFolder(parent) as temporary:
+            self.exporter.write(weights, temporary)
+            yield temporary
 
     def _is_best(self, epoch: int, metrics: dict[str, float]) -> bool:
         progress = self.state.progress

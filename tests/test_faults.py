@@ -1,0 +1,296 @@
+"""Full disks, read-only folders, files that vanish, clocks that jump, second runs: said, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import QUICK, ROOT, run_main
+
+from paddlex_feat import cli, errors, launch
+from paddlex_feat.config.schema import MODES
+from paddlex_feat.errors import OutputError
+from paddlex_feat.files import alone, locked, recover_folder
+from paddlex_feat.scratch import ScratchFolder, clear_leftovers, scratch_file
+
+NAME = "PP-ShiTuV2_rec"
+
+
+def overrides(mode: str, data: Path, run: Path) -> tuple[str, ...]:
+    """What makes each mode work on a small data set and a finished run."""
+    best = run / "best_model"
+    return {
+        "check_dataset": (f"Global.dataset_dir={data}", *QUICK),
+        "train": (f"Global.dataset_dir={data}", *QUICK),
+        "evaluate": (f"Global.dataset_dir={data}", *QUICK, f"Evaluate.weight_path={best}/best_model.pdparams"),
+        "export": (f"Global.dataset_dir={data}", *QUICK, f"Export.weight_path={best}/best_model.pdparams"),
+        "predict": (
+            f"Predict.model_dir={best}/inference",
+            f"Predict.input={data}/images/s21",
+            "Predict.save=npz",
+            *QUICK,
+        ),
+    }[mode]
+
+
+def words(mode: str, output: Path, *settings: str) -> list[str]:
+    """Arguments of the command."""
+    all_settings = (f"Global.mode={mode}", f"Global.output={output}", *settings)
+    return ["-c", NAME, *(w for s in all_settings for w in ("-o", s))]
+
+
+def result(output: Path, mode: str) -> dict:
+    return json.loads((output / f"{mode}_result.json").read_text())
+
+
+# Two runs in one folder
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_second_run_of_a_mode_is_refused_and_touches_nothing(mode, tmp_path):
+    (tmp_path / f"{mode}_result.json").write_text('{"done_flag": true}')
+    with locked(tmp_path / f"{mode}.log"):
+        done = run_main(*words(mode, tmp_path))
+        assert done.returncode == 1 and "Another run of this mode" in done.stderr and "Traceback" not in done.stderr
+        broken = run_main(*words(mode, tmp_path, "Global.threads=many"))
+        assert broken.returncode == 1 and "Global.threads" in broken.stderr
+    assert result(tmp_path, mode) == {"done_flag": True} and (tmp_path / f"{mode}.log").read_text() == ""
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([f"{mode}.log", f"{mode}_result.json"])
+
+
+def test_another_mode_may_run_in_the_same_folder(tmp_path, small_faces):
+    with locked(tmp_path / "train.log"):
+        done = run_main(*words("check_dataset", tmp_path, f"Global.dataset_dir={small_faces}", "Train.batch_size=16"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_processes_of_one_job_share_its_lock(tmp_path, monkeypatch):
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+    with locked(tmp_path / "train.log"), cli._lock("train", tmp_path):
+        monkeypatch.delenv("PADDLE_TRAINERS_NUM")
+        with pytest.raises(OutputError), cli._lock("train", tmp_path):
+            pass
+
+
+# What killed processes leave
+
+
+def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from paddlex_feat.scratch import *\n"
+        "folder = ScratchFolder(Path(sys.argv[1])); (folder.path / 'x').write_text('x')\n"
+        "with scratch_file(Path(sys.argv[1]), 'a', '.json'): os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT)
+    (tmp_path / ".notes.abcdefgh.json").write_text("mine")
+    assert len(list(tmp_path.iterdir())) == 3
+    with ScratchFolder(tmp_path) as folder, scratch_file(tmp_path, "a", ".json") as file:
+        clear_leftovers(tmp_path)
+        assert {p.name for p in tmp_path.iterdir()} == {folder.name, file.name, ".notes.abcdefgh.json"}
+    assert [p.name for p in tmp_path.iterdir()] == [".notes.abcdefgh.json"]
+
+
+def test_a_reader_waits_for_a_folder_that_is_being_exchanged(tmp_path):
+    """It must not put back the former one under the feet of the run that writes."""
+    path = tmp_path / "best"
+    former = tmp_path / ".best.replaced"
+    former.mkdir()
+    with alone(former):
+        code = "import sys, pathlib, paddlex_feat.files as files; files.recover_folder(pathlib.Path(sys.argv[1]))"
+        reader = subprocess.Popen([sys.executable, "-c", code, path], cwd=ROOT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            reader.wait(2)
+        path.mkdir()
+        (path / "new").touch()
+    assert reader.wait(20) == 0 and (path / "new").is_file() and not former.exists()
+    former.mkdir()
+    shutil.rmtree(path)
+    recover_folder(path)  # nobody holds it: killed
+    assert path.is_dir() and not former.exists()
+
+
+# Clocks
+
+
+def test_the_first_error_of_a_job_is_told_by_order_not_by_clocks(tmp_path, monkeypatch):
+    for rank in (1, 0):
+        monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+        monkeypatch.setenv("PADDLE_TRAINER_ID", str(rank))
+        launch.report_failure(tmp_path, errors.ImageError(f"of {rank}"))
+    os.utime(tmp_path / "error_1.json", (2e9, 2e9))  # the clock went back between the two
+    assert [rank for rank, _ in launch._failures(tmp_path)] == [1, 0]
+
+
+def test_a_run_goes_on_though_the_clock_went_back(small_faces, run_folder, tmp_path, monkeypatch):
+    """The state that is taken up, and what is set aside, depend on what files hold."""
+    pytest.importorskip("paddle")
+    from paddlex_feat.training.run_folder import RunFolder
+
+    copy = tmp_path / "run"
+    shutil.copytree(run_folder, copy)
+    for age, path in enumerate(sorted(copy.rglob("*"), key=lambda p: p.name == "latest")):
+        os.utime(path, (1e9 - age, 1e9 - age))  # `latest` and what is in it are the oldest
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 1e8)
+    folder = RunFolder(copy, 9)
+    assert folder.latest() == copy / "latest/latest.pdparams"
+    before = (copy / "latest/latest.pdparams").read_bytes()
+    settings = (*overrides("train", small_faces, run_folder), "Train.resume=auto", "Train.epochs_iters=4")
+    done = run_main(*words("train", copy, *settings))
+    assert done.returncode == 0 and "Resuming after epoch 3" in done.stderr, done.stderr
+    assert (copy / "latest/latest.pdparams").read_bytes() != before and not (copy / "previous_1").exists()
+
+
+def test_a_changed_image_is_inspected_again_though_it_got_older(tmp_path, monkeypatch):
+    import cv2
+    import numpy as np
+
+    from paddlex_feat.dataset.images import inspect_all
+
+    monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), np.zeros((8, 8, 3), np.uint8))
+    assert not inspect_all([str(path)], 1)[str(path)].fault
+    path.write_bytes(b"x" * path.stat().st_size)  # as long as before
+    os.utime(path, (1e9, 1e9))
+    assert inspect_all([str(path)], 1)[str(path)].fault
+
+
+# Disks
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of its own in memory; `resize` changes it."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def remount(place: Path, option: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{option}", place], check=True)
+
+
+ROOM = {"check_dataset": "48k", "train": "3m", "evaluate": "100k", "export": "1m", "predict": "16k"}
+
+
+def require_said(done: subprocess.CompletedProcess[str], what: str) -> None:
+    """Exit code 1 and three lines, no traceback of ours or of the log's."""
+    assert done.returncode == 1 and f"Cannot write: {what}" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and "Logging error" not in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_a_full_disk_is_said_and_the_command_succeeds_once_there_is_room(
+    mode, small_disk, small_faces, run_folder, files
+):
+    """What stands under its final name is whole all the time, and what was there before is kept."""
+    pytest.importorskip("paddle")
+    from test_kills import require_whole
+
+    (small_disk / "notes.txt").write_text("mine")
+    remount(small_disk, f"size={ROOM[mode]}")
+    command = words(mode, small_disk, *overrides(mode, small_faces, run_folder))
+    require_said(run_main(*command), "No space left on device")
+    require_whole(small_disk, files[0])
+    if (small_disk / f"{mode}_result.json").exists():
+        assert result(small_disk, mode)["done_flag"] is False
+    assert not list(small_disk.rglob(".paddlex_feat.*"))
+    remount(small_disk, "size=200m")
+    done = run_main(*command)
+    assert done.returncode == 0 and result(small_disk, mode)["done_flag"] is True, done.stderr
+    require_whole(small_disk, files[0])
+    assert (small_disk / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_a_file_that_may_not_grow_is_said(mode, small_faces, run_folder, tmp_path):
+    """The same without a file system of one's own: a limit on the length of files."""
+    limit = {"train": 2**20, "export": 2**20, "predict": 2**12}.get(mode, 2**13)
+
+    def bounded() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    command = [sys.executable, "main.py", *words(mode, tmp_path, *overrides(mode, small_faces, run_folder))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=bounded)
+    require_said(done, "File too large")
+    assert result(tmp_path, mode)["done_flag"] is False and not list(tmp_path.rglob(".paddlex_feat.*"))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_read_only_output_is_said_before_any_work(mode, small_disk, small_faces, run_folder):
+    (small_disk / f"{mode}_result.json").write_text('{"done_flag": true}')
+    remount(small_disk, "ro")
+    began = time.perf_counter()
+    require_said(run_main(*words(mode, small_disk, *overrides(mode, small_faces, run_folder))), "Read-only file system")
+    assert time.perf_counter() - began < 20
+    remount(small_disk, "rw")
+    assert [p.name for p in small_disk.iterdir()] == [f"{mode}_result.json"]
+
+
+# Files that vanish between the check and the use
+
+GONE = """
+import shutil, sys
+from pathlib import Path
+import {module} as module
+from paddlex_feat import cli
+honest = module.{name}
+def vanishing(*args, **kwargs):
+    found = honest(*args, **kwargs)
+    for path in map(Path, {paths!r}):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    return found
+module.{name} = vanishing
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "module", "name", "what", "kind"),
+    [
+        ("check_dataset", "paddlex_feat.modes.check_dataset", "find_root", "data/images", "DatasetError"),
+        ("check_dataset", "paddlex_feat.modes.check_dataset", "find_root", "data/query.txt", "DatasetError"),
+        ("train", "paddlex_feat.modes.train", "read_data", "data/images", "ImageError"),
+        ("train", "paddlex_feat.dataset.records", "find_root", "data/train.txt", "DatasetError"),
+        ("evaluate", "paddlex_feat.modes.evaluate", "own_files", "data/images", "ImageError"),
+        ("evaluate", "paddlex_feat.dataset.records", "find_root", "data/gallery.txt", "DatasetError"),
+        ("evaluate", "paddlex_feat.modes.evaluate_model", "find", "run/best_model", "WeightsError"),
+        ("export", "paddlex_feat.modes.export", "weight_file", "run/best_model", "WeightsError"),
+        ("export", "paddlex_feat.modes.common", "read_list", "data/images", "ImageError"),
+        ("predict", "paddlex_feat.inference.predictor", "read_info", "run/best_model", "WeightsError"),
+        ("predict", "paddlex_feat.inference.inputs", "_exists", "data/images", "ImageError"),
+    ],
+)
+def test_what_vanishes_between_check_and_use_is_named(
+    mode, module, name, what, kind, faces, small_faces, run_folder, tmp_path
+):
+    data, run, output = tmp_path / "data", tmp_path / "run", tmp_path / "out"
+    shutil.copytree(small_faces, data, ignore=shutil.ignore_patterns("images"))
+    shutil.copytree(faces / "images", data / "images")
+    shutil.copytree(run_folder, run)
+    output.mkdir()
+    (output / "notes.txt").write_text("mine")
+    code = GONE.format(module=module, name=name, paths=[str(tmp_path / what)])
+    arguments = words(mode, output, *overrides(mode, data, run))
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    said = result(output, mode)
+    assert said["done_flag"] is False and kind in said["err_type"], said["err_msg"]
+    assert Path(what).name in said["err_msg"] + json.dumps(said), said
+    assert (output / "notes.txt").read_text() == "mine" and not list(output.rglob(".paddlex_feat.*"))
