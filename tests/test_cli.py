@@ -173,6 +173,7 @@ def test_an_output_folder_that_cannot_be_written(tmp_path, faces):
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_end_training_cleanly(tmp_path, small_faces, signum):
+    pytest.importorskip("paddle")
     settings = ("Global.mode=train", f"Global.dataset_dir={small_faces}", f"Global.output={tmp_path}", *QUICK)
     words = [w for s in (*settings, "Train.epochs_iters=500") for w in ("-o", s)]
     process = subprocess.Popen(

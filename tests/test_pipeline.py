@@ -105,7 +105,7 @@ def test_every_batch_has_p_classes_with_k_images(sizes, p, k, seed):
             samplers.PKSampler(labels, p * k, k, seed)
         return
     sampler = samplers.PKSampler(labels, p * k, k, seed)
-    batches = sampler.epoch(0)
+    batches = list(sampler.epoch(0))
     assert len(batches) == sampler.batches_per_epoch == -(-len(labels) // (p * k))
     for batch in batches:
         counts = Counter(labels[batch].tolist())
@@ -124,10 +124,36 @@ def test_classes_are_drawn_in_proportion_to_their_size():
     assert np.allclose([first[c] / total for c in range(3)], [0.6, 0.3, 0.1], atol=0.03)
 
 
+@pytest.mark.parametrize(("sizes", "p"), [([1] * 5000, 16), ([900, 1, 1, 1, 2], 4), ([3, 5], 2), ([7] * 6, 6)])
+def test_classes_are_drawn_as_numpy_draws_them(sizes, p):
+    sampler = samplers.PKSampler(np.repeat(np.arange(len(sizes)), sizes), 2 * p, 2, 0)
+    ours, numpys, chance = np.random.default_rng(3), np.random.default_rng(3), np.asarray(sizes) / sum(sizes)
+    for _ in range(200):
+        expected = numpys.choice(len(sizes), p, replace=False, p=chance)
+        assert sampler._draw_classes(ours).tolist() == expected.tolist()
+
+
+def test_a_batch_costs_no_pass_over_all_classes():
+    classes, rng = 200_000, np.random.default_rng(0)
+    sampler, chance = samplers.PKSampler(np.arange(classes), 64, 4, 0), np.full(classes, 1 / classes)
+
+    def seconds(draw) -> float:
+        began = time.process_time()
+        for _ in range(100):
+            draw()
+        return time.process_time() - began
+
+    assert seconds(lambda: sampler._draw_classes(rng)) < seconds(lambda: rng.choice(classes, 16, False, chance)) / 5
+    began = time.process_time()
+    next(sampler.epoch(0))
+    assert time.process_time() - began < 0.5  # an epoch is drawn as it goes
+
+
 def test_epochs_differ_and_repeat_by_seed():
     sampler = samplers.PKSampler([0, 0, 1, 1, 2, 2] * 4, 4, 2, seed=1)
     again = samplers.PKSampler([0, 0, 1, 1, 2, 2] * 4, 4, 2, seed=1)
-    assert np.array_equal(sampler.epoch(3), again.epoch(3)) and not np.array_equal(sampler.epoch(3), sampler.epoch(4))
+    third, same, fourth = map(list, (sampler.epoch(3), again.epoch(3), sampler.epoch(4)))
+    assert np.array_equal(third, same) and not np.array_equal(third, fourth)
 
 
 @pytest.mark.parametrize(
@@ -142,13 +168,13 @@ def test_the_preflight_names_the_batch_size_that_fits(classes, batch, k, fit):
 
 def test_shuffled_epochs_hold_every_image_once():
     sampler = samplers.build([0] * 23, 5, None, 0)
-    batches = sampler.epoch(0)
+    batches = list(sampler.epoch(0))
     assert sorted(np.concatenate(batches)) == list(range(23)) and [len(b) for b in batches] == [5, 5, 5, 5, 3]
 
 
 def test_the_number_of_workers_changes_nothing(faces):
     paths = [str(p) for p in sorted((faces / "images").rglob("*.pgm"))[:20]]
-    batches = samplers.PKSampler([i // 5 for i in range(20)], 8, 4, 0).epoch(0)
+    batches = list(samplers.PKSampler([i // 5 for i in range(20)], 8, 4, 0).epoch(0))
 
     def run(workers: int) -> list[np.ndarray]:
         return [i for _, i in training_batches(batches, paths, Preprocess(32), Augment(), (7, 0), workers)]

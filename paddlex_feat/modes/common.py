@@ -35,7 +35,7 @@ OTHER_SIZE = 32  # pixels more, a multiple of every network's stride
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with its weights, for features alone: its head is not filled.
+    """A network with its weights, for features alone: it has no head.
 
     Attributes:
         path: the weight file. config: the configuration it was trained with.
@@ -109,7 +109,7 @@ def load_trained(config: Config, path: Path) -> Trained:
 
     from paddlex_feat.models import recognizer, weights
 
-    network = recognizer.build(network_spec(own), num_classes=1)
+    network = recognizer.build(network_spec(own), num_classes=None)
     log.info("Weights %s: %s", path, weights.load(network, path, head="ignored"))
     return Trained(path, own, network)
 

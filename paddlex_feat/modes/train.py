@@ -68,7 +68,7 @@ def _train(config: Config, output: Path, data: Data, place: Place) -> dict[str, 
     state, still = parts.build_state(config, data.num_classes, data.classes, start, place)
     if data.bad is not None:
         data.bad.files.update(state.progress.skipped)
-    exporter = exporter_of(config, config, recognizer.build(network_spec(config), data.num_classes))
+    exporter = exporter_of(config, config, recognizer.build(network_spec(config), num_classes=None))
     parts.open_folder(folder, config, state.progress, start, place.group)
     if place.group.rank == 0:
         _describe_run(config, output, data, place, state.progress.classes)

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 import cv2
@@ -100,7 +101,7 @@ class BadImages:
 
 
 def training_batches(
-    batches: Sequence[np.ndarray],
+    batches: Iterable[np.ndarray],
     paths: Sequence[str],
     preprocess: Preprocess,
     augment: Augment,
@@ -132,11 +133,13 @@ def training_batches(
             bad.note(error)
             return bad.replace(index, paths, read, np.random.default_rng((*key, 4, position)))
 
-    start, groups = 0, []
-    for batch in batches:
-        groups.append(list(enumerate(batch.tolist(), start)))
-        start += len(batch)
-    for _, samples in map_ahead(groups[first:], load, workers):
+    def groups() -> Iterator[list[tuple[int, int]]]:
+        position = 0
+        for batch in batches:
+            yield list(enumerate(batch.tolist(), position))
+            position += len(batch)
+
+    for _, samples in map_ahead(islice(groups(), first, None), load, workers):
         yield np.asarray([index for index, _ in samples], np.int64), np.stack([image for _, image in samples])
 
 

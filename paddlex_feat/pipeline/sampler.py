@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -61,24 +61,45 @@ class PKSampler:
             raise ConfigError(fault[0], where="Train.batch_size", fix=fault[1])
         self._members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(counts)[:-1])
         self._probability = np.full(len(counts), 1 / len(counts)) if uniform else counts / counts.sum()
+        self._bounds = _cumulated(self._probability)
         self._classes_per_batch = batch_size // samples_per_class
         self._k = samples_per_class
         self._key = (seed, rank)
         self.batches_per_epoch = math.ceil(math.ceil(len(inverse) / size) / batch_size)
 
-    def epoch(self, number: int) -> list[np.ndarray]:
-        """The batches of an epoch, each int64 [batch_size] of image indices."""
+    def epoch(self, number: int) -> Iterator[np.ndarray]:
+        """The batches of an epoch, each int64 [batch_size] of image indices, drawn as they are asked for."""
         seed, rank = self._key
         rng = np.random.default_rng((seed, number, 1, rank))
-        return [self._draw(rng) for _ in range(self.batches_per_epoch)]
+        return (self._draw(rng) for _ in range(self.batches_per_epoch))
 
     def _draw(self, rng: np.random.Generator) -> np.ndarray:
-        classes = rng.choice(len(self._members), self._classes_per_batch, replace=False, p=self._probability)
         groups = []
-        for c in classes:
+        for c in self._draw_classes(rng):
             members = self._members[c]
             groups.append(rng.choice(members, self._k, replace=len(members) < self._k))
         return np.concatenate(groups)
+
+    def _draw_classes(self, rng: np.random.Generator) -> np.ndarray:
+        """What `rng.choice(classes, P, replace=False, p=…)` draws, without its pass over all classes a batch.
+
+        Draw P, keep the first of each class, and draw what is missing among the other classes. Of 200,000 classes
+        NumPy's takes milliseconds, a minute an epoch of a million images.
+        """
+        drawn, left, bounds = np.empty(0, np.int64), self._probability, self._bounds
+        while len(drawn) < self._classes_per_batch:
+            if len(drawn):
+                left = left.copy()
+                left[drawn] = 0
+                bounds = _cumulated(left)
+            found = bounds.searchsorted(rng.random(self._classes_per_batch - len(drawn)), side="right")
+            drawn = np.concatenate([drawn, found[np.sort(np.unique(found, return_index=True)[1])]])
+        return drawn
+
+
+def _cumulated(probability: np.ndarray) -> np.ndarray:
+    total = np.cumsum(probability)
+    return total / total[-1]
 
 
 class ShuffleSampler:
@@ -96,11 +117,11 @@ class ShuffleSampler:
         self._share = -(-self._n // size)
         self.batches_per_epoch = -(-self._share // batch_size)
 
-    def epoch(self, number: int) -> list[np.ndarray]:
+    def epoch(self, number: int) -> Iterator[np.ndarray]:
         """The batches of an epoch, each int64 [<= batch_size] of image indices."""
         order = np.random.default_rng((self._seed, number, 1)).permutation(self._n)
         own = np.resize(order, self._share * self._size)[self._rank :: self._size]
-        return [own[i : i + self._batch_size] for i in range(0, self._share, self._batch_size)]
+        return (own[i : i + self._batch_size] for i in range(0, self._share, self._batch_size))
 
 
 def build(
