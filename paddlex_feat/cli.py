@@ -20,8 +20,8 @@ from paddlex_feat import __version__
 from paddlex_feat.config import load
 from paddlex_feat.config.describe import keys_help
 from paddlex_feat.config.schema import MODES, Config
-from paddlex_feat.errors import ConfigError, ConnectionLostError, FeatError, Interrupted, OutputError
-from paddlex_feat.files import backup, locked, output_errors, read_result, write_json
+from paddlex_feat.errors import ConfigError, ConnectionLostError, FeatError, Interrupted, OutputError, output_errors
+from paddlex_feat.files import backup, locked, read_result, write_json
 from paddlex_feat.group import COMMAND, Group, logs_folder
 from paddlex_feat.logs import log_to_console, log_to_file
 from paddlex_feat.scratch import clear_leftovers

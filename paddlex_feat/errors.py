@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
@@ -81,3 +84,16 @@ class ConnectionLostError(FeatError):
 
 class Interrupted(FeatError):
     """Ctrl-C or SIGTERM."""
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError while writing `path` into an OutputError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write: {error.strerror or error}.",
+            where=str(error.filename or path),
+            fix="Free space, fix the permissions, or choose another folder with -o Global.output=DIR.",
+        ) from error

@@ -14,24 +14,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from paddlex_feat.errors import OutputError
+from paddlex_feat.errors import OutputError, output_errors
 from paddlex_feat.scratch import ScratchFolder, scratch_file
 
 log = logging.getLogger(__name__)
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES}  # some network file systems
-
-
-@contextmanager
-def output_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError while writing `path` into an OutputError that names it."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"Cannot write: {error.strerror or error}.",
-            where=str(error.filename or path),
-            fix="Free space, fix the permissions, or choose another folder with -o Global.output=DIR.",
-        ) from error
 
 
 def require_writable(folder: Path) -> None:
@@ -40,6 +27,15 @@ def require_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Raise OutputError if no file of `size` bytes fits: Paddle and OpenVINO write half of one and do not say so."""
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if hasattr(os, "posix_fallocate"):
+            with tempfile.TemporaryFile(dir=folder) as stream:
+                os.posix_fallocate(stream.fileno(), 0, size)
 
 
 @contextmanager

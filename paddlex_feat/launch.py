@@ -24,8 +24,8 @@ from types import FrameType
 from typing import Any
 
 from paddlex_feat import errors
-from paddlex_feat.errors import ConfigError, EvaluationError, FeatError, Interrupted, TrainingError
-from paddlex_feat.files import output_errors, write_json
+from paddlex_feat.errors import ConfigError, EvaluationError, FeatError, Interrupted, TrainingError, output_errors
+from paddlex_feat.files import write_json
 from paddlex_feat.group import COMMAND, Group, logs_folder
 from paddlex_feat.logs import LOG_START
 from paddlex_feat.scratch import ScratchFolder
@@ -73,7 +73,8 @@ def run(
             error.unlink()
     # Private, because launch writes the whole environment, passwords included, beside its logs.
     with ScratchFolder() as folder:
-        (folder / "config.yaml").write_text(configuration, encoding="utf-8")
+        with output_errors(folder):
+            (folder / "config.yaml").write_text(configuration, encoding="utf-8")
         command = [sys.executable, "-m", "paddlex_feat.launch", *_options(device, machines, port)]
         command += ["--log_dir", str(folder), "--log_level", "ERROR"]
         command += [sys.executable, "-m", "paddlex_feat.cli", "-c", str(folder / "config.yaml")]

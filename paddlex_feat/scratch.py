@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from paddlex_feat.errors import output_errors
+
 _MARK = ".paddlex_feat."  # how the names of all of them begin
 
 
@@ -44,7 +46,7 @@ def clear_leftovers(folder: Path) -> None:
 class ScratchFolder:
     """A temporary folder that goes with the block, `close`, or the object.
 
-    That of a killed process goes when the next one is made in the same place.
+    That of a killed process goes when the next one is made in the same place. Raises OutputError.
 
     Args:
         parent: where it lies; None is the system's folder for such.
@@ -54,9 +56,10 @@ class ScratchFolder:
     """
 
     def __init__(self, parent: Path | None = None) -> None:
-        parent = parent or Path(tempfile.gettempdir())
-        clear_leftovers(parent)
-        handle, name = _hold(lambda: _new_folder(parent))
+        place = parent or Path(tempfile.gettempdir())
+        clear_leftovers(place)
+        with output_errors(place):
+            handle, name = _hold(lambda: _new_folder(place))
         self.path = Path(name)
         self.close = weakref.finalize(self, _remove_held, handle, name)
 

@@ -183,7 +183,7 @@ def remount(place: Path, option: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{option}", place], check=True)
 
 
-ROOM = {"check_dataset": "48k", "train": "3m", "evaluate": "100k", "export": "1m", "predict": "16k"}
+ROOM = {"check_dataset": "48k", "train": "40m", "evaluate": "100k", "export": "1m", "predict": "16k"}
 
 
 def require_said(done: subprocess.CompletedProcess[str], what: str) -> None:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from paddlex_feat.files import alone, free_backup_name, link_or_copy, output_errors, write_text
+from paddlex_feat.errors import output_errors
+from paddlex_feat.files import alone, free_backup_name, link_or_copy, write_text
 from paddlex_feat.scratch import clear_leftovers
 
 log = logging.getLogger(__name__)

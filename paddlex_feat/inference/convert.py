@@ -12,7 +12,7 @@ from pathlib import Path
 
 from paddlex_feat import hub
 from paddlex_feat.errors import DependencyError, OutputError, WeightsError
-from paddlex_feat.files import atomic_path
+from paddlex_feat.files import atomic_path, require_room
 from paddlex_feat.inference.engine import graph_files
 from paddlex_feat.inference.info import PREFIX
 from paddlex_feat.scratch import clear_leftovers
@@ -113,7 +113,9 @@ def write_forms(folder: Path, forms: Iterable[str]) -> None:
     if not wanted:
         return
     onnx = folder / f"{PREFIX}.onnx"
-    to_onnx(*graph_files(folder), onnx)
+    graph, parameters = graph_files(folder)
+    require_room(folder, len(wanted) * parameters.stat().st_size)
+    to_onnx(graph, parameters, onnx)
     if "openvino" in wanted:
         require("openvino")
         import openvino

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ import numpy as np
 import paddle
 import yaml
 
-from paddlex_feat.errors import WeightsError
+from paddlex_feat.errors import WeightsError, output_errors
+from paddlex_feat.files import require_room
 from paddlex_feat.inference.extractor import FeatureExtractor, unit_rows
 from paddlex_feat.inference.info import PREFIX
 from paddlex_feat.inference.old_format import old_format
 from paddlex_feat.models.recognizer import Recognizer
 from paddlex_feat.pipeline.preprocess import Preprocess
+
+_GRAPH_BYTES = 2**20  # of a graph without its weights, and more
 
 
 class Exporter:
@@ -52,10 +56,14 @@ class Exporter:
         """Write inference.json (or .pdmodel), inference.pdiparams and inference.yml of the weights `state`.
 
         The graph takes `x`, float32 [-1, 3, S, S], and returns features that are not normalised.
-        Raises WeightsError if Paddle cannot write the network in the older form.
+        Raises OutputError, and WeightsError if Paddle cannot write the network in the older form.
         """
+        require_room(folder, 4 * sum(math.prod(value.shape) for value in state.values()) + _GRAPH_BYTES)
+        with output_errors(folder):
+            self._write(state, folder)
+
+    def _write(self, state: dict[str, Any], folder: Path) -> None:
         self._network.set_inference_weights(state)
-        folder.mkdir(parents=True, exist_ok=True)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.nullcontext() if self._pir else old_format():
             if self._graph is None:
                 spec = [paddle.static.InputSpec([None, 3, self._size, self._size], "float32", "x")]

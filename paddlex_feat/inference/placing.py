@@ -6,7 +6,8 @@ import filecmp
 import logging
 from pathlib import Path
 
-from paddlex_feat.files import backup, output_errors, sync_files, sync_folder
+from paddlex_feat.errors import output_errors
+from paddlex_feat.files import backup, sync_files, sync_folder
 from paddlex_feat.inference.convert import GRAPH_FILES
 from paddlex_feat.inference.info import PREFIX
 

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from paddlex_feat.errors import ConfigError, DependencyError, OutputError
-from paddlex_feat.files import atomic_path, backup, output_errors, require_writable
+from paddlex_feat.errors import ConfigError, DependencyError, OutputError, output_errors
+from paddlex_feat.files import atomic_path, backup, require_writable
 from paddlex_feat.inference.results import FeatureResult
 
 log = logging.getLogger(__name__)

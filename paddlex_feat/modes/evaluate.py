@@ -12,8 +12,8 @@ import numpy as np
 from paddlex_feat import launch
 from paddlex_feat.config.schema import Config
 from paddlex_feat.dataset.records import ImageList, require_lists
-from paddlex_feat.errors import EvaluationError, FeatError
-from paddlex_feat.files import output_errors, require_writable
+from paddlex_feat.errors import EvaluationError, FeatError, output_errors
+from paddlex_feat.files import require_writable
 from paddlex_feat.group import Group
 from paddlex_feat.modes import evaluate_model
 from paddlex_feat.modes.common import evaluator_of, launch_processes, own_files, require_images

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from paddlex_feat.config.schema import Config
-from paddlex_feat.errors import ConfigError, FeatError, ImageError, Interrupted
-from paddlex_feat.files import output_errors
+from paddlex_feat.errors import ConfigError, FeatError, ImageError, Interrupted, output_errors
 from paddlex_feat.inference.inputs import ACCEPTED
 from paddlex_feat.inference.predictor import create_model
 from paddlex_feat.inference.results import FeatureResult

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from paddlex_feat.dataset.records import ImageList
-from paddlex_feat.files import output_errors
+from paddlex_feat.errors import output_errors
 from paddlex_feat.group import Group
 from paddlex_feat.retrieval.embed import Extractor, embed
 from paddlex_feat.retrieval.metrics import RetrievalMetrics, metrics_of

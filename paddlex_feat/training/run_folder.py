@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from paddlex_feat import logs
-from paddlex_feat.files import atomic_folder, link_or_copy, output_errors, recover_folder, write_bytes, write_text
+from paddlex_feat.errors import output_errors
+from paddlex_feat.files import atomic_folder, link_or_copy, recover_folder, write_bytes, write_text
 from paddlex_feat.scratch import ScratchFolder
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, Snapshot, TrainingState

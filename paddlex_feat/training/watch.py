@@ -11,8 +11,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from paddlex_feat.errors import DependencyError
-from paddlex_feat.files import atomic_path, output_errors
+from paddlex_feat.errors import DependencyError, output_errors
+from paddlex_feat.files import atomic_path
 from paddlex_feat.logs import FILE_ONLY
 from paddlex_feat.progress import bar
 
