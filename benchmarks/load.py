@@ -198,7 +198,12 @@ def train(folder: Path, lines: int, classes: int) -> None:
             link.symlink_to(data / "images" / "0000")
     names = [f"images/{n:04d}/{Path(f).name}" for n in range(lines // IN_FOLDER + 1) for f in made]
     write_lists(data, names[: lines + 200], classes, 100)
-    settings = ("Global.mode=train", f"Global.dataset_dir={data}", "Train.pretrain_weight_path=null", "Train.batch_size=16")
+    settings = (
+        "Global.mode=train",
+        f"Global.dataset_dir={data}",
+        "Train.pretrain_weight_path=null",
+        "Train.batch_size=16",
+    )
     report = run(folder, f"train_{lines}", *settings)
     head = classes * 512 * 4 / 2**20
     print(

@@ -55,7 +55,11 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("versions", nargs="*", default=VERSIONS, help=f"default: {' '.join(VERSIONS)}")
     parser.add_argument("--paddle", action="store_true", help="install paddlepaddle, and run all tests")
-    parser.add_argument("--lowest", action="store_true", help="install the lowest versions that setup.cfg admits of what is always required")
+    parser.add_argument(
+        "--lowest",
+        action="store_true",
+        help="of what is always required, take the lowest versions",
+    )
     parser.add_argument("--folder", type=Path, default=CACHE, help=f"of the environments; default: {CACHE}")
     asked = parser.parse_args(words)
     extras, pins = "cpu,demo,test" if asked.paddle else "demo,test", lowest_bounds() if asked.lowest else []
