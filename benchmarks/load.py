@@ -38,7 +38,8 @@ def photographs() -> list[np.ndarray]:
     sys.path.insert(0, str(ROOT / "scripts"))
     import prepare_orl
 
-    return [cv2.imread(str(f), cv2.IMREAD_GRAYSCALE) for f in sorted(prepare_orl.photographs().glob("*/*.pgm"))]
+    files = sorted(prepare_orl.photographs().glob("*/*.pgm"))
+    return [np.asarray(cv2.imread(str(f), cv2.IMREAD_GRAYSCALE)) for f in files]
 
 
 def make_images(folder: Path, count: int) -> list[str]:
