@@ -75,7 +75,7 @@ def main(words: list[str]) -> int:
                 print(line, end="", flush=True)
                 lines.append(line.strip())
         failed |= tests.returncode != 0
-        asked_version = [python, "-c", "import platform; print(platform.python_version())"]
+        asked_version = [str(python), "-c", "import platform; print(platform.python_version())"]
         full = subprocess.run(asked_version, capture_output=True, text=True).stdout.strip()
         rows.append(f"| {full} | {lines[-1] if lines else ''} | {time.monotonic() - started:.0f} s |")
     print("\n| Python | tests | time |\n|---|---|---|", *rows, sep="\n")
