@@ -38,7 +38,8 @@ def photographs() -> list[np.ndarray]:
     sys.path.insert(0, str(ROOT / "scripts"))
     import prepare_orl
 
-    return [cv2.imread(str(f), cv2.IMREAD_GRAYSCALE) for f in sorted(prepare_orl.photographs().glob("*/*.pgm"))]
+    files = sorted(prepare_orl.photographs().glob("*/*.pgm"))
+    return [np.asarray(cv2.imread(str(f), cv2.IMREAD_GRAYSCALE)) for f in files]
 
 
 def make_images(folder: Path, count: int) -> list[str]:
@@ -198,7 +199,12 @@ def train(folder: Path, lines: int, classes: int) -> None:
             link.symlink_to(data / "images" / "0000")
     names = [f"images/{n:04d}/{Path(f).name}" for n in range(lines // IN_FOLDER + 1) for f in made]
     write_lists(data, names[: lines + 200], classes, 100)
-    settings = ("Global.mode=train", f"Global.dataset_dir={data}", "Train.pretrain_weight_path=null", "Train.batch_size=16")
+    settings = (
+        "Global.mode=train",
+        f"Global.dataset_dir={data}",
+        "Train.pretrain_weight_path=null",
+        "Train.batch_size=16",
+    )
     report = run(folder, f"train_{lines}", *settings)
     head = classes * 512 * 4 / 2**20
     print(

@@ -43,7 +43,7 @@ def environment(version: str, folder: Path, extras: str, pins: list[str]) -> Pat
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([interpreter(version), "-m", "venv", folder], check=True)
-    pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "install", "-e", f"{ROOT}[{extras}]", *pins], check=True)
     subprocess.run([*pip, "check"], check=True)
     return python
@@ -55,7 +55,11 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("versions", nargs="*", default=VERSIONS, help=f"default: {' '.join(VERSIONS)}")
     parser.add_argument("--paddle", action="store_true", help="install paddlepaddle, and run all tests")
-    parser.add_argument("--lowest", action="store_true", help="install the lowest versions that setup.cfg admits of what is always required")
+    parser.add_argument(
+        "--lowest",
+        action="store_true",
+        help="of what is always required, take the lowest versions",
+    )
     parser.add_argument("--folder", type=Path, default=CACHE, help=f"of the environments; default: {CACHE}")
     asked = parser.parse_args(words)
     extras, pins = "cpu,demo,test" if asked.paddle else "demo,test", lowest_bounds() if asked.lowest else []
@@ -64,20 +68,19 @@ def main(words: list[str]) -> int:
     for version in asked.versions:
         python = environment(version, asked.folder.resolve() / f"{version}-{name}", extras, pins)
         started = time.monotonic()
-        command = [python, "-m", "pytest", "-p", "no:cacheprovider", *more]
+        command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", *more]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as tests:
             lines = []
             for line in tests.stdout or ():
                 print(line, end="", flush=True)
                 lines.append(line.strip())
         failed |= tests.returncode != 0
-        full = subprocess.run([python, "-c", "import platform; print(platform.python_version())"], **_TEXT).stdout
-        rows.append(f"| {full.strip()} | {lines[-1] if lines else ''} | {time.monotonic() - started:.0f} s |")
+        asked_version = [str(python), "-c", "import platform; print(platform.python_version())"]
+        full = subprocess.run(asked_version, capture_output=True, text=True).stdout.strip()
+        rows.append(f"| {full} | {lines[-1] if lines else ''} | {time.monotonic() - started:.0f} s |")
     print("\n| Python | tests | time |\n|---|---|---|", *rows, sep="\n")
     return int(failed)
 
-
-_TEXT = {"capture_output": True, "text": True}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

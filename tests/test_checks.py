@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from paddlex_feat import MOST_PIXELS
-from paddlex_feat.dataset import html, images, report
+from paddlex_feat.dataset import check_copies, html, images, report
+from paddlex_feat.dataset import findings as findings_module
 from paddlex_feat.dataset.check import check
 from paddlex_feat.dataset.check_copies import NEAR, NEAR_FINE, near_pairs
 from paddlex_feat.dataset.findings import Finding
@@ -442,3 +444,34 @@ def test_every_code_is_documented_with_its_severity():
     assert used == set(documented)
     for code, severity in re.findall(rf'Finding\(\s*"((?:{families})-[a-z0-9-]+)",\s*"(\w+)"', sources):
         assert documented[code] == severity, code
+
+
+def test_a_million_faulty_lines_are_counted_and_the_first_kept(scene, monkeypatch):
+    monkeypatch.setattr(findings_module, "KEPT", 3)
+    for number in range(20):
+        scene.add("train", f"missing{number}.png", 0)
+        scene.lines["train"].append("no label")
+    found = scene.findings()
+    for code in ("image-missing", "label-not-integer"):
+        rows = [f for f in found if f.code == code]
+        assert [f.count for f in rows] == [1, 1, 1, 17] and "17 more" in rows[-1].message
+        assert rows[-1].where.startswith("train.txt:")
+
+
+def test_memory_does_not_grow_with_faulty_lines(tmp_path):
+    (tmp_path / "train.txt").write_text("no label\n" * 60_000)
+    tracemalloc.start()
+    _, found = read_list(tmp_path, "train")
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sum(f.count for f in found) == 60_000 and held < 12 * 2**20
+
+
+def test_thousands_of_look_alikes_are_an_end_to_the_search(scene, monkeypatch):
+    monkeypatch.setattr(check_copies, "MOST_PAIRS", 10)
+    for number in range(12):
+        noisy = picture(60).copy()
+        noisy[0, number] ^= 1
+        scene.add("train", f"alike{number}.png", 0, noisy)
+    found = scene.findings()
+    assert [f.code for f in found] == ["copy-many", "copy-near"] and "pairs" in found[0].message

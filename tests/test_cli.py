@@ -10,11 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from conftest import QUICK, ROOT, run_main
 
+NEEDS_PADDLE = pytest.mark.skipif(find_spec("paddle") is None, reason="Paddle is not installed")
 HEAVY = ("paddle", "cv2", "numpy", "matplotlib", "pooch", "requests", "tqdm")
 
 
@@ -128,7 +130,7 @@ def failure(tmp_path: Path, mode: str, *overrides: str, **env: str) -> tuple[str
         ("check_dataset", ["Global.dataset_dir=nowhere"], "does not exist"),
         ("train", ["Global.dataset_dir=nowhere"], "does not exist"),
         ("evaluate", ["Global.dataset_dir=nowhere"], "does not exist"),
-        ("export", ["Export.weight_path=none.pdparams"], "none.pdparams"),
+        pytest.param("export", ["Export.weight_path=none.pdparams"], "none.pdparams", marks=NEEDS_PADDLE),
         ("export", ["Export.weight_path=null"], "Export.weight_path"),
         ("predict", ["Predict.input=x.jpg", "Predict.model_dir=nowhere"], "inference.yml"),
         ("predict", ["Predict.input=null"], "Predict.input"),
@@ -140,6 +142,7 @@ def test_missing_things_are_named_in_every_mode(tmp_path, mode, overrides, messa
     assert "Traceback" in (tmp_path / "out" / f"{mode}.log").read_text()
 
 
+@NEEDS_PADDLE
 def test_a_device_that_is_not_there(tmp_path, small_faces):
     text, _ = failure(tmp_path, "train", f"Global.dataset_dir={small_faces}", *QUICK, "Global.device=gpu:7")
     assert "gpu:7" in text and "available: cpu" in text
@@ -171,9 +174,9 @@ def test_an_output_folder_that_cannot_be_written(tmp_path, faces):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@NEEDS_PADDLE
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_end_training_cleanly(tmp_path, small_faces, signum):
-    pytest.importorskip("paddle")
     settings = ("Global.mode=train", f"Global.dataset_dir={small_faces}", f"Global.output={tmp_path}", *QUICK)
     words = [w for s in (*settings, "Train.epochs_iters=500") for w in ("-o", s)]
     process = subprocess.Popen(

@@ -263,3 +263,12 @@ def test_onednn_convolutions_are_left_out_where_they_would_not_fit(caplog):
 def test_onednn_convolutions_are_left_out_without_the_flag(monkeypatch):
     monkeypatch.setenv("FLAGS_use_mkldnn", "0")
     assert not cpu_conv.accelerate(recognizer.build(SPECS[NAME], 2))
+
+
+def test_a_network_for_features_alone_has_no_head_and_takes_the_weights_of_one_that_has():
+    whole, alone = recognizer.build(SPECS[NAME], 7), recognizer.build(SPECS[NAME], None)
+    assert set(whole.state_dict()) - set(alone.state_dict()) == {"head.fc.weight"}
+    alone.set_inference_weights(whole.state_dict(), fuse=False)
+    whole.eval()
+    x = paddle.rand([2, 3, 32, 32])
+    assert np.array_equal(alone(x).numpy(), whole(x).numpy())

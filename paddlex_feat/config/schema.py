@@ -7,7 +7,8 @@ what other models change.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from inspect import isclass
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 
@@ -217,7 +218,8 @@ def walk(section: type[BaseModel] = Config, prefix: str = "") -> list[tuple[str,
     """All keys, dotted, each with its pydantic FieldInfo, in the order of definition."""
     rows: list[tuple[str, Any]] = []
     for name, info in section.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+        # In Python 3.10 list[str] passes for a class.
+        if isclass(info.annotation) and not get_origin(info.annotation) and issubclass(info.annotation, BaseModel):
             rows += walk(info.annotation, f"{prefix}{name}.")
         else:
             rows.append((prefix + name, info))

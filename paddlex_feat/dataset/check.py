@@ -1,22 +1,22 @@
 """What check_dataset checks. Every check adds findings; none stops at the first fault.
 
-A new check is a function `(DataSet, Settings) -> list[Finding]` and a name in CHECKS.
+A new check is a function `(DataSet, Settings) -> Iterable[Finding]` and a name in CHECKS.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from paddlex_feat.dataset import check_classes, check_copies, check_files
-from paddlex_feat.dataset.findings import Finding, stricter
+from paddlex_feat.dataset.findings import Finding, first_of_each, stricter
 from paddlex_feat.dataset.images import inspect_all
 from paddlex_feat.dataset.records import LISTS, read_list
 from paddlex_feat.dataset.subject import SAMPLED, DataSet, Settings
 
-CHECKS: tuple[Callable[[DataSet, Settings], list[Finding]], ...] = (
+CHECKS: tuple[Callable[[DataSet, Settings], Iterable[Finding]], ...] = (
     check_files.paths,
     check_files.images,
     check_files.traits,
@@ -36,14 +36,18 @@ CHECKS: tuple[Callable[[DataSet, Settings], list[Finding]], ...] = (
 
 def check(root: Path, settings: Settings) -> tuple[DataSet, list[Finding]]:
     """Read the three lists in `root`, decode their images and run every check."""
-    data, findings = DataSet(root), []
+    data = DataSet(root)
+    findings = first_of_each(_findings(data, settings))
+    return data, stricter(findings) if settings.strict else findings
+
+
+def _findings(data: DataSet, settings: Settings) -> Iterator[Finding]:
     for name in LISTS:
-        data.lists[name], faults = read_list(root, name)
-        findings += faults
+        data.lists[name], faults = read_list(data.root, name)
+        yield from faults
     data.facts = inspect_all(_chosen(data, settings.decode), settings.workers)
     for run in CHECKS:
-        findings += run(data, settings)
-    return data, stricter(findings) if settings.strict else findings
+        yield from run(data, settings)
 
 
 def _chosen(data: DataSet, decode: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -64,24 +65,22 @@ def distribution(data: DataSet, settings: Settings) -> list[Finding]:
     return [Finding("class-tail", "warning", "train.txt", message, fix)]
 
 
-def matches(data: DataSet, settings: Settings) -> list[Finding]:
+def matches(data: DataSet, settings: Settings) -> Iterator[Finding]:
     """Queries have a gallery image of their label, and gallery labels are asked for."""
     query, gallery = data.lists["query"], data.lists["gallery"]
     if not query or not gallery:
-        return []
+        return
     offered, asked = set(gallery.labels), set(query.labels)
     if not offered & asked:
         message = "No query has a gallery image of its label: there is nothing to retrieve."
         fix = "Give gallery.txt and query.txt the same labels."
-        return [Finding("query-none-matched", "error", "query.txt", message, fix)]
+        yield Finding("query-none-matched", "error", "query.txt", message, fix)
+        return
     fix = "Add a gallery image of that label; evaluation leaves such queries out and counts them."
-    findings = [
-        Finding("query-unmatched", "warning", query.where(i), f"Label {label} is not in gallery.txt.", fix)
-        for i, label in enumerate(query.labels)
-        if label not in offered
-    ]
+    for i, label in enumerate(query.labels):
+        if label not in offered:
+            yield Finding("query-unmatched", "warning", query.where(i), f"Label {label} is not in gallery.txt.", fix)
     idle = len(offered - asked)
     if idle:
         message = f"{idle} of {len(offered)} labels of gallery.txt are never asked for: they only distract."
-        findings.append(Finding("gallery-not-queried", "note", "gallery.txt", message, "Nothing, if it is meant so."))
-    return findings
+        yield Finding("gallery-not-queried", "note", "gallery.txt", message, "Nothing, if it is meant so.")

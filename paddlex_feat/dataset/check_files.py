@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import PureWindowsPath
 
 from paddlex_feat.dataset.findings import Finding
@@ -19,9 +20,8 @@ _TRAITS = {
 }
 
 
-def paths(data: DataSet, settings: Settings) -> list[Finding]:
+def paths(data: DataSet, settings: Settings) -> Iterator[Finding]:
     """Paths stay in the data set's folder, so that the folder can be moved and trusted."""
-    findings = []
     for name, records in data.lists.items():
         for i, path in enumerate(records.paths):
             if ".." not in path and path[0] not in "/\\" and path[1:2] != ":":
@@ -33,35 +33,27 @@ def paths(data: DataSet, settings: Settings) -> list[Finding]:
             else:
                 continue
             fix = f"Move the image below the folder of {name}.txt and write its path from there."
-            findings.append(Finding(kind, "warning", records.where(i), f"{path} {message}", fix))
-    return findings
+            yield Finding(kind, "warning", records.where(i), f"{path} {message}", fix)
 
 
-def images(data: DataSet, settings: Settings) -> list[Finding]:
+def images(data: DataSet, settings: Settings) -> Iterator[Finding]:
     """Every image exists and decodes; a file on several lines is an error on each."""
     bad = {path: facts for path, facts in data.facts.items() if facts.fault}
-    if not bad:
-        return []
-    return [
-        Finding(bad[file].fault, "error", place.where, f"{place.path}: {bad[file].message}", REPLACE)
-        for file, place in data.records()
-        if file in bad
-    ]
+    for file, place in data.records() if bad else ():
+        if file in bad:
+            yield Finding(bad[file].fault, "error", place.where, f"{place.path}: {bad[file].message}", REPLACE)
 
 
-def traits(data: DataSet, settings: Settings) -> list[Finding]:
+def traits(data: DataSet, settings: Settings) -> Iterator[Finding]:
     """Images that are used otherwise than they look elsewhere."""
     special = {path: facts.traits for path, facts in data.facts.items() if facts.traits and not facts.fault}
-    findings, seen = [], set()
+    seen = set()
     for file, place in data.records() if special else ():
         if file in special and file not in seen:
             seen.add(file)
             for trait in special[file]:
                 severity, message, fix = _TRAITS[trait]
-                findings.append(
-                    Finding(f"image-{trait}", severity, place.where, f"{place.path}: {message}", fix, (file,))
-                )
-    return findings
+                yield Finding(f"image-{trait}", severity, place.where, f"{place.path}: {message}", fix, (file,))
 
 
 def sizes(data: DataSet, settings: Settings) -> list[Finding]:

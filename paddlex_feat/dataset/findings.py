@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 log = logging.getLogger(__name__)
 
 SEVERITIES = ("error", "warning", "note")
 SHOWN_PER_CODE = 5
+KEPT = 10_000  # findings of a kind that are kept in full: a million faulty lines must not fill the memory
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Finding:
         message: what is wrong.
         fix: what to do.
         images: files of the images it is about, for the report.
+        count: how many findings it is: more than one where those beyond KEPT are put together.
     """
 
     code: str
@@ -31,6 +35,7 @@ class Finding:
     message: str
     fix: str
     images: tuple[str, ...] = ()
+    count: int = 1
 
 
 def grouped(findings: list[Finding]) -> dict[tuple[str, str], list[Finding]]:
@@ -39,6 +44,25 @@ def grouped(findings: list[Finding]) -> dict[tuple[str, str], list[Finding]]:
     for finding in sorted(findings, key=lambda f: SEVERITIES.index(f.severity)):
         groups.setdefault((finding.severity, finding.code), []).append(finding)
     return groups
+
+
+def first_of_each(findings: Iterable[Finding]) -> list[Finding]:
+    """The first KEPT of each kind, then, for each kind that has more, one that counts the others."""
+    kept: list[Finding] = []
+    seen: Counter[tuple[str, str]] = Counter()
+    rest: dict[tuple[str, str], Finding] = {}
+    for finding in findings:
+        kind = (finding.severity, finding.code)
+        if finding.count == 1 and seen[kind] < KEPT:
+            kept.append(finding)
+            seen[kind] += 1
+        else:
+            first = rest.get(kind)
+            rest[kind] = replace(first or finding, count=finding.count + (first.count if first else 0))
+    return kept + [
+        replace(f, message=f"{f.count} more of this kind, of which this is the first.", images=())
+        for f in rest.values()
+    ]
 
 
 def stricter(findings: list[Finding]) -> list[Finding]:
@@ -56,9 +80,10 @@ def log_findings(findings: list[Finding]) -> None:
     levels = {"error": logging.ERROR, "warning": logging.WARNING, "note": logging.INFO}
     for (severity, code), rows in grouped(findings).items():
         level = levels[severity]
-        log.log(level, "[%s] %d finding%s", code, len(rows), "" if len(rows) == 1 else "s")
+        total = sum(row.count for row in rows)
+        log.log(level, "[%s] %d finding%s", code, total, "" if total == 1 else "s")
         for row in rows[:SHOWN_PER_CODE]:
             log.log(level, "  %s: %s", _printable(row.where), _printable(row.message))
         if len(rows) > SHOWN_PER_CODE:
-            log.log(level, "  … and %d more, all in check_dataset_result.json", len(rows) - SHOWN_PER_CODE)
+            log.log(level, "  … and %d more, in check_dataset_result.json", total - SHOWN_PER_CODE)
         log.log(level, "  to do: %s", rows[0].fix)

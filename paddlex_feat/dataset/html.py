@@ -69,10 +69,11 @@ def _findings_part(findings: list[Finding]) -> str:
     parts = []
     for (severity, code), rows in groups.items():
         shown = "".join(_row(finding, i < _ILLUSTRATED) for i, finding in enumerate(rows[:SHOWN]))
-        more = f"<p>… and {len(rows) - SHOWN} more in check_dataset_result.json</p>" if len(rows) > SHOWN else ""
+        total = sum(finding.count for finding in rows)
+        more = f"<p>… and {total - SHOWN} more in check_dataset_result.json</p>" if len(rows) > SHOWN else ""
         opened = " open" if severity != "note" else ""
         parts.append(
-            f'<details class="{severity}"{opened}><summary>{severity}: {code} ({len(rows)})</summary>'
+            f'<details class="{severity}"{opened}><summary>{severity}: {code} ({total})</summary>'
             f'<p class="fix">To do: {escape(rows[0].fix)}</p>'
             f"<table>{shown}</table>{more}</details>"
         )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from paddlex_feat.dataset import relist
-from paddlex_feat.dataset.findings import Finding
+from paddlex_feat.dataset.findings import Finding, first_of_each
 from paddlex_feat.dataset.relist import LISTS
 from paddlex_feat.errors import DatasetError
 
@@ -127,7 +127,7 @@ def writable(path: str) -> bool:
 
 
 def read_list(root: Path, name: str) -> tuple[ImageList, list[Finding]]:
-    """Read `<root>/<name>.txt`; lines that cannot be read become findings, not records.
+    """Read `<root>/<name>.txt`; lines that cannot be read become findings (`first_of_each`), not records.
 
     The last space or tab of a line separates path and label, so paths may hold spaces.
     """
@@ -150,26 +150,33 @@ def read_list(root: Path, name: str) -> tuple[ImageList, list[Finding]]:
         return records, findings
     if encoding != "utf-8":
         fault("list-gbk", path.name, "The list is GBK text and was read as such. Save it as UTF-8.", "warning")
+    findings += first_of_each(_read_lines(text, records))
+    if not records and not any(f.severity == "error" for f in findings):
+        fault("list-empty", path.name, "The list holds no image.")
+    return records, findings
+
+
+def _read_lines(text: str, records: ImageList) -> Iterator[Finding]:
+    """Fill `records`; what is wrong with the other lines."""
     for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
         stripped = line.strip()
         if not stripped:
             continue
-        where, fields = f"{path.name}:{number}", _LINE.fullmatch(stripped)
+        where, fields = f"{records.name}.txt:{number}", _LINE.fullmatch(stripped)
         if not fields or _CONTROL.search(stripped):
-            fault("line-format", where, f"{stripped[:80]!r} is not a path, a space and a label.")
+            yield Finding("line-format", "error", where, f"{stripped[:80]!r} is not a path, a space and a label.", RULE)
             continue
         image, label = fields.groups()
         if not (label.isascii() and label.isdigit()):
-            fault("label-not-integer", where, f"The label {label[:40]!r} is not an integer of at least 0.")
+            message = f"The label {label[:40]!r} is not an integer of at least 0."
+            yield Finding("label-not-integer", "error", where, message, RULE)
         elif len(label) > 18:
-            fault("label-not-integer", where, f"The label {label[:40]!r} has more than 18 digits.")
+            message = f"The label {label[:40]!r} has more than 18 digits."
+            yield Finding("label-not-integer", "error", where, message, RULE)
         else:
             records.paths.append(image)
             records.labels.append(int(label))
             records.lines.append(number)
-    if not records and not any(f.severity == "error" for f in findings):
-        fault("list-empty", path.name, "The list holds no image.")
-    return records, findings
 
 
 def require_lists(dataset_dir: str, names: tuple[str, ...] = LISTS) -> dict[str, ImageList]:
@@ -182,9 +189,10 @@ def require_lists(dataset_dir: str, names: tuple[str, ...] = LISTS) -> dict[str,
         faults += [f for f in findings if f.severity == "error"]
     if faults:
         shown = "\n    ".join(f"{f.where}: {f.message}" for f in faults[:10])
-        more = f"\n    … and {len(faults) - 10} more" if len(faults) > 10 else ""
+        total = sum(f.count for f in faults)
+        more = f"\n    … and {total - 10} more" if len(faults) > 10 else ""
         raise DatasetError(
-            f"{len(faults)} faults in the list files:\n    {shown}{more}",
+            f"{total} faults in the list files:\n    {shown}{more}",
             where=str(root),
             fix="Correct those lines; Global.mode=check_dataset shows everything that is wrong.",
         )

@@ -11,7 +11,7 @@ from typing import Any
 from paddlex_feat.config.schema import Config, SplitSection
 from paddlex_feat.dataset import html, labelme, relist, report, split
 from paddlex_feat.dataset.check import check
-from paddlex_feat.dataset.findings import Finding, log_findings, stricter
+from paddlex_feat.dataset.findings import SEVERITIES, Finding, first_of_each, log_findings, stricter
 from paddlex_feat.dataset.records import LISTS, find_root, require_lists
 from paddlex_feat.dataset.subject import DataSet, Settings
 from paddlex_feat.errors import DatasetError
@@ -33,13 +33,13 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     root = find_root(config.Global.dataset_dir)
     log.info("Checking the data set in %s", root)
     data, findings = check(root, _settings(config))
-    findings = (stricter(before) if wanted.strict else before) + findings
+    findings = first_of_each(stricter(before) if wanted.strict else before) + findings
     for name in LISTS:
         log.info("%s.txt: %d images, %d classes", name, len(data.lists[name]), len(set(data.lists[name].labels)))
     log_findings(findings)
     result = _write(config, output, root, data, findings)
     log.info("Report: %s", output / "check_dataset" / "report.html")
-    counts = Counter(f.severity for f in findings)
+    counts = Counter({s: sum(f.count for f in findings if f.severity == s) for s in SEVERITIES})
     if counts["error"]:
         raise DatasetError(
             f"The data set did not pass: {counts['error']} errors, {counts['warning']} warnings.",
@@ -77,7 +77,7 @@ def _convert(config: Config) -> list[Finding]:
             "No annotation could be used.",
             where=str(root / "annotations"),
             fix="Correct what is listed above; each needs imagePath and one true entry in flags.",
-        ).with_result({"check_pass": False, "findings": [_plain(f) for f in converted.findings]})
+        ).with_result({"check_pass": False, "findings": [_plain(f) for f in first_of_each(converted.findings)]})
     parts = split.draw(converted.labels, labelme.PERCENTS, "image", config.CheckDataset.convert.seed)
     split.require_usable(parts, converted.labels)
     relist.replace_lists(root, _texts(converted.paths, converted.labels, parts))
@@ -117,7 +117,7 @@ def _split(dataset_dir: str, wanted: SplitSection) -> list[Finding]:
 
 def _plain(finding: Finding) -> dict[str, str]:
     """A finding as the result file holds it."""
-    return {key: value for key, value in asdict(finding).items() if key != "images"}
+    return {key: value for key, value in asdict(finding).items() if key not in ("images", "count")}
 
 
 def _write(config: Config, output: Path, root: Path, data: DataSet, findings: list[Finding]) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def build_state(
     if start is not None:
         checkpoint.resume(start, state)
         _check_resumed(state.progress, config, classes, start)
-    if settings.amp == "O2":
+    if settings.amp == "O2" and model.head is not None:
         state.lower_precision(settings.amp_dtype, model.head.sublayers(include_self=True))
     if start is not None:
         checkpoint.resume_momentum(start, state)
