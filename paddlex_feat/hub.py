@@ -23,7 +23,8 @@ from paddlex_feat.progress import bar
 
 log = logging.getLogger(__name__)
 ATTEMPTS, TIMEOUT_SECONDS, CHUNK = 4, 30, 2**16  # a chunk is what a break loses at most
-PICKLE = b"\x80"  # the first byte of every .pdparams file
+PICKLE = rb"\x80"  # the first byte of every .pdparams file
+SAFETENSORS = rb".{5}\0{3}\{"  # the length of a header of less than 2^40 bytes, and its beginning
 OFFICIAL = "https://paddle-model-ecology.bj.bcebos.com"  # Paddle's server of weights and models
 MIRROR = "PADDLEX_FEAT_MIRROR"  # the environment variable that names another one
 
@@ -76,7 +77,7 @@ def fetch(url: str, folder: str, fix: str, begins: bytes = b"", most: int = 2**3
     Args:
         folder: sub-folder of the cache, or the absolute path of a folder in its place.
         fix: what the user can do where the network cannot be reached.
-        begins: how a file of the expected kind begins; another one is refused and not kept.
+        begins: pattern of how a file of the expected kind begins; another one is refused and not kept.
         most: bytes that are taken; a longer file is refused.
 
     Raises DownloadError. Two addresses that end in the same file name do not share a copy.
@@ -138,6 +139,12 @@ def alone(folder: Path) -> Iterator[None]:
 def local_file(path_or_url: str, folder: str, fix: str, begins: bytes = b"") -> Path:
     """A path as it is, a URL by way of the cache."""
     return fetch(path_or_url, folder, fix, begins=begins) if is_url(path_or_url) else Path(path_or_url)
+
+
+def weight_file(path_or_url: str, fix: str) -> Path:
+    """A weight file, `.pdparams` or `.safetensors`: a path as it is, a URL by way of the cache."""
+    of_tensors = urldefrag(path_or_url)[0].lower().endswith(".safetensors") if is_url(path_or_url) else False
+    return local_file(path_or_url, "weights", fix, SAFETENSORS if of_tensors else PICKLE)
 
 
 class _Resuming:
@@ -210,8 +217,8 @@ class _Resuming:
 
     def _check(self, url: str) -> None:
         with self._part.open("rb") as stream:
-            begin = stream.read(max(len(self._begins), 40))
-        if not begin.startswith(self._begins):
+            begin = stream.read(40)
+        if not re.match(self._begins, begin, re.DOTALL):
             self._part.unlink()
             self._mark.unlink(missing_ok=True)
             raise ValueError(f"{url} is no file of the expected kind; it begins with {begin[:40]!r}")
