@@ -143,7 +143,7 @@ def local_file(path_or_url: str, folder: str, fix: str, begins: bytes = b"") -> 
 
 def weight_file(path_or_url: str, fix: str) -> Path:
     """A weight file, `.pdparams` or `.safetensors`: a path as it is, a URL by way of the cache."""
-    of_tensors = urldefrag(path_or_url)[0].lower().endswith(".safetensors") if is_url(path_or_url) else False
+    of_tensors = re.search(r"\.safetensors([?#]|$)", path_or_url.lower())
     return local_file(path_or_url, "weights", fix, SAFETENSORS if of_tensors else PICKLE)
 
 

@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import WeightsError
 from paddlex_feat.files import backup, write_keeping
@@ -19,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Config, output: Path) -> dict[str, Any]:
-    """Write inference.json, inference.pdiparams and inference.yml, and the other forms asked for, into the output.
+    """Write inference.json, inference.pdiparams and inference.yml, and what else is asked for, into the output.
 
     What an earlier export left there of other forms is renamed: it would answer by other weights.
     """
@@ -31,6 +33,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     trained = load_trained(config, path)
 
     from paddlex_feat.inference.export import require_agreement
+    from paddlex_feat.models import weights
 
     exporter = exporter_of(config, trained.config, trained.network)
     with tempfile.TemporaryDirectory(prefix=".export.", dir=output) as temporary:
@@ -48,6 +51,9 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         except WeightsError as error:
             known = {form: value for form, value in differences.items() if math.isfinite(value)}  # JSON has no NaN
             raise error.with_result({"differences": known, "compared_on": source}) from None
+        if settings.save_weights:
+            tensors = {n: t for n, t in weights.read(path).items() if isinstance(t, np.ndarray)}
+            weights.write(folder / f"weights.{settings.save_weights}", tensors)
         files = sorted(folder.iterdir())
         for name in sorted(GRAPH_FILES - {file.name for file in files}):
             if (output / name).is_file():
