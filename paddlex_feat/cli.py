@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from paddlex_feat import __version__
+from paddlex_feat import __version__, manifest
 from paddlex_feat.config import load
 from paddlex_feat.config.describe import keys_help
 from paddlex_feat.config.schema import MODES, Config
@@ -35,6 +35,7 @@ and in <output>/<mode>_result.json; 2 the command line is not understood.
 examples:
   python main.py -c PP-ShiTuV2_rec -o Global.mode=check_dataset -o Global.dataset_dir=./dataset/mine
   python main.py -c my.yaml -o Global.mode=train -o Train.epochs_iters=40 -o Global.device=gpu:0
+  python main.py verify RUN [OTHER]     what differs from its run.json, or from another run; verify --help
 """
 
 
@@ -152,6 +153,8 @@ def _run(config: Config, mode: str, output: Path) -> int:
         result = importlib.import_module(f"paddlex_feat.modes.{mode}").run(config, output)
         _flush_stdout()
         _write_result(mode, output, {"done_flag": True, **result})
+        if mode == "train" and Group.from_environment().rank == 0:
+            manifest.end(output)
         return 0
     except FeatError as error:
         return _fail(error, mode, output)
@@ -187,8 +190,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names need not be text
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["verify"]:
+        return _verify(words[1:])
     parser = build_parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_args(words)
     if args.help:
         return _print_help(parser)
     if not args.config:
@@ -205,6 +211,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     for notice in notices:
         log.info(notice)
     return run(config)
+
+
+def _verify(words: Sequence[str]) -> int:
+    from paddlex_feat import verify  # reads data sets, which a faulty configuration need not wait for
+
+    try:
+        code = verify.main(words)
+        _flush_stdout()
+    except FeatError as error:
+        return _complain(error)
+    return code
 
 
 def _print_help(parser: argparse.ArgumentParser) -> int:

@@ -12,13 +12,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from paddlex_feat.errors import OutputError, output_errors
 from paddlex_feat.scratch import ScratchFolder, scratch_file
 
 log = logging.getLogger(__name__)
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES}  # some network file systems
+ATTEMPTS = 10  # to open a file whose folder is being exchanged, which takes two renames
 
 
 def require_writable(folder: Path) -> None:
@@ -199,7 +200,7 @@ def _exchange(temporary: Path, path: Path) -> None:
 
 
 def recover_folder(path: Path) -> None:
-    """Put back a folder that a killed `atomic_folder` had moved aside; wait for one that is at work."""
+    """Put back a folder that a killed `atomic_folder` had moved aside; wait for one at work. Not for readers."""
     if not path.name:  # "." was never exchanged
         return
     former = _displaced(path)
@@ -210,6 +211,30 @@ def recover_folder(path: Path) -> None:
             shutil.rmtree(former, ignore_errors=True)
         elif former.exists():
             former.rename(path)
+
+
+def settled(path: Path) -> Path:
+    """Where a file or folder lies now: `path`, or where an exchange of it or of its folder has left it for the moment.
+
+    For readers: nothing is renamed, as `recover_folder` would, for a run may be at it. The path as it is if
+    there is nothing at all.
+    """
+    places = [path]
+    if path.name:
+        places.append(_displaced(path))
+    if path.parent.name:
+        places.append(_displaced(path.parent) / path.name)
+    return next((place for place in places * 2 if place.exists()), path)  # it may change places between two looks
+
+
+def open_settled(path: Path) -> BinaryIO:
+    """Open the file at `settled(path)`; what is open stays readable. Raises FileNotFoundError if it is no file."""
+    for _ in range(ATTEMPTS):
+        place = settled(path)
+        with suppress(FileNotFoundError):  # exchanged since
+            if place.is_file():
+                return place.open("rb")
+    raise FileNotFoundError(path)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 ATTEMPTS, TIMEOUT_SECONDS, CHUNK = 4, 30, 2**16  # a chunk is what a break loses at most
 LONGEST_WAIT = 60  # seconds, whatever a busy server asks for
 _BUSY = {429, 502, 503, 504}  # answers of a server that may have the file later
-PICKLE = b"\x80"  # the first byte of every .pdparams file
+PICKLE = rb"\x80"  # the first byte of every .pdparams file
+SAFETENSORS = rb".{5}\0{3}\{"  # the length of a header of less than 2^40 bytes, and its beginning
 OFFICIAL = "https://paddle-model-ecology.bj.bcebos.com"  # Paddle's server of weights and models
 MIRROR = "PADDLEX_FEAT_MIRROR"  # the environment variable that names another one
 
@@ -78,7 +79,7 @@ def fetch(url: str, folder: str, fix: str, begins: bytes = b"", most: int = 2**3
     Args:
         folder: sub-folder of the cache, or the absolute path of a folder in its place.
         fix: what the user can do where the network cannot be reached.
-        begins: how a file of the expected kind begins; another one is refused and not kept.
+        begins: pattern of how a file of the expected kind begins; another one is refused and not kept.
         most: bytes that are taken; a longer file is refused.
 
     Raises DownloadError. Two addresses that end in the same file name do not share a copy.
@@ -158,6 +159,12 @@ def _wait(error: Exception, attempt: int) -> float:
     return float(min(int(asked[:9]), LONGEST_WAIT)) if re.fullmatch(r"[0-9]+", asked) else 2 ** (attempt - 1) / 2
 
 
+def weight_file(path_or_url: str, fix: str) -> Path:
+    """A weight file, `.pdparams` or `.safetensors`: a path as it is, a URL by way of the cache."""
+    of_tensors = re.search(r"\.safetensors([?#]|$)", path_or_url.lower())
+    return local_file(path_or_url, "weights", fix, SAFETENSORS if of_tensors else PICKLE)
+
+
 class _Resuming:
     """A pooch downloader that keeps what it has got in `part`, with the server's mark of its version beside it."""
 
@@ -229,8 +236,8 @@ class _Resuming:
 
     def _check(self, url: str) -> None:
         with self._part.open("rb") as stream:
-            begin = stream.read(max(len(self._begins), 40))
-        if not begin.startswith(self._begins):
+            begin = stream.read(40)
+        if not re.match(self._begins, begin, re.DOTALL):
             self._part.unlink()
             self._mark.unlink(missing_ok=True)
             raise ValueError(f"{url} is no file of the expected kind; it begins with {begin[:40]!r}")

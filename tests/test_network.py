@@ -190,7 +190,7 @@ def test_a_backbone_alone_starts_a_training_and_nothing_else(tmp_path, prefix):
         (np.zeros(512, "int64"), "type int64"),
         (np.full(512, "a"), "type <U1"),
         (np.full(512, np.nan, "float32"), "not finite"),
-        ("text", "shape"),
+        ("text", "is a str, the network has"),
     ],
 )
 def test_tensors_of_another_kind_are_named(tmp_path, value, message):

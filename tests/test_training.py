@@ -14,6 +14,7 @@ from networks import SPECS
 
 paddle = pytest.importorskip("paddle")
 
+from paddlex_feat import create_model
 from paddlex_feat.errors import TrainingError, WeightsError
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
@@ -246,9 +247,27 @@ def test_a_finished_run_says_that_nothing_is_left(run_folder, small_faces, tmp_p
     assert done.returncode == 1 and "Nothing is left to train" in done.stderr
 
 
-def test_a_checkpoint_caught_between_two_renames_is_put_back(run_folder, tmp_path):
+def test_a_checkpoint_caught_between_two_renames_is_read_and_put_back_by_its_run_alone(run_folder, tmp_path):
+    """A reader must not rename what a run may be exchanging at that moment."""
     shutil.copytree(run_folder / "latest", tmp_path / ".latest.replaced")
-    assert weights.read(tmp_path / "latest/latest.pdparams") and not (tmp_path / ".latest.replaced").exists()
+    model = create_model("PP-ShiTuV2_rec", tmp_path / "latest/inference", device="cpu")
+    assert model and weights.read(tmp_path / "latest/latest.pdparams")
+    assert checkpoint.read_progress(tmp_path / "latest/latest.pdstates").epoch == 3
+    assert [p.name for p in tmp_path.iterdir()] == [".latest.replaced"]
+    assert RunFolder(tmp_path, 1).latest() == tmp_path / "latest/latest.pdparams"
+    assert [p.name for p in tmp_path.iterdir()] == ["latest"]
+
+
+def test_a_best_model_caught_between_two_renames_goes_with_a_run_that_is_taken_up_elsewhere(run_folder, tmp_path):
+    source, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(run_folder / "best_model", source / ".best_model.replaced")
+    shutil.copytree(run_folder / "latest", source / "latest")
+    out.mkdir()
+    progress = checkpoint.read_progress(source / "latest/latest.pdstates")
+    RunFolder(out, 1).take_up(source / "latest/latest.pdparams", progress)
+    assert (source / ".best_model.replaced").is_dir() and not (source / "best_model").exists()
+    for path in sorted((run_folder / "best_model").glob("best_model.*")):
+        assert (out / "best_model" / path.name).read_bytes() == path.read_bytes()
 
 
 def state_of(layer, rate: float = 0.1, **progress) -> TrainingState:

@@ -120,7 +120,8 @@ class EvaluateSection(Section):
 
     weight_path: str | None = key(
         "output/best_model/best_model.pdparams",
-        "What is evaluated: a .pdparams file, its URL, or an inference directory; null: the model's official weights.",
+        "What is evaluated: a .pdparams or .safetensors file, its URL, or an inference directory; null: the model's "
+        "official weights.",
     )
     log_interval: int = key(1, "Accepted for compatibility; progress is a bar.", "batches", ge=1)
     batch_size: int = key(64, "Images per inference call, in training's evaluations too.", "images", ge=1)
@@ -143,7 +144,10 @@ class ExportSection(Section):
     """Export of an inference model."""
 
     weight_path: str | None = key(
-        PRETRAINED + "PP-ShiTuV2_rec_pretrained.pdparams", "Weights to export: .pdparams file or URL."
+        PRETRAINED + "PP-ShiTuV2_rec_pretrained.pdparams", "Weights to export: .pdparams or .safetensors, file or URL."
+    )
+    save_weights: Literal["pdparams", "safetensors"] | None = key(
+        None, "Write the tensors of the weight file too, the head included: as weights.pdparams or weights.safetensors."
     )
     tolerance: float = key(1e-4, "Largest allowed difference of a unit feature after export.", gt=0)
     format: ExportForms = key(

@@ -121,7 +121,7 @@ class TrainSection(Section):
     warmup_steps: float = key(5, "Linear warm-up (epochs, despite the key's historical name).", "epochs", ge=0)
     pretrain_weight_path: str | None = key(
         PRETRAINED + "PP-ShiTuV2_rec_pretrained.pdparams",
-        "Weights to start from: file or URL; null trains from scratch and downloads nothing.",
+        "Weights to start from: .pdparams or .safetensors, file or URL; null: from scratch, nothing is downloaded.",
     )
     freeze: list[str] = key([], "Parameters that stay as they are, by name patterns such as backbone.stages.0.*.")
     resume_path: str | None = key(None, "A .pdparams file of an earlier run, with .pdopt and .pdstates beside it.")

@@ -8,7 +8,6 @@ from pathlib import Path
 import yaml
 
 from paddlex_feat.errors import WeightsError
-from paddlex_feat.files import recover_folder
 from paddlex_feat.pipeline.preprocess import Preprocess
 
 PREFIX = "inference"
@@ -25,8 +24,6 @@ class ModelInfo:
 
 def read_info(folder: Path) -> ModelInfo:
     """Read `inference.yml`. Raises WeightsError if it is missing or not understood."""
-    if not folder.is_dir():
-        recover_folder(folder.parent)  # a run that was killed while it exchanged this checkpoint
     path = folder / f"{PREFIX}.yml"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 # No engine takes a folder without inference.yml. It goes first and comes last: a model of which
 # only a part was exchanged, by a killed run, is refused.
 _INFO = f"{PREFIX}.yml"
-_FILES = (_INFO, f"{PREFIX}.pdiparams", *sorted(GRAPH_FILES))
+_FILES = (_INFO, f"{PREFIX}.pdiparams", *sorted(GRAPH_FILES), "weights.pdparams", "weights.safetensors")
 
 
 def place(staged: Path, folder: Path) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from paddlex_feat.errors import ConfigError, DownloadError, ImageError, WeightsError
+from paddlex_feat.files import settled
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.info import read_info
 from paddlex_feat.inference.inputs import Item, StreamFault, has_iterator, items
@@ -61,7 +62,7 @@ def create_model(
     each other, DownloadError, DeviceError, DependencyError.
     """
     wanted = engine_settings(engine, precision, threads, device, engine_config, pp_option, use_hpip, hpi_config)
-    folder = official_model(model_name) if model_dir is None else Path(model_dir)
+    folder = official_model(model_name) if model_dir is None else settled(Path(model_dir))
     info = read_info(folder)
     if info.name != model_name:
         raise WeightsError(

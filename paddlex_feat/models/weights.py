@@ -1,57 +1,31 @@
-"""Weight files: reading pickles that may be hostile, writing them, filling a network.
+"""Weight files: reading what may be hostile, writing, filling a network.
 
 `.pdparams`, `.pdopt` and `.pdstates` are pickles of plain dictionaries of arrays. They are
 read by an unpickler that knows arrays and plain containers and nothing else, and written so
-that NumPy 1 (PaddleClas's environment) and NumPy 2 both read them.
+that NumPy 1 (PaddleClas's environment) and NumPy 2 both read them. `.safetensors` holds arrays alone.
 """
 
 from __future__ import annotations
 
 import logging
 import pickle
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import paddle
 from paddle import nn
 
 from paddlex_feat.errors import WeightsError
-from paddlex_feat.files import atomic_path, recover_folder
+from paddlex_feat.files import atomic_path, open_settled
+from paddlex_feat.models import plain_pickle
 
 log = logging.getLogger(__name__)
 
 BACKBONE, NECK, HEAD = "backbone.", "neck.", "head."  # prefixes of tensor names
 # Paddle's own bookkeeping entry in a saved state dict; not a tensor.
 _PADDLE_NAME_TABLE = "StructuredToParameterName@@"
-
-_ADMITTED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("builtins", "tuple"): tuple,  # how paddle.save marks a (name, array) pair
-    ("collections", "OrderedDict"): OrderedDict,
-    ("_codecs", "encode"): __import__("_codecs").encode,  # bytes in protocol-2 pickles
-}
-_reconstruct = np.zeros(0).__reduce__()[0]
-_scalar = np.float32(0).__reduce__()[0]
-for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    _ADMITTED[_module, "_reconstruct"] = _reconstruct
-    _ADMITTED[_module, "scalar"] = _scalar
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Admits arrays, numbers, strings and plain containers; any other name is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ADMITTED[module, name]
-        except KeyError:
-            raise WeightsError(
-                f"The file asks for {module}.{name}, which is neither an array nor a plain container.",
-                fix="Do not use this file: loading it with a plain unpickler could run code.",
-            ) from None
 
 
 class _PlainPickler(pickle.Pickler):
@@ -69,26 +43,28 @@ def _unwrap(value: Any) -> Any:
         return value[1]
     if isinstance(value, dict):
         return {k: _unwrap(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_unwrap(v) for v in value)
     return value
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The dictionary in a `.pdparams`, `.pdopt` or `.pdstates` file; tensors as NumPy arrays.
+    """The dictionary in a `.pdparams`, `.pdopt`, `.pdstates` or `.safetensors` file; tensors as NumPy arrays.
 
     Raises WeightsError if the file is missing, damaged, or holds anything but plain data.
     """
-    if not path.is_file():
-        recover_folder(path.parent)  # a run that was killed while it exchanged this checkpoint
-    if not path.is_file():
-        raise WeightsError("The weight file does not exist.", where=str(path), fix="Check the path, or train first.")
     try:
-        with path.open("rb") as stream:
-            state = _PlainUnpickler(stream).load()
+        with open_settled(path) as stream:
+            state = _read_safetensors(stream) if is_safetensors(path) else plain_pickle.load(stream)
     except WeightsError as error:
         raise WeightsError(error.what, where=str(path), fix=error.fix) from None
-    except Exception as error:  # a damaged pickle can raise nearly anything
+    except FileNotFoundError:
         raise WeightsError(
-            f"The weight file is damaged or of another format ({type(error).__name__}: {error}).",
+            "The weight file does not exist.", where=str(path), fix="Check the path, or train first."
+        ) from None
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise WeightsError(
+            f"The weight file is damaged or of another format ({type(error).__name__}: {str(error)[:200]}).",
             where=str(path),
             fix="Copy it again; where it was downloaded, delete it, and it is fetched again.",
         ) from error
@@ -97,7 +73,20 @@ def read(path: Path) -> dict[str, Any]:
             f"The weight file holds a {type(state).__name__} where a dictionary of tensors is expected.",
             where=str(path),
         )
-    return {str(k): _unwrap(v) for k, v in state.items() if k != _PADDLE_NAME_TABLE}
+    return {k: _unwrap(v) for k, v in state.items() if k != _PADDLE_NAME_TABLE}
+
+
+def is_safetensors(path: Path) -> bool:
+    """Does the name say `.safetensors`?"""
+    return path.suffix.lower() == ".safetensors"
+
+
+def _read_safetensors(stream: BinaryIO) -> dict[str, np.ndarray]:
+    """Every tensor of the open file, in memory of its own."""
+    from safetensors.numpy import load_file
+
+    # By its number the very file that was opened, though a run may exchange the name meanwhile.
+    return load_file(f"/dev/fd/{stream.fileno()}")
 
 
 def _to_plain(value: Any) -> Any:
@@ -109,9 +98,27 @@ def _to_plain(value: Any) -> Any:
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
-    """Write a state dict (tensors become arrays), whole or not at all; the same state gives the same bytes."""
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        _PlainPickler(stream, protocol=4).dump({k: _to_plain(v) for k, v in state.items()})
+    """Write a state dict (tensors become arrays), whole or not at all; the same state gives the same bytes.
+
+    A name that ends in `.safetensors` gets that format. Raises WeightsError if not all is arrays then.
+    """
+    plain = {k: _to_plain(v) for k, v in state.items()}
+    others = [k for k, v in plain.items() if not isinstance(v, np.ndarray)]
+    if is_safetensors(path) and others:
+        raise WeightsError(
+            f"This format holds tensors alone, and {others[0]} is neither array nor tensor.",
+            where=str(path),
+            fix="Write a .pdparams file.",
+        )
+    with atomic_path(path) as temporary:
+        if is_safetensors(path):
+            from safetensors.numpy import save_file
+
+            # It writes memory as it lies there.
+            save_file({k: np.asarray(v, order="C") for k, v in plain.items()}, temporary)
+        else:
+            with temporary.open("wb") as stream:
+                _PlainPickler(stream, protocol=4).dump(plain)
 
 
 @dataclass
@@ -164,7 +171,10 @@ def load(model: nn.Layer, path: Path, head: Literal["required", "optional", "ign
         elif value is None:
             faults.append(f"{name} is missing")
         else:
-            faults.append(f"{name} has shape {list(np.shape(value))}, the network has {shape}")
+            found = (
+                f"has shape {list(value.shape)}" if isinstance(value, np.ndarray) else f"is a {type(value).__name__}"
+            )
+            faults.append(f"{name} {found}, the network has {shape}")
     report.unused = [name for name in state if name not in own and (head != "ignored" or not name.startswith(HEAD))]
     if faults:
         shown = "\n    ".join(faults[:20]) + (f"\n    … and {len(faults) - 20} more" if len(faults) > 20 else "")

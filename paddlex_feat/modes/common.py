@@ -99,8 +99,10 @@ def launch_processes(config: Config, output: Path, machines: str | None = None) 
 def weight_file(key: str, weight_path: str | None) -> Path:
     """The file that the configuration key `key` names, fetched if it is a URL."""
     if not weight_path:
-        raise ConfigError("No weights are given.", where=key, fix="Give a .pdparams file, e.g. best_model's, or a URL.")
-    return hub.local_file(weight_path, "weights", f"Give a local file with -o {key}=FILE.", hub.PICKLE)
+        raise ConfigError(
+            "No weights are given.", where=key, fix="Give a weight file, e.g. best_model.pdparams, or a URL."
+        )
+    return hub.weight_file(weight_path, f"Give a local file with -o {key}=FILE.")
 
 
 def load_trained(config: Config, path: Path) -> Trained:

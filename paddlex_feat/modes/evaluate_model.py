@@ -11,7 +11,7 @@ from paddlex_feat import hub
 from paddlex_feat.config.schema import Config
 from paddlex_feat.config.section import official_weights
 from paddlex_feat.errors import ConfigError, DeviceError, WeightsError
-from paddlex_feat.files import recover_folder
+from paddlex_feat.files import settled
 from paddlex_feat.group import Group
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.info import PREFIX
@@ -53,10 +53,7 @@ def find(config: Config) -> Path:
         log.info("%s is null: the official weights of %s, %s", KEY, config.Global.model, given)
     if hub.is_url(given) or not given:
         return weight_file(KEY, given)
-    path = Path(given)
-    if not path.exists():
-        for folder in (path, path.parent):  # a run that was killed while it exchanged this checkpoint
-            recover_folder(folder)
+    path = settled(Path(given))
     if not path.exists():
         raise WeightsError(
             "The weight file does not exist.", where=f"{KEY}={path}", fix="Check the path, or train first."

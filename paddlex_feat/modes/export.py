@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import WeightsError
 from paddlex_feat.inference.convert import require_forms, write_forms
@@ -18,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Config, output: Path) -> dict[str, Any]:
-    """Write inference.json, inference.pdiparams and inference.yml, and the other forms asked for, into the output.
+    """Write inference.json, inference.pdiparams and inference.yml, and what else is asked for, into the output.
 
     What an earlier export left there is renamed, forms that are not asked for now too: it has other weights.
     """
@@ -31,6 +33,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
 
     from paddlex_feat.inference.export import require_agreement
     from paddlex_feat.inference.placing import place
+    from paddlex_feat.models import weights
 
     exporter = exporter_of(config, trained.config, trained.network)
     with ScratchFolder(output) as folder:
@@ -47,6 +50,9 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         except WeightsError as error:
             known = {form: value for form, value in differences.items() if math.isfinite(value)}  # JSON has no NaN
             raise error.with_result({"differences": known, "compared_on": source}) from None
+        if settings.save_weights:
+            tensors = {n: t for n, t in weights.read(path).items() if isinstance(t, np.ndarray)}
+            weights.write(folder / f"weights.{settings.save_weights}", tensors)
         names = place(folder, output)
     log.info("Inference model: %s", ", ".join(str(output / name) for name in names))
     return {

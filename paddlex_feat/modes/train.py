@@ -127,12 +127,12 @@ def _complete_inference_model(config: Config, exporter: Exporter, best: Path, pl
 
 def _describe_run(config: Config, output: Path, data: Data, place: Place, classes: list[int]) -> None:
     """config.yaml, class_map.json, run.json: what a run needs to be understood and repeated."""
-    from paddlex_feat.training import record
+    from paddlex_feat import manifest
 
     write_keeping(output / "config.yaml", config_load.dump(config_load.without_resume(config)).encode())
     write_json(output / "class_map.json", {str(index): label for index, label in enumerate(classes)})
     prints = {name: {"images": p.images, "sha256": p.sha256} for name, p in data.prints.items()}
-    record.write(output, record.command_line(), place.device, place.group.size, prints)
+    manifest.begin(output, manifest.command_line(), place.device, place.group.size, prints)
 
 
 def _say_what(config: Config, data: Data, place: Place, trainer: Trainer) -> None:

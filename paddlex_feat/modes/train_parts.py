@@ -71,9 +71,9 @@ def build_state(
     if start is None and settings.pretrain_weight_path:
         fix = "Give a local file with -o Train.pretrain_weight_path=FILE, or null to train from scratch."
         if place.group.local_rank == 0:
-            hub.local_file(settings.pretrain_weight_path, "weights", fix, hub.PICKLE)
+            hub.weight_file(settings.pretrain_weight_path, fix)
         place.group.any(False)  # one process a machine downloads, the others wait for it
-        path = hub.local_file(settings.pretrain_weight_path, "weights", fix, hub.PICKLE)
+        path = hub.weight_file(settings.pretrain_weight_path, fix)
         log.info("Pretrained weights %s: %s", path, weights.load(model, path, head="optional"))
     if settings.ema_decay:
         state.ema = Ema(state.raw_weights(), settings.ema_decay)

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import paddle
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, NonNegativeInt, TypeAdapter, ValidationError
 
 from paddlex_feat.errors import WeightsError
-from paddlex_feat.files import write_json
+from paddlex_feat.files import settled, write_json
 from paddlex_feat.models import weights
 from paddlex_feat.training.ema import Ema
 
@@ -41,19 +41,19 @@ class Progress:
         skipped: files that could not be decoded and were replaced.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")  # of read_progress
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # of read_progress
 
-    epoch: int = 0
-    step: int = 0
-    step_in_epoch: int = 0
+    epoch: NonNegativeInt = 0
+    step: NonNegativeInt = 0
+    step_in_epoch: NonNegativeInt = 0
     batching: str = ""
-    epochs: int = 0
+    epochs: NonNegativeInt = 0
     best: float = -1.0
-    best_epoch: int = 0
-    stale: int = 0
+    best_epoch: NonNegativeInt = 0
+    stale: NonNegativeInt = 0
     score: float | None = None
     classes: list[int] = field(default_factory=list)
-    num_classes: int = 0
+    num_classes: NonNegativeInt = 0
     scaler: dict[str, Any] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
 
@@ -164,10 +164,12 @@ def resume(path: Path, state: TrainingState) -> None:
     Raises WeightsError if one of them is missing or does not fit.
     """
     state.progress = read_progress(path.with_suffix(".pdstates"))
-    raw = path.with_suffix(".pdema")
-    weights.load(state.model, raw if raw.is_file() else path)
+    weights.load(state.model, path)
     if state.ema:  # a run that had none begins its average here
-        state.ema.load(weights.read(path) if raw.is_file() else state.model.state_dict())
+        state.ema.load(state.model.state_dict())
+    raw = path.with_suffix(".pdema")
+    if settled(raw).is_file():
+        weights.load(state.model, raw)
 
 
 def resume_momentum(path: Path, state: TrainingState) -> None:
@@ -180,12 +182,12 @@ def resume_momentum(path: Path, state: TrainingState) -> None:
     entries, faults = {}, []
     for entry, value in saved.items():
         name, _, kind = str(entry).rpartition(":")
-        shape = list(np.shape(value))
+        shape = list(value.shape) if isinstance(value, np.ndarray) and value.dtype.kind == "f" else type(value).__name__
         if name in parameters and shape == list(parameters[name].shape):
             low = parameters[name].dtype != paddle.float32
             entries[f"{parameters[name].name}_{MASTER + '_' if low else ''}{kind}"] = paddle.to_tensor(value)
         else:
-            faults.append(f"{entry}, shape {shape}")
+            faults.append(f"{entry}, {shape}")
     if faults or (state.progress.step and not saved):
         raise WeightsError(
             f"The momentum does not belong to these weights: {faults[0] if faults else 'the file holds none'}.",

@@ -20,7 +20,7 @@ from typing import Any
 
 from paddlex_feat import logs
 from paddlex_feat.errors import output_errors
-from paddlex_feat.files import atomic_folder, link_or_copy, recover_folder, write_bytes, write_text
+from paddlex_feat.files import atomic_folder, link_or_copy, recover_folder, settled, write_bytes, write_text
 from paddlex_feat.scratch import ScratchFolder
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, Snapshot, TrainingState
@@ -80,13 +80,14 @@ class RunFolder:
         anew, and `progress` says so.
         """
         source = parameters.resolve().parent.parent
+        own = source == self.root.resolve()
+        if own:
+            self._tidy()
         best = self._best_of(source, progress)
         rows = metrics_until(source / METRICS, progress.epoch, progress.step)
-        own = source == self.root.resolve()
         here = (progress.epoch, progress.step_in_epoch)
         replayed = own and parameters.parent.name == LATEST and self._position(BEST) > here
         if own:
-            self._tidy()
             later = [path for epoch, path in self._epochs().items() if epoch > progress.epoch]
             later += [self.root / n for n in (BEST, LATEST) if self._position(n) > here and not replayed]
             if later:
@@ -124,10 +125,10 @@ class RunFolder:
     def _best_of(self, source: Path, progress: Progress) -> Path | None:
         """The checkpoint of the best epoch of the run in `source`, if it still exists."""
         for name in (BEST, f"epoch_{progress.best_epoch}"):
-            recover_folder(source / name)
-            states = source / name / f"{name}.pdstates"
+            folder = settled(source / name)  # perhaps of another run, which may be under way
+            states = folder / f"{name}.pdstates"
             if states.is_file() and checkpoint.read_progress(states).epoch == progress.best_epoch:
-                return source / name
+                return folder
         return None
 
     def _epochs(self) -> dict[int, Path]:
@@ -153,10 +154,11 @@ class RunFolder:
 
     def _copy(self, source: Path, name: str) -> None:
         """A checkpoint folder once more under another name; its files are shared, for they never change."""
+        former = next(source.glob("*.pdparams")).stem
         with atomic_folder(self.root / name) as folder:
             for path in sorted(p for p in source.rglob("*") if p.is_file()):
                 relative = path.relative_to(source)
-                target = folder / relative.with_name(relative.name.replace(source.name, name))
+                target = folder / relative.with_name(relative.name.replace(former, name))
                 target.parent.mkdir(exist_ok=True)
                 link_or_copy(path, target)
 

@@ -1,0 +1,130 @@
+"""`main.py verify RUN [OTHER]`: is a run as it ended, could it be repeated here, does another give the same?"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from paddlex_feat import manifest
+from paddlex_feat.config.load import load
+from paddlex_feat.config.schema import Config, walk
+from paddlex_feat.dataset.fingerprint import fingerprint
+from paddlex_feat.dataset.records import require_lists
+from paddlex_feat.errors import ConfigError, FeatError, OutputError
+from paddlex_feat.files import read_result
+
+_PLACES = ("Global.output", "Global.dataset_dir")  # may differ: the data set is compared by its content
+_ABSENT = "absent"
+EPILOG = """verify RUN compares a training's folder with its run.json: outputs and configuration with their SHA-256,
+the data set with its fingerprint, the installed packages with the recorded versions.
+verify RUN OTHER compares two folders: outputs of train, check_dataset, evaluate and export byte for byte, and the
+data sets. It also tells how the runs were made differently: configuration, versions, git commit, device.
+
+exit codes: 0 the same; 1 something differs, or a folder is no run's; 2 the command line is not understood.
+With OTHER, what is told under "made differently" does not count.
+"""
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command; what differs goes to standard output, a line each. Returns the exit code.
+
+    Raises FeatError for a folder that is no run's, or cannot be read.
+    """
+    parser = argparse.ArgumentParser(
+        prog="main.py verify", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="output folder of a training")
+    parser.add_argument("other", type=Path, metavar="OTHER", nargs="?", help="output folder of another one")
+    given = parser.parse_args(words)
+    made: list[str] = []
+    try:
+        if given.other is None:
+            differences = _with_itself(given.run)
+        else:
+            differences, made = _with_another(given.run, given.other)
+    except OSError as error:
+        raise OutputError(f"Cannot read: {error.strerror}.", where=str(error.filename)) from error
+    for line in differences:
+        print(line)
+    if made:
+        print("made differently:", *made, sep="\n  ")
+    print(f"{len(differences)} differences" if differences else "the same")
+    return 1 if differences else 0
+
+
+def _record(run: Path) -> dict[str, Any]:
+    record = read_result(run / manifest.NAME)
+    if not all(isinstance(record.get(key), dict) for key in ("versions", "dataset")):
+        raise ConfigError(
+            "The folder is no training's: run.json is missing or damaged.",
+            where=str(run / manifest.NAME),
+            fix="Give the Global.output of a training.",
+        )
+    return record
+
+
+def _with_itself(run: Path) -> list[str]:
+    """What differs from what run.json records."""
+    record = _record(run)
+    outputs = record.get("outputs")
+    if not isinstance(outputs, dict):
+        return [f"{manifest.NAME}: the run has not ended, no outputs are recorded"]
+    config = run / "config.yaml"
+    lines = _differences("", outputs, manifest.digests(run))
+    lines += _differences("", {"config.yaml": record.get("config")}, {"config.yaml": _digest(config)})
+    lines += _differences("version of ", record["versions"], manifest.versions())
+    try:
+        found = _data(load(str(config), [])[0], list(record["dataset"]))
+    except FeatError as error:
+        return [*lines, f"data set: {error.what}"]
+    return lines + _differences("data set, ", record["dataset"], found)
+
+
+def _digest(path: Path) -> str | None:
+    return manifest.sha256(path) if path.is_file() else None
+
+
+def _data(config: Config, names: list[str]) -> dict[str, Any]:
+    """The data set as run.json holds it."""
+    lists = require_lists(config.Global.dataset_dir, tuple(names))
+    prints = {n: fingerprint(r.paths, r.files(), r.labels) for n, r in lists.items()}
+    return {n: {"images": p.images, "sha256": p.sha256} for n, p in prints.items()}
+
+
+def _with_another(run: Path, other: Path) -> tuple[list[str], list[str]]:
+    """What differs in outputs and data, and in how the runs were made."""
+    records, folders = [_record(folder) for folder in (run, other)], (run, other)
+    outputs = [manifest.digests(folder, of_other_modes=True) for folder in folders]
+    lines = _differences("", *outputs) + _differences("data set, ", *(r["dataset"] for r in records))
+    made = _differences("", *(_keys(load(str(folder / "config.yaml"), [])[0]) for folder in folders))
+    made += _differences("version of ", *(r["versions"] for r in records))
+    return lines, made + _differences("", *({k: r.get(k) for k in ("git", "device", "processes")} for r in records))
+
+
+def _keys(config: Config) -> dict[str, Any]:
+    """Every key with its value, but for those that tell places."""
+    found = {}
+    for name, _ in walk():
+        value: Any = config
+        for part in name.split("."):
+            value = getattr(value, part)
+        if name not in _PLACES:
+            found[name] = value
+    return found
+
+
+def _differences(what: str, one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """A line for each name whose values differ."""
+    names = [*one, *(name for name in other if name not in one)]
+    pairs = {name: (one.get(name, _ABSENT), other.get(name, _ABSENT)) for name in names}
+    return [f"{what}{name}: {_short(a)} | {_short(b)}" for name, (a, b) in pairs.items() if a != b]
+
+
+def _short(value: Any) -> str:
+    """A value in a line; of a SHA-256 the beginning says enough."""
+    if isinstance(value, dict):
+        return ", ".join(_short(v) for v in value.values())
+    text = str(value)
+    return text[:12] if len(text) in (40, 64) and text.isalnum() else text

@@ -1,0 +1,173 @@
+"""run.json and the command verify: what a run was made from, what came out, and whether that still holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import QUICK, run_main, train
+
+from paddlex_feat import manifest
+from paddlex_feat.cli import main
+
+pytest.importorskip("paddle")
+
+
+@pytest.fixture
+def run(run_folder, tmp_path) -> Path:
+    shutil.copytree(run_folder, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def verify(capsys, *words: str | Path) -> tuple[int, str]:
+    """Exit code, and what was printed."""
+    code = main(["verify", *map(str, words)])
+    captured = capsys.readouterr()
+    return code, captured.out + captured.err
+
+
+def test_the_manifest_holds_hashes_of_configuration_and_outputs(run_folder):
+    record = json.loads((run_folder / "run.json").read_text())
+    names = ["best_model/best_model.pdparams", "latest/inference/inference.pdiparams", "train_result.json"]
+    for name in names:
+        assert record["outputs"][name] == hashlib.sha256((run_folder / name).read_bytes()).hexdigest()
+    assert record["config"] == hashlib.sha256((run_folder / "config.yaml").read_bytes()).hexdigest()
+    assert not any(name.endswith((".log", ".jsonl", ".png")) for name in record["outputs"])
+
+
+def test_a_run_as_it_ended_is_the_same(run, capsys):
+    assert verify(capsys, run) == (0, "the same\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("best_model/best_model.pdparams", "best_model/best_model.pdparams: "),
+        ("train_result.json", "train_result.json: "),
+        ("config.yaml", "config.yaml: "),
+    ],
+)
+def test_a_changed_byte_is_told(run, capsys, name, told):
+    (run / name).write_bytes((run / name).read_bytes() + b"\n")
+    code, text = verify(capsys, run)
+    assert code == 1 and told in text and "1 differences" in text
+
+
+def test_files_that_are_gone_or_new_are_told(run, capsys):
+    (run / "latest/latest.pdopt").unlink()
+    (run / "best_model/more").touch()
+    code, text = verify(capsys, run)
+    assert code == 1 and "| absent" in text and "best_model/more: absent | e3b0c44298fc" in text
+
+
+def test_other_packages_and_other_data_are_told(run, capsys, monkeypatch):
+    monkeypatch.setattr(
+        manifest, "versions", lambda: {**json.loads((run / "run.json").read_text())["versions"], "x": "9"}
+    )
+    record = json.loads((run / "run.json").read_text())
+    record["dataset"]["query"]["images"] = 11
+    (run / "run.json").write_text(json.dumps(record))
+    code, text = verify(capsys, run)
+    assert code == 1 and "version of x: absent | 9" in text and "data set, query: 11, " in text
+
+
+def test_a_data_set_that_is_gone_is_told(run, capsys):
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("dataset_dir: ", "dataset_dir: /nowhere"))
+    code, text = verify(capsys, run)
+    assert code == 1 and "data set: " in text
+
+
+def test_a_run_that_was_interrupted_has_no_outputs(run, capsys):
+    record = json.loads((run / "run.json").read_text())
+    del record["outputs"]
+    (run / "run.json").write_text(json.dumps(record))
+    code, text = verify(capsys, run)
+    assert code == 1 and "has not ended" in text
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"versions": 3, "dataset": {}}', "\0" * 9])
+def test_a_folder_that_is_no_runs_is_an_error_in_three_lines(tmp_path, capsys, content):
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    code, text = verify(capsys, tmp_path)
+    assert code == 1 and "run.json is missing or damaged" in text and len(text.splitlines()) == 3
+
+
+def test_two_runs_are_compared_and_how_they_were_made_is_told(run, run_folder, capsys):
+    other = run.with_name("other")
+    shutil.copytree(run_folder, other)
+    assert verify(capsys, run, other) == (0, "the same\n")
+    text = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(
+        text.replace("num_workers: 0", "num_workers: 3").replace("output: ", "output: x")
+    )
+    code, text = verify(capsys, run, other)
+    assert code == 0 and text == "made differently:\n  Train.num_workers: 0 | 3\nthe same\n"
+    (other / "evaluate_result.json").write_text("{}")
+    code, text = verify(capsys, run, other)
+    assert code == 1 and text.startswith("evaluate_result.json: absent | 44136fa355b3")
+
+
+def test_verify_is_a_command_that_loads_no_paddle(run):
+    done = run_main("verify", str(run))
+    assert (done.returncode, done.stdout) == (0, "the same\n"), done.stderr
+    assert run_main("verify").returncode == 2
+
+
+def test_the_commit_of_the_working_directory_is_recorded(tmp_path):
+    def git(*words: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    assert manifest.git_state(tmp_path) is None
+    git("init")
+    assert manifest.git_state(tmp_path) is None  # no commit yet
+    (tmp_path / "a").write_text("1")
+    git("add", "a")
+    git("commit", "-m", "a")
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output/untracked").touch()
+    state = manifest.git_state(tmp_path)
+    assert state is not None and len(state["commit"]) == 40 and state["changed"] is False
+    (tmp_path / "a").write_text("2")
+    assert manifest.git_state(tmp_path) == {**state, "changed": True}
+
+
+def test_a_run_that_goes_on_has_outputs_of_its_new_end(run, small_faces, capsys):
+    for epochs in (4, 4):  # the second time nothing is left to train
+        done = train(small_faces, run, "Train.resume=auto", f"Train.epochs_iters={epochs}")
+        assert done.returncode == 0, done.stderr
+        assert verify(capsys, run) == (0, "the same\n")
+    assert "epoch_4/epoch_4.pdparams" in json.loads((run / "run.json").read_text())["outputs"]
+    assert sorted(p.name for p in run.glob("run.json*")) == ["run.json", "run.json.bak"]
+
+
+@pytest.mark.slow
+def test_weights_go_out_as_safetensors_and_come_in_everywhere(run_folder, small_faces, tmp_path):
+    def run(mode: str, folder: str, *settings: str) -> None:
+        words = (f"Global.mode={mode}", f"Global.output={tmp_path / folder}", f"Global.dataset_dir={small_faces}")
+        done = run_main("-c", "PP-ShiTuV2_rec", *(w for s in (*words, *QUICK, *settings) for w in ("-o", s)))
+        assert done.returncode == 0, done.stderr
+
+    best, tensors = run_folder / "best_model/best_model.pdparams", tmp_path / "a/weights.safetensors"
+    run("export", "a", f"Export.weight_path={best}", "Export.save_weights=safetensors")
+    run("export", "b", f"Export.weight_path={tensors}", "Export.save_weights=pdparams")
+    for name in ("inference.json", "inference.pdiparams", "inference.yml"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    run("evaluate", "b", f"Evaluate.weight_path={tensors}")
+    found = json.loads((tmp_path / "b/evaluate_result.json").read_text())["metrics"]["recall1"]
+    assert found == json.loads((run_folder / "train_result.json").read_text())["models"]["best"]["score"]
+    for start in (best, tensors):
+        start_from = f"Train.pretrain_weight_path={start}"
+        run("train", f"from{start.suffix}", start_from, "Train.epochs_iters=1")
+    ends = [tmp_path / f"from{s}/latest/latest.pdparams" for s in (".pdparams", ".safetensors")]
+    assert ends[0].read_bytes() == ends[1].read_bytes()
+    from paddlex_feat.models import weights
+
+    back, before = weights.read(tmp_path / "b/weights.pdparams"), weights.read(best)
+    assert set(back) == set(before) and all((back[n] == before[n]).all() for n in before)
