@@ -8,6 +8,7 @@ import pytest
 from fuzz import images, texts
 from fuzz.runner import run
 from fuzz.targets import CASES, TARGETS
+from fuzz.yaml_attacks import laughs
 
 from paddlex_feat import yaml_text
 from paddlex_feat.config import load
@@ -98,7 +99,7 @@ def test_what_a_message_quotes_is_bounded():
 
 @pytest.mark.parametrize("resize", ["{size: [224, *a29]}", "{size: 224, interpolation: *a29}"])
 def test_aliases_of_aliases_do_not_hang_the_reader_of_inference_yml(tmp_path, resize):
-    (tmp_path / "inference.yml").write_bytes(texts.ops(resize, before=texts.laughs(30)))
+    (tmp_path / "inference.yml").write_bytes(texts.ops(resize, before=laughs(30)))
     with pytest.raises(WeightsError, match="more than 10000 values"):
         read_info(tmp_path)
 
@@ -110,12 +111,20 @@ def test_a_normalisation_that_float32_does_not_hold_is_refused(tmp_path, std):
         read_info(tmp_path)
 
 
-@pytest.mark.parametrize("size", [(7000, 8000, 1000), (2000, 2000, 400), (64, 64, 2000), (10000, 10900, 2)])
+@pytest.mark.parametrize("size", [(7000, 8000, 1000), (2600, 2600, 400), (64, 64, 2000), (10000, 10900, 2)])
 def test_a_jpeg_of_too_many_scans_is_refused_unread(size):
     started = time.process_time()
     with pytest.raises(ImageError, match="scans are too many"):
         decode_bgr(images.scans_jpeg(*size), "a.jpg")
     assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize("kind", [b"IHDR", b"IDAT"])
+def test_a_png_whose_chunks_claim_gigabytes_is_refused_unread(kind):
+    data = images.PNG.sound()[0]
+    at = data.index(kind) - 4
+    with pytest.raises(ImageError, match="chunks do not lie in the file"):
+        decode_bgr(data[:at] + b"\xff\0\0\0" + data[at + 4 :], "a.png")
 
 
 def test_a_progressive_jpeg_is_read():

@@ -19,12 +19,13 @@ _MARKER = re.compile(rb"\xff[^\0\xff\x01\xd0-\xd8]")  # all but those without a 
 _END, _SCAN = 0xD9, 0xDA
 # A JPEG may go over all its pixels in any number of scans, each of some bytes. Photographs have at most about ten.
 _MOST_SCANS = 500
-_MOST_PASSES = 2**30  # scans times pixels: about 3 s
+_MOST_PASSES = 2**31  # scans times pixels: a few seconds
+_MOST_CHUNKS = 2**18  # of a PNG file: those of 8 KiB make 2 GiB
 _MOST_PIXELS_KEPT = MOST_PIXELS // 2  # of several scans, the decoder keeps 8 bytes a pixel until the last
 
 
 def require_decodable(data: bytes | mmap, name: str) -> None:
-    """Raise ImageError, naming `name`, for an image of a format that is not read, or of too many JPEG scans."""
+    """Raise ImageError, naming `name`, for an image of a format that is not read, or that is an attack."""
     if not _BEGIN.match(data):
         raise ImageError(
             "The image cannot be decoded: it is no JPEG, PNG, WebP, TIFF, BMP, GIF, PNM or Sun raster file.",
@@ -39,6 +40,12 @@ def require_decodable(data: bytes | mmap, name: str) -> None:
                 where=name,
                 fix="Save it as baseline JPEG, not progressive.",
             )
+    if data[:4] == b"\x89PNG" and not _chunks_fit(data):
+        raise ImageError(
+            "The image cannot be decoded: its chunks do not lie in the file.",
+            where=name,
+            fix="Replace the file or take it off the list.",
+        )
 
 
 def _jpeg_scans(data: bytes | mmap) -> tuple[int, int]:
@@ -54,3 +61,15 @@ def _jpeg_scans(data: bytes | mmap) -> tuple[int, int]:
             pixels = max(pixels, width * height)
         at += int.from_bytes(data[at : at + 2], "big")
     return scans, pixels
+
+
+def _chunks_fit(data: bytes | mmap) -> bool:
+    """Whether no chunk of a PNG is longer than the file: OpenCV sets aside the up to 4 GiB that one claims."""
+    at = 8
+    for _ in range(_MOST_CHUNKS):
+        if at + 8 > len(data) or data[at + 4 : at + 8] == b"IEND":
+            return True
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+        if at > len(data):
+            return False
+    return False

@@ -227,7 +227,7 @@ def _tiff_attacks() -> list[bytes]:
         *(b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHII", *entry, big, 8) + bytes(4) for entry in entries),
         b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 2**63) + bytes(64),
         b"II*\0\x08\0\0\0\xff\xff" + bytes(12 * 65535),
-    ]  # fmt: skip
+    ]
 
 
 def _others() -> list[bytes]:
@@ -295,32 +295,18 @@ def _use(suffix: str, mend: Callable[[bytes], bytes] | None = None) -> Callable[
     return use
 
 
-_TIFF_TOKENS = [
-    b"II*\0",
-    b"MM\0*",
-    b"II+\0",
-    *(struct.pack("<H", n) for n in (256, 259, 273, 278, 279, 322, 325, 339, 34665)),
-]
 _JPEG_MARKERS = (0, 0xC0, 0xC1, 0xC2, 0xC3, 0xC4, 0xC9, 0xD0, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xE1, 0xEE)
+_JPEG_TOKENS = [b"\xff" + bytes([n]) for n in _JPEG_MARKERS] + [b"Exif\0\0", b"Adobe\0"]
+_PNG_TOKENS = b"IHDR IDAT PLTE tRNS IEND acTL fcTL fdAT eXIf iCCP gAMA zTXt \xff\xff\xff\xff".split()
+_WEBP_TOKENS = [b"VP8 ", *b"RIFF VP8L VP8X ALPH ANIM ANMF EXIF ICCP".split()]
+_TAGS = (256, 259, 273, 278, 279, 322, 325, 339, 34665)
+_TIFF_TOKENS = [b"II*\0", b"MM\0*", b"II+\0", *(struct.pack("<H", tag) for tag in _TAGS)]
+_OTHER_TOKENS = [b"GIF89a", b",", b"!\xf9\4", b"BM", b"P5\n", b"P6 ", b"65535", b" 0 ", b"#", b"\n"]
+PNG = Target("png", _pngs, _png_attacks, _PNG_TOKENS, _use(".png", mended_png))
 IMAGES = (
-    Target(
-        "jpeg",
-        _jpegs,
-        _jpeg_attacks,
-        [b"\xff" + bytes([n]) for n in _JPEG_MARKERS] + [b"Exif\0\0", b"\xff\xd9", b"Adobe\0"],
-        _use(".jpg"),
-    ),
-    Target(
-        "png",
-        _pngs,
-        _png_attacks,
-        [b"IHDR", b"IDAT", b"PLTE", b"tRNS", b"IEND", b"acTL", b"fcTL", b"fdAT", b"eXIf", b"iCCP", b"gAMA",
-            b"zTXt", b"\xff" * 4],
-        _use(".png", mended_png),
-    ),
-    Target("webp", _webps, _webp_attacks, [b"RIFF", b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF",
-        b"EXIF"], _use(".webp")),
+    Target("jpeg", _jpegs, _jpeg_attacks, _JPEG_TOKENS, _use(".jpg")),
+    PNG,
+    Target("webp", _webps, _webp_attacks, _WEBP_TOKENS, _use(".webp")),
     Target("tiff", _tiffs, _tiff_attacks, _TIFF_TOKENS, _use(".tiff")),
-    Target("others", _others, _other_attacks, [b"GIF89a", b",", b"!\xf9\4", b"BM", b"P5\n", b"P6 ", b"65535",
-        b" 0 ", b"#", b"\n"], _use(".bmp")),
-)  # fmt: skip
+    Target("others", _others, _other_attacks, _OTHER_TOKENS, _use(".bmp")),
+)
