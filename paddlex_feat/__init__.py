@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-# An image of more pixels is refused, not decoded, for a small file can claim to be a huge image. OpenCV
-# reads the limit when it is first imported.
-MOST_PIXELS = 2**28
+# An image of more pixels is refused, not decoded, for a small file can claim to be a huge image: the formats that
+# are read take up to 8 bytes a pixel here, so one image takes less than 1 GiB, and cameras of 108 megapixels fit.
+# OpenCV reads the limit when it is first imported.
+MOST_PIXELS = 110_000_000
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MOST_PIXELS))
 
 __version__ = "0.1.0"

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_LONGEST = 10_000  # characters of a part: what a file holds is quoted, and may be of any length
+
 
 class FeatError(Exception):
     """An error the user can act on. `str()` gives it in at most three lines.
@@ -18,10 +20,10 @@ class FeatError(Exception):
     """
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None):
-        super().__init__(what)
-        self.what = what
-        self.where = where
-        self.fix = fix
+        super().__init__(_shortened(what))
+        self.what = _shortened(what)
+        self.where = where and _shortened(where)
+        self.fix = fix and _shortened(fix)
         self.result: dict[str, Any] = {}
 
     def with_result(self, result: dict[str, Any]) -> FeatError:
@@ -36,6 +38,10 @@ class FeatError(Exception):
         if self.fix:
             lines.append(f"  to do: {self.fix}")
         return "\n".join(lines)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text)} characters)"
 
 
 class ConfigError(FeatError):

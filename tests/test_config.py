@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from paddlex_feat.config import load, yaml_text
+from paddlex_feat import yaml_text
+from paddlex_feat.config import load
 from paddlex_feat.config.describe import describe_keys
 from paddlex_feat.config.schema import MODELS, Config, walk
 from paddlex_feat.errors import ConfigError

@@ -12,11 +12,12 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from paddlex_feat.config import yaml_text
+from paddlex_feat import yaml_text
 from paddlex_feat.config.recipes import RECIPES
 from paddlex_feat.config.schema import MODELS, Config, walk
 from paddlex_feat.errors import ConfigError
 
+_MOST_FAULTS = 20  # that are listed; each may take a search for the key that was meant
 # Keys of existing files whose function has not been built yet, by the mode that would use
 # them: said instead of ignored.
 _NOT_YET: dict[str, dict[str, Callable[[Any], bool]]] = {
@@ -55,11 +56,11 @@ def split_override(text: str) -> tuple[str, Any]:
     """
     name, sign, value = text.partition("=")
     if not sign or not name.strip():
-        raise ValueError(f"{text!r} has no form KEY=VALUE")
+        raise ValueError(f"{_short(text)} has no form KEY=VALUE")
     try:
         return name.strip(), yaml_text.parse_scalar(value)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{text!r}: the value is not valid YAML ({getattr(error, 'problem', error)})") from None
+        raise ValueError(f"{_short(text)}: the value is not valid YAML ({getattr(error, 'problem', error)})") from None
 
 
 def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
@@ -93,11 +94,12 @@ def _hint(dotted: str) -> str:
     return f" Did you mean {tails[near[0]]}?" if near else ""
 
 
-def _faults(error: ValidationError, sources: dict[str, str]) -> list[str]:
-    """One line per key; the failing alternatives of a union count as one fault."""
+def _faults(error: ValidationError, sources: dict[str, str]) -> tuple[list[str], int]:
+    """One line per key, for the failing alternatives of a union are one fault; and how many are not listed."""
     names = {name for name, _ in walk()}
     rows: dict[str, str] = {}
-    for item in error.errors():
+    items = error.errors()
+    for item in items[:_MOST_FAULTS]:
         parts = [str(p) for p in item["loc"]]
         if item["type"] == "extra_forbidden" and len(parts) == 1:
             parts = next((s for s in sources if s.startswith(f"{parts[0]}.")), parts[0]).split(".")
@@ -110,11 +112,16 @@ def _faults(error: ValidationError, sources: dict[str, str]) -> list[str]:
         if item["type"] == "extra_forbidden":
             message = "unknown key." + _hint(dotted)
         else:
-            message = f"{item['msg'].removeprefix('Value error, ')}, got {item['input']!r}"
+            message = f"{item['msg'].removeprefix('Value error, ')}, got {_short(item['input'])}"
             if item["type"] == "string_type" and isinstance(item["input"], int | float):
                 message += f"; as text it is \"'{item['input']}'\""
         rows[dotted] = f"{rows[dotted]}; or {message}" if dotted in rows else f"{dotted}{where}: {message}"
-    return list(rows.values())
+    return list(rows.values()), max(0, len(items) - _MOST_FAULTS)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _model_of(raw: dict[str, Any]) -> str:
@@ -140,7 +147,7 @@ def load(file: str, overrides: list[tuple[str, Any]]) -> tuple[Config, list[str]
         raise ConfigError(f"The file cannot be read: {error}.", where=str(path), fix="It must be UTF-8 text.") from None
     raw, lines = yaml_text.parse(text, str(path))
     sources = {dotted: f"{path}:{line}" for dotted, line in lines.items()}
-    faults = []
+    faults, more = [], 0
     for dotted, value in overrides:
         sources[dotted] = "-o"
         fault = _assign(raw, dotted, copy.deepcopy(value))
@@ -149,11 +156,13 @@ def load(file: str, overrides: list[tuple[str, Any]]) -> tuple[Config, list[str]
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
-        faults += _faults(error, sources)
+        listed, more = _faults(error, sources)
+        faults += listed
     if not faults:
         faults += _unsupported(config, sources) + _misfits(config, sources)
     if faults:
-        count = "One fault" if len(faults) == 1 else f"{len(faults)} faults"
+        count = "One fault" if len(faults) + more == 1 else f"{len(faults) + more} faults"
+        faults += [f"… and {more} more"] if more else []
         raise ConfigError(
             f"{count} in the configuration:\n    " + "\n    ".join(faults),
             where=str(path),

@@ -31,7 +31,7 @@ from paddlex_feat import MOST_PIXELS
 from paddlex_feat.allocator import keep_freed_memory
 from paddlex_feat.errors import ImageError
 from paddlex_feat.hub import cache_folder
-from paddlex_feat.pipeline.decode import MOST_BYTES, decode_bgr
+from paddlex_feat.pipeline.decode import MOST_WHOLE, decode_bgr
 from paddlex_feat.progress import bar
 
 log = logging.getLogger(__name__)
@@ -78,8 +78,8 @@ def inspect(path: str, hashed: bool = True) -> ImageFacts:
             return ImageFacts("image-is-folder", "The path is a folder, not an image.")
         if not stat.S_ISREG(status.st_mode):
             return ImageFacts("image-unreadable", "The path is a device or a pipe, not a file.")
-        if status.st_size > MOST_BYTES:
-            return ImageFacts("image-too-large", f"{status.st_size} bytes are more than the {MOST_BYTES} that are read.")
+        if status.st_size > MOST_WHOLE:
+            return ImageFacts("image-too-large", f"{status.st_size} bytes are more than the {MOST_WHOLE} that are read.")
         data = Path(path).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return ImageFacts("image-missing", "The file does not exist.")

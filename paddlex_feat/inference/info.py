@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from paddlex_feat import yaml_text
 from paddlex_feat.errors import WeightsError
 from paddlex_feat.pipeline.preprocess import Preprocess
 
@@ -26,7 +27,7 @@ def read_info(folder: Path) -> ModelInfo:
     """Read `inference.yml`. Raises WeightsError if it is missing or not understood."""
     path = folder / f"{PREFIX}.yml"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content, _ = yaml_text.read(path.read_text(encoding="utf-8"))
         name = content["Global"]["model_name"]
         if not isinstance(name, str):
             raise TypeError("model_name is no text")

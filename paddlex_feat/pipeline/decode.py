@@ -12,8 +12,10 @@ import numpy as np
 
 from paddlex_feat import MOST_PIXELS
 from paddlex_feat.errors import ImageError
+from paddlex_feat.pipeline.formats import require_decodable
 
 MOST_BYTES = 2**30  # of an image file; a larger one is not read
+MOST_WHOLE = 350_000_000  # bytes of one that is read whole, so that it fits beside MOST_PIXELS in 1 GiB
 REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
 Enough = Callable[[int, int], bool]  # of (width, height): is an image of this size large enough?
 
@@ -38,6 +40,7 @@ def decode_with(data: bytes | mmap, name: str, flags: int) -> np.ndarray:
     """As `decode_bgr`, with the flags of cv2.imdecode."""
     if not data:
         raise ImageError("The image file is empty.", where=name, fix="Replace the file or take it off the list.")
+    require_decodable(data, name)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:  # e.g. more pixels than MOST_PIXELS
@@ -98,8 +101,8 @@ def read_content(path: str | Path) -> bytes:
     """The bytes of an image file. Raises ImageError if they cannot be read."""
     try:
         status = Path(path).stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
-            raise OSError(None, f"no file of at most {MOST_BYTES} bytes")
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_WHOLE:
+            raise OSError(None, f"no file of at most {MOST_WHOLE} bytes")
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:
         raise ImageError(

@@ -96,7 +96,10 @@ class Preprocess:
                 where=name,
                 fix="Export the model again.",
             ) from error
-        if not all(np.isfinite([*result.mean, *result.std, result.scale])) or not all(result.std):
+        with np.errstate(all="ignore"):  # float32 may not hold what float64 does
+            factor, offset = result.affine()
+            whitest = 255 * factor + offset
+        if not np.isfinite(whitest).all():
             raise WeightsError(
                 "mean, std or scale of NormalizeImage is no usable number.", where=name, fix="Export again."
             )

@@ -10,12 +10,14 @@ import yaml
 from paddlex_feat.errors import ConfigError
 
 MOST_NODES = 10_000
+MOST_CHARACTERS = 2**16  # the loader is slow: of a longer text it could take minutes
 
 
 class _Loader(yaml.SafeLoader):
     """Safe loader that reads 1e-3 as a number, None as null, and no date or base-60 integer."""
 
 
+_ADMITTED = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
 _KEPT = {"tag:yaml.org,2002:null", "tag:yaml.org,2002:bool", "tag:yaml.org,2002:merge"}
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag in _KEPT]
@@ -32,18 +34,32 @@ _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.v
 _Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(node.value))
 
 
-def _checked(text: str) -> yaml.Node | None:
-    """The node tree, refusing aliases that refer to themselves or multiply without measure."""
-    node = yaml.compose(text, Loader=_Loader)
-    if node is not None:
+def read(text: str) -> tuple[Any, yaml.Node | None]:
+    """The value of a YAML text, and its nodes; aliases may not refer to themselves or multiply without measure.
+
+    Raises yaml.YAMLError, ValueError or RecursionError.
+    """
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(f"more than {MOST_CHARACTERS} characters")
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None, None
         _size(node, {}, set())
-    return node
+        return loader.construct_document(node), node
+    except KeyError as error:  # of PyYAML, for `!!bool maybe`
+        raise ValueError(f"{error} is not what its tag says") from None
+    finally:
+        loader.dispose()
 
 
 def _size(node: yaml.Node, known: dict[int, int], open_nodes: set[int]) -> int:
     """Number of nodes below `node` when every alias is written out."""
     if id(node) in open_nodes:
         raise ValueError("an alias refers to itself")
+    if node.tag not in _ADMITTED:
+        raise ValueError(f"the tag {node.tag} is not known")
     if id(node) not in known:
         open_nodes.add(id(node))
         children = node.value if isinstance(node, yaml.CollectionNode) else []
@@ -62,15 +78,13 @@ def parse_scalar(text: str) -> Any:
     """
     if " #" in text and text.lstrip()[:1] not in ("'", '"', "[", "{"):
         return text
-    _checked(text)
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    return read(text)[0]
 
 
 def parse(text: str, name: str) -> tuple[dict[str, Any], dict[str, int]]:
     """A YAML mapping and the line of each dotted key. Raises ConfigError with file:line."""
     try:
-        node = _checked(text)
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        value, node = read(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark else name
