@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -142,6 +143,8 @@ def _observe_step(report: dict[str, Any]) -> None:
 def run(folder: Path, name: str, *settings: str) -> dict[str, Any]:
     """The report of one command in a process of its own."""
     target = folder / f"{name}.json"
+    for left in (folder / name, folder / f"cache_{name}"):  # nothing is known, nothing is in the way
+        shutil.rmtree(left, ignore_errors=True)
     words = [word for setting in (f"Global.output={folder / name}", *settings) for word in ("-o", setting)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PADDLE_PDX_CACHE_HOME": str(folder / f"cache_{name}")}
     command = [sys.executable, __file__, "observe", str(target), "-c", MODEL, *words]

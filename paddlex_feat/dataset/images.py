@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -49,7 +49,7 @@ _PNG_BIT_DEPTH = 24  # offset of that byte in a PNG file
 Stamp = tuple[bytes, int, int]  # path, size, time of change of a file
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageFacts:
     """One image file.
 
@@ -266,7 +266,7 @@ def _remember(
 ) -> None:
     if cache is None or not fresh:
         return
-    rows = [(*(stamps[path] or ()), json.dumps(vars(facts))) for path, facts in fresh.items()]
+    rows = [(*(stamps[path] or ()), json.dumps(asdict(facts))) for path, facts in fresh.items()]
     try:
         with cache:
             cache.executemany("INSERT OR REPLACE INTO image VALUES (?, ?, ?, ?)", rows)
