@@ -30,7 +30,7 @@ def server(tmp_path, monkeypatch) -> Iterator[Server]:
 
 def get(server: Server, name: str = "weights.pdparams", **options: Any) -> bytes:
     url = f"{server.url}/{name}"
-    return hub.fetch(url, "weights", "Give a file.", begins=b"\x80", **options).read_bytes()
+    return hub.fetch(url, "weights", "Give a file.", begins=hub.PICKLE, **options).read_bytes()
 
 
 def begin(server: Server, request: int) -> int:
@@ -46,6 +46,22 @@ def test_a_file_is_fetched_once_and_redirects_are_followed(server, tmp_path):
     assert get(server) == BODY and get(server) == BODY and len(server.log) == 1
     assert get(server, "moved") == BODY
     assert leftovers(tmp_path) == ["moved", "weights.pdparams"]
+
+
+def test_safetensors_are_known_by_their_beginning(server):
+    """The page of a network's login would else be kept under the name of a weight file."""
+    for body, taken in (
+        ((40).to_bytes(8, "little") + b"{" + bytes(99), True),
+        (b"<!DOCTYPE html>", False),
+        (BODY, False),
+    ):
+        server.body = body
+        address = f"{server.url}/{len(body)}.safetensors?download=true"
+        if taken:
+            assert hub.weight_file(address, "Give a file.").read_bytes() == body
+        else:
+            with pytest.raises(DownloadError, match="no file of the expected kind"):
+                hub.weight_file(address, "Give a file.")
 
 
 def test_a_download_that_breaks_off_goes_on_where_it_stood(server, tmp_path):

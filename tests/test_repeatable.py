@@ -38,8 +38,8 @@ def jobs(checkout: Path, *train: str, config: str = "PP-ShiTuV2_rec", output: st
     for mode, settings in (
         ("check_dataset", train),
         ("train", train),
-        ("evaluate", (f"Evaluate.weight_path={best}",)),
-        ("export", (f"Export.weight_path={best}",)),
+        ("evaluate", (*train, f"Evaluate.weight_path={best}")),
+        ("export", (*train, f"Export.weight_path={best}")),
     ):
         chosen = (f"Global.mode={mode}", f"Global.output={output}", *settings)
         done = main(checkout, "-c", config, *(w for s in chosen for w in ("-o", s)))

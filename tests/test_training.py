@@ -107,7 +107,7 @@ def test_a_second_run_and_a_resumed_one_give_the_same_bytes(run_folder, small_fa
     assert "Resuming after epoch 2" in resumed.stderr
     assert parameters(tmp_path / "resumed", "latest") == parameters(run_folder, "latest")
     assert (tmp_path / "resumed/latest/latest.pdopt").read_bytes() == (run_folder / "latest/latest.pdopt").read_bytes()
-    states = [weights.read(f / "latest/latest.pdstates") for f in (tmp_path / "resumed", run_folder)]
+    states = [(f / "latest/latest.pdstates").read_bytes() for f in (tmp_path / "resumed", run_folder)]
     assert states[0] == states[1]  # the best score of the first part included
 
 
@@ -312,7 +312,15 @@ def test_momentum_survives_in_another_process_order(tmp_path):
         assert np.array_equal(*velocity) and np.abs(velocity[0]).max() > 0, name
 
 
-@pytest.mark.parametrize("momentum", [{}, {"weight:velocity_0": np.zeros(3, "float32")}, {"x:velocity_0": np.zeros(1)}])
+@pytest.mark.parametrize(
+    "momentum",
+    [
+        {},
+        {"weight:velocity_0": np.full((2, 2), "a")},
+        {"weight:velocity_0": np.zeros(3, "float32")},
+        {"x:velocity_0": np.zeros(1)},
+    ],
+)
 def test_momentum_that_does_not_fit_is_an_error(tmp_path, momentum):
     state = state_of(paddle.nn.Linear(2, 2), epoch=1, step=1)
     checkpoint.snapshot(state).write(tmp_path, "x")
@@ -335,6 +343,30 @@ def test_a_state_of_the_first_version_can_be_resumed(tmp_path):
     old = {"epoch": 2, "step": 10, "best": 0.5, "best_epoch": 1, "score": None, "classes": [4, 7]}
     weights.write(tmp_path / "x.pdstates", old)
     assert checkpoint.read_progress(tmp_path / "x.pdstates").classes == [4, 7]
+
+
+def test_a_run_of_millions_of_classes_can_be_resumed(tmp_path):
+    checkpoint.snapshot(state_of(paddle.nn.Linear(2, 2), classes=list(range(3_000_000)))).write(tmp_path, "x")
+    assert checkpoint.read_progress(tmp_path / "x.pdstates").classes[-1] == 2_999_999
+
+
+@pytest.mark.parametrize("wrong", [{"epoch": -1}, {"best": float("nan")}, {"classes": np.zeros(2)}, {"scaler": [1]}])
+def test_progress_that_no_run_has_cannot_be_resumed(tmp_path, wrong):
+    weights.write(tmp_path / "x.pdstates", wrong)
+    with pytest.raises(WeightsError, match="does not hold the state of a run"):
+        checkpoint.read_progress(tmp_path / "x.pdstates")
+
+
+@pytest.mark.parametrize("state", [{}, {"weight": np.zeros((3, 3), "f4")}])
+def test_a_moving_average_that_does_not_fit_is_an_error(tmp_path, state):
+    """It once ended in a KeyError, where the raw weights beside it did fit."""
+    layer = paddle.nn.Linear(2, 2)
+    run = state_of(layer, epoch=1)
+    run.ema = Ema(layer.state_dict(), 0.9)
+    checkpoint.snapshot(run).write(tmp_path, "x")
+    weights.write(tmp_path / "x.pdparams", state)
+    with pytest.raises(WeightsError, match=r"do not fit the network"):
+        checkpoint.resume(tmp_path / "x.pdparams", run)
 
 
 def test_the_moving_average_is_saved_and_comes_back(tmp_path):

@@ -143,13 +143,18 @@ def snapshot(state: TrainingState) -> Snapshot:
         parts["pdema"] = state.raw_weights()
     # Tensor.numpy() copies.
     copies = {suffix: {n: t.numpy() for n, t in tensors.items()} for suffix, tensors in parts.items()}
-    return Snapshot(copies, asdict(state.progress))
+    progress = asdict(state.progress)
+    progress["classes"] = np.array(progress["classes"], np.int64)  # as one value: they may be millions
+    return Snapshot(copies, progress)
 
 
 def read_progress(path: Path) -> Progress:
     """Read a `.pdstates` file written here. Raises WeightsError on another form."""
+    state = weights.read(path)
+    if isinstance(state.get("classes"), np.ndarray):  # a list in files of earlier versions
+        state["classes"] = state["classes"].tolist()
     try:
-        return TypeAdapter(Progress).validate_python(weights.read(path))
+        return TypeAdapter(Progress).validate_python(state)
     except ValidationError as error:
         raise WeightsError(
             "The file does not hold the state of a run of this program.",
