@@ -9,7 +9,7 @@ import yaml
 
 from paddlex_feat.errors import ConfigError
 
-MOST_NODES = 10_000
+MOST_NODES, DEEPEST = 10_000, 50
 MOST_CHARACTERS = 2**16  # the loader is slow: of a longer text it could take minutes
 
 
@@ -30,8 +30,18 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?$"),
     list("-+.0123456789"),
 )
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value.replace("_", "")))
-_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(node.value))
+
+
+def _int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(str(loader.construct_scalar(node)).replace("_", ""))
+
+
+def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    return float(str(loader.construct_scalar(node)))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
 
 def read(text: str) -> tuple[Any, yaml.Node | None]:
@@ -58,6 +68,8 @@ def _size(node: yaml.Node, known: dict[int, int], open_nodes: set[int]) -> int:
     """Number of nodes below `node` when every alias is written out."""
     if id(node) in open_nodes:
         raise ValueError("an alias refers to itself")
+    if len(open_nodes) > DEEPEST:  # Python prints and copies what is nested by recursion
+        raise ValueError(f"more than {DEEPEST} levels")
     if node.tag not in _ADMITTED:
         raise ValueError(f"the tag {node.tag} is not known")
     if id(node) not in known:

@@ -71,10 +71,27 @@ def test_a_case_depends_on_its_seed_and_number_alone():
 # --- found by it ---
 
 
-@pytest.mark.parametrize("text", ["a: !!timestamp x", "a: !!bool maybe", "a: !!binary A", "a: !!set {b}", "a: !x 1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: !!timestamp x",
+        "a: !!bool maybe",
+        "a: !!binary A",
+        "a: !!set {b}",
+        "a: !x 1",
+        "a: !!int [1]",
+        "a: !!float {}",
+    ],
+)
 def test_tags_that_do_not_fit_are_an_error_of_the_file(tmp_path, text):
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(ConfigError, match="Not valid YAML"):
+        load.load(str(tmp_path / "a.yaml"), [])
+
+
+def test_values_nested_too_deeply_to_be_printed_are_an_error(tmp_path):
+    (tmp_path / "a.yaml").write_text("Train: {epochs_iters: " + "{a: " * 200 + "1" + "}" * 201)
+    with pytest.raises(ConfigError, match="more than 50 levels"):
         load.load(str(tmp_path / "a.yaml"), [])
 
 

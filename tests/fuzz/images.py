@@ -20,6 +20,7 @@ from paddlex_feat.errors import ImageError
 from paddlex_feat.inference.inputs import items
 from paddlex_feat.pipeline.preprocess import Preprocess
 
+LARGEST = (10000, 11000)  # no image of more pixels is decoded
 _PAGES = 4  # of a file that are read
 _SMALL = Preprocess(size=32)
 
@@ -73,7 +74,7 @@ def scans_jpeg(width: int, height: int, scans: int, colour: bool = True) -> byte
 
 def _jpeg_attacks() -> list[bytes]:
     plain, progressive = _opencv(".jpg"), _opencv(".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
-    sizes = ((65500, 65500), (65500, 4000), (10000, 12000), (7000, 8000), (65535, 1), (0, 40), (40, 0))
+    sizes = ((65500, 65500), (65500, 4000), (10000, 12000), LARGEST, (7400, 7400), (65535, 1), (0, 40), (40, 0))
     return [
         *(sized_jpeg(data, *size) for data in (plain, progressive) for size in sizes),
         scans_jpeg(7000, 8000, 1000),
@@ -95,6 +96,21 @@ def _png(
 ) -> bytes:
     header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, lace))
     return b"\x89PNG\r\n\x1a\n" + header + more + _chunk(b"IDAT", zlib.compress(pixels, 1)) + _chunk(b"IEND", b"")
+
+
+def _largest_png() -> bytes:
+    packer = zlib.compressobj(1)
+    rows = b"".join(packer.compress(bytes(1 + 3 * LARGEST[0])) for _ in range(LARGEST[1])) + packer.flush()
+    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", *LARGEST, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + _chunk(b"IDAT", rows) + _chunk(b"IEND", b"")
+
+
+def _largest_webp() -> bytes:
+    """Of one colour, so that the pixels take no bits and the size alone makes it large."""
+    data = _opencv(".webp", cv2.IMWRITE_WEBP_QUALITY, 101, image=np.full((16, 16, 4), 128, np.uint8))
+    width, height = LARGEST
+    bits = int.from_bytes(data[21:25], "little") >> 28 << 28 | (width - 1) | (height - 1) << 14
+    return data[:21] + bits.to_bytes(4, "little") + data[25:]
 
 
 def mended_png(data: bytes) -> bytes:
@@ -129,6 +145,7 @@ def _png_attacks() -> list[bytes]:
             _png(*size)
             for size in ((2**31 - 1, 1), (1, 2**31 - 1), (60000, 60000), (0, 1), (16000, 16000), (10000, 10900))
         ),
+        _largest_png(),
         _png(10000, 10900, 16, 6, bytes(9_000_000)),
         _png(10000, 10900, 16, 6, bytes(9_000_000), lace=1),
         _png(40, 40, pixels=bytes(300_000_000)),
@@ -155,6 +172,7 @@ def _webp_attacks() -> list[bytes]:
     lossy, lossless, extended, animated = _webps()
     size = lossy.index(b"\x9d\x01\x2a") + 3
     return [
+        _largest_webp(),
         lossy[:size] + struct.pack("<HH", 16383, 16383) + lossy[size + 4 :],
         lossy[:size] + struct.pack("<HH", 10000, 10900) + lossy[size + 4 :],
         lossless[:21] + b"\xff" * 4 + lossless[25:],
