@@ -26,7 +26,7 @@ def passed(name: str, cases: int, seed: int) -> None:
     assert 0 < tally.outcomes["accepted"] < cases  # the cases reach both ends
 
 
-@pytest.mark.parametrize("name", [name for name in TARGETS if name != "weights"])
+@pytest.mark.parametrize("name", [name for name in TARGETS if name not in ("weights", "largest")])
 def test_hostile_input_is_refused_in_the_programs_own_words(name):
     passed(name, SHORT.get(name, 100), seed=1)
 
@@ -42,7 +42,7 @@ def test_hostile_weights_are_refused_in_the_programs_own_words():
 def test_hostile_input_at_length(name):
     if name == "weights":
         pytest.xfail("as above")
-    passed(name, CASES[name] // 12, seed=2)
+    passed(name, max(CASES[name] // 12, 11), seed=2)
 
 
 def test_the_long_version_is_long():

@@ -17,6 +17,7 @@ CASES = {
     "png": 1_500,
     "webp": 1_000,
     "tiff": 2_000,
+    "largest": 11,
     "others": 1_500,
 }
 TARGETS: dict[str, Target] = {
