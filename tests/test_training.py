@@ -350,7 +350,9 @@ def test_a_run_of_millions_of_classes_can_be_resumed(tmp_path):
     assert checkpoint.read_progress(tmp_path / "x.pdstates").classes[-1] == 2_999_999
 
 
-@pytest.mark.parametrize("wrong", [{"epoch": -1}, {"best": float("nan")}, {"classes": np.zeros(2)}, {"scaler": [1]}])
+@pytest.mark.parametrize(
+    "wrong", [{"epoch": -1}, {"best": float("nan")}, {"classes": np.full(2, 0.5)}, {"scaler": [1]}]
+)
 def test_progress_that_no_run_has_cannot_be_resumed(tmp_path, wrong):
     weights.write(tmp_path / "x.pdstates", wrong)
     with pytest.raises(WeightsError, match="does not hold the state of a run"):
