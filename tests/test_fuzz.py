@@ -95,6 +95,12 @@ def test_values_nested_too_deeply_to_be_printed_are_an_error(tmp_path):
         load.load(str(tmp_path / "a.yaml"), [])
 
 
+def test_a_key_of_thousands_of_parts_is_an_error(tmp_path):
+    (tmp_path / "a.yaml").write_text("Global: {mode: train}")
+    with pytest.raises(ConfigError, match="so many parts"):
+        load.load(str(tmp_path / "a.yaml"), [("Train.augment.pad" + ".pad" * 5000, 1)])
+
+
 def test_thousands_of_misspelt_keys_are_reported_at_once_and_in_brief(tmp_path):
     (tmp_path / "a.yaml").write_text("Train: {" + ", ".join(f"batch_siz{n}: [1]" for n in range(3000)) + "}")
     started = time.process_time()

@@ -73,6 +73,8 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
 
 def _assign(raw: dict[str, Any], dotted: str, value: Any) -> str | None:
     *sections, last = dotted.split(".")
+    if len(sections) > yaml_text.DEEPEST:
+        return f"{_short(dotted)}: no key has so many parts"
     for section in sections:
         raw = raw.setdefault(section, {})
         if not isinstance(raw, dict):

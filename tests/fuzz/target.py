@@ -23,6 +23,7 @@ class Target:
         tokens: words of the format, which mutations put in.
         use: hands a case to the program, with an empty folder for its files. Returns "accepted", or why the
             case was refused where the program says so without raising; raises FeatError where it does that.
+        grow: changes what a sound file says and leaves its form sound; half of the mutations are of this kind.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Target:
     crafted: Callable[[], list[bytes]]
     tokens: Sequence[bytes]
     use: Callable[[bytes, Path], str]
+    grow: Callable[[random.Random, bytes], bytes] | None = None
 
     @cached_property
     def _files(self) -> tuple[list[bytes], list[bytes]]:
@@ -41,6 +43,8 @@ class Target:
         if number < len(crafted):
             return crafted[number]
         rng = random.Random(f"{self.name} {seed} {number}")
+        if self.grow and rng.random() < 0.5:
+            return self.grow(rng, rng.choice(sound))
         short = [data for data in crafted if len(data) <= LONGEST]
         data = rng.choice(sound if rng.random() < 0.8 or not short else short)
         return mutate(rng, data, self.tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,57 @@ def _annotation(**more: object) -> bytes:
     return json.dumps({**base, **more}).encode()
 
 
+_VALUES = [
+    None,
+    True,
+    False,
+    0,
+    -1,
+    10**30,
+    1e308,
+    float("nan"),
+    "",
+    " ",
+    "cat",
+    "\0",
+    "\ud800",
+    "é\u202e",
+    "a\nb",
+    "x" * 999,
+    "../images/a.jpg",
+    "/images/a.jpg",
+    "a.jpg",
+    "../../a.jpg",
+    "C:\\images\\a.jpg",
+    ".",
+    "..",
+    "/",
+    [],
+    {},
+    [[]],
+    {"cat": True},
+]
+
+
+def _grow_json(rng: random.Random, data: bytes) -> bytes:
+    """One to three values anywhere, or names of them, become others."""
+    content = json.loads(data)
+    for _ in range(rng.choice((1, 2, 3))):
+        holder = content
+        while True:
+            keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
+            key = rng.choice([*keys, "flags", "label"]) if isinstance(holder, dict) else rng.choice(keys or [None])
+            below = holder[key] if key in keys else None
+            if not isinstance(below, dict | list) or rng.random() < 0.3:
+                break
+            holder = below
+        if isinstance(holder, dict):
+            holder[rng.choice([key, str(rng.choice(_VALUES))])] = rng.choice(_VALUES)
+        else:
+            holder.append(rng.choice(_VALUES))
+    return json.dumps(content, ensure_ascii=rng.random() < 0.5).encode(errors="surrogatepass")
+
+
 def _use_labelme(data: bytes, folder: Path) -> str:
     (folder / "annotations").mkdir()
     (folder / "images").mkdir()
@@ -199,6 +251,7 @@ LABELME = Target(
         b"1e400",
     ],
     _use_labelme,
+    _grow_json,
 )
 
 
