@@ -26,15 +26,9 @@ def passed(name: str, cases: int, seed: int) -> None:
     assert 0 < tally.outcomes["accepted"] < cases  # the cases reach both ends
 
 
-@pytest.mark.parametrize("name", [name for name in TARGETS if name not in ("weights", "largest")])
+@pytest.mark.parametrize("name", [name for name in TARGETS if name != "largest"])
 def test_hostile_input_is_refused_in_the_programs_own_words(name):
     passed(name, SHORT.get(name, 100), seed=1)
-
-
-@pytest.mark.xfail(run=False, reason="the C unpickler takes what a file says for its own: hashes, sizes, cycles")
-def test_hostile_weights_are_refused_in_the_programs_own_words():
-    pytest.importorskip("paddle")
-    passed("weights", 150, seed=1)
 
 
 @pytest.mark.slow

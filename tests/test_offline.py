@@ -67,6 +67,7 @@ def offline(tmp_path) -> Offline:
     return Offline(tmp_path)
 
 
+@pytest.mark.slow
 def test_every_mode_runs_without_a_network_and_tries_none(offline, small_faces):
     data, best = f"Global.dataset_dir={small_faces}", offline.folder / "train" / "best_model"
     for mode, *settings in (
@@ -81,6 +82,7 @@ def test_every_mode_runs_without_a_network_and_tries_none(offline, small_faces):
     assert offline.tried() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "setting", "host"),
     [

@@ -256,7 +256,9 @@ def test_an_interrupted_prediction_keeps_what_is_done(run_folder, files, tmp_pat
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         deadline = time.monotonic() + 120
-        while not any(f.stat().st_size for f in tmp_path.glob("out/.paddlex_feat.features.*")) and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            if any(f.stat().st_size for f in tmp_path.glob("out/.paddlex_feat.features.*")):
+                break
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)

@@ -177,7 +177,12 @@ class _Unpickler(pickle._Unpickler):
         super().__init__(_Bounded(stream, size))
         self._encodable = size
         known = {code: pickle._Unpickler.dispatch[code] for code in _OPCODES}
-        own = {pickle.REDUCE[0]: _Unpickler._reduce, pickle.BUILD[0]: _Unpickler._build}
+        own = {
+            pickle.REDUCE[0]: _Unpickler._reduce,
+            pickle.BUILD[0]: _Unpickler._build,
+            pickle.SETITEM[0]: _Unpickler._setitem,
+            pickle.SETITEMS[0]: _Unpickler._setitems,
+        }
         self.dispatch = _Counted(known | own)  # type: ignore[misc]
 
     def find_class(self, module: str, name: str) -> Any:
@@ -199,6 +204,15 @@ class _Unpickler(pickle._Unpickler):
         if not isinstance(made, (_Array, _Type)):
             raise _refused(f"a state of {type(made).__name__}")
         made.__setstate__(state)
+
+    def _setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self.stack[-1][_key(key)] = value  # the hash of tuples in tuples, each named twice, would take for ever
+
+    def _setitems(self) -> None:
+        items = self.pop_mark()  # type: ignore[attr-defined]
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self.stack[-1][_key(key)] = value
 
     def _encode(self, text: Any, encoding: Any) -> bytes:
         """Bytes that a pickle of protocol 2 holds as text; all together no more than the file has."""
