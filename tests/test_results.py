@@ -255,8 +255,8 @@ def test_an_interrupted_prediction_keeps_what_is_done(run_folder, files, tmp_pat
         # A shell's background jobs, CI's among them, ignore SIGINT, and their children with them.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
-        deadline = time.monotonic() + 120
-        while not any(f.stat().st_size for f in tmp_path.glob("out/.paddlex_feat.*")) and time.monotonic() < deadline:
+        deadline, growing = time.monotonic() + 120, "out/.paddlex_feat.features.*"
+        while not any(f.stat().st_size for f in tmp_path.glob(growing)) and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
