@@ -117,6 +117,51 @@ def test_a_reader_waits_for_a_folder_that_is_being_exchanged(tmp_path):
     assert path.is_dir() and not former.exists()
 
 
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches a SIGKILL."""
+
+
+@pytest.mark.parametrize("moves", range(7))
+def test_an_export_stopped_after_any_move_is_one_export_or_refused(moves, tmp_path, monkeypatch):
+    pytest.importorskip("paddle")
+    from paddlex_feat.inference.info import read_info
+    from paddlex_feat.inference.placing import place
+
+    names = ("inference.json", "inference.pdiparams", "inference.yml")
+    old, new, staged = dict.fromkeys(names, "old"), dict.fromkeys(names, "new"), tmp_path / "staged"
+    staged.mkdir()
+    for name in names:
+        (tmp_path / name).write_text("old")
+        (staged / name).write_text("new")
+    honest, made = Path.rename, []
+
+    def rename(self: Path, target: Path) -> Path:
+        made.append(target)
+        if len(made) > moves:
+            raise Killed
+        return honest(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        try:
+            place(staged, tmp_path)
+        except Killed:
+            assert moves < 6
+    found = {name: (tmp_path / name).read_text() for name in names if (tmp_path / name).exists()}
+    if "inference.yml" in found:
+        assert found == (old if moves == 0 else new)
+    else:
+        with pytest.raises(errors.WeightsError, match=r"inference\.yml cannot be read"):
+            read_info(tmp_path)
+    kept = [path.read_text() for name in names for path in tmp_path.glob(f"{name}*")]
+    assert kept.count("old") == 3  # under its own name or as .bak
+    if moves < 6:
+        for name in names:
+            (staged / name).write_text("new")
+        assert place(staged, tmp_path) == sorted(names)  # the next run completes it
+    assert {name: (tmp_path / name).read_text() for name in names} == new
+
+
 # Clocks
 
 
