@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from pathlib import Path
@@ -143,6 +144,7 @@ def _annotation(**more: object) -> bytes:
     return json.dumps({**base, **more}).encode()
 
 
+# Copied where they are put, for later changes go into them.
 _VALUES = [
     None,
     True,
@@ -188,9 +190,9 @@ def _grow_json(rng: random.Random, data: bytes) -> bytes:
                 break
             holder = below
         if isinstance(holder, dict):
-            holder[rng.choice([key, str(rng.choice(_VALUES))])] = rng.choice(_VALUES)
+            holder[rng.choice([key, str(rng.choice(_VALUES))])] = copy.deepcopy(rng.choice(_VALUES))
         else:
-            holder.append(rng.choice(_VALUES))
+            holder.append(copy.deepcopy(rng.choice(_VALUES)))
     return json.dumps(content, ensure_ascii=rng.random() < 0.5).encode(errors="surrogatepass")
 
 
