@@ -10,7 +10,7 @@ import yaml
 from paddlex_feat.errors import ConfigError
 
 MOST_NODES, DEEPEST = 10_000, 50
-MOST_CHARACTERS = 2**16  # the loader is slow: of a longer text it could take minutes
+MOST_CHARACTERS = 400_000  # the loader is slow: of a longer text it could take minutes
 
 
 class _Loader(yaml.SafeLoader):

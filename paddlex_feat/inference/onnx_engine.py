@@ -32,6 +32,7 @@ class OnnxEngine:
         require("onnxruntime")
         import onnxruntime
 
+        onnxruntime.disable_telemetry_events()
         self.precision = precision
         provider, options = _provider(device, onnxruntime.get_available_providers())
         file = onnx_file(folder)
