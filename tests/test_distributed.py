@@ -41,6 +41,7 @@ def ours(output: Path) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [5, 64])
 def test_evaluation_is_identical_for_1_2_and_3_processes(run_folder, small_faces, tmp_path, batch_size):
     results = []
@@ -69,6 +70,7 @@ def test_processes_with_a_share_of_the_batch_make_the_steps_of_one_with_the_whol
                 assert np.array_equal(own[name], weights[processes][0][name])  # the ranks agree to the bit
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_network(small_faces, tmp_path):
     done = train(small_faces, tmp_path, *TWO)
     assert done.returncode == 0, done.stderr

@@ -227,6 +227,7 @@ def test_a_gallery_smaller_than_k():
     assert retrieval_metrics(one, [1], one, [1]).recall == {1: 1.0, 5: 1.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("classes", "images", "dim", "threads", "memory", "kind"),
     [(50, 30_000, 128, 2, 2**25, "trained"), (1, 20_000, 256, 4, 2**26, "trained"), (2, 20_000, 256, 2, 2**26, "close"),

@@ -339,4 +339,4 @@ def test_fast_decoding_reduces_large_jpegs_alone(run_folder, files, tmp_path):
     exact, fast = (paddlex_feat.create_model(NAME, folder, device="cpu", fast_decode=f) for f in (False, True))
     both = [[r.feature for r in m.predict(tmp_path)] for m in (exact, fast)]
     large, small = (np.dot(*pair) for pair in zip(*both, strict=True))
-    assert small == pytest.approx(1, abs=1e-6) and 0.99 < large < 1 - 1e-6
+    assert small == pytest.approx(1, abs=1e-6) and 0.9 < large < 1 - 1e-6

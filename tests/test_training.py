@@ -437,6 +437,7 @@ def test_a_run_stops_early_without_a_better_recall_and_stays_stopped(small_faces
     assert again.returncode == 0 and epochs_in(tmp_path) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_everything_at_once_repeats_and_resumes_bit_for_bit(small_faces, tmp_path):
     """Average, accumulation, clipping, scaling, uniform classes, frozen layers: all are part of the state."""
     options = (

@@ -2,7 +2,7 @@
 
 A child reports every case as it ends, so the parent knows which one it was in when it crashed or hung, and goes on
 behind it. Time is the case's CPU time in all threads: on a busy machine, the clock says little. What is measured of
-memory is by how much the case raised the highest resident set of the process (ru_maxrss) above what it was when the
+memory is by how much the case raised the highest resident set of the process (VmHWM) above what it was when the
 imports and the sound files were there; a limit on the address space (RLIMIT_AS) saves the machine from worse.
 """
 
@@ -136,4 +136,5 @@ def _use(target: Target, data: bytes, place: Path) -> tuple[str, str]:
 
 
 def _highest_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not ru_maxrss: a process inherits that of the one that started it.
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
