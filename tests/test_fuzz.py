@@ -34,8 +34,6 @@ def test_hostile_input_is_refused_in_the_programs_own_words(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_hostile_input_at_length(name):
-    if name == "weights":
-        pytest.xfail("as above")
     passed(name, max(CASES[name] // 12, 11), seed=2)
 
 
