@@ -98,7 +98,7 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [".notes.abcdefgh.json"]
 
 
-def test_a_reader_waits_for_a_folder_that_is_being_exchanged(tmp_path):
+def test_recovery_waits_for_a_folder_that_is_being_exchanged(tmp_path):
     """It must not put back the former one under the feet of the run that writes."""
     path = tmp_path / "best"
     former = tmp_path / ".best.replaced"
