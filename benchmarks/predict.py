@@ -9,12 +9,14 @@ while another one is asked; a turn asks each once, and medians of the turns' rat
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +70,11 @@ class Asked:
 
 
 def answer_questions(model: Path, options: Options) -> None:
-    """Our predictor's side of `Asked`; "engine BATCH LIST" times the engine alone on tensors that are ready."""
+    """Our predictor's side of `Asked`.
+
+    "BATCH LIST" times `predict`, "engine BATCH LIST" the engine alone on tensors that are ready, "decode BATCH LIST"
+    reading, decoding and resizing alone, on all cores.
+    """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     import paddlex_feat
@@ -86,6 +92,8 @@ def answer_questions(model: Path, options: Options) -> None:
         batch = int(what[-1])
         if what[0] == "engine":
             seconds = engine_seconds(predictor, batch, len(files))
+        elif what[0] == "decode":
+            seconds = decode_seconds(predictor, batch, files)
         else:
             started = time.perf_counter()
             assert sum(1 for _ in predictor.predict(files, batch_size=batch)) == len(files)
@@ -105,31 +113,64 @@ def engine_seconds(predictor: object, batch: int, count: int) -> float:
     return time.perf_counter() - started
 
 
-def rates(asked: dict[str, Asked], question: str, images: int, turns: int) -> dict[str, list[float]]:
-    """Images/s of each predictor in each turn; a turn before the first one is not counted."""
-    rows: dict[str, list[float]] = {name: [] for name in asked}
-    for turn in range(turns + 1):
+def decode_seconds(predictor: object, batch: int, files: list[str]) -> float:
+    """Seconds of the predictor's own decoders for the files, with nothing after them."""
+    from paddlex_feat.inference.inputs import items
+    from paddlex_feat.inference.predictor import _batched
+    from paddlex_feat.pipeline.loader import map_ahead
+    from paddlex_feat.runtime import cpu_count
+
+    started = time.perf_counter()
+    decoded = map_ahead(_batched(items(files), batch), predictor._load, cpu_count())  # type: ignore[attr-defined]
+    assert sum(len(images) for _, images in decoded) == len(files)
+    return time.perf_counter() - started
+
+
+@dataclass
+class Turn:
+    """Images/s of one predictor, one measured after the other: `predict`, its engine alone, its decoders alone."""
+
+    predict: float
+    engine: float = math.nan
+    decode: float = math.nan
+
+    @property
+    def bound(self) -> float:
+        """What both at once can do if each already takes all the cores alone."""
+        return 1 / (1 / self.engine + 1 / self.decode)
+
+
+def rates(asked: dict[str, Asked], batch: int, listed: Path, images: int, turns: int) -> dict[str, list[Turn]]:
+    """Every predictor in each turn; a turn before the first one is not counted."""
+    rows: dict[str, list[Turn]] = {name: [] for name in asked}
+    for _ in range(turns + 1):
         for name, process in asked.items():
-            rate = images / float(process.ask(question))
-            if turn:
-                rows[name].append(rate)
-    return rows
+            kinds = ("", "engine ", "decode ") if name in ENGINES else ("",)
+            rows[name].append(Turn(*(images / float(process.ask(f"{kind}{batch} {listed}")) for kind in kinds)))
+    return {name: kept[1:] for name, kept in rows.items()}
 
 
-def ratio(rows: dict[str, list[float]], name: str, beside: str) -> float:
-    """Median of the turns' ratios."""
-    return statistics.median(a / b for a, b in zip(rows[name], rows[beside], strict=True))
-
-
-def table(title: str, rows: dict[str, list[float]], own: dict[str, list[float]] | None = None) -> None:
-    """Print one table: rate, beside PaddleX, beside the engine's own rate."""
-    print(f"\n{title}\n\n| predictor | images/s | beside PaddleX | beside its engine alone |\n|---|---|---|---|")
-    for name, values in rows.items():
-        alone = ""
-        if own and name in own:
-            alone = f"{statistics.median(a / b for a, b in zip(values, own[name], strict=True)):.2f}"
-        beside = ratio(rows, name, "PaddleX")
-        print(f"| {name} | {statistics.median(values):.1f} | {beside:.2f} | {alone} |", flush=True)
+def table(title: str, rows: dict[str, list[Turn]]) -> None:
+    """Print one table; ratios are medians of the turns' ratios."""
+    heads = (
+        "predictor",
+        "images/s",
+        "beside PaddleX",
+        "engine alone",
+        "decoding alone",
+        "of the engine",
+        "of the bound",
+    )
+    print(f"\n{title}\n\n| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
+    for name, turns in rows.items():
+        median = statistics.median
+        beside = median(a.predict / b.predict for a, b in zip(turns, rows["PaddleX"], strict=True))
+        cells = [f"{median(t.predict for t in turns):.1f}", f"{beside:.2f}"]
+        if name in ENGINES:
+            cells += [f"{median(t.engine for t in turns):.0f}", f"{median(t.decode for t in turns):.0f}"]
+            cells += [f"{median(t.predict / t.engine for t in turns):.2f}"]
+            cells += [f"{median(t.predict / t.bound for t in turns):.2f}"]
+        print(f"| {' | '.join([name, *cells, *[''] * (len(heads) - 1 - len(cells))])} |", flush=True)
 
 
 def listing(folder: Path, count: int, width: int, height: int) -> Path:
@@ -195,8 +236,7 @@ def measure(images: int, turns: int) -> None:
             ("320 x 240, batch 16", 16, thumbnails),
             ("1365 x 1024, batch 16", 16, large),
         ):
-            engines = rates({n: p for n, p in asked.items() if n in ENGINES}, f"engine {batch} {listed}", images, turns)
-            table(title, rates(asked if listed == large else usual, f"{batch} {listed}", images, turns), engines)
+            table(title, rates(asked if listed == large else usual, batch, listed, images, turns))
         cosines(asked, large, folder)
         for process in asked.values():
             process.end()

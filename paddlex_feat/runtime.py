@@ -89,6 +89,8 @@ def prepare_paddle(threads: int = 0, onednn_training: bool = False, deterministi
     if deterministic:
         os.environ["FLAGS_cudnn_deterministic"] = os.environ["FLAGS_embedding_deterministic"] = "1"
     os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's own INFO lines are not for our users
+    # ms that an idle thread of Paddle's OpenMP (Intel's) spins: its own 200 would take a core from the decoders.
+    os.environ.setdefault("KMP_BLOCKTIME", "1")
     for message in _HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     if "paddle" not in sys.modules:
