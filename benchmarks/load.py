@@ -113,7 +113,7 @@ def observed(target: Path, words: list[str]) -> int:
     code = cli.main(words)
     ended.set()
     watcher.join()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
     target.write_text(json.dumps({"code": code, "samples": samples, "images": images, "peak": peak, **report}))
     return code
 

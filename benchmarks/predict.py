@@ -28,6 +28,8 @@ from embedding import make_photographs  # noqa: E402
 NAME, SIZE = "PP-ShiTuV2_rec", 224
 IMAGES, TURNS = 192, 5  # a count that batches of 64 divide
 BATCHES = (1, 16, 64)
+MATRIX = 3072  # side of a bare matrix product's factors
+LIMIT = "bare matrix products after bare decoding"  # the network's operations, at the rate of NumPy's product
 Options = dict[str, object]
 ENGINES: dict[str, Options] = {  # name in the tables -> arguments of create_model
     "Paddle, the default": {},
@@ -140,13 +142,55 @@ class Turn:
         return 1 / (1 / self.engine + 1 / self.decode)
 
 
-def rates(asked: dict[str, Asked], batch: int, listed: Path, images: int, turns: int) -> dict[str, list[Turn]]:
-    """Every predictor in each turn; a turn before the first one is not counted."""
-    rows: dict[str, list[Turn]] = {name: [] for name in asked}
+def count_operations(target: Path) -> None:
+    """Write how many floating-point operations the convolutions and linear layers take for an image."""
+    from paddlex_feat.runtime import prepare_paddle
+
+    prepare_paddle()
+    import paddle
+
+    from paddlex_feat.models import recognizer
+    from paddlex_feat.models.spec import NetworkSpec
+
+    network = recognizer.build(NetworkSpec(), 1)
+    network.set_inference_weights(network.state_dict())
+    operations = 0
+
+    def count(layer: paddle.nn.Layer, _: object, out: paddle.Tensor) -> None:
+        nonlocal operations
+        # A convolution's weight is [out, in / groups, k, k], a linear layer's [in, out].
+        terms = math.prod(layer.weight.shape[1:]) if layer.weight.ndim == 4 else layer.weight.shape[0]
+        operations += 2 * math.prod(out.shape) * terms
+
+    for layer in network.sublayers():
+        if isinstance(layer, (paddle.nn.Conv2D, paddle.nn.Linear)):
+            layer.register_forward_post_hook(count)
+    network.eval()
+    network(paddle.zeros([1, 3, SIZE, SIZE]))
+    target.write_text(str(operations))
+
+
+def matrix_rate() -> float:
+    """Floating-point operations per second of NumPy's matrix product on all cores."""
+    a, times = np.ones((MATRIX, MATRIX), np.float32), []
+    for _ in range(3):
+        started = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - started)
+    return 2 * MATRIX**3 / min(times)
+
+
+def rates(
+    asked: dict[str, Asked], batch: int, listed: Path, images: int, turns: int, operations: int
+) -> dict[str, list[Turn]]:
+    """Every predictor in each turn, and LIMIT; a turn before the first one is not counted."""
+    rows: dict[str, list[Turn]] = {name: [] for name in (*asked, LIMIT)}
     for _ in range(turns + 1):
         for name, process in asked.items():
             kinds = ("", "engine ", "decode ") if name in ENGINES else ("",)
             rows[name].append(Turn(*(images / float(process.ask(f"{kind}{batch} {listed}")) for kind in kinds)))
+        products, decode = matrix_rate() / operations, max(rows[name][-1].decode for name in ENGINES)
+        rows[LIMIT].append(Turn(Turn(math.nan, products, decode).bound, products, decode))
     return {name: kept[1:] for name, kept in rows.items()}
 
 
@@ -166,7 +210,7 @@ def table(title: str, rows: dict[str, list[Turn]]) -> None:
         median = statistics.median
         beside = median(a.predict / b.predict for a, b in zip(turns, rows["PaddleX"], strict=True))
         cells = [f"{median(t.predict for t in turns):.1f}", f"{beside:.2f}"]
-        if name in ENGINES:
+        if name != "PaddleX" and not math.isnan(turns[0].engine):
             cells += [f"{median(t.engine for t in turns):.0f}", f"{median(t.decode for t in turns):.0f}"]
             cells += [f"{median(t.predict / t.engine for t in turns):.2f}"]
             cells += [f"{median(t.predict / t.bound for t in turns):.2f}"]
@@ -220,6 +264,9 @@ def measure(images: int, turns: int) -> None:
         folder = Path(temporary)
         model = folder / "model"
         in_process("make_model", model)
+        subprocess.run([sys.executable, __file__, "count", folder / "operations"], check=True)
+        operations = int((folder / "operations").read_text())
+        print(f"{operations / 1e9:.2f} GFLOP an image in fp32, in the fused network")
         thumbnails = listing(folder / "thumbnails", images, 320, 240)
         small, large = listing(folder / "small", images, 640, 480), listing(folder / "large", images, 1365, 1024)
         first = small.read_text().split("\n")[0]
@@ -236,7 +283,7 @@ def measure(images: int, turns: int) -> None:
             ("320 x 240, batch 16", 16, thumbnails),
             ("1365 x 1024, batch 16", 16, large),
         ):
-            table(title, rates(asked if listed == large else usual, batch, listed, images, turns))
+            table(title, rates(asked if listed == large else usual, batch, listed, images, turns, operations))
         cosines(asked, large, folder)
         for process in asked.values():
             process.end()
@@ -248,5 +295,7 @@ if __name__ == "__main__":
             import ast
 
             answer_questions(Path(model), ast.literal_eval(options))
+        case ["count", target]:
+            count_operations(Path(target))
         case numbers:
             measure(*[*map(int, numbers), *(IMAGES, TURNS)[len(numbers) :]])
