@@ -222,7 +222,7 @@ def walk(section: type[BaseModel] = Config, prefix: str = "") -> list[tuple[str,
     """All keys, dotted, each with its pydantic FieldInfo, in the order of definition."""
     rows: list[tuple[str, Any]] = []
     for name, info in section.model_fields.items():
-        # In Python 3.10 list[str] passes for a class, which pydantic 2.7 does not take.
+        # In Python 3.10 list[str] passes for a class, and issubclass() fails on it.
         if isclass(info.annotation) and not get_origin(info.annotation) and issubclass(info.annotation, BaseModel):
             rows += walk(info.annotation, f"{prefix}{name}.")
         else:
