@@ -335,6 +335,31 @@ def test_threads_default_to_physical_cores(tmp_path, monkeypatch):
     assert os.environ["OMP_NUM_THREADS"] == "1" and runtime.cpu_threads(0) == 7
 
 
+IDLE = """
+import os, sys, time
+import numpy as np
+from pathlib import Path
+from paddlex_feat.inference.engines import create_engine
+engine = create_engine(Path(sys.argv[1]), threads=2)
+for _ in range(3):
+    engine.run(np.zeros((8, 3, 32, 32), np.float32))
+began = time.process_time()
+time.sleep(0.3)
+print(os.environ["KMP_BLOCKTIME"], time.process_time() - began)
+"""
+
+
+@pytest.mark.parametrize(("wish", "set_to", "most"), [(None, "1", 0.05), ("200", "200", 0.3)])
+def test_idle_threads_leave_their_cores_to_others(folder, wish, set_to, most):
+    """Processor time while nothing runs: Paddle's OpenMP would spin for 200 ms, and does if the user wants it."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("KMP_", "OMP_"))}
+    environment = kept | ({"KMP_BLOCKTIME": wish} if wish else {})
+    command = [sys.executable, "-c", IDLE, str(folder)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    value, seconds = done.stdout.split()
+    assert value == set_to and float(seconds) <= most
+
+
 # engine=auto
 
 

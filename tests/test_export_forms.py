@@ -157,6 +157,7 @@ def test_the_older_form_answers_as_the_weights_do(spec, tmp_path):
         assert np.abs(FeatureExtractor(tmp_path, engine=engine)(images) - expected).max() <= 1e-4
 
 
+@pytest.mark.slow
 def test_training_can_write_the_older_form(small_faces, tmp_path):
     done = train(small_faces, tmp_path, "Global.export_with_pir=False", "Train.epochs_iters=2")
     assert done.returncode == 0, done.stderr

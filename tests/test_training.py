@@ -409,6 +409,7 @@ def test_a_loss_that_is_not_finite_names_step_terms_and_files(tmp_path):
     assert "step 1" in text and "CELoss" in text and "c.jpg" in text
 
 
+@pytest.mark.slow
 def test_more_epochs_can_be_asked_for_and_auto_takes_up_what_is_there(run_folder, small_faces, tmp_path):
     """The finished folder goes on; asked again, nothing is left and the result is written all the same."""
     shutil.copytree(run_folder, tmp_path / "out")
@@ -483,6 +484,7 @@ def test_a_run_is_recorded(run_folder):
     assert record["dataset"]["train"]["images"] == 80 and len(record["dataset"]["query"]["sha256"]) == 64
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_early_goes_on_if_more_epochs_are_asked_for(small_faces, tmp_path):
     stuck = ("Train.learning_rate=1e-30", "Train.early_stopping=1", "Train.freeze=[backbone, neck]")
     assert train(small_faces, tmp_path, *stuck, "Train.epochs_iters=5").returncode == 0

@@ -138,6 +138,7 @@ def test_the_commit_of_the_working_directory_is_recorded(tmp_path):
     assert manifest.git_state(tmp_path) == {**state, "changed": True}
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_has_outputs_of_its_new_end(run, small_faces, capsys):
     for epochs in (4, 4):  # the second time nothing is left to train
         done = train(small_faces, run, "Train.resume=auto", f"Train.epochs_iters={epochs}")
