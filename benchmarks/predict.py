@@ -38,7 +38,7 @@ ENGINES: dict[str, Options] = {  # name in the tables -> arguments of create_mod
     "Paddle bf16": {"precision": "bf16"},
     "OpenVINO bf16": {"engine": "openvino", "precision": "bf16"},
 }
-FAST: dict[str, Options] = {"OpenVINO bf16, fast_decode": {**ENGINES["OpenVINO bf16"], "fast_decode": True}}
+FAST: dict[str, Options] = {f"{n}, fast_decode": {**ENGINES[n], "fast_decode": True} for n in list(ENGINES)[2:5:2]}
 
 
 class Asked:
