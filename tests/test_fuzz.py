@@ -20,6 +20,8 @@ SHORT = {"config": 60, "override": 200, "list": 60, "labelme": 200, "info": 100,
 
 
 def passed(name: str, cases: int, seed: int) -> None:
+    if name == "weights":  # its sound files are Paddle's own
+        pytest.importorskip("paddle")
     tally = run(name, cases, seed)
     assert not tally.failures
     assert sum(tally.outcomes.values()) == cases
