@@ -15,6 +15,7 @@ from paddlex_feat.errors import DependencyError, OutputError, WeightsError
 from paddlex_feat.files import atomic_path, require_room
 from paddlex_feat.inference.engine import graph_files
 from paddlex_feat.inference.info import PREFIX
+from paddlex_feat.inference.operators import require_pure
 from paddlex_feat.scratch import clear_leftovers
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ def to_onnx(graph: Path, parameters: Path, target: Path) -> None:
     """Write a Paddle graph as ONNX, whole or not at all. Raises WeightsError, DependencyError, OutputError."""
     for package in ("paddle", "paddle2onnx"):
         require(package)
+    require_pure(graph)
     with atomic_path(target) as temporary:
         words = [sys.executable, "-c", _CONVERT, *(str(p.resolve()) for p in (graph, parameters, temporary))]
         done = subprocess.run(  # noqa: S603 - our own interpreter and files

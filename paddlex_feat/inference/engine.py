@@ -11,6 +11,7 @@ import numpy as np
 from paddlex_feat.allocator import keep_freed_memory
 from paddlex_feat.errors import ConfigError, DeviceError, WeightsError
 from paddlex_feat.inference.info import PREFIX
+from paddlex_feat.inference.operators import require_pure
 from paddlex_feat.runtime import cpu_threads, prepare_paddle, resolve_device
 
 # Images of a call on a CPU: what 64 images need between two layers does not fit in the processor's caches.
@@ -111,7 +112,9 @@ def _require_on_cpu(precision: str) -> None:
 def _create_predictor(folder: Path, device: str, threads: int, precision: str) -> Any:
     from paddle import inference
 
-    graph, parameters = map(str, graph_files(folder))
+    files = graph_files(folder)
+    require_pure(files[0])
+    graph, parameters = map(str, files)
     config = inference.Config(graph, parameters)
     if device.startswith("gpu"):
         # Written by Paddle's documentation; no GPU was there to run fp16 and bf16 on.

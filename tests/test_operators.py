@@ -1,0 +1,120 @@
+"""Graphs that would do more than compute features."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("paddle")
+
+import paddle
+
+from paddlex_feat.errors import WeightsError
+from paddlex_feat.inference import convert
+from paddlex_feat.inference.engines import create_engine
+from paddlex_feat.inference.operators import require_pure
+
+RAW = paddle.base.core.VarDesc.VarType.RAW
+X = np.zeros((1, 3, 8, 8), np.float32)
+
+
+def graph(folder: Path, victim: Path | None) -> Path:
+    """A graph of the older format; with `victim`, it writes features over that file whenever it runs."""
+    folder.mkdir()
+    paddle.enable_static()
+    try:
+        with paddle.pir_utils.OldIrGuard():
+            main, startup = paddle.static.Program(), paddle.static.Program()
+            with paddle.static.program_guard(main, startup):
+                x = paddle.static.data("x", [-1, 3, 8, 8], "float32")
+                out = paddle.static.nn.fc(paddle.flatten(x, 1), 4)
+            executor = paddle.static.Executor(paddle.CPUPlace())
+            executor.run(startup)
+            if victim:
+                block = main.global_block()
+                block.append_op(
+                    type="save_combine",
+                    inputs={"X": [out.name]},
+                    outputs={"Y": [block.create_var(name="y", type=RAW, persistable=True)]},
+                    attrs={"file_path": str(victim), "overwrite": True},
+                )
+            clean = {"program": main, "skip_prune_program": True}
+            paddle.static.save_inference_model(str(folder / "inference"), [x], [out], executor, **clean)
+    finally:
+        paddle.disable_static()
+    return folder / "inference.pdmodel"
+
+
+def test_a_graph_that_writes_a_file_is_refused_and_never_runs(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("the user's")
+    evil = graph(tmp_path / "evil", victim)
+    assert b"save_combine" in evil.read_bytes()
+    with pytest.raises(WeightsError, match="save_combine"):
+        create_engine(evil.parent).run(X)
+    with pytest.raises(WeightsError, match="save_combine"):
+        convert.to_onnx(evil, evil.with_suffix(".pdiparams"), tmp_path / "a.onnx")
+    assert victim.read_text() == "the user's"
+    sound = graph(tmp_path / "sound", None)
+    assert create_engine(sound.parent).run(X).shape == (1, 4)
+
+
+def exported(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """A graph of the current format, and what it holds."""
+    layer = paddle.nn.Sequential(paddle.nn.Conv2D(3, 4, 3), paddle.nn.ReLU(), paddle.nn.Flatten())
+    spec = [paddle.static.InputSpec([None, 3, 8, 8], "float32")]
+    paddle.jit.save(layer, str(tmp_path / "inference"), input_spec=spec)
+    file = tmp_path / "inference.json"
+    require_pure(file)
+    return file, json.loads(file.read_text())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["1.save_combine", "1.load", "1.py_func", "1.print", "1.recv_v2", "1.conv2d_", "1.unheard_of", "2.while", "2.if",
+     "3.custom", "pd_op.save", "save", "0.t_f32 ", "1.conv2d\n", "", None, ["1.conv2d"]],
+)  # fmt: skip
+def test_every_other_operator_of_the_current_format_is_refused(tmp_path, name):
+    file, content = exported(tmp_path)
+    operators = content["program"]["regions"][0]["blocks"][0]["ops"]
+    next(o for o in operators if o["#"] == "1.relu")["#"] = name
+    file.write_text(json.dumps(content))
+    with pytest.raises(WeightsError, match="operators"):
+        require_pure(file)
+
+
+def test_nothing_hides_in_a_block_within_or_behind_a_key_that_comes_twice(tmp_path):
+    file, content = exported(tmp_path)
+    sound = file.read_text()
+    inner = {"regions": [{"#": "region_1", "blocks": [{"#": "block_1", "args": [], "ops": [{"#": "1.save"}]}]}]}
+    content["program"]["regions"][0]["blocks"][0]["ops"][-1].update(inner)
+    file.write_text(json.dumps(content))
+    with pytest.raises(WeightsError, match=r"1\.save"):
+        require_pure(file)
+    for twice in ('"#": "1.save", "#": "1.relu"', '"#": "1.relu", "#": "1.save"'):
+        file.write_text(sound.replace('"#":"1.relu"', '"#": "1.relu"').replace('"#": "1.relu"', twice))
+        assert "1.save" in file.read_text()
+        with pytest.raises(WeightsError, match=r"1\.save"):
+            require_pure(file)
+
+
+@pytest.mark.parametrize("data", [b"", b"[" * 10**6, b"\xff\xfe{\x00}\x00", b"{", b"\x0a\xff\xff\xff\xff\x0f"])
+def test_what_is_no_graph_is_a_weights_error(tmp_path, data):
+    for name in ("inference.json", "inference.pdmodel"):
+        (tmp_path / name).write_bytes(data)
+        if name.endswith("json") or data not in (b"",):  # an empty protobuf is a program without operators
+            with pytest.raises(WeightsError, match="cannot be read"):
+                require_pure(tmp_path / name)
+
+
+def test_the_engine_of_a_damaged_directory_never_starts(tmp_path):
+    file, _ = exported(tmp_path / "a")
+    shutil.copytree(file.parent, tmp_path / "b")
+    (tmp_path / "b" / file.name).write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(WeightsError, match="cannot be read"):
+        create_engine(tmp_path / "b")
