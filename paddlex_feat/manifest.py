@@ -50,14 +50,21 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     return {"commit": commit, "changed": bool(changes)}
 
 
-def begin(folder: Path, command: Sequence[str], device: str, processes: int, dataset: dict[str, Any]) -> None:
-    """Write run.json, once config.yaml is there; an earlier one of other content is kept as .bak."""
+def begin(
+    folder: Path, command: Sequence[str], device: str, convolutions: str, processes: int, dataset: dict[str, Any]
+) -> None:
+    """Write run.json, once config.yaml is there; an earlier one of other content is kept as .bak.
+
+    Args:
+        convolutions: "oneDNN" or "native", which round otherwise; the machine's memory decides too.
+    """
     content = {
         "command": list(command),
         "working_directory": str(Path.cwd()),
         "git": git_state(Path.cwd()),
         "versions": versions(),
         "device": device,
+        "convolutions": convolutions,
         "processes": processes,
         "config": sha256(folder / "config.yaml"),
         "dataset": dataset,

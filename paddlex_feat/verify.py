@@ -100,7 +100,8 @@ def _with_another(run: Path, other: Path) -> tuple[list[str], list[str]]:
     lines = _differences("", *outputs) + _differences("data set, ", *(r["dataset"] for r in records))
     made = _differences("", *(_keys(load(str(folder / "config.yaml"), [])[0]) for folder in folders))
     made += _differences("version of ", *(r["versions"] for r in records))
-    return lines, made + _differences("", *({k: r.get(k) for k in ("git", "device", "processes")} for r in records))
+    how = ("git", "device", "convolutions", "processes")
+    return lines, made + _differences("", *({k: r.get(k) for k in how} for r in records))
 
 
 def _keys(config: Config) -> dict[str, Any]:

@@ -335,6 +335,31 @@ def test_threads_default_to_physical_cores(tmp_path, monkeypatch):
     assert os.environ["OMP_NUM_THREADS"] == "1" and runtime.cpu_threads(0) == 7
 
 
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (np.zeros(8, np.float32), r"8 images with float32 of shape \(8,\)"),
+        (np.zeros((1, 4), np.float32), "8 images with float32 of shape"),
+        (np.zeros((9, 4), np.float32), "8 images with float32 of shape"),
+        (np.zeros((8, 4, 1), np.float32), "8 images with float32 of shape"),
+        (np.zeros((8, 4), np.int64), "8 images with int64"),
+        (np.full((8, 4), "a"), "8 images with"),
+        (RuntimeError("\n---\nError: no such shape\nmore"), r"RuntimeError: Error: no such shape\)"),
+    ],
+)
+def test_a_graph_must_answer_with_a_row_for_each_image(folder, monkeypatch, answer, words):
+    extract = FeatureExtractor(folder)
+
+    def run(_: np.ndarray) -> np.ndarray:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(extract.engine, "run", run)
+    with pytest.raises(WeightsError, match=words):
+        extract(np.zeros((8, 32, 32, 3), np.uint8))
+
+
 IDLE = """
 import os, sys, time
 import numpy as np

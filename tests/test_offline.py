@@ -34,11 +34,14 @@ class Offline:
     def __init__(self, folder: Path):
         self.folder, self.attempts = folder, folder / "attempts.txt"
         (folder / "sitecustomize.py").write_text(REFUSING)
+        (folder / "home").mkdir()
         self.environment = {
             **os.environ,
             "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
             "ATTEMPTS": str(self.attempts),
             "PADDLE_PDX_CACHE_HOME": str(folder / "cache"),
+            "HOME": str(folder / "home"),
+            "XDG_CACHE_HOME": str(folder / "home" / "cache"),
         }
 
     def run(self, mode: str, *settings: str) -> subprocess.CompletedProcess[str]:
@@ -70,16 +73,20 @@ def offline(tmp_path) -> Offline:
 @pytest.mark.slow
 def test_every_mode_runs_without_a_network_and_tries_none(offline, small_faces):
     data, best = f"Global.dataset_dir={small_faces}", offline.folder / "train" / "best_model"
+    inference, face = f"Predict.model_dir={best / 'inference'}", f"Predict.input={small_faces / 'images' / 's21'}"
+    every_form = "Export.format=[paddle, onnx, openvino]"
     for mode, *settings in (
         ("check_dataset", data),
         ("train", data, "Train.epochs_iters=1"),
         ("evaluate", data, f"Evaluate.weight_path={best / 'best_model.pdparams'}"),
-        ("export", data, f"Export.weight_path={best / 'best_model.pdparams'}"),
-        ("predict", f"Predict.model_dir={best / 'inference'}", f"Predict.input={small_faces / 'images' / 's21'}"),
+        ("export", data, f"Export.weight_path={best / 'best_model.pdparams'}", every_form),
+        *(("predict", inference, face, f"Predict.engine={name}") for name in ("paddle", "onnx", "openvino", "auto")),
     ):
         done = offline.run(mode, *settings)
         assert done.returncode == 0, f"{mode}: {done.stderr}"
     assert offline.tried() == []
+    marks = [f for f in (offline.folder / "home").rglob("*") if {"Microsoft", "intel"} & set(f.parts)]
+    assert not marks  # no identity, no record of use of ONNX Runtime's and OpenVINO's
 
 
 @pytest.mark.slow

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +19,13 @@ from paddlex_feat.files import locked
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
-from paddlex_feat.models import recognizer, weights
+from paddlex_feat.models import cpu_conv, recognizer, weights
 from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, TrainingState
 from paddlex_feat.training.run_folder import RunFolder
 from paddlex_feat.training.step import Step, TrainingNetwork
+from paddlex_feat.training.stop import held_back
 from paddlex_feat.training.trainer import Plan, Trainer
 from paddlex_feat.training.watch import Watch, metrics_until
 
@@ -203,3 +206,27 @@ def test_a_checkpoint_holds_the_moment_at_which_it_was_asked_for(tmp_path):
     folder.finish()
     assert np.array_equal(weights.read(tmp_path / "latest/latest.pdparams")["weight"], before)
     assert latest(tmp_path).epoch == 1
+
+
+def test_a_signal_waits_where_paddle_would_take_it_for_a_failure_of_its_own(monkeypatch):
+    done = []
+    handler = signal.getsignal(signal.SIGINT)
+
+    def checks(*_):
+        signal.raise_signal(signal.SIGINT)
+        done.append("the whole of it")
+        return True
+
+    monkeypatch.setattr(cpu_conv, "_agrees", checks)
+    monkeypatch.setenv("FLAGS_use_mkldnn", "1")
+    monkeypatch.setattr(cpu_conv, "_attach", lambda layer: None)
+    with pytest.raises(KeyboardInterrupt), held_back():
+        assert cpu_conv.accelerate(recognizer.build(TINY_CLIP, 3))
+    assert len(done) == len(cpu_conv._KINDS)
+    assert signal.getsignal(signal.SIGINT) is handler
+    with held_back():  # nothing came: nothing happens
+        pass
+    other = threading.Thread(target=lambda: done.append(held_back().__enter__()))
+    other.start()
+    other.join()
+    assert done[-1] is None  # signals are of the main thread; here there is nothing to hold back

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import logging
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 from paddlex_feat import hub
 from paddlex_feat.errors import DependencyError, OutputError, WeightsError
@@ -41,6 +43,19 @@ def require(package: str) -> None:
         raise DependencyError(
             f"The package {package} is not installed.", fix=f"pip install 'paddlex_feat[{_EXTRAS[package]}]'"
         )
+
+
+def import_openvino() -> ModuleType:
+    """OpenVINO without its telemetry, which otherwise reports each import to its makers over the network."""
+    name = "openvino_telemetry"
+    silenced = name not in sys.modules
+    if silenced:
+        vars(sys)["modules"][name] = None  # it cannot be imported, which OpenVINO allows for
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        if silenced:
+            del sys.modules[name]
 
 
 def require_forms(forms: Iterable[str]) -> None:
@@ -120,8 +135,7 @@ def write_forms(folder: Path, forms: Iterable[str]) -> None:
     to_onnx(graph, parameters, onnx)
     if "openvino" in wanted:
         require("openvino")
-        import openvino
-
+        openvino = import_openvino()
         # Its own choice is to round the weights to fp16.
         openvino.save_model(openvino.Core().read_model(str(onnx)), folder / f"{PREFIX}.xml", compress_to_fp16=False)
     if "onnx" not in wanted:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from paddlex_feat.errors import WeightsError
 from paddlex_feat.inference.engines import create_engine
 from paddlex_feat.inference.info import read_info
 from paddlex_feat.pipeline.preprocess import Preprocess
@@ -16,6 +17,11 @@ def unit_rows(features: np.ndarray) -> np.ndarray:
     # In float64, where no square of a float32 overflows or vanishes.
     norms = np.sqrt(np.einsum("nd,nd->n", features, features, dtype=np.float64))[:, None]
     return (features / np.where(norms > 0, norms, 1)).astype(np.float32)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" -")]
+    return next((line for line in lines if "Error" in line or "(" in line), lines[0] if lines else "no reason")[:200]
 
 
 class FeatureExtractor:
@@ -36,6 +42,7 @@ class FeatureExtractor:
         engine: str = "paddle",
         precision: str = "fp32",
     ):
+        self._folder = folder
         self.info = read_info(folder)
         self._unit = unit or self.info.normalise_features
         self.engine = create_engine(folder, engine, device, threads, precision)
@@ -48,9 +55,28 @@ class FeatureExtractor:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """uint8 [N, S, S, 3], RGB, already resized, N at least 1 -> float32 [N, D].
 
+        Raises WeightsError if the graph fails, or gives anything but a row for each image.
         Rows have unit length if inference.yml asks for NormalizeFeatures, as all of ours do, or `unit` does.
         """
         size = self.engine.piece or len(images)
         pieces = [images[i : i + size] for i in range(0, len(images), size)]
-        features = np.concatenate([self.engine.run(self.preprocess.normalise(piece)) for piece in pieces])
+        features = np.concatenate([self._run(piece) for piece in pieces])
         return unit_rows(features) if self._unit else features
+
+    def _run(self, images: np.ndarray) -> np.ndarray:
+        x = self.preprocess.normalise(images)
+        try:
+            rows = self.engine.run(x)
+        except Exception as error:  # every engine has exceptions of its own
+            raise WeightsError(
+                f"The graph cannot be run on input of shape {x.shape} ({type(error).__name__}: {_first_line(error)}).",
+                where=str(self._folder),
+                fix="Export the model again; its graph and inference.yml must belong together.",
+            ) from error
+        if rows.dtype.kind != "f" or rows.ndim != 2 or len(rows) != len(images):
+            raise WeightsError(
+                f"The graph answers {len(images)} images with {rows.dtype} of shape {rows.shape}.",
+                where=str(self._folder),
+                fix="Take a network that gives one feature, a row of numbers, for each image.",
+            )
+        return rows

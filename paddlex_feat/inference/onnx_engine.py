@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,10 @@ class OnnxEngine:
 
     def __init__(self, folder: Path, device: str = "cpu", threads: int = 0, precision: str = "fp32"):
         require("onnxruntime")
+        # Else it keeps a data base of events and an identity below ~/.cache.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
 
-        onnxruntime.disable_telemetry_events()
         self.precision = precision
         provider, options = _provider(device, onnxruntime.get_available_providers())
         file = onnx_file(folder)

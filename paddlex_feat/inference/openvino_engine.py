@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from paddlex_feat.errors import DeviceError, WeightsError
-from paddlex_feat.inference.convert import onnx_file, require
+from paddlex_feat.inference.convert import import_openvino, onnx_file, require
 from paddlex_feat.inference.engine import CPU_PIECE
 from paddlex_feat.inference.info import PREFIX
 from paddlex_feat.runtime import checked_device, cpu_threads
@@ -37,7 +37,7 @@ class OpenVINOEngine:
                 "The engine openvino runs on CPUs.", where=f"device={device}", fix="Use device cpu, or engine paddle."
             )
         require("openvino")
-        import openvino
+        openvino = import_openvino()
 
         self.precision = precision
         self._lock = threading.Lock()  # a request runs one input at a time, and several threads may share a model

@@ -68,10 +68,11 @@ def _train(config: Config, output: Path, data: Data, place: Place) -> dict[str, 
     state, still = parts.build_state(config, data.num_classes, data.classes, start, place)
     if data.bad is not None:
         data.bad.files.update(state.progress.skipped)
+    convolutions = parts.choose_convolutions(config, state.model, place)
     exporter = exporter_of(config, config, recognizer.build(network_spec(config), num_classes=None))
     parts.open_folder(folder, config, state.progress, start, place.group)
     if place.group.rank == 0:
-        _describe_run(config, output, data, place, state.progress.classes)
+        _describe_run(config, output, data, place, state.progress.classes, convolutions)
     batches = batches_of(config, data, place)
     trainer = parts.build_trainer(config, state, still, exporter, folder, data, place, batches)
     _say_what(config, data, place, trainer)
@@ -125,14 +126,16 @@ def _complete_inference_model(config: Config, exporter: Exporter, best: Path, pl
             file.replace(folder / file.name)
 
 
-def _describe_run(config: Config, output: Path, data: Data, place: Place, classes: list[int]) -> None:
+def _describe_run(
+    config: Config, output: Path, data: Data, place: Place, classes: list[int], convolutions: str
+) -> None:
     """config.yaml, class_map.json, run.json: what a run needs to be understood and repeated."""
     from paddlex_feat import manifest
 
     write_keeping(output / "config.yaml", config_load.dump(config_load.without_resume(config)).encode())
     write_json(output / "class_map.json", {str(index): label for index, label in enumerate(classes)})
     prints = {name: {"images": p.images, "sha256": p.sha256} for name, p in data.prints.items()}
-    manifest.begin(output, manifest.command_line(), place.device, place.group.size, prints)
+    manifest.begin(output, manifest.command_line(), place.device, convolutions, place.group.size, prints)
 
 
 def _say_what(config: Config, data: Data, place: Place, trainer: Trainer) -> None:

@@ -29,6 +29,7 @@ from paddlex_feat.training.ema import Ema
 from paddlex_feat.training.freeze import freeze
 from paddlex_feat.training.run_folder import RunFolder
 from paddlex_feat.training.step import Precision, Step, TrainingNetwork
+from paddlex_feat.training.stop import held_back
 from paddlex_feat.training.trainer import Batches, Plan, Trainer
 from paddlex_feat.training.watch import Watch
 
@@ -148,6 +149,17 @@ def _fit_steps(progress: Progress, steps_per_epoch: int, batching: str) -> None:
     progress.step = progress.epoch * steps_per_epoch + progress.step_in_epoch
 
 
+def choose_convolutions(config: Config, model: paddle.nn.Layer, place: Place) -> str:
+    """Route the convolutions of a training on a CPU through oneDNN where that works: "oneDNN", else "native"."""
+    settings = config.Train
+    if place.device != "cpu" or not settings.onednn_conv or settings.dy2st:
+        return "native"
+    share = memory_limit() * 9 // 10 // place.group.local_size
+    with held_back():
+        done = cpu_conv.accelerate(model, settings.batch_size, settings.input_size, share)
+    return "oneDNN" if done else "native"
+
+
 def build_trainer(
     config: Config,
     state: TrainingState,
@@ -193,9 +205,6 @@ def _step(config: Config, state: TrainingState, place: Place) -> Step:
     precision = Precision(settings.amp, settings.amp_dtype)
     if settings.autotune and not on_cpu:
         paddle.incubate.autotune.set_config({"kernel": {"enable": True}, "layout": {"enable": True}})
-    if on_cpu and settings.onednn_conv and not settings.dy2st:
-        share = memory_limit() * 9 // 10 // place.group.local_size
-        cpu_conv.accelerate(state.model, settings.batch_size, settings.input_size, share)
     step = Step(
         TrainingNetwork(state.model, preprocess_of(config), precision.on),
         _criterion(settings.loss),

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a network trains: finish the step, save, then end."""
+"""Ctrl-C and SIGTERM of a training: finish the step, save, then end; or wait where they would do harm."""
 
 from __future__ import annotations
 
@@ -7,6 +7,28 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Within the block Ctrl-C and SIGTERM wait, and take effect when it has ended.
+
+    For where Paddle would take the exception of a signal's handler for a failure of its own and go on.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    former = {s: signal.signal(s, lambda signum, _: came.append(signum)) for s in _SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, handler in former.items():
+            signal.signal(signum, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 class StopRequest:
@@ -32,7 +54,7 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        former = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        former = {s: signal.signal(s, self._on_signal) for s in _SIGNALS}
         try:
             yield
         finally:
