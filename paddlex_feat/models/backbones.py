@@ -104,8 +104,8 @@ def _import_paddleclas() -> ModuleType:
         raise DependencyError(
             f"Backbones named {PADDLECLAS}NAME need the PaddleClas wheel, which cannot be imported ({error}).",
             where=KEY,
-            fix="pip install 'paddlex_feat[paddleclas]' in an environment of its own: "
-            "the wheel needs Python 3.11 or older, and old versions of NumPy and OpenCV.",
+            fix="pip install 'paddlex_feat[paddleclas]', then pip install --no-deps paddleclas==2.6.0: "
+            "the wheel asks for versions of NumPy and OpenCV that are too old, and its networks do not need them.",
         ) from error
 
 
