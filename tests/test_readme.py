@@ -69,6 +69,8 @@ def test_the_code_blocks_run_in_their_order(checkout):
 
 
 def test_the_code_blocks_of_prediction_run_in_their_order(run_folder, faces, tmp_path):
+    for package in ("openvino", "paddle2onnx"):  # which the page shows, and Python 3.13 has not all of
+        pytest.importorskip(package)
     for name, target in (("dataset/ORL_faces", faces), ("output/best_model", run_folder / "best_model")):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).symlink_to(target)
