@@ -144,9 +144,13 @@ def load(file: str, overrides: list[tuple[str, Any]]) -> tuple[Config, list[str]
     path, notice = find_file(file)
     notices = [notice] if notice else []
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = yaml_text.read_text(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The file cannot be read: {error}.", where=str(path), fix="It must be UTF-8 text.") from None
+        raise ConfigError(
+            f"The file cannot be read: {getattr(error, 'strerror', None) or error}.",
+            where=str(path),
+            fix=f"Give UTF-8 text of at most {yaml_text.MOST_CHARACTERS:,} characters.",
+        ) from None
     raw, lines = yaml_text.parse(text, str(path))
     sources = {dotted: f"{path}:{line}" for dotted, line in lines.items()}
     faults, more = [], 0
@@ -203,7 +207,7 @@ def peek(file: str, overrides: list[tuple[str, Any]]) -> dict[str, str]:
     raw: Any = {}
     try:
         path, _ = find_file(file)
-        raw, _ = yaml_text.parse(path.read_text(encoding="utf-8-sig"), str(path))
+        raw, _ = yaml_text.parse(yaml_text.read_text(path), str(path))
     except (ConfigError, OSError, UnicodeDecodeError):
         raw = {}
     for dotted, value in overrides:
