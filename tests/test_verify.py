@@ -43,6 +43,16 @@ def test_a_run_as_it_ended_is_the_same(run, capsys):
     assert verify(capsys, run) == (0, "the same\n")
 
 
+def test_a_typing_error_in_a_later_command_does_not_spoil_it(run, capsys):
+    done = run_main(
+        "-c",
+        "PP-ShiTuV2_rec",
+        *(w for s in (f"Global.output={run}", "Global.mode=train", "Train.epoch=3") for w in ("-o", s)),
+    )
+    assert done.returncode == 1 and "Train.epoch" in done.stderr
+    assert verify(capsys, run)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [
