@@ -48,7 +48,7 @@ def atomic_path(path: Path, lasting: bool = True) -> Iterator[Path]:
     """
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with scratch_file(path.parent, path.stem[:40], path.suffix) as temporary:
+        with scratch_file(path.parent, path.suffix) as temporary:
             yield temporary
             _sync(temporary)
             temporary.chmod(0o666 & ~_umask())
