@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import os
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -34,7 +35,7 @@ def shipped() -> dict[str, Path]:
 def find_file(name: str) -> tuple[Path, str | None]:
     """The file meant by `-c`: a path, or else the shipped file of that name, with a notice."""
     path = Path(name)
-    if path.is_file():
+    if os.path.isfile(name):  # noqa: PTH113 - that of pathlib raises for a name that is too long
         return path, None
     files = shipped()
     stem = path.stem if path.suffix in (".yaml", ".yml") else path.name

@@ -58,7 +58,7 @@ def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS) -> Path:
     Raises DatasetError if there is no such folder, or several.
     """
     top = Path(dataset_dir)
-    if not top.is_dir():
+    if not os.path.isdir(dataset_dir):  # noqa: PTH112 - that of pathlib raises for a name that is too long
         raise DatasetError(
             "The data set folder does not exist.",
             where=f"Global.dataset_dir={dataset_dir}",
