@@ -186,6 +186,12 @@ def _unexpected(error: Exception, mode: str, output: Path) -> FeatError:
             where=f"worker {group.rank}",
             fix=f"See what the others say, in {output / logs_folder(mode)}.",
         )
+    elif isinstance(error, FileNotFoundError) and manifest.working_directory() is None:
+        wrapped = FeatError(  # importing Paddle asks for it
+            "The working directory has been removed.",
+            where=f"mode {mode}",
+            fix="Change to a folder that is there, and run again.",
+        )
     else:
         wrapped = FeatError(
             f"Unexpected {type(error).__name__}: {error}",

@@ -50,12 +50,21 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     return {"commit": commit, "changed": bool(changes)}
 
 
+def working_directory() -> Path | None:
+    """None if it has been removed."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return None
+
+
 def begin(folder: Path, command: Sequence[str], device: str, processes: int, dataset: dict[str, Any]) -> None:
     """Write run.json, once config.yaml is there; an earlier one of other content is kept as .bak."""
+    place = working_directory()
     content = {
         "command": list(command),
-        "working_directory": str(Path.cwd()),
-        "git": git_state(Path.cwd()),
+        "working_directory": place and str(place),
+        "git": place and git_state(place),
         "versions": versions(),
         "device": device,
         "processes": processes,
@@ -68,7 +77,8 @@ def begin(folder: Path, command: Sequence[str], device: str, processes: int, dat
     if before == content:  # the same run goes on, and has no outputs until it ends
         write_json(path, content)
     else:
-        write_keeping(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        write_keeping(path, text.encode(errors="backslashreplace"))  # as write_json does
 
 
 def end(folder: Path) -> None:

@@ -6,10 +6,11 @@ import hashlib
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import QUICK, run_main, train
+from conftest import QUICK, ROOT, run_main, train
 
 from paddlex_feat import manifest
 from paddlex_feat.cli import main
@@ -127,6 +128,31 @@ def test_verify_is_a_command_that_loads_no_paddle(run):
     done = run_main("verify", str(run))
     assert (done.returncode, done.stdout) == (0, "the same\n"), done.stderr
     assert run_main("verify").returncode == 2
+
+
+def test_a_command_that_is_not_text_and_a_working_directory_that_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "config.yaml").touch()
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    command = ["main.py", "-c", "/tmp/w\udcff/c.yaml"]
+    for _ in range(2):  # the second time the record is there already
+        manifest.begin(tmp_path, command, "cpu", 1, {})
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["command"] == command and record["working_directory"] is None and record["git"] is None
+    assert sorted(p.name for p in tmp_path.glob("run.json*")) == ["run.json"]
+
+
+def test_training_from_a_removed_directory_says_so(tmp_path, small_faces):
+    """Paddle cannot be imported there."""
+    settings = ("Global.mode=train", f"Global.dataset_dir={small_faces}", f"Global.output={tmp_path}/out", *QUICK)
+    words = [w for s in settings for w in ("-o", s)]
+    code = f"import os, sys; os.rmdir(os.getcwd()); sys.path[0] = {str(ROOT)!r}; from paddlex_feat.cli import main; "
+    command = [sys.executable, "-c", f"{code}sys.exit(main({['-c', 'PP-ShiTuV2_rec', *words]!r}))"]
+    (tmp_path / "gone").mkdir()
+    done = subprocess.run(command, cwd=tmp_path / "gone", capture_output=True, text=True)
+    assert done.returncode == 1 and "The working directory has been removed" in done.stderr, done.stderr
+    assert "Unexpected" not in done.stderr
 
 
 def test_the_commit_of_the_working_directory_is_recorded(tmp_path):
