@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,14 +93,27 @@ class Interrupted(FeatError):
     """Ctrl-C or SIGTERM."""
 
 
+TEMPORARY = ".paddlex_feat.tmp-"  # how the names begin that scratch.py makes
+_IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENXIO)
+
+
+def _lasting(file: Any, path: Path) -> str:
+    """What an error names: the file at fault, or `path` if that has a temporary name, which is gone by then."""
+    for name in map(str, (file or path, path)):
+        if TEMPORARY not in name:
+            return name
+    return str(path).partition(TEMPORARY)[0]
+
+
 @contextmanager
 def output_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError while writing `path` into an OutputError that names it."""
+    """Turn an OSError while writing `path` into an OutputError that names it, or the other file at fault."""
     try:
         yield
     except OSError as error:
+        first = "Move away what is there" if error.errno in _IN_THE_WAY else "Free space, fix the permissions"
         raise OutputError(
             f"Cannot write: {error.strerror or error}.",
-            where=str(error.filename or path),
-            fix="Free space, fix the permissions, or choose another folder with -o Global.output=DIR.",
+            where=_lasting(error.filename, path),
+            fix=f"{first}, or choose another folder with -o Global.output=DIR.",
         ) from error

@@ -135,7 +135,7 @@ def _open_to_lock(path: Path) -> BinaryIO:
     except OSError as error:
         if error.errno != errno.ENXIO:  # which a pipe without a reader gives, and a socket
             raise
-        raise OSError(errno.EINVAL, NOT_A_FILE, str(path)) from None
+        raise OSError(errno.ENXIO, NOT_A_FILE, str(path)) from None
     try:
         require_file(handle, path)
         return os.fdopen(handle, "ab")

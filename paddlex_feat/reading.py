@@ -18,7 +18,7 @@ def require_file(handle: int, path: Path) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, NOT_A_FILE, str(path))
+        raise OSError(errno.ENXIO, NOT_A_FILE, str(path))
 
 
 def _open_file(path: Path) -> BinaryIO:

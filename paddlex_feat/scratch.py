@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from paddlex_feat.errors import output_errors
+from paddlex_feat.errors import TEMPORARY, output_errors
 
 # All names are of this form, and nothing else is ever removed: a user may have a `.paddlex_feat.toml`.
-_MARK, _OURS = ".paddlex_feat.tmp-", re.compile(r"\.paddlex_feat\.tmp-[0-9a-f]{16}(\.[^.]*)?")
+_OURS = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{16}(\.[^.]*)?")
 
 
 def _new_name(folder: Path, suffix: str = "") -> str:
-    return str(folder / f"{_MARK}{secrets.token_hex(8)}{suffix}")
+    return str(folder / f"{TEMPORARY}{secrets.token_hex(8)}{suffix}")
 
 
 def _hold(make: Callable[[], tuple[int, str]]) -> tuple[int, str]:
@@ -39,7 +39,7 @@ def _hold(make: Callable[[], tuple[int, str]]) -> tuple[int, str]:
 
 def clear_leftovers(folder: Path) -> None:
     """Remove the temporary files and folders that killed processes left directly in `folder`."""
-    for path in folder.glob(f"{_MARK}*"):
+    for path in folder.glob(f"{TEMPORARY}*"):
         if not _OURS.fullmatch(path.name):
             continue
         is_folder = path.is_dir()

@@ -122,6 +122,29 @@ def test_what_only_resembles_a_leftover_is_the_users(tmp_path, small_faces):
     assert all(path.read_text() == "mine" for path in own)
 
 
+def test_a_folder_in_the_way_of_a_result_is_named_and_no_temporary_file(tmp_path, small_faces):
+    blocked = tmp_path / "check_dataset_result.json"
+    blocked.mkdir()
+    done = run_main(*words("check_dataset", tmp_path, *overrides("check_dataset", small_faces, tmp_path)))
+    assert done.returncode == 1 and f"where: {blocked}\n  to do: Move away what is there" in done.stderr, done.stderr
+    assert "tmp-" not in done.stderr and not list(tmp_path.glob(".*"))
+
+
+def test_errors_name_what_lasts(tmp_path):
+    staged = tmp_path / ".paddlex_feat.tmp-0123456789abcdef"
+    for file, path, named in (
+        (staged / "a", tmp_path / "a", tmp_path / "a"),
+        (tmp_path / "source", tmp_path / "a", tmp_path / "source"),
+        (None, tmp_path / "a", tmp_path / "a"),
+    ):
+        with pytest.raises(errors.OutputError) as found, errors.output_errors(path):
+            raise OSError(28, "No space left on device", file and str(file))
+        assert found.value.where == str(named)
+    with pytest.raises(errors.OutputError) as found, errors.output_errors(staged / "a"):
+        raise OSError(28, "No space left on device")
+    assert found.value.where == f"{tmp_path}/"
+
+
 def test_recovery_waits_for_a_folder_that_is_being_exchanged(tmp_path):
     """It must not put back the former one under the feet of the run that writes."""
     path = tmp_path / "best"
