@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 _LONGEST = 10_000  # characters of a part: what a file holds is quoted, and may be of any length
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class FeatError(Exception):
@@ -42,7 +44,9 @@ class FeatError(Exception):
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text)} characters)"
+    """Not longer than is read, and without what a terminal would obey."""
+    shown = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text[:_LONGEST])
+    return shown if len(text) <= _LONGEST else f"{shown}… ({len(text)} characters)"
 
 
 class ConfigError(FeatError):

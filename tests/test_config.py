@@ -359,3 +359,10 @@ def test_names_that_are_too_long_do_not_exist():
         load.load("x" * 300, [])
     with pytest.raises(DatasetError, match="does not exist"):
         find_root("x" * 300)
+
+
+def test_messages_hold_nothing_that_a_terminal_would_obey(tmp_path):
+    (tmp_path / "c.yaml").write_text('"\\e[2J\\r\\u009b1m": 1\n')
+    with pytest.raises(ConfigError) as error:
+        load.load(str(tmp_path / "c.yaml"), [])
+    assert r"\x1b[2J\x0d\x9b1m" in str(error.value) and not set("\x1b\r\x9b") & set(str(error.value))
