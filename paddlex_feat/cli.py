@@ -20,6 +20,7 @@ from paddlex_feat import __version__, manifest
 from paddlex_feat.config import load
 from paddlex_feat.config.describe import keys_help
 from paddlex_feat.config.schema import MODES, Config
+from paddlex_feat.config.section import fits_a_path
 from paddlex_feat.errors import ConfigError, ConnectionLostError, FeatError, Interrupted, OutputError, output_errors
 from paddlex_feat.files import backup, locked, read_result, write_json
 from paddlex_feat.group import COMMAND, Group, logs_folder
@@ -30,7 +31,8 @@ log = logging.getLogger("paddlex_feat")
 # How gloo, NCCL and the store say that a peer is gone.
 _OF_THE_CONNECTION = re.compile(r"gloo|nccl|tcp_store|socket|connection|timeout", re.IGNORECASE)
 EPILOG = """exit codes: 0 done; 1 the mode or the configuration failed, the reason is on standard error
-and in <output>/<mode>_result.json; 2 the command line is not understood.
+and in <output>/<mode>_result.json, but for a faulty configuration where a finished run's result
+is there, which stays; 2 the command line is not understood.
 
 examples:
   python main.py -c PP-ShiTuV2_rec -o Global.mode=check_dataset -o Global.dataset_dir=./dataset/mine
@@ -82,11 +84,15 @@ def _write_result(mode: str, output: Path, result: dict[str, Any]) -> None:
         write_json(output / f"{mode}_result.json", result)
 
 
+def _is_done(mode: str, output: Path) -> bool:
+    """Does the folder hold the result of a finished run of the mode?"""
+    return read_result(output / f"{mode}_result.json").get("done_flag") is True
+
+
 def _keep_finished_training(output: Path) -> None:
     """A finished training's record, which describes the checkpoints beside it, outlives a later attempt."""
-    path = output / "train_result.json"
-    if Group.from_environment().rank == 0 and read_result(path).get("done_flag") is True:
-        backup(path)
+    if Group.from_environment().rank == 0 and _is_done("train", output):
+        backup(output / "train_result.json")
 
 
 def _fail(error: FeatError, mode: str, output: Path) -> int:
@@ -99,6 +105,11 @@ def _fail(error: FeatError, mode: str, output: Path) -> int:
     except OutputError as failure:
         if not isinstance(error, OutputError):  # which has said so already
             log.error("%s", failure)
+    return _report(error)
+
+
+def _report(error: FeatError) -> int:
+    """Say an error on the console and in the log."""
     # Of a worker, the process that started it says why the job ended.
     log.log(logging.DEBUG if COMMAND in os.environ else logging.ERROR, "%s", error)
     log.debug("traceback", exc_info=error)
@@ -175,6 +186,12 @@ def _unexpected(error: Exception, mode: str, output: Path) -> FeatError:
             where=f"worker {group.rank}",
             fix=f"See what the others say, in {output / logs_folder(mode)}.",
         )
+    elif isinstance(error, FileNotFoundError) and manifest.working_directory() is None:
+        wrapped = FeatError(  # importing Paddle asks for it
+            "The working directory has been removed.",
+            where=f"mode {mode}",
+            fix="Change to a folder that is there, and run again.",
+        )
     else:
         wrapped = FeatError(
             f"Unexpected {type(error).__name__}: {error}",
@@ -240,16 +257,17 @@ def _complain(error: FeatError) -> int:
 
 
 def _fail_configuration(error: ConfigError, known: dict[str, str]) -> int:
-    """As `_fail`, as far as mode and output can be told from a faulty configuration."""
+    """As `_fail`, as far as mode and output can be told from a faulty configuration.
+
+    It began no run, so the result of a finished one, to which other files belong, stays as it is.
+    """
     mode, output = known["mode"], Path(known["output"])
-    if mode not in MODES:
+    if mode not in MODES or not fits_a_path(str(output)):
         return _complain(error)  # no result file is this run's
     try:
         with _lock(mode, output):
-            if mode == "train":
-                _keep_finished_training(output)
             _start_logging(mode, output)
-            return _fail(error, mode, output)
+            return _report(error) if _is_done(mode, output) else _fail(error, mode, output)
     except OutputError:  # another run's folder, or one that cannot be written
         return _complain(error)
 

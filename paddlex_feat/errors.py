@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 _LONGEST = 10_000  # characters of a part: what a file holds is quoted, and may be of any length
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class FeatError(Exception):
@@ -41,7 +44,9 @@ class FeatError(Exception):
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text)} characters)"
+    """Not longer than is read, and without what a terminal would obey."""
+    shown = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text[:_LONGEST])
+    return shown if len(text) <= _LONGEST else f"{shown}… ({len(text)} characters)"
 
 
 class ConfigError(FeatError):
@@ -92,14 +97,27 @@ class Interrupted(FeatError):
     """Ctrl-C or SIGTERM."""
 
 
+TEMPORARY = ".paddlex_feat.tmp-"  # how the names begin that scratch.py makes
+_IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENXIO)
+
+
+def _lasting(file: Any, path: Path) -> str:
+    """What an error names: the file at fault, or `path` if that has a temporary name, which is gone by then."""
+    for name in map(str, (file or path, path)):
+        if TEMPORARY not in name:
+            return name
+    return str(path).partition(TEMPORARY)[0]
+
+
 @contextmanager
 def output_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError while writing `path` into an OutputError that names it."""
+    """Turn an OSError while writing `path` into an OutputError that names it, or the other file at fault."""
     try:
         yield
     except OSError as error:
+        first = "Move away what is there" if error.errno in _IN_THE_WAY else "Free space, fix the permissions"
         raise OutputError(
             f"Cannot write: {error.strerror or error}.",
-            where=str(error.filename or path),
-            fix="Free space, fix the permissions, or choose another folder with -o Global.output=DIR.",
+            where=_lasting(error.filename, path),
+            fix=f"{first}, or choose another folder with -o Global.output=DIR.",
         ) from error

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from paddlex_feat.errors import OutputError, output_errors
+from paddlex_feat.reading import MOST_RESULT, NOT_A_FILE, read_small, require_file
 from paddlex_feat.scratch import ScratchFolder, scratch_file
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def atomic_path(path: Path, lasting: bool = True) -> Iterator[Path]:
     """
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with scratch_file(path.parent, path.stem[:40], path.suffix) as temporary:
+        with scratch_file(path.parent, path.suffix) as temporary:
             yield temporary
             _sync(temporary)
             temporary.chmod(0o666 & ~_umask())
@@ -106,11 +107,11 @@ def locked(path: Path, joins: bool = False) -> Iterator[None]:
     Args:
         joins: this process is one of several of a run that holds the lock, or will.
 
-    Raises OutputError if another run holds it.
+    Raises OutputError if another run holds it, or if `path` is no file.
     """
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("ab")
+        stream = _open_to_lock(path)
     with stream:
         try:
             if not joins:
@@ -127,6 +128,22 @@ def locked(path: Path, joins: bool = False) -> Iterator[None]:
         yield
 
 
+def _open_to_lock(path: Path) -> BinaryIO:
+    """Open a file, which is made if it is not there, to write at its end; a pipe is not waited for. Raises OSError."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # which a pipe without a reader gives, and a socket
+            raise
+        raise OSError(errno.ENXIO, NOT_A_FILE, str(path)) from None
+    try:
+        require_file(handle, path)
+        return os.fdopen(handle, "ab")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Hold a folder; another process waits. The lock dies with the process and leaves no file. Raises OSError."""
@@ -140,10 +157,10 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A result file that this program wrote; empty where there is none."""
+    """A result file that this program wrote; empty where there is none, or something else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(read_small(path, MOST_RESULT))
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

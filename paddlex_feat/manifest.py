@@ -50,6 +50,14 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     return {"commit": commit, "changed": bool(changes)}
 
 
+def working_directory() -> Path | None:
+    """None if it has been removed."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return None
+
+
 def begin(
     folder: Path, command: Sequence[str], device: str, convolutions: str, processes: int, dataset: dict[str, Any]
 ) -> None:
@@ -58,10 +66,11 @@ def begin(
     Args:
         convolutions: "oneDNN" or "native", which round otherwise; the machine's memory decides too.
     """
+    place = working_directory()
     content = {
         "command": list(command),
-        "working_directory": str(Path.cwd()),
-        "git": git_state(Path.cwd()),
+        "working_directory": place and str(place),
+        "git": place and git_state(place),
         "versions": versions(),
         "device": device,
         "convolutions": convolutions,
@@ -75,7 +84,8 @@ def begin(
     if before == content:  # the same run goes on, and has no outputs until it ends
         write_json(path, content)
     else:
-        write_keeping(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        write_keeping(path, text.encode(errors="backslashreplace"))  # as write_json does
 
 
 def end(folder: Path) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
+import secrets
 import shutil
 import tempfile
 import weakref
@@ -14,9 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from paddlex_feat.errors import output_errors
+from paddlex_feat.errors import TEMPORARY, output_errors
 
-_MARK = ".paddlex_feat."  # how the names of all of them begin
+# All names are of this form, and nothing else is ever removed: a user may have a `.paddlex_feat.toml`.
+_OURS = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{16}(\.[^.]*)?")
+
+
+def _new_name(folder: Path, suffix: str = "") -> str:
+    return str(folder / f"{TEMPORARY}{secrets.token_hex(8)}{suffix}")
 
 
 def _hold(make: Callable[[], tuple[int, str]]) -> tuple[int, str]:
@@ -32,7 +39,9 @@ def _hold(make: Callable[[], tuple[int, str]]) -> tuple[int, str]:
 
 def clear_leftovers(folder: Path) -> None:
     """Remove the temporary files and folders that killed processes left directly in `folder`."""
-    for path in folder.glob(f"{_MARK}*"):
+    for path in folder.glob(f"{TEMPORARY}*"):
+        if not _OURS.fullmatch(path.name):
+            continue
         is_folder = path.is_dir()
         with suppress(OSError):  # a living process's, another user's, or gone meanwhile
             handle = os.open(path, (os.O_RDONLY if is_folder else os.O_RDWR) | os.O_NOFOLLOW)
@@ -72,7 +81,8 @@ class ScratchFolder:
 
 def _new_folder(parent: Path) -> tuple[int, str]:
     while True:
-        name = tempfile.mkdtemp(prefix=_MARK, dir=parent)
+        name = _new_name(parent)
+        os.mkdir(name, 0o700)  # noqa: PTH102 - a name, as of files
         with suppress(FileNotFoundError):  # another process has taken it for a leftover
             return os.open(name, os.O_RDONLY), name
 
@@ -82,10 +92,18 @@ def _remove_held(handle: int, name: str) -> None:
     os.close(handle)
 
 
+def _new_file(folder: Path, suffix: str) -> tuple[int, str]:
+    name = _new_name(folder, suffix)
+    return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), name
+
+
 @contextmanager
-def scratch_file(folder: Path, stem: str, suffix: str) -> Iterator[Path]:
-    """An empty file in `folder` that goes with the block, unless it was renamed. Raises OSError."""
-    handle, name = _hold(lambda: tempfile.mkstemp(prefix=f"{_MARK}{stem}.", suffix=suffix, dir=folder))
+def scratch_file(folder: Path, suffix: str) -> Iterator[Path]:
+    """An empty file in `folder` that goes with the block, unless it was renamed. Raises OSError.
+
+    suffix: with one dot, at its beginning, or empty.
+    """
+    handle, name = _hold(lambda: _new_file(folder, suffix))
     try:
         yield Path(name)
     finally:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from paddlex_feat import manifest
 from paddlex_feat.config.load import load
 from paddlex_feat.config.schema import Config, walk
 from paddlex_feat.dataset.fingerprint import fingerprint
 from paddlex_feat.dataset.records import require_lists
+from paddlex_feat.dataset.relist import LISTS
 from paddlex_feat.errors import ConfigError, FeatError, OutputError
 from paddlex_feat.files import read_result
 
-_PLACES = ("Global.output", "Global.dataset_dir")  # may differ: the data set is compared by its content
+_PLACES = ("Global.output", "Global.dataset_dir")  # may differ: the data set is compared by its fingerprint
 _ABSENT = "absent"
+SAME = "the same (images: by path, label and size, not by content)"
+_MOST_LINES, _LONGEST = 1000, 400  # differences that are printed, and characters of each: run.json may hold anything
 EPILOG = """verify RUN compares a training's folder with its run.json: outputs and configuration with their SHA-256,
-the data set with its fingerprint, the installed packages with the recorded versions.
+the data set with its fingerprint, the installed packages with the recorded versions. The fingerprint is of the path,
+label and size of each image: an image exchanged by another of the same size is not seen.
 verify RUN OTHER compares two folders: outputs of train, check_dataset, evaluate and export byte for byte, and the
 data sets. It also tells how the runs were made differently: configuration, versions, git commit, device.
 
@@ -46,17 +50,30 @@ def main(words: Sequence[str]) -> int:
             differences, made = _with_another(given.run, given.other)
     except OSError as error:
         raise OutputError(f"Cannot read: {error.strerror}.", where=str(error.filename)) from error
-    for line in differences:
-        print(line)
+    _print(differences)
     if made:
-        print("made differently:", *made, sep="\n  ")
-    print(f"{len(differences)} differences" if differences else "the same")
+        print("made differently:")
+        _print(made, "  ")
+    print(f"{len(differences)} differences" if differences else SAME)
     return 1 if differences else 0
+
+
+def _print(lines: list[str], indent: str = "") -> None:
+    for line in lines[:_MOST_LINES]:
+        print(indent + _printable(line))
+    if len(lines) > _MOST_LINES:
+        print(f"{indent}… and {len(lines) - _MOST_LINES} more")
+
+
+def _printable(line: str) -> str:
+    """Without what a terminal would obey, and not longer than a few lines."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line[:_LONGEST])
+    return shown if len(line) <= _LONGEST else f"{shown}… ({len(line)} characters)"
 
 
 def _record(run: Path) -> dict[str, Any]:
     record = read_result(run / manifest.NAME)
-    if not all(isinstance(record.get(key), dict) for key in ("versions", "dataset")):
+    if not _is_record(record):
         raise ConfigError(
             "The folder is no training's: run.json is missing or damaged.",
             where=str(run / manifest.NAME),
@@ -65,11 +82,29 @@ def _record(run: Path) -> dict[str, Any]:
     return record
 
 
+def _is_record(record: dict[str, Any]) -> bool:
+    """Is all that is compared of the form that a training writes? Its names of lists are read as files."""
+    data = record.get("dataset")
+    return (
+        _is_table(data, dict)
+        and set(data) == set(LISTS)
+        and all(_is_table(part, str, int) for part in data.values())
+        and _is_table(record.get("versions"), str)
+        and _is_table(record.get("outputs", {}), str)
+        and _is_table(record.get("git") or {}, str, bool)
+        and all(isinstance(record.get(key), str | int | None) for key in ("config", "device", "processes"))
+    )
+
+
+def _is_table(value: Any, *kinds: type) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict) and all(isinstance(part, kinds) for part in value.values())
+
+
 def _with_itself(run: Path) -> list[str]:
     """What differs from what run.json records."""
     record = _record(run)
     outputs = record.get("outputs")
-    if not isinstance(outputs, dict):
+    if outputs is None:
         return [f"{manifest.NAME}: the run has not ended, no outputs are recorded"]
     config = run / "config.yaml"
     lines = _differences("", outputs, manifest.digests(run))
@@ -78,7 +113,7 @@ def _with_itself(run: Path) -> list[str]:
     try:
         found = _data(load(str(config), [])[0], list(record["dataset"]))
     except FeatError as error:
-        return [*lines, f"data set: {error.what}"]
+        return [*lines, f"data set: {' '.join(error.what.split())}"]
     return lines + _differences("data set, ", record["dataset"], found)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from paddlex_feat.errors import ConfigError
+from paddlex_feat.reading import read_small
 
 MOST_NODES, DEEPEST = 10_000, 50
 MOST_CHARACTERS = 400_000  # the loader is slow: of a longer text it could take minutes
@@ -42,6 +44,11 @@ def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _float)
+
+
+def read_text(path: Path) -> str:
+    """The text of a YAML file. Raises OSError, also for a file too long to be parsed, or UnicodeDecodeError."""
+    return read_small(path, 4 * MOST_CHARACTERS).decode("utf-8-sig")  # a character has at most 4 bytes
 
 
 def read(text: str) -> tuple[Any, yaml.Node | None]:
@@ -99,9 +106,10 @@ def parse(text: str, name: str) -> tuple[dict[str, Any], dict[str, int]]:
         value, node = read(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
-        where = f"{name}:{mark.line + 1}" if mark else name
         raise ConfigError(
-            f"Not valid YAML: {getattr(error, 'problem', None) or error}.", where=where, fix="Correct that line."
+            f"Not valid YAML: {getattr(error, 'problem', None) or error}.",
+            where=f"{name}:{mark.line + 1}" if mark else name,
+            fix="Correct that line." if mark else "Leave out what is no key of this program; `--help` lists all keys.",
         ) from error
     if value is None:
         return {}, {}

@@ -86,6 +86,29 @@ def test_a_wrong_configuration_exits_with_1_and_says_so_in_the_result_file(tmp_p
     assert done.returncode == 1 and result["done_flag"] is False and "Train.bach_size" in result["err_msg"]
 
 
+@pytest.mark.parametrize("mode", ["check_dataset", "train", "evaluate", "export", "predict"])
+def test_a_wrong_configuration_leaves_the_result_of_a_finished_run(tmp_path, mode):
+    path, content = tmp_path / f"{mode}_result.json", '{"done_flag": true}'
+    path.write_text(content)
+    words = ("-c", "PP-ShiTuV2_rec", "-o", f"Global.mode={mode}", "-o", f"Global.output={tmp_path}")
+    done = run_main(*words, "-o", "Train.epoch=3")
+    assert done.returncode == 1 and "Train.epoch" in done.stderr and "Traceback" not in done.stderr
+    assert path.read_text() == content and "Train.epoch" in (tmp_path / f"{mode}.log").read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{mode}.log", path.name]
+    path.write_text('{"done_flag": false, "err_msg": "before"}')
+    run_main(*words, "-o", "Train.epoch=3")
+    assert "Train.epoch" in json.loads(path.read_text())["err_msg"]
+
+
+@pytest.mark.parametrize("more", [(), ("-o", "Train.epoch=3")])
+@pytest.mark.parametrize("mode", ["check_dataset", "train"])
+def test_an_output_that_no_path_can_be_is_said_and_nothing_is_written(tmp_path, mode, more):
+    words = ("-c", "PP-ShiTuV2_rec", "-o", f"Global.mode={mode}", "-o", f'Global.output="{tmp_path}/a\\0b"', *more)
+    done = run_main(*words, cwd=tmp_path)
+    assert done.returncode == 1 and "Global.output (-o): holds NUL" in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_unknown_mode_touches_no_result_file(tmp_path):
     (tmp_path / "check_dataset_result.json").write_text("mine")
     done = run_main("-c", "PP-ShiTuV2_rec", "-o", "Global.mode=traim", "-o", f"Global.output={tmp_path}")

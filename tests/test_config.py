@@ -11,7 +11,8 @@ from paddlex_feat import yaml_text
 from paddlex_feat.config import load
 from paddlex_feat.config.describe import describe_keys
 from paddlex_feat.config.schema import MODELS, Config, walk
-from paddlex_feat.errors import ConfigError
+from paddlex_feat.dataset.records import find_root
+from paddlex_feat.errors import ConfigError, DatasetError
 from paddlex_feat.runtime import first_device
 
 # Every key that a configuration file of the existing tool can hold, with a value of its type.
@@ -331,3 +332,37 @@ def test_generated_docs_are_up_to_date():
 def test_modes_of_one_device_take_the_first():
     """Files of the existing tool say gpu:0,1,2,3; there, too, only training uses them all."""
     assert first_device("gpu:2,3") == "gpu:2" and first_device("gpu:1") == "gpu:1" and first_device("cpu") == "cpu"
+
+
+@pytest.mark.parametrize("text", ['"/tmp/a\\0b"', '"/tmp/a\\ud800b"'])
+def test_what_no_path_can_hold_is_refused_in_every_text(text):
+    keys = (
+        "Global.output",
+        "Global.dataset_dir",
+        "Train.pretrain_weight_path",
+        "Train.resume_path",
+        "Predict.model_dir",
+    )
+    keys += ("Evaluate.weight_path", "Export.weight_path", "Predict.input")
+    words = [load.split_override(f"{key}={text}") for key in keys]
+    words += [load.split_override(f"Predict.engine_config={{a: [{text}]}}")]
+    with pytest.raises(ConfigError) as error:
+        load.load("PP-ShiTuV2_rec", words)
+    for key, _ in words:
+        assert f"{key} (-o): holds NUL or half" in error.value.what
+    good = load.split_override('Global.output="/tmp/\\udcff"')  # bytes that are not UTF-8
+    assert load.load("PP-ShiTuV2_rec", [good])[0].Global.output == "/tmp/\udcff"
+
+
+def test_names_that_are_too_long_do_not_exist():
+    with pytest.raises(ConfigError, match="does not exist"):
+        load.load("x" * 300, [])
+    with pytest.raises(DatasetError, match="does not exist"):
+        find_root("x" * 300)
+
+
+def test_messages_hold_nothing_that_a_terminal_would_obey(tmp_path):
+    (tmp_path / "c.yaml").write_text('"\\e[2J\\r\\u009b1m": 1\n')
+    with pytest.raises(ConfigError) as error:
+        load.load(str(tmp_path / "c.yaml"), [])
+    assert r"\x1b[2J\x0d\x9b1m" in str(error.value) and not set("\x1b\r\x9b") & set(str(error.value))

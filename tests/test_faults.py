@@ -87,15 +87,62 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
     code = (
         "import os, sys; from pathlib import Path; from paddlex_feat.scratch import *\n"
         "folder = ScratchFolder(Path(sys.argv[1])); (folder.path / 'x').write_text('x')\n"
-        "with scratch_file(Path(sys.argv[1]), 'a', '.json'): os.kill(os.getpid(), 9)"
+        "with scratch_file(Path(sys.argv[1]), '.json'): os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT)
     (tmp_path / ".notes.abcdefgh.json").write_text("mine")
     assert len(list(tmp_path.iterdir())) == 3
-    with ScratchFolder(tmp_path) as folder, scratch_file(tmp_path, "a", ".json") as file:
+    with ScratchFolder(tmp_path) as folder, scratch_file(tmp_path, ".json") as file:
         clear_leftovers(tmp_path)
         assert {p.name for p in tmp_path.iterdir()} == {folder.name, file.name, ".notes.abcdefgh.json"}
     assert [p.name for p in tmp_path.iterdir()] == [".notes.abcdefgh.json"]
+
+
+def test_what_only_resembles_a_leftover_is_the_users(tmp_path, small_faces):
+    names = (
+        ".toml",
+        ".d/x",
+        ".tmp",
+        ".tmp-",
+        ".tmp-notes",
+        ".tmp-0123456789abcde",
+        ".tmp-0123456789abcdef.a.b",
+        ".k2h4zz_w",
+    )
+    own = [tmp_path / f".paddlex_feat{name}" for name in names] + [
+        tmp_path / ".paddlex_feat.check_dataset.ab12cd34.json"
+    ]
+    for path in own:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    left = tmp_path / ".paddlex_feat.tmp-0123456789abcdef.json"
+    left.touch()
+    done = run_main(*words("check_dataset", tmp_path, *overrides("check_dataset", small_faces, tmp_path)))
+    assert done.returncode == 0 and not left.exists(), done.stderr
+    assert all(path.read_text() == "mine" for path in own)
+
+
+def test_a_folder_in_the_way_of_a_result_is_named_and_no_temporary_file(tmp_path, small_faces):
+    blocked = tmp_path / "check_dataset_result.json"
+    blocked.mkdir()
+    done = run_main(*words("check_dataset", tmp_path, *overrides("check_dataset", small_faces, tmp_path)))
+    assert done.returncode == 1 and f"where: {blocked}\n  to do: Move away what is there" in done.stderr, done.stderr
+    assert "tmp-" not in done.stderr and not list(tmp_path.glob(".*"))
+
+
+def test_errors_name_what_lasts(tmp_path):
+    staged = tmp_path / ".paddlex_feat.tmp-0123456789abcdef"
+    for file, path, named in (
+        (staged / "a", tmp_path / "a", tmp_path / "a"),
+        (tmp_path / "source", tmp_path / "a", tmp_path / "source"),
+        (None, tmp_path / "a", tmp_path / "a"),
+    ):
+        with pytest.raises(errors.OutputError) as found, errors.output_errors(path):
+            raise OSError(28, "No space left on device", file and str(file))
+        assert found.value.where == str(named)
+    with pytest.raises(errors.OutputError) as found, errors.output_errors(staged / "a"):
+        raise OSError(28, "No space left on device")
+    assert found.value.where == f"{tmp_path}/"
 
 
 def test_recovery_waits_for_a_folder_that_is_being_exchanged(tmp_path):
@@ -253,7 +300,7 @@ def test_a_full_disk_is_said_and_the_command_succeeds_once_there_is_room(
     require_whole(small_disk, files[0])
     if (small_disk / f"{mode}_result.json").exists():
         assert result(small_disk, mode)["done_flag"] is False
-    assert not list(small_disk.rglob(".paddlex_feat.*"))
+    assert not list(small_disk.rglob(".paddlex_feat.tmp-*"))
     remount(small_disk, "size=200m")
     done = run_main(*command)
     assert done.returncode == 0 and result(small_disk, mode)["done_flag"] is True, done.stderr
@@ -273,7 +320,7 @@ def test_a_file_that_may_not_grow_is_said(mode, small_faces, run_folder, tmp_pat
     command = [sys.executable, "main.py", *words(mode, tmp_path, *overrides(mode, small_faces, run_folder))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=bounded)
     require_said(done, "File too large")
-    assert result(tmp_path, mode)["done_flag"] is False and not list(tmp_path.rglob(".paddlex_feat.*"))
+    assert result(tmp_path, mode)["done_flag"] is False and not list(tmp_path.rglob(".paddlex_feat.tmp-*"))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -338,4 +385,4 @@ def test_what_vanishes_between_check_and_use_is_named(
     said = result(output, mode)
     assert said["done_flag"] is False and kind in said["err_type"], said["err_msg"]
     assert Path(what).name in said["err_msg"] + json.dumps(said), said
-    assert (output / "notes.txt").read_text() == "mine" and not list(output.rglob(".paddlex_feat.*"))
+    assert (output / "notes.txt").read_text() == "mine" and not list(output.rglob(".paddlex_feat.tmp-*"))

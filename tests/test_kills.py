@@ -30,8 +30,13 @@ from conftest import QUICK, ROOT, train
 pytest.importorskip("paddle")
 pytestmark = pytest.mark.slow
 
-TEMPORARY = ".paddlex_feat.*"
-NOTES = {"notes.txt": "mine", ".notes.abcdefgh.json": '{"mine": 1}', "mine/inference.txt": "mine"}
+TEMPORARY = ".paddlex_feat.tmp-*"
+NOTES = {
+    "notes.txt": "mine",
+    ".notes.abcdefgh.json": '{"mine": 1}',
+    ".paddlex_feat.toml": "mine",
+    "mine/inference.txt": "mine",
+}
 LISTS = ("train", "gallery", "query")
 SPLIT = tuple(
     f"CheckDataset.split.{k}" for k in ("enable=True", "train_percent=70", "gallery_percent=20", "query_percent=10")

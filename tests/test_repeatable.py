@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import QUICK, ROOT
 
+from paddlex_feat.verify import SAME
+
 pytest.importorskip("paddle")
 pytestmark = pytest.mark.slow
 
@@ -66,7 +68,7 @@ def test_two_checkouts_and_other_workers_give_the_same_bytes(checkouts):
     for name in COMPARED:
         assert (one / "output" / name).read_bytes() == (other / "output" / name).read_bytes(), name
     done = main(one, "verify", "output", str(other / "output"))
-    assert done.returncode == 0 and done.stdout.endswith("the same\n"), done.stdout
+    assert done.returncode == 0 and done.stdout.endswith(f"{SAME}\n"), done.stdout
     assert "Train.num_workers: 1 | 3" in done.stdout
 
 
@@ -78,9 +80,9 @@ def test_a_run_repeats_from_its_own_folder(checkouts):
     for name in COMPARED:
         assert (folder / "output" / name).read_bytes() == (folder / "first" / name).read_bytes(), name
     done = main(folder, "verify", "output", "first")
-    assert (done.returncode, done.stdout) == (0, "the same\n")
+    assert (done.returncode, done.stdout) == (0, f"{SAME}\n")
     done = main(folder, "verify", "output")
-    assert (done.returncode, done.stdout) == (0, "the same\n")
+    assert (done.returncode, done.stdout) == (0, f"{SAME}\n")
 
 
 def test_another_seed_is_another_run(checkouts):

@@ -266,7 +266,7 @@ def test_an_interrupted_prediction_keeps_what_is_done(run_folder, files, tmp_pat
         # A shell's background jobs, CI's among them, ignore SIGINT, and their children with them.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
-        deadline, growing = time.monotonic() + 120, "out/.paddlex_feat.features.*"
+        deadline, growing = time.monotonic() + 120, "out/.paddlex_feat.tmp-*.jsonl"
         while not any(f.stat().st_size for f in tmp_path.glob(growing)) and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
@@ -275,7 +275,7 @@ def test_an_interrupted_prediction_keeps_what_is_done(run_folder, files, tmp_pat
     assert process.returncode == 1 and "Interrupted" in result["err_type"], errors
     saved = read_back(tmp_path / "out/features.jsonl")[0]
     assert 0 < len(saved) < 6000 and abs(len(saved) - result["images"]) <= 1
-    assert saved == (files * 400)[: len(saved)] and not list(tmp_path.glob("out/.paddlex_feat.*"))
+    assert saved == (files * 400)[: len(saved)] and not list(tmp_path.glob("out/.paddlex_feat*"))
 
 
 def test_a_reader_of_predictions_that_goes_away_is_an_error_that_says_so(run_folder, files, tmp_path):

@@ -6,15 +6,17 @@ import hashlib
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import QUICK, run_main, train
+from conftest import QUICK, ROOT, run_main, train
 
 from paddlex_feat import manifest
 from paddlex_feat.cli import main
 
 pytest.importorskip("paddle")
+SAME = "the same (images: by path, label and size, not by content)\n"
 
 
 @pytest.fixture
@@ -40,7 +42,17 @@ def test_the_manifest_holds_hashes_of_configuration_and_outputs(run_folder):
 
 
 def test_a_run_as_it_ended_is_the_same(run, capsys):
-    assert verify(capsys, run) == (0, "the same\n")
+    assert verify(capsys, run) == (0, SAME)
+
+
+def test_a_typing_error_in_a_later_command_does_not_spoil_it(run, capsys):
+    done = run_main(
+        "-c",
+        "PP-ShiTuV2_rec",
+        *(w for s in (f"Global.output={run}", "Global.mode=train", "Train.epoch=3") for w in ("-o", s)),
+    )
+    assert done.returncode == 1 and "Train.epoch" in done.stderr
+    assert verify(capsys, run)[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -90,7 +102,10 @@ def test_a_run_that_was_interrupted_has_no_outputs(run, capsys):
     assert code == 1 and "has not ended" in text
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"versions": 3, "dataset": {}}', "\0" * 9])
+NOT_RECORDS = [None, "", "[]", "{}", '{"versions": 3, "dataset": {}}', '{"versions": {}, "dataset": {}}', "\0" * 9]
+
+
+@pytest.mark.parametrize("content", NOT_RECORDS)
 def test_a_folder_that_is_no_runs_is_an_error_in_three_lines(tmp_path, capsys, content):
     if content is not None:
         (tmp_path / "run.json").write_text(content)
@@ -98,16 +113,69 @@ def test_a_folder_that_is_no_runs_is_an_error_in_three_lines(tmp_path, capsys, c
     assert code == 1 and "run.json is missing or damaged" in text and len(text.splitlines()) == 3
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("dataset", {}),  # would leave the data set out
+        ("dataset", {"train": {}, "gallery": {}, "query": {}, "../../secret": {}}),
+        ("dataset", {"train": 1, "gallery": 2, "query": 3}),
+        ("outputs", ["a"]),
+        ("outputs", {"a": {"b": {}}}),
+        ("versions", {"numpy": {}}),
+        ("git", [1]),
+        ("device", {}),
+    ],
+)
+def test_a_record_of_another_form_is_refused(run, capsys, key, value):
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, key: value}))
+    code, text = verify(capsys, run)
+    assert code == 1 and "run.json is missing or damaged" in text and len(text.splitlines()) == 3
+
+
+def test_hostile_names_do_not_reach_the_terminal_and_the_output_is_bounded(run, capsys):
+    record = json.loads((run / "run.json").read_text())
+    record["outputs"]["\x1b[2J\r\nthe same\u202e\ud800"] = record["versions"]["x" * 10**6] = "0"
+    (run / "run.json").write_text(json.dumps(record))
+    code, text = verify(capsys, run)
+    assert code == 1 and "\\x1b[2J\\r\\nthe same\\u202e\\ud800: 0 | absent\n" in text
+    assert "(1000023 characters)" in text and text.endswith("\n2 differences\n") and len(text) < 2000
+    record["outputs"].update((f"{number}" * 100, "0") for number in range(10_000))
+    (run / "run.json").write_text(json.dumps(record))
+    code, text = verify(capsys, run)
+    assert code == 1 and text.endswith("\n… and 9002 more\n10002 differences\n")
+    assert len(text.splitlines()) == 1002 and len(text) < 500_000
+
+
+def test_images_are_compared_by_path_label_and_size_and_verify_says_so(run, small_faces, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(small_faces, data, symlinks=True)
+    (data / "images").unlink()
+    shutil.copytree(small_faces / "images", data / "images")
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace(str(small_faces), str(data)))
+    record = json.loads((run / "run.json").read_text())
+    record["config"] = manifest.sha256(run / "config.yaml")
+    (run / "run.json").write_text(json.dumps(record))
+    image = data / "images/s01/01.pgm"
+    image.write_bytes(bytes(image.stat().st_size))
+    assert verify(capsys, run) == (0, SAME)
+    image.write_bytes(bytes(image.stat().st_size + 1))
+    code, text = verify(capsys, run)
+    assert code == 1 and text.startswith("data set, train: ")
+    assert "exchanged by another of the same size is not seen" in " ".join(run_main("verify", "-h").stdout.split())
+
+
 def test_two_runs_are_compared_and_how_they_were_made_is_told(run, run_folder, capsys):
     other = run.with_name("other")
     shutil.copytree(run_folder, other)
-    assert verify(capsys, run, other) == (0, "the same\n")
+    assert verify(capsys, run, other) == (0, SAME)
     text = (other / "config.yaml").read_text()
     (other / "config.yaml").write_text(
         text.replace("num_workers: 0", "num_workers: 3").replace("output: ", "output: x")
     )
     code, text = verify(capsys, run, other)
-    assert code == 0 and text == "made differently:\n  Train.num_workers: 0 | 3\nthe same\n"
+    assert code == 0 and text == f"made differently:\n  Train.num_workers: 0 | 3\n{SAME}"
     (other / "evaluate_result.json").write_text("{}")
     code, text = verify(capsys, run, other)
     assert code == 1 and text.startswith("evaluate_result.json: absent | 44136fa355b3")
@@ -115,8 +183,33 @@ def test_two_runs_are_compared_and_how_they_were_made_is_told(run, run_folder, c
 
 def test_verify_is_a_command_that_loads_no_paddle(run):
     done = run_main("verify", str(run))
-    assert (done.returncode, done.stdout) == (0, "the same\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, SAME), done.stderr
     assert run_main("verify").returncode == 2
+
+
+def test_a_command_that_is_not_text_and_a_working_directory_that_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "config.yaml").touch()
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    command = ["main.py", "-c", "/tmp/w\udcff/c.yaml"]
+    for _ in range(2):  # the second time the record is there already
+        manifest.begin(tmp_path, command, "cpu", 1, {})
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["command"] == command and record["working_directory"] is None and record["git"] is None
+    assert sorted(p.name for p in tmp_path.glob("run.json*")) == ["run.json"]
+
+
+def test_training_from_a_removed_directory_says_so(tmp_path, small_faces):
+    """Paddle cannot be imported there."""
+    settings = ("Global.mode=train", f"Global.dataset_dir={small_faces}", f"Global.output={tmp_path}/out", *QUICK)
+    words = [w for s in settings for w in ("-o", s)]
+    code = f"import os, sys; os.rmdir(os.getcwd()); sys.path[0] = {str(ROOT)!r}; from paddlex_feat.cli import main; "
+    command = [sys.executable, "-c", f"{code}sys.exit(main({['-c', 'PP-ShiTuV2_rec', *words]!r}))"]
+    (tmp_path / "gone").mkdir()
+    done = subprocess.run(command, cwd=tmp_path / "gone", capture_output=True, text=True)
+    assert done.returncode == 1 and "The working directory has been removed" in done.stderr, done.stderr
+    assert "Unexpected" not in done.stderr
 
 
 def test_the_commit_of_the_working_directory_is_recorded(tmp_path):
@@ -143,7 +236,7 @@ def test_a_run_that_goes_on_has_outputs_of_its_new_end(run, small_faces, capsys)
     for epochs in (4, 4):  # the second time nothing is left to train
         done = train(small_faces, run, "Train.resume=auto", f"Train.epochs_iters={epochs}")
         assert done.returncode == 0, done.stderr
-        assert verify(capsys, run) == (0, "the same\n")
+        assert verify(capsys, run) == (0, SAME)
     assert "epoch_4/epoch_4.pdparams" in json.loads((run / "run.json").read_text())["outputs"]
     assert sorted(p.name for p in run.glob("run.json*")) == ["run.json", "run.json.bak"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import os
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -34,7 +35,7 @@ def shipped() -> dict[str, Path]:
 def find_file(name: str) -> tuple[Path, str | None]:
     """The file meant by `-c`: a path, or else the shipped file of that name, with a notice."""
     path = Path(name)
-    if path.is_file():
+    if os.path.isfile(name):  # noqa: PTH113 - that of pathlib raises for a name that is too long
         return path, None
     files = shipped()
     stem = path.stem if path.suffix in (".yaml", ".yml") else path.name
@@ -144,9 +145,13 @@ def load(file: str, overrides: list[tuple[str, Any]]) -> tuple[Config, list[str]
     path, notice = find_file(file)
     notices = [notice] if notice else []
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = yaml_text.read_text(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The file cannot be read: {error}.", where=str(path), fix="It must be UTF-8 text.") from None
+        raise ConfigError(
+            f"The file cannot be read: {getattr(error, 'strerror', None) or error}.",
+            where=str(path),
+            fix=f"Give UTF-8 text of at most {yaml_text.MOST_CHARACTERS:,} characters.",
+        ) from None
     raw, lines = yaml_text.parse(text, str(path))
     sources = {dotted: f"{path}:{line}" for dotted, line in lines.items()}
     faults, more = [], 0
@@ -203,7 +208,7 @@ def peek(file: str, overrides: list[tuple[str, Any]]) -> dict[str, str]:
     raw: Any = {}
     try:
         path, _ = find_file(file)
-        raw, _ = yaml_text.parse(path.read_text(encoding="utf-8-sig"), str(path))
+        raw, _ = yaml_text.parse(yaml_text.read_text(path), str(path))
     except (ConfigError, OSError, UnicodeDecodeError):
         raw = {}
     for dotted, value in overrides:

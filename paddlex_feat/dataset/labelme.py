@@ -18,9 +18,11 @@ from paddlex_feat.dataset.findings import Finding
 from paddlex_feat.dataset.records import decode_list, writable
 from paddlex_feat.errors import DatasetError
 from paddlex_feat.pipeline.decode import SUFFIXES
+from paddlex_feat.reading import read_small
 
 PERCENTS = (50, 30, 20)  # of train, gallery and query, as in PaddleX
 _NAME_FILES = ("label.txt", "flags.txt")
+_MOST_NAMES, _MOST_ANNOTATION = 2**26, 2**27  # bytes of a file; an annotation may hold its image
 _REDO = "Correct the annotation and convert again."
 
 
@@ -93,7 +95,10 @@ def _number(root: Path, classes: dict[str, _Claim], result: Converted) -> None:
     source = next((root / name for name in _NAME_FILES if (root / name).is_file()), None)
     if source:
         try:
-            text = decode_list(source.read_bytes())[0]
+            text = decode_list(read_small(source, _MOST_NAMES))[0]
+        except OSError as error:
+            what = f"The class names cannot be read: {error.strerror}."
+            raise DatasetError(what, where=str(source), fix="Write one class name a line.") from error
         except UnicodeDecodeError as error:
             raise DatasetError("The file is neither UTF-8 nor GBK text.", where=str(source), fix="Save it again.") from error
         result.names = [line.strip() for line in text.rstrip().splitlines()]
@@ -129,8 +134,10 @@ class _UnusableError(Exception):
 def _read(path: Path, where: str, images: _ImageIndex) -> tuple[str, _Claim]:
     """(image relative to the root, its class) of one annotation. Raises _UnusableError."""
     try:
-        content = json.loads(decode_list(path.read_bytes())[0])
-    except (OSError, ValueError, RecursionError) as error:
+        content = json.loads(decode_list(read_small(path, _MOST_ANNOTATION))[0])
+    except OSError as error:
+        raise _UnusableError("labelme-not-json", f"The file cannot be read ({error.strerror}).") from None
+    except (ValueError, RecursionError) as error:
         raise _UnusableError("labelme-not-json", f"The file is not JSON ({type(error).__name__}).") from None
     if not isinstance(content, dict):
         raise _UnusableError("labelme-format", f"The file holds a {type(content).__name__}, not an annotation.")

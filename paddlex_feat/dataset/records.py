@@ -12,10 +12,12 @@ from paddlex_feat.dataset import relist
 from paddlex_feat.dataset.findings import Finding, first_of_each
 from paddlex_feat.dataset.relist import LISTS
 from paddlex_feat.errors import DatasetError
+from paddlex_feat.reading import read_small
 
 RULE = "Write one image a line: relative path, one space, integer label of at least 0."
 _LINE = re.compile(r"(.*\S)[ \t]+(\S+)")  # path, label
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+MOST_LIST = 2**30  # bytes of a list file: ten million lines, which take some 5 GiB of memory
 SEARCH_DEPTH = 4  # how far below Global.dataset_dir the list files may lie
 
 
@@ -56,7 +58,7 @@ def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS) -> Path:
     Raises DatasetError if there is no such folder, or several.
     """
     top = Path(dataset_dir)
-    if not top.is_dir():
+    if not os.path.isdir(dataset_dir):  # noqa: PTH112 - that of pathlib raises for a name that is too long
         raise DatasetError(
             "The data set folder does not exist.",
             where=f"Global.dataset_dir={dataset_dir}",
@@ -138,7 +140,7 @@ def read_list(root: Path, name: str) -> tuple[ImageList, list[Finding]]:
         findings.append(Finding(code, severity, where, message, RULE))
 
     try:
-        data = path.read_bytes()
+        data = read_small(path, MOST_LIST)
     except OSError as error:
         fault("list-missing", path.name, f"The list cannot be read ({error.strerror}).")
         return records, findings

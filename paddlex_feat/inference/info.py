@@ -27,7 +27,7 @@ def read_info(folder: Path) -> ModelInfo:
     """Read `inference.yml`. Raises WeightsError if it is missing or not understood."""
     path = folder / f"{PREFIX}.yml"
     try:
-        content, _ = yaml_text.read(path.read_text(encoding="utf-8"))
+        content, _ = yaml_text.read(yaml_text.read_text(path))
         name = content["Global"]["model_name"]
         if not isinstance(name, str):
             raise TypeError("model_name is no text")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paddlex_feat import hub, launch, logs
+from paddlex_feat import hub, launch, logs, yaml_text
 from paddlex_feat.config.load import dump, load
 from paddlex_feat.config.schema import Config
 from paddlex_feat.dataset.records import ImageList, find_root, read_list
@@ -176,7 +176,7 @@ def run_config(weights: Path, config: Config) -> Config:
             try:
                 own, _ = load(str(path), [("Global.mode", config.Global.mode)])
             except ConfigError as error:
-                if not re.search(r"^Arch:", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE):
+                if not _of_paddleclas(path):
                     raise ConfigError(
                         f"The configuration that these weights were trained with is damaged. {error.what}",
                         where=str(path),
@@ -188,6 +188,13 @@ def run_config(weights: Path, config: Config) -> Config:
             return own
     log.warning("No config.yaml beside %s or above it: network and input size are taken from -c.", weights)
     return config
+
+
+def _of_paddleclas(path: Path) -> bool:
+    try:
+        return bool(re.search(r"^Arch:", yaml_text.read_text(path), re.MULTILINE))
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _say_contradictions(own: Config, config: Config, path: Path) -> None:
