@@ -5,14 +5,21 @@ from __future__ import annotations
 import http.server
 import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image, ImageSequence
 
 pytest.importorskip("paddle")
@@ -340,3 +347,68 @@ def test_fast_decoding_reduces_large_jpegs_alone(run_folder, files, tmp_path):
     both = [[r.feature for r in m.predict(tmp_path)] for m in (exact, fast)]
     large, small = (np.dot(*pair) for pair in zip(*both, strict=True))
     assert small == pytest.approx(1, abs=1e-6) and 0.9 < large < 1 - 1e-6
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a picture of which 100 bytes come, and then nothing."""
+    held = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with suppress(OSError):
+                while True:
+                    held.append(server.accept()[0])
+                    held[-1].sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n" + b"x" * 100)
+
+        threading.Thread(target=answer, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/face.jpg"
+        server.shutdown(socket.SHUT_RDWR)
+    for connection in held:
+        connection.close()
+
+
+def test_a_silent_server_keeps_nobody_from_closing(model, files, silent):
+    results = model.predict(iter([*files[:4], silent]), batch_size=4)
+    assert next(results)["input_path"] == files[0]
+    started = time.monotonic()
+    results.close()
+    assert time.monotonic() - started < 2
+    with pytest.raises(ImageError, match="absent"):  # an error ends the downloads after it
+        list(model.predict(iter(["absent.jpg", silent]), batch_size=1))
+    assert time.monotonic() - started < 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_silent_server_keeps_no_run_from_ending_and_what_is_done_is_saved(
+    run_folder, files, silent, tmp_path, number
+):
+    words = {"mode": "predict", "output": tmp_path, "device": "cpu"}
+    options = [f"Global.{key}={value}" for key, value in words.items()]
+    options += ["Predict.batch_size=1", "Predict.save=npz", f"Predict.model_dir={run_folder / 'best_model/inference'}"]
+    options += [f"Predict.input=[{', '.join([*files, silent])}]"]
+    command = [sys.executable, ROOT / "main.py", "-c", NAME, *(word for option in options for word in ("-o", option))]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "Downloading" in line:
+                break
+        time.sleep(1)  # the images before it are computed
+        started = time.monotonic()
+        process.send_signal(number)
+        process.communicate(timeout=30)
+        assert time.monotonic() - started < 3 and process.returncode == 1
+    with np.load(tmp_path / "features.npz") as content:
+        assert list(content["input_paths"]) == files[: len(content["input_paths"])] and len(content["features"]) >= 8
+
+
+def test_a_script_that_fails_among_the_results_ends_though_a_server_is_silent(run_folder, files, silent):
+    code = """
+import sys
+from paddlex_feat import create_model
+for result in create_model("PP-ShiTuV2_rec", sys.argv[1], device="cpu").predict(sys.argv[2:]):
+    raise KeyboardInterrupt
+"""
+    words = [str(run_folder / "best_model/inference"), *files[:8], silent]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=25, cwd=ROOT)
+    assert done.returncode and "KeyboardInterrupt" in done.stderr

@@ -63,10 +63,11 @@ class Item:
         page = "" if self.page_index is None else f" page {self.page_index}"
         return f"{self.input_path or self.position}{page}"
 
-    def load(self, resize: Resize, enough: Enough | None = None) -> np.ndarray:
+    def load(self, resize: Resize, enough: Enough | None = None, ended: threading.Event | None = None) -> np.ndarray:
         """uint8 [H, W, 3], RGB, made smaller by `resize`; `enough` as for pipeline.decode.decode_bgr.
 
-        Raises ImageError or DownloadError, or the StreamFault that stands in the image's place.
+        A download is given up once `ended` is set. Raises ImageError or
+        DownloadError, or the StreamFault that stands in the image's place.
         """
         if isinstance(self.source, Exception):
             raise self.source
@@ -77,12 +78,12 @@ class Item:
         elif self.page_index is not None:
             image = tiff.read_page(self.source, self.offset, _where(self.name, self.position))
         else:
-            image = self._read(enough)
+            image = self._read(enough, ended)
         # The colours are exchanged last, on the small image, as evaluation does.
         return cv2.cvtColor(resize(image), cv2.COLOR_BGR2RGB)
 
-    def _read(self, enough: Enough | None) -> np.ndarray:
-        folder, path = _fetched(self.source) if hub.is_url(self.source) else (None, self.source)
+    def _read(self, enough: Enough | None, ended: threading.Event | None) -> np.ndarray:
+        folder, path = _fetched(self.source, ended) if hub.is_url(self.source) else (None, self.source)
         try:
             return read_bgr(path, enough)
         except ImageError as error:
@@ -98,11 +99,11 @@ class Item:
                 folder.close()
 
 
-def _fetched(url: str) -> tuple[ScratchFolder, str]:
+def _fetched(url: str, ended: threading.Event | None = None) -> tuple[ScratchFolder, str]:
     """A copy of what is behind the address now, and the folder of its own that goes with it."""
     folder = ScratchFolder()
     fix = "Check the address, or download the image and give its path."
-    return folder, str(hub.fetch(url, str(folder.path), fix, most=MOST_BYTES))
+    return folder, str(hub.fetch(url, str(folder.path), fix, most=MOST_BYTES, ended=ended))
 
 
 def _where(name: str, position: str) -> str:

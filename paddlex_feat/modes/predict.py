@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -90,10 +90,11 @@ def run(config: Config, output: Path) -> dict[str, Any]:
             started = time.perf_counter()
             results = model.predict(settings.input, on_error=settings.on_error)
             failed = model.failed
-            for result in results:
-                target.add(result)
-                images += 1
-                progress.update()
+            with closing(results):
+                for result in results:
+                    target.add(result)
+                    images += 1
+                    progress.update()
     except FeatError as error:
         raise error.with_result(found()) from error.__cause__
     except KeyboardInterrupt:
