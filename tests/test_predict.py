@@ -276,9 +276,11 @@ def test_inputs_at_hand_are_computed_eight_at_a_time_and_those_of_an_iterator_as
         (iter(many[:3]), 1, [1, 1, 1]),
         ([files[0], (f for f in files[1:3])], 2, [2, 1]),
         ({"img": iter(many[:3])}, 2, [2, 1]),
+        ([*many[:3], None, 3, *many[3:5]], 1, [5]),  # none of them is waited for
+        ([*many[:3], {"img": "http://127.0.0.1:9/a.b"}], 2, [2, 1]),
     ):
         sizes.clear()
-        assert len(list(model.predict(source, batch_size=size))) == sum(expected)
+        assert len(list(model.predict(source, batch_size=size, on_error="skip"))) == sum(expected)
         assert sizes == expected
 
 
@@ -375,8 +377,16 @@ def test_a_silent_server_keeps_nobody_from_closing(model, files, silent):
     results.close()
     assert time.monotonic() - started < 2
     with pytest.raises(ImageError, match="absent"):  # an error ends the downloads after it
-        list(model.predict(iter(["absent.jpg", silent]), batch_size=1))
+        list(model.predict(["absent.jpg", silent], batch_size=1))
     assert time.monotonic() - started < 4
+
+
+def test_a_slow_address_delays_no_result_before_it(model, files, silent):
+    results = model.predict([*files[:3], silent, files[3]], batch_size=1)
+    started = time.monotonic()
+    assert [next(results)["input_path"] for _ in range(3)] == files[:3]
+    assert time.monotonic() - started < 10  # a download is given up after a minute and more
+    results.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -166,21 +166,26 @@ def items(source: Any, position: str = "input") -> Iterator[Item]:
     elif isinstance(source, dict):
         what = f"A dict input needs the key 'img'; it has {sorted(map(str, source))}."
         yield _fault(what, position, "Give {'img': image}.")
-    elif (
-        isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray)) and getattr(source, "ndim", 1) == 1
-    ):
+    elif _is_stream(source):
         yield from _elements(source, position)
     else:
         yield _fault(f"An input of type {type(source).__name__} is not understood.", position, f"Give {ACCEPTED}.")
 
 
-def has_iterator(source: Any) -> bool:
-    """Whether an input, or a part of it, is an iterator or another thing that makes its elements when asked."""
+def may_wait(source: Any) -> bool:
+    """Whether an image may be long in coming: of a URL, or of what makes its elements when asked, as an iterator."""
     if isinstance(source, dict):
-        return has_iterator(source.get("img"))
+        return may_wait(source.get("img"))
     if isinstance(source, (list, tuple)):
-        return any(map(has_iterator, source))
-    return not isinstance(source, (str, os.PathLike, np.ndarray, Image.Image))
+        return any(map(may_wait, source))
+    if isinstance(source, (str, os.PathLike)):
+        return hub.is_url(os.fsdecode(source))
+    return not isinstance(source, (np.ndarray, Image.Image)) and _is_stream(source)
+
+
+def _is_stream(source: Any) -> bool:
+    no_images = isinstance(source, (bytes, bytearray)) or getattr(source, "ndim", 1) != 1
+    return isinstance(source, Iterable) and not no_images
 
 
 def _pil_item(image: Image.Image, position: str) -> Item:

@@ -17,7 +17,7 @@ from paddlex_feat.errors import ConfigError, DownloadError, ImageError, WeightsE
 from paddlex_feat.files import settled
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.info import read_info
-from paddlex_feat.inference.inputs import Item, StreamFault, has_iterator, items
+from paddlex_feat.inference.inputs import Item, StreamFault, items, may_wait
 from paddlex_feat.inference.official import official_model
 from paddlex_feat.inference.results import FeatureResult, FileStems
 from paddlex_feat.inference.settings import engine_settings
@@ -103,7 +103,7 @@ class Predictor:
                 a dict {"img": any of these}, or a list or iterator of these, nested at will. An iterator is read
                 three batches ahead at most; an array must not change before its result is there.
             batch_size: images computed together; it stays for later calls. On a CPU at least 8 are, which is faster,
-                unless the input has an iterator, whose next image may be long in coming.
+                unless the input has a URL or an iterator, whose next image may be long in coming.
             on_error: what an input does that cannot be used: "raise" its ImageError or DownloadError after the
                 results before it, or "skip", which logs it, adds it to `failed` and goes on.
 
@@ -116,7 +116,7 @@ class Predictor:
         if on_error not in ("raise", "skip"):
             raise ConfigError(f"on_error must be 'raise' or 'skip', got {on_error!r}.", where="on_error")
         self.failed = []
-        group = self.batch_size if has_iterator(input) else max(self.batch_size, self._extractor.engine.piece)
+        group = self.batch_size if may_wait(input) else max(self.batch_size, self._extractor.engine.piece)
         return self._results(items(input), group, on_error == "skip", self.failed)
 
     __call__ = predict
