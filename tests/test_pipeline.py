@@ -248,6 +248,23 @@ def test_what_is_done_is_given_though_a_later_job_is_long_at_work():
     assert ended.is_set()
 
 
+def test_opencv_has_its_threads_back_when_the_last_user_has_ended():
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(3)
+        first, second = (map_ahead([[0]] * 9, lambda x: cv2.getNumThreads(), 2) for _ in range(2))
+        assert next(first)[1] == [1] and next(second)[1] == [1]
+        first.close()
+        assert cv2.getNumThreads() == 1
+        second.close()
+        assert cv2.getNumThreads() == 3
+        for _ in map_ahead([[0]], lambda x: x, 2):
+            cv2.setNumThreads(2)  # the caller's own wish
+        assert cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(before)
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 @pytest.mark.parametrize(("variable", "most", "least"), [("", 100, 0), ("MALLOC_ARENA_MAX", 10**9, 2_000)])
 def test_freed_memory_is_used_again_without_fresh_pages_unless_the_user_has_set_malloc(variable, most, least):

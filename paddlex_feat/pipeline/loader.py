@@ -98,10 +98,37 @@ def _in_order(
 
 @contextmanager
 def _decoders(workers: int) -> Iterator[ThreadPoolExecutor]:
-    cv2.setNumThreads(1)  # one image a thread is the parallelism; OpenCV's own would compete
     keep_freed_memory()
-    with _threads(workers, "decode") as pool:
+    with _OPENCV.alone(), _threads(workers, "decode") as pool:
         yield pool
+
+
+class _OpencvThreads:
+    """OpenCV's own threads, which it keeps a number of for the whole process, rest while ours decode."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._former = 1
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One image a thread is the parallelism within the block; the last one to end puts back what was there."""
+        with self._lock:
+            if not self._users:
+                self._former = cv2.getNumThreads()
+                cv2.setNumThreads(1)
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users and cv2.getNumThreads() == 1:  # else somebody else has set it meanwhile
+                    cv2.setNumThreads(self._former)
+
+
+_OPENCV = _OpencvThreads()
 
 
 @contextmanager
