@@ -47,8 +47,8 @@ def cache_folder() -> Path:
 
 
 def is_url(text: str) -> bool:
-    """Does the text start with http:// or https://?"""
-    return text.startswith(("http://", "https://"))
+    """Does the text start with http:// or https://, in small letters or capitals?"""
+    return text[:8].lower().startswith(("http://", "https://"))
 
 
 def source(address: str) -> str:
@@ -93,7 +93,8 @@ def fetch(
     try:
         address, fragment = urldefrag(url)
     except ValueError as error:
-        raise DownloadError(f"This is no address ({error}).", where=url, fix=fix) from error
+        what = f"This is no address ({without_password(str(error))})."
+        raise DownloadError(what, where=without_password(url), fix=fix) from None  # the error's text has the password
     checksum = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
     name = Path(urlparse(address).path).name
     name = "file" if name in ("", "..", ".lock") else name
@@ -123,8 +124,8 @@ def fetch(
 
 
 def without_password(text: str) -> str:
-    """A text in which addresses do not show the user and password of a mirror."""
-    return re.sub(r"//[^/@\s]*@", "//", text)
+    """A text in which addresses, and what urllib says of one, do not show user and password."""
+    return re.sub(r"(//|\bnetloc )[^/?#\s]*@", r"\1", text)
 
 
 def _reason(error: Exception) -> str:
@@ -253,7 +254,16 @@ class _Resuming:
         headers = {"Accept-Encoding": "identity"}
         if have:
             headers |= {"Range": f"bytes={have}-", "If-Range": version}
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
+        # They do not go with the address, which errors quote.
+        user = requests.utils.get_auth_from_url(url)
+        answer = requests.get(
+            without_password(url),
+            headers=headers,
+            stream=True,
+            timeout=TIMEOUT_SECONDS,
+            auth=user if any(user) else None,
+        )
+        with answer as response:
             if response.status_code == requests.codes.requested_range_not_satisfiable:
                 self._mark.unlink(missing_ok=True)
                 raise requests.ConnectionError("the server has another file now")
@@ -290,4 +300,4 @@ class _Resuming:
         if not re.match(self._begins, begin, re.DOTALL):
             self._part.unlink()
             self._mark.unlink(missing_ok=True)
-            raise ValueError(f"{url} is no file of the expected kind; it begins with {begin[:40]!r}")
+            raise ValueError(f"{without_password(url)} is no file of the expected kind; it begins with {begin[:40]!r}")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import http.server
+import io
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
@@ -21,6 +25,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image, ImageSequence
+from servers import serving
 
 pytest.importorskip("paddle")
 
@@ -349,6 +354,35 @@ def test_fast_decoding_reduces_large_jpegs_alone(run_folder, files, tmp_path):
     both = [[r.feature for r in m.predict(tmp_path)] for m in (exact, fast)]
     large, small = (np.dot(*pair) for pair in zip(*both, strict=True))
     assert small == pytest.approx(1, abs=1e-6) and 0.9 < large < 1 - 1e-6
+
+
+@pytest.mark.parametrize("wrap", [bytes, bytearray, memoryview, io.BytesIO])
+def test_bytes_and_open_files_are_no_iterators(model, files, wrap):
+    content = wrap(Path(files[0]).read_bytes())
+    with pytest.raises(ImageError, match=rf"{type(content).__name__} is not understood.*\n.*input\[1\].*\n.*imdecode"):
+        list(model.predict([files[0], content]))
+    with Path(files[0]).open("rb") as opened, tempfile.NamedTemporaryFile() as wrapped:
+        for source in (opened, wrapped):
+            with pytest.raises(ImageError, match="cv2"):
+                list(model.predict({"img": source}))
+
+
+def test_passwords_of_addresses_are_used_and_shown_nowhere(model, files, tmp_path, caplog):
+    caplog.set_level("DEBUG")
+    with serving(Path(files[0]).read_bytes()) as server:
+        host = server.url.removeprefix("http://")
+        secret = [f"HTTP://joe:s3c@ret@{host}/{name}" for name in ("face.pgm", "absent", "absent.tif")]
+        secret += ["http://joe:s3c@ret@[x/a.pgm", "http://joe:s3c@ret\u2100/a.tif"]
+        results = list(model.predict(secret, on_error="skip"))
+        assert [r["input_path"] for r in results] == [f"HTTP://{host}/face.pgm"] and len(model.failed) == 4
+        assert base64.b64decode((server.users[0] or "").removeprefix("Basic ")) == b"joe:s3c@ret"
+        path = results[0].save_to_json(tmp_path)
+        shown = [caplog.text, str(results), str(model.failed), path.name, path.read_text()]
+        for address in secret[1:]:
+            with pytest.raises(FeatError) as caught:
+                list(model.predict(address))
+            shown.append("".join(traceback.format_exception(caught.value)))
+        assert not [text for text in shown if "s3c" in text or "ret@" in text]
 
 
 @pytest.fixture

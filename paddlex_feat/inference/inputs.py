@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -42,7 +43,7 @@ class Item:
     """One image: where it comes from, and how to get its pixels.
 
     Attributes:
-        input_path: path or URL; None where there is none.
+        input_path: path, or URL without user and password; None where there is none.
         position: where it stands in what `predict` was given, as in "input[3]"; "input" if it is that itself.
         source: path, URL, array, PIL image, or the StreamFault that stands in the image's place.
         page_index: from 0, of a file with several pages.
@@ -166,6 +167,9 @@ def items(source: Any, position: str = "input") -> Iterator[Item]:
     elif isinstance(source, dict):
         what = f"A dict input needs the key 'img'; it has {sorted(map(str, source))}."
         yield _fault(what, position, "Give {'img': image}.")
+    elif _is_file(source):
+        what = f"An input of type {type(source).__name__} is not understood."
+        yield _fault(what, position, "Give the file's path, or the array that cv2.imdecode makes of its bytes.")
     elif _is_stream(source):
         yield from _elements(source, position)
     else:
@@ -184,8 +188,12 @@ def may_wait(source: Any) -> bool:
 
 
 def _is_stream(source: Any) -> bool:
-    no_images = isinstance(source, (bytes, bytearray)) or getattr(source, "ndim", 1) != 1
-    return isinstance(source, Iterable) and not no_images
+    return isinstance(source, Iterable) and getattr(source, "ndim", 1) == 1 and not _is_file(source)
+
+
+def _is_file(source: Any) -> bool:
+    """Bytes, or an open file, also as tempfile wraps it: as an iterator it would give lines."""
+    return isinstance(source, (bytes, bytearray, memoryview)) or isinstance(getattr(source, "file", source), io.IOBase)
 
 
 def _pil_item(image: Image.Image, position: str) -> Item:
@@ -216,17 +224,19 @@ def _fault(what: str, position: str, fix: str, path: str | None = None) -> Item:
 
 
 def _url_items(url: str, position: str) -> Iterator[Item]:
+    shown = hub.without_password(url)
     try:
         if Path(urlparse(url).path).suffix.lower() not in tiff.SUFFIXES:
-            yield Item(url, position, url)
+            yield Item(shown, position, url)
             return
         folder, local = _fetched(url)  # now, for only the file tells how many pages there are
     except ValueError as error:
-        yield _fault(f"This is no address ({error}).", position, f"Give {ACCEPTED}.", url)
+        what = f"This is no address ({hub.without_password(str(error))})."
+        yield _fault(what, position, f"Give {ACCEPTED}.", shown)
     except DownloadError as error:
-        yield Item(url, position, error)
+        yield Item(shown, position, error)
     else:
-        yield from _pages(url, position, local, folder)
+        yield from _pages(shown, position, local, folder)
 
 
 def _path_items(path: str, position: str) -> Iterator[Item]:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import ConfigError, FeatError, ImageError, Interrupted, output_errors
+from paddlex_feat.hub import without_password
 from paddlex_feat.inference.inputs import ACCEPTED
 from paddlex_feat.inference.predictor import create_model
 from paddlex_feat.inference.results import FeatureResult
@@ -110,7 +111,9 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         raise _failures(failed, images, output).with_result(found())
     if not images:
         raise ImageError(
-            "The input holds no image.", where=f"Predict.input={settings.input!r}", fix=f"Give {ACCEPTED}."
+            "The input holds no image.",
+            where=f"Predict.input={without_password(repr(settings.input))}",
+            fix=f"Give {ACCEPTED}.",
         ).with_result(found())
     return found()
 
