@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -238,7 +239,8 @@ def test_skipping_gives_the_others_and_names_the_failed(model, files, batch_size
     assert [name for name, _ in model.failed] == [str(tmp_path / "bad.jpg"), "input[2]", "absent", "input[6]"]
     assert "cannot be decoded" in model.failed[0][1] and "absent" in caplog.text
     assert list(model.predict([None, 3], on_error="skip")) == [] and len(model.failed) == 2
-    assert len(list(model.predict(files[:1]))) == 1 and model.failed == []
+    former = model.failed
+    assert len(list(model.predict(files[:1]))) == 1 and model.failed == [] and len(former) == 2
 
 
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
@@ -432,7 +434,9 @@ def test_a_silent_server_keeps_no_run_from_ending_and_what_is_done_is_saved(
     options += ["Predict.batch_size=1", "Predict.save=npz", f"Predict.model_dir={run_folder / 'best_model/inference'}"]
     options += [f"Predict.input=[{', '.join([*files, silent])}]"]
     command = [sys.executable, ROOT / "main.py", "-c", NAME, *(word for option in options for word in ("-o", option))]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    # A shell's background jobs, CI's among them, ignore SIGINT, and their children with them.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "Downloading" in line:

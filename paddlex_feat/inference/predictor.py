@@ -84,7 +84,8 @@ class Predictor:
     Attributes:
         batch_size: images computed together.
         failed: (path, or position as in "input[3]"; what is wrong) of every input that the last call of `predict`
-            could not use; the position counts from 0.
+            could not use; the position counts from 0. Each call has a list of its own, so where several
+            run in turn, take it right after the call; threads that share a Predictor cannot tell whose was the last.
     """
 
     def __init__(self, extractor: FeatureExtractor, batch_size: int = 1, fast_decode: bool = False):

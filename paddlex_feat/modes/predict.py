@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -73,7 +74,10 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         return {"images": images, "failed": rows, "results": names}
 
     try:
-        with _target(settings.save, output, names) as target, bar(None, "predicting", "images") as progress:
+        # A bar and results that are printed would share lines of a terminal.
+        quiet = settings.save == "json" and bool(sys.stdout and sys.stdout.isatty())
+        progress = bar(None, "predicting", "images", shown=not quiet)
+        with _target(settings.save, output, names) as target, progress:
             model = create_model(
                 config.Global.model,
                 settings.model_dir,
@@ -119,7 +123,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
 
 
 def _report(images: int, failed: list[tuple[str, str]], seconds: float, where: Path) -> None:
-    rate = f"{images} images, {len(failed)} failed, {images / seconds:.1f} images/s"
+    rate = f"{_counted(images)}, {len(failed)} failed, {images / seconds:.1f} images/s"
     log.info("%s; results in %s", rate, where) if images else log.info("%s", rate)
 
 
@@ -128,8 +132,13 @@ def _failures(failed: list[tuple[str, str]], images: int, output: Path) -> Image
     rows = [f"{name}: {message}" for name, message in failed[:_NAMED]]
     if len(failed) > _NAMED:
         rows.append(f"and {len(failed) - _NAMED} more, all in predict_result.json")
+    kept = f"; what the other {_counted(images)} gave is kept" if images else ", and there is no other"
     return ImageError(
-        f"{count} failed; the results of the other {images} images are kept:\n    " + "\n    ".join(rows),
+        f"{count} failed{kept}:\n    " + "\n    ".join(rows),
         where="Predict.input",
-        fix="Replace or remove them; what is saved is whole.",
+        fix="Replace or remove them; what is saved is whole." if images else "Replace them.",
     )
+
+
+def _counted(images: int) -> str:
+    return "1 image" if images == 1 else f"{images} images"
