@@ -254,16 +254,10 @@ class _Resuming:
         headers = {"Accept-Encoding": "identity"}
         if have:
             headers |= {"Range": f"bytes={have}-", "If-Range": version}
-        # They do not go with the address, which errors quote.
         user = requests.utils.get_auth_from_url(url)
-        answer = requests.get(
-            without_password(url),
-            headers=headers,
-            stream=True,
-            timeout=TIMEOUT_SECONDS,
-            auth=user if any(user) else None,
-        )
-        with answer as response:
+        auth = user if any(user) else None
+        shown = without_password(url)  # errors quote it
+        with requests.get(shown, headers=headers, stream=True, timeout=TIMEOUT_SECONDS, auth=auth) as response:
             if response.status_code == requests.codes.requested_range_not_satisfiable:
                 self._mark.unlink(missing_ok=True)
                 raise requests.ConnectionError("the server has another file now")

@@ -10,11 +10,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from tqdm import tqdm
+
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import ConfigError, FeatError, ImageError, Interrupted, output_errors
 from paddlex_feat.hub import without_password
 from paddlex_feat.inference.inputs import ACCEPTED
-from paddlex_feat.inference.predictor import create_model
+from paddlex_feat.inference.predictor import Predictor, create_model
 from paddlex_feat.inference.results import FeatureResult
 from paddlex_feat.inference.savers import FeatureFile, feature_file
 from paddlex_feat.progress import bar
@@ -74,24 +76,8 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         return {"images": images, "failed": rows, "results": names}
 
     try:
-        # A bar and results that are printed would share lines of a terminal.
-        quiet = settings.save == "json" and bool(sys.stdout and sys.stdout.isatty())
-        progress = bar(None, "predicting", "images", shown=not quiet)
-        with _target(settings.save, output, names) as target, progress:
-            model = create_model(
-                config.Global.model,
-                settings.model_dir,
-                device=first_device(config.Global.device),
-                batch_size=settings.batch_size,
-                engine=settings.engine,
-                precision=settings.precision,
-                threads=config.Global.threads,
-                fast_decode=settings.fast_decode,
-                engine_config=settings.engine_config,
-                pp_option=settings.kernel_option.model_dump(),
-                use_hpip=settings.use_hpip,
-                hpi_config=settings.hpi_config,
-            )
+        with _target(settings.save, output, names) as target, _progress(settings.save) as progress:
+            model = _model(config)
             started = time.perf_counter()
             results = model.predict(settings.input, on_error=settings.on_error)
             failed = model.failed
@@ -120,6 +106,30 @@ def run(config: Config, output: Path) -> dict[str, Any]:
             fix=f"Give {ACCEPTED}.",
         ).with_result(found())
     return found()
+
+
+def _model(config: Config) -> Predictor:
+    settings = config.Predict
+    return create_model(
+        config.Global.model,
+        settings.model_dir,
+        device=first_device(config.Global.device),
+        batch_size=settings.batch_size,
+        engine=settings.engine,
+        precision=settings.precision,
+        threads=config.Global.threads,
+        fast_decode=settings.fast_decode,
+        engine_config=settings.engine_config,
+        pp_option=settings.kernel_option.model_dump(),
+        use_hpip=settings.use_hpip,
+        hpi_config=settings.hpi_config,
+    )
+
+
+def _progress(form: str) -> tqdm:
+    """A bar, unless results are printed to a terminal, whose lines it would share."""
+    printed = form == "json" and bool(sys.stdout and sys.stdout.isatty())
+    return bar(None, "predicting", "images", shown=not printed)
 
 
 def _report(images: int, failed: list[tuple[str, str]], seconds: float, where: Path) -> None:
