@@ -18,6 +18,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ IMAGES, TURNS = 192, 5  # a count that batches of 64 divide
 BATCHES = (1, 16, 64)
 MATRIX = 3072  # side of a bare matrix product's factors
 LIMIT = "bare matrix products after bare decoding"  # the network's operations, at the rate of NumPy's product
-Options = dict[str, object]
+Options = dict[str, Any]
 ENGINES: dict[str, Options] = {  # name in the tables -> arguments of create_model
     "Paddle, the default": {},
     "ONNX Runtime": {"engine": "onnx"},

@@ -44,8 +44,9 @@ def rates(model: Path, photographs: Path, rounds: int) -> None:
     from paddlex_feat.runtime import cpu_count
 
     files = [str(f) for f in sorted(photographs.iterdir())]
-    options = {"device": "cpu", "batch_size": BATCH}
-    exact, fast = (create_model("PP-ShiTuV2_rec", model, **options, fast_decode=f) for f in (False, True))
+    exact, fast = (
+        create_model("PP-ShiTuV2_rec", model, device="cpu", batch_size=BATCH, fast_decode=f) for f in (False, True)
+    )
     extractor = exact._extractor
     pixels = next(evaluation_batches(files, extractor.preprocess, BATCH, cpu_count()))[1]
     ready = extractor.preprocess.normalise(pixels)

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paddlex_feat.errors import ConfigError, DownloadError, FeatError, ImageError, OutputError, WeightsError
+    from paddlex_feat.inference.predictor import Predictor, create_model
+    from paddlex_feat.inference.results import FeatureResult
+    from paddlex_feat.inference.savers import save_features
 
 # An image of more pixels is refused, not decoded, for a small file can claim to be a huge image: the formats that
 # are read take up to 8 bytes a pixel here, so one image takes less than 1 GiB, and cameras of 108 megapixels fit.
@@ -12,18 +19,36 @@ MOST_PIXELS = 110_000_000
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MOST_PIXELS))
 
 __version__ = "0.1.0"
-__all__ = ["MOST_PIXELS", "__version__", "create_model", "save_features"]
+__all__ = [
+    "MOST_PIXELS",
+    "ConfigError",
+    "DownloadError",
+    "FeatError",
+    "FeatureResult",
+    "ImageError",
+    "OutputError",
+    "Predictor",
+    "WeightsError",
+    "__version__",
+    "create_model",
+    "save_features",
+]
+_HOMES = {  # of what __all__ names and is not here, the others: errors
+    "FeatureResult": "inference.results",
+    "Predictor": "inference.predictor",
+    "create_model": "inference.predictor",
+    "save_features": "inference.savers",
+}
 
 
-def create_model(*args: Any, **kwargs: Any) -> Any:
-    """A feature extractor from an inference directory; see paddlex_feat.inference.predictor.create_model."""
-    from paddlex_feat.inference.predictor import create_model as create  # `import paddlex_feat` stays cheap
+def __getattr__(name: str) -> Any:
+    """What __all__ names, imported when it is first asked for: `import paddlex_feat` stays cheap."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = importlib.import_module(f"{__name__}.{_HOMES.get(name, 'errors')}")
+    globals()[name] = value = getattr(home, name)
+    return value
 
-    return create(*args, **kwargs)
 
-
-def save_features(*args: Any, **kwargs: Any) -> Any:
-    """Write results to one .jsonl, .npz or .parquet file; see paddlex_feat.inference.savers.save_features."""
-    from paddlex_feat.inference.savers import save_features as save
-
-    return save(*args, **kwargs)
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

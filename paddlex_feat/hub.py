@@ -11,8 +11,10 @@ import hashlib
 import logging
 import os
 import re
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +25,7 @@ from paddlex_feat.progress import bar
 
 log = logging.getLogger(__name__)
 ATTEMPTS, TIMEOUT_SECONDS, CHUNK = 4, 30, 2**16  # a chunk is what a break loses at most
+_LOOK_SECONDS = 0.2  # between two looks at whether a download is still wanted
 LONGEST_WAIT = 60  # seconds, whatever a busy server asks for
 _BUSY = {429, 502, 503, 504}  # answers of a server that may have the file later
 PICKLE = rb"\x80"  # the first byte of every .pdparams file
@@ -44,8 +47,8 @@ def cache_folder() -> Path:
 
 
 def is_url(text: str) -> bool:
-    """Does the text start with http:// or https://?"""
-    return text.startswith(("http://", "https://"))
+    """Does the text start with http:// or https://, in small letters or capitals?"""
+    return text[:8].lower().startswith(("http://", "https://"))
 
 
 def source(address: str) -> str:
@@ -69,7 +72,9 @@ def absent(error: Exception) -> bool:
     return getattr(response, "status_code", None) == 404
 
 
-def fetch(url: str, folder: str, fix: str, begins: bytes = b"", most: int = 2**34) -> Path:
+def fetch(
+    url: str, folder: str, fix: str, begins: bytes = b"", most: int = 2**34, ended: threading.Event | None = None
+) -> Path:
     """The local copy of `url`; downloaded unless the cache has it.
 
     A download that breaks off is tried again, and goes on where it stood, in a later run too, if
@@ -81,13 +86,15 @@ def fetch(url: str, folder: str, fix: str, begins: bytes = b"", most: int = 2**3
         fix: what the user can do where the network cannot be reached.
         begins: pattern of how a file of the expected kind begins; another one is refused and not kept.
         most: bytes that are taken; a longer file is refused.
+        ended: the download is given up soon after this is set, or the program ends.
 
     Raises DownloadError. Two addresses that end in the same file name do not share a copy.
     """
     try:
         address, fragment = urldefrag(url)
     except ValueError as error:
-        raise DownloadError(f"This is no address ({error}).", where=url, fix=fix) from error
+        what = f"This is no address ({without_password(str(error))})."
+        raise DownloadError(what, where=without_password(url), fix=fix) from None  # the error's text has the password
     checksum = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
     name = Path(urlparse(address).path).name
     name = "file" if name in ("", "..", ".lock") else name
@@ -105,7 +112,7 @@ def fetch(url: str, folder: str, fix: str, begins: bytes = b"", most: int = 2**3
                 known_hash=f"sha256:{checksum[1].lower()}" if checksum else None,
                 fname=name,
                 path=target,
-                downloader=_Resuming(target / f"{name}.part", begins, most),
+                downloader=_Resuming(target / f"{name}.part", begins, most, ended),
             )
     except Exception as error:  # requests, urllib3 and OSError families, and pooch's own
         raise DownloadError(
@@ -117,8 +124,8 @@ def fetch(url: str, folder: str, fix: str, begins: bytes = b"", most: int = 2**3
 
 
 def without_password(text: str) -> str:
-    """A text in which addresses do not show the user and password of a mirror."""
-    return re.sub(r"//[^/@\s]*@", "//", text)
+    """A text in which addresses, and what urllib says of one, do not show user and password."""
+    return re.sub(r"(//|\bnetloc )[^/?#\s]*@", r"\1", text)
 
 
 def _reason(error: Exception) -> str:
@@ -165,33 +172,76 @@ def weight_file(path_or_url: str, fix: str) -> Path:
     return local_file(path_or_url, "weights", fix, SAFETENSORS if of_tensors else PICKLE)
 
 
+class _NotWanted(Exception):
+    """Nobody waits for this download any more."""
+
+
+def _is_over(ended: threading.Event) -> bool:
+    # The interpreter joins the threads of every pool before it runs what atexit knows: only this says so in time.
+    return ended.is_set() or getattr(threading, "_SHUTTING_DOWN", False)
+
+
+def _unless_ended(work: Callable[[], None], ended: threading.Event) -> None:
+    """Do `work` in a thread, and leave that to itself once `ended` is set.
+
+    Nothing ends from outside what a silent server, or one of names, is waited for. The thread keeps no program
+    from ending. Raises what `work` does, or _NotWanted.
+    """
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+            done.set_result(None)
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="download", daemon=True).start()
+    while not wait([done], _LOOK_SECONDS).done:
+        if _is_over(ended):
+            raise _NotWanted
+    done.result()
+
+
 class _Resuming:
     """A pooch downloader that keeps what it has got in `part`, with the server's mark of its version beside it."""
 
-    def __init__(self, part: Path, begins: bytes, most: int):
+    def __init__(self, part: Path, begins: bytes, most: int, ended: threading.Event | None):
         self._most = most
+        self._ended = ended
         self._part = part
         self._mark = part.with_name(f"{part.name}.version")
         self._begins = begins
 
     def __call__(self, url: str, output_file: str, _: Any) -> None:
-        import requests
-
         log.info("Downloading %s", without_password(url))
         with self._part.open("ab") as stream:
-            for attempt in range(1, ATTEMPTS + 1):
-                try:
-                    self._continue(url, stream)
-                    break
-                except requests.RequestException as error:
-                    if attempt == ATTEMPTS or not _passing(error):
-                        raise
-                    wait = _wait(error, attempt)
-                    log.info("The download broke off (%s); trying again in %g s.", type(error).__name__, wait)
-                    time.sleep(wait)
+            if self._ended is None:
+                self._attempts(url, stream)
+            else:
+                _unless_ended(lambda: self._attempts(url, stream), self._ended)
             self._check(url)
             self._part.replace(output_file)
             self._mark.unlink(missing_ok=True)
+
+    def _attempts(self, url: str, stream: IO[bytes]) -> None:
+        import requests
+
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                self._continue(url, stream)
+                return
+            except requests.RequestException as error:
+                if attempt == ATTEMPTS or not _passing(error):
+                    raise
+                seconds = _wait(error, attempt)
+                log.info("The download broke off (%s); trying again in %g s.", type(error).__name__, seconds)
+                self._ended.wait(seconds) if self._ended else time.sleep(seconds)
+            self._require_wanted()
+
+    def _require_wanted(self) -> None:
+        if self._ended is not None and _is_over(self._ended):
+            raise _NotWanted
 
     def _continue(self, url: str, stream: IO[bytes]) -> None:
         """Append what is missing; from the beginning if the file changed or the server knows no ranges."""
@@ -204,7 +254,10 @@ class _Resuming:
         headers = {"Accept-Encoding": "identity"}
         if have:
             headers |= {"Range": f"bytes={have}-", "If-Range": version}
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
+        user = requests.utils.get_auth_from_url(url)
+        auth = user if any(user) else None
+        shown = without_password(url)  # errors quote it
+        with requests.get(shown, headers=headers, stream=True, timeout=TIMEOUT_SECONDS, auth=auth) as response:
             if response.status_code == requests.codes.requested_range_not_satisfiable:
                 self._mark.unlink(missing_ok=True)
                 raise requests.ConnectionError("the server has another file now")
@@ -227,6 +280,7 @@ class _Resuming:
             with bar(total, self._part.stem, "B") as progress:
                 progress.update(have)
                 for chunk in response.iter_content(CHUNK):
+                    self._require_wanted()
                     if stream.write(chunk) and stream.tell() > self._most:
                         raise ValueError(f"it is longer than {self._most} bytes")
                     progress.update(len(chunk))
@@ -240,4 +294,4 @@ class _Resuming:
         if not re.match(self._begins, begin, re.DOTALL):
             self._part.unlink()
             self._mark.unlink(missing_ok=True)
-            raise ValueError(f"{url} is no file of the expected kind; it begins with {begin[:40]!r}")
+            raise ValueError(f"{without_password(url)} is no file of the expected kind; it begins with {begin[:40]!r}")

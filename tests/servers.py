@@ -13,7 +13,7 @@ class Server(http.server.ThreadingHTTPServer):
     """Serves `body` under any name, in the way that its attributes say."""
 
     body = b""
-    absent: tuple[str, ...] = ("/absent",)  # ends of the names that it does not have
+    absent: tuple[str, ...] = ("/absent", "/absent.tif")  # ends of the names that it does not have
     breaks = 0  # how many answers end half-way
     etag = '"one"'
     ranges = True  # False: it always begins anew
@@ -24,6 +24,7 @@ class Server(http.server.ThreadingHTTPServer):
     slow = False
     stalls = False  # half of it comes, and then nothing
     log: list[tuple[str, str | None]]
+    users: list[str | None]  # what each request said in Authorization
 
     @property
     def url(self) -> str:
@@ -39,6 +40,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         wanted = self.headers.get("Range")
         self.server.log.append((self.path, wanted))
+        self.server.users.append(self.headers.get("Authorization"))
         if self.path.endswith(self.server.absent):
             self.send_error(404)
             return
@@ -87,7 +89,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def serving(body: bytes) -> Iterator[Server]:
     """A running server."""
     own = Server(("127.0.0.1", 0), Handler)
-    own.body, own.log = body, []
+    own.body, own.log, own.users = body, [], []
     threading.Thread(target=own.serve_forever, daemon=True).start()
     yield own
     own.shutdown()

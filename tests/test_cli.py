@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import resource
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import pytest
 from conftest import QUICK, ROOT, run_main
+
+import paddlex_feat
 
 NEEDS_PADDLE = pytest.mark.skipif(find_spec("paddle") is None, reason="Paddle is not installed")
 HEAVY = ("paddle", "cv2", "numpy", "matplotlib", "pooch", "requests", "tqdm")
@@ -49,6 +52,21 @@ def test_start_pays_for_nothing_that_the_mode_does_not_use(faces, tmp_path):
     assert loaded_modules("-c", "PP-ShiTuV2_rec", "-o", "x=1", "-o", f"Global.output={tmp_path}") == set()
     check = ("-c", "PP-ShiTuV2_rec", "-o", f"Global.dataset_dir={faces}", "-o", f"Global.output={tmp_path}")
     assert "paddle" not in loaded_modules(*check)
+
+
+def test_the_package_is_cheap_to_import_and_gives_what_it_names():
+    code = f"import sys, paddlex_feat; print(*[m for m in {(*HEAVY, 'pydantic', 'yaml')!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not done.stdout.strip()
+    for name in paddlex_feat.__all__:
+        assert getattr(paddlex_feat, name) is not None and name in dir(paddlex_feat)
+    from paddlex_feat import ImageError, create_model
+
+    assert create_model.__module__ == "paddlex_feat.inference.predictor" and issubclass(ImageError, Exception)
+    assert list(inspect.signature(paddlex_feat.create_model).parameters)[:2] == ["model_name", "model_dir"]
+    with pytest.raises(AttributeError, match="absent"):
+        _ = paddlex_feat.absent
+    assert (ROOT / "paddlex_feat/py.typed").is_file()
 
 
 def test_help_lists_every_key_with_default_unit_and_meaning():

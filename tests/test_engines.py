@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -383,6 +385,34 @@ def test_idle_threads_leave_their_cores_to_others(folder, wish, set_to, most):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     value, seconds = done.stdout.split()
     assert value == set_to and float(seconds) <= most
+
+
+FORKED = """
+import os, sys
+import numpy as np
+from pathlib import Path
+from paddlex_feat.inference.engines import create_engine
+engine = create_engine(Path(sys.argv[1]), name=sys.argv[2], threads=2)
+x = np.random.default_rng(0).standard_normal((8, 3, 32, 32), dtype=np.float32)
+expected = engine.run(x)
+child = os.fork()
+if child:
+    assert np.array_equal(engine.run(x), expected)
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+os._exit(0 if all(np.abs(engine.run(x) - expected).max() < 1e-5 for _ in range(3)) else 3)
+"""
+
+
+@pytest.mark.parametrize("name", ["paddle", *OTHERS])
+def test_a_forked_process_may_use_the_engine_of_its_parent(name, folder):
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKED, str(folder), name], cwd=ROOT, start_new_session=True
+    ) as process:
+        try:
+            assert process.wait(timeout=60) == 0
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 # engine=auto

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from paddlex_feat.inference import convert
 from paddlex_feat.inference.export import Exporter
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.old_format import old_format
+from paddlex_feat.inference.placing import place
 from paddlex_feat.models import recognizer
 from paddlex_feat.modes import export as mode
 from paddlex_feat.pipeline.preprocess import Preprocess
@@ -94,6 +96,41 @@ def test_graphs_of_an_earlier_export_do_not_stay_beside_new_weights(run_folder, 
     kept = sorted(p.name for p in tmp_path.iterdir() if p.suffix != ".bak" and p.is_file())
     assert kept == ["inference.pdiparams", "inference.pdmodel", "inference.yml"]
     assert (tmp_path / "inference.onnx.bak").is_file() and (tmp_path / "inference.json.bak").is_file()
+
+
+@pytest.mark.parametrize("saved", ["pdparams", "safetensors"])
+def test_the_weights_that_are_exported_are_never_touched(saved, run_folder, small_faces, tmp_path):
+    own = tmp_path / "weights.pdparams"
+    shutil.copy(run_folder / "best_model/best_model.pdparams", own)
+    shutil.copy(run_folder / "config.yaml", tmp_path)
+    before = own.read_bytes()
+    keys = {"Export.weight_path": str(own), "Export.save_weights": saved}
+    result = mode.run(configured(run_folder, small_faces, **keys), tmp_path)
+    assert own.read_bytes() == before and not list(tmp_path.glob("*.bak*"))
+    assert ("weights.safetensors" in result["files"]) == (saved == "safetensors")
+
+
+def test_copies_of_one_export_have_one_number(tmp_path):
+    def export(text: str, *names: str) -> None:
+        staged = tmp_path / "staged"
+        staged.mkdir()
+        for name in names:
+            (staged / name).write_text(text)
+        assert place(staged, tmp_path) == sorted(names)
+        staged.rmdir()
+
+    plain = ("inference.yml", "inference.pdiparams", "inference.json")
+    (tmp_path / "weights.safetensors").write_text("mine")
+    export("first", *plain)
+    export("second", *plain, "inference.onnx")
+    export("third", *plain, "weights.pdparams")
+    export("fourth", *plain, "weights.safetensors")
+    for text, suffix in (("first", ".bak"), ("second", ".bak.1"), ("third", ".bak.2")):
+        kept = {path.read_text() for path in tmp_path.glob(f"inference.*{suffix}")}
+        assert kept == {text}
+    assert (tmp_path / "inference.onnx.bak.1").is_file() and not list(tmp_path.glob("inference.onnx.bak"))
+    assert (tmp_path / "weights.safetensors.bak.2").read_text() == "mine"
+    assert (tmp_path / "weights.pdparams").read_text() == "third"  # nothing new has its name
 
 
 def test_a_missing_package_is_said_before_anything_is_read(run_folder, small_faces, tmp_path, monkeypatch):

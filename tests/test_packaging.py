@@ -38,6 +38,11 @@ def test_the_wheel_holds_the_shipped_configurations(environment):
     assert all(f.startswith(str(environment)) for f in files)
 
 
+def test_the_wheel_says_that_it_has_types(environment):
+    code = "import paddlex_feat, pathlib; print(pathlib.Path(paddlex_feat.__file__).with_name('py.typed').is_file())"
+    assert run(environment, "python", "-c", code).stdout.strip() == "True"
+
+
 def test_the_console_script_checks_a_data_set_without_paddle(environment, small_faces):
     assert run(environment, "python", "-c", "import paddle").returncode == 1
     assert "Train.batch_size" in run(environment, "paddlex-feat", "--help").stdout

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -22,7 +23,7 @@ from paddlex_feat.pipeline import sampler as samplers
 from paddlex_feat.pipeline.augment import Augment
 from paddlex_feat.pipeline.cache import ImageCache
 from paddlex_feat.pipeline.decode import decode_rgb, read_rgb
-from paddlex_feat.pipeline.loader import BATCHES_AHEAD, evaluation_batches, map_ahead, training_batches
+from paddlex_feat.pipeline.loader import BATCHES_AHEAD, evaluation_batches, map_ahead, map_then, training_batches
 from paddlex_feat.pipeline.preprocess import Preprocess
 
 
@@ -236,6 +237,32 @@ def test_reading_ahead_is_bounded():
     time.sleep(0.05)
     assert len(taken) <= BATCHES_AHEAD + 1
     stream.close()
+
+
+def test_what_is_done_is_given_though_a_later_job_is_long_at_work():
+    ended = threading.Event()
+    jobs = [lambda: 1, lambda: 2, lambda: ended.wait(30)]
+    stream = map_then(([job] for job in jobs), lambda job: job(), 2, lambda group, results: sum(results), ended.set)
+    assert next(stream) == 1 and next(stream) == 2 and not ended.is_set()
+    stream.close()
+    assert ended.is_set()
+
+
+def test_opencv_has_its_threads_back_when_the_last_user_has_ended():
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(3)
+        first, second = (map_ahead([[0]] * 9, lambda x: cv2.getNumThreads(), 2) for _ in range(2))
+        assert next(first)[1] == [1] and next(second)[1] == [1]
+        first.close()
+        assert cv2.getNumThreads() == 1
+        second.close()
+        assert cv2.getNumThreads() == 3
+        for _ in map_ahead([[0]], lambda x: x, 2):
+            cv2.setNumThreads(2)  # the caller's own wish
+        assert cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")

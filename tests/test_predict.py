@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import base64
 import http.server
+import io
 import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
+import traceback
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image, ImageSequence
+from servers import serving
 
 pytest.importorskip("paddle")
 
@@ -226,7 +239,8 @@ def test_skipping_gives_the_others_and_names_the_failed(model, files, batch_size
     assert [name for name, _ in model.failed] == [str(tmp_path / "bad.jpg"), "input[2]", "absent", "input[6]"]
     assert "cannot be decoded" in model.failed[0][1] and "absent" in caplog.text
     assert list(model.predict([None, 3], on_error="skip")) == [] and len(model.failed) == 2
-    assert len(list(model.predict(files[:1]))) == 1 and model.failed == []
+    former = model.failed
+    assert len(list(model.predict(files[:1]))) == 1 and model.failed == [] and len(former) == 2
 
 
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
@@ -269,9 +283,11 @@ def test_inputs_at_hand_are_computed_eight_at_a_time_and_those_of_an_iterator_as
         (iter(many[:3]), 1, [1, 1, 1]),
         ([files[0], (f for f in files[1:3])], 2, [2, 1]),
         ({"img": iter(many[:3])}, 2, [2, 1]),
+        ([*many[:3], None, 3, *many[3:5]], 1, [5]),  # none of them is waited for
+        ([*many[:3], {"img": "http://127.0.0.1:9/a.b"}], 2, [2, 1]),
     ):
         sizes.clear()
-        assert len(list(model.predict(source, batch_size=size))) == sum(expected)
+        assert len(list(model.predict(source, batch_size=size, on_error="skip"))) == sum(expected)
         assert sizes == expected
 
 
@@ -340,3 +356,107 @@ def test_fast_decoding_reduces_large_jpegs_alone(run_folder, files, tmp_path):
     both = [[r.feature for r in m.predict(tmp_path)] for m in (exact, fast)]
     large, small = (np.dot(*pair) for pair in zip(*both, strict=True))
     assert small == pytest.approx(1, abs=1e-6) and 0.9 < large < 1 - 1e-6
+
+
+@pytest.mark.parametrize("wrap", [bytes, bytearray, memoryview, io.BytesIO])
+def test_bytes_and_open_files_are_no_iterators(model, files, wrap):
+    content = wrap(Path(files[0]).read_bytes())
+    with pytest.raises(ImageError, match=rf"{type(content).__name__} is not understood.*\n.*input\[1\].*\n.*imdecode"):
+        list(model.predict([files[0], content]))
+    with Path(files[0]).open("rb") as opened, tempfile.NamedTemporaryFile() as wrapped:
+        for source in (opened, wrapped):
+            with pytest.raises(ImageError, match="cv2"):
+                list(model.predict({"img": source}))
+
+
+def test_passwords_of_addresses_are_used_and_shown_nowhere(model, files, tmp_path, caplog):
+    caplog.set_level("DEBUG")
+    with serving(Path(files[0]).read_bytes()) as server:
+        host = server.url.removeprefix("http://")
+        secret = [f"HTTP://joe:s3c@ret@{host}/{name}" for name in ("face.pgm", "absent", "absent.tif")]
+        secret += ["http://joe:s3c@ret@[x/a.pgm", "http://joe:s3c@ret\u2100/a.tif"]
+        results = list(model.predict(secret, on_error="skip"))
+        assert [r["input_path"] for r in results] == [f"HTTP://{host}/face.pgm"] and len(model.failed) == 4
+        assert base64.b64decode((server.users[0] or "").removeprefix("Basic ")) == b"joe:s3c@ret"
+        path = results[0].save_to_json(tmp_path)
+        shown = [caplog.text, str(results), str(model.failed), path.name, path.read_text()]
+        for address in secret[1:]:
+            with pytest.raises(FeatError) as caught:
+                list(model.predict(address))
+            shown.append("".join(traceback.format_exception(caught.value)))
+        assert not [text for text in shown if "s3c" in text or "ret@" in text]
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a picture of which 100 bytes come, and then nothing."""
+    held = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with suppress(OSError):
+                while True:
+                    held.append(server.accept()[0])
+                    held[-1].sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n" + b"x" * 100)
+
+        threading.Thread(target=answer, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/face.jpg"
+        server.shutdown(socket.SHUT_RDWR)
+    for connection in held:
+        connection.close()
+
+
+def test_a_silent_server_keeps_nobody_from_closing(model, files, silent):
+    results = model.predict(iter([*files[:4], silent]), batch_size=4)
+    assert next(results)["input_path"] == files[0]
+    started = time.monotonic()
+    results.close()
+    assert time.monotonic() - started < 2
+    with pytest.raises(ImageError, match="absent"):  # an error ends the downloads after it
+        list(model.predict(["absent.jpg", silent], batch_size=1))
+    assert time.monotonic() - started < 4
+
+
+def test_a_slow_address_delays_no_result_before_it(model, files, silent):
+    results = model.predict([*files[:3], silent, files[3]], batch_size=1)
+    started = time.monotonic()
+    assert [next(results)["input_path"] for _ in range(3)] == files[:3]
+    assert time.monotonic() - started < 10  # a download is given up after a minute and more
+    results.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_silent_server_keeps_no_run_from_ending_and_what_is_done_is_saved(
+    run_folder, files, silent, tmp_path, number
+):
+    words = {"mode": "predict", "output": tmp_path, "device": "cpu"}
+    options = [f"Global.{key}={value}" for key, value in words.items()]
+    options += ["Predict.batch_size=1", "Predict.save=npz", f"Predict.model_dir={run_folder / 'best_model/inference'}"]
+    options += [f"Predict.input=[{', '.join([*files, silent])}]"]
+    command = [sys.executable, ROOT / "main.py", "-c", NAME, *(word for option in options for word in ("-o", option))]
+    # A shell's background jobs, CI's among them, ignore SIGINT, and their children with them.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "Downloading" in line:
+                break
+        time.sleep(1)  # the images before it are computed
+        started = time.monotonic()
+        process.send_signal(number)
+        process.communicate(timeout=30)
+        assert time.monotonic() - started < 3 and process.returncode == 1
+    with np.load(tmp_path / "features.npz") as content:
+        assert list(content["input_paths"]) == files[: len(content["input_paths"])] and len(content["features"]) >= 8
+
+
+def test_a_script_that_fails_among_the_results_ends_though_a_server_is_silent(run_folder, files, silent):
+    code = """
+import sys
+from paddlex_feat import create_model
+for result in create_model("PP-ShiTuV2_rec", sys.argv[1], device="cpu").predict(sys.argv[2:]):
+    raise KeyboardInterrupt
+"""
+    words = [str(run_folder / "best_model/inference"), *files[:8], silent]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=25, cwd=ROOT)
+    assert done.returncode and "KeyboardInterrupt" in done.stderr

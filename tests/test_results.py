@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+import fcntl
 import json
 import os
 import pickle
+import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -248,6 +253,33 @@ def test_mode_predict_saves_all_in_one_file(run_folder, faces, model, tmp_path):
 def test_mode_predict_without_an_image_is_an_error(run_folder, tmp_path):
     done = predict(run_folder, tmp_path, "Predict.input=[[], []]")
     assert done.returncode == 1 and "holds no image" in done.stderr
+
+
+def test_the_counts_of_images_are_said_well(run_folder, files, tmp_path):
+    (tmp_path / "none").mkdir()
+    done = predict(run_folder, tmp_path, f"Predict.input=[{tmp_path / 'none'}, {files[0]}]")
+    assert done.returncode == 1 and "1 image, 1 failed" in done.stderr and "the other 1 image gave" in done.stderr
+    done = predict(run_folder, tmp_path, f"Predict.input={tmp_path / 'none'}")
+    assert done.returncode == 1 and "holds no images" in done.stderr and "there is no other" in done.stderr
+    assert "other 0" not in done.stderr + outcome(tmp_path)["err_msg"]
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl"])
+def test_a_terminal_shows_results_or_a_bar(form, run_folder, files, tmp_path):
+    options = ["Global.mode=predict", "Global.device=cpu", f"Predict.model_dir={run_folder}/best_model/inference"]
+    options += [f"Global.output={tmp_path}", f"Predict.input={files[0]}", f"Predict.save={form}"]
+    command = [sys.executable, ROOT / "main.py", "-c", NAME, *(word for option in options for word in ("-o", option))]
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 100, 0, 0))  # a bar needs columns
+    with subprocess.Popen(command, cwd=ROOT, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # EIO: the other side is closed
+            while piece := os.read(ours, 2**16):
+                shown += piece
+        assert process.wait(timeout=60) == 0
+    os.close(ours)
+    assert (b"predicting" in shown) == (form == "jsonl") and (b"'feature'" in shown) == (form == "json")
 
 
 def test_an_interrupted_prediction_keeps_what_is_done(run_folder, files, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,12 +79,21 @@ class PaddleEngine:
             keep_freed_memory()
         self.precision = precision
         self.piece = CPU_PIECE if on_cpu else 0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._renewing = threading.Lock()
+        self._start_thread()
         self._threads = cpu_threads(threads)
         self._predictor = self._thread.submit(_create_predictor, folder, device, self._threads, precision).result()
 
+    def _start_thread(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._process = os.getpid()
+
     def run(self, x: np.ndarray) -> np.ndarray:
         """float32 [N, 3, S, S] -> float32 [N, D]."""
+        if self._process != os.getpid():  # os.fork copies the predictor, and no thread
+            with self._renewing:
+                if self._process != os.getpid():
+                    self._start_thread()
         return self._thread.submit(self._run, x).result()
 
     def _run(self, x: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -42,7 +43,7 @@ class Item:
     """One image: where it comes from, and how to get its pixels.
 
     Attributes:
-        input_path: path or URL; None where there is none.
+        input_path: path, or URL without user and password; None where there is none.
         position: where it stands in what `predict` was given, as in "input[3]"; "input" if it is that itself.
         source: path, URL, array, PIL image, or the StreamFault that stands in the image's place.
         page_index: from 0, of a file with several pages.
@@ -63,10 +64,11 @@ class Item:
         page = "" if self.page_index is None else f" page {self.page_index}"
         return f"{self.input_path or self.position}{page}"
 
-    def load(self, resize: Resize, enough: Enough | None = None) -> np.ndarray:
+    def load(self, resize: Resize, enough: Enough | None = None, ended: threading.Event | None = None) -> np.ndarray:
         """uint8 [H, W, 3], RGB, made smaller by `resize`; `enough` as for pipeline.decode.decode_bgr.
 
-        Raises ImageError or DownloadError, or the StreamFault that stands in the image's place.
+        A download is given up once `ended` is set. Raises ImageError or
+        DownloadError, or the StreamFault that stands in the image's place.
         """
         if isinstance(self.source, Exception):
             raise self.source
@@ -77,12 +79,12 @@ class Item:
         elif self.page_index is not None:
             image = tiff.read_page(self.source, self.offset, _where(self.name, self.position))
         else:
-            image = self._read(enough)
+            image = self._read(enough, ended)
         # The colours are exchanged last, on the small image, as evaluation does.
         return cv2.cvtColor(resize(image), cv2.COLOR_BGR2RGB)
 
-    def _read(self, enough: Enough | None) -> np.ndarray:
-        folder, path = _fetched(self.source) if hub.is_url(self.source) else (None, self.source)
+    def _read(self, enough: Enough | None, ended: threading.Event | None) -> np.ndarray:
+        folder, path = _fetched(self.source, ended) if hub.is_url(self.source) else (None, self.source)
         try:
             return read_bgr(path, enough)
         except ImageError as error:
@@ -98,11 +100,11 @@ class Item:
                 folder.close()
 
 
-def _fetched(url: str) -> tuple[ScratchFolder, str]:
+def _fetched(url: str, ended: threading.Event | None = None) -> tuple[ScratchFolder, str]:
     """A copy of what is behind the address now, and the folder of its own that goes with it."""
     folder = ScratchFolder()
     fix = "Check the address, or download the image and give its path."
-    return folder, str(hub.fetch(url, str(folder.path), fix, most=MOST_BYTES))
+    return folder, str(hub.fetch(url, str(folder.path), fix, most=MOST_BYTES, ended=ended))
 
 
 def _where(name: str, position: str) -> str:
@@ -165,21 +167,33 @@ def items(source: Any, position: str = "input") -> Iterator[Item]:
     elif isinstance(source, dict):
         what = f"A dict input needs the key 'img'; it has {sorted(map(str, source))}."
         yield _fault(what, position, "Give {'img': image}.")
-    elif (
-        isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray)) and getattr(source, "ndim", 1) == 1
-    ):
+    elif _is_file(source):
+        what = f"An input of type {type(source).__name__} is not understood."
+        yield _fault(what, position, "Give the file's path, or the array that cv2.imdecode makes of its bytes.")
+    elif _is_stream(source):
         yield from _elements(source, position)
     else:
         yield _fault(f"An input of type {type(source).__name__} is not understood.", position, f"Give {ACCEPTED}.")
 
 
-def has_iterator(source: Any) -> bool:
-    """Whether an input, or a part of it, is an iterator or another thing that makes its elements when asked."""
+def may_wait(source: Any) -> bool:
+    """Whether an image may be long in coming: of a URL, or of what makes its elements when asked, as an iterator."""
     if isinstance(source, dict):
-        return has_iterator(source.get("img"))
+        return may_wait(source.get("img"))
     if isinstance(source, (list, tuple)):
-        return any(map(has_iterator, source))
-    return not isinstance(source, (str, os.PathLike, np.ndarray, Image.Image))
+        return any(map(may_wait, source))
+    if isinstance(source, (str, os.PathLike)):
+        return hub.is_url(os.fsdecode(source))
+    return not isinstance(source, (np.ndarray, Image.Image)) and _is_stream(source)
+
+
+def _is_stream(source: Any) -> bool:
+    return isinstance(source, Iterable) and getattr(source, "ndim", 1) == 1 and not _is_file(source)
+
+
+def _is_file(source: Any) -> bool:
+    """Bytes, or an open file, also as tempfile wraps it: as an iterator it would give lines."""
+    return isinstance(source, (bytes, bytearray, memoryview)) or isinstance(getattr(source, "file", source), io.IOBase)
 
 
 def _pil_item(image: Image.Image, position: str) -> Item:
@@ -210,17 +224,19 @@ def _fault(what: str, position: str, fix: str, path: str | None = None) -> Item:
 
 
 def _url_items(url: str, position: str) -> Iterator[Item]:
+    shown = hub.without_password(url)
     try:
         if Path(urlparse(url).path).suffix.lower() not in tiff.SUFFIXES:
-            yield Item(url, position, url)
+            yield Item(shown, position, url)
             return
         folder, local = _fetched(url)  # now, for only the file tells how many pages there are
     except ValueError as error:
-        yield _fault(f"This is no address ({error}).", position, f"Give {ACCEPTED}.", url)
+        what = f"This is no address ({hub.without_password(str(error))})."
+        yield _fault(what, position, f"Give {ACCEPTED}.", shown)
     except DownloadError as error:
-        yield Item(url, position, error)
+        yield Item(shown, position, error)
     else:
-        yield from _pages(url, position, local, folder)
+        yield from _pages(shown, position, local, folder)
 
 
 def _path_items(path: str, position: str) -> Iterator[Item]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+import threading
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,12 @@ from paddlex_feat.errors import ConfigError, DownloadError, ImageError, WeightsE
 from paddlex_feat.files import settled
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.info import read_info
-from paddlex_feat.inference.inputs import Item, StreamFault, has_iterator, items
+from paddlex_feat.inference.inputs import Item, StreamFault, items, may_wait
 from paddlex_feat.inference.official import official_model
 from paddlex_feat.inference.results import FeatureResult, FileStems
 from paddlex_feat.inference.settings import engine_settings
 from paddlex_feat.pipeline.decode import Enough
-from paddlex_feat.pipeline.loader import map_ahead
+from paddlex_feat.pipeline.loader import map_then
 from paddlex_feat.runtime import cpu_count
 
 log = logging.getLogger(__name__)
@@ -82,7 +84,8 @@ class Predictor:
     Attributes:
         batch_size: images computed together.
         failed: (path, or position as in "input[3]"; what is wrong) of every input that the last call of `predict`
-            could not use; the position counts from 0.
+            could not use; the position counts from 0. Each call has a list of its own, so where several
+            run in turn, take it right after the call; threads that share a Predictor cannot tell whose was the last.
     """
 
     def __init__(self, extractor: FeatureExtractor, batch_size: int = 1, fast_decode: bool = False):
@@ -91,7 +94,9 @@ class Predictor:
         self._enough = _enough_for(extractor.preprocess.size) if fast_decode else None
         self.failed: list[tuple[str, str]] = []
 
-    def predict(self, input: Any, batch_size: int | None = None, on_error: str = "raise") -> Iterator[FeatureResult]:
+    def predict(
+        self, input: Any, batch_size: int | None = None, on_error: str = "raise"
+    ) -> Generator[FeatureResult, None, None]:
         """Features of all images of `input`, one result each, in input order, as their batches are done.
 
         Args:
@@ -99,69 +104,73 @@ class Predictor:
                 a dict {"img": any of these}, or a list or iterator of these, nested at will. An iterator is read
                 three batches ahead at most; an array must not change before its result is there.
             batch_size: images computed together; it stays for later calls. On a CPU at least 8 are, which is faster,
-                unless the input has an iterator, whose next image may be long in coming.
+                unless the input has a URL or an iterator, whose next image may be long in coming.
             on_error: what an input does that cannot be used: "raise" its ImageError or DownloadError after the
                 results before it, or "skip", which logs it, adds it to `failed` and goes on.
 
         Decoding runs in threads ahead of the engine, and the engine ahead of the caller; they end with the
-        iterator. An exception of an iterator among the inputs comes through, after the results before it.
-        Raises ConfigError at once for a wrong batch_size or on_error.
+        iterator, and downloads too. An exception of an iterator among the inputs comes through, after the
+        results before it. Raises ConfigError at once for a wrong batch_size or on_error.
         """
         if batch_size is not None:
             self.batch_size = _positive(batch_size)
         if on_error not in ("raise", "skip"):
             raise ConfigError(f"on_error must be 'raise' or 'skip', got {on_error!r}.", where="on_error")
         self.failed = []
-        group = self.batch_size if has_iterator(input) else max(self.batch_size, self._extractor.engine.piece)
+        group = self.batch_size if may_wait(input) else max(self.batch_size, self._extractor.engine.piece)
         return self._results(items(input), group, on_error == "skip", self.failed)
 
     __call__ = predict
 
     def _results(
         self, stream: Iterator[Item], batch_size: int, skip: bool, failed: list[tuple[str, str]]
-    ) -> Iterator[FeatureResult]:
+    ) -> Generator[FeatureResult, None, None]:
         stems, number = FileStems(), 0
-        for item, outcome in self._outcomes(stream, batch_size):
-            if not isinstance(outcome, Exception):
-                number += 1
-                stem = stems.of(item.input_path, item.page_index)
-                yield FeatureResult(item.input_path, outcome, stem, number, item.page_index)
-            elif isinstance(outcome, StreamFault):
-                raise outcome.error
-            elif isinstance(outcome, (ImageError, DownloadError)):
-                failed.append((item.name, outcome.what))
-                if not skip:
+        with closing(self._outcomes(stream, batch_size)) as outcomes:
+            for item, outcome in outcomes:
+                if not isinstance(outcome, Exception):
+                    number += 1
+                    stem = stems.of(item.input_path, item.page_index)
+                    yield FeatureResult(item.input_path, outcome, stem, number, item.page_index)
+                elif isinstance(outcome, StreamFault):
+                    raise outcome.error
+                elif isinstance(outcome, (ImageError, DownloadError)):
+                    failed.append((item.name, outcome.what))
+                    if not skip:
+                        raise outcome
+                    log.warning("%s: %s Left out.", item.name, outcome.what)
+                else:
                     raise outcome
-                log.warning("%s: %s Left out.", item.name, outcome.what)
-            else:
-                raise outcome
 
-    def _outcomes(self, stream: Iterator[Item], batch_size: int) -> Iterator[Outcome]:
+    def _outcomes(self, stream: Iterator[Item], batch_size: int) -> Generator[Outcome, None, None]:
         """Every item with its feature, or with what kept it from having one."""
-        with ExitStack() as stack:
-            loaded = stack.enter_context(closing(map_ahead(_batched(stream, batch_size), self._load, cpu_count())))
-            # A thread waits for the engine while the caller decides what to read next and uses the results.
-            jobs = ([batch] for batch in loaded)
-            for _, [outcomes] in stack.enter_context(closing(map_ahead(jobs, self._compute, 1, ahead=1))):
+        ended = threading.Event()
+        load = partial(self._load, ended=ended)
+        # A thread waits for the engine while the caller decides what to read next and uses the results.
+        done = map_then(_batched(stream, batch_size), load, cpu_count(), self._compute, ended.set)
+        with closing(done):
+            for outcomes in done:
                 yield from outcomes
 
-    def _load(self, item: Item) -> np.ndarray | Exception:
+    def _load(self, item: Item, ended: threading.Event | None = None) -> np.ndarray | Exception:
         try:
-            return item.load(self._extractor.preprocess.resize, self._enough)
+            return item.load(self._extractor.preprocess.resize, self._enough, ended)
         except Exception as error:  # noqa: BLE001 - raised when the results before it have been given
             return error
 
-    def _compute(self, batch: tuple[Sequence[Item], list[np.ndarray | Exception]]) -> list[Outcome]:
-        images = [image for image in batch[1] if not isinstance(image, Exception)]
+    def _compute(self, batch: Sequence[Item], loaded: list[np.ndarray | Exception]) -> list[Outcome]:
+        images = [image for image in loaded if not isinstance(image, Exception)]
         rows = self._extractor(np.stack(images)) if images else np.empty((0, 0), np.float32)
         if not np.isfinite(rows).all():
             raise WeightsError(
                 "The model gives features that are not finite.",
-                where=batch[0][0].name,
+                where=batch[0].name,
                 fix="Evaluate the weights; with half precision, compute in float32.",
             )
         features = iter(rows)
-        return [(item, o if isinstance(o, Exception) else next(features)) for item, o in zip(*batch, strict=True)]
+        return [
+            (item, o if isinstance(o, Exception) else next(features)) for item, o in zip(batch, loaded, strict=True)
+        ]
 
 
 def _batched(stream: Iterator[Item], size: int) -> Iterator[list[Item]]:

@@ -23,6 +23,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     """Write inference.json, inference.pdiparams and inference.yml, and what else is asked for, into the output.
 
     What an earlier export left there is renamed, forms that are not asked for now too: it has other weights.
+    The file that is exported is never touched.
     """
     settings, threads = config.Export, config.Global.threads
     require_forms(settings.format)
@@ -53,7 +54,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         if settings.save_weights:
             tensors = {n: t for n, t in weights.read(path).items() if isinstance(t, np.ndarray)}
             weights.write(folder / f"weights.{settings.save_weights}", tensors)
-        names = place(folder, output)
+        names = place(folder, output, path)
     log.info("Inference model: %s", ", ".join(str(output / name) for name in names))
     return {
         "weight_path": str(trained.path),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from tqdm import tqdm
+
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import ConfigError, FeatError, ImageError, Interrupted, output_errors
+from paddlex_feat.hub import without_password
 from paddlex_feat.inference.inputs import ACCEPTED
-from paddlex_feat.inference.predictor import create_model
+from paddlex_feat.inference.predictor import Predictor, create_model
 from paddlex_feat.inference.results import FeatureResult
 from paddlex_feat.inference.savers import FeatureFile, feature_file
 from paddlex_feat.progress import bar
@@ -72,28 +76,16 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         return {"images": images, "failed": rows, "results": names}
 
     try:
-        with _target(settings.save, output, names) as target, bar(None, "predicting", "images") as progress:
-            model = create_model(
-                config.Global.model,
-                settings.model_dir,
-                device=first_device(config.Global.device),
-                batch_size=settings.batch_size,
-                engine=settings.engine,
-                precision=settings.precision,
-                threads=config.Global.threads,
-                fast_decode=settings.fast_decode,
-                engine_config=settings.engine_config,
-                pp_option=settings.kernel_option.model_dump(),
-                use_hpip=settings.use_hpip,
-                hpi_config=settings.hpi_config,
-            )
+        with _target(settings.save, output, names) as target, _progress(settings.save) as progress:
+            model = _model(config)
             started = time.perf_counter()
             results = model.predict(settings.input, on_error=settings.on_error)
             failed = model.failed
-            for result in results:
-                target.add(result)
-                images += 1
-                progress.update()
+            with closing(results):
+                for result in results:
+                    target.add(result)
+                    images += 1
+                    progress.update()
     except FeatError as error:
         raise error.with_result(found()) from error.__cause__
     except KeyboardInterrupt:
@@ -109,13 +101,39 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         raise _failures(failed, images, output).with_result(found())
     if not images:
         raise ImageError(
-            "The input holds no image.", where=f"Predict.input={settings.input!r}", fix=f"Give {ACCEPTED}."
+            "The input holds no image.",
+            where=f"Predict.input={without_password(repr(settings.input))}",
+            fix=f"Give {ACCEPTED}.",
         ).with_result(found())
     return found()
 
 
+def _model(config: Config) -> Predictor:
+    settings = config.Predict
+    return create_model(
+        config.Global.model,
+        settings.model_dir,
+        device=first_device(config.Global.device),
+        batch_size=settings.batch_size,
+        engine=settings.engine,
+        precision=settings.precision,
+        threads=config.Global.threads,
+        fast_decode=settings.fast_decode,
+        engine_config=settings.engine_config,
+        pp_option=settings.kernel_option.model_dump(),
+        use_hpip=settings.use_hpip,
+        hpi_config=settings.hpi_config,
+    )
+
+
+def _progress(form: str) -> tqdm:
+    """A bar, unless results are printed to a terminal, whose lines it would share."""
+    printed = form == "json" and bool(sys.stdout and sys.stdout.isatty())
+    return bar(None, "predicting", "images", shown=not printed)
+
+
 def _report(images: int, failed: list[tuple[str, str]], seconds: float, where: Path) -> None:
-    rate = f"{images} images, {len(failed)} failed, {images / seconds:.1f} images/s"
+    rate = f"{_counted(images)}, {len(failed)} failed, {images / seconds:.1f} images/s"
     log.info("%s; results in %s", rate, where) if images else log.info("%s", rate)
 
 
@@ -124,8 +142,13 @@ def _failures(failed: list[tuple[str, str]], images: int, output: Path) -> Image
     rows = [f"{name}: {message}" for name, message in failed[:_NAMED]]
     if len(failed) > _NAMED:
         rows.append(f"and {len(failed) - _NAMED} more, all in predict_result.json")
+    kept = f"; what the other {_counted(images)} gave is kept" if images else ", and there is no other"
     return ImageError(
-        f"{count} failed; the results of the other {images} images are kept:\n    " + "\n    ".join(rows),
+        f"{count} failed{kept}:\n    " + "\n    ".join(rows),
         where="Predict.input",
-        fix="Replace or remove them; what is saved is whole.",
+        fix="Replace or remove them; what is saved is whole." if images else "Replace them.",
     )
+
+
+def _counted(images: int) -> str:
+    return "1 image" if images == 1 else f"{images} images"

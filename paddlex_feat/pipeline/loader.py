@@ -10,7 +10,8 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import TypeVar
 
@@ -27,6 +28,7 @@ from paddlex_feat.pipeline.preprocess import Preprocess
 log = logging.getLogger(__name__)
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+Out = TypeVar("Out")
 BATCHES_AHEAD = 2
 
 
@@ -38,26 +40,102 @@ def map_ahead(
     The first exception of `groups` or `work`, in order, is raised here after the groups before it;
     later jobs are cancelled.
     """
-    cv2.setNumThreads(1)  # one image a thread is the parallelism; OpenCV's own would compete
-    keep_freed_memory()
-    pending: deque[tuple[Sequence[Job], list[Future[Result]]]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    with _decoders(workers) as pool:
+
+        def submit(group: Sequence[Job]) -> Callable[[], tuple[Sequence[Job], list[Result]]]:
+            futures = [pool.submit(work, job) for job in group]
+            return lambda: (group, [f.result() for f in futures])
+
+        yield from _in_order(groups, submit, ahead)
+
+
+def map_then(
+    groups: Iterable[Sequence[Job]],
+    work: Callable[[Job], Result],
+    workers: int,
+    then: Callable[[Sequence[Job], list[Result]], Out],
+    end: Callable[[], object],
+    ahead: int = BATCHES_AHEAD + 1,
+) -> Generator[Out, None, None]:
+    """As `map_ahead`, and `then` applied to each group and its results in one more thread, group after group.
+
+    What is done is given at once, though a job of a later group be long at work.
+
+    Args:
+        end: called before the threads are waited for; it makes a job that is long at work give up.
+    """
+    with ExitStack() as stack:
+        last = stack.enter_context(_threads(1, "compute"))
+        pool = stack.enter_context(_decoders(workers))
+        stack.callback(end)
+
+        def submit(group: Sequence[Job]) -> Callable[[], Out]:
+            futures = [pool.submit(work, job) for job in group]
+            return last.submit(lambda: then(group, [f.result() for f in futures])).result
+
+        yield from _in_order(groups, submit, ahead)
+
+
+def _in_order(
+    groups: Iterable[Sequence[Job]], submit: Callable[[Sequence[Job]], Callable[[], Out]], ahead: int
+) -> Generator[Out, None, None]:
+    """What `submit` has started, waited for one by one, while at most `ahead` later ones are at work."""
+    pending: deque[Callable[[], Out]] = deque()
     stream, fault, more = iter(groups), None, True
+    while more or pending:
+        while more and len(pending) <= ahead:
+            try:
+                pending.append(submit(next(stream)))
+            except StopIteration:
+                more = False
+            except Exception as error:  # noqa: BLE001 - raised below, after what came before it
+                fault, more = error, False
+        if pending:
+            yield pending.popleft()()
+    if fault is not None:
+        raise fault
+
+
+@contextmanager
+def _decoders(workers: int) -> Iterator[ThreadPoolExecutor]:
+    keep_freed_memory()
+    with _OPENCV.alone(), _threads(workers, "decode") as pool:
+        yield pool
+
+
+class _OpencvThreads:
+    """OpenCV's own threads, which it keeps a number of for the whole process, rest while ours decode."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._former = 1
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One image a thread is the parallelism within the block; the last one to end puts back what was there."""
+        with self._lock:
+            if not self._users:
+                self._former = cv2.getNumThreads()
+                cv2.setNumThreads(1)
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users and cv2.getNumThreads() == 1:  # else somebody else has set it meanwhile
+                    cv2.setNumThreads(self._former)
+
+
+_OPENCV = _OpencvThreads()
+
+
+@contextmanager
+def _threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(count, thread_name_prefix=name)
     try:
-        while more or pending:
-            while more and len(pending) <= ahead:
-                try:
-                    group = next(stream)
-                    pending.append((group, [pool.submit(work, job) for job in group]))
-                except StopIteration:
-                    more = False
-                except Exception as error:  # noqa: BLE001 - raised below, after what came before it
-                    fault, more = error, False
-            if pending:
-                done, futures = pending.popleft()
-                yield done, [f.result() for f in futures]
-        if fault is not None:
-            raise fault
+        yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
