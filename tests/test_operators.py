@@ -118,3 +118,20 @@ def test_the_engine_of_a_damaged_directory_never_starts(tmp_path):
     (tmp_path / "b" / file.name).write_bytes(file.read_bytes()[:-9])
     with pytest.raises(WeightsError, match="cannot be read"):
         create_engine(tmp_path / "b")
+
+
+NETWORKS = (
+    "densenet121 googlenet inception_v3 mobilenet_v1 mobilenet_v2 mobilenet_v3_small resnet18 resnext50_32x4d "
+    "shufflenet_v2_x0_5 squeezenet1_1"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS.split())
+def test_graphs_of_other_networks_pass(tmp_path, name):
+    network = getattr(paddle.vision.models, name)()
+    network.eval()
+    side = 299 if name == "inception_v3" else 224
+    spec = [paddle.static.InputSpec([None, 3, side, side], "float32")]
+    paddle.jit.save(network, str(tmp_path / "inference"), input_spec=spec)
+    require_pure(tmp_path / "inference.json")
