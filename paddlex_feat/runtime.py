@@ -70,11 +70,14 @@ def cpu_threads(threads: int) -> int:
     return threads or (int(wanted) if wanted.isdecimal() and int(wanted) else physical_cores())
 
 
-def prepare_paddle(threads: int = 0, onednn_training: bool = False, deterministic: bool = False) -> None:
+def prepare_paddle(
+    threads: int = 0, training: bool = False, onednn_training: bool = False, deterministic: bool = False
+) -> None:
     """Set what Paddle reads from the environment at import, then import it.
 
     Args:
         threads: CPU threads of Paddle's operators; 0 takes OMP_NUM_THREADS, else the physical cores.
+        training: many small steps follow, between which idle threads must not fall asleep.
         onednn_training: let static programs use oneDNN (see models/cpu_conv.py).
         deterministic: ask for GPU kernels that give the same bits in every run.
 
@@ -89,8 +92,9 @@ def prepare_paddle(threads: int = 0, onednn_training: bool = False, deterministi
     if deterministic:
         os.environ["FLAGS_cudnn_deterministic"] = os.environ["FLAGS_embedding_deterministic"] = "1"
     os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's own INFO lines are not for our users
-    # ms that an idle thread of Paddle's OpenMP (Intel's) spins: its own 200 would take a core from the decoders.
-    os.environ.setdefault("KMP_BLOCKTIME", "1")
+    if not training:
+        # ms that an idle thread of Paddle's OpenMP (Intel's) spins: its own 200 would take a core from the decoders.
+        os.environ.setdefault("KMP_BLOCKTIME", "1")
     for message in _HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     if "paddle" not in sys.modules:

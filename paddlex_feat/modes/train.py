@@ -53,7 +53,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     onednn = on_cpu and config.Train.onednn_conv and not config.Train.dy2st
     if config.Train.dy2st and on_cpu:
         os.environ["FLAGS_use_mkldnn"] = "0"
-    prepare_paddle(threads_of(config, group), onednn, config.Train.deterministic)
+    prepare_paddle(threads_of(config, group), True, onednn, config.Train.deterministic)
     place = take_place(config, group, config.Train.num_workers)
     return _train(config, output, data, place)
 
