@@ -221,6 +221,7 @@ def test_the_first_error_of_a_job_is_told_by_order_not_by_clocks(tmp_path, monke
     assert [rank for rank, _ in launch._failures(tmp_path)] == [1, 0]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_though_the_clock_went_back(small_faces, run_folder, tmp_path, monkeypatch):
     """The state that is taken up, and what is set aside, depend on what files hold."""
     pytest.importorskip("paddle")

@@ -208,9 +208,17 @@ def test_a_checkpoint_holds_the_moment_at_which_it_was_asked_for(tmp_path):
     assert latest(tmp_path).epoch == 1
 
 
+@pytest.fixture
+def heard_ctrl_c():
+    """Ctrl-C raises KeyboardInterrupt, also where pytest runs in the background, which ignores it."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.mark.usefixtures("heard_ctrl_c")
 def test_a_signal_waits_where_paddle_would_take_it_for_a_failure_of_its_own(monkeypatch):
     done = []
-    handler = signal.getsignal(signal.SIGINT)
 
     def checks(*_):
         signal.raise_signal(signal.SIGINT)
@@ -223,7 +231,7 @@ def test_a_signal_waits_where_paddle_would_take_it_for_a_failure_of_its_own(monk
     with pytest.raises(KeyboardInterrupt), held_back():
         assert cpu_conv.accelerate(recognizer.build(TINY_CLIP, 3))
     assert len(done) == len(cpu_conv._KINDS)
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with held_back():  # nothing came: nothing happens
         pass
     other = threading.Thread(target=lambda: done.append(held_back().__enter__()))

@@ -191,6 +191,7 @@ def test_a_users_own_files_in_the_folder_are_kept(small_faces, tmp_path):
     assert (tmp_path / "previous_1/config.yaml").read_text().startswith("# my comments")
 
 
+@pytest.mark.slow
 def test_going_back_to_an_earlier_epoch_sets_the_later_ones_aside(run_folder, small_faces, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(run_folder, out)
@@ -203,6 +204,7 @@ def test_going_back_to_an_earlier_epoch_sets_the_later_ones_aside(run_folder, sm
     assert json.loads((out / "best_model/best_model.info.json").read_text())["metric"] == best["score"]
 
 
+@pytest.mark.slow
 def test_resuming_elsewhere_brings_the_best_model_along(run_folder, small_faces, tmp_path):
     done = train(
         small_faces, tmp_path, f"Train.resume_path={run_folder}/latest/latest.pdparams", "Train.epochs_iters=4"
@@ -213,6 +215,7 @@ def test_resuming_elsewhere_brings_the_best_model_along(run_folder, small_faces,
     assert all((tmp_path / path).is_file() for key, path in best.items() if key != "score") and len(best) == 7
 
 
+@pytest.mark.slow
 def test_a_run_set_aside_can_be_resumed_without_harm_to_the_newer_one(run_folder, small_faces, tmp_path):
     shutil.copytree(run_folder, tmp_path / "previous_1")
     shutil.copytree(run_folder / "best_model", tmp_path / "best_model")
@@ -223,6 +226,7 @@ def test_a_run_set_aside_can_be_resumed_without_harm_to_the_newer_one(run_folder
     assert parameters(tmp_path / "previous_1", "latest") == parameters(run_folder, "latest")
 
 
+@pytest.mark.slow
 def test_resuming_with_another_batch_size_keeps_epochs_and_schedule(run_folder, small_faces, tmp_path):
     path = f"Train.resume_path={run_folder}/epoch_2/epoch_2.pdparams"
     done = train(small_faces, tmp_path, path, "Train.batch_size=32", "Train.log_interval=2")
@@ -522,6 +526,7 @@ def test_what_a_later_epoch_would_meet_is_said_at_the_start(small_faces, tmp_pat
     assert done.returncode == 1 and message in done.stderr and "epoch 1" not in done.stderr
 
 
+@pytest.mark.slow
 def test_batches_that_starve_the_triplet_loss_are_said(small_faces, tmp_path):
     done = train(small_faces, tmp_path, "Train.batch_size=4", "Train.epochs_iters=1", "Train.augment.zoom=0.999")
     assert done.returncode == 0 and "no negatives" in done.stderr
