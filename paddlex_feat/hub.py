@@ -25,7 +25,8 @@ from paddlex_feat.progress import bar
 
 log = logging.getLogger(__name__)
 ATTEMPTS, TIMEOUT_SECONDS, CHUNK = 4, 30, 2**16  # a chunk is what a break loses at most
-_LOOK_SECONDS = 0.2  # between two looks at whether a download is still wanted
+SLOWEST_SECONDS = 120  # for a chunk; a server that drips bytes is given up, what came of the others is kept
+_LOOK_SECONDS = 0.2  # between two looks at whether a download is still wanted, and moves
 LONGEST_WAIT = 60  # seconds, whatever a busy server asks for
 _BUSY = {429, 502, 503, 504}  # answers of a server that may have the file later
 PICKLE = rb"\x80"  # the first byte of every .pdparams file
@@ -78,8 +79,9 @@ def fetch(
     """The local copy of `url`; downloaded unless the cache has it.
 
     A download that breaks off is tried again, and goes on where it stood, in a later run too, if
-    the server can. The length is checked against the server's where it gives one, and the content against a checksum
-    where the address ends in `#sha256=<64 hexadecimal digits>`. A mirror (`source`) shares the copy of the original.
+    the server can; one that brings less than CHUNK bytes in SLOWEST_SECONDS is given up. The length is checked
+    against the server's where it gives one, and the content against a checksum where the address ends in
+    `#sha256=<64 hexadecimal digits>`. A mirror (`source`) shares the copy of the original.
 
     Args:
         folder: sub-folder of the cache, or the absolute path of a folder in its place.
@@ -176,16 +178,11 @@ class _NotWanted(Exception):
     """Nobody waits for this download any more."""
 
 
-def _is_over(ended: threading.Event) -> bool:
-    # The interpreter joins the threads of every pool before it runs what atexit knows: only this says so in time.
-    return ended.is_set() or getattr(threading, "_SHUTTING_DOWN", False)
-
-
-def _unless_ended(work: Callable[[], None], ended: threading.Event) -> None:
-    """Do `work` in a thread, and leave that to itself once `ended` is set.
+def _watched(work: Callable[[], None], look: Callable[[], None]) -> None:
+    """Do `work` in a thread, and leave that to itself once `look`, which is called all the while, raises.
 
     Nothing ends from outside what a silent server, or one of names, is waited for. The thread keeps no program
-    from ending. Raises what `work` does, or _NotWanted.
+    from ending. Raises what `work` or `look` does.
     """
     done: Future[None] = Future()
 
@@ -198,8 +195,7 @@ def _unless_ended(work: Callable[[], None], ended: threading.Event) -> None:
 
     threading.Thread(target=run, name="download", daemon=True).start()
     while not wait([done], _LOOK_SECONDS).done:
-        if _is_over(ended):
-            raise _NotWanted
+        look()
     done.result()
 
 
@@ -212,14 +208,16 @@ class _Resuming:
         self._part = part
         self._mark = part.with_name(f"{part.name}.version")
         self._begins = begins
+        self._left = False  # to itself: the thread that fetches must not touch a file any more
+        self._moved = time.monotonic()  # when the last chunk came, or the last attempt began
 
     def __call__(self, url: str, output_file: str, _: Any) -> None:
         log.info("Downloading %s", without_password(url))
         with self._part.open("ab") as stream:
-            if self._ended is None:
-                self._attempts(url, stream)
-            else:
-                _unless_ended(lambda: self._attempts(url, stream), self._ended)
+            try:
+                _watched(lambda: self._attempts(url, stream), self._look)
+            finally:
+                self._left = True
             self._check(url)
             self._part.replace(output_file)
             self._mark.unlink(missing_ok=True)
@@ -228,6 +226,7 @@ class _Resuming:
         import requests
 
         for attempt in range(1, ATTEMPTS + 1):
+            self._moved = time.monotonic()
             try:
                 self._continue(url, stream)
                 return
@@ -240,8 +239,15 @@ class _Resuming:
             self._require_wanted()
 
     def _require_wanted(self) -> None:
-        if self._ended is not None and _is_over(self._ended):
+        # The interpreter joins the threads of every pool before it runs what atexit knows: only this says so in time.
+        closing = getattr(threading, "_SHUTTING_DOWN", False)
+        if self._left or closing or (self._ended is not None and self._ended.is_set()):
             raise _NotWanted
+
+    def _look(self) -> None:
+        self._require_wanted()
+        if time.monotonic() - self._moved > SLOWEST_SECONDS:
+            raise TimeoutError(f"less than {CHUNK} bytes came in {SLOWEST_SECONDS} s")
 
     def _continue(self, url: str, stream: IO[bytes]) -> None:
         """Append what is missing; from the beginning if the file changed or the server knows no ranges."""
@@ -258,6 +264,7 @@ class _Resuming:
         auth = user if any(user) else None
         shown = without_password(url)  # errors quote it
         with requests.get(shown, headers=headers, stream=True, timeout=TIMEOUT_SECONDS, auth=auth) as response:
+            self._require_wanted()
             if response.status_code == requests.codes.requested_range_not_satisfiable:
                 self._mark.unlink(missing_ok=True)
                 raise requests.ConnectionError("the server has another file now")
@@ -281,6 +288,7 @@ class _Resuming:
                 progress.update(have)
                 for chunk in response.iter_content(CHUNK):
                     self._require_wanted()
+                    self._moved = time.monotonic()
                     if stream.write(chunk) and stream.tell() > self._most:
                         raise ValueError(f"it is longer than {self._most} bytes")
                     progress.update(len(chunk))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -191,13 +195,39 @@ def test_a_cached_file_is_checked_too(server):
 
 
 def test_a_silent_server_is_given_up(tmp_path, monkeypatch):
-    import socket
-
     monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(hub, "TIMEOUT_SECONDS", 0.2)
     monkeypatch.setattr(hub, "ATTEMPTS", 2)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(DownloadError, match="Timeout"):
         hub.fetch(f"http://127.0.0.1:{silent.getsockname()[1]}/x", "weights", "Give a file.")
+
+
+@pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 70000\r\n\r\n"])
+def test_a_server_that_drips_is_given_up(tmp_path, monkeypatch, begun):
+    """Each byte comes in time, the file never would: neither in the head of the answer nor in its body."""
+    monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(hub, "SLOWEST_SECONDS", 1)
+    ended = threading.Event()
+
+    def drip(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            connection.recv(4096)
+            connection.sendall(begun)
+            while not ended.wait(0.05):
+                connection.sendall(b"H")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=drip, args=(listening,))
+        thread.start()
+        started = time.monotonic()
+        try:
+            with pytest.raises(DownloadError, match="less than 65536 bytes came in 1 s"):
+                hub.fetch(f"http://127.0.0.1:{listening.getsockname()[1]}/x", "weights", "Give a file.")
+            assert time.monotonic() - started < 10
+        finally:
+            ended.set()
+            thread.join()
 
 
 def test_a_mirror_stands_for_paddles_server_and_shares_its_copies(server, tmp_path, monkeypatch):
