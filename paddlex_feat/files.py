@@ -213,7 +213,15 @@ def _exchange(temporary: Path, path: Path) -> None:
     with alone(path):  # a reader who finds it displaced waits
         path.rename(_displaced(path))
         temporary.rename(path)
-    shutil.rmtree(_displaced(path), ignore_errors=True)
+    _remove(_displaced(path))
+
+
+def _remove(folder: Path) -> None:
+    """A folder with all that is in it; of a link the link alone."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def recover_folder(path: Path) -> None:
@@ -222,10 +230,12 @@ def recover_folder(path: Path) -> None:
         return
     former = _displaced(path)
     if not former.exists():
+        if former.is_symlink():  # and leads nowhere
+            former.unlink(missing_ok=True)
         return
     with suppress(FileNotFoundError), alone(former):  # not found: its process has removed it meanwhile
         if path.exists():
-            shutil.rmtree(former, ignore_errors=True)
+            _remove(former)
         elif former.exists():
             former.rename(path)
 

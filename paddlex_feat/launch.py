@@ -31,6 +31,12 @@ from paddlex_feat.logs import LOG_START
 from paddlex_feat.scratch import ScratchFolder
 
 _POLL_SECONDS = 0.2
+# As `-m` does, but not from modules of the working directory, which may be a data set of strangers.
+_RUN_MODULE = (
+    "import sys; sys.path[:] = filter(None, sys.path); "
+    "import runpy; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
+_START = [sys.executable, "-c", _RUN_MODULE]
 
 
 def device_ids(device: str) -> list[int]:
@@ -75,9 +81,9 @@ def run(
     with ScratchFolder() as folder:
         with output_errors(folder):
             (folder / "config.yaml").write_text(configuration, encoding="utf-8")
-        command = [sys.executable, "-m", "paddlex_feat.launch", *_options(device, machines, port)]
+        command = [*_START, "paddlex_feat.launch", *_options(device, machines, port)]
         command += ["--log_dir", str(folder), "--log_level", "ERROR"]
-        command += [sys.executable, "-m", "paddlex_feat.cli", "-c", str(folder / "config.yaml")]
+        command += [*_START, "paddlex_feat.cli", "-c", str(folder / "config.yaml")]
         try:
             code = _watch(command, _environment(device, machines, log_start), folder)
         finally:

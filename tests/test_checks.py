@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tracemalloc
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from paddlex_feat.dataset import findings as findings_module
 from paddlex_feat.dataset.check import check
 from paddlex_feat.dataset.check_copies import NEAR, NEAR_FINE, near_pairs
 from paddlex_feat.dataset.findings import Finding
-from paddlex_feat.dataset.records import LISTS, read_list
+from paddlex_feat.dataset.records import LISTS, ImageList, find_root, read_list
 from paddlex_feat.dataset.subject import Settings
 from paddlex_feat.errors import ImageError
 from paddlex_feat.pipeline.decode import read_rgb
@@ -385,6 +386,60 @@ def test_a_second_check_reads_only_what_has_changed(scene, monkeypatch):
     assert scene.found() == [] and read == []
     (scene.root / "t3.png").write_bytes(b"damaged")
     assert [code for code, _, _ in scene.found()] == ["image-undecodable"] and read == ["t3.png"]
+
+
+def test_other_content_with_the_size_and_time_of_the_former_is_read_anew(scene):
+    """As tar, rsync and container images leave it, which set the time of change of a file."""
+    file = scene.root / "t3.png"
+    os.utime(file, (0, 0))
+    assert scene.found() == []
+    file.write_bytes(bytes(file.stat().st_size))
+    os.utime(file, (0, 0))
+    assert [code for code, _, _ in scene.found()] == ["image-undecodable"]
+
+
+def test_a_user_without_a_home_folder_checks_without_a_memory(scene, monkeypatch, caplog):
+    monkeypatch.delenv("PADDLE_PDX_CACHE_HOME")
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    assert scene.found() == [] and "Without a memory" in caplog.text
+
+
+def test_a_folder_that_may_not_be_read_does_not_stop_the_search(tmp_path, monkeypatch, caplog):
+    write_lists(tmp_path / "below" / "set")
+    (tmp_path / "closed").mkdir()
+    listed = Path.iterdir
+
+    def refuse(self: Path) -> Iterator[Path]:
+        if self.name == "closed":
+            raise PermissionError(13, "Permission denied", str(self))
+        return listed(self)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert find_root(str(tmp_path)) == tmp_path / "below" / "set" and "closed" in caplog.text
+
+
+def write_lists(root: Path) -> None:
+    root.mkdir(parents=True)
+    for name in LISTS:
+        (root / f"{name}.txt").write_text("a.png 1\n")
+
+
+def test_samples_of_long_names_and_below_a_link(scene, tmp_path):
+    """The link's folder keeps what is in it, and a second run finds nothing in its way."""
+    name = "a." + "b" * 240
+    shutil.copy(scene.root / "t3.png", scene.root / name)
+    records = ImageList("train", scene.root, [name], [1], [1])
+    (tmp_path / "big").mkdir()
+    (tmp_path / "big" / "mine").touch()
+    (tmp_path / "demo_img").symlink_to("big")
+    for _ in range(2):
+        (sample,) = report.write_samples({"train": records}, tmp_path / "demo_img")["train"]
+        assert (tmp_path / "demo_img" / sample).is_file() and len(sample) < 100
+    assert (tmp_path / "big" / "mine").is_file() and not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("content", [b"no database", None])

@@ -89,6 +89,15 @@ def test_two_processes_train_one_network(small_faces, tmp_path):
     assert json.loads((tmp_path / "e/evaluate_result.json").read_text())["metrics"]["recall1"] == best["score"]
 
 
+def test_modules_of_the_working_directory_are_not_imported(tmp_path):
+    for name in ("json", "numpy", "runpy", "site"):
+        (tmp_path / f"{name}.py").write_text("open('imported', 'w'); raise SystemExit('a module of strangers')")
+    words = [*launch._START, "paddlex_feat.cli", "--version"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout and not (tmp_path / "imported").exists(), done.stderr
+
+
 def test_a_workers_error_is_the_jobs_error(small_faces, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(small_faces, data, symlinks=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from paddlex_feat.errors import WeightsError
 from paddlex_feat.inference import convert
 from paddlex_feat.inference.engines import create_engine
 from paddlex_feat.inference.operators import require_pure
+from paddlex_feat.inference.parameters import require_whole
 
 RAW = paddle.base.core.VarDesc.VarType.RAW
 X = np.zeros((1, 3, 8, 8), np.float32)
@@ -57,11 +60,19 @@ def test_a_graph_that_writes_a_file_is_refused_and_never_runs(tmp_path):
     assert b"save_combine" in evil.read_bytes()
     with pytest.raises(WeightsError, match="save_combine"):
         create_engine(evil.parent).run(X)
-    with pytest.raises(WeightsError, match="save_combine"):
-        convert.to_onnx(evil, evil.with_suffix(".pdiparams"), tmp_path / "a.onnx")
     assert victim.read_text() == "the user's"
     sound = graph(tmp_path / "sound", None)
     assert create_engine(sound.parent).run(X).shape == (1, 4)
+
+
+def test_nor_does_the_converter_run_it(tmp_path):
+    pytest.importorskip("paddle2onnx")
+    victim = tmp_path / "victim"
+    victim.write_text("the user's")
+    evil = graph(tmp_path / "evil", victim)
+    with pytest.raises(WeightsError, match="save_combine"):
+        convert.to_onnx(evil, evil.with_suffix(".pdiparams"), tmp_path / "a.onnx")
+    assert victim.read_text() == "the user's"
 
 
 def exported(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
@@ -118,6 +129,53 @@ def test_the_engine_of_a_damaged_directory_never_starts(tmp_path):
     (tmp_path / "b" / file.name).write_bytes(file.read_bytes()[:-9])
     with pytest.raises(WeightsError, match="cannot be read"):
         create_engine(tmp_path / "b")
+
+
+def test_parameters_that_are_cut_off_are_refused(tmp_path):
+    """Paddle itself would take whatever was in memory for the numbers that the last tensor lacks."""
+    file, _ = exported(tmp_path / "a")
+    create_engine(file.parent)
+    parameters = file.with_suffix(".pdiparams")
+    whole = parameters.read_bytes()
+    for kept in (*range(1, len(whole), 7), len(whole) - 1):
+        parameters.write_bytes(whole[:kept])
+        with contextlib.suppress(WeightsError):  # where a tensor ends Paddle says what is missing
+            require_whole(parameters)
+            with pytest.raises(WeightsError, match="Paddle cannot load"):
+                create_engine(file.parent)
+    parameters.write_bytes(whole[:-1])
+    with pytest.raises(WeightsError, match="1 bytes of a tensor are missing"):
+        create_engine(file.parent)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\0" * 4,
+        struct.pack("<IQ", 0, 2**63),
+        struct.pack("<IQIi", 0, 0, 0, -1),
+        struct.pack("<IQIi", 0, 0, 0, 2**31 - 1),
+        struct.pack("<IQIi", 0, 0, 0, 3) + b"\x08\x63\x10",
+        struct.pack("<IQIi", 0, 0, 0, 3) + b"\x08\x63\x00",
+        struct.pack("<IQIi", 0, 0, 0, 12) + b"\x10" + b"\xff" * 11,
+        struct.pack("<IQIi", 0, 0, 0, 13) + b"\x08\x05\x10" + b"\xff" * 8 + b"\x7f\x01",
+        struct.pack("<IQIi", 0, 0, 0, 22) + b"\x08\x05" + (b"\x10" + b"\xff" * 8 + b"\x7f") * 2,
+        struct.pack("<IQQIi", 0, 1, 2**64 - 8, 0, 4) + b"\x08\x05\x10\x04",
+    ],
+)
+def test_what_are_no_parameters_is_a_weights_error(tmp_path, data):
+    (tmp_path / "p.pdiparams").write_bytes(data)
+    with pytest.raises(WeightsError, match="cannot be read"):
+        require_whole(tmp_path / "p.pdiparams")
+
+
+def test_sides_in_one_piece_are_understood(tmp_path):
+    head = struct.pack("<IQQQIi", 0, 1, 8, 7, 0, 6) + b"\x08\x05\x12\x02\x02\x03"
+    (tmp_path / "p.pdiparams").write_bytes((head + bytes(24)) * 2)
+    require_whole(tmp_path / "p.pdiparams")
+    (tmp_path / "p.pdiparams").write_bytes((head + bytes(24)) * 2 + b"\0")
+    with pytest.raises(WeightsError):
+        require_whole(tmp_path / "p.pdiparams")
 
 
 NETWORKS = (

@@ -29,7 +29,7 @@ from PIL import Image
 
 from paddlex_feat import MOST_PIXELS
 from paddlex_feat.allocator import keep_freed_memory
-from paddlex_feat.errors import ImageError
+from paddlex_feat.errors import DownloadError, ImageError
 from paddlex_feat.hub import cache_folder
 from paddlex_feat.pipeline.decode import MOST_WHOLE, decode_bgr
 from paddlex_feat.progress import bar
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # damaged files are reported as findings
 Image.MAX_IMAGE_PIXELS = None  # headers only are read by Pillow; MOST_PIXELS is the limit here
-_VERSION = 2  # of the facts in the cache
+_VERSION = 3  # of the facts in the cache
 _CHUNK = 2048  # images handed to the threads at a time
 _FLAT = 8  # grey levels; an image of less contrast looks like any other
 _STEP = 2  # grey levels; a smaller difference between cells may be noise
@@ -46,7 +46,7 @@ _PNM_GREATEST = re.compile(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s+(\d+)")
 _PNG_BIT_DEPTH = 24  # offset of that byte in a PNG file
 
 
-Stamp = tuple[bytes, int, int]  # path, size, time of change of a file
+Stamp = tuple[bytes, int, str]  # path and size of a file; number and times of change, which a copy does not keep
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,18 +207,20 @@ def _stamp(path: str) -> Stamp | None:
         status = os.stat(path)
     except (OSError, ValueError):
         return None
-    return os.fsencode(os.path.abspath(path)), status.st_size, status.st_mtime_ns
+    # The time of its content alone can be set, as tar and rsync do; that of its entry cannot.
+    changed = f"{status.st_ino} {status.st_mtime_ns} {status.st_ctime_ns}"
+    return os.fsencode(os.path.abspath(path)), status.st_size, changed
 
 
 @contextmanager
 def _cache() -> Iterator[sqlite3.Connection | None]:
     """The database of facts; None, with a notice, where it cannot be used."""
-    path = cache_folder() / "check_dataset" / f"images_{_VERSION}.sqlite"
     try:
+        path = cache_folder() / "check_dataset" / f"images_{_VERSION}.sqlite"
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = _open(path)
-    except (OSError, sqlite3.Error) as error:
-        log.warning("Without a memory of earlier checks: %s: %s", path, error)
+    except (OSError, sqlite3.Error, DownloadError) as error:  # the last: there is no home folder
+        log.warning("Without a memory of earlier checks: %s", error)
         yield None
         return
     with closing(connection):

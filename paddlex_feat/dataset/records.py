@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -12,8 +13,8 @@ from paddlex_feat.dataset import relist
 from paddlex_feat.dataset.findings import Finding, first_of_each
 from paddlex_feat.dataset.relist import LISTS
 from paddlex_feat.errors import DatasetError
-from paddlex_feat.reading import read_small
 
+log = logging.getLogger(__name__)
 RULE = "Write one image a line: relative path, one space, integer label of at least 0."
 _LINE = re.compile(r"(.*\S)[ \t]+(\S+)")  # path, label
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -90,9 +91,7 @@ def _files(names: tuple[str, ...]) -> str:
 
 
 def _lists_in(folder: Path, names: tuple[str, ...]) -> int:
-    """How many of the lists a folder holds, once what a killed run had begun there is finished."""
-    relist.finish(folder)
-    return sum((folder / f"{name}.txt").is_file() for name in names)
+    return sum(relist.place(folder, name).is_file() for name in names)
 
 
 def _folders(top: Path, depth: int) -> Iterable[Path]:
@@ -100,12 +99,20 @@ def _folders(top: Path, depth: int) -> Iterable[Path]:
     seen, level = {top.resolve()}, [top]
     for _ in range(depth):
         below = []
-        for child in (child for folder in level for child in sorted(folder.iterdir()) if child.is_dir()):
+        for child in (child for folder in level for child in _subfolders(folder)):
             if child.resolve() not in seen:
                 seen.add(child.resolve())
                 below.append(child)
         yield from below
         level = below
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        return sorted(child for child in folder.iterdir() if child.is_dir())
+    except PermissionError as error:
+        log.warning("Not looked into: %s (%s)", folder, error.strerror)
+        return []
 
 
 def decode_list(data: bytes) -> tuple[str, str]:
@@ -134,13 +141,13 @@ def read_list(root: Path, name: str) -> tuple[ImageList, list[Finding]]:
     The last space or tab of a line separates path and label, so paths may hold spaces.
     """
     records, findings = ImageList(name, root), []
-    path = root / f"{name}.txt"
+    path = root / f"{name}.txt"  # as users know it
 
     def fault(code: str, where: str, message: str, severity: str = "error") -> None:
         findings.append(Finding(code, severity, where, message, RULE))
 
     try:
-        data = read_small(path, MOST_LIST)
+        data = relist.read(root, name, MOST_LIST)
     except OSError as error:
         fault("list-missing", path.name, f"The list cannot be read ({error.strerror}).")
         return records, findings

@@ -1,8 +1,9 @@
 """Replacing the three list files together: all or none, the originals kept as `.bak`, `.bak.1`, …
 
 New lists are written beside the old ones first, then the old ones get their second name, then a mark
-says that the new ones are whole, then each takes its place. A run that was killed after the mark is
-finished by `finish`, one that was killed before it has changed nothing. One process at a time.
+says that the new ones are whole, then each takes its place. What a run that was killed after the mark left behind
+is read as if it had ended (`read`), and finished by the next one that writes; one that was killed before it has
+changed nothing. One process at a time.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from paddlex_feat.errors import output_errors
 from paddlex_feat.files import alone, free_backup_name, link_or_copy, write_text
+from paddlex_feat.reading import read_small
 from paddlex_feat.scratch import clear_leftovers
 
 log = logging.getLogger(__name__)
@@ -57,11 +59,27 @@ def replace_lists(root: Path, texts: dict[str, str]) -> dict[str, Path]:
     return kept
 
 
-def finish(root: Path) -> None:
-    """Complete what a killed `replace_lists` had begun in `root`; usually there is nothing to do."""
-    if (root / _MARK).exists():
-        with _locked(root):
-            _finish(root)
+def place(root: Path, name: str) -> Path:
+    """Where list `name` of `root` is, also after a `replace_lists` that was killed."""
+    new = _waiting(root, name)
+    return new if new.is_file() and (root / _MARK).exists() else root / f"{name}.txt"
+
+
+def read(root: Path, name: str, most: int) -> bytes:
+    """The bytes of list `name` of `root`, `most` of them at most. Nothing is written. Raises OSError."""
+    path = place(root, name)
+    if path.name != f"{name}.txt":
+        log.warning(
+            "%s is read in the place of %s.txt: a split or conversion was ended halfway, and the next one finishes it. "
+            "To keep the former lists, delete %s.",
+            path,
+            name,
+            root / _MARK,
+        )
+    try:
+        return read_small(path, most)
+    except FileNotFoundError:  # it took its place meanwhile
+        return read_small(root / f"{name}.txt", most)
 
 
 def _finish(root: Path) -> None:

@@ -74,9 +74,14 @@ def _write_sample(records: ImageList, i: int, folder: Path, taken: dict[str, tup
 def _sample_name(path: str) -> PurePosixPath:
     """The path of a record as a name below the samples' folder, which it cannot leave."""
     parts = [p for p in PurePosixPath(path.replace("\\", "/")).parts if p not in ("..", "/", ".")]
-    parts = [p if len(os.fsencode(p)) <= 200 else f"{sha256(os.fsencode(p)).hexdigest()}{Path(p).suffix}" for p in parts]
+    parts = [p if len(os.fsencode(p)) <= 200 else _short(p) for p in parts]
     relative = PurePosixPath(*parts)
     return relative if relative.suffix.lower() in _WEB_SUFFIXES else relative.with_name(relative.name + ".png")
+
+
+def _short(name: str) -> str:
+    suffix = Path(name).suffix
+    return sha256(os.fsencode(name)).hexdigest() + (suffix if suffix.lower() in _WEB_SUFFIXES else "")
 
 
 def _labelled(image: np.ndarray, label: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from paddlex_feat.allocator import keep_freed_memory
 from paddlex_feat.errors import ConfigError, DeviceError, WeightsError
 from paddlex_feat.inference.info import PREFIX
 from paddlex_feat.inference.operators import require_pure
+from paddlex_feat.inference.parameters import require_whole
 from paddlex_feat.runtime import cpu_threads, prepare_paddle, resolve_device
 
 # Images of a call on a CPU: what 64 images need between two layers does not fit in the processor's caches.
@@ -125,6 +126,7 @@ def _create_predictor(folder: Path, device: str, threads: int, precision: str) -
 
     files = graph_files(folder)
     require_pure(files[0])
+    require_whole(files[1])
     graph, parameters = map(str, files)
     config = inference.Config(graph, parameters)
     if device.startswith("gpu"):

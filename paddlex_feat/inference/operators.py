@@ -37,7 +37,7 @@ _NAMES = """
     index_sample index_put take_along_axis put_along_axis scatter scatter_nd_add tile expand expand_v2 expand_as
     expand_as_v2 broadcast_tensors repeat_interleave pad pad2d pad3d roll flip reverse tril triu tril_triu diag_v2
     diagonal meshgrid range range_v2 arange linspace shape shape64 size numel view_shape view_slice view_dtype
-    as_strided multiplex
+    multiplex
     mean sum max min amax amin prod all any reduce_mean reduce_sum reduce_max reduce_min reduce_amax reduce_amin
     reduce_prod reduce_all reduce_any reduce_as mean_all variance cumsum cumprod arg_max argmax arg_min argmin argsort
     top_k top_k_v2 topk where where_index nonzero masked_select masked_fill
