@@ -16,7 +16,7 @@ from paddlex_feat.errors import ConfigError, FeatError, ImageError, WeightsError
 from paddlex_feat.inference.info import read_info
 from paddlex_feat.pipeline.decode import decode_bgr
 
-SHORT = {"config": 60, "override": 200, "list": 60, "labelme": 200, "info": 100, "archive": 150}
+SHORT = {"config": 60, "override": 200, "list": 60, "labelme": 200, "info": 100, "archive": 150, "parameters": 300}
 
 
 def passed(name: str, cases: int, seed: int) -> None:

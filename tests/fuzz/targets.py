@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fuzz import archives, images, texts, weights_files
+from fuzz import archives, images, parameters, texts, weights_files
 from fuzz.target import Target
 
 CASES = {
@@ -13,6 +13,7 @@ CASES = {
     "info": 8_000,
     "archive": 12_000,
     "weights": 12_000,
+    "parameters": 12_000,
     "jpeg": 1_500,
     "png": 1_500,
     "webp": 1_000,
@@ -24,6 +25,6 @@ TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
         texts.CONFIG, texts.OVERRIDE, texts.LIST, texts.LABELME, texts.INFO, archives.ARCHIVE, weights_files.WEIGHTS,
-        *images.IMAGES,
+        parameters.PARAMETERS, *images.IMAGES,
     )
 }  # fmt: skip
