@@ -34,20 +34,38 @@ def versions() -> dict[str, str]:
     return found
 
 
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit of the working copy that holds `folder`, and whether tracked files differ; None where there is none."""
-    # Without its optional locks it does not disturb another git at work there.
+def _git(folder: Path, *words: str) -> str:
+    # Without its optional locks it does not disturb another git at work there. It runs no monitor, and fetches nothing.
     git = ["git", "-c", "core.fsmonitor=false", "--no-optional-locks", "-C", str(folder)]
+    environment = {**os.environ, "GIT_ALLOW_PROTOCOL": "none"}
+    done = subprocess.run(  # noqa: S603 - our own words
+        [*git, *words], env=environment, capture_output=True, text=True, errors="replace", timeout=30, check=True
+    )
+    return done.stdout.strip()
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit of the working copy that holds `folder`, and whether tracked files differ; None where there is none.
+
+    "changed" is "unknown" where the repository's own configuration names filters: git would run these commands.
+    """
     try:
-        commit, changes = (
-            subprocess.run(  # noqa: S603 - our own words
-                [*git, *words], capture_output=True, text=True, timeout=30, check=True
-            ).stdout.strip()
-            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
-        )
+        commit = _git(folder, "rev-parse", "HEAD")
+        # Of a submodule, whose configuration has not been looked at, the commit alone counts.
+        status = ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty")
+        changed = "unknown" if _has_filters(folder) else bool(_git(folder, *status))
     except (OSError, subprocess.SubprocessError):  # no git, no repository, no commit yet
         return None
-    return {"commit": commit, "changed": bool(changes)}
+    return {"commit": commit, "changed": changed}
+
+
+def _has_filters(folder: Path) -> bool:
+    """Does the repository itself, and not the user's or the system's configuration, tell git to run filters?"""
+    try:
+        found = _git(folder, "config", "--show-scope", "--name-only", "--get-regexp", r"^filter\..*\.(clean|process)$")
+    except subprocess.CalledProcessError as error:
+        return error.returncode != 1  # of none; else this git does not know the question
+    return any(line.startswith(("local\t", "worktree\t")) for line in found.splitlines())
 
 
 def working_directory() -> Path | None:

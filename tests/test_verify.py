@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -212,10 +213,14 @@ def test_training_from_a_removed_directory_says_so(tmp_path, small_faces):
     assert "Unexpected" not in done.stderr
 
 
+def git_in(folder: Path, *words: str) -> None:
+    who = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "protocol.file.allow=always")
+    subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True)
+
+
 def test_the_commit_of_the_working_directory_is_recorded(tmp_path):
     def git(*words: str) -> None:
-        who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
-        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+        git_in(tmp_path, *words)
 
     assert manifest.git_state(tmp_path) is None
     git("init")
@@ -229,6 +234,61 @@ def test_the_commit_of_the_working_directory_is_recorded(tmp_path):
     assert state is not None and len(state["commit"]) == 40 and state["changed"] is False
     (tmp_path / "a").write_text("2")
     assert manifest.git_state(tmp_path) == {**state, "changed": True}
+
+
+def evil_repository(folder: Path, mark: Path, included: bool = False) -> Path:
+    """One whose filter, which the index's times make git ask, leaves a mark."""
+    folder.mkdir()
+    git_in(folder, "init")
+    (folder / "a").write_text("1")
+    git_in(folder, "add", "a")
+    git_in(folder, "commit", "-m", "a")
+    place = folder / "more" if included else folder / ".git/config"
+    git_in(folder, "config", "--file", str(place), "filter.evil.clean", f"touch '{mark}'; cat")
+    if included:
+        git_in(folder, "config", "include.path", str(place))
+    (folder / ".git/info/attributes").write_text("* filter=evil\n")
+    os.utime(folder / "a", (1, 1))
+    return folder
+
+
+@pytest.mark.parametrize("included", [False, True])
+def test_no_command_of_the_repositorys_configuration_runs(tmp_path, included):
+    mark = tmp_path / "mark"
+    folder = evil_repository(tmp_path / "evil", mark, included)
+    state = manifest.git_state(folder)
+    assert state is not None and state["changed"] == "unknown" and len(state["commit"]) == 40
+    assert not mark.exists()
+    git_in(folder, "status")
+    assert mark.exists()  # so the trap is one
+
+
+def test_no_command_of_a_submodules_configuration_runs(tmp_path):
+    mark, outer = tmp_path / "mark", tmp_path / "outer"
+    evil_repository(tmp_path / "evil", mark)
+    mark.unlink(missing_ok=True)
+    outer.mkdir()
+    git_in(outer, "init")
+    git_in(outer, "submodule", "add", str(tmp_path / "evil"), "part")
+    git_in(outer, "commit", "-m", "a")
+    inner = outer / ".git/modules/part"
+    git_in(outer / "part", "config", "filter.evil.clean", f"touch '{mark}'; cat")
+    (inner / "info/attributes").write_text("* filter=evil\n")
+    os.utime(outer / "part/a", (1, 1))
+    state = manifest.git_state(outer)
+    assert state is not None and state["changed"] is False and not mark.exists()
+    git_in(outer, "status")
+    assert mark.exists()
+
+
+def test_the_users_own_filters_are_used(tmp_path, monkeypatch):
+    """git-lfs is one: without it all of its files would look changed."""
+    folder = evil_repository(tmp_path / "repository", tmp_path / "mark")
+    git_in(folder, "config", "--unset", "filter.evil.clean")
+    (tmp_path / "gitconfig").write_text('[filter "evil"]\n\tclean = cat\n')
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    state = manifest.git_state(folder)
+    assert state is not None and state["changed"] is False
 
 
 @pytest.mark.slow
