@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -32,6 +33,15 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def processor() -> str:
+    """The model of the processor, as far as the system says."""
+    try:
+        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except (OSError, UnicodeDecodeError):
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def _git(folder: Path, *words: str) -> str:
@@ -93,12 +103,15 @@ def begin(
         "device": device,
         "convolutions": convolutions,
         "processes": processes,
+        "threads": os.environ.get("OMP_NUM_THREADS"),  # of each process's Paddle, as runtime.prepare_paddle has set it
+        "processor": processor(),
         "config": sha256(folder / "config.yaml"),
         "dataset": dataset,
     }
     path = folder / NAME
     before = read_result(path)
-    before.pop("outputs", None)
+    for key in ("outputs", "sizes"):
+        before.pop(key, None)
     if before == content:  # the same run goes on, and has no outputs until it ends
         write_json(path, content)
     else:
@@ -107,26 +120,33 @@ def begin(
 
 
 def end(folder: Path) -> None:
-    """Add the SHA-256 of every output to run.json, now that the run has ended."""
+    """Add SHA-256 and size in bytes of every output to run.json, now that the run has ended."""
     record = read_result(folder / NAME)
     if record:
         with output_errors(folder):
-            record["outputs"] = digests(folder)
+            files = outputs(folder)
+            record["outputs"] = digests(files)
+            record["sizes"] = {name: path.stat().st_size for name, path in files.items()}
         write_json(folder / NAME, record)
 
 
-def digests(folder: Path, of_other_modes: bool = False) -> dict[str, str]:
-    """SHA-256 of the outputs of a run by path below its folder, of other modes' too if asked for. May raise OSError."""
+def outputs(folder: Path, of_other_modes: bool = False) -> dict[str, Path]:
+    """The outputs of a run by path below its folder, of other modes' too if asked for. May raise OSError."""
     patterns = _OUTPUTS + (_OF_MODES if of_other_modes else ())
     files = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    return {path.relative_to(folder).as_posix(): path for path in files}
+
+
+def digests(files: dict[str, Path]) -> dict[str, str]:
+    """SHA-256 of each file, by its name. May raise OSError."""
     known: dict[tuple[int, int], str] = {}  # by inode: checkpoints share their files
     found = {}
-    for path in files:
+    for name, path in files.items():
         status = path.stat()
         inode = (status.st_dev, status.st_ino)
         if inode not in known:
             known[inode] = sha256(path)
-        found[path.relative_to(folder).as_posix()] = known[inode]
+        found[name] = known[inode]
     return found
 
 

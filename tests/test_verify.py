@@ -38,8 +38,16 @@ def test_the_manifest_holds_hashes_of_configuration_and_outputs(run_folder):
     names = ["best_model/best_model.pdparams", "latest/inference/inference.pdiparams", "train_result.json"]
     for name in names:
         assert record["outputs"][name] == hashlib.sha256((run_folder / name).read_bytes()).hexdigest()
+        assert record["sizes"][name] == (run_folder / name).stat().st_size
     assert record["config"] == hashlib.sha256((run_folder / "config.yaml").read_bytes()).hexdigest()
     assert not any(name.endswith((".log", ".jsonl", ".png")) for name in record["outputs"])
+    assert record["threads"] == os.environ["OMP_NUM_THREADS"] and record["processor"]  # QUICK sets none of its own
+
+
+def change(run: Path, **values: object) -> None:
+    """Put other values into run.json; None takes a key out."""
+    record = {**json.loads((run / "run.json").read_text()), **values}
+    (run / "run.json").write_text(json.dumps({k: v for k, v in record.items() if v is not None}))
 
 
 def test_a_run_as_it_ended_is_the_same(run, capsys):
@@ -74,7 +82,7 @@ def test_files_that_are_gone_or_new_are_told(run, capsys):
     (run / "latest/latest.pdopt").unlink()
     (run / "best_model/more").touch()
     code, text = verify(capsys, run)
-    assert code == 1 and "| absent" in text and "best_model/more: absent | e3b0c44298fc" in text
+    assert code == 1 and "| absent" in text and "best_model/more: absent | not recorded" in text
 
 
 def test_other_packages_and_other_data_are_told(run, capsys, monkeypatch):
@@ -101,6 +109,51 @@ def test_a_run_that_was_interrupted_has_no_outputs(run, capsys):
     (run / "run.json").write_text(json.dumps(record))
     code, text = verify(capsys, run)
     assert code == 1 and "has not ended" in text
+    other = run.with_name("other")
+    shutil.copytree(run, other)
+    code, text = verify(capsys, run, other)
+    assert code == 1 and text.count("the run has not ended") == 2 and text.endswith("\n2 differences\n")
+
+
+def test_a_record_of_an_earlier_version_is_understood(run, capsys):
+    change(run, sizes=None, threads=None, processor=None)
+    assert verify(capsys, run) == (0, SAME)
+
+
+def test_another_kernel_or_processor_is_told_and_makes_no_difference(run, capsys):
+    versions = json.loads((run / "run.json").read_text())["versions"]
+    change(run, versions={**versions, "platform": "Linux-1"}, processor="Abacus")
+    code, text = verify(capsys, run)
+    assert code == 0 and text.startswith("made differently:\n  platform: Linux-1 | Linux-"), text
+    assert f"\n  processor: Abacus | {manifest.processor()}\n{SAME}" in text
+
+
+def test_a_data_set_is_found_from_another_directory(run, small_faces, capsys, monkeypatch):
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace(str(small_faces), small_faces.name))
+    change(run, config=manifest.sha256(run / "config.yaml"))
+    monkeypatch.chdir(run)
+    assert verify(capsys, run)[0] == 1
+    change(run, working_directory=str(small_faces.parent))
+    assert verify(capsys, run) == (0, SAME)
+
+
+def test_files_that_cannot_be_as_recorded_are_not_read(run, capsys):
+    grown, more = run / "latest/latest.pdopt", run / "best_model/more"
+    before = grown.stat().st_size
+    other = run.with_name("other")
+    shutil.copytree(run, other)
+    more.touch()
+    for path in (grown, more):
+        os.truncate(path, 2**43)
+    code, text = verify(capsys, run)
+    assert code == 1 and f" | {2**43} bytes\n" in text and "best_model/more: absent | not recorded\n2 diff" in text
+    code, text = verify(capsys, run, other)
+    assert code == 1 and f"latest/latest.pdopt: {2**43} bytes | {before} bytes\n" in text
+    assert f"best_model/more: {2**43} bytes | absent\n" in text and text.endswith("\n2 differences\n")
+    os.truncate(run / "config.yaml", 2**43)
+    code, text = verify(capsys, run)
+    assert code == 1 and f" | {2**43} bytes\n" in text
 
 
 NOT_RECORDS = [None, "", "[]", "{}", '{"versions": 3, "dataset": {}}', '{"versions": {}, "dataset": {}}', "\0" * 9]
@@ -125,6 +178,9 @@ def test_a_folder_that_is_no_runs_is_an_error_in_three_lines(tmp_path, capsys, c
         ("versions", {"numpy": {}}),
         ("git", [1]),
         ("device", {}),
+        ("sizes", {"a": "b"}),
+        ("threads", [2]),
+        ("working_directory", 1),
     ],
 )
 def test_a_record_of_another_form_is_refused(run, capsys, key, value):
@@ -139,8 +195,12 @@ def test_hostile_names_do_not_reach_the_terminal_and_the_output_is_bounded(run, 
     record["outputs"]["\x1b[2J\r\nthe same\u202e\ud800"] = record["versions"]["x" * 10**6] = "0"
     (run / "run.json").write_text(json.dumps(record))
     code, text = verify(capsys, run)
-    assert code == 1 and "\\x1b[2J\\r\\nthe same\\u202e\\ud800: 0 | absent\n" in text
+    assert code == 1 and "\\x1b[2J\\x0d\\x0athe same\\u202e\\ud800: 0 | absent\n" in text
     assert "(1000023 characters)" in text and text.endswith("\n2 differences\n") and len(text) < 2000
+    record["outputs"]["::error title=forged::x"] = "0"
+    (run / "run.json").write_text(json.dumps(record))
+    assert "\n\\::error title=forged::x: 0 | absent\n" in verify(capsys, run)[1]
+    del record["outputs"]["::error title=forged::x"]
     record["outputs"].update((f"{number}" * 100, "0") for number in range(10_000))
     (run / "run.json").write_text(json.dumps(record))
     code, text = verify(capsys, run)
@@ -177,9 +237,16 @@ def test_two_runs_are_compared_and_how_they_were_made_is_told(run, run_folder, c
     )
     code, text = verify(capsys, run, other)
     assert code == 0 and text == f"made differently:\n  Train.num_workers: 0 | 3\n{SAME}"
+    change(other, threads="7", processor="Abacus")
+    code, text = verify(capsys, run, other)
+    threads, processor = (json.loads((run / "run.json").read_text())[key] for key in ("threads", "processor"))
+    assert code == 0 and f"  threads: {threads} | 7\n  processor: {processor} | Abacus\n" in text
     (other / "evaluate_result.json").write_text("{}")
     code, text = verify(capsys, run, other)
-    assert code == 1 and text.startswith("evaluate_result.json: absent | 44136fa355b3")
+    assert code == 1 and text.startswith("evaluate_result.json: absent | 2 bytes\n")
+    (run / "evaluate_result.json").write_text("[]")
+    code, text = verify(capsys, run, other)
+    assert code == 1 and text.startswith("evaluate_result.json: 4f53cda18c2b | 44136fa355b3\n")
 
 
 def test_verify_is_a_command_that_loads_no_paddle(run):
