@@ -49,11 +49,14 @@ class FeatError(Exception):
 
 
 def printable(text: str, longest: int = LONGEST, unprintable: str = _UNPRINTABLE) -> str:
-    """One line of `longest` characters, a note of the cut not counted, that neither a terminal nor CI would obey."""
+    """One line of at most `longest` characters, that neither a terminal nor CI would obey."""
     shown = re.sub(unprintable, lambda found: _escaped(ord(found[0])), text[:longest])
     if _COMMAND.match(shown):
         shown = "\\" + shown
-    return shown if max(len(text), len(shown)) <= longest else f"{shown[:longest]}… ({len(text)} characters)"
+    if max(len(text), len(shown)) <= longest:
+        return shown
+    note = f"… ({len(text)} characters)"
+    return shown[: longest - len(note)] + note
 
 
 def _escaped(code: int) -> str:

@@ -15,6 +15,7 @@ from paddlex_feat.files import open_log
 
 FILE_ONLY = "paddlex_feat.file"  # the logger whose records the console leaves out
 LOG_START = "PADDLEX_FEAT_LOG_START"  # environment: how long train.log was before the run
+_MOST_MOVED = 256 * 2**20  # bytes
 _size_at_start: dict[Path, int] = {}
 
 
@@ -69,7 +70,7 @@ class _FileFormatter(logging.Formatter):
 
     def formatException(self, ei: Any) -> str:
         lines = super().formatException(ei)[:LONGEST].split("\n")  # an exception may quote any text
-        return "\n".join(f"| {printable(line)}" for line in lines)
+        return "\n".join(f"| {printable(line)}" for line in lines)[:LONGEST]
 
 
 def log_to_console() -> None:
@@ -99,8 +100,14 @@ def size_at_start(path: Path) -> int:
 
 
 def cut_earlier(path: Path) -> bytes:
-    """Take out and return what the log held before this process began to write to it. Raises OSError."""
+    """Take out and return what the log held before this process began to write to it. Raises OSError.
+
+    Of more than 256 MiB nothing is moved, and a message says so: anybody may have put a file without an end there.
+    """
     size = _size_at_start.pop(path.resolve(), 0)
+    if size > _MOST_MOVED:
+        logging.getLogger("paddlex_feat").warning("%s is too long to be moved: earlier lines stay in it.", path)
+        return b""
     if not size:
         return b""
     with open_log(path) as stream:
