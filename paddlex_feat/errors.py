@@ -9,24 +9,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_LONGEST = 10_000  # characters of a part: what a file holds is quoted, and may be of any length
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+LONGEST = 30_000  # characters of a message: what a file holds is quoted, and may be of any length
+_LONGEST_PART = 9_900  # of three, with some words between them
+# What a terminal obeys, what ends a line, what turns the direction of writing, and what is no text.
+_UNPRINTABLE = r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+# Not the line ends of our own lists, which indent each name.
+_UNPRINTABLE_IN_LIST = rf"(?!\n    [^\s:#]){_UNPRINTABLE}"
+_COMMAND = re.compile(r"\s*(::|##)")  # begins a line that GitHub or Azure would obey
 
 
 class FeatError(Exception):
-    """An error the user can act on. `str()` gives it in at most three lines.
+    """An error the user can act on. `str()` gives it in three lines at most, and in at most LONGEST characters.
 
     Args:
-        what: one sentence, what is wrong.
+        what: one sentence, what is wrong; a list may follow, a line each, which begins with four spaces.
         where: file:line, key or path it is about.
         fix: what to do.
     """
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None):
-        super().__init__(_shortened(what))
-        self.what = _shortened(what)
-        self.where = where and _shortened(where)
-        self.fix = fix and _shortened(fix)
+        self.what = printable(what, _LONGEST_PART, _UNPRINTABLE_IN_LIST)
+        super().__init__(self.what)
+        self.where = where and printable(where, _LONGEST_PART)
+        self.fix = fix and printable(fix, _LONGEST_PART)
         self.result: dict[str, Any] = {}
 
     def with_result(self, result: dict[str, Any]) -> FeatError:
@@ -43,10 +48,19 @@ class FeatError(Exception):
         return "\n".join(lines)
 
 
-def _shortened(text: str) -> str:
-    """Not longer than is read, and without what a terminal would obey."""
-    shown = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text[:_LONGEST])
-    return shown if len(text) <= _LONGEST else f"{shown}… ({len(text)} characters)"
+def printable(text: str, longest: int = LONGEST, unprintable: str = _UNPRINTABLE) -> str:
+    """One line of at most `longest` characters, that neither a terminal nor CI would obey."""
+    shown = re.sub(unprintable, lambda found: _escaped(ord(found[0])), text[:longest])
+    if _COMMAND.match(shown):
+        shown = "\\" + shown
+    if max(len(text), len(shown)) <= longest:
+        return shown
+    note = f"… ({len(text)} characters)"
+    return shown[: longest - len(note)] + note
+
+
+def _escaped(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 class ConfigError(FeatError):
@@ -98,7 +112,7 @@ class Interrupted(FeatError):
 
 
 TEMPORARY = ".paddlex_feat.tmp-"  # how the names begin that scratch.py makes
-_IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENXIO)
+_IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENXIO, errno.ELOOP)
 
 
 def _lasting(file: Any, path: Path) -> str:

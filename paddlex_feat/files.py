@@ -111,7 +111,7 @@ def locked(path: Path, joins: bool = False) -> Iterator[None]:
     """
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = _open_to_lock(path)
+        stream = open_log(path)
     with stream:
         try:
             if not joins:
@@ -128,17 +128,23 @@ def locked(path: Path, joins: bool = False) -> Iterator[None]:
         yield
 
 
-def _open_to_lock(path: Path) -> BinaryIO:
-    """Open a file, which is made if it is not there, to write at its end; a pipe is not waited for. Raises OSError."""
+def open_log(path: Path) -> BinaryIO:
+    """Open a file, which is made if it is not there, to read it and to write at its end. Raises OSError.
+
+    A pipe is not waited for. A symbolic link is refused: whoever made the folder would choose what is written to.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        handle = os.open(path, flags, 0o666)
     except OSError as error:
+        if error.errno == errno.ELOOP and path.is_symlink():
+            raise OSError(errno.ELOOP, "it is a symbolic link, which no log may be", str(path)) from None
         if error.errno != errno.ENXIO:  # which a pipe without a reader gives, and a socket
             raise
         raise OSError(errno.ENXIO, NOT_A_FILE, str(path)) from None
     try:
         require_file(handle, path)
-        return os.fdopen(handle, "ab")
+        return os.fdopen(handle, "a+b")
     except BaseException:
         os.close(handle)
         raise

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+from paddlex_feat.errors import LONGEST, FeatError, printable
+from paddlex_feat.files import open_log
 
 FILE_ONLY = "paddlex_feat.file"  # the logger whose records the console leaves out
 LOG_START = "PADDLEX_FEAT_LOG_START"  # environment: how long train.log was before the run
+_MOST_MOVED = 256 * 2**20  # bytes
 _size_at_start: dict[Path, int] = {}
+
+
+def _message(record: logging.LogRecord) -> str:
+    """A record's text as one line; an error's has lines of its own."""
+    if record.msg == "%s" and isinstance(record.args, tuple) and isinstance(record.args[0], FeatError):
+        return str(record.args[0])  # which has seen to what it quotes
+    return printable(record.getMessage())
 
 
 class ConsoleHandler(logging.Handler):
@@ -22,7 +35,7 @@ class ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level = "" if record.levelno == logging.INFO else f"{record.levelname}: "
-        text = level + record.getMessage()
+        text = level + _message(record)
         bars = sys.modules.get("tqdm")  # not imported just to print a line
         with contextlib.suppress(OSError, ValueError, AttributeError):  # standard error is closed: nobody to tell
             if bars is not None:
@@ -36,6 +49,9 @@ class _LogFile(logging.FileHandler):
 
     _said = False
 
+    def _open(self) -> io.TextIOWrapper:
+        return io.TextIOWrapper(open_log(Path(self.baseFilename)), encoding=self.encoding, errors=self.errors)
+
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
@@ -43,6 +59,18 @@ class _LogFile(logging.FileHandler):
         elif not self._said:
             self._said = True
             logging.getLogger("paddlex_feat").warning("%s is not complete: %s.", self.baseFilename, error.strerror)
+
+
+class _FileFormatter(logging.Formatter):
+    """One line a message; what follows it, of an error or a traceback, cannot pass for another."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = _message(record)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        lines = super().formatException(ei)[:LONGEST].split("\n")  # an exception may quote any text
+        return "\n".join(f"| {printable(line)}" for line in lines)[:LONGEST]
 
 
 def log_to_console() -> None:
@@ -54,13 +82,13 @@ def log_to_console() -> None:
 
 
 def log_to_file(path: Path) -> None:
-    """Send messages, with time and tracebacks, to the end of `path` too. Raises OSError."""
+    """Send messages, with time and tracebacks, to the end of `path` too. Raises OSError, also for a symbolic link."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    size = path.stat().st_size if path.exists() else 0
+    handler = _LogFile(path, mode="a", encoding="utf-8", errors="backslashreplace")
+    size = path.stat().st_size
     # A process that another one started for a run begins where that one's log did.
     _size_at_start[path.resolve()] = min(size, int(os.environ.get(LOG_START) or size))
-    handler = _LogFile(path, mode="a", encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_FileFormatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("paddlex_feat")
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)  # the console takes INFO and above
@@ -72,13 +100,19 @@ def size_at_start(path: Path) -> int:
 
 
 def cut_earlier(path: Path) -> bytes:
-    """Take out and return what the log held before this process began to write to it."""
+    """Take out and return what the log held before this process began to write to it. Raises OSError.
+
+    Of more than 256 MiB nothing is moved, and a message says so: anybody may have put a file without an end there.
+    """
     size = _size_at_start.pop(path.resolve(), 0)
+    if size > _MOST_MOVED:
+        logging.getLogger("paddlex_feat").warning("%s is too long to be moved: earlier lines stay in it.", path)
+        return b""
     if not size:
         return b""
-    with path.open("r+b") as stream:
-        data = stream.read()
+    with open_log(path) as stream:
         stream.seek(0)
-        stream.write(data[size:])
-        stream.truncate()
+        data = stream.read()
+        stream.truncate(0)
+        stream.write(data[size:])  # at the end, which is the beginning now
     return data[:size]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -34,20 +35,47 @@ def versions() -> dict[str, str]:
     return found
 
 
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit of the working copy that holds `folder`, and whether tracked files differ; None where there is none."""
-    # Without its optional locks it does not disturb another git at work there.
-    git = ["git", "-c", "core.fsmonitor=false", "--no-optional-locks", "-C", str(folder)]
+def processor() -> str:
+    """The model of the processor, as far as the system says."""
     try:
-        commit, changes = (
-            subprocess.run(  # noqa: S603 - our own words
-                [*git, *words], capture_output=True, text=True, timeout=30, check=True
-            ).stdout.strip()
-            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
-        )
+        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except (OSError, UnicodeDecodeError):
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def _git(folder: Path, *words: str) -> str:
+    # Without its optional locks it does not disturb another git at work there. It runs no monitor, and fetches nothing.
+    git = ["git", "-c", "core.fsmonitor=false", "--no-optional-locks", "-C", str(folder)]
+    environment = {**os.environ, "GIT_ALLOW_PROTOCOL": "none"}
+    done = subprocess.run(  # noqa: S603 - our own words
+        [*git, *words], env=environment, capture_output=True, text=True, errors="replace", timeout=30, check=True
+    )
+    return done.stdout.strip()
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit of the working copy that holds `folder`, and whether tracked files differ; None where there is none.
+
+    "changed" is "unknown" where the repository's own configuration names filters: git would run these commands.
+    """
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        # Of a submodule, whose configuration has not been looked at, the commit alone counts.
+        status = ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty")
+        changed = "unknown" if _has_filters(folder) else bool(_git(folder, *status))
     except (OSError, subprocess.SubprocessError):  # no git, no repository, no commit yet
         return None
-    return {"commit": commit, "changed": bool(changes)}
+    return {"commit": commit, "changed": changed}
+
+
+def _has_filters(folder: Path) -> bool:
+    """Does the repository itself, and not the user's or the system's configuration, tell git to run filters?"""
+    try:
+        found = _git(folder, "config", "--show-scope", "--name-only", "--get-regexp", r"^filter\..*\.(clean|process)$")
+    except subprocess.CalledProcessError as error:
+        return error.returncode != 1  # of none; else this git does not know the question
+    return any(line.startswith(("local\t", "worktree\t")) for line in found.splitlines())
 
 
 def working_directory() -> Path | None:
@@ -75,12 +103,15 @@ def begin(
         "device": device,
         "convolutions": convolutions,
         "processes": processes,
+        "threads": os.environ.get("OMP_NUM_THREADS"),  # of each process's Paddle, as runtime.prepare_paddle has set it
+        "processor": processor(),
         "config": sha256(folder / "config.yaml"),
         "dataset": dataset,
     }
     path = folder / NAME
     before = read_result(path)
-    before.pop("outputs", None)
+    for key in ("outputs", "sizes"):
+        before.pop(key, None)
     if before == content:  # the same run goes on, and has no outputs until it ends
         write_json(path, content)
     else:
@@ -89,26 +120,33 @@ def begin(
 
 
 def end(folder: Path) -> None:
-    """Add the SHA-256 of every output to run.json, now that the run has ended."""
+    """Add SHA-256 and size in bytes of every output to run.json, now that the run has ended."""
     record = read_result(folder / NAME)
     if record:
         with output_errors(folder):
-            record["outputs"] = digests(folder)
+            files = outputs(folder)
+            record["outputs"] = digests(files)
+            record["sizes"] = {name: path.stat().st_size for name, path in files.items()}
         write_json(folder / NAME, record)
 
 
-def digests(folder: Path, of_other_modes: bool = False) -> dict[str, str]:
-    """SHA-256 of the outputs of a run by path below its folder, of other modes' too if asked for. May raise OSError."""
+def outputs(folder: Path, of_other_modes: bool = False) -> dict[str, Path]:
+    """The outputs of a run by path below its folder, of other modes' too if asked for. May raise OSError."""
     patterns = _OUTPUTS + (_OF_MODES if of_other_modes else ())
     files = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    return {path.relative_to(folder).as_posix(): path for path in files}
+
+
+def digests(files: dict[str, Path]) -> dict[str, str]:
+    """SHA-256 of each file, by its name. May raise OSError."""
     known: dict[tuple[int, int], str] = {}  # by inode: checkpoints share their files
     found = {}
-    for path in files:
+    for name, path in files.items():
         status = path.stat()
         inode = (status.st_dev, status.st_ino)
         if inode not in known:
             known[inode] = sha256(path)
-        found[path.relative_to(folder).as_posix()] = known[inode]
+        found[name] = known[inode]
     return found
 
 

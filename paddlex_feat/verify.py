@@ -13,21 +13,25 @@ from paddlex_feat.config.schema import Config, walk
 from paddlex_feat.dataset.fingerprint import fingerprint
 from paddlex_feat.dataset.records import require_lists
 from paddlex_feat.dataset.relist import LISTS
-from paddlex_feat.errors import ConfigError, FeatError, OutputError
+from paddlex_feat.errors import ConfigError, FeatError, OutputError, printable
 from paddlex_feat.files import read_result
 
 _PLACES = ("Global.output", "Global.dataset_dir")  # may differ: the data set is compared by its fingerprint
 _ABSENT = "absent"
 SAME = "the same (images: by path, label and size, not by content)"
 _MOST_LINES, _LONGEST = 1000, 400  # differences that are printed, and characters of each: run.json may hold anything
+_MOST_CONFIG = 4 * 2**20  # bytes, more than config.load reads
+_HOW = ("git", "device", "convolutions", "processes", "threads", "processor")
 EPILOG = """verify RUN compares a training's folder with its run.json: outputs and configuration with their SHA-256,
 the data set with its fingerprint, the installed packages with the recorded versions. The fingerprint is of the path,
-label and size of each image: an image exchanged by another of the same size is not seen.
+label and size of each image: an image exchanged by another of the same size is not seen. It also tells whether
+kernel and processor are others.
 verify RUN OTHER compares two folders: outputs of train, check_dataset, evaluate and export byte for byte, and the
-data sets. It also tells how the runs were made differently: configuration, versions, git commit, device.
+data sets. It also tells how the runs were made differently: configuration, versions, git commit, device, threads,
+processor.
 
 exit codes: 0 the same; 1 something differs, or a folder is no run's; 2 the command line is not understood.
-With OTHER, what is told under "made differently" does not count.
+What is told under "made differently" does not count.
 """
 
 
@@ -42,10 +46,9 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("run", type=Path, metavar="RUN", help="output folder of a training")
     parser.add_argument("other", type=Path, metavar="OTHER", nargs="?", help="output folder of another one")
     given = parser.parse_args(words)
-    made: list[str] = []
     try:
         if given.other is None:
-            differences = _with_itself(given.run)
+            differences, made = _with_itself(given.run)
         else:
             differences, made = _with_another(given.run, given.other)
     except OSError as error:
@@ -60,15 +63,9 @@ def main(words: Sequence[str]) -> int:
 
 def _print(lines: list[str], indent: str = "") -> None:
     for line in lines[:_MOST_LINES]:
-        print(indent + _printable(line))
+        print(indent + printable(line, _LONGEST))
     if len(lines) > _MOST_LINES:
         print(f"{indent}… and {len(lines) - _MOST_LINES} more")
-
-
-def _printable(line: str) -> str:
-    """Without what a terminal would obey, and not longer than a few lines."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line[:_LONGEST])
-    return shown if len(line) <= _LONGEST else f"{shown}… ({len(line)} characters)"
 
 
 def _record(run: Path) -> dict[str, Any]:
@@ -91,8 +88,10 @@ def _is_record(record: dict[str, Any]) -> bool:
         and all(_is_table(part, str, int) for part in data.values())
         and _is_table(record.get("versions"), str)
         and _is_table(record.get("outputs", {}), str)
+        and _is_table(record.get("sizes", {}), int)
         and _is_table(record.get("git") or {}, str, bool)
-        and all(isinstance(record.get(key), str | int | None) for key in ("config", "device", "processes"))
+        and all(isinstance(record.get(key), str | int | None) for key in ("config", *_HOW[1:]))
+        and isinstance(record.get("working_directory"), str | None)
     )
 
 
@@ -100,30 +99,56 @@ def _is_table(value: Any, *kinds: type) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict) and all(isinstance(part, kinds) for part in value.values())
 
 
-def _with_itself(run: Path) -> list[str]:
-    """What differs from what run.json records."""
+def _with_itself(run: Path) -> tuple[list[str], list[str]]:
+    """What differs from what run.json records, and what of the machine does."""
     record = _record(run)
-    outputs = record.get("outputs")
-    if outputs is None:
-        return [f"{manifest.NAME}: the run has not ended, no outputs are recorded"]
+    if "outputs" not in record:
+        return [_unended(run)], []
     config = run / "config.yaml"
-    lines = _differences("", outputs, manifest.digests(run))
+    lines = _differences("", record["outputs"], _found(run, record))
     lines += _differences("", {"config.yaml": record.get("config")}, {"config.yaml": _digest(config)})
-    lines += _differences("version of ", record["versions"], manifest.versions())
+    then, now = record["versions"], manifest.versions()
+    machine = ({"platform": v.pop("platform", _ABSENT)} for v in (then, now))  # a kernel is renewed every other week
+    made = _differences("", *machine)
+    if "processor" in record:  # not in those of earlier versions
+        made += _differences("", {"processor": record["processor"]}, {"processor": manifest.processor()})
+    lines += _differences("version of ", then, now)
     try:
-        found = _data(load(str(config), [])[0], list(record["dataset"]))
+        found = _data(load(str(config), [])[0], record)
     except FeatError as error:
-        return [*lines, f"data set: {' '.join(error.what.split())}"]
-    return lines + _differences("data set, ", record["dataset"], found)
+        return [*lines, f"data set: {' '.join(error.what.split())}"], made
+    return lines + _differences("data set, ", record["dataset"], found), made
+
+
+def _unended(run: Path) -> str:
+    return f"{run / manifest.NAME}: the run has not ended, no outputs are recorded"
+
+
+def _found(run: Path, record: dict[str, Any]) -> dict[str, str]:
+    """The SHA-256 of each output; what cannot be as recorded is not read, for it may be without an end."""
+    files, sizes = manifest.outputs(run), {name: record.get("sizes", {}).get(name) for name in record["outputs"]}
+    found, same = dict.fromkeys(files, "not recorded"), {}
+    for name in files.keys() & sizes.keys():
+        size = files[name].stat().st_size
+        found[name] = f"{size} bytes"
+        if sizes[name] in (size, None):  # earlier versions recorded none
+            same[name] = files[name]
+    return found | manifest.digests(same)
 
 
 def _digest(path: Path) -> str | None:
-    return manifest.sha256(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    size = path.stat().st_size
+    return manifest.sha256(path) if size <= _MOST_CONFIG else f"{size} bytes"
 
 
-def _data(config: Config, names: list[str]) -> dict[str, Any]:
-    """The data set as run.json holds it."""
-    lists = require_lists(config.Global.dataset_dir, tuple(names))
+def _data(config: Config, record: dict[str, Any]) -> dict[str, Any]:
+    """The data set as run.json holds it; its path may be relative to where the run was started."""
+    place, started = Path(config.Global.dataset_dir), record.get("working_directory")
+    if started and not place.exists():
+        place = Path(started) / place
+    lists = require_lists(str(place), tuple(record["dataset"]))
     prints = {n: fingerprint(r.paths, r.files(), r.labels) for n, r in lists.items()}
     return {n: {"images": p.images, "sha256": p.sha256} for n, p in prints.items()}
 
@@ -131,12 +156,23 @@ def _data(config: Config, names: list[str]) -> dict[str, Any]:
 def _with_another(run: Path, other: Path) -> tuple[list[str], list[str]]:
     """What differs in outputs and data, and in how the runs were made."""
     records, folders = [_record(folder) for folder in (run, other)], (run, other)
-    outputs = [manifest.digests(folder, of_other_modes=True) for folder in folders]
-    lines = _differences("", *outputs) + _differences("data set, ", *(r["dataset"] for r in records))
+    lines = [_unended(folder) for folder, record in zip(folders, records, strict=True) if "outputs" not in record]
+    lines += _differences("", *_contents(*(manifest.outputs(folder, of_other_modes=True) for folder in folders)))
+    lines += _differences("data set, ", *(r["dataset"] for r in records))
     made = _differences("", *(_keys(load(str(folder / "config.yaml"), [])[0]) for folder in folders))
     made += _differences("version of ", *(r["versions"] for r in records))
-    how = ("git", "device", "convolutions", "processes")
-    return lines, made + _differences("", *({k: r.get(k) for k in how} for r in records))
+    return lines, made + _differences("", *({k: r[k] for k in _HOW if k in r} for r in records))
+
+
+def _contents(one: dict[str, Path], other: dict[str, Path]) -> list[dict[str, str]]:
+    """SHA-256 of the files that are of one size in both, of others the size."""
+    sizes = [{name: path.stat().st_size for name, path in files.items()} for files in (one, other)]
+    same = {name for name, size in sizes[0].items() if size == sizes[1].get(name)}
+    return [
+        {name: f"{size} bytes" for name, size in own.items()}
+        | manifest.digests({name: path for name, path in files.items() if name in same})
+        for own, files in zip(sizes, (one, other), strict=True)
+    ]
 
 
 def _keys(config: Config) -> dict[str, Any]:

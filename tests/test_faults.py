@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import QUICK, ROOT, run_main
 
-from paddlex_feat import cli, errors, launch
+from paddlex_feat import cli, errors, launch, logs
 from paddlex_feat.config.schema import MODES
 from paddlex_feat.errors import OutputError
 from paddlex_feat.files import alone, locked, recover_folder
@@ -78,6 +78,112 @@ def test_processes_of_one_job_share_its_lock(tmp_path, monkeypatch):
         monkeypatch.delenv("PADDLE_TRAINERS_NUM")
         with pytest.raises(OutputError), cli._lock("train", tmp_path):
             pass
+
+
+# What another made of the folder, and of names
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_log_that_is_a_symbolic_link_is_refused_and_its_target_stays(there, tmp_path, small_faces):
+    victim, output = tmp_path / "victim", tmp_path / "out"
+    if there:
+        victim.write_text("mine\n")
+    output.mkdir()
+    for mode in MODES:
+        (output / f"{mode}.log").symlink_to(victim)
+        done = run_main(*words(mode, output, *overrides(mode, small_faces, output)))
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 3, done.stderr
+        assert f"symbolic link, which no log may be.\n  where: {output / mode}.log\n" in done.stderr, done.stderr
+        with pytest.raises(OSError, match="symbolic link"):
+            logs.log_to_file(output / f"{mode}.log")
+    assert not any(path.suffix == ".json" for path in output.iterdir())
+    assert victim.read_text() == "mine\n" if there else not victim.exists()
+
+
+def test_what_a_log_held_before_is_cut_out_of_it_and_not_of_what_a_link_names(tmp_path, monkeypatch):
+    log, link = tmp_path / "train.log", tmp_path / "link.log"
+    log.write_text("earlier\nnow\n")
+    link.symlink_to(log)
+    monkeypatch.setattr(logs, "_size_at_start", {log: 8})
+    with pytest.raises(OSError, match="symbolic link"):
+        logs.cut_earlier(link)
+    assert log.read_text() == "earlier\nnow\n"
+    monkeypatch.setattr(logs, "_size_at_start", {log: 8})
+    assert logs.cut_earlier(log) == b"earlier\n" and log.read_text() == "now\n"
+    os.truncate(log, 2**43)
+    monkeypatch.setattr(logs, "_size_at_start", {log: 2**43})
+    assert logs.cut_earlier(log) == b"" and log.stat().st_size == 2**43
+
+
+HOSTILE = "zz\n::error title=forged::x\x1b]0;pwned\x07\r\u202e"
+
+
+def require_no_forgery(text: str) -> None:
+    assert "forged" in text and not set("\x1b\x07\r\u202e") & set(text), text
+    assert not any(line.lstrip().startswith(("::", "##")) for line in text.splitlines()), text
+    assert max(map(len, text.splitlines())) <= errors.LONGEST + 50  # time and level
+
+
+def test_the_names_of_tensors_cannot_forge_a_message(run_folder, small_faces, tmp_path):
+    from paddlex_feat.models import weights
+
+    path = tmp_path / "best_model.pdparams"
+    shutil.copy(run_folder / "config.yaml", tmp_path)
+    state = weights.read(run_folder / "best_model/best_model.pdparams")
+    some = next(iter(state.values()))
+    weights.write(path, {**state, HOSTILE: some, "n" * 3_000_000: some})
+    done = run_main(
+        *words("evaluate", tmp_path, f"Global.dataset_dir={small_faces}", *QUICK, f"Evaluate.weight_path={path}")
+    )
+    assert done.returncode == 0 and "(3000000 characters)" in done.stderr, done.stderr[:5000]
+    require_no_forgery(done.stderr)
+    require_no_forgery((tmp_path / "evaluate.log").read_text())
+
+
+def test_the_names_of_files_cannot_forge_a_message(run_folder, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in (f"{HOSTILE}.jpg", "::error title=forged::y.jpg", "a\n    ::error title=forged::z.jpg"):
+        (tmp_path / "in" / name.replace("/", "_")).write_bytes(b"none")
+    model = f"Predict.model_dir={run_folder}/best_model/inference"
+    done = run_main(*words("predict", tmp_path / "out", model, f"Predict.input={tmp_path / 'in'}", *QUICK))
+    assert done.returncode == 1, done.stderr
+    require_no_forgery(done.stderr)
+    require_no_forgery((tmp_path / "out/predict.log").read_text())
+
+
+@pytest.mark.parametrize("part", ["what", "where", "fix"])
+def test_an_error_is_three_lines_and_30_000_characters_whatever_it_quotes(part):
+    for text in (HOSTILE, f"::error::{HOSTILE}", f"\n ##[error]{HOSTILE}", f"\n    ::error {HOSTILE}", "\x1b" * 10**6):
+        error = errors.WeightsError(**{"what": "w", "where": "w", "fix": "f", part: text})
+        assert len(str(error).splitlines()) == 3
+        require_no_forgery(f"{error} forged")
+    error = errors.WeightsError("\x1b" * 10**6, where="\n" * 10**6, fix="\ud800" * 10**6)
+    assert len(str(error)) <= errors.LONGEST == 30_000
+
+
+def test_an_error_keeps_its_own_list():
+    error = errors.DatasetError("2 faults:\n    a.txt:1: one\n    … and 1 more", where="a")
+    assert str(error) == "2 faults:\n    a.txt:1: one\n    … and 1 more\n  where: a"
+
+
+def test_a_traceback_in_the_log_is_readable_and_forges_no_line(tmp_path):
+    code = (
+        "import logging, sys; from pathlib import Path; from paddlex_feat import logs\n"
+        "logs.log_to_console(); logs.log_to_file(Path(sys.argv[1])); log = logging.getLogger('paddlex_feat')\n"
+        "try: raise ValueError(sys.argv[2])\n"
+        "except ValueError as error: log.debug('traceback', exc_info=error)\n"
+        "log.info('%s: %s', 'x' * 10**6, sys.argv[2]); log.info(sys.argv[2]); log.error('%d of %s', 3, Path('a\\nb'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "a.log", HOSTILE], cwd=ROOT, capture_output=True, text=True
+    )
+    lines = (tmp_path / "a.log").read_text().splitlines()
+    assert lines[0].endswith(" DEBUG traceback") and lines[1] == "| Traceback (most recent call last):", done.stderr
+    assert r"| \::error title=forged::x\x1b]0;pwned\x07" in lines[4] and lines[-1].endswith(r" ERROR 3 of a\x0ab")
+    said = done.stderr.splitlines()
+    assert len(lines) == 8 and len(said) == 3 and len(said[0]) == errors.LONGEST
+    require_no_forgery("\n".join(lines))
+    require_no_forgery(done.stderr)
 
 
 # What killed processes leave

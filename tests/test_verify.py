@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -37,8 +38,16 @@ def test_the_manifest_holds_hashes_of_configuration_and_outputs(run_folder):
     names = ["best_model/best_model.pdparams", "latest/inference/inference.pdiparams", "train_result.json"]
     for name in names:
         assert record["outputs"][name] == hashlib.sha256((run_folder / name).read_bytes()).hexdigest()
+        assert record["sizes"][name] == (run_folder / name).stat().st_size
     assert record["config"] == hashlib.sha256((run_folder / "config.yaml").read_bytes()).hexdigest()
     assert not any(name.endswith((".log", ".jsonl", ".png")) for name in record["outputs"])
+    assert record["threads"] == os.environ["OMP_NUM_THREADS"] and record["processor"]  # QUICK sets none of its own
+
+
+def change(run: Path, **values: object) -> None:
+    """Put other values into run.json; None takes a key out."""
+    record = {**json.loads((run / "run.json").read_text()), **values}
+    (run / "run.json").write_text(json.dumps({k: v for k, v in record.items() if v is not None}))
 
 
 def test_a_run_as_it_ended_is_the_same(run, capsys):
@@ -73,7 +82,7 @@ def test_files_that_are_gone_or_new_are_told(run, capsys):
     (run / "latest/latest.pdopt").unlink()
     (run / "best_model/more").touch()
     code, text = verify(capsys, run)
-    assert code == 1 and "| absent" in text and "best_model/more: absent | e3b0c44298fc" in text
+    assert code == 1 and "| absent" in text and "best_model/more: absent | not recorded" in text
 
 
 def test_other_packages_and_other_data_are_told(run, capsys, monkeypatch):
@@ -100,6 +109,51 @@ def test_a_run_that_was_interrupted_has_no_outputs(run, capsys):
     (run / "run.json").write_text(json.dumps(record))
     code, text = verify(capsys, run)
     assert code == 1 and "has not ended" in text
+    other = run.with_name("other")
+    shutil.copytree(run, other)
+    code, text = verify(capsys, run, other)
+    assert code == 1 and text.count("the run has not ended") == 2 and text.endswith("\n2 differences\n")
+
+
+def test_a_record_of_an_earlier_version_is_understood(run, capsys):
+    change(run, sizes=None, threads=None, processor=None)
+    assert verify(capsys, run) == (0, SAME)
+
+
+def test_another_kernel_or_processor_is_told_and_makes_no_difference(run, capsys):
+    versions = json.loads((run / "run.json").read_text())["versions"]
+    change(run, versions={**versions, "platform": "Linux-1"}, processor="Abacus")
+    code, text = verify(capsys, run)
+    assert code == 0 and text.startswith("made differently:\n  platform: Linux-1 | Linux-"), text
+    assert f"\n  processor: Abacus | {manifest.processor()}\n{SAME}" in text
+
+
+def test_a_data_set_is_found_from_another_directory(run, small_faces, capsys, monkeypatch):
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace(str(small_faces), small_faces.name))
+    change(run, config=manifest.sha256(run / "config.yaml"))
+    monkeypatch.chdir(run)
+    assert verify(capsys, run)[0] == 1
+    change(run, working_directory=str(small_faces.parent))
+    assert verify(capsys, run) == (0, SAME)
+
+
+def test_files_that_cannot_be_as_recorded_are_not_read(run, capsys):
+    grown, more = run / "latest/latest.pdopt", run / "best_model/more"
+    before = grown.stat().st_size
+    other = run.with_name("other")
+    shutil.copytree(run, other)
+    more.touch()
+    for path in (grown, more):
+        os.truncate(path, 2**43)
+    code, text = verify(capsys, run)
+    assert code == 1 and f" | {2**43} bytes\n" in text and "best_model/more: absent | not recorded\n2 diff" in text
+    code, text = verify(capsys, run, other)
+    assert code == 1 and f"latest/latest.pdopt: {2**43} bytes | {before} bytes\n" in text
+    assert f"best_model/more: {2**43} bytes | absent\n" in text and text.endswith("\n2 differences\n")
+    os.truncate(run / "config.yaml", 2**43)
+    code, text = verify(capsys, run)
+    assert code == 1 and f" | {2**43} bytes\n" in text
 
 
 NOT_RECORDS = [None, "", "[]", "{}", '{"versions": 3, "dataset": {}}', '{"versions": {}, "dataset": {}}', "\0" * 9]
@@ -124,6 +178,9 @@ def test_a_folder_that_is_no_runs_is_an_error_in_three_lines(tmp_path, capsys, c
         ("versions", {"numpy": {}}),
         ("git", [1]),
         ("device", {}),
+        ("sizes", {"a": "b"}),
+        ("threads", [2]),
+        ("working_directory", 1),
     ],
 )
 def test_a_record_of_another_form_is_refused(run, capsys, key, value):
@@ -138,8 +195,12 @@ def test_hostile_names_do_not_reach_the_terminal_and_the_output_is_bounded(run, 
     record["outputs"]["\x1b[2J\r\nthe same\u202e\ud800"] = record["versions"]["x" * 10**6] = "0"
     (run / "run.json").write_text(json.dumps(record))
     code, text = verify(capsys, run)
-    assert code == 1 and "\\x1b[2J\\r\\nthe same\\u202e\\ud800: 0 | absent\n" in text
+    assert code == 1 and "\\x1b[2J\\x0d\\x0athe same\\u202e\\ud800: 0 | absent\n" in text
     assert "(1000023 characters)" in text and text.endswith("\n2 differences\n") and len(text) < 2000
+    record["outputs"]["::error title=forged::x"] = "0"
+    (run / "run.json").write_text(json.dumps(record))
+    assert "\n\\::error title=forged::x: 0 | absent\n" in verify(capsys, run)[1]
+    del record["outputs"]["::error title=forged::x"]
     record["outputs"].update((f"{number}" * 100, "0") for number in range(10_000))
     (run / "run.json").write_text(json.dumps(record))
     code, text = verify(capsys, run)
@@ -176,9 +237,16 @@ def test_two_runs_are_compared_and_how_they_were_made_is_told(run, run_folder, c
     )
     code, text = verify(capsys, run, other)
     assert code == 0 and text == f"made differently:\n  Train.num_workers: 0 | 3\n{SAME}"
+    change(other, threads="7", processor="Abacus")
+    code, text = verify(capsys, run, other)
+    threads, processor = (json.loads((run / "run.json").read_text())[key] for key in ("threads", "processor"))
+    assert code == 0 and f"  threads: {threads} | 7\n  processor: {processor} | Abacus\n" in text
     (other / "evaluate_result.json").write_text("{}")
     code, text = verify(capsys, run, other)
-    assert code == 1 and text.startswith("evaluate_result.json: absent | 44136fa355b3")
+    assert code == 1 and text.startswith("evaluate_result.json: absent | 2 bytes\n")
+    (run / "evaluate_result.json").write_text("[]")
+    code, text = verify(capsys, run, other)
+    assert code == 1 and text.startswith("evaluate_result.json: 4f53cda18c2b | 44136fa355b3\n")
 
 
 def test_verify_is_a_command_that_loads_no_paddle(run):
@@ -212,10 +280,14 @@ def test_training_from_a_removed_directory_says_so(tmp_path, small_faces):
     assert "Unexpected" not in done.stderr
 
 
+def git_in(folder: Path, *words: str) -> None:
+    who = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "protocol.file.allow=always")
+    subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True)
+
+
 def test_the_commit_of_the_working_directory_is_recorded(tmp_path):
     def git(*words: str) -> None:
-        who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
-        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+        git_in(tmp_path, *words)
 
     assert manifest.git_state(tmp_path) is None
     git("init")
@@ -229,6 +301,61 @@ def test_the_commit_of_the_working_directory_is_recorded(tmp_path):
     assert state is not None and len(state["commit"]) == 40 and state["changed"] is False
     (tmp_path / "a").write_text("2")
     assert manifest.git_state(tmp_path) == {**state, "changed": True}
+
+
+def evil_repository(folder: Path, mark: Path, included: bool = False) -> Path:
+    """One whose filter, which the index's times make git ask, leaves a mark."""
+    folder.mkdir()
+    git_in(folder, "init")
+    (folder / "a").write_text("1")
+    git_in(folder, "add", "a")
+    git_in(folder, "commit", "-m", "a")
+    place = folder / "more" if included else folder / ".git/config"
+    git_in(folder, "config", "--file", str(place), "filter.evil.clean", f"touch '{mark}'; cat")
+    if included:
+        git_in(folder, "config", "include.path", str(place))
+    (folder / ".git/info/attributes").write_text("* filter=evil\n")
+    os.utime(folder / "a", (1, 1))
+    return folder
+
+
+@pytest.mark.parametrize("included", [False, True])
+def test_no_command_of_the_repositorys_configuration_runs(tmp_path, included):
+    mark = tmp_path / "mark"
+    folder = evil_repository(tmp_path / "evil", mark, included)
+    state = manifest.git_state(folder)
+    assert state is not None and state["changed"] == "unknown" and len(state["commit"]) == 40
+    assert not mark.exists()
+    git_in(folder, "status")
+    assert mark.exists()  # so the trap is one
+
+
+def test_no_command_of_a_submodules_configuration_runs(tmp_path):
+    mark, outer = tmp_path / "mark", tmp_path / "outer"
+    evil_repository(tmp_path / "evil", mark)
+    mark.unlink(missing_ok=True)
+    outer.mkdir()
+    git_in(outer, "init")
+    git_in(outer, "submodule", "add", str(tmp_path / "evil"), "part")
+    git_in(outer, "commit", "-m", "a")
+    inner = outer / ".git/modules/part"
+    git_in(outer / "part", "config", "filter.evil.clean", f"touch '{mark}'; cat")
+    (inner / "info/attributes").write_text("* filter=evil\n")
+    os.utime(outer / "part/a", (1, 1))
+    state = manifest.git_state(outer)
+    assert state is not None and state["changed"] is False and not mark.exists()
+    git_in(outer, "status")
+    assert mark.exists()
+
+
+def test_the_users_own_filters_are_used(tmp_path, monkeypatch):
+    """git-lfs is one: without it all of its files would look changed."""
+    folder = evil_repository(tmp_path / "repository", tmp_path / "mark")
+    git_in(folder, "config", "--unset", "filter.evil.clean")
+    (tmp_path / "gitconfig").write_text('[filter "evil"]\n\tclean = cat\n')
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    state = manifest.git_state(folder)
+    assert state is not None and state["changed"] is False
 
 
 @pytest.mark.slow

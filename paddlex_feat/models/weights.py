@@ -17,7 +17,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from paddlex_feat.errors import WeightsError
+from paddlex_feat.errors import WeightsError, printable
 from paddlex_feat.files import atomic_path, open_settled
 from paddlex_feat.models import plain_pickle
 
@@ -134,7 +134,8 @@ class LoadReport:
         if self.reinitialised:
             text += f", initialised afresh: {', '.join(self.reinitialised)}"
         if self.unused:
-            text += f", {len(self.unused)} in the file not used: {', '.join(self.unused[:5])}"
+            names = ", ".join(printable(name, 200) for name in self.unused[:5])
+            text += f", {len(self.unused)} in the file not used: {names}"
         return text
 
 
