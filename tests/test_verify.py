@@ -272,7 +272,7 @@ def test_training_from_a_removed_directory_says_so(tmp_path, small_faces):
     """Paddle cannot be imported there."""
     settings = ("Global.mode=train", f"Global.dataset_dir={small_faces}", f"Global.output={tmp_path}/out", *QUICK)
     words = [w for s in settings for w in ("-o", s)]
-    code = f"import os, sys; os.rmdir(os.getcwd()); sys.path[0] = {str(ROOT)!r}; from paddlex_feat.cli import main; "
+    code = f"import os, sys; sys.path[0] = {str(ROOT)!r}; from paddlex_feat.cli import main; os.rmdir(os.getcwd()); "
     command = [sys.executable, "-c", f"{code}sys.exit(main({['-c', 'PP-ShiTuV2_rec', *words]!r}))"]
     (tmp_path / "gone").mkdir()
     done = subprocess.run(command, cwd=tmp_path / "gone", capture_output=True, text=True)
