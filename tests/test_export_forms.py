@@ -167,6 +167,36 @@ def test_training_completes_the_best_model_with_the_forms_asked_for(small_faces,
     assert not list(tmp_path.glob(".*"))
 
 
+def programs(folder: Path) -> Path:
+    """Modules that a converter run there would import; returns the file that they write."""
+    marker = folder.parent / "it_ran"
+    for name in ("paddle2onnx", "numpy", "sitecustomize"):
+        (folder / f"{name}.py").write_text(f"open({str(marker)!r}, 'w')")
+    return marker
+
+
+@pytest.mark.parametrize("python_path", [None, ":", "."])
+def test_a_program_beside_a_graph_never_runs(python_path, run_folder, tmp_path, monkeypatch):
+    folder = tmp_path / "inference"
+    shutil.copytree(run_folder / "best_model/inference", folder)
+    marker = programs(folder)
+    monkeypatch.chdir(folder)
+    if python_path is not None:
+        monkeypatch.setenv("PYTHONPATH", python_path)
+    convert.write_forms(folder, ["onnx"])
+    assert (folder / "inference.onnx").stat().st_size and not marker.exists()
+
+
+def test_a_program_in_a_run_that_is_resumed_never_runs_and_is_not_copied(run_folder, small_faces, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(run_folder, out)
+    marker = programs(out / "best_model/inference")
+    done = train(small_faces, out, "Train.resume=auto", "Export.format=[onnx]")
+    assert done.returncode == 0 and not marker.exists(), done.stderr
+    assert (out / "best_model/inference/inference.onnx").is_file()
+    assert (out / "best_model/inference/paddle2onnx.py").is_file()  # the user's perhaps
+
+
 # The older form
 
 

@@ -15,7 +15,7 @@ from paddlex_feat.config import load as config_load
 from paddlex_feat.config.schema import Config
 from paddlex_feat.files import link_or_copy, sync_files, write_json, write_keeping
 from paddlex_feat.group import Group
-from paddlex_feat.inference.convert import require_forms, write_forms
+from paddlex_feat.inference.convert import INFERENCE_FILES, require_forms, write_forms
 from paddlex_feat.modes.common import (
     Place,
     comparison_batches,
@@ -110,8 +110,8 @@ def _complete_inference_model(config: Config, exporter: Exporter, best: Path, pl
 
     settings, folder = config.Export, best.parent / "inference"
     with ScratchFolder(best.parent.parent) as scratch:
-        for file in folder.iterdir():
-            link_or_copy(file, scratch / file.name)
+        for name in INFERENCE_FILES & {file.name for file in folder.iterdir()}:
+            link_or_copy(folder / name, scratch / name)
         write_forms(scratch, settings.format)
         batches, source = comparison_batches(config, preprocess_of(config))
         differences = exporter.differences(
