@@ -355,7 +355,16 @@ def test_a_run_of_millions_of_classes_can_be_resumed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epoch": -1}, {"best": float("nan")}, {"classes": np.full(2, 0.5)}, {"scaler": [1]}]
+    "wrong",
+    [
+        {"epoch": -1},
+        {"best": float("nan")},
+        {"best": 5.0},
+        {"best": -1.5},
+        {"score": 1.01},
+        {"classes": np.full(2, 0.5)},
+        {"scaler": [1]},
+    ],
 )
 def test_progress_that_no_run_has_cannot_be_resumed(tmp_path, wrong):
     weights.write(tmp_path / "x.pdstates", wrong)
