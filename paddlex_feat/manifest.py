@@ -59,12 +59,19 @@ def working_directory() -> Path | None:
 
 
 def begin(
-    folder: Path, command: Sequence[str], device: str, convolutions: str, processes: int, dataset: dict[str, Any]
+    folder: Path,
+    command: Sequence[str],
+    device: str,
+    convolutions: str,
+    processes: int,
+    dataset: dict[str, Any],
+    resumed: Sequence[dict[str, Any]] = (),
 ) -> None:
     """Write run.json, once config.yaml is there; an earlier one of other content is kept as .bak.
 
     Args:
         convolutions: "oneDNN" or "native", which round otherwise; the machine's memory decides too.
+        resumed: what the runs that this one goes on with were made from, {"config", "dataset"} each.
     """
     place = working_directory()
     content = {
@@ -77,9 +84,10 @@ def begin(
         "processes": processes,
         "config": sha256(folder / "config.yaml"),
         "dataset": dataset,
+        "resumed": list(resumed),
     }
     path = folder / NAME
-    before = read_result(path)
+    before = {**read_result(path), "resumed": content["resumed"]}
     before.pop("outputs", None)
     if before == content:  # the same run goes on, and has no outputs until it ends
         write_json(path, content)
