@@ -76,6 +76,7 @@ def begin(
     place = working_directory()
     content = {
         "command": list(command),
+        "resumed": list(resumed),
         "working_directory": place and str(place),
         "git": place and git_state(place),
         "versions": versions(),
@@ -84,7 +85,6 @@ def begin(
         "processes": processes,
         "config": sha256(folder / "config.yaml"),
         "dataset": dataset,
-        "resumed": list(resumed),
     }
     path = folder / NAME
     before = {**read_result(path), "resumed": content["resumed"]}

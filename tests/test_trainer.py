@@ -239,6 +239,32 @@ def test_a_run_whose_latest_is_a_link_is_still_its_own(tmp_path):
     assert checkpoint.read_progress(tmp_path / "elsewhere/latest.pdstates").epoch == 1
 
 
+def test_an_epoch_that_is_no_longer_kept_goes_but_for_a_users_files(tmp_path):
+    out = tmp_path / "out"
+    folder = RunFolder(out, 1)
+    checkpoints(folder, state_at(1, 1), "epoch_1")
+    (out / "epoch_1/inference/mine.txt").write_text("mine")
+    (out / "epoch_9").mkdir()  # a user's too
+    checkpoints(folder, state_at(2, 1), "epoch_2", "latest", "best_model")
+    assert [p.name for p in (out / "epoch_1").rglob("*") if p.is_file()] == ["mine.txt"]
+    progress, again = latest(out), RunFolder(out, 1)
+    again.take_up(again.latest(), progress)
+    assert list(again.scores) == [2] and (out / "epoch_1/inference/mine.txt").read_text() == "mine"
+    assert (out / "previous_1/epoch_9").is_dir() and not list(out.glob(".*"))
+
+
+def test_a_best_model_of_links_is_brought_along_as_files(tmp_path):
+    source, out = tmp_path / "source", tmp_path / "far/away"
+    checkpoints(RunFolder(source, 9), state_at(1, 1), "best_model", "latest")
+    file = source / "best_model/best_model.pdparams"
+    content = file.read_bytes()
+    file.rename(tmp_path / "blob")
+    file.symlink_to("../../blob")
+    out.mkdir(parents=True)
+    RunFolder(out, 9).take_up(source / "latest/latest.pdparams", latest(source))
+    assert (out / "best_model/best_model.pdparams").read_bytes() == content
+
+
 def test_metrics_are_cut_where_the_resumed_state_stands(tmp_path):
     rows = []
     for epoch in (1, 2, 3):

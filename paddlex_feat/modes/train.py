@@ -112,7 +112,7 @@ def _complete_inference_model(config: Config, exporter: Exporter, best: Path, pl
     settings, folder = config.Export, best.parent / "inference"
     with ScratchFolder(best.parent.parent) as scratch:
         for name in INFERENCE_FILES & {file.name for file in folder.iterdir()}:
-            link_or_copy(folder / name, scratch / name)
+            link_or_copy((folder / name).resolve(), scratch / name)
         write_forms(scratch, settings.format)
         batches, source = comparison_batches(config, preprocess_of(config))
         differences = exporter.differences(

@@ -13,10 +13,9 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,7 @@ def _carry_over(former: Path, folder: Path, name: str) -> None:
             if place != Path("inference"):
                 (folder / place).mkdir(parents=True, exist_ok=True)
         elif place not in ours and not os.path.lexists(folder / place):
-            (folder / place).parent.mkdir(exist_ok=True)
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(path, folder / place)
 
 
@@ -123,7 +122,8 @@ class RunFolder:
                 self._set_aside([*later, *(self.root / n for n in (METRICS,) if (self.root / n).exists())])
         else:
             self.open_new()
-        self.scores = {n: checkpoint.read_progress(p / f"{p.name}.pdstates").score for n, p in self._epochs().items()}
+        states = {n: p / f"{p.name}.pdstates" for n, p in self._epochs().items()}  # else it is a user's folder
+        self.scores = {n: checkpoint.read_progress(path).score for n, path in states.items() if path.is_file()}
         if replayed:
             log.info("best_model was made after the state that is resumed; its epoch comes again.")
         elif best is None and progress.best >= 0:
@@ -200,7 +200,7 @@ class RunFolder:
             for place, suffix in _members(source, parameters.stem).items():
                 target = folder / (f"{name}{suffix}" if suffix else place)
                 target.parent.mkdir(exist_ok=True)
-                link_or_copy(source / place, target)
+                link_or_copy((source / place).resolve(), target)  # a link of another run says nothing here
 
     def save(self, names: Sequence[str], state: TrainingState, inference: Path | None) -> None:
         """Write one checkpoint under several names, with the files of the folder `inference`.
@@ -236,8 +236,16 @@ class RunFolder:
         if epoch_name(epoch) in names:
             self.scores[epoch] = snapshot.progress["score"]
         for epoch in sorted(self.scores)[: -self._keep_last]:
-            shutil.rmtree(self.root / epoch_name(epoch), ignore_errors=True)
+            self._remove(epoch_name(epoch))
             del self.scores[epoch]
+
+    def _remove(self, name: str) -> None:
+        """Take a checkpoint away, of which a kill leaves nothing half; what a user has put there stays."""
+        path = self.root / name
+        with output_errors(path), ScratchFolder(self.root) as gone, suppress(FileNotFoundError):
+            path.rename(gone / name)
+            if not (gone / name).is_symlink():
+                _carry_over(gone / name, path, name)
 
     def result(self, model_name: str, best: float) -> dict[str, Any]:
         """The content of train_result.json, without done_flag; paths are relative to the folder."""
