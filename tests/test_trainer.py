@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from paddlex_feat.training.run_folder import RunFolder
 from paddlex_feat.training.step import Step, TrainingNetwork
 from paddlex_feat.training.stop import held_back
 from paddlex_feat.training.trainer import Plan, Trainer
-from paddlex_feat.training.watch import Watch, draw_curves, metrics_until
+from paddlex_feat.training.watch import Watch, draw_curves, metrics_until, open_visualdl
 
 STEPS = 2  # an epoch
 
@@ -352,3 +353,17 @@ def test_a_signal_waits_where_paddle_would_take_it_for_a_failure_of_its_own(monk
     other.start()
     other.join()
     assert done[-1] is None  # signals are of the main thread; here there is nothing to hold back
+
+
+def test_the_visualdl_log_has_a_name_that_tells_no_time(tmp_path, monkeypatch):
+    """train_result.json names it, so two equal runs differed."""
+    made = {}
+    monkeypatch.setitem(sys.modules, "visualdl", SimpleNamespace(LogWriter=lambda **words: made.update(words)))
+    open_visualdl(tmp_path)
+    assert made == {"logdir": str(tmp_path), "file_name": "vdlrecords.training.log"}
+    folder = RunFolder(tmp_path, 1)
+    assert folder.result("x", 0.5)["visualdl_log"] == ""
+    (tmp_path / made["file_name"]).write_text("x")
+    assert folder.result("x", 0.5)["visualdl_log"] == made["file_name"]
+    folder.open_new()
+    assert (tmp_path / "previous_1" / made["file_name"]).is_file()
