@@ -21,6 +21,7 @@ from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.models import recognizer, weights
+from paddlex_feat.modes.train_parts import _fit_steps
 from paddlex_feat.modes.train_resumed import resumed_from
 from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.training import checkpoint
@@ -372,6 +373,13 @@ def test_progress_that_no_run_has_cannot_be_resumed(tmp_path, wrong):
     weights.write(tmp_path / "x.pdstates", wrong)
     with pytest.raises(WeightsError, match="does not hold the state of a run"):
         checkpoint.read_progress(tmp_path / "x.pdstates")
+
+
+@pytest.mark.parametrize(("batching", "done", "counted"), [("x", 3, 13), ("x", 5, 15), ("y", 3, 10), ("x", 6, 10)])
+def test_steps_that_an_epoch_does_not_have_are_not_counted(batching, done, counted):
+    progress = Progress(epoch=2, step=99, step_in_epoch=done, batching=batching)
+    _fit_steps(progress, 5, "x")
+    assert progress.step == counted and progress.step_in_epoch == counted - 10
 
 
 @pytest.mark.parametrize("state", [{}, {"weight": np.zeros((3, 3), "f4")}])
