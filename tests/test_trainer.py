@@ -238,6 +238,10 @@ def test_a_run_whose_latest_is_a_link_is_still_its_own(tmp_path):
         checkpoints(folder, state_at(epoch, 1), "latest")
         assert latest(out).epoch == epoch and not (out / "latest").is_symlink()
     assert checkpoint.read_progress(tmp_path / "elsewhere/latest.pdstates").epoch == 1
+    (out / "epoch_1").rename(tmp_path / "epoch")
+    (out / "epoch_1").symlink_to("../epoch")
+    folder.open_new()
+    assert checkpoint.read_progress(out / "previous_1/epoch_1/epoch_1.pdstates").epoch == 1
 
 
 def test_an_epoch_that_is_no_longer_kept_goes_but_for_a_users_files(tmp_path):

@@ -177,7 +177,12 @@ class RunFolder:
         with output_errors(target):
             target.mkdir()
             for path in paths:
-                path.rename(target / path.name.removesuffix(".bak"))
+                place = target / path.name.removesuffix(".bak")
+                if path.is_symlink():  # a relative one would lead elsewhere from there
+                    place.symlink_to(path.resolve())
+                    path.unlink()
+                else:
+                    path.rename(place)
         log.info("What an earlier run left in %s is now in %s", self.root, target.name)
         return target
 
