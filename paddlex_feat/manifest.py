@@ -87,16 +87,24 @@ def working_directory() -> Path | None:
 
 
 def begin(
-    folder: Path, command: Sequence[str], device: str, convolutions: str, processes: int, dataset: dict[str, Any]
+    folder: Path,
+    command: Sequence[str],
+    device: str,
+    convolutions: str,
+    processes: int,
+    dataset: dict[str, Any],
+    resumed: Sequence[dict[str, Any]] = (),
 ) -> None:
     """Write run.json, once config.yaml is there; an earlier one of other content is kept as .bak.
 
     Args:
         convolutions: "oneDNN" or "native", which round otherwise; the machine's memory decides too.
+        resumed: what the runs that this one goes on with were made from, {"config", "dataset"} each.
     """
     place = working_directory()
     content = {
         "command": list(command),
+        "resumed": list(resumed),
         "working_directory": place and str(place),
         "git": place and git_state(place),
         "versions": versions(),
@@ -109,7 +117,7 @@ def begin(
         "dataset": dataset,
     }
     path = folder / NAME
-    before = read_result(path)
+    before = {**read_result(path), "resumed": content["resumed"]}
     for key in ("outputs", "sizes"):
         before.pop(key, None)
     if before == content:  # the same run goes on, and has no outputs until it ends

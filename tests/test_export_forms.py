@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from conftest import run_main, train
 from networks import SPECS, TINY_CLIP
 
@@ -23,9 +24,12 @@ from paddlex_feat.inference.export import Exporter
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.old_format import old_format
 from paddlex_feat.inference.placing import place
-from paddlex_feat.models import recognizer
+from paddlex_feat.models import recognizer, weights
+from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.modes import export as mode
+from paddlex_feat.modes.common import load_trained
 from paddlex_feat.pipeline.preprocess import Preprocess
+from paddlex_feat.training.watch import peak_memory_mib
 
 NAME = "PP-ShiTuV2_rec"
 FORMS = ("paddle", "onnx", "openvino")
@@ -165,6 +169,66 @@ def test_training_completes_the_best_model_with_the_forms_asked_for(small_faces,
     assert sorted(p.name for p in (tmp_path / "best_model/inference").iterdir()) == OF_ALL
     assert sorted(p.name for p in (tmp_path / "latest/inference").iterdir()) == OF_PADDLE
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"backbone": "CLIP_vit", "width": 16384, "depth": 256, "heads": 16},
+        {"neck": "linear", "embedding_size": 65536},
+    ],
+)
+def test_a_configuration_that_claims_a_giant_network_takes_no_memory(claim, run_folder, small_faces, tmp_path):
+    shutil.copy(run_folder / "best_model/best_model.pdparams", tmp_path)
+    content = yaml.safe_load((run_folder / "config.yaml").read_text())
+    content["Model"].update(claim)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    config = configured(tmp_path, small_faces)
+    before = peak_memory_mib()
+    with pytest.raises(WeightsError, match="numbers, more than a file of"):
+        load_trained(config, tmp_path / "best_model.pdparams")
+    assert peak_memory_mib() - before < 500
+
+
+def test_a_small_file_of_a_clip_network_at_a_larger_size_is_in_proportion(tmp_path):
+    """Half precision, no head, and positions that were learnt for a fiftieth of the patches."""
+    keys = {"patch_size": 2, "width": 64, "depth": 1, "heads": 2, "embedding_size": 8}
+    spec = NetworkSpec(backbone="CLIP_vit", neck="linear", input_size=32, **keys)
+    state = {n: t.numpy().astype(np.float16) for n, t in recognizer.build(spec, None).state_dict().items()}
+    weights.write(tmp_path / "w.pdparams", state)
+    overrides = [("Train.input_size", 224), *((f"Model.{k}", v) for k, v in keys.items())]
+    config = load.load("PP-ShiTuV2_rec_CLIP_vit_base", overrides)[0]
+    assert load_trained(config, tmp_path / "w.pdparams").network.backbone.grid == 112
+
+
+def programs(folder: Path) -> Path:
+    """Modules that a converter run there would import; returns the file that they write."""
+    marker = folder.parent / "it_ran"
+    for name in ("paddle2onnx", "numpy", "sitecustomize"):
+        (folder / f"{name}.py").write_text(f"open({str(marker)!r}, 'w')")
+    return marker
+
+
+@pytest.mark.parametrize("python_path", [None, ":", "."])
+def test_a_program_beside_a_graph_never_runs(python_path, run_folder, tmp_path, monkeypatch):
+    folder = tmp_path / "inference"
+    shutil.copytree(run_folder / "best_model/inference", folder)
+    marker = programs(folder)
+    monkeypatch.chdir(folder)
+    if python_path is not None:
+        monkeypatch.setenv("PYTHONPATH", python_path)
+    convert.write_forms(folder, ["onnx"])
+    assert (folder / "inference.onnx").stat().st_size and not marker.exists()
+
+
+def test_a_program_in_a_run_that_is_resumed_never_runs_and_is_not_copied(run_folder, small_faces, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(run_folder, out)
+    marker = programs(out / "best_model/inference")
+    done = train(small_faces, out, "Train.resume=auto", "Export.format=[onnx]")
+    assert done.returncode == 0 and not marker.exists(), done.stderr
+    assert (out / "best_model/inference/inference.onnx").is_file()
+    assert (out / "best_model/inference/paddle2onnx.py").is_file()  # the user's perhaps
 
 
 # The older form

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +30,7 @@ from paddlex_feat.training.run_folder import RunFolder
 from paddlex_feat.training.step import Step, TrainingNetwork
 from paddlex_feat.training.stop import held_back
 from paddlex_feat.training.trainer import Plan, Trainer
-from paddlex_feat.training.watch import Watch, metrics_until
+from paddlex_feat.training.watch import Watch, draw_curves, metrics_until, open_visualdl
 
 STEPS = 2  # an epoch
 
@@ -151,12 +154,128 @@ def test_a_best_model_made_just_before_the_kill_is_made_again(tmp_path):
     assert (progress.best, progress.best_epoch) == (0.1, 1) and not (tmp_path / "previous_1").exists()
 
 
+def line(kind: str, epoch: int, step: int, **others) -> str:
+    values = {"train": {"lr": 0.1, "loss": 1.0}, "eval": metrics(0.5)}[kind]
+    return json.dumps({"kind": kind, "epoch": epoch, "step": step, **values, **others}) + "\n"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "[" * 200_000,
+        line("train", 1, 2, loss="x", CELoss=None),
+        line("train", 0, 2),
+        line("train", 1, 2, loss=float("inf")),
+        line("train", 1, 2, lr=10**400),
+        '{"kind": [], "epoch": 1, "step": 1}',
+        '{"kind": "eval", "epoch": 1, "step": 1}',
+        "7",
+    ],
+)
+def test_lines_of_metrics_that_no_run_writes_are_left_out_with_one_warning(tmp_path, damage, caplog):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(line("train", 1, 1) + damage.rstrip("\n") + "\n" + damage + line("eval", 1, 2))
+    kept = metrics_until(path)
+    assert kept[0] == line("train", 1, 1) and len(kept) == 1 + damage.endswith("\n")
+    assert len(caplog.records) == 1 and "are left out" in caplog.text
+    draw_curves(path, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").is_file()
+
+
+def test_a_metrics_file_without_an_end_takes_no_memory(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(line("train", 1, 1))
+    os.truncate(path, 6 * 2**30)
+    code = (
+        "import resource, sys, pathlib; from paddlex_feat.training.watch import metrics_until;"
+        "resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)); print(len(metrics_until(pathlib.Path(sys.argv[1]))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "1\n", done.stderr
+
+
+def checkpoints(folder: RunFolder, state: TrainingState, *names: str) -> None:
+    """Checkpoints with an inference directory."""
+    inference = folder.root.parent / "exported"
+    inference.mkdir(exist_ok=True)
+    NoExport().write({}, inference)
+    folder.save(names, state, inference)
+    folder.finish()
+
+
+def test_a_users_files_in_a_checkpoint_stay_and_do_not_go_along(tmp_path, monkeypatch):
+    """best_model was once copied onto itself where the output was relative, under a name taken from a file there."""
+    out = tmp_path / "out"
+    checkpoints(RunFolder(out, 9), state_at(1, 1), "best_model", "latest")
+    theirs = {f"best_model/{name}": name for name in ("l.pdparams", "a.pdparams", "notes/n.txt", "inference/p.py")}
+    for name, text in theirs.items():
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text(text)
+    (out / "best_model/empty").mkdir()
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    monkeypatch.chdir(tmp_path)
+    for root in (Path("out"), Path("elsewhere")):
+        RunFolder(root, 9).take_up(Path("out/latest/latest.pdparams"), latest(out))
+        assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+    copied = {p.relative_to("elsewhere").as_posix() for p in Path("elsewhere").rglob("*") if p.is_file()}
+    suffixes = ("pdparams", "pdopt", "pdstates", "info.json")
+    assert copied == {*(f"best_model/best_model.{s}" for s in suffixes), "best_model/inference/inference.json"}
+    checkpoints(RunFolder(out, 9), state_at(2, 2), "best_model")  # a better one comes
+    assert all((out / name).read_text() == text for name, text in theirs.items())
+    assert (out / "best_model/empty").is_dir()
+    assert checkpoint.read_progress(out / "best_model/best_model.pdstates").epoch == 2
+
+
+def test_a_run_whose_latest_is_a_link_is_still_its_own(tmp_path):
+    out = tmp_path / "out"
+    checkpoints(RunFolder(out, 9), state_at(1, 1), "best_model", "latest", "epoch_1")
+    (out / "latest").rename(tmp_path / "elsewhere")
+    (out / "latest").symlink_to("../elsewhere")
+    folder, progress = RunFolder(out, 9), latest(out)
+    folder.take_up(folder.latest(), progress)
+    assert progress.best == 0.1 and not (out / "previous_1").exists() and (out / "epoch_1").is_dir()
+    for epoch in (2, 3):  # the second one is exchanged with a folder
+        checkpoints(folder, state_at(epoch, 1), "latest")
+        assert latest(out).epoch == epoch and not (out / "latest").is_symlink()
+    assert checkpoint.read_progress(tmp_path / "elsewhere/latest.pdstates").epoch == 1
+    (out / "epoch_1").rename(tmp_path / "epoch")
+    (out / "epoch_1").symlink_to("../epoch")
+    folder.open_new()
+    assert checkpoint.read_progress(out / "previous_1/epoch_1/epoch_1.pdstates").epoch == 1
+
+
+def test_an_epoch_that_is_no_longer_kept_goes_but_for_a_users_files(tmp_path):
+    out = tmp_path / "out"
+    folder = RunFolder(out, 1)
+    checkpoints(folder, state_at(1, 1), "epoch_1")
+    (out / "epoch_1/inference/mine.txt").write_text("mine")
+    (out / "epoch_9").mkdir()  # a user's too
+    checkpoints(folder, state_at(2, 1), "epoch_2", "latest", "best_model")
+    assert [p.name for p in (out / "epoch_1").rglob("*") if p.is_file()] == ["mine.txt"]
+    progress, again = latest(out), RunFolder(out, 1)
+    again.take_up(again.latest(), progress)
+    assert list(again.scores) == [2] and (out / "epoch_1/inference/mine.txt").read_text() == "mine"
+    assert (out / "previous_1/epoch_9").is_dir() and not list(out.glob(".*"))
+
+
+def test_a_best_model_of_links_is_brought_along_as_files(tmp_path):
+    source, out = tmp_path / "source", tmp_path / "far/away"
+    checkpoints(RunFolder(source, 9), state_at(1, 1), "best_model", "latest")
+    file = source / "best_model/best_model.pdparams"
+    content = file.read_bytes()
+    file.rename(tmp_path / "blob")
+    file.symlink_to("../../blob")
+    out.mkdir(parents=True)
+    RunFolder(out, 9).take_up(source / "latest/latest.pdparams", latest(source))
+    assert (out / "best_model/best_model.pdparams").read_bytes() == content
+
+
 def test_metrics_are_cut_where_the_resumed_state_stands(tmp_path):
     rows = []
     for epoch in (1, 2, 3):
         rows += [("train", epoch, 2 * epoch - 1), ("train", epoch, 2 * epoch), ("eval", epoch, 2 * epoch)]
     path = tmp_path / "metrics.jsonl"
-    path.write_text("".join(f'{{"kind": "{k}", "epoch": {e}, "step": {s}}}\n' for k, e, s in rows))
+    path.write_text("".join(line(k, e, s) for k, e, s in rows))
     assert len(metrics_until(path, 1, 3)) == 4  # epoch 1 whole, and one step of epoch 2
     assert len(metrics_until(path, 2, 4)) == 6 and len(metrics_until(path, 1, 2)) == 3
     assert len(metrics_until(path, 1, 99)) == 5  # steps counted otherwise, before the batch size changed
@@ -238,3 +357,17 @@ def test_a_signal_waits_where_paddle_would_take_it_for_a_failure_of_its_own(monk
     other.start()
     other.join()
     assert done[-1] is None  # signals are of the main thread; here there is nothing to hold back
+
+
+def test_the_visualdl_log_has_a_name_that_tells_no_time(tmp_path, monkeypatch):
+    """train_result.json names it, so two equal runs differed."""
+    made = {}
+    monkeypatch.setitem(sys.modules, "visualdl", SimpleNamespace(LogWriter=lambda **words: made.update(words)))
+    open_visualdl(tmp_path)
+    assert made == {"logdir": str(tmp_path), "file_name": "vdlrecords.training.log"}
+    folder = RunFolder(tmp_path, 1)
+    assert folder.result("x", 0.5)["visualdl_log"] == ""
+    (tmp_path / made["file_name"]).write_text("x")
+    assert folder.result("x", 0.5)["visualdl_log"] == made["file_name"]
+    folder.open_new()
+    assert (tmp_path / "previous_1" / made["file_name"]).is_file()

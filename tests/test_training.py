@@ -15,11 +15,14 @@ from networks import SPECS
 paddle = pytest.importorskip("paddle")
 
 from paddlex_feat import create_model
+from paddlex_feat.config.load import load
 from paddlex_feat.errors import TrainingError, WeightsError
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.models import recognizer, weights
+from paddlex_feat.modes.train_parts import _fit_steps
+from paddlex_feat.modes.train_resumed import resumed_from
 from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, TrainingState
@@ -355,12 +358,28 @@ def test_a_run_of_millions_of_classes_can_be_resumed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epoch": -1}, {"best": float("nan")}, {"classes": np.full(2, 0.5)}, {"scaler": [1]}]
+    "wrong",
+    [
+        {"epoch": -1},
+        {"best": float("nan")},
+        {"best": 5.0},
+        {"best": -1.5},
+        {"score": 1.01},
+        {"classes": np.full(2, 0.5)},
+        {"scaler": [1]},
+    ],
 )
 def test_progress_that_no_run_has_cannot_be_resumed(tmp_path, wrong):
     weights.write(tmp_path / "x.pdstates", wrong)
     with pytest.raises(WeightsError, match="does not hold the state of a run"):
         checkpoint.read_progress(tmp_path / "x.pdstates")
+
+
+@pytest.mark.parametrize(("batching", "done", "counted"), [("x", 3, 13), ("x", 5, 15), ("y", 3, 10), ("x", 6, 10)])
+def test_steps_that_an_epoch_does_not_have_are_not_counted(batching, done, counted):
+    progress = Progress(epoch=2, step=99, step_in_epoch=done, batching=batching)
+    _fit_steps(progress, 5, "x")
+    assert progress.step == counted and progress.step_in_epoch == counted - 10
 
 
 @pytest.mark.parametrize("state", [{}, {"weight": np.zeros((3, 3), "f4")}])
@@ -487,6 +506,46 @@ def test_a_run_is_recorded(run_folder):
     assert record["convolutions"] == "oneDNN"
     assert record["versions"]["paddlepaddle"] and record["command"][1].endswith("main.py")
     assert record["dataset"]["train"]["images"] == 80 and len(record["dataset"]["query"]["sha256"]) == 64
+
+
+def test_a_run_that_is_resumed_with_other_data_and_settings_says_so_and_records_it(run_folder, small_faces, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(small_faces, data, symlinks=True)
+    lines = (data / "train.txt").read_text().splitlines(keepends=True)
+    (data / "train.txt").write_text("".join(lines[::2]))
+    shutil.copytree(run_folder, out)
+    before = json.loads((out / "run.json").read_text())
+    for _ in range(2):
+        done = train(data, out, "Train.resume=auto", "Train.seed=7", "Train.epochs_iters=4", "Train.eval_interval=9")
+        assert done.returncode == 0, done.stderr
+        record = json.loads((out / "run.json").read_text())
+        first = record["resumed"][0]
+        assert first["config"] == before["config"]
+        assert first["dataset"] == {name: p["sha256"] for name, p in before["dataset"].items()}
+        said = [line for line in done.stderr.splitlines() if "made with other data or settings" in line]
+        if len(record["resumed"]) == 1:
+            (text,) = said
+            assert "train.txt; " in text and "Train.seed 42, now 7" in text and "query.txt" not in text
+            assert "epochs_iters 3, now 4" in text and "Train.resume" not in text
+    assert not said and len(record["resumed"]) == 2 and record["resumed"][1]["config"] == record["config"]
+
+
+RECORDS = [
+    "",
+    "[" * 200_000,
+    '{"dataset": 3, "resumed": 7}',
+    '{"dataset": {"train": "x"}, "resumed": [3, {"config": []}]}',
+]
+
+
+@pytest.mark.parametrize("content", RECORDS, ids=range(len(RECORDS)))
+def test_a_damaged_record_of_the_resumed_run_does_no_harm(content, tmp_path, caplog):
+    (tmp_path / "run.json").write_text(content)
+    (tmp_path / "config.yaml").write_text("Train: [3")
+    config = load("PP-ShiTuV2_rec", [])[0]
+    runs = resumed_from(tmp_path, config, {n: {"images": 1, "sha256": "0"} for n in ("train", "gallery", "query")})
+    assert runs == [{"config": None, "dataset": {}}]
+    assert len(caplog.records) == 1 and "its config.yaml cannot be read" in caplog.text
 
 
 @pytest.mark.slow

@@ -18,20 +18,25 @@ from paddlex_feat.files import atomic_path, require_room
 from paddlex_feat.inference.engine import graph_files
 from paddlex_feat.inference.info import PREFIX
 from paddlex_feat.inference.operators import require_pure
-from paddlex_feat.scratch import clear_leftovers
+from paddlex_feat.scratch import ScratchFolder, clear_leftovers
 
 log = logging.getLogger(__name__)
 
 # All graphs that an inference directory may hold.
 GRAPH_FILES = {f"{PREFIX}{suffix}" for suffix in (".json", ".pdmodel", ".onnx", ".xml", ".bin")}
+# All that one is made of. Whatever else lies there, perhaps a program, is nothing that is copied.
+INFERENCE_FILES = GRAPH_FILES | {f"{PREFIX}.pdiparams", f"{PREFIX}.yml"}
 # The packages that writing and checking a form takes.
 _PACKAGES = {"paddle": (), "onnx": ("paddle2onnx", "onnxruntime"), "openvino": ("paddle2onnx", "openvino")}
 _EXTRAS = {"paddle": "cpu", "paddle2onnx": "onnx", "onnxruntime": "onnx", "openvino": "openvino"}
 
 # In a process of its own: the converter prints from C++, switches Paddle's settings, and may crash. Its own choice
 # of optimize_tool, polygraphy, would install packages from an index of another vendor while it runs.
+# Python puts the working directory first among the places of code: the folder of a model may hold a paddle2onnx.py.
 _CONVERT = """
-import sys, paddle2onnx
+import sys
+sys.path[:] = [place for place in sys.path if place]
+import paddle2onnx
 graph, parameters, target = sys.argv[1:]
 paddle2onnx.export(graph, parameters, target, opset_version=17, optimize_tool="None")
 """
@@ -103,9 +108,10 @@ def to_onnx(graph: Path, parameters: Path, target: Path) -> None:
     require_pure(graph)
     with atomic_path(target) as temporary:
         words = [sys.executable, "-c", _CONVERT, *(str(p.resolve()) for p in (graph, parameters, temporary))]
-        done = subprocess.run(  # noqa: S603 - our own interpreter and files
-            words, cwd=target.parent, capture_output=True, text=True, errors="replace"
-        )
+        with ScratchFolder() as empty:  # relative places of PYTHONPATH name nothing there
+            done = subprocess.run(  # noqa: S603 - our own interpreter and files
+                words, cwd=empty, capture_output=True, text=True, errors="replace"
+            )
         if done.returncode or not temporary.stat().st_size:  # it may report an error and go on
             raise WeightsError(
                 f"paddle2onnx cannot convert the graph: {_reason(done.stdout + done.stderr)}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +15,8 @@ from paddlex_feat import hub, launch, logs, yaml_text
 from paddlex_feat.config.load import dump, load
 from paddlex_feat.config.schema import Config
 from paddlex_feat.dataset.records import ImageList, find_root, read_list
-from paddlex_feat.errors import ConfigError, DatasetError
-from paddlex_feat.files import read_result
+from paddlex_feat.errors import ConfigError, DatasetError, WeightsError
+from paddlex_feat.files import read_result, settled
 from paddlex_feat.group import Group
 from paddlex_feat.pipeline.decode import read_rgb
 from paddlex_feat.pipeline.preprocess import Preprocess
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 COMPARED_IMAGES = 8
+SPARE_BYTES = 2**26
 OTHER_SIZE = 32  # pixels more, a multiple of every network's stride
 
 
@@ -106,14 +108,44 @@ def weight_file(key: str, weight_path: str | None) -> Path:
 
 
 def load_trained(config: Config, path: Path) -> Trained:
-    """The network of a weight file, built as its run's configuration says, and filled."""
+    """The network of a weight file, built as its run's configuration says, and filled.
+
+    Raises WeightsError for weights that do not fit, ConfigError for a damaged configuration.
+    """
     own = run_config(path, config)
 
     from paddlex_feat.models import recognizer, weights
 
+    _require_in_proportion(own, path)
     network = recognizer.build(network_spec(own), num_classes=None)
     log.info("Weights %s: %s", path, weights.load(network, path, head="ignored"))
     return Trained(path, own, network)
+
+
+def _require_in_proportion(trained: Config, path: Path) -> None:
+    """Raise WeightsError if a weight file is too small for its network, before that takes the memory.
+
+    Every number of a network without head is in its file, with two bytes at least. Only positions may be fewer,
+    learnt at a smaller input size: SPARE_BYTES leaves room for those, and for all that is small.
+    """
+    import paddle
+
+    from paddlex_feat.models import backbones, recognizer
+
+    file = settled(path)
+    if not file.is_file():
+        raise WeightsError("The weight file does not exist.", where=str(path), fix="Check the path, or train first.")
+    if trained.Model.backbone.startswith(backbones.PADDLECLAS):  # how large it is goes by its name
+        return
+    with paddle.LazyGuard():  # shapes without tensors
+        network = recognizer.build(network_spec(trained), num_classes=None)
+    numbers, size = sum(math.prod(p.shape) for p in network.parameters()), file.stat().st_size
+    if 2 * numbers > size + SPARE_BYTES:
+        raise WeightsError(
+            f"The network has {numbers:,} numbers, more than a file of {size:,} bytes holds.",
+            where=str(path),
+            fix="Use the config.yaml that these weights were trained with, beside them or one level up.",
+        )
 
 
 def evaluator_of(

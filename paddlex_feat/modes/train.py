@@ -15,7 +15,7 @@ from paddlex_feat.config import load as config_load
 from paddlex_feat.config.schema import Config
 from paddlex_feat.files import link_or_copy, sync_files, write_json, write_keeping
 from paddlex_feat.group import Group
-from paddlex_feat.inference.convert import require_forms, write_forms
+from paddlex_feat.inference.convert import INFERENCE_FILES, require_forms, write_forms
 from paddlex_feat.modes.common import (
     Place,
     comparison_batches,
@@ -27,6 +27,7 @@ from paddlex_feat.modes.common import (
     threads_of,
 )
 from paddlex_feat.modes.train_data import Data, batches_of, read_data
+from paddlex_feat.modes.train_resumed import resumed_from
 from paddlex_feat.runtime import prepare_paddle
 from paddlex_feat.scratch import ScratchFolder
 
@@ -72,7 +73,7 @@ def _train(config: Config, output: Path, data: Data, place: Place) -> dict[str, 
     exporter = exporter_of(config, config, recognizer.build(network_spec(config), num_classes=None))
     parts.open_folder(folder, config, state.progress, start, place.group)
     if place.group.rank == 0:
-        _describe_run(config, output, data, place, state.progress.classes, convolutions)
+        _describe_run(config, output, data, place, state.progress.classes, convolutions, start)
     batches = batches_of(config, data, place)
     trainer = parts.build_trainer(config, state, still, exporter, folder, data, place, batches)
     _say_what(config, data, place, trainer)
@@ -110,8 +111,8 @@ def _complete_inference_model(config: Config, exporter: Exporter, best: Path, pl
 
     settings, folder = config.Export, best.parent / "inference"
     with ScratchFolder(best.parent.parent) as scratch:
-        for file in folder.iterdir():
-            link_or_copy(file, scratch / file.name)
+        for name in INFERENCE_FILES & {file.name for file in folder.iterdir()}:
+            link_or_copy((folder / name).resolve(), scratch / name)
         write_forms(scratch, settings.format)
         batches, source = comparison_batches(config, preprocess_of(config))
         differences = exporter.differences(
@@ -127,15 +128,17 @@ def _complete_inference_model(config: Config, exporter: Exporter, best: Path, pl
 
 
 def _describe_run(
-    config: Config, output: Path, data: Data, place: Place, classes: list[int], convolutions: str
+    config: Config, output: Path, data: Data, place: Place, classes: list[int], convolutions: str, start: Path | None
 ) -> None:
     """config.yaml, class_map.json, run.json: what a run needs to be understood and repeated."""
     from paddlex_feat import manifest
+    from paddlex_feat.training.run_folder import run_of
 
+    prints = {name: {"images": p.images, "sha256": p.sha256} for name, p in data.prints.items()}
+    resumed = resumed_from(run_of(start), config, prints) if start else []  # of whose config.yaml this may be the place
     write_keeping(output / "config.yaml", config_load.dump(config_load.without_resume(config)).encode())
     write_json(output / "class_map.json", {str(index): label for index, label in enumerate(classes)})
-    prints = {name: {"images": p.images, "sha256": p.sha256} for name, p in data.prints.items()}
-    manifest.begin(output, manifest.command_line(), place.device, convolutions, place.group.size, prints)
+    manifest.begin(output, manifest.command_line(), place.device, convolutions, place.group.size, prints, resumed)
 
 
 def _say_what(config: Config, data: Data, place: Place, trainer: Trainer) -> None:

@@ -142,7 +142,7 @@ def open_folder(folder: RunFolder, config: Config, progress: Progress, start: Pa
 
 def _fit_steps(progress: Progress, steps_per_epoch: int, batching: str) -> None:
     """Count in this run's steps: other batches give an epoch other ones."""
-    if progress.step_in_epoch and progress.batching != batching:
+    if progress.step_in_epoch and (progress.batching != batching or progress.step_in_epoch > steps_per_epoch):
         log.warning("Batches are others than those of the resumed run: the epoch that had begun begins anew.")
         progress.step_in_epoch = 0
     progress.batching = batching

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import paddle
-from pydantic import ConfigDict, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
 
 from paddlex_feat.errors import WeightsError
 from paddlex_feat.files import settled, write_json
@@ -48,10 +48,10 @@ class Progress:
     step_in_epoch: NonNegativeInt = 0
     batching: str = ""
     epochs: NonNegativeInt = 0
-    best: float = -1.0
+    best: Annotated[float, Field(ge=-1, le=1)] = -1.0
     best_epoch: NonNegativeInt = 0
     stale: NonNegativeInt = 0
-    score: float | None = None
+    score: Annotated[float, Field(ge=0, le=1)] | None = None
     classes: list[int] = field(default_factory=list)
     num_classes: NonNegativeInt = 0
     scaler: dict[str, Any] = field(default_factory=dict)

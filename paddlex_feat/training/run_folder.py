@@ -4,27 +4,29 @@
     epoch_N/     epoch_N.*                                       the last `keep_last` of them
     latest/      latest.*                                        the newest state; inference/ at the end of an epoch
     previous_N/  what earlier runs left
-A checkpoint is a folder that appears whole or not at all. Those that are the same share their files.
+A checkpoint is a folder that appears whole or not at all. Those that are the same share their files. What else lies
+in one is the user's: it stays where it is, and never goes along to another.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from paddlex_feat import logs
 from paddlex_feat.errors import output_errors
-from paddlex_feat.files import atomic_folder, link_or_copy, recover_folder, settled, write_bytes, write_text
+from paddlex_feat.files import atomic_folder, link_or_copy, recover_folder, settled, sync_files, write_bytes, write_text
+from paddlex_feat.inference.convert import INFERENCE_FILES
 from paddlex_feat.scratch import ScratchFolder
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, Snapshot, TrainingState
-from paddlex_feat.training.watch import CURVES, METRICS, metrics_until
+from paddlex_feat.training.watch import CURVES, METRICS, VISUALDL, metrics_until
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +43,37 @@ _OF_A_RUN = (
     "vdlrecords.*.log",
     "train_result.json.bak*",
 )
+_SUFFIXES = ("pdparams", "pdema", "pdopt", "pdstates", "info.json")
 
 
 def epoch_name(epoch: int) -> str:
     """The checkpoint folder of an epoch, counted from 1."""
     return f"epoch_{epoch}"
+
+
+def run_of(parameters: Path) -> Path:
+    """The folder of the run that wrote the checkpoint `parameters` (.pdparams), whose own folder may be a link."""
+    return Path(os.path.abspath(parameters)).parent.parent.resolve()  # noqa: PTH100 - resolve() follows that link
+
+
+def _members(folder: Path, name: str) -> dict[Path, str]:
+    """The files of a checkpoint by their place in its folder -> what follows its name in theirs, else empty."""
+    places = {Path(f"{name}.{suffix}"): f".{suffix}" for suffix in _SUFFIXES}
+    places |= {Path("inference", file): "" for file in sorted(INFERENCE_FILES)}
+    return {place: suffix for place, suffix in places.items() if (folder / place).is_file()}
+
+
+def _carry_over(former: Path, folder: Path, name: str) -> None:
+    """Give `folder`, which replaces the checkpoint `former`, what a user has put there."""
+    ours = _members(former, name)
+    for path in former.rglob("*"):
+        place = path.relative_to(former)
+        if path.is_dir() and not path.is_symlink():
+            if place != Path("inference"):
+                (folder / place).mkdir(parents=True, exist_ok=True)
+        elif place not in ours and not os.path.lexists(folder / place):
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(path, folder / place)
 
 
 class RunFolder:
@@ -79,7 +107,7 @@ class RunFolder:
         left moves to previous_N. If the best model so far is nowhere, the search for the best starts
         anew, and `progress` says so.
         """
-        source = parameters.resolve().parent.parent
+        source = run_of(parameters)
         own = source == self.root.resolve()
         if own:
             self._tidy()
@@ -94,15 +122,16 @@ class RunFolder:
                 self._set_aside([*later, *(self.root / n for n in (METRICS,) if (self.root / n).exists())])
         else:
             self.open_new()
-        self.scores = {n: checkpoint.read_progress(p / f"{p.name}.pdstates").score for n, p in self._epochs().items()}
+        states = {n: p / f"{p.name}.pdstates" for n, p in self._epochs().items()}  # else it is a user's folder
+        self.scores = {n: checkpoint.read_progress(path).score for n, path in states.items() if path.is_file()}
         if replayed:
             log.info("best_model was made after the state that is resumed; its epoch comes again.")
         elif best is None and progress.best >= 0:
             log.warning("best_model of epoch %d is no longer there: any is the best now.", progress.best_epoch)
             progress.best, progress.best_epoch = -1.0, 0
-        elif best is not None and best != self.root / BEST:
+        elif best is not None and best != self.root.resolve() / BEST / best.name:
             self._copy(best, BEST)
-        if rows:
+        if rows or (self.root / METRICS).exists():
             write_text(self.root / METRICS, "".join(rows))
 
     def _position(self, name: str) -> tuple[int, int]:
@@ -119,16 +148,16 @@ class RunFolder:
         epoch = progress.epoch
         due = epoch and not progress.step_in_epoch and (epoch % interval == 0 or epoch == last)
         if due and epoch not in self.scores and self._position(LATEST) == (epoch, 0):
-            self._copy(self.root / LATEST, epoch_name(epoch))
+            self._copy(self.root / LATEST / f"{LATEST}.pdparams", epoch_name(epoch))
             self.scores[epoch] = progress.score
 
     def _best_of(self, source: Path, progress: Progress) -> Path | None:
-        """The checkpoint of the best epoch of the run in `source`, if it still exists."""
+        """The checkpoint (.pdparams) of the best epoch of the run in `source`, if it still exists."""
         for name in (BEST, f"epoch_{progress.best_epoch}"):
             folder = settled(source / name)  # perhaps of another run, which may be under way
             states = folder / f"{name}.pdstates"
             if states.is_file() and checkpoint.read_progress(states).epoch == progress.best_epoch:
-                return folder
+                return states.with_suffix(".pdparams")
         return None
 
     def _epochs(self) -> dict[int, Path]:
@@ -148,19 +177,35 @@ class RunFolder:
         with output_errors(target):
             target.mkdir()
             for path in paths:
-                path.rename(target / path.name.removesuffix(".bak"))
+                place = target / path.name.removesuffix(".bak")
+                if path.is_symlink():  # a relative one would lead elsewhere from there
+                    place.symlink_to(path.resolve())
+                    path.unlink()
+                else:
+                    path.rename(place)
         log.info("What an earlier run left in %s is now in %s", self.root, target.name)
         return target
 
-    def _copy(self, source: Path, name: str) -> None:
-        """A checkpoint folder once more under another name; its files are shared, for they never change."""
-        former = next(source.glob("*.pdparams")).stem
-        with atomic_folder(self.root / name) as folder:
-            for path in sorted(p for p in source.rglob("*") if p.is_file()):
-                relative = path.relative_to(source)
-                target = folder / relative.with_name(relative.name.replace(former, name))
+    @contextmanager
+    def _replacing(self, name: str) -> Iterator[Path]:
+        """Yield an empty folder that becomes the checkpoint `name`, with what a user has put into its former one."""
+        path = self.root / name
+        with atomic_folder(path) as folder:
+            yield folder
+            if path.is_symlink():  # to a checkpoint elsewhere, which stays as it is: only folders can be exchanged
+                sync_files(folder)
+                path.unlink()
+            else:
+                _carry_over(path, folder, name)
+
+    def _copy(self, parameters: Path, name: str) -> None:
+        """A checkpoint (.pdparams) once more under another name; its files are shared, for they never change."""
+        source = parameters.parent
+        with self._replacing(name) as folder:
+            for place, suffix in _members(source, parameters.stem).items():
+                target = folder / (f"{name}{suffix}" if suffix else place)
                 target.parent.mkdir(exist_ok=True)
-                link_or_copy(path, target)
+                link_or_copy((source / place).resolve(), target)  # a link of another run says nothing here
 
     def save(self, names: Sequence[str], state: TrainingState, inference: Path | None) -> None:
         """Write one checkpoint under several names, with the files of the folder `inference`.
@@ -173,7 +218,7 @@ class RunFolder:
         if inference is not None:  # the caller's folder may be gone before the thread comes to it
             self.root.mkdir(parents=True, exist_ok=True)
             staged = ScratchFolder(self.root)
-            for file in inference.iterdir():
+            for file in inference.iterdir():  # the exporter's alone
                 link_or_copy(file, staged.path / file.name)
         self._pending = self._writer.submit(self._write, names, checkpoint.snapshot(state), staged)
 
@@ -185,19 +230,27 @@ class RunFolder:
 
     def _write(self, names: Sequence[str], snapshot: Snapshot, inference: ScratchFolder | None) -> None:
         first, *others = names
-        with inference or nullcontext(), atomic_folder(self.root / first) as folder:
+        with inference or nullcontext(), self._replacing(first) as folder:
             snapshot.write(folder, first)
             if inference is not None:
                 inference.path.rename(folder / "inference")
                 (folder / "inference").chmod(folder.stat().st_mode & 0o777)
         for name in others:
-            self._copy(self.root / first, name)
+            self._copy(self.root / first / f"{first}.pdparams", name)
         epoch = snapshot.progress["epoch"]
         if epoch_name(epoch) in names:
             self.scores[epoch] = snapshot.progress["score"]
         for epoch in sorted(self.scores)[: -self._keep_last]:
-            shutil.rmtree(self.root / epoch_name(epoch), ignore_errors=True)
+            self._remove(epoch_name(epoch))
             del self.scores[epoch]
+
+    def _remove(self, name: str) -> None:
+        """Take a checkpoint away, of which a kill leaves nothing half; what a user has put there stays."""
+        path = self.root / name
+        with output_errors(path), ScratchFolder(self.root) as gone, suppress(FileNotFoundError):
+            path.rename(gone / name)
+            if not (gone / name).is_symlink():
+                _carry_over(gone / name, path, name)
 
     def result(self, model_name: str, best: float) -> dict[str, Any]:
         """The content of train_result.json, without done_flag; paths are relative to the folder."""
@@ -211,7 +264,7 @@ class RunFolder:
             "model_name": model_name,
             "label_dict": "class_map.json",
             "train_log": "train.log",
-            "visualdl_log": next((p.name for p in sorted(self.root.glob("vdlrecords.*.log"))), ""),
+            "visualdl_log": VISUALDL if (self.root / VISUALDL).is_file() else "",
             "config": "config.yaml",
             "models": models,
         }

@@ -7,6 +7,7 @@ import logging
 import resource
 import sys
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,11 @@ from paddlex_feat.progress import bar
 log = logging.getLogger(__name__)
 to_file = logging.getLogger(FILE_ONLY)  # train.log: one line a log interval
 METRICS, CURVES = "metrics.jsonl", "curves.png"
+VISUALDL = "vdlrecords.training.log"  # its own choice tells the time, and the result names the file
+# Of a line of metrics.jsonl, which anybody may have written: what each kind has, bytes, numbers; bytes of the file.
+_OF_ALL = {"epoch", "step"}
+_NEEDED = {"train": _OF_ALL | {"lr", "loss"}, "eval": _OF_ALL | {"recall1", "recall5", "mAP"}, "save": _OF_ALL}
+_LONGEST, _LARGEST, _MOST = 4096, 1e30, 2**30
 SLOW_LOADER = 0.2  # share of an epoch from which waiting for images is worth a word
 HINT = (
     "The network waited for images during %.0f %% of this epoch. Raise Train.num_workers, keep the images on a "
@@ -150,7 +156,7 @@ def open_visualdl(folder: Path) -> Any:
             where="Train.visualdl",
             fix="pip install 'paddlex_feat[visualdl]', or use metrics.jsonl and curves.png, which are always there.",
         ) from None
-    return LogWriter(logdir=str(folder))
+    return LogWriter(logdir=str(folder), file_name=VISUALDL)
 
 
 def peak_memory_mib() -> float:
@@ -168,18 +174,41 @@ def peak_memory_mib() -> float:
 def metrics_until(path: Path, epoch: int = sys.maxsize, step: int = sys.maxsize) -> list[str]:
     """The lines of a metrics.jsonl up to the end of `epoch`, and of the next one's training up to `step`.
 
-    Lines that a killed run left torn are dropped.
+    Lines of another form, such as a killed run leaves torn, are dropped, with one warning.
     """
-    lines = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
-        try:
-            row = json.loads(line)
-            begun = row["kind"] == "train" and row["epoch"] == epoch + 1 and row["step"] <= step
-            if row["epoch"] <= epoch or begun:
-                lines.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
-            log.warning("A line of %s is not readable and is left out.", path)
-    return lines
+    kept, dropped = [], 0
+    for line in _lines(path) if path.is_file() else ():
+        row = _row(line)
+        if row is None:
+            dropped += 1
+            continue
+        begun = row["kind"] == "train" and row["epoch"] == epoch + 1 and row["step"] <= step
+        if row["epoch"] <= epoch or begun:
+            kept.append(line)
+    if dropped:
+        log.warning("%s: %d lines are not readable and are left out.", path, dropped)
+    return kept
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a file, whatever it holds; of one that is too long the pieces, and nothing behind _MOST bytes."""
+    with path.open("rb") as stream:
+        left = _MOST
+        while left > 0 and (line := stream.readline(_LONGEST)):
+            left -= len(line)
+            yield line.decode(errors="replace").rstrip("\n") + "\n"
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """A line as `Watch` writes them: its kind, and finite numbers. None for another."""
+    try:
+        row = json.loads(line)
+        numbers = {name: value for name, value in row.items() if name != "kind"}
+        needed = _NEEDED[row["kind"]]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    sound = all(type(value) in (int, float) and abs(value) < _LARGEST for value in numbers.values())
+    return row if sound and needed <= set(numbers) and numbers["epoch"] >= (row["kind"] == "train") else None
 
 
 def _epoch_means(rows: list[dict[str, Any]], name: str) -> dict[int, float]:
