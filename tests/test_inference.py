@@ -21,6 +21,7 @@ from paddlex_feat.inference.extractor import unit_rows
 from paddlex_feat.inference.info import read_info
 from paddlex_feat.models import recognizer, weights
 from paddlex_feat.models.pplcnetv2 import Block
+from paddlex_feat.modes.common import comparison_images
 from paddlex_feat.pipeline.decode import read_rgb
 from paddlex_feat.pipeline.preprocess import Preprocess
 
@@ -142,6 +143,18 @@ def test_export_keeps_what_had_its_names(run_folder, small_faces, tmp_path):
 def main_mode(mode: str, tmp_path: Path, *overrides: str):
     settings = (f"Global.mode={mode}", f"Global.output={tmp_path}", "Global.device=cpu", *overrides)
     return run_main("-c", NAME, *(w for s in settings for w in ("-o", s)))
+
+
+def test_images_that_cannot_be_read_do_not_stop_an_export(small_faces, tmp_path, caplog):
+    (tmp_path / "images").symlink_to(small_faces / "images")
+    for name in ("train", "gallery", "query"):
+        lines = (small_faces / f"{name}.txt").read_text().splitlines()[:3]
+        (tmp_path / f"{name}.txt").write_text("\n".join(["missing.jpg 7", *lines]))
+    images, source = comparison_images(str(tmp_path), Preprocess(32))
+    assert images.shape == (3, 32, 32, 3) and source == "3 gallery images" and "missing.jpg" in caplog.text
+    (tmp_path / "images").unlink()
+    images, source = comparison_images(str(tmp_path), Preprocess(32))
+    assert images.shape == (8, 32, 32, 3) and source == "8 random images"
 
 
 def test_mode_export_then_mode_predict(run_folder, small_faces, files, tmp_path, dynamic):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from paddlex_feat import hub, launch, logs, yaml_text
 from paddlex_feat.config.load import dump, load
 from paddlex_feat.config.schema import Config
 from paddlex_feat.dataset.records import ImageList, find_root, read_list
-from paddlex_feat.errors import ConfigError, DatasetError, WeightsError
+from paddlex_feat.errors import ConfigError, DatasetError, ImageError, WeightsError
 from paddlex_feat.files import read_result, settled
 from paddlex_feat.group import Group
 from paddlex_feat.pipeline.decode import read_rgb
@@ -286,13 +287,17 @@ def comparison_batches(config: Config, preprocess: Preprocess) -> tuple[list[np.
 
 
 def comparison_images(dataset_dir: str, preprocess: Preprocess) -> tuple[np.ndarray, str]:
-    """Up to COMPARED_IMAGES gallery images, uint8 [N, S, S, 3]; noise where no data set is there."""
-    try:
-        gallery, _ = read_list(find_root(dataset_dir), "gallery")
-    except DatasetError:
-        gallery = None
-    if not gallery:
-        shape = (COMPARED_IMAGES, preprocess.size, preprocess.size, 3)
-        return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), f"{COMPARED_IMAGES} random images"
-    files = gallery.files()[:COMPARED_IMAGES]
-    return np.stack([preprocess.resize(read_rgb(f)) for f in files]), f"{len(files)} gallery images"
+    """The first COMPARED_IMAGES gallery images that can be read, uint8 [N, S, S, 3]; noise where there are none."""
+    files: list[str] = []
+    with suppress(DatasetError):
+        files = read_list(find_root(dataset_dir), "gallery")[0].files()[:COMPARED_IMAGES]
+    images = []
+    for file in files:
+        try:
+            images.append(preprocess.resize(read_rgb(file)))
+        except ImageError as error:
+            log.warning("Not compared on %s: %s", file, error.what)
+    if images:
+        return np.stack(images), f"{len(images)} gallery images"
+    shape = (COMPARED_IMAGES, preprocess.size, preprocess.size, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), f"{COMPARED_IMAGES} random images"
