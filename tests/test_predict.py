@@ -31,9 +31,10 @@ from servers import serving
 pytest.importorskip("paddle")
 
 import paddlex_feat
-from paddlex_feat.errors import ConfigError, FeatError, ImageError, WeightsError
+from paddlex_feat.errors import ConfigError, FeatError, ImageError, OutputError, WeightsError
 from paddlex_feat.inference import inputs
 from paddlex_feat.pipeline import tiff
+from paddlex_feat.scratch import ScratchFolder
 
 NAME = "PP-ShiTuV2_rec"
 
@@ -331,6 +332,29 @@ def test_a_picture_behind_a_url_is_fetched_anew(model, files, tmp_path, monkeypa
     assert len(list(model.predict([*bad, files[0]], on_error="skip"))) == 1 and len(model.failed) == 2
     assert not (tmp_path / "cache").exists()  # what is fetched anew each time is not kept
     server.shutdown()
+
+
+def test_failed_downloads_leave_nothing_open(model, tmp_path, monkeypatch):
+    """Their errors are kept until their batch is done, and a process has about a thousand descriptors."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with serving(b"x") as server:
+        for name in ("absent", "absent.tif"):
+            found = list(inputs.items([f"{server.url}/{name}"] * 3))
+            errors = []
+            for item in found:
+                with pytest.raises(FeatError, match="404") as caught:
+                    item.load(lambda image: image)
+                errors.append(caught.value)  # with its traceback, and what that refers to
+            assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_for_downloads_that_cannot_be_listed_is_an_error_of_ours(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(Path, "glob", refuse)
+    with pytest.raises(OutputError, match="Too many open files"):
+        ScratchFolder(tmp_path)
 
 
 def test_wrong_settings_are_errors_at_once(model, files):

@@ -104,7 +104,11 @@ def _fetched(url: str, ended: threading.Event | None = None) -> tuple[ScratchFol
     """A copy of what is behind the address now, and the folder of its own that goes with it."""
     folder = ScratchFolder()
     fix = "Check the address, or download the image and give its path."
-    return folder, str(hub.fetch(url, str(folder.path), fix, most=MOST_BYTES, ended=ended))
+    try:
+        return folder, str(hub.fetch(url, str(folder.path), fix, most=MOST_BYTES, ended=ended))
+    except BaseException:  # the error may be kept long, and the folder with it, which holds a file descriptor
+        folder.close()
+        raise
 
 
 def _where(name: str, position: str) -> str:
