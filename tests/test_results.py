@@ -27,10 +27,12 @@ from hypothesis import strategies as st
 pytest.importorskip("paddle")
 
 import paddlex_feat
-from paddlex_feat.errors import ConfigError, DependencyError, OutputError
+from paddlex_feat.config.schema import Config
+from paddlex_feat.errors import ConfigError, DependencyError, ImageError, OutputError
 from paddlex_feat.files import atomic_folder
 from paddlex_feat.inference import savers
 from paddlex_feat.inference.results import FeatureResult, FileStems
+from paddlex_feat.modes import predict as predict_mode
 from paddlex_feat.scratch import ScratchFolder
 
 NAME = "PP-ShiTuV2_rec"
@@ -319,6 +321,16 @@ def test_mode_predict_saves_all_in_one_file(run_folder, faces, model, tmp_path):
 def test_mode_predict_without_an_image_is_an_error(run_folder, tmp_path):
     done = predict(run_folder, tmp_path, "Predict.input=[[], []]")
     assert done.returncode == 1 and "holds no image" in done.stderr
+
+
+def test_names_that_look_like_numbers_are_names(run_folder, tmp_path):
+    assert predict_mode._as_text([123, {"img": [4, "a.jpg"]}]) == ["123", {"img": ["4", "a.jpg"]}]
+    for value in (1.0, True, [["a.jpg", 2e5]], {"img": None}):
+        with pytest.raises(ConfigError, match=r"YAML takes it for.*\n.*Predict\.input\n.*quotes"):
+            predict_mode._as_text(value)
+    config = Config.model_validate({"Predict": {"input": 0, "model_dir": str(run_folder / "best_model/inference")}})
+    with pytest.raises(ImageError, match="0: The input does not exist"):
+        predict_mode.run(config, tmp_path)
 
 
 def test_the_counts_of_images_are_said_well(run_folder, files, tmp_path):
