@@ -51,7 +51,6 @@ def atomic_path(path: Path, lasting: bool = True) -> Iterator[Path]:
         with scratch_file(path.parent, path.suffix) as temporary:
             yield temporary
             _sync(temporary)
-            temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
         if lasting:
             sync_folder(path.parent)
@@ -72,12 +71,6 @@ def sync_folder(folder: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_FOLDER_SYNC:
             raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_bytes(path: Path, data: bytes, lasting: bool = True) -> None:
@@ -194,8 +187,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         recover_folder(path)
-        with ScratchFolder(path.parent) as temporary:
-            temporary.chmod(0o777 & ~_umask())
+        with ScratchFolder(path.parent, 0o777) as temporary:
             yield temporary
             sync_files(temporary)
             try:

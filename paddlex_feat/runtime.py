@@ -167,8 +167,8 @@ def resolve_device(device: str) -> str:
         available = ", ".join(["cpu", *(f"gpu:{i}" for i in range(gpus))])
         raise DeviceError(
             f"Device {device} is not there; available: {available}.{reason}",
-            where="Global.device",
-            fix="Use -o Global.device=auto, or one of the devices listed.",
+            where="device",
+            fix="Use auto (-o Global.device=auto, in Python device=None), or one of the devices listed.",
         )
     return f"gpu:{wanted}"
 

@@ -59,16 +59,17 @@ class ScratchFolder:
 
     Args:
         parent: where it lies; None is the system's folder for such.
+        mode: its permissions, of which the system takes the process's umask.
 
     Attributes:
         path: the folder.
     """
 
-    def __init__(self, parent: Path | None = None) -> None:
+    def __init__(self, parent: Path | None = None, mode: int = 0o700) -> None:
         place = parent or Path(tempfile.gettempdir())
-        clear_leftovers(place)
         with output_errors(place):
-            handle, name = _hold(lambda: _new_folder(place))
+            clear_leftovers(place)
+            handle, name = _hold(lambda: _new_folder(place, mode))
         self.path = Path(name)
         self.close = weakref.finalize(self, _remove_held, handle, name)
 
@@ -79,10 +80,10 @@ class ScratchFolder:
         self.close()
 
 
-def _new_folder(parent: Path) -> tuple[int, str]:
+def _new_folder(parent: Path, mode: int) -> tuple[int, str]:
     while True:
         name = _new_name(parent)
-        os.mkdir(name, 0o700)  # noqa: PTH102 - a name, as of files
+        os.mkdir(name, mode)  # noqa: PTH102 - a name, as of files
         with suppress(FileNotFoundError):  # another process has taken it for a leftover
             return os.open(name, os.O_RDONLY), name
 
@@ -94,7 +95,8 @@ def _remove_held(handle: int, name: str) -> None:
 
 def _new_file(folder: Path, suffix: str) -> tuple[int, str]:
     name = _new_name(folder, suffix)
-    return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), name
+    # The mode that it is to have in its place: only the system can apply the umask, which belongs to all threads.
+    return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), name
 
 
 @contextmanager

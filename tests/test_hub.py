@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from servers import Server, serving
 
-from paddlex_feat import hub
+from paddlex_feat import download, hub
 from paddlex_feat.errors import DownloadError, WeightsError
 
 BODY = b"\x80" + bytes(range(256)) * 4000  # about a megabyte
@@ -136,9 +136,16 @@ def test_pieces_of_two_versions_are_never_joined(server, monkeypatch, before, af
     assert get(server) == server.body
 
 
+def test_attempts_that_bring_something_new_are_not_counted(server, monkeypatch):
+    monkeypatch.setattr(download, "CHUNK", 1000)
+    server.breaks = hub.ATTEMPTS + 4
+    assert get(server) == BODY and len(server.log) == hub.ATTEMPTS + 5
+
+
 def test_a_file_beyond_the_bound_is_refused_and_not_kept(server, tmp_path):
     with pytest.raises(DownloadError, match="longer than 1000 bytes"):
         get(server, most=1000)
+    assert leftovers(tmp_path) == []
     assert get(server, most=len(BODY)) == BODY
 
 
@@ -174,7 +181,7 @@ def test_a_server_that_always_breaks_off_or_has_nothing_is_an_error(server):
     server.breaks = 99
     with pytest.raises(DownloadError):
         get(server)
-    assert len(server.log) == 1 + hub.ATTEMPTS
+    assert 1 + hub.ATTEMPTS <= len(server.log) < 2 + 2 * hub.ATTEMPTS  # the first of them bring something
 
 
 def test_two_processes_that_want_one_file_get_it_once_and_whole(server, tmp_path):
@@ -196,17 +203,18 @@ def test_a_cached_file_is_checked_too(server):
 
 def test_a_silent_server_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(hub, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.2)
     monkeypatch.setattr(hub, "ATTEMPTS", 2)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(DownloadError, match="Timeout"):
         hub.fetch(f"http://127.0.0.1:{silent.getsockname()[1]}/x", "weights", "Give a file.")
 
 
 @pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 70000\r\n\r\n"])
-def test_a_server_that_drips_is_given_up(tmp_path, monkeypatch, begun):
+def test_a_server_that_drips_is_given_up_and_its_connection_with_it(tmp_path, monkeypatch, caplog, begun):
     """Each byte comes in time, the file never would: neither in the head of the answer nor in its body."""
+    caplog.set_level("INFO")
     monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(hub, "SLOWEST_SECONDS", 1)
+    monkeypatch.setattr(download, "SLOWEST_SECONDS", 1)
     ended = threading.Event()
 
     def drip(listening: socket.socket) -> None:
@@ -225,9 +233,81 @@ def test_a_server_that_drips_is_given_up(tmp_path, monkeypatch, begun):
             with pytest.raises(DownloadError, match="less than 65536 bytes came in 1 s"):
                 hub.fetch(f"http://127.0.0.1:{listening.getsockname()[1]}/x", "weights", "Give a file.")
             assert time.monotonic() - started < 10
+            for left in (t for t in threading.enumerate() if t.name == "download"):
+                left.join(5)
+                assert not left.is_alive()
+            assert "trying again" not in caplog.text
         finally:
             ended.set()
             thread.join()
+
+
+def test_a_thread_that_is_left_touches_nothing_of_the_download_that_goes_on(tmp_path, monkeypatch):
+    """Its connection could not be ended, and answers while the next download is under way."""
+    monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(download, "SLOWEST_SECONDS", 2)
+    monkeypatch.setattr(download.Resuming, "_disconnect", lambda _: None)
+    asked: list[bytes] = []
+
+    def accept(listening: socket.socket) -> socket.socket:
+        connection, _ = listening.accept()
+        asked.append(connection.recv(4096).partition(b"bytes=")[2].partition(b"-")[0])
+        return connection
+
+    def send(connection: socket.socket, at: int, end: int) -> None:
+        piece = f"Content-Range: bytes {at}-{len(BODY) - 1}/{len(BODY)}\r\n"
+        head = f"HTTP/1.1 {206 if at else 200} OK\r\nETag: one\r\n{piece}Content-Length: {len(BODY) - at}\r\n\r\n"
+        connection.sendall(head.encode() + BODY[at:end])
+
+    def answer(listening: socket.socket) -> None:
+        with accept(listening) as first:
+            send(first, 0, HALF)
+        with accept(listening) as left, accept(listening) as third:
+            send(third, int(asked[-1]), HALF + 2**17)
+            threading.Event().wait(0.3)
+            left.sendall(b"HTTP/1.1 416 Range Not Satisfiable\r\n\r\n")
+            threading.Event().wait(0.3)
+        with accept(listening) as last:
+            send(last, int(asked[-1] or 0), len(BODY))
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer, args=(listening,), daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/x"
+        monkeypatch.setattr(hub, "ATTEMPTS", 1)
+        for message in ("failed", "less than 65536 bytes"):
+            with pytest.raises(DownloadError, match=message):
+                hub.fetch(url, "weights", "Give a file.")
+        assert any(t.name == "download" for t in threading.enumerate())
+        monkeypatch.setattr(hub, "ATTEMPTS", 2)
+        assert hub.fetch(url, "weights", "Give a file.").read_bytes() == BODY
+        thread.join()
+    assert leftovers(tmp_path) == ["x"] and 0 < int(asked[1]) == int(asked[2]) < int(asked[3])
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"), [("n" * 300 + ".pdparams", "n.pdparams"), ("é" * 150 + ".x", "é.x"), ("a." + "b" * 250, "b")]
+)
+def test_a_name_too_long_for_a_file_is_cut(server, tmp_path, name, ends):
+    assert get(server, name) == BODY and get(server, name) == BODY and len(server.log) == 1
+    (kept,) = leftovers(tmp_path)
+    assert kept.endswith(ends) and 230 < len(kept.encode()) <= hub.LONGEST_NAME
+
+
+def test_waiting_for_another_download_is_said(tmp_path, caplog):
+    caplog.set_level("INFO")
+
+    def second() -> None:
+        with hub.alone(tmp_path):
+            pass
+
+    waiting = threading.Thread(target=second)
+    with hub.alone(tmp_path):
+        assert "waiting" not in caplog.text
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive() and "waiting for it" in caplog.text
+    waiting.join()
 
 
 def test_a_mirror_stands_for_paddles_server_and_shares_its_copies(server, tmp_path, monkeypatch):

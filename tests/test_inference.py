@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from conftest import run_main
+from conftest import ROOT, run_main
 from networks import SPECS
 
 paddle = pytest.importorskip("paddle")
@@ -19,6 +21,7 @@ from paddlex_feat.errors import DeviceError, WeightsError
 from paddlex_feat.inference.export import Exporter, require_agreement
 from paddlex_feat.inference.extractor import unit_rows
 from paddlex_feat.inference.info import read_info
+from paddlex_feat.inference.settings import engine_settings
 from paddlex_feat.models import recognizer, weights
 from paddlex_feat.models.pplcnetv2 import Block
 from paddlex_feat.modes.common import comparison_images
@@ -202,3 +205,21 @@ def test_a_damaged_config_yaml_beside_weights_is_an_error(run_folder, small_face
 def test_a_device_that_is_no_device_is_named(run_folder, device):
     with pytest.raises(DeviceError, match="names no device"):
         paddlex_feat.create_model(NAME, run_folder / "best_model/inference", device=device)
+
+
+def test_a_device_that_is_not_there_is_said_for_both_ways_to_ask(run_folder):
+    with pytest.raises(paddlex_feat.DeviceError, match=r"gpu:99 is not there") as caught:
+        paddlex_feat.create_model(NAME, run_folder / "best_model/inference", device="gpu:99")
+    assert "device=None" in str(caught.value) and "Global.device=auto" in str(caught.value)
+    assert paddlex_feat.DependencyError.__name__ in dir(paddlex_feat)
+
+
+def test_settings_that_mean_the_same_do_not_contradict():
+    same = engine_settings(device="CPU:0", threads=np.int64(2), engine_config={"device_type": "cpu", "cpu_threads": 2})
+    assert same.device == "cpu" and same.threads == 2 and type(same.threads) is int
+
+
+def test_a_bar_that_is_not_shown_starts_no_thread():
+    code = "import threading; from paddlex_feat.progress import bar; bar(3, 'x', 'y'); print(threading.active_count())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"

@@ -17,7 +17,7 @@ import yaml
 from conftest import ROOT
 from servers import Server, serving
 
-from paddlex_feat import hub
+from paddlex_feat import download, hub
 from paddlex_feat.archive import unpack_tar
 from paddlex_feat.config.schema import MODELS
 from paddlex_feat.errors import DownloadError, WeightsError
@@ -184,7 +184,7 @@ def test_a_later_run_goes_on_too(server, cache, monkeypatch):
 
 
 def test_a_server_that_falls_silent_is_given_up(server, cache, monkeypatch):
-    monkeypatch.setattr(hub, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.2)
     monkeypatch.setattr(hub, "ATTEMPTS", 2)
     server.stalls = True
     with pytest.raises(DownloadError, match="timed out"):

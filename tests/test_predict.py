@@ -9,12 +9,14 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import traceback
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -31,9 +33,10 @@ from servers import serving
 pytest.importorskip("paddle")
 
 import paddlex_feat
-from paddlex_feat.errors import ConfigError, FeatError, ImageError, WeightsError
+from paddlex_feat.errors import ConfigError, FeatError, ImageError, OutputError, WeightsError
 from paddlex_feat.inference import inputs
 from paddlex_feat.pipeline import tiff
+from paddlex_feat.scratch import ScratchFolder
 
 NAME = "PP-ShiTuV2_rec"
 
@@ -69,7 +72,7 @@ def test_bgr_arrays_are_not_taken_for_rgb(model):
 
 
 @pytest.mark.parametrize(
-    "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "I;16", "I;16B"]
+    "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "La", "RGBa", "I", "I;16", "I;16B"]
 )
 def test_pil_images_of_any_mode(files, mode):
     grey = cv2.imread(files[0])
@@ -78,7 +81,8 @@ def test_pil_images_of_any_mode(files, mode):
         image = Image.fromarray(wide.astype(np.int32 if mode == "I" else ">u2" if mode == "I;16B" else "<u2"))
     else:
         image = Image.fromarray(grey[..., 0])  # from grey, for a palette of 256 greys
-        image = (image if mode in ("L", "P", "PA") else image.convert("RGB")).convert(mode)
+        image = image if mode in ("L", "P", "PA") else image.convert("RGB")
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}.get(mode, mode)).convert(mode)
     assert image.mode == mode
     off = np.abs(loaded(image)[0].astype(int) - grey)
     assert off.max() <= 8 or mode == "1"
@@ -133,6 +137,38 @@ def test_limits_hold_for_what_is_no_file(monkeypatch):
             loaded(source)
 
 
+def test_limits_hold_where_opencv_was_imported_first(tmp_path):
+    """It reads its limit when it is imported; what is decoded here is a header alone."""
+    code = """
+import cv2, sys
+from paddlex_feat.errors import ImageError
+from paddlex_feat.pipeline.decode import read_bgr
+for path in sys.argv[1:]:
+    try:
+        print(read_bgr(path).shape)
+    except ImageError as error:
+        print(error.what)
+"""
+    width, height = 11_000, 10_500
+    small = cv2.imencode(".jpg", np.zeros((64, 48, 3), np.uint8))[1].tobytes()
+    png = cv2.imencode(".png", np.zeros((64, 48, 3), np.uint8))[1].tobytes()
+    ihdr = b"IHDR" + struct.pack(">2I", width, height) + png[24:29]
+    big = {
+        "a.jpg": small.replace(struct.pack(">2H", 64, 48), struct.pack(">2H", height, width)),
+        "a.png": png[:12] + ihdr + struct.pack(">I", zlib.crc32(ihdr)) + png[33:],
+        "a.pgm": b"P5 %d %d 255\n" % (width, height),
+        "b.pgm": b"P5 %d %d 255\n" % (20 * width, height),
+        "ok.jpg": small,
+    }
+    for name, content in big.items():
+        (tmp_path / name).write_bytes(content)
+    words = [sys.executable, "-c", code, *(str(tmp_path / name) for name in big)]
+    environment = {k: v for k, v in os.environ.items() if k != "OPENCV_IO_MAX_IMAGE_PIXELS"}
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment)
+    message = "The image cannot be decoded: it has more than 110000000 pixels."
+    assert done.stdout.splitlines() == [message] * 4 + ["(64, 48, 3)"], done.stderr
+
+
 def pages_file(path: Path, files: list[str], **options: object) -> list[np.ndarray]:
     pages = [Image.open(f) for f in files]
     pages[0].save(path, save_all=True, append_images=pages[1:], **options)
@@ -183,12 +219,14 @@ def test_damaged_tiff_files(files, tmp_path):
         (np.zeros((3, 3)), "float64"),
         (np.zeros((1, 3, 3, 3), np.uint8), "list"),
         ([np.zeros((3, 3, 3), np.uint8), [None]], r"input\[1\]\[0\]"),
+        (np.array(["a.jpg", "b.jpg"]), r"list\(array\)"),
+        (np.array(["a.jpg", None]), r"list\(array\)"),
         (["tests/conftest.py"], r"conftest\.py \(input\[0\]\)\n.*\.py is no image"),
     ],
 )
 def test_an_input_that_cannot_be_used_is_named(model, source, message):
     if isinstance(source, np.ndarray) and source.ndim == 4:
-        message = "shape"
+        message = r"shape.*\n.*\n.*list\(array\)"
     with pytest.raises(ImageError, match=message):
         list(model.predict(source))
 
@@ -206,6 +244,25 @@ def test_a_folder_that_cannot_be_read_is_said(model, files, tmp_path, monkeypatc
     monkeypatch.setattr(os, "scandir", scandir)
     assert len(list(model.predict(str(tmp_path), on_error="skip"))) == 1
     assert model.failed == [(str(tmp_path / "closed"), "The folder cannot be read (Permission denied).")]
+
+
+def test_folders_behind_symbolic_links_are_read_once(files, tmp_path):
+    top, aside = tmp_path / "top", tmp_path / "aside"
+    for folder in (top / "z", top / "m", aside / "deep"):
+        folder.mkdir(parents=True)
+        shutil.copy(files[0], folder / "a.pgm")
+    for link, target in (
+        ("a", top / "z"),  # a folder that lies below keeps its own path
+        ("b", aside),
+        ("c", aside / "deep"),  # comes by way of b
+        ("m/loop", top),
+        ("m/out", tmp_path),
+        ("dead", tmp_path / "nothing"),
+    ):
+        (top / link).symlink_to(target)
+    (aside / "loop").symlink_to(aside)
+    found = [item.input_path for item in inputs.items(top)]
+    assert [Path(f or "").relative_to(top).as_posix() for f in found] == ["b/deep/a.pgm", "m/a.pgm", "z/a.pgm"]
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
@@ -333,9 +390,50 @@ def test_a_picture_behind_a_url_is_fetched_anew(model, files, tmp_path, monkeypa
     server.shutdown()
 
 
+def test_what_is_nested_in_itself_or_too_deep_is_an_error(model, files):
+    itself: list[object] = [files[0]]
+    itself += [itself, itself]
+    round_about: dict[str, object] = {}
+    round_about["img"] = [files[0], round_about]
+    deep: object = files[0]
+    for _ in range(5000):
+        deep = [deep]
+    for source, images, faults in ((itself, 1, 2), (round_about, 1, 1), (deep, 0, 1)):
+        assert len(list(model.predict(source, on_error="skip"))) == images
+        assert [message[:19] for _, message in model.failed] == ["The input is nested"] * faults
+    assert len(list(model.predict([[files[0]], [[files[0]]]] * 2))) == 4  # the same one again is not in itself
+
+
+def test_failed_downloads_leave_nothing_open(model, tmp_path, monkeypatch):
+    """Their errors are kept until their batch is done, and a process has about a thousand descriptors."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with serving(b"x") as server:
+        for name in ("absent", "absent.tif"):
+            found = list(inputs.items([f"{server.url}/{name}"] * 3))
+            errors = []
+            for item in found:
+                with pytest.raises(FeatError, match="404") as caught:
+                    item.load(lambda image: image)
+                errors.append(caught.value)  # with its traceback, and what that refers to
+            assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_for_downloads_that_cannot_be_listed_is_an_error_of_ours(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(Path, "glob", refuse)
+    with pytest.raises(OutputError, match="Too many open files"):
+        ScratchFolder(tmp_path)
+
+
 def test_wrong_settings_are_errors_at_once(model, files):
     with pytest.raises(ConfigError, match="at least 1"):
         model.predict(files, batch_size=0)
+    for wrong in (0, -1, 1.5, True, "2", None, 2**70):
+        with pytest.raises(ConfigError, match="batch_size"):
+            model.batch_size = wrong
+    assert model.batch_size == 4 and len(list(model.predict(files[0], batch_size=np.int64(4)))) == 1
     with pytest.raises(ConfigError, match="on_error"):
         model.predict(files, on_error="ignore")
 

@@ -27,9 +27,13 @@ from hypothesis import strategies as st
 pytest.importorskip("paddle")
 
 import paddlex_feat
-from paddlex_feat.errors import ConfigError, DependencyError, OutputError
+from paddlex_feat.config.schema import Config
+from paddlex_feat.errors import ConfigError, DependencyError, ImageError, OutputError
+from paddlex_feat.files import atomic_folder
 from paddlex_feat.inference import savers
 from paddlex_feat.inference.results import FeatureResult, FileStems
+from paddlex_feat.modes import predict as predict_mode
+from paddlex_feat.scratch import ScratchFolder
 
 NAME = "PP-ShiTuV2_rec"
 FORMS = ("jsonl", "npz", "parquet")
@@ -165,6 +169,70 @@ def test_row_groups_and_what_comes_before_an_error_are_kept(tmp_path, form, monk
     assert [p.name for p in tmp_path.iterdir()] == [f"a.{form}"]
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_has_the_features_as_float32_whatever_they_were_made(tmp_path, form):
+    """And those of another width, of another type or without numbers are refused, with what came before them kept."""
+    pytest.importorskip("pyarrow") if form == "parquet" else None
+    results, path = [made(i) for i in range(4)], tmp_path / f"a.{form}"
+    expected = np.stack([r.feature for r in results])
+    for result, kind in zip(results, (np.float32, np.float64, np.float16, list), strict=True):
+        result.feature = result.feature.tolist() if kind is list else result.feature.astype(kind)
+    results[0].feature *= 2  # the attribute is what every form writes
+    expected[0] *= 2
+    paths, _, features = read_back(savers.save_features(results, path))
+    assert (
+        len(paths) == 4
+        and np.abs(features - expected).max() < 2e-3
+        and (features[[0, 1, 3]] == expected[[0, 1, 3]]).all()
+    )
+    for bad, message in (
+        (FeatureResult("b", np.zeros(2, np.float32), "b", 2), "has 2 numbers, those before it 512"),
+        (FeatureResult("b", np.full(512, np.nan), "b", 2), "finite"),
+        (FeatureResult("b", np.zeros((1, 512), np.float32), "b", 2), r"shape \(1, 512\)"),
+        ({"input_path": "b", "feature": [0.0] * 512}, "type dict is no FeatureResult"),
+    ):
+        path.unlink()
+        with pytest.raises(OutputError, match=rf"{message}.*\n.*result 1"):
+            savers.save_features([results[1], bad], path)
+        assert (read_back(path)[2] == expected[1]).all() and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_good_file_stays_where_nothing_could_be_written(tmp_path, form, monkeypatch):
+    pytest.importorskip("pyarrow") if form == "parquet" else None
+    path = savers.save_features([made(1)], tmp_path / f"a.{form}")
+    good = path.read_bytes()
+    with pytest.raises(OutputError, match="no FeatureResult"):
+        savers.save_features([{"feature": [1.0]}], path)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(savers.SAVERS[path.suffix], "add", full)
+    with pytest.raises(OutputError, match="No space"):
+        savers.save_features([made(2)], path)
+    monkeypatch.setattr(savers.SAVERS[path.suffix], "__init__", full)
+    with pytest.raises(OutputError, match="No space"):
+        savers.save_features([made(2)], path)
+    assert path.read_bytes() == good and len(list(tmp_path.iterdir())) == 1
+
+
+def test_files_have_the_permissions_of_the_umask_which_is_never_changed(tmp_path, monkeypatch):
+    """It belongs to all threads: what another one makes meanwhile would get the wrong permissions."""
+    before = os.umask(0o027)
+    try:
+        monkeypatch.setattr(os, "umask", None)
+        path = made(1, "a.jpg").save_to_json(tmp_path)
+        with atomic_folder(tmp_path / "folder"):
+            pass
+        assert [p.stat().st_mode & 0o777 for p in (path, tmp_path / "folder")] == [0o640, 0o750]
+        with ScratchFolder() as folder:
+            assert folder.stat().st_mode & 0o777 == 0o700
+    finally:
+        monkeypatch.undo()
+        os.umask(before)
+
+
 def test_what_cannot_be_saved_is_said_before_anything_is_computed(tmp_path, monkeypatch):
     def never():
         raise AssertionError
@@ -253,6 +321,16 @@ def test_mode_predict_saves_all_in_one_file(run_folder, faces, model, tmp_path):
 def test_mode_predict_without_an_image_is_an_error(run_folder, tmp_path):
     done = predict(run_folder, tmp_path, "Predict.input=[[], []]")
     assert done.returncode == 1 and "holds no image" in done.stderr
+
+
+def test_names_that_look_like_numbers_are_names(run_folder, tmp_path):
+    assert predict_mode._as_text([123, {"img": [4, "a.jpg"]}]) == ["123", {"img": ["4", "a.jpg"]}]
+    for value in (1.0, True, [["a.jpg", 2e5]], {"img": None}):
+        with pytest.raises(ConfigError, match=r"YAML takes it for.*\n.*Predict\.input\n.*quotes"):
+            predict_mode._as_text(value)
+    config = Config.model_validate({"Predict": {"input": 0, "model_dir": str(run_folder / "best_model/inference")}})
+    with pytest.raises(ImageError, match="0: The input does not exist"):
+        predict_mode.run(config, tmp_path)
 
 
 def test_the_counts_of_images_are_said_well(run_folder, files, tmp_path):

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 
 from paddlex_feat import MOST_PIXELS, hub
 from paddlex_feat.errors import DownloadError, ImageError
+from paddlex_feat.inference.folders import files_below
 from paddlex_feat.pipeline import tiff
 from paddlex_feat.pipeline.decode import MOST_BYTES, SUFFIXES, Enough, read_bgr
 from paddlex_feat.scratch import ScratchFolder
@@ -27,6 +28,7 @@ ACCEPTED = (
 )
 Resize = Callable[[np.ndarray], np.ndarray]
 _CODES = {1: cv2.COLOR_GRAY2BGR, 4: cv2.COLOR_BGRA2BGR}  # by the number of channels
+_DEEPEST = 100  # lists in lists; Python's own limit of calls is not far above
 _pillow = threading.Lock()  # one PIL image, given twice, must not be loaded by two threads at once
 
 
@@ -104,7 +106,11 @@ def _fetched(url: str, ended: threading.Event | None = None) -> tuple[ScratchFol
     """A copy of what is behind the address now, and the folder of its own that goes with it."""
     folder = ScratchFolder()
     fix = "Check the address, or download the image and give its path."
-    return folder, str(hub.fetch(url, str(folder.path), fix, most=MOST_BYTES, ended=ended))
+    try:
+        return folder, str(hub.fetch(url, str(folder.path), fix, most=MOST_BYTES, ended=ended))
+    except BaseException:  # the error may be kept long, and the folder with it, which holds a file descriptor
+        folder.close()
+        raise
 
 
 def _where(name: str, position: str) -> str:
@@ -120,6 +126,9 @@ def _require_size(width: int, height: int, position: str) -> None:
 
 def _bgr_of_array(array: np.ndarray, position: str) -> np.ndarray:
     channels = 1 if array.ndim == 2 else array.shape[2] if array.ndim == 3 else 0
+    if array.ndim == 4 or array.dtype.kind in "OU":
+        what = f"An array of shape {array.shape} and type {array.dtype} is not one image."
+        raise ImageError(what, where=position, fix="Where it holds several inputs, give list(array).")
     if array.dtype != np.uint8 or channels not in (1, 3, 4) or not array.size:
         raise ImageError(
             f"An array of shape {array.shape} and type {array.dtype} is no image.",
@@ -139,6 +148,8 @@ def _bgr_of_pil(image: Image.Image, position: str) -> np.ndarray:
             if image.mode == "F":
                 raise ValueError("mode F has no range that means black and white; convert it to L or RGB")
             upright = ImageOps.exif_transpose(image)
+            if upright.mode == "La":  # grey times alpha, which Pillow converts in two steps alone
+                upright = upright.convert("LA")
             if upright.mode.startswith("I"):
                 grey = np.clip(np.asarray(upright), 0, 2**16 - 1) >> 8
                 return cv2.cvtColor(grey.astype(np.uint8), cv2.COLOR_GRAY2BGR)
@@ -149,21 +160,24 @@ def _bgr_of_pil(image: Image.Image, position: str) -> np.ndarray:
         ) from error
 
 
-def items(source: Any, position: str = "input") -> Iterator[Item]:
+def items(source: Any, position: str = "input", within: tuple[int, ...] = ()) -> Iterator[Item]:
     """All images of an input, in order; folders recursively, sorted by path. Never raises an Exception.
 
     In the place of what is nothing of ACCEPTED, of a path that does not exist or of a folder without images
     stands an Item that holds an ImageError. An iterator that raises ends the stream with an Item that
-    holds a StreamFault.
+    holds a StreamFault. `within`: the ids of the lists and dicts that it stands in.
     """
-    if isinstance(source, np.ndarray):
+    if id(source) in within or len(within) > _DEEPEST:
+        what = f"The input is nested in itself, or in more than {_DEEPEST} others."
+        yield _fault(what, f"input, {len(within)} deep", "Give a flat list.")
+    elif isinstance(source, np.ndarray):
         yield Item(None, position, source)
     elif isinstance(source, Image.Image):
         yield _pil_item(source, position)
     elif isinstance(source, (str, os.PathLike)):
         yield from _path_items(os.fsdecode(source), position)
     elif isinstance(source, dict) and "img" in source:
-        yield from items(source["img"], position)
+        yield from items(source["img"], position, (*within, id(source)))
     elif isinstance(source, dict):
         what = f"A dict input needs the key 'img'; it has {sorted(map(str, source))}."
         yield _fault(what, position, "Give {'img': image}.")
@@ -171,17 +185,19 @@ def items(source: Any, position: str = "input") -> Iterator[Item]:
         what = f"An input of type {type(source).__name__} is not understood."
         yield _fault(what, position, "Give the file's path, or the array that cv2.imdecode makes of its bytes.")
     elif _is_stream(source):
-        yield from _elements(source, position)
+        yield from _elements(source, position, (*within, id(source)))
     else:
         yield _fault(f"An input of type {type(source).__name__} is not understood.", position, f"Give {ACCEPTED}.")
 
 
-def may_wait(source: Any) -> bool:
+def may_wait(source: Any, depth: int = 0) -> bool:
     """Whether an image may be long in coming: of a URL, or of what makes its elements when asked, as an iterator."""
+    if depth > _DEEPEST:  # an error, which `items` gives
+        return True
     if isinstance(source, dict):
-        return may_wait(source.get("img"))
+        return may_wait(source.get("img"), depth + 1)
     if isinstance(source, (list, tuple)):
-        return any(map(may_wait, source))
+        return any(may_wait(element, depth + 1) for element in source)
     if isinstance(source, (str, os.PathLike)):
         return hub.is_url(os.fsdecode(source))
     return not isinstance(source, (np.ndarray, Image.Image)) and _is_stream(source)
@@ -204,7 +220,7 @@ def _pil_item(image: Image.Image, position: str) -> Item:
         return _fault(f"The PIL image cannot be used ({type(error).__name__}: {error}).", position, "Replace it.")
 
 
-def _elements(source: Iterable[Any], position: str) -> Iterator[Item]:
+def _elements(source: Iterable[Any], position: str, within: tuple[int, ...]) -> Iterator[Item]:
     number = 0
     try:
         elements = iter(source)
@@ -213,7 +229,7 @@ def _elements(source: Iterable[Any], position: str) -> Iterator[Item]:
                 element = next(elements)
             except StopIteration:
                 return
-            yield from items(element, f"{position}[{number}]")
+            yield from items(element, f"{position}[{number}]", within)
             number += 1
     except Exception as error:  # noqa: BLE001 - the caller's own, raised by Item.load after the results before it
         yield Item(None, f"{position}[{number}]", StreamFault(error))
@@ -248,7 +264,7 @@ def _path_items(path: str, position: str) -> Iterator[Item]:
         yield from _pages(path, position, path)
     else:
         faults: list[OSError] = []
-        found = (Path(folder, name) for folder, _, names in os.walk(path, onerror=faults.append) for name in names)
+        found = files_below(path, faults.append)
         files = sorted(str(p) for p in found if p.suffix.lower() in SUFFIXES)
         for fault in faults:
             what = f"The folder cannot be read ({fault.strerror})."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -82,7 +83,7 @@ class Predictor:
     """Extracts features; made by `create_model`. Calling it is the same as calling `predict`.
 
     Attributes:
-        batch_size: images computed together.
+        batch_size: images computed together; raises ConfigError if it is set to what is no whole number of at least 1.
         failed: (path, or position as in "input[3]"; what is wrong) of every input that the last call of `predict`
             could not use; the position counts from 0. Each call has a list of its own, so where several
             run in turn, take it right after the call; threads that share a Predictor cannot tell whose was the last.
@@ -90,9 +91,17 @@ class Predictor:
 
     def __init__(self, extractor: FeatureExtractor, batch_size: int = 1, fast_decode: bool = False):
         self._extractor = extractor
-        self.batch_size = _positive(batch_size)
+        self.batch_size = batch_size
         self._enough = _enough_for(extractor.preprocess.size) if fast_decode else None
         self.failed: list[tuple[str, str]] = []
+
+    @property
+    def batch_size(self) -> int:
+        return self._batch_size
+
+    @batch_size.setter
+    def batch_size(self, batch_size: int) -> None:
+        self._batch_size = _positive(batch_size)
 
     def predict(
         self, input: Any, batch_size: int | None = None, on_error: str = "raise"
@@ -113,7 +122,7 @@ class Predictor:
         results before it. Raises ConfigError at once for a wrong batch_size or on_error.
         """
         if batch_size is not None:
-            self.batch_size = _positive(batch_size)
+            self.batch_size = batch_size
         if on_error not in ("raise", "skip"):
             raise ConfigError(f"on_error must be 'raise' or 'skip', got {on_error!r}.", where="on_error")
         self.failed = []
@@ -186,4 +195,6 @@ def _enough_for(size: int) -> Enough:
 def _positive(batch_size: int) -> int:
     if not isinstance(batch_size, (int, np.integer)) or isinstance(batch_size, bool) or batch_size < 1:
         raise ConfigError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.", where="batch_size")
+    if batch_size > sys.maxsize:
+        raise ConfigError(f"batch_size is at most {sys.maxsize}, got {batch_size!r}.", where="batch_size")
     return int(batch_size)

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,21 +29,21 @@ class Saver(Protocol):
 
     def __init__(self, path: Path): ...
 
-    def add(self, result: FeatureResult) -> None:
-        """Write one result, or keep it until there is a group to write."""
+    def add(self, result: FeatureResult, feature: np.ndarray) -> None:
+        """Write one result with its feature, float32 [D], or keep it until there is a group to write."""
 
     def close(self) -> None:
         """Write what is left; the file is complete."""
 
 
 class JsonLines:
-    """A JSON object a line, as `save_to_json` writes it, streamed."""
+    """A JSON object a line, with the keys that `save_to_json` writes, streamed."""
 
     def __init__(self, path: Path):
         self._stream = path.open("wb")
 
-    def add(self, result: FeatureResult) -> None:
-        text = json.dumps(dict(result), ensure_ascii=False, allow_nan=False)
+    def add(self, result: FeatureResult, feature: np.ndarray) -> None:
+        text = json.dumps({**result, "feature": feature.tolist()}, ensure_ascii=False, allow_nan=False)
         self._stream.write(_utf8(text) + b"\n")
 
     def close(self) -> None:
@@ -63,9 +63,9 @@ class Npz:
         self._pages: list[int] = []
         self._width = 0
 
-    def add(self, result: FeatureResult) -> None:
-        self._features.write(result.feature.tobytes())
-        self._width = len(result.feature)
+    def add(self, result: FeatureResult, feature: np.ndarray) -> None:
+        self._features.write(feature.tobytes())
+        self._width = len(feature)
         self._paths.append(result["input_path"] or "")
         self._pages.append(result.get("page_index", -1))
 
@@ -98,20 +98,21 @@ class Parquet:
         self._arrow: Any = importlib.import_module("pyarrow")
         self._path = path
         self._writer: Any = None
-        self._rows: list[FeatureResult] = []
+        self._rows: list[tuple[str | None, int | None, np.ndarray]] = []
 
-    def add(self, result: FeatureResult) -> None:
-        self._rows.append(result)
+    def add(self, result: FeatureResult, feature: np.ndarray) -> None:
+        self._rows.append((result["input_path"], result.get("page_index"), feature))
         if len(self._rows) == _ROW_GROUP:
             self._flush()
 
     def _flush(self) -> None:
-        arrow, rows = self._arrow, self._rows
-        features = np.stack([row.feature for row in rows])
-        paths = [None if row["input_path"] is None else _utf8(row["input_path"]).decode() for row in rows]
+        arrow = self._arrow
+        paths, pages, rows = zip(*self._rows, strict=True)
+        features = np.stack(rows)
+        names = [None if path is None else _utf8(path).decode() for path in paths]
         columns = {
-            "input_path": arrow.array(paths, arrow.string()),
-            "page_index": arrow.array([row.get("page_index") for row in rows], arrow.int32()),
+            "input_path": arrow.array(names, arrow.string()),
+            "page_index": arrow.array(pages, arrow.int32()),
             "feature": arrow.FixedSizeListArray.from_arrays(arrow.array(features.reshape(-1)), features.shape[1]),
         }
         table = arrow.table(columns)
@@ -150,18 +151,44 @@ class FeatureFile:
         self._kind = kind
         self._saver: Saver | None = None
         self._temporary = ExitStack()
+        self._width = 0
+        self._failed = False
 
     def add(self, result: FeatureResult) -> None:
-        """Add one result. Raises OutputError."""
-        with output_errors(self._path):
-            if self._saver is None:  # only now: without a result nothing is written
-                self._saver = self._kind(self._temporary.enter_context(atomic_path(self._path)))
-            self._saver.add(result)
+        """Add one result, with its attribute `feature` as float32. Raises OutputError, also for what is no result."""
+        feature = self._checked(result)
+        try:
+            with output_errors(self._path):
+                if self._saver is None:  # only now: without a result nothing is written
+                    self._saver = self._kind(self._temporary.enter_context(atomic_path(self._path)))
+                self._saver.add(result, feature)
+        except Exception:
+            self._failed = True
+            raise
         self.count += 1
+        self._width = len(feature)
+
+    def _checked(self, result: FeatureResult) -> np.ndarray:
+        where, fix = f"{self._path}, result {self.count} (from 0)", "Give the results of `predict`."
+        if not isinstance(result, FeatureResult):
+            raise OutputError(f"An object of type {type(result).__name__} is no FeatureResult.", where=where, fix=fix)
+        try:
+            with np.errstate(over="ignore"):  # too large for float32 is not finite, which is said below
+                feature = np.array(result.feature, np.float32)
+        except (TypeError, ValueError) as error:
+            raise OutputError(f"The feature is no array of numbers ({error}).", where=where, fix=fix) from error
+        if feature.ndim != 1 or not feature.size or not np.isfinite(feature).all():
+            what = f"The feature, of shape {feature.shape}, is no vector of finite numbers."
+            raise OutputError(what, where=where, fix=fix)
+        if self._width not in (0, len(feature)):
+            what = f"The feature has {len(feature)} numbers, those before it {self._width}."
+            raise OutputError(what, where=where, fix="Save the results of different models in files of their own.")
+        return feature
 
     def close(self) -> None:
-        """Put the file in its place. Raises OutputError."""
-        if self._saver is None:
+        """Put the file in its place, if all that was added could be written. Raises OutputError."""
+        if self._saver is None or self._failed or not self.count:
+            self._discard()
             return
         with self._temporary:
             self._saver.close()
@@ -169,12 +196,19 @@ class FeatureFile:
                 log.info("%s was there already and is now %s", self._path, backup(self._path).name)
         self.placed = True
 
+    def _discard(self) -> None:
+        with suppress(Exception), self._temporary:
+            if self._saver is not None:
+                self._saver.close()
+            raise RuntimeError("atomic_path places nothing where the block fails")
+
 
 @contextmanager
 def feature_file(path: Path) -> Iterator[FeatureFile]:
     """Collect results in a temporary file, which becomes `path` when the block ends, by an error or Ctrl-C too.
 
-    Without a result nothing is written. A file that has the name already is kept as `.bak`, `.bak.1`, …
+    Without a result, and after one that could not be written, nothing is placed. A file that has the name already
+    is kept as `.bak`, `.bak.1`, …
 
     Raises ConfigError for a suffix that is none of SAVERS, DependencyError, OutputError.
     """
@@ -194,11 +228,12 @@ def feature_file(path: Path) -> Iterator[FeatureFile]:
 def save_features(results: Iterable[FeatureResult], path: str | Path) -> Path:
     """Write the results of `predict` to one file, as they come, in the form its suffix names.
 
-    .jsonl: a JSON object a line. .npz: `features` float32 [N, D], `input_paths` and `page_indices`, read by
-    `numpy.load(path, allow_pickle=False)`. .parquet: columns input_path, page_index and feature.
+    The feature is each result's attribute `feature`, as float32. .jsonl: a JSON object a line. .npz: `features`
+    float32 [N, D], `input_paths` and `page_indices`, read by `numpy.load(path, allow_pickle=False)`. .parquet: columns
+    input_path, page_index and feature.
 
     Memory does not grow with the number of results but for the paths of .npz. If `results` raises, what came before
-    is written first. Raises what `feature_file` does, and OutputError if there is no result.
+    is written first. Raises what `feature_file` does, and OutputError if there is no result, or one of another width.
     """
     with feature_file(Path(path)) as file:
         for result in results:

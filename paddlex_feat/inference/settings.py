@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from paddlex_feat.errors import ConfigError
@@ -188,9 +190,9 @@ def _check_keys(name: str, options: Any, known: tuple[str, ...]) -> None:
 def _add_threads(wishes: _Wishes, where: str, value: Any) -> None:
     if value is None:
         return
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 1:
         raise ConfigError(f"{where} must be a whole number of at least 1, got {value!r}.", where=where)
-    wishes.add("threads", value, f"{where}={value}")
+    wishes.add("threads", int(value), f"{where}={value}")
 
 
 def _add_place(wishes: _Wishes, name: str, options: Mapping[str, Any]) -> None:
@@ -204,4 +206,7 @@ def _add_place(wishes: _Wishes, name: str, options: Mapping[str, Any]) -> None:
 
 def _full(device: str) -> str:
     """A device's name in one way of writing it."""
-    return "gpu:0" if device.lower() == "gpu" else device.lower()
+    device = device.lower()
+    if re.fullmatch(r"cpu:\d+", device):
+        return "cpu"
+    return "gpu:0" if device == "gpu" else device

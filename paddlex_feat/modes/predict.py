@@ -65,8 +65,9 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     Raises ImageError if an input failed; the others' results are kept.
     """
     settings = config.Predict
-    if not settings.input:
+    if settings.input in (None, "", [], {}):
         raise ConfigError("Nothing to predict.", where="Predict.input", fix="Give an image, a folder, a URL or a list.")
+    given = _as_text(settings.input)
     names: list[str] = []
     failed: list[tuple[str, str]] = []
     images, started = 0, time.perf_counter()
@@ -79,7 +80,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         with _target(settings.save, output, names) as target, _progress(settings.save) as progress:
             model = _model(config)
             started = time.perf_counter()
-            results = model.predict(settings.input, on_error=settings.on_error)
+            results = model.predict(given, on_error=settings.on_error)
             failed = model.failed
             with closing(results):
                 for result in results:
@@ -106,6 +107,21 @@ def run(config: Config, output: Path) -> dict[str, Any]:
             fix=f"Give {ACCEPTED}.",
         ).with_result(found())
     return found()
+
+
+def _as_text(given: Any) -> Any:
+    """The input with whole numbers as text: they are names. Raises ConfigError for a value whose text is lost."""
+    if isinstance(given, list):
+        return [_as_text(element) for element in given]
+    if isinstance(given, dict):
+        return {key: _as_text(value) for key, value in given.items()}
+    if given is None or isinstance(given, (bool, float)):
+        raise ConfigError(
+            f"A name is needed, and YAML takes it for the value {given!r}.",
+            where="Predict.input",
+            fix="Put it in quotes twice, as in -o Predict.input='\"1.0\"'.",
+        )
+    return str(given) if isinstance(given, int) else given
 
 
 def _model(config: Config) -> Predictor:

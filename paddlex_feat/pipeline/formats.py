@@ -6,10 +6,12 @@ are not promised are refused: some take 16 bytes of memory a pixel, some a tempo
 
 from __future__ import annotations
 
+import io
 import re
 from mmap import mmap
+from typing import Any
 
-from paddlex_feat import MOST_PIXELS
+from paddlex_feat import MOST_PIXELS, OPENCV_CAME_FIRST
 from paddlex_feat.errors import ImageError
 
 _BEGIN = re.compile(
@@ -32,6 +34,8 @@ def require_decodable(data: bytes | mmap, name: str) -> None:
             where=name,
             fix="Save it in one of these formats, or take it off the list.",
         )
+    if OPENCV_CAME_FIRST:
+        _require_size(data, name)
     if data[:2] == b"\xff\xd8":
         scans, pixels = _jpeg_scans(data)
         if scans > _MOST_SCANS or scans * pixels > _MOST_PASSES or (scans > 1 and pixels > _MOST_PIXELS_KEPT):
@@ -45,6 +49,24 @@ def require_decodable(data: bytes | mmap, name: str) -> None:
             "The image cannot be decoded: its chunks do not lie in the file.",
             where=name,
             fix="Replace the file or take it off the list.",
+        )
+
+
+def _require_size(data: bytes | mmap, name: str) -> None:
+    """Raise ImageError for more than MOST_PIXELS, which OpenCV was not told. What Pillow cannot read passes."""
+    from PIL import Image
+
+    try:
+        opened: Any = data if isinstance(data, mmap) else io.BytesIO(data)  # a page's map may be of a GiB
+        with Image.open(opened) as image:
+            width, height = image.size
+    except Image.DecompressionBombError:  # more than twice what Pillow warns of
+        width = height = 2**15
+    except Exception:  # noqa: BLE001 - any of Pillow's; whether it is an image OpenCV says
+        return
+    if width * height > MOST_PIXELS:
+        raise ImageError(
+            f"The image cannot be decoded: it has more than {MOST_PIXELS} pixels.", where=name, fix="Make it smaller."
         )
 
 
