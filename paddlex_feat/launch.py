@@ -25,7 +25,7 @@ from typing import Any
 
 from paddlex_feat import errors
 from paddlex_feat.errors import ConfigError, EvaluationError, FeatError, Interrupted, TrainingError, output_errors
-from paddlex_feat.files import write_json
+from paddlex_feat.files import atomic_path, write_json
 from paddlex_feat.group import COMMAND, Group, logs_folder
 from paddlex_feat.logs import LOG_START
 from paddlex_feat.scratch import ScratchFolder
@@ -87,11 +87,17 @@ def run(
         try:
             code = _watch(command, _environment(device, machines, log_start), folder)
         finally:
-            for file in (*folder.glob("workerlog.*"), *folder.glob("launch.log")):
-                shutil.copy(file, logs)
+            _keep([*folder.glob("workerlog.*"), *folder.glob("launch.log")], logs)
     failures = _failures(logs)
     if code or failures:
         raise _reason(failures, logs, code, mode, len(device_ids(device)) or 1)
+
+
+def _keep(files: list[Path], folder: Path) -> None:
+    """Copy files into a folder; where a link of the same name is there, it is replaced and not followed."""
+    for file in files:
+        with atomic_path(folder / file.name) as temporary:
+            shutil.copyfile(file, temporary)
 
 
 def _options(device: str, machines: str | None, port: int) -> list[str]:

@@ -89,6 +89,16 @@ def test_two_processes_train_one_network(small_faces, tmp_path):
     assert json.loads((tmp_path / "e/evaluate_result.json").read_text())["metrics"]["recall1"] == best["score"]
 
 
+def test_a_link_among_the_logs_of_workers_is_not_followed(tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "workerlog.0").write_text("of the worker")
+    (tmp_path / "victim").write_text("the user's")
+    (tmp_path / "logs" / "workerlog.0").symlink_to("../victim")
+    launch._keep([tmp_path / "workerlog.0"], tmp_path / "logs")
+    assert (tmp_path / "victim").read_text() == "the user's"
+    assert (tmp_path / "logs" / "workerlog.0").read_text() == "of the worker"
+
+
 def test_modules_of_the_working_directory_are_not_imported(tmp_path):
     for name in ("json", "numpy", "runpy", "site"):
         (tmp_path / f"{name}.py").write_text("open('imported', 'w'); raise SystemExit('a module of strangers')")

@@ -73,6 +73,11 @@ def test_nor_does_the_converter_run_it(tmp_path):
     with pytest.raises(WeightsError, match="save_combine"):
         convert.to_onnx(evil, evil.with_suffix(".pdiparams"), tmp_path / "a.onnx")
     assert victim.read_text() == "the user's"
+    file, _ = exported(tmp_path / "cut")
+    parameters = file.with_suffix(".pdiparams")
+    parameters.write_bytes(parameters.read_bytes()[:-1])
+    with pytest.raises(WeightsError, match="missing"):
+        convert.to_onnx(file, parameters, tmp_path / "a.onnx")
 
 
 def exported(tmp_path: Path) -> tuple[Path, dict[str, Any]]:

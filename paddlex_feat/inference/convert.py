@@ -18,6 +18,7 @@ from paddlex_feat.files import atomic_path, require_room
 from paddlex_feat.inference.engine import graph_files
 from paddlex_feat.inference.info import PREFIX
 from paddlex_feat.inference.operators import require_pure
+from paddlex_feat.inference.parameters import require_whole
 from paddlex_feat.scratch import ScratchFolder, clear_leftovers
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,7 @@ def to_onnx(graph: Path, parameters: Path, target: Path) -> None:
     for package in ("paddle", "paddle2onnx"):
         require(package)
     require_pure(graph)
+    require_whole(parameters)
     with atomic_path(target) as temporary:
         words = [sys.executable, "-c", _CONVERT, *(str(p.resolve()) for p in (graph, parameters, temporary))]
         with ScratchFolder() as empty:  # relative places of PYTHONPATH name nothing there
