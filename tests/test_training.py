@@ -450,6 +450,7 @@ def test_auto_begins_where_nothing_is(small_faces, tmp_path):
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["Train"]["resume"] is None
 
 
+@pytest.mark.slow
 def test_a_run_stops_early_without_a_better_recall_and_stays_stopped(small_faces, tmp_path):
     """With frozen weights recall never changes."""
     stuck = ("Train.learning_rate=1e-30", "Train.early_stopping=2", "Train.epochs_iters=9", "Train.save_interval=9")
@@ -563,6 +564,7 @@ def test_a_run_that_stopped_early_goes_on_if_more_epochs_are_asked_for(small_fac
     assert longer.returncode == 0 and epochs_in(tmp_path) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_compiled_training_graph_runs_on_a_cpu(small_faces, tmp_path):
     done = train(small_faces, tmp_path, "Train.dy2st=True", "Train.epochs_iters=1")
     assert done.returncode == 0, done.stderr
