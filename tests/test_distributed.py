@@ -55,7 +55,8 @@ def test_evaluation_is_identical_for_1_2_and_3_processes(run_folder, small_faces
             assert np.array_equal(value, other[name]), name
 
 
-@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 2])
 def test_processes_with_a_share_of_the_batch_make_the_steps_of_one_with_the_whole(tmp_path, accumulate):
     """Cross-entropy, triplet loss across devices, momentum, decay, accumulation; the network has no BatchNorm."""
     weights = {}
