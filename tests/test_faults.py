@@ -471,7 +471,6 @@ sys.exit(cli.main(sys.argv[1:]))
         ("evaluate", "paddlex_feat.dataset.records", "find_root", "data/gallery.txt", "DatasetError"),
         ("evaluate", "paddlex_feat.modes.evaluate_model", "find", "run/best_model", "WeightsError"),
         ("export", "paddlex_feat.modes.export", "weight_file", "run/best_model", "WeightsError"),
-        ("export", "paddlex_feat.modes.common", "read_list", "data/images", "ImageError"),
         ("predict", "paddlex_feat.inference.predictor", "read_info", "run/best_model", "WeightsError"),
         ("predict", "paddlex_feat.inference.inputs", "_exists", "data/images", "ImageError"),
     ],
