@@ -186,8 +186,8 @@ def _unexpected(error: Exception, mode: str, output: Path) -> FeatError:
             where=f"worker {group.rank}",
             fix=f"See what the others say, in {output / logs_folder(mode)}.",
         )
-    elif isinstance(error, FileNotFoundError) and manifest.working_directory() is None:
-        wrapped = FeatError(  # importing Paddle asks for it
+    elif isinstance(error, (FileNotFoundError, SystemError)) and manifest.working_directory() is None:
+        wrapped = FeatError(  # importing Paddle asks for it; Python 3.13's import itself ends in a SystemError
             "The working directory has been removed.",
             where=f"mode {mode}",
             fix="Change to a folder that is there, and run again.",

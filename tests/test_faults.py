@@ -179,9 +179,11 @@ def test_a_traceback_in_the_log_is_readable_and_forges_no_line(tmp_path):
     )
     lines = (tmp_path / "a.log").read_text().splitlines()
     assert lines[0].endswith(" DEBUG traceback") and lines[1] == "| Traceback (most recent call last):", done.stderr
-    assert r"| \::error title=forged::x\x1b]0;pwned\x07" in lines[4] and lines[-1].endswith(r" ERROR 3 of a\x0ab")
+    traceback = lines[1:-3]  # from Python 3.13 on it shows the lines of such code too
+    assert all(line.startswith("| ") for line in traceback) and lines[-1].endswith(r" ERROR 3 of a\x0ab")
+    assert any(line.startswith(r"| \::error title=forged::x\x1b]0;pwned\x07") for line in traceback)
     said = done.stderr.splitlines()
-    assert len(lines) == 8 and len(said) == 3 and len(said[0]) == errors.LONGEST
+    assert len(said) == 3 and len(said[0]) == errors.LONGEST
     require_no_forgery("\n".join(lines))
     require_no_forgery(done.stderr)
 
