@@ -76,7 +76,8 @@ def _reports(target: str, first: int, end: int, seed: int, patience: float) -> I
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     noise = tempfile.NamedTemporaryFile(prefix="fuzz_")  # noqa: SIM115 - what decoders print; closed below
-    child = context.Process(target=_work, args=(target, first, end, seed, there, noise.name), daemon=True)
+    folder = tempfile.TemporaryDirectory(prefix="fuzz_")  # ours, for the child is killed
+    child = context.Process(target=_work, args=(target, first, end, seed, there, noise.name, folder.name), daemon=True)
     child.start()
     there.close()
     ready = False
@@ -99,28 +100,28 @@ def _reports(target: str, first: int, end: int, seed: int, patience: float) -> I
         child.kill()
         child.join()
         noise.close()
+        folder.cleanup()
 
 
-def _work(name: str, first: int, end: int, seed: int, pipe: Connection, noise: str) -> None:
+def _work(name: str, first: int, end: int, seed: int, pipe: Connection, noise: str, folder: str) -> None:
     target = (TARGETS | {FAULTY.name: FAULTY})[name]
     os.dup2(os.open(noise, os.O_WRONLY | os.O_APPEND), 2)
     target.case(first, seed)
-    with tempfile.TemporaryDirectory(prefix="fuzz_") as folder:
-        _use(target, target.sound()[0], Path(folder) / "sound")  # imports, tables and pools of the libraries
-        before = _highest_mib()
-        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (size + _RESERVE, size + _RESERVE))
-        pipe.send("ready")
-        for number in range(first, end):
-            data = target.case(number, seed)
-            started = time.process_time()
-            outcome, fault = _use(target, data, Path(folder) / "case")
-            seconds, mib = time.process_time() - started, _highest_mib() - before
-            if seconds > MOST_SECONDS:
-                fault = fault or f"took {seconds:.1f} s"
-            if mib > MOST_MIB:
-                fault = fault or f"took {mib:.0f} MiB"
-            pipe.send((outcome, seconds, mib, fault))
+    _use(target, target.sound()[0], Path(folder) / "sound")  # imports, tables and pools of the libraries
+    before = _highest_mib()
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + _RESERVE, size + _RESERVE))
+    pipe.send("ready")
+    for number in range(first, end):
+        data = target.case(number, seed)
+        started = time.process_time()
+        outcome, fault = _use(target, data, Path(folder) / "case")
+        seconds, mib = time.process_time() - started, _highest_mib() - before
+        if seconds > MOST_SECONDS:
+            fault = fault or f"took {seconds:.1f} s"
+        if mib > MOST_MIB:
+            fault = fault or f"took {mib:.0f} MiB"
+        pipe.send((outcome, seconds, mib, fault))
 
 
 def _use(target: Target, data: bytes, place: Path) -> tuple[str, str]:
