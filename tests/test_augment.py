@@ -15,7 +15,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from paddlex_feat.errors import ImageError
 from paddlex_feat.pipeline import geometry, rand_augment
 from paddlex_feat.pipeline.augment import Augment
-from paddlex_feat.pipeline.decode import decode_bgr, jpeg_size, read_rgb
+from paddlex_feat.pipeline.decode import decode_bgr, read_rgb
+from paddlex_feat.pipeline.jpeg import frame_size
 from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.pipeline.rand_augment import FILL, NAMES, RandAugment
 
@@ -435,7 +436,7 @@ def asks(least: int):
 )
 def test_the_smallest_size_that_suffices_is_decoded(height, width, least, expected):
     data = jpeg(smooth(height, width))
-    assert jpeg_size(data) == (width, height)
+    assert frame_size(data) == (width, height)
     assert decode_bgr(data, "x", asks(least)).shape[:2] == expected
     assert decode_bgr(data, "x").shape[:2] == (height, width)
 
@@ -463,7 +464,7 @@ def test_other_jpegs(kind):
         data = jpeg(np.dstack([255 - image, np.zeros((200, 301), np.uint8)]), mode="CMYK")
     else:
         data = jpeg(image, **options)
-    assert jpeg_size(data) == (301, 200)
+    assert frame_size(data) == (301, 200)
     full, reduced = decode_bgr(data, "x"), decode_bgr(data, "x", asks(60))
     assert reduced.shape == (100, 151, 3)
     expected = cv2.resize(full, reduced.shape[1::-1], interpolation=cv2.INTER_AREA).astype(int)
@@ -472,14 +473,14 @@ def test_other_jpegs(kind):
 
 def test_what_is_no_plain_jpeg_is_decoded_fully(noise):
     png = cv2.imencode(".png", noise)[1].tobytes()
-    assert jpeg_size(png) is None and np.array_equal(decode_bgr(png, "x", asks(1)), noise)
+    assert frame_size(png) is None and np.array_equal(decode_bgr(png, "x", asks(1)), noise)
     data = jpeg(noise)
     frame = data.index(b"\xff\xc0")
-    assert jpeg_size(data[: frame + 5]) is None and jpeg_size(b"\xff\xd8" + bytes(40)) is None
-    assert jpeg_size(data[:2] + b"\xff\xff\xff" + data[3:]) == (53, 37)  # fill bytes
+    assert frame_size(data[: frame + 5]) is None and frame_size(b"\xff\xd8" + bytes(40)) is None
+    assert frame_size(data[:2] + b"\xff\xff\xff" + data[3:]) == (53, 37)  # fill bytes
     unknown_height = data[: frame + 5] + b"\0\0" + data[frame + 7 :]
-    assert jpeg_size(unknown_height) is None
-    assert jpeg_size(b"\xff\xd8\xff\xe0\0\0" * 5) is None
+    assert frame_size(unknown_height) is None
+    assert frame_size(b"\xff\xd8\xff\xe0\0\0" * 5) is None
 
 
 @pytest.mark.parametrize("part", [0.02, 0.5, 0.98])

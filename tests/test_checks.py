@@ -145,8 +145,10 @@ def test_a_decompression_bomb_is_refused_by_its_header_and_not_decoded(scene, mo
     assert MOST_PIXELS < 60000 * 60000
     where = scene.add("train", "bomb.png", 0, bomb)
     decoded = []
-    decode = images.decode_bgr
-    monkeypatch.setattr(images, "decode_bgr", lambda data, name: decoded.append(name) or decode(data, name))
+    decode = images.decode_with
+    monkeypatch.setattr(
+        images, "decode_with", lambda data, name, *more: decoded.append(name) or decode(data, name, *more)
+    )
     assert scene.found() == [("image-too-large", "error", where)]
     assert "bomb.png" not in {Path(name).name for name in decoded}
 
@@ -496,6 +498,7 @@ def test_every_code_is_documented_with_its_severity():
     families = "list|line|label|image|path|class|num-classes|sampler|train|query|gallery|copy|leak|labelme|split"
     used = set(re.findall(rf'"((?:{families})-[a-z0-9-]+)"', sources))
     used |= {f"image-{trait}" for trait in ("animated", "multi-page", "cmyk", "16-bit", "alpha", "rotated")}
+    used |= {f"image-{kind}" for kind in ("blank", "dark", "bright")}
     assert used == set(documented)
     for code, severity in re.findall(rf'Finding\(\s*"((?:{families})-[a-z0-9-]+)",\s*"(\w+)"', sources):
         assert documented[code] == severity, code

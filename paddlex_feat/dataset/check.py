@@ -19,7 +19,9 @@ from paddlex_feat.dataset.subject import SAMPLED, DataSet, Settings
 CHECKS: tuple[Callable[[DataSet, Settings], Iterable[Finding]], ...] = (
     check_files.paths,
     check_files.images,
+    check_files.damage,
     check_files.traits,
+    check_files.information,
     check_files.sizes,
     check_classes.classifier,
     check_classes.sampler,

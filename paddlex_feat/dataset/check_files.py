@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import PureWindowsPath
 
 from paddlex_feat.dataset.findings import Finding
-from paddlex_feat.dataset.subject import DataSet, Settings
+from paddlex_feat.dataset.subject import DataSet, Place, Settings
 
 REPLACE = "Replace the file or take its lines off the lists."
 _TRAITS = {
@@ -18,6 +18,12 @@ _TRAITS = {
     "alpha": ("warning", "The image has transparency, which is dropped.", "Put it on a background."),
     "rotated": ("note", "The image is turned as its EXIF data say.", "Nothing, where that is right."),
 }
+_EMPTY = {
+    "blank": "The image is of one colour (levels {} to {} of 255).",
+    "dark": "The image is nearly black: its brightest pixel is {1} of 255.",
+    "bright": "The image is nearly white: its darkest pixel is {0} of 255.",
+}
+_DIM = 64  # of 255: the brightest level of 14 bits in 16
 
 
 def paths(data: DataSet, settings: Settings) -> Iterator[Finding]:
@@ -47,13 +53,38 @@ def images(data: DataSet, settings: Settings) -> Iterator[Finding]:
 def traits(data: DataSet, settings: Settings) -> Iterator[Finding]:
     """Images that are used otherwise than they look elsewhere."""
     special = {path: facts.traits for path, facts in data.facts.items() if facts.traits and not facts.fault}
-    seen = set()
-    for file, place in data.records() if special else ():
-        if file in special and file not in seen:
-            seen.add(file)
-            for trait in special[file]:
-                severity, message, fix = _TRAITS[trait]
-                yield Finding(f"image-{trait}", severity, place.where, f"{place.path}: {message}", fix, (file,))
+    for file, place in _first_places(data, set(special)):
+        for trait in special[file]:
+            severity, message, fix = _TRAITS[trait]
+            if trait == "16-bit" and max(data.facts[file].levels, default=255) <= _DIM:
+                message += f" Its brightest pixel then is {data.facts[file].levels[1]} of 255: almost nothing is left."
+                fix = "Scale its values to the whole range, then save it with 8 bits."
+            yield Finding(f"image-{trait}", severity, place.where, f"{place.path}: {message}", fix, (file,))
+
+
+def damage(data: DataSet, settings: Settings) -> Iterator[Finding]:
+    """Images whose data the decoder repaired or filled."""
+    for file, place in _first_places(data, {f for f, facts in data.facts.items() if facts.damage}):
+        message = f"{place.path}: Its data are damaged, and parts of the picture are wrong ({data.facts[file].damage})."
+        yield Finding("image-damaged", "warning", place.where, message, REPLACE, (file,))
+
+
+def information(data: DataSet, settings: Settings) -> Iterator[Finding]:
+    """Images that show next to nothing."""
+    for file, place in _first_places(data, {f for f, facts in data.facts.items() if facts.empty}):
+        facts = data.facts[file]
+        if facts.empty != "dark" or "16-bit" not in facts.traits:  # the check of 16 bits tells of these
+            message = f"{place.path}: {_EMPTY[facts.empty].format(*facts.levels)}"
+            yield Finding(f"image-{facts.empty}", "warning", place.where, message, REPLACE, (file,))
+
+
+def _first_places(data: DataSet, files: set[str]) -> Iterator[tuple[str, Place]]:
+    """Each of the files with the first of its records."""
+    left = set(files)
+    for file, place in data.records() if left else ():
+        if file in left:
+            left.remove(file)
+            yield file, place
 
 
 def sizes(data: DataSet, settings: Settings) -> list[Finding]:

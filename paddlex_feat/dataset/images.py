@@ -29,20 +29,22 @@ from PIL import Image
 
 from paddlex_feat import MOST_PIXELS
 from paddlex_feat.allocator import keep_freed_memory
+from paddlex_feat.dataset.damage import has_step, hole, tiff_error
+from paddlex_feat.dataset.looks import emptiness, levels, perceptual_hash, upright
 from paddlex_feat.errors import DownloadError, ImageError
 from paddlex_feat.hub import cache_folder
-from paddlex_feat.pipeline.decode import MOST_WHOLE, decode_bgr
+from paddlex_feat.pipeline.decode import MOST_WHOLE, decode_with, first_damage
+from paddlex_feat.pipeline.jpeg import read_layout
 from paddlex_feat.progress import bar
 
 log = logging.getLogger(__name__)
 
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # damaged files are reported as findings
 Image.MAX_IMAGE_PIXELS = None  # headers only are read by Pillow; MOST_PIXELS is the limit here
-_VERSION = 3  # of the facts in the cache
+_VERSION = 4  # of the facts in the cache
 _CHUNK = 2048  # images handed to the threads at a time
-_FLAT = 8  # grey levels; an image of less contrast looks like any other
-_STEP = 2  # grey levels; a smaller difference between cells may be noise
 _PNM_GREATEST = re.compile(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s+(\d+)")
+_AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # the blocks of a JPEG lie in the file's own rows
 _PNG_BIT_DEPTH = 24  # offset of that byte in a PNG file
 
 
@@ -59,6 +61,9 @@ class ImageFacts:
         traits: of "animated", "multi-page", "cmyk", "16-bit", "alpha", "rotated" what applies.
         content: SHA-256 of the file as hex; "" where no other file has its size, so that it is unique.
         looks: 640-bit perceptual hash as hex, "" for an image without contrast.
+        damage: how one sees that its data are damaged, though they decode; "" if they are sound.
+        empty: "blank", "dark" or "bright" for an image that shows next to nothing, else "".
+        levels: darkest and brightest level of 255 of such an image, and of one with 16 bits.
     """
 
     fault: str = ""
@@ -68,6 +73,9 @@ class ImageFacts:
     traits: tuple[str, ...] = ()
     content: str = ""
     looks: str = ""
+    damage: str = ""
+    empty: str = ""
+    levels: tuple[int, ...] = ()
 
 
 def inspect(path: str, hashed: bool = True) -> ImageFacts:
@@ -87,25 +95,63 @@ def inspect(path: str, hashed: bool = True) -> ImageFacts:
         return ImageFacts("image-unreadable", f"The file cannot be read ({getattr(error, 'strerror', error)}).")
     if not data:
         return ImageFacts("image-empty", "The file has no bytes.")
-    width, height, traits = _header(data)
+    width, height, traits, orientation = _header(data)
     if width * height > MOST_PIXELS:
         message = f"{width} x {height} pixels are more than the {MOST_PIXELS} that are decoded."
         return ImageFacts("image-too-large", message, width, height)
+    is_jpeg, said = data.startswith(b"\xff\xd8"), list[str]()
     try:
-        image = decode_bgr(data, path)
+        image = decode_with(data, path, _AS_STORED if is_jpeg else cv2.IMREAD_COLOR, said)
     except ImageError as error:
         cut = width and _ends_early(data)
         code, message = ("image-truncated", "The file ends early.") if cut else ("image-undecodable", error.what)
         return ImageFacts(code, message, width, height, traits)
-    if not width:
-        height, width = image.shape[:2]
-    elif _ends_early(data):
+    if width and _ends_early(data):
         return ImageFacts("image-truncated", "The file ends early.", width, height, traits)
-    return ImageFacts("", "", width, height, traits, sha256(data).hexdigest() if hashed else "", perceptual_hash(image))
+    height, width = (height, width) if width else image.shape[:2]
+    damaged = _damage(data, image, said)
+    seen = upright(image, orientation) if is_jpeg else image
+    content = sha256(data).hexdigest() if hashed else ""
+    return ImageFacts("", "", width, height, traits, content, perceptual_hash(seen), damaged, *_shown(image, traits))
 
 
-def _header(data: bytes) -> tuple[int, int, tuple[str, ...]]:
-    """Width, height and traits by the file's header; zeros where Pillow does not know the format."""
+def _damage(data: bytes, image: np.ndarray, said: list[str]) -> str:
+    """How one sees that parts of a decoded image are wrong, as a clause; "" for a sound one.
+
+    said: the decoder's warnings.
+    """
+    warning = first_damage("\n".join(said))
+    if warning:
+        return f"the decoder says: {warning}"
+    if data.startswith(b"\xff\xd8"):
+        layout = read_layout(data, whole=False)
+        at = hole(data, layout)
+        if at:
+            return f"zeros in the place of its data, from byte {at} on"
+        return "brightness jumps within a row of blocks, as behind lost bytes" if has_step(image, layout.mcu) else ""
+    error = tiff_error(data) if data[:2] in (b"II", b"MM") else ""
+    return f"its data cannot be decompressed: {error}" if error else ""
+
+
+def _shown(image: np.ndarray, traits: tuple[str, ...]) -> tuple[str, tuple[int, ...]]:
+    """`ImageFacts.empty` and `levels`."""
+    kind, low, high = emptiness(image)
+    if "16-bit" in traits:
+        return kind, levels(image)
+    return (kind, (low, high)) if kind else ("", ())
+
+
+def _ends_early(data: bytes) -> bool:
+    """Whether the end of a JPEG, PNG or WebP image is missing. What stands behind the end does not matter."""
+    if data.startswith(b"\xff\xd8"):
+        return not data.endswith(b"\xff\xd9") and not read_layout(data).end
+    if data.startswith(b"\x89PNG"):
+        return b"IEND\xaeB`\x82" not in data
+    return data.startswith(b"RIFF") and len(data) < 8 + int.from_bytes(data[4:8], "little")
+
+
+def _header(data: bytes) -> tuple[int, int, tuple[str, ...], int]:
+    """Width, height, traits and EXIF orientation by the file's header; zeros where Pillow does not know the format."""
     try:
         with Image.open(io.BytesIO(data)) as header:
             traits = []
@@ -119,11 +165,13 @@ def _header(data: bytes) -> tuple[int, int, tuple[str, ...]]:
                 traits.append("alpha")
             # Pillow decodes a whole PNG in search of EXIF data that may follow the pixels.
             tags = header.getexif() if header.format != "PNG" or "exif" in header.info else {}
-            if tags.get(0x0112, 1) not in (0, 1):  # the tag Orientation
+            orientation = tags.get(0x0112, 1)  # any number, or a text
+            orientation = orientation if orientation in range(1, 9) else 1
+            if orientation != 1:
                 traits.append("rotated")
-            return header.width, header.height, tuple(traits)
+            return header.width, header.height, tuple(traits), orientation
     except Exception:  # noqa: BLE001 - damaged headers raise nearly anything; the decoder has the last word
-        return 0, 0, ()
+        return 0, 0, (), 1
 
 
 def _deep(header: Image.Image, data: bytes) -> bool:
@@ -135,42 +183,6 @@ def _deep(header: Image.Image, data: bytes) -> bool:
         return max(depth if isinstance(depth, tuple) else (depth,)) > 8
     greatest = _PNM_GREATEST.match(data[:200]) if header.format == "PPM" else None
     return bool(greatest and int(greatest[1]) > 255)
-
-
-def _ends_early(data: bytes) -> bool:
-    """Is the file cut off? Some decoders fill what is missing with grey and say nothing."""
-    whole = (b"\xff\xd9", b"IEND\xaeB`\x82")  # the ends of a JPEG and of a PNG
-    if data.endswith(whole) or data[:2] not in (b"\xff\xd8", b"\x89P"):
-        return False
-    body = data.rstrip(b"\0")
-    if body.endswith(whole) or len(body) < len(data):  # padded after its end, or in place of its rest
-        return not body.endswith(whole)
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-    except Exception:  # noqa: BLE001 - whatever it is, the file does not hold the whole image
-        return True
-    return False
-
-
-def perceptual_hash(image: np.ndarray) -> str:
-    """640 bits, as hex, that small changes of size, light and compression leave alone; "" for flat images.
-
-    Where do neighbouring cells of a grid of mean green grow brighter, along rows and along columns (a
-    difference hash both ways)? 128 bits of a 9 x 9 grid, then 512 bits of a 17 x 17 grid.
-
-    image: uint8 [H, W, 3].
-    """
-    step_y, step_x = max(1, image.shape[0] // 64), max(1, image.shape[1] // 64)
-    grey = np.ascontiguousarray(image[::step_y, ::step_x, 1])  # green is most of what the eye sees as brightness
-    bits = []
-    for side in (8, 16):
-        grid = cv2.resize(grey, (side + 1, side + 1), interpolation=cv2.INTER_AREA).astype(np.int16)
-        if side == 8 and grid.max() - grid.min() < _FLAT:
-            return ""
-        bits.append((grid[:side, 1:] - grid[:side, :-1] > _STEP).ravel())
-        bits.append((grid[1:, :side] - grid[:-1, :side] > _STEP).ravel())
-    return np.packbits(np.concatenate(bits)).tobytes().hex()
 
 
 def inspect_all(paths: list[str], workers: int) -> dict[str, ImageFacts]:
@@ -256,7 +268,7 @@ def _recall(
             ).fetchone()
             if row:
                 values = json.loads(row[0])
-                known[path] = ImageFacts(**{**values, "traits": tuple(values["traits"])})
+                known[path] = ImageFacts(**{**values, "traits": tuple(values["traits"]), "levels": tuple(values["levels"])})
     except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
         log.warning("The memory of earlier checks is not readable, and not used: %s", error)
         return {}

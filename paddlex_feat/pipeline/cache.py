@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from paddlex_feat.pipeline.decode import Enough, decode_flags, decode_with, jpeg_size, read_content
+from paddlex_feat.pipeline.decode import Enough, decode_flags, decode_with, read_content
+from paddlex_feat.pipeline.jpeg import frame_size
 
 
 class ImageCache:
@@ -36,7 +37,7 @@ class ImageCache:
             if kept is not None:
                 return kept
         data = read_content(path)
-        size = jpeg_size(data)
+        size = frame_size(data)
         flags = decode_flags(size, enough)
         image = decode_with(data, name, flags)
         image.flags.writeable = False

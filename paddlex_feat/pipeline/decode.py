@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import stat
 from collections.abc import Callable
 from mmap import mmap
@@ -12,8 +14,16 @@ import numpy as np
 
 from paddlex_feat import MOST_PIXELS
 from paddlex_feat.errors import ImageError
+from paddlex_feat.pipeline import decoder_warnings
 from paddlex_feat.pipeline.formats import require_decodable
+from paddlex_feat.pipeline.jpeg import frame_size
 
+log = logging.getLogger(__name__)
+MAX_NAMED = 20  # damaged images that a process names
+_DAMAGE = re.compile(
+    r"^(Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|libpng \w+: (.*image data|IDAT))", re.MULTILINE
+)
+_repaired: set[str] = set()
 MOST_BYTES = 2**30  # of an image file; a larger one is not read
 MOST_WHOLE = 350_000_000  # bytes of one that is read whole, so that it fits beside MOST_PIXELS in 1 GiB
 REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
@@ -25,55 +35,72 @@ SUFFIXES = frozenset(
 )
 
 
-def decode_bgr(data: bytes, name: str, enough: Enough | None = None) -> np.ndarray:
+def decode_bgr(data: bytes, name: str, enough: Enough | None = None, warnings: list[str] | None = None) -> np.ndarray:
     """Pixels of an encoded image: uint8 [H, W, 3], BGR, EXIF rotation applied, alpha dropped.
 
     With `enough`, a JPEG is decoded at 1/8, 1/4 or 1/2 of its size, sides rounded up: the
     smallest that is enough either way round, for the header does not know of the EXIF rotation.
 
-    Raises ImageError naming `name` if the bytes are no image.
+    warnings: receives what the decoder repaired, a text for each image; without it that is logged, with `name`.
+
+    Raises ImageError naming `name` if the bytes are not an image.
     """
-    return decode_with(data, name, decode_flags(jpeg_size(data) if enough else None, enough))
+    return decode_with(data, name, decode_flags(frame_size(data) if enough else None, enough), warnings)
 
 
-def decode_with(data: bytes | mmap, name: str, flags: int) -> np.ndarray:
+def decode_with(data: bytes | mmap, name: str, flags: int, warnings: list[str] | None = None) -> np.ndarray:
     """As `decode_bgr`, with the flags of cv2.imdecode."""
     if not data:
         raise ImageError("The image file is empty.", where=name, fix="Replace the file or take it off the list.")
     require_decodable(data, name)
+    buffer = np.frombuffer(data, np.uint8)
+    listened = data[:1] in (b"\xff", b"\x89")  # libjpeg and libpng print; the other decoders do not
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        if listened:
+            image, said = decoder_warnings.listen(lambda: cv2.imdecode(buffer, flags))
+        else:
+            image, said = cv2.imdecode(buffer, flags), ""
     except cv2.error as error:  # e.g. more pixels than MOST_PIXELS
         raise ImageError(
             f"The image cannot be decoded ({error.err or error}).", where=name, fix="Replace or remove it."
         ) from error
     if image is None:
-        raise ImageError("The image cannot be decoded.", where=name, fix="Replace the file or take it off the list.")
+        reason = f" ({said.splitlines()[-1]})" if said else ""
+        raise ImageError(
+            f"The image cannot be decoded{reason}.", where=name, fix="Replace the file or take it off the list."
+        )
+    if said and warnings is None:
+        _log_repair(name, said)
+    elif said and warnings is not None:
+        warnings.append(said)
     return image
+
+
+def _log_repair(name: str, said: str) -> None:
+    """Warn of damaged data, once for each of the first MAX_NAMED files of this process."""
+    if not is_damage(said):
+        log.debug("%s: %s", name, said)
+    elif name not in _repaired and len(_repaired) <= MAX_NAMED:
+        _repaired.add(name)
+        if len(_repaired) > MAX_NAMED:
+            log.warning("More than %d images have damaged data; mode check_dataset lists all of them.", MAX_NAMED)
+        else:
+            log.warning("%s: its data are damaged, and parts of the picture are wrong (%s).", name, first_damage(said))
+
+
+def is_damage(said: str) -> bool:
+    """Whether a decoder's warnings are about pixels, not about odd metadata."""
+    return bool(_DAMAGE.search(said))
+
+
+def first_damage(said: str) -> str:
+    """The first of a decoder's warnings that is about pixels; "" if none is."""
+    return next((line for line in said.splitlines() if is_damage(line)), "")
 
 
 def decode_rgb(data: bytes, name: str) -> np.ndarray:
     """As `decode_bgr`, in RGB order."""
     return cv2.cvtColor(decode_bgr(data, name), cv2.COLOR_BGR2RGB)
-
-
-def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) from the frame header of a JPEG (ITU-T T.81, B.2.2); None where it is not plain."""
-    if data[:2] != b"\xff\xd8":
-        return None
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # tables share the range of the frames
-            height, width = (int.from_bytes(data[at + i : at + i + 2], "big") for i in (5, 7))
-            return (width, height) if width and height else None
-        elif marker >= 0xE0 or marker in (0xC4, 0xCC, 0xDB, 0xDD):
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        else:
-            return None
-    return None
 
 
 def read_bgr(path: str | Path, enough: Enough | None = None) -> np.ndarray:

@@ -13,14 +13,12 @@ from typing import Any
 
 from paddlex_feat import MOST_PIXELS, OPENCV_CAME_FIRST
 from paddlex_feat.errors import ImageError
+from paddlex_feat.pipeline import jpeg
 
 _BEGIN = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|BM|II[*+]\0|MM\0[*+]|P[1-6]\s|\x59\xa6\x6a\x95", re.DOTALL
 )
-_MARKER = re.compile(rb"\xff[^\0\xff\x01\xd0-\xd8]")  # all but those without a length, which are skipped
-_END, _SCAN = 0xD9, 0xDA
 # A JPEG may go over all its pixels in any number of scans, each of some bytes. Photographs have at most about ten.
-_MOST_SCANS = 500
 _MOST_PASSES = 2**31  # scans times pixels: a few seconds
 _MOST_CHUNKS = 2**18  # of a PNG file: those of 8 KiB make 2 GiB
 _MOST_PIXELS_KEPT = MOST_PIXELS // 2  # of several scans, the decoder keeps 8 bytes a pixel until the last
@@ -37,8 +35,9 @@ def require_decodable(data: bytes | mmap, name: str) -> None:
     if OPENCV_CAME_FIRST:
         _require_size(data, name)
     if data[:2] == b"\xff\xd8":
-        scans, pixels = _jpeg_scans(data)
-        if scans > _MOST_SCANS or scans * pixels > _MOST_PASSES or (scans > 1 and pixels > _MOST_PIXELS_KEPT):
+        layout = jpeg.read_layout(data)
+        scans, pixels = layout.scans, layout.pixels
+        if scans > jpeg.MAX_SCANS or scans * pixels > _MOST_PASSES or (scans > 1 and pixels > _MOST_PIXELS_KEPT):
             raise ImageError(
                 f"The image cannot be decoded: {pixels} pixels in {scans} scans are too many.",
                 where=name,
@@ -68,21 +67,6 @@ def _require_size(data: bytes | mmap, name: str) -> None:
         raise ImageError(
             f"The image cannot be decoded: it has more than {MOST_PIXELS} pixels.", where=name, fix="Make it smaller."
         )
-
-
-def _jpeg_scans(data: bytes | mmap) -> tuple[int, int]:
-    """Number of scans and of pixels of a JPEG (ITU-T T.81, B.1.1), up to its end or one scan too many."""
-    at, scans, pixels = 2, 0, 0
-    while scans <= _MOST_SCANS and (found := _MARKER.search(data, at)):
-        marker, at = data[found.start() + 1], found.end()
-        if marker == _END:
-            break
-        scans += marker == _SCAN
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame's header
-            height, width = (int.from_bytes(data[at + i : at + i + 2], "big") for i in (3, 5))
-            pixels = max(pixels, width * height)
-        at += int.from_bytes(data[at : at + 2], "big")
-    return scans, pixels
 
 
 def _chunks_fit(data: bytes | mmap) -> bool:
