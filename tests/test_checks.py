@@ -145,9 +145,9 @@ def test_a_decompression_bomb_is_refused_by_its_header_and_not_decoded(scene, mo
     assert MOST_PIXELS < 60000 * 60000
     where = scene.add("train", "bomb.png", 0, bomb)
     decoded = []
-    decode = images.decode_with
+    decode = images.decode_admitted
     monkeypatch.setattr(
-        images, "decode_with", lambda data, name, *more: decoded.append(name) or decode(data, name, *more)
+        images, "decode_admitted", lambda data, name, *more: decoded.append(name) or decode(data, name, *more)
     )
     assert scene.found() == [("image-too-large", "error", where)]
     assert "bomb.png" not in {Path(name).name for name in decoded}
@@ -304,11 +304,11 @@ def test_a_pipe_in_a_list_does_not_hang(scene):
 
 
 def test_what_may_become_readable_is_not_remembered(scene, monkeypatch):
-    read = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda p: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
     facts = images.inspect_all([str(scene.root / "t0.png")], 1)
     assert [f.fault for f in facts.values()] == ["image-unreadable"]
-    monkeypatch.setattr(Path, "read_bytes", read)
+    monkeypatch.setattr(os, "read", read)
     assert [f.fault for f in images.inspect_all([str(scene.root / "t0.png")], 1).values()] == [""]
 
 

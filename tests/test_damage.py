@@ -17,7 +17,7 @@ from PIL import Image
 
 from paddlex_feat.dataset.damage import has_step
 from paddlex_feat.dataset.images import ImageFacts, inspect
-from paddlex_feat.dataset.looks import emptiness, upright
+from paddlex_feat.dataset.looks import look_at, upright
 from paddlex_feat.pipeline import decoder_warnings
 from paddlex_feat.pipeline.decode import MAX_NAMED, _repaired, decode_bgr
 from paddlex_feat.pipeline.jpeg import read_layout
@@ -159,7 +159,7 @@ def grey(level: int, noise: int = 0) -> np.ndarray:
     ],
 )
 def test_images_that_show_nothing(image, kind):
-    assert emptiness(image)[0] == kind
+    assert look_at(image).empty == kind
 
 
 def test_a_stroke_or_a_colour_is_something_and_dead_pixels_are_not():
@@ -167,7 +167,7 @@ def test_a_stroke_or_a_colour_is_something_and_dead_pixels_are_not():
     stroke[100:103, 20:140] = 0
     red[50:90, 40:80, 2] = 200
     dead[17, 23] = 255
-    assert [emptiness(image)[0] for image in (stroke, red, dead)] == ["", "", "blank"]
+    assert [look_at(image).empty for image in (stroke, red, dead)] == ["", "", "blank"]
 
 
 @pytest.mark.parametrize(("bits", "left"), [(10, 3), (12, 15), (14, 63), (16, 255)])

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import io
 
-import cv2
 import numpy as np
 from PIL import Image
 
-from paddlex_feat.pipeline.jpeg import Layout, read_layout
+from paddlex_feat.pipeline.jpeg import Layout, end_of_image
 
 _HOLE = bytes(16)
 _CLIP = 6  # grey levels; what an edge in the picture adds to a step between two blocks at most
+_SAMPLES = 4  # pixels of a block's edge that are looked at, which is faster and finds nearly as much
 _STEP = 3.0  # a step, in units of its spread along the row of blocks
 _NOISE = 0.25  # grey levels squared, of a step between blocks of a smooth area
 _FEWEST_COLUMNS, _FEWEST_ROWS = 8, 3  # of blocks, for a spread to mean anything
 _WHOLE, _NONE = 0.6, 0.4  # of the step: at least, where it must be, and at most, where it must not be
-# Columns: luminance, blue and red less luminance, of rows blue, green, red (ITU-R BT.601).
-_COLOURS = np.array([[0.114, 0.886, -0.114], [0.587, -0.587, -0.587], [0.299, -0.299, 0.701]], np.float32)
-
 
 def hole(data: bytes, layout: Layout) -> int:
     """Offset of a run of 16 zero bytes in the first scan of a JPEG that no encoder writes; 0 if there is none.
@@ -26,17 +23,18 @@ def hole(data: bytes, layout: Layout) -> int:
     Zero bits are a code for coefficients, as a rule of -1 each, and 128 of them in a row are not a picture. Where
     they are the code for the end of a block, they are a flat area, and progressive scans may hold long runs too:
     there nothing is looked for.
-
-    layout: of the first scan.
     """
     if not layout.first_scan or layout.mcu == (0, 0) or layout.zeros_are_flat:
         return 0
+    words = np.frombuffer(data, np.uint64, (len(data) - layout.first_scan) // 8, layout.first_scan)
+    if words.all():  # each hole has a word of zeros; several times faster than to search for the hole
+        return 0
     at = data.find(_HOLE, layout.first_scan)
-    return at if 0 < at < read_layout(data).end else 0  # behind the end anything may stand
+    return at if 0 < at < end_of_image(data) else 0  # anything may follow the end
 
 
 def has_step(image: np.ndarray, mcu: tuple[int, int]) -> bool:
-    """Whether brightness or colour jumps within a row of blocks of a JPEG, and stays so.
+    """Whether brightness jumps within a row of blocks of a JPEG, and stays so.
 
     Each block's mean is coded as the difference to the block before it. Where bytes were lost or doubled and the
     decoder found back to the blocks, all that follows is too bright or too dark by a constant. So exactly one row's
@@ -51,16 +49,18 @@ def has_step(image: np.ndarray, mcu: tuple[int, int]) -> bool:
     if steps is None:
         return False
     columns = steps.shape[1]
-    flat = steps.reshape(-1, 3).T
-    sums = np.zeros((2, 3, flat.shape[1] + 1))
-    np.cumsum((flat, flat * flat), axis=2, out=sums[:, :, 1:])
-    mean, square = (sums[:, :, columns:] - sums[:, :, :-columns]) / columns  # of a row's length from each block on
-    size = mean * mean / (square - mean * mean + _NOISE)
-    channel, start = divmod(int(size.argmax()), size.shape[1])
+    flat = steps.ravel()
+    sums = np.zeros((2, flat.size + 1))
+    np.cumsum(flat, out=sums[0, 1:])
+    np.cumsum(flat * flat, out=sums[1, 1:])
+    mean, square = (sums[:, columns:] - sums[:, :-columns]) / columns  # of a row's length from each block on
+    size = mean * mean
+    size /= square - size + _NOISE
+    start = int(size.argmax())
     column = start % columns
-    if size[channel, start] < _STEP**2 or not 2 <= column <= columns - 2:
+    if size[start] < _STEP**2 or not 2 <= column <= columns - 2:
         return False
-    relative = flat[channel] / mean[channel, start]
+    relative = flat / mean[start]
     turn, end = start + columns - column, start + columns  # in the next row of blocks
     within = (relative[start:turn], relative[turn:end])
     beside = (relative[start - column : start], relative[end : end + columns - column])
@@ -70,22 +70,21 @@ def has_step(image: np.ndarray, mcu: tuple[int, int]) -> bool:
 
 
 def _steps(image: np.ndarray, mcu: tuple[int, int]) -> np.ndarray | None:
-    """float32 [rows - 1, columns, 3]: luminance, blue and red difference between each block and the one above.
+    """float32 [rows - 1, columns]: how much brighter each block is than the one above, in green, by levels.
 
-    Of the two rows of pixels at their common edge, less half the change within each block, so that shading
-    that goes on across the edge counts as nothing. None for fewer blocks than can be judged.
+    Measured at their common edge, less half the change within each block, so that shading that goes on across the
+    edge counts as nothing. None for fewer blocks than can be judged.
     """
     width, height = mcu
     columns, rows = (image.shape[1] // width, (image.shape[0] - 2) // height) if width and height else (0, 0)
     if columns < _FEWEST_COLUMNS or rows < _FEWEST_ROWS:
         return None
-    picture = image[:, : columns * width]
-    above_2, above, below, below_2 = (picture[height + i :: height][: rows - 1] for i in (-2, -1, 0, 1))
-    jump = cv2.subtract(below, above, dtype=cv2.CV_16S)
-    inner = cv2.subtract(below_2, above_2, dtype=cv2.CV_16S)  # the jump and the changes within both blocks
-    twice = np.clip(3 * jump - inner, -2 * _CLIP, 2 * _CLIP).astype(np.float32)
-    blocks = twice.reshape(-1, 3 * width) @ np.tile(_COLOURS / np.float32(2 * width), (width, 1))
-    return blocks.reshape(rows - 1, columns, 3)
+    every = width // _SAMPLES
+    green = image[:, every // 2 : columns * width : every, 1]
+    above_2, above, below, below_2 = (green[height + i :: height][: rows - 1].astype(np.int16) for i in (-2, -1, 0, 1))
+    twice = np.clip(3 * (below - above) - (below_2 - above_2), -2 * _CLIP, 2 * _CLIP)
+    weights = np.full(_SAMPLES, 1 / (2 * _SAMPLES), np.float32)  # a product is faster than a mean of so few
+    return (twice.astype(np.float32).reshape(-1, _SAMPLES) @ weights).reshape(rows - 1, columns)
 
 
 def tiff_error(data: bytes) -> str:

@@ -6,14 +6,11 @@ change, so that a second check of the same files reads none of them.
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
-import re
 import sqlite3
 import stat
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,27 +22,23 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from paddlex_feat import MOST_PIXELS
 from paddlex_feat.allocator import keep_freed_memory
 from paddlex_feat.dataset.damage import has_step, hole, tiff_error
-from paddlex_feat.dataset.looks import emptiness, levels, perceptual_hash, upright
+from paddlex_feat.dataset.headers import Header, jpeg_header, read_header
+from paddlex_feat.dataset.looks import levels, look_at, upright
 from paddlex_feat.errors import DownloadError, ImageError
 from paddlex_feat.hub import cache_folder
-from paddlex_feat.pipeline.decode import MOST_WHOLE, decode_with, first_damage
-from paddlex_feat.pipeline.jpeg import read_layout
+from paddlex_feat.pipeline.decode import MOST_WHOLE, decode_admitted, first_damage
+from paddlex_feat.pipeline.formats import require_decodable
+from paddlex_feat.pipeline.jpeg import Layout, end_of_image
 from paddlex_feat.progress import bar
 
 log = logging.getLogger(__name__)
-
-warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # damaged files are reported as findings
-Image.MAX_IMAGE_PIXELS = None  # headers only are read by Pillow; MOST_PIXELS is the limit here
 _VERSION = 4  # of the facts in the cache
 _CHUNK = 2048  # images handed to the threads at a time
-_PNM_GREATEST = re.compile(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s+(\d+)")
 _AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # the blocks of a JPEG lie in the file's own rows
-_PNG_BIT_DEPTH = 24  # offset of that byte in a PNG file
 
 
 Stamp = tuple[bytes, int, str]  # path and size of a file; number and times of change, which a copy does not keep
@@ -80,42 +73,64 @@ class ImageFacts:
 
 def inspect(path: str, hashed: bool = True) -> ImageFacts:
     """Read and decode one file; its content is hashed if asked."""
+    data = _read(path)
+    if isinstance(data, ImageFacts):
+        return data
+    said: list[str] = []
+    head = None
     try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            return ImageFacts("image-is-folder", "The path is a folder, not an image.")
-        if not stat.S_ISREG(status.st_mode):
-            return ImageFacts("image-unreadable", "The path is a device or a pipe, not a file.")
-        if status.st_size > MOST_WHOLE:
-            return ImageFacts("image-too-large", f"{status.st_size} bytes are more than the {MOST_WHOLE} that are read.")
-        data = Path(path).read_bytes()
+        layout = require_decodable(data, path)
+        head = jpeg_header(layout) if layout else read_header(data)
+        if head.width * head.height > MOST_PIXELS:
+            raise ImageError("")
+        image = decode_admitted(data, path, _AS_STORED if layout else cv2.IMREAD_COLOR, said)
+    except ImageError as error:
+        return _undecodable(data, head or read_header(data), error.what)
+    height, width = (head.height, head.width) if head.width else image.shape[:2]
+    if layout and _ends_early(data):
+        return ImageFacts("image-truncated", "The file ends early.", width, height, head.traits)
+    looks = look_at(upright(image, head.orientation) if layout else image)
+    dim = levels(image) if looks.empty or "16-bit" in head.traits else ()
+    content = sha256(data).hexdigest() if hashed else ""
+    damage = _damage(data, image, layout, said)
+    return ImageFacts("", "", width, height, head.traits, content, looks.phash, damage, looks.empty, dim)
+
+
+def _read(path: str) -> bytes | ImageFacts:
+    """The content of an image file, or why it cannot be had."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe is not waited for
+        try:
+            status = os.fstat(handle)
+            if stat.S_ISDIR(status.st_mode):
+                return ImageFacts("image-is-folder", "The path is a folder, not an image.")
+            if not stat.S_ISREG(status.st_mode):
+                return ImageFacts("image-unreadable", "The path is a device or a pipe, not a file.")
+            if status.st_size > MOST_WHOLE:
+                message = f"{status.st_size} bytes are more than the {MOST_WHOLE} that are read."
+                return ImageFacts("image-too-large", message)
+            data = os.read(handle, status.st_size)
+        finally:
+            os.close(handle)
     except (FileNotFoundError, NotADirectoryError):
         return ImageFacts("image-missing", "The file does not exist.")
     except (OSError, ValueError) as error:
         return ImageFacts("image-unreadable", f"The file cannot be read ({getattr(error, 'strerror', error)}).")
-    if not data:
-        return ImageFacts("image-empty", "The file has no bytes.")
-    width, height, traits, orientation = _header(data)
-    if width * height > MOST_PIXELS:
-        message = f"{width} x {height} pixels are more than the {MOST_PIXELS} that are decoded."
-        return ImageFacts("image-too-large", message, width, height)
-    is_jpeg, said = data.startswith(b"\xff\xd8"), list[str]()
-    try:
-        image = decode_with(data, path, _AS_STORED if is_jpeg else cv2.IMREAD_COLOR, said)
-    except ImageError as error:
-        cut = width and _ends_early(data)
-        code, message = ("image-truncated", "The file ends early.") if cut else ("image-undecodable", error.what)
-        return ImageFacts(code, message, width, height, traits)
-    if width and _ends_early(data):
-        return ImageFacts("image-truncated", "The file ends early.", width, height, traits)
-    height, width = (height, width) if width else image.shape[:2]
-    damaged = _damage(data, image, said)
-    seen = upright(image, orientation) if is_jpeg else image
-    content = sha256(data).hexdigest() if hashed else ""
-    return ImageFacts("", "", width, height, traits, content, perceptual_hash(seen), damaged, *_shown(image, traits))
+    return data or ImageFacts("image-empty", "The file has no bytes.")
 
 
-def _damage(data: bytes, image: np.ndarray, said: list[str]) -> str:
+def _undecodable(data: bytes, head: Header, message: str) -> ImageFacts:
+    """Why an image does not decode."""
+    code = "image-undecodable"
+    if head.width * head.height > MOST_PIXELS:
+        code = "image-too-large"
+        message = f"{head.width} x {head.height} pixels are more than the {MOST_PIXELS} that are decoded."
+    elif head.width and _ends_early(data):
+        code, message = "image-truncated", "The file ends early."
+    return ImageFacts(code, message, head.width, head.height, head.traits)
+
+
+def _damage(data: bytes, image: np.ndarray, layout: Layout | None, said: list[str]) -> str:
     """How one sees that parts of a decoded image are wrong, as a clause; "" for a sound one.
 
     said: the decoder's warnings.
@@ -123,8 +138,7 @@ def _damage(data: bytes, image: np.ndarray, said: list[str]) -> str:
     warning = first_damage("\n".join(said))
     if warning:
         return f"the decoder says: {warning}"
-    if data.startswith(b"\xff\xd8"):
-        layout = read_layout(data, whole=False)
+    if layout:
         at = hole(data, layout)
         if at:
             return f"zeros in the place of its data, from byte {at} on"
@@ -133,56 +147,13 @@ def _damage(data: bytes, image: np.ndarray, said: list[str]) -> str:
     return f"its data cannot be decompressed: {error}" if error else ""
 
 
-def _shown(image: np.ndarray, traits: tuple[str, ...]) -> tuple[str, tuple[int, ...]]:
-    """`ImageFacts.empty` and `levels`."""
-    kind, low, high = emptiness(image)
-    if "16-bit" in traits:
-        return kind, levels(image)
-    return (kind, (low, high)) if kind else ("", ())
-
-
 def _ends_early(data: bytes) -> bool:
     """Whether the end of a JPEG, PNG or WebP image is missing. What stands behind the end does not matter."""
     if data.startswith(b"\xff\xd8"):
-        return not data.endswith(b"\xff\xd9") and not read_layout(data).end
+        return not data.endswith(b"\xff\xd9") and not end_of_image(data)
     if data.startswith(b"\x89PNG"):
         return b"IEND\xaeB`\x82" not in data
     return data.startswith(b"RIFF") and len(data) < 8 + int.from_bytes(data[4:8], "little")
-
-
-def _header(data: bytes) -> tuple[int, int, tuple[str, ...], int]:
-    """Width, height, traits and EXIF orientation by the file's header; zeros where Pillow does not know the format."""
-    try:
-        with Image.open(io.BytesIO(data)) as header:
-            traits = []
-            if getattr(header, "is_animated", False) and header.format != "MPO":  # a phone's photograph and preview
-                traits.append("multi-page" if header.format == "TIFF" else "animated")
-            if header.mode == "CMYK":
-                traits.append("cmyk")
-            if header.mode.startswith("I") or _deep(header, data):
-                traits.append("16-bit")
-            if header.mode in ("RGBA", "LA", "PA") or "transparency" in header.info:
-                traits.append("alpha")
-            # Pillow decodes a whole PNG in search of EXIF data that may follow the pixels.
-            tags = header.getexif() if header.format != "PNG" or "exif" in header.info else {}
-            orientation = tags.get(0x0112, 1)  # any number, or a text
-            orientation = orientation if orientation in range(1, 9) else 1
-            if orientation != 1:
-                traits.append("rotated")
-            return header.width, header.height, tuple(traits), orientation
-    except Exception:  # noqa: BLE001 - damaged headers raise nearly anything; the decoder has the last word
-        return 0, 0, (), 1
-
-
-def _deep(header: Image.Image, data: bytes) -> bool:
-    """16 bits a channel, where Pillow's mode does not tell."""
-    if header.format == "PNG":
-        return data[_PNG_BIT_DEPTH] == 16
-    if header.format == "TIFF":
-        depth = getattr(header, "tag_v2", {}).get(258, 8)  # the tag BitsPerSample
-        return max(depth if isinstance(depth, tuple) else (depth,)) > 8
-    greatest = _PNM_GREATEST.match(data[:200]) if header.format == "PPM" else None
-    return bool(greatest and int(greatest[1]) > 255)
 
 
 def inspect_all(paths: list[str], workers: int) -> dict[str, ImageFacts]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
@@ -11,16 +13,34 @@ _DARK, _BRIGHT = 32, 223  # grey levels; a picture wholly below or above shows n
 _TAIL = 0.001  # share of the pixels at either end that do not count: dead pixels, a date stamp's dot
 
 
-def perceptual_hash(image: np.ndarray) -> str:
-    """640 bits, as hex, that small changes of size, light and compression leave alone; "" for flat images.
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """What an image shows.
 
-    Where do neighbouring cells of a grid of mean green grow brighter, along rows and along columns (a
-    difference hash both ways)? 128 bits of a 9 x 9 grid, then 512 bits of a 17 x 17 grid.
-
-    image: uint8 [H, W, 3].
+    Attributes:
+        phash: 640-bit perceptual hash as hex, "" for an image without contrast.
+        empty: "blank", "dark" or "bright" for an image that shows next to nothing, else "".
     """
+
+    phash: str
+    empty: str
+
+
+def look_at(image: np.ndarray) -> Looks:
+    """Hash an image, uint8 [H, W, 3], and tell whether it shows anything."""
     step_y, step_x = max(1, image.shape[0] // 64), max(1, image.shape[1] // 64)
-    grey = np.ascontiguousarray(image[::step_y, ::step_x, 1])  # green is most of what the eye sees as brightness
+    green = np.ascontiguousarray(image[::step_y, ::step_x, 1])  # most of what the eye sees as brightness
+    low, high = int(green.min()), int(green.max())
+    plain = high - low < _FLAT or high <= _DARK or low >= _BRIGHT  # by some thousand of its pixels
+    return Looks(_difference_hash(green), _emptiness(image) if plain else "")
+
+
+def _difference_hash(grey: np.ndarray) -> str:
+    """Bits that small changes of size, light and compression leave alone.
+
+    Where do neighbouring cells of a grid of mean brightness grow brighter, along rows and along columns (a
+    difference hash both ways)? 128 bits of a 9 x 9 grid, then 512 bits of a 17 x 17 grid.
+    """
     bits = []
     for side in (8, 16):
         grid = cv2.resize(grey, (side + 1, side + 1), interpolation=cv2.INTER_AREA).astype(np.int16)
@@ -31,28 +51,20 @@ def perceptual_hash(image: np.ndarray) -> str:
     return np.packbits(np.concatenate(bits)).tobytes().hex()
 
 
-def emptiness(image: np.ndarray) -> tuple[str, int, int]:
-    """("blank", "dark", "bright" or "", darkest, brightest level) of an image that shows next to nothing.
+def _emptiness(image: np.ndarray) -> str:
+    """blank: all pixels within 8 levels in every channel; dark: none brighter than 32; bright: none darker than 223.
 
-    blank: all pixels within 8 levels in every channel. dark: none is brighter than 32 of 255; bright: none is darker
-    than 223. One pixel in a thousand may be otherwise, which noise and dead pixels are.
-
-    image: uint8 [H, W, 3].
+    One pixel in a thousand may be otherwise, as noise and dead pixels are.
     """
-    step_y, step_x = max(1, image.shape[0] // 32), max(1, image.shape[1] // 32)
-    sample = np.ascontiguousarray(image[::step_y, ::step_x]).reshape(-1, 3)
-    lows, highs = sample.min(axis=0).tolist(), sample.max(axis=0).tolist()
-    low, high = min(lows), max(highs)
-    if low < _BRIGHT and high > _DARK and any(h - w >= _FLAT for w, h in zip(lows, highs, strict=True)):
-        return "", low, high  # nearly every image, by a thousand of its pixels
+    ranges = [levels(image[..., c]) for c in range(3)]
+    if max(high - low for low, high in ranges) < _FLAT:
+        return "blank"
     low, high = levels(image)
-    if max(np.subtract(*levels(image[..., c])[::-1]) for c in range(3)) < _FLAT:
-        return "blank", low, high
-    return "dark" if high <= _DARK else "bright" if low >= _BRIGHT else "", low, high
+    return "dark" if high <= _DARK else "bright" if low >= _BRIGHT else ""
 
 
 def levels(pixels: np.ndarray) -> tuple[int, int]:
-    """The levels between which all but _TAIL of the values lie at either end."""
+    """Darkest and brightest level of uint8 values, but for one in a thousand at either end."""
     counts = np.bincount(pixels.ravel(), minlength=256).cumsum()
     spare = _TAIL * counts[-1]
     return int(np.searchsorted(counts, spare, "right")), int(np.searchsorted(counts, counts[-1] - spare, "left"))

@@ -53,6 +53,11 @@ def decode_with(data: bytes | mmap, name: str, flags: int, warnings: list[str] |
     if not data:
         raise ImageError("The image file is empty.", where=name, fix="Replace the file or take it off the list.")
     require_decodable(data, name)
+    return decode_admitted(data, name, flags, warnings)
+
+
+def decode_admitted(data: bytes | mmap, name: str, flags: int, warnings: list[str] | None = None) -> np.ndarray:
+    """As `decode_with`, of what `require_decodable` has admitted."""
     buffer = np.frombuffer(data, np.uint8)
     listened = data[:1] in (b"\xff", b"\x89")  # libjpeg and libpng print; the other decoders do not
     try:

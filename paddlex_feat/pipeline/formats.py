@@ -24,8 +24,12 @@ _MOST_CHUNKS = 2**18  # of a PNG file: those of 8 KiB make 2 GiB
 _MOST_PIXELS_KEPT = MOST_PIXELS // 2  # of several scans, the decoder keeps 8 bytes a pixel until the last
 
 
-def require_decodable(data: bytes | mmap, name: str) -> None:
-    """Raise ImageError, naming `name`, for an image of a format that is not read, or that is an attack."""
+def require_decodable(data: bytes | mmap, name: str) -> jpeg.Layout | None:
+    """Raise ImageError, naming `name`, for an image of a format that is not read, or that is an attack.
+
+    Returns the layout of a JPEG.
+    """
+    layout = None
     if not _BEGIN.match(data):
         raise ImageError(
             "The image cannot be decoded: it is no JPEG, PNG, WebP, TIFF, BMP, GIF, PNM or Sun raster file.",
@@ -49,6 +53,7 @@ def require_decodable(data: bytes | mmap, name: str) -> None:
             where=name,
             fix="Replace the file or take it off the list.",
         )
+    return layout
 
 
 def _require_size(data: bytes | mmap, name: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from mmap import mmap
 from typing import NamedTuple
 
 # All markers with a length; restart markers and stuffed bytes (FF 00) belong to the data of a scan.
 _MARKER = re.compile(rb"\xff[^\0\xff\x01\xd0-\xd8]")
-_END, _SCAN, _HUFFMAN_TABLES = 0xD9, 0xDA, 0xC4
+_END, _SCAN, _HUFFMAN_TABLES, _APP1 = 0xD9, 0xDA, 0xC4, 0xE1
+_EXIF = b"Exif\0\0"
 MAX_SCANS = 500  # that are counted
 
 
@@ -16,54 +18,67 @@ class Layout(NamedTuple):
     """What the segments of a JPEG say.
 
     Attributes:
+        width, height, components: of the first frame header; 0 without one.
         scans: number of scans, at most MAX_SCANS + 1.
         pixels: of the largest frame header.
-        end: offset behind the end-of-image marker; 0 if there is none.
         first_scan: offset of the entropy-coded data of the first scan; 0 if there is none.
-        mcu: (width, height) in pixels of a minimum coded unit of the first scan; (0, 0) unless the frame is
-            sequential and Huffman-coded, and all its components are in that scan.
+        mcu: (width, height) in pixels of a minimum coded unit of the only scan; (0, 0) for several scans, and for
+            other than sequential Huffman coding.
         zeros_are_flat: zero bits are the code of an end-of-block in the luminance table, so that a long run of them
             is a flat area.
+        exif: the EXIF data, without their identifier; empty if there are none.
     """
 
+    width: int
+    height: int
+    components: int
     scans: int
     pixels: int
-    end: int
     first_scan: int
     mcu: tuple[int, int]
     zeros_are_flat: bool
+    exif: bytes
 
 
-def read_layout(data: bytes | mmap, whole: bool = True) -> Layout:
-    """The layout of a JPEG file, as far as its markers can be followed.
-
-    whole: False stops at the first scan, which is several times faster; `scans` is 1 then and `end` 0.
-    """
-    at, scans, pixels, end, first_scan, mcu, flat = 2, 0, 0, 0, 0, (0, 0), False
-    components = b""
-    while scans <= MAX_SCANS and (found := _MARKER.search(data, at)):
-        marker, at = data[found.start() + 1], found.end()
-        if marker == _END:
-            end = at
-            break
+def read_layout(data: bytes | mmap) -> Layout:
+    """The layout of a JPEG file, as far as its markers can be followed."""
+    size, scans, pixels, first_scan, mcu, flat, exif = (0, 0, 0), 0, 0, 0, (0, 0), False, b""
+    for marker, at in _markers(data):
         length = int.from_bytes(data[at : at + 2], "big")
         if marker == _SCAN:
             scans += 1
-            if not first_scan:
-                first_scan = at + length
-                mcu = mcu if data[at + 2 : at + 3] == components else (0, 0)
-            if not whole:
+            first_scan = first_scan or at + length
+            mcu = mcu if scans == 1 and data[at + 2 : at + 3] == bytes(size[2:]) else (0, 0)
+            if mcu != (0, 0):  # it has all components, and libjpeg reads no other scan
                 break
         elif marker == _HUFFMAN_TABLES:
             flat |= not scans and _zeros_end_blocks(data[at + 2 : at + length])
+        elif marker == _APP1 and data[at + 2 : at + 8] == _EXIF:
+            exif = exif or data[at + 8 : at + length]
         elif _is_frame(marker):
             height, width = (int.from_bytes(data[at + i : at + i + 2], "big") for i in (3, 5))
             pixels = max(pixels, width * height)
-            components = data[at + 7 : at + 8]
-            if not scans:
+            if size == (0, 0, 0):
+                size = (width, height, int.from_bytes(data[at + 7 : at + 8], "big"))
                 mcu = _mcu(data[at : at + length]) if marker in (0xC0, 0xC1) else (0, 0)
-        at += length
-    return Layout(scans, pixels, end, first_scan, mcu, flat)
+    return Layout(*size, scans, pixels, first_scan, mcu, flat, exif)
+
+
+def end_of_image(data: bytes | mmap) -> int:
+    """Offset behind the end-of-image marker; 0 if there is none."""
+    return next((at for marker, at in _markers(data) if marker == _END), 0)
+
+
+def _markers(data: bytes | mmap) -> Iterator[tuple[int, int]]:
+    """(marker, offset behind it) up to the end of the image or one scan too many."""
+    at, scans = 2, 0
+    while scans <= MAX_SCANS and (found := _MARKER.search(data, at)):
+        marker, at = data[found.start() + 1], found.end()
+        yield marker, at
+        if marker == _END:
+            return
+        at += int.from_bytes(data[at : at + 2], "big")
+        scans += marker == _SCAN
 
 
 def _is_frame(marker: int) -> bool:
