@@ -31,8 +31,8 @@ from paddlex_feat.dataset.looks import levels, look_at, upright
 from paddlex_feat.errors import DownloadError, ImageError
 from paddlex_feat.hub import cache_folder
 from paddlex_feat.pipeline.decode import MOST_WHOLE, decode_admitted, first_damage
-from paddlex_feat.pipeline.formats import require_decodable
-from paddlex_feat.pipeline.jpeg import Layout, end_of_image
+from paddlex_feat.pipeline.formats import ends_early, require_decodable
+from paddlex_feat.pipeline.jpeg import Layout
 from paddlex_feat.progress import bar
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def inspect(path: str, hashed: bool = True) -> ImageFacts:
     except ImageError as error:
         return _undecodable(data, head or read_header(data), error.what)
     height, width = (head.height, head.width) if head.width else image.shape[:2]
-    if layout and _ends_early(data):
+    if layout and ends_early(data):
         return ImageFacts("image-truncated", "The file ends early.", width, height, head.traits)
     looks = look_at(upright(image, head.orientation) if layout else image)
     dim = levels(image) if looks.empty or "16-bit" in head.traits else ()
@@ -125,7 +125,7 @@ def _undecodable(data: bytes, head: Header, message: str) -> ImageFacts:
     if head.width * head.height > MOST_PIXELS:
         code = "image-too-large"
         message = f"{head.width} x {head.height} pixels are more than the {MOST_PIXELS} that are decoded."
-    elif head.width and _ends_early(data):
+    elif head.width and ends_early(data):
         code, message = "image-truncated", "The file ends early."
     return ImageFacts(code, message, head.width, head.height, head.traits)
 
@@ -145,15 +145,6 @@ def _damage(data: bytes, image: np.ndarray, layout: Layout | None, said: list[st
         return "brightness jumps within a row of blocks, as behind lost bytes" if has_step(image, layout.mcu) else ""
     error = tiff_error(data) if data[:2] in (b"II", b"MM") else ""
     return f"its data cannot be decompressed: {error}" if error else ""
-
-
-def _ends_early(data: bytes) -> bool:
-    """Whether the end of a JPEG, PNG or WebP image is missing. What stands behind the end does not matter."""
-    if data.startswith(b"\xff\xd8"):
-        return not data.endswith(b"\xff\xd9") and not end_of_image(data)
-    if data.startswith(b"\x89PNG"):
-        return b"IEND\xaeB`\x82" not in data
-    return data.startswith(b"RIFF") and len(data) < 8 + int.from_bytes(data[4:8], "little")
 
 
 def inspect_all(paths: list[str], workers: int) -> dict[str, ImageFacts]:

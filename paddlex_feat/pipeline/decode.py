@@ -15,7 +15,7 @@ import numpy as np
 from paddlex_feat import MOST_PIXELS
 from paddlex_feat.errors import ImageError
 from paddlex_feat.pipeline import decoder_warnings
-from paddlex_feat.pipeline.formats import require_decodable
+from paddlex_feat.pipeline.formats import ends_early, require_decodable
 from paddlex_feat.pipeline.jpeg import frame_size
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def decode_admitted(data: bytes | mmap, name: str, flags: int, warnings: list[st
             f"The image cannot be decoded ({error.err or error}).", where=name, fix="Replace or remove it."
         ) from error
     if image is None:
-        reason = f" ({said.splitlines()[-1]})" if said else ""
+        reason = " (the file ends early)" if ends_early(data) else f" ({said.splitlines()[-1]})" if said else ""
         raise ImageError(
             f"The image cannot be decoded{reason}.", where=name, fix="Replace the file or take it off the list."
         )

@@ -84,3 +84,12 @@ def _chunks_fit(data: bytes | mmap) -> bool:
         if at > len(data):
             return False
     return False
+
+
+def ends_early(data: bytes | mmap) -> bool:
+    """Whether the end of a JPEG, PNG or WebP image is missing. What stands behind the end does not matter."""
+    if data[:2] == b"\xff\xd8":
+        return data[-2:] != b"\xff\xd9" and not jpeg.end_of_image(data)
+    if data[:4] == b"\x89PNG":
+        return data.find(b"IEND\xaeB`\x82") < 0
+    return data[:4] == b"RIFF" and len(data) < 8 + int.from_bytes(data[4:8], "little")
