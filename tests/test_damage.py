@@ -258,3 +258,22 @@ def test_decoding_names_damaged_files_once_and_not_without_end(photograph, caplo
     assert lines[0].startswith("0.jpg: its data are damaged") and len(lines) == MAX_NAMED + 1
     assert "check_dataset lists all" in lines[-1] and "Corrupt JPEG" not in capfd.readouterr().err
     _repaired.clear()
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "AVIF"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0", "a video"),
+        (b"\n<!DOCTYPE html><html>404</html>", "a web page"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+        (bytes(3000), "begins with zeros"),
+        (b"PK\3\4" + bytes(30), "an archive"),
+        (b"hello", "not a JPEG, PNG"),
+    ],
+)
+def test_what_is_not_an_image_is_called_by_its_name(tmp_path, content, what):
+    facts = facts_of(tmp_path, content)
+    assert facts.fault == "image-undecodable" and what in facts.message

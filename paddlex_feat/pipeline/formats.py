@@ -18,6 +18,29 @@ from paddlex_feat.pipeline import jpeg
 _BEGIN = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|BM|II[*+]\0|MM\0[*+]|P[1-6]\s|\x59\xa6\x6a\x95", re.DOTALL
 )
+_REPLACE = "Copy or download it again, or take it off the list."
+_CONVERT = "Save it as JPEG or PNG, or take it off the list."
+_OTHER_KINDS = [  # how the content begins, what it is, what to do
+    (re.compile(pattern, re.DOTALL | re.IGNORECASE), what, fix)
+    for pattern, what, fix in (
+        (
+            rb"version https://git-lfs",
+            "it is a pointer of Git LFS, and the image itself was not fetched",
+            "Run git lfs pull.",
+        ),
+        (rb".{4}ftyp(heic|heix|hevc|heim|heis|mif1|msf1)", "it is a HEIC file", _CONVERT),
+        (rb".{4}ftypavi[fs]", "it is an AVIF file", _CONVERT),
+        (rb".{4}ftyp|.{4}moov|\x1aE\xdf\xa3|RIFF.{4}AVI ", "it is a video", "Save its frames as JPEG or PNG."),
+        (rb"\xff\x0a|\0\0\0\x0cJXL ", "it is a JPEG XL file", _CONVERT),
+        (rb"\0\0\0\x0cjP|\xffO\xffQ", "it is a JPEG 2000 file", _CONVERT),
+        (rb"\s*<(!doctype html|html|head|body)", "it is a web page, perhaps a server's error message", _REPLACE),
+        (rb"\s*(<\?xml.*)?<svg", "it is an SVG drawing", _CONVERT),
+        (rb"%PDF", "it is a PDF document", _CONVERT),
+        (rb"8BPS", "it is a Photoshop file", _CONVERT),
+        (rb"\0\0\x01\0", "it is an icon", _CONVERT),
+        (rb"PK\x03\x04|\x1f\x8b|Rar!|7z\xbc\xaf", "it is an archive", "Unpack it."),
+    )
+]
 # A JPEG may go over all its pixels in any number of scans, each of some bytes. Photographs have at most about ten.
 _MOST_PASSES = 2**31  # scans times pixels: a few seconds
 _MOST_CHUNKS = 2**18  # of a PNG file: those of 8 KiB make 2 GiB
@@ -31,11 +54,8 @@ def require_decodable(data: bytes | mmap, name: str) -> jpeg.Layout | None:
     """
     layout = None
     if not _BEGIN.match(data):
-        raise ImageError(
-            "The image cannot be decoded: it is no JPEG, PNG, WebP, TIFF, BMP, GIF, PNM or Sun raster file.",
-            where=name,
-            fix="Save it in one of these formats, or take it off the list.",
-        )
+        what, fix = _other_kind(data)
+        raise ImageError(f"The image cannot be decoded: {what}.", where=name, fix=fix)
     if OPENCV_CAME_FIRST:
         _require_size(data, name)
     if data[:2] == b"\xff\xd8":
@@ -54,6 +74,18 @@ def require_decodable(data: bytes | mmap, name: str) -> jpeg.Layout | None:
             fix="Replace the file or take it off the list.",
         )
     return layout
+
+
+def _other_kind(data: bytes | mmap) -> tuple[str, str]:
+    """What a file is that is not one of the images that are read, and what to do about it."""
+    head = bytes(data[:4096])
+    for pattern, what, fix in _OTHER_KINDS:
+        if pattern.match(head):
+            return what, fix
+    if not head.strip(b"\0"):
+        return "it begins with zeros, as a copy or download that was never finished does", _REPLACE
+    what = "it is not a JPEG, PNG, WebP, TIFF, BMP, GIF, PNM or Sun raster file"
+    return what, "Save it in one of these formats, or take it off the list."
 
 
 def _require_size(data: bytes | mmap, name: str) -> None:
