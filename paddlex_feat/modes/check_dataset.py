@@ -29,7 +29,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     if wanted.convert.enable:
         before += _convert(config)
     if wanted.split.enable:
-        before += _split(config.Global.dataset_dir, wanted.split)
+        before += _split(config.Global.dataset_dir, wanted.split, wanted.outside == "refuse")
     root = find_root(config.Global.dataset_dir)
     log.info("Checking the data set in %s", root)
     data, findings = check(root, _settings(config))
@@ -60,6 +60,7 @@ def _settings(config: Config) -> Settings:
         input_size=train.input_size,
         decode=config.CheckDataset.decode,
         strict=config.CheckDataset.strict,
+        refuse_outside=config.CheckDataset.outside == "refuse",
     )
 
 
@@ -95,9 +96,9 @@ def _convert(config: Config) -> list[Finding]:
     return converted.findings
 
 
-def _split(dataset_dir: str, wanted: SplitSection) -> list[Finding]:
+def _split(dataset_dir: str, wanted: SplitSection, refuse_outside: bool) -> list[Finding]:
     """Draw the three lists anew from all their lines."""
-    lists = require_lists(dataset_dir)
+    lists = require_lists(dataset_dir, refuse_outside=refuse_outside)
     pairs = dict.fromkeys(
         pair for records in lists.values() for pair in zip(records.paths, records.labels, strict=True)
     )
