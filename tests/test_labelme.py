@@ -173,6 +173,12 @@ def test_files_of_other_tools_are_notes(root, folder):
     assert all(findings[code].severity == "note" for code in notes) and len(findings) == 4  # and no names, b.jpg
 
 
+@pytest.mark.parametrize("image_path", ["../images/A.JPG", "a.jpeg", "..\\images\\A.jpg"])
+def test_an_image_under_nearly_the_same_name_is_named(root, image_path):
+    annotate(root / "annotations/a.json", image_path, {"cat": True})
+    assert converted(root) == {} and "Did you mean images/a.jpg" in codes(root)["labelme-image-missing"]
+
+
 # Annotations beside their images
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from paddlex_feat.dataset.records import decode_list, writable
 from paddlex_feat.errors import DatasetError, ImageError
 from paddlex_feat.files import read_result, write_bytes, write_json
+from paddlex_feat.lookup import Lookup
 from paddlex_feat.pipeline.decode import SUFFIXES, decode_bgr
 from paddlex_feat.pipeline.folders import Walk
 from paddlex_feat.reading import read_small
@@ -89,6 +90,7 @@ class Images:
         self.files = {path.relative_to(root).as_posix() for path in files} - ours
         self.inside: dict[str, tuple[str, Path]] = {}
         self._others = {path.relative_to(root).as_posix() for path in others} | ours
+        self._lookup = Lookup(root)
         self._by_end: dict[str, list[str]] = {}  # by the last one and the last two components
         for file in sorted(self.files):
             parts = file.split("/")
@@ -114,7 +116,7 @@ class Images:
         if name := self._exact(wanted, annotation, self._others):
             return name, True
         try:
-            return self._by_name(given, wanted), False
+            return self._by_name(given, wanted, annotation), False
         except UnusableError:
             if picture is None:
                 raise
@@ -128,11 +130,14 @@ class Images:
         relative = (os.path.relpath(os.path.join(folder, wanted), self._root) for folder in folders)
         return next((name for name in relative if name in files), None)
 
-    def _by_name(self, given: Any, wanted: str) -> str:
+    def _by_name(self, given: Any, wanted: str, annotation: Path) -> str:
         if not wanted:
             raise UnusableError("labelme-no-image", "imagePath is missing or no text.")
         if not wanted.startswith("/") and wanted[1:2] != ":":
-            raise UnusableError("labelme-image-missing", f"There is no image {given!r}.")
+            folders = (self._root / "images", annotation.parent)
+            hints = (self._lookup.explain(os.path.normpath(os.path.join(folder, wanted))) for folder in folders)
+            meant = next((h for h in hints if h.startswith("Did you mean") and ".json" not in h), "")
+            raise UnusableError("labelme-image-missing", f"There is no image {given!r}. {meant}".rstrip())
         parts = [part for part in wanted.split("/") if part]
         for count in (2, 1):
             alike = self._by_end.get("/".join(parts[-count:]), [])
