@@ -31,6 +31,14 @@ def _open_file(path: Path) -> BinaryIO:
         raise
 
 
+def first_bytes(path: Path, size: int) -> bytes:
+    """The beginning of a regular file. Raises OSError, also for another kind of file, which is not opened."""
+    if not stat.S_ISREG(path.stat().st_mode):  # opening a device may set it going
+        raise OSError(errno.ENXIO, NOT_A_FILE, str(path))
+    with _open_file(path) as stream:
+        return stream.read(size) or b""
+
+
 def read_small(path: Path, most: int) -> bytes:
     """The content of a regular file. Raises OSError, also for what is none and for more than `most` bytes."""
     with _open_file(path) as stream:

@@ -424,6 +424,15 @@ def test_a_folder_that_may_not_be_read_does_not_stop_the_search(tmp_path, monkey
     assert find_root(str(tmp_path)) == tmp_path / "below" / "set" and "closed" in caplog.text
 
 
+def test_lists_in_hidden_folders_are_found_only_if_the_folder_is_named(tmp_path, caplog):
+    caplog.set_level("INFO")
+    for folder in (".old/set", "@eaDir/set", "real/set", "real/.ipynb_checkpoints"):
+        write_lists(tmp_path / folder)
+    assert find_root(str(tmp_path)) == tmp_path / "real/set"
+    assert "hidden folders: 2, system folders: 1" in caplog.text and len(caplog.records) == 1
+    assert find_root(str(tmp_path / ".old")) == tmp_path / ".old/set"
+
+
 def write_lists(root: Path) -> None:
     root.mkdir(parents=True)
     for name in LISTS:

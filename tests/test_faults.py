@@ -474,7 +474,7 @@ sys.exit(cli.main(sys.argv[1:]))
         ("evaluate", "paddlex_feat.modes.evaluate_model", "find", "run/best_model", "WeightsError"),
         ("export", "paddlex_feat.modes.export", "weight_file", "run/best_model", "WeightsError"),
         ("predict", "paddlex_feat.inference.predictor", "read_info", "run/best_model", "WeightsError"),
-        ("predict", "paddlex_feat.inference.inputs", "_exists", "data/images", "ImageError"),
+        ("predict", "paddlex_feat.inference.paths", "exists", "data/images", "ImageError"),
     ],
 )
 def test_what_vanishes_between_check_and_use_is_named(

@@ -314,7 +314,13 @@ def test_mode_predict_saves_all_in_one_file(run_folder, faces, model, tmp_path):
     done = predict(run_folder, tmp_path, f"Predict.input={{img: {folder}}}", "Predict.save=jsonl")
     assert done.returncode == 0 and done.stdout == "", done.stderr
     assert "10 images, 0 failed" in done.stderr and "features.jsonl" in done.stderr
-    assert outcome(tmp_path) == {"done_flag": True, "images": 10, "failed": [], "results": ["features.jsonl"]}
+    assert outcome(tmp_path) == {
+        "done_flag": True,
+        "images": 10,
+        "failed": [],
+        "left_out": {},
+        "results": ["features.jsonl"],
+    }
     assert np.abs(read_back(tmp_path / "features.jsonl")[2] - expected).max() <= 1e-6
 
 

@@ -105,6 +105,9 @@ class CheckDatasetSection(Section):
 
     decode: Literal["all", "sample", "none"] = key("all", "Which images are decoded: all, 500 a list, or none.")
     strict: bool = key(False, "Warnings fail the check too.")
+    outside: Literal["warn", "refuse"] = key(
+        "warn", "Paths that lead out of their list's folder: warn, or refuse them, by links too, in all modes."
+    )
     convert: ConvertSection = ConvertSection()
     split: SplitSection = SplitSection()
 
@@ -178,7 +181,7 @@ class PredictSection(Section):
 
     batch_size: int = key(1, "Images computed together; on a CPU at least 8 are.", "images", ge=1)
     model_dir: str | None = key("output/best_model/inference", "Inference directory; null: the official model.")
-    input: Any = key(None, "Image file, folder, URL, {img: any of these}, or a list.")
+    input: Any = key(None, "Image file, folder, pattern, text file of paths, URL, {img: any of these}, or a list.")
     save: Literal["json", "jsonl", "npz", "parquet"] = key(
         "json",
         "json: each result is printed, and saved as <name>_res.json; jsonl, npz, parquet: all in one file features.*, "

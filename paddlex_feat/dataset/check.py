@@ -45,7 +45,7 @@ def check(root: Path, settings: Settings) -> tuple[DataSet, list[Finding]]:
 
 def _findings(data: DataSet, settings: Settings) -> Iterator[Finding]:
     for name in LISTS:
-        data.lists[name], faults = read_list(data.root, name)
+        data.lists[name], faults = read_list(data.root, name, settings.refuse_outside)
         yield from faults
     data.facts = inspect_all(_chosen(data, settings.decode), settings.workers)
     for run in CHECKS:

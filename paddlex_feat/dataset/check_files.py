@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import PureWindowsPath
 
+from paddlex_feat.dataset import outside
 from paddlex_feat.dataset.findings import Finding
 from paddlex_feat.dataset.subject import DataSet, Place, Settings
 
@@ -27,19 +26,12 @@ _DIM = 64  # of 255: the brightest level of 14 bits in 16
 
 
 def paths(data: DataSet, settings: Settings) -> Iterator[Finding]:
-    """Paths stay in the data set's folder, so that the folder can be moved and trusted."""
+    """Paths stay in the data set's folder, so that the folder can be moved and trusted; `read_list` may refuse others."""
     for name, records in data.lists.items():
         for i, path in enumerate(records.paths):
-            if ".." not in path and path[0] not in "/\\" and path[1:2] != ":":
-                continue
-            if path[0] in "/\\" or PureWindowsPath(path).drive:
-                kind, message = "path-absolute", "is absolute, so the data set cannot be moved."
-            elif os.path.normpath(path.replace("\\", "/")).startswith(".."):
-                kind, message = "path-leaves", "leaves the data set's folder."
-            else:
-                continue
-            fix = f"Move the image below the folder of {name}.txt and write its path from there."
-            yield Finding(kind, "warning", records.where(i), f"{path} {message}", fix)
+            if fault := outside.by_text(path):
+                kind, message = fault
+                yield Finding(kind, "warning", records.where(i), f"{path} {message}", outside.FIX.format(name))
 
 
 def images(data: DataSet, settings: Settings) -> Iterator[Finding]:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from paddlex_feat.dataset import relist
 from paddlex_feat.dataset.findings import Finding, first_of_each
+from paddlex_feat.dataset.outside import FIX, Bounds
 from paddlex_feat.dataset.relist import LISTS
 from paddlex_feat.errors import DatasetError
+from paddlex_feat.pipeline.folders import Walk
 
 log = logging.getLogger(__name__)
 RULE = "Write one image a line: relative path, one space, integer label of at least 0."
@@ -67,7 +69,9 @@ def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS) -> Path:
         )
     if _lists_in(top, names) == len(names):
         return top
-    found = [folder for folder in _folders(top, SEARCH_DEPTH) if _lists_in(folder, names) == len(names)]
+    walk = Walk()
+    found = [folder for folder in _folders(top, SEARCH_DEPTH, walk) if _lists_in(folder, names) == len(names)]
+    walk.log(f"Search for {_files(names)} below {top}")
     if len(found) == 1:
         return found[0]
     if not found and _lists_in(top, names):
@@ -94,12 +98,12 @@ def _lists_in(folder: Path, names: tuple[str, ...]) -> int:
     return sum(relist.place(folder, name).is_file() for name in names)
 
 
-def _folders(top: Path, depth: int) -> Iterable[Path]:
+def _folders(top: Path, depth: int, walk: Walk) -> Iterable[Path]:
     """Folders below `top`, links followed, none twice."""
     seen, level = {top.resolve()}, [top]
     for _ in range(depth):
         below = []
-        for child in (child for folder in level for child in _subfolders(folder)):
+        for child in (child for folder in level for child in _subfolders(folder, walk)):
             if child.resolve() not in seen:
                 seen.add(child.resolve())
                 below.append(child)
@@ -107,9 +111,9 @@ def _folders(top: Path, depth: int) -> Iterable[Path]:
         level = below
 
 
-def _subfolders(folder: Path) -> list[Path]:
+def _subfolders(folder: Path, walk: Walk) -> list[Path]:
     try:
-        return sorted(child for child in folder.iterdir() if child.is_dir())
+        return sorted(child for child in folder.iterdir() if child.is_dir() and not walk.leaves_out(child.name, "folders"))
     except PermissionError as error:
         log.warning("Not looked into: %s (%s)", folder, error.strerror)
         return []
@@ -135,10 +139,11 @@ def writable(path: str) -> bool:
     return bool(fields and fields[1] == path == path.strip() and not _CONTROL.search(path) and path.isprintable())
 
 
-def read_list(root: Path, name: str) -> tuple[ImageList, list[Finding]]:
+def read_list(root: Path, name: str, refuse_outside: bool = False) -> tuple[ImageList, list[Finding]]:
     """Read `<root>/<name>.txt`; lines that cannot be read become findings (`first_of_each`), not records.
 
-    The last space or tab of a line separates path and label, so paths may hold spaces.
+    The last space or tab of a line separates path and label, so paths may hold spaces. With `refuse_outside`, lines
+    whose path leads out of `root`, by a link too, are among the findings.
     """
     records, findings = ImageList(name, root), []
     path = root / f"{name}.txt"  # as users know it
@@ -159,13 +164,13 @@ def read_list(root: Path, name: str) -> tuple[ImageList, list[Finding]]:
         return records, findings
     if encoding != "utf-8":
         fault("list-gbk", path.name, "The list is GBK text and was read as such. Save it as UTF-8.", "warning")
-    findings += first_of_each(_read_lines(text, records))
+    findings += first_of_each(_read_lines(text, records, Bounds(root) if refuse_outside else None))
     if not records and not any(f.severity == "error" for f in findings):
         fault("list-empty", path.name, "The list holds no image.")
     return records, findings
 
 
-def _read_lines(text: str, records: ImageList) -> Iterator[Finding]:
+def _read_lines(text: str, records: ImageList, bounds: Bounds | None) -> Iterator[Finding]:
     """Fill `records`; what is wrong with the other lines."""
     for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
         stripped = line.strip()
@@ -182,19 +187,27 @@ def _read_lines(text: str, records: ImageList) -> Iterator[Finding]:
         elif len(label) > 18:
             message = f"The label {label[:40]!r} has more than 18 digits."
             yield Finding("label-not-integer", "error", where, message, RULE)
+        elif bounds is not None and (leads := bounds.fault(image)):
+            fix = f"{FIX.format(records.name)} CheckDataset.outside=warn allows it."
+            yield Finding(leads[0], "error", where, f"{image} {leads[1]}", fix)
         else:
             records.paths.append(image)
             records.labels.append(int(label))
             records.lines.append(number)
 
 
-def require_lists(dataset_dir: str, names: tuple[str, ...] = LISTS) -> dict[str, ImageList]:
-    """The lists that a mode needs. Raises DatasetError with the first faults if any line is bad."""
+def require_lists(
+    dataset_dir: str, names: tuple[str, ...] = LISTS, refuse_outside: bool = False
+) -> dict[str, ImageList]:
+    """The lists that a mode needs. Raises DatasetError with the first faults if any line is bad.
+
+    refuse_outside: as for `read_list`.
+    """
     root = find_root(dataset_dir, names)
     lists: dict[str, ImageList] = {}
     faults: list[Finding] = []
     for name in names:
-        lists[name], findings = read_list(root, name)
+        lists[name], findings = read_list(root, name, refuse_outside)
         faults += [f for f in findings if f.severity == "error"]
     if faults:
         shown = "\n    ".join(f"{f.where}: {f.message}" for f in faults[:10])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,12 +14,16 @@ import numpy as np
 from PIL import Image
 
 from paddlex_feat.dataset.records import LISTS, ImageList
-from paddlex_feat.errors import ImageError
-from paddlex_feat.files import atomic_folder, atomic_path
+from paddlex_feat.errors import ImageError, output_errors
+from paddlex_feat.files import atomic_path, read_result, recover_folder, write_bytes, write_json
 from paddlex_feat.pipeline.decode import read_rgb
+from paddlex_feat.reading import read_small
+from paddlex_feat.scratch import clear_leftovers
 
 SAMPLES_PER_LIST = 10
 _LONGEST_SIDE = 4096  # of a sample, in pixels
+_MOST_SAMPLE = 2**27  # bytes of a file that may be a sample
+_RECORD = ".paddlex_feat.samples.json"  # in their folder: the SHA-256 of each, by name
 _TRIED = 1000  # images, before a list without readable ones is given up
 # Formats that every browser shows; samples of other formats are saved as PNG.
 _WEB_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -27,56 +32,96 @@ _WEB_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 def write_samples(lists: dict[str, ImageList], folder: Path) -> dict[str, list[str]]:
     """Save up to ten labelled images of each list under `folder`; return their names in it.
 
-    Names keep the data set's sub-folders, so that equal file names seldom collide; those that do are
-    numbered. Which images
-    are taken depends on the lists alone. Undecodable images are passed over: check_images has
-    reported them.
+    Names keep the data set's sub-folders, so that equal file names seldom collide; those that do are numbered.
+    Which images are taken depends on the lists alone. Undecodable images are passed over: check_files.images has
+    reported them. The samples of an earlier check are removed; other files in the folder stay, and keep their names.
     """
+    recover_folder(folder)  # of a version that exchanged the whole folder
     names: dict[str, list[str]] = {}
-    taken: dict[str, tuple[str, int]] = {}
-    with atomic_folder(folder) as temporary:
-        for name, records in lists.items():
-            order = list(range(len(records)))
-            random.Random(123).shuffle(order)
-            names[name] = []
-            for i in order[:_TRIED]:
-                if len(names[name]) == SAMPLES_PER_LIST:
-                    break
-                saved = _write_sample(records, i, temporary, taken)
-                if saved:
-                    names[name].append(saved)
+    samples = _Samples(folder)
+    for name, records in lists.items():
+        order = list(range(len(records)))
+        random.Random(123).shuffle(order)
+        names[name] = []
+        for i in order[:_TRIED]:
+            if len(names[name]) == SAMPLES_PER_LIST:
+                break
+            with suppress(ImageError):
+                names[name].append(samples.save(records, i))
+    samples.finish()
     return names
 
 
-def _write_sample(records: ImageList, i: int, folder: Path, taken: dict[str, tuple[str, int]]) -> str | None:
-    """Save one sample and return its name; `taken` tells which file and label has each name."""
-    try:
+class _Samples:
+    """The samples in a folder, told from a user's own files by a record of their names and contents."""
+
+    def __init__(self, folder: Path):
+        for place, _, _ in os.walk(folder):
+            clear_leftovers(Path(place))  # of a run that was killed
+        self._folder = folder
+        former = read_result(folder / _RECORD).get("samples")
+        former = former if isinstance(former, dict) else {}
+        self._former = {name: digest for name, digest in former.items() if name == str(_inside(name))}
+        self._written: dict[str, str] = {}
+        self._taken: dict[str, tuple[str, int]] = {}  # which file and label have each name
+
+    def save(self, records: ImageList, i: int) -> str:
+        """Write the sample of one record and return its name. Raises ImageError if it cannot be decoded."""
         image = read_rgb(records.files()[i])
-    except ImageError:
-        return None
-    relative = _sample_name(records.paths[i])
-    mine, number = (records.files()[i], records.labels[i]), 1
-    name = str(relative)
-    while taken.setdefault(name, mine) != mine:
-        number += 1
-        name = str(relative.with_name(f"{relative.stem}_{number}{relative.suffix}"))
-    target = folder / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scale = min(1, _LONGEST_SIDE / max(image.shape[:2]))
-    if scale < 1:
-        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    labelled = cv2.cvtColor(_labelled(image, records.labels[i]), cv2.COLOR_RGB2BGR)
-    target.write_bytes(cv2.imencode(relative.suffix.lower(), labelled)[1].tobytes())
-    return name
+        scale = min(1, _LONGEST_SIDE / max(image.shape[:2]))
+        if scale < 1:
+            size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        relative = _sample_name(records.paths[i])
+        labelled = cv2.cvtColor(_labelled(image, records.labels[i]), cv2.COLOR_RGB2BGR)
+        data = cv2.imencode(relative.suffix.lower(), labelled)[1].tobytes()
+        mine, name, number = (records.files()[i], records.labels[i]), str(relative), 1
+        while self._taken.setdefault(name, mine) != mine or not self._may_be(name, data):
+            number += 1
+            name = str(relative.with_name(f"{relative.stem}_{number}{relative.suffix}"))
+        write_bytes(self._folder / name, data, lasting=False)
+        self._written[name] = sha256(data).hexdigest()
+        return name
+
+    def _may_be(self, name: str, data: bytes) -> bool:
+        """Whether a sample may have this name: nothing else has it, or an earlier sample, or the same one."""
+        path = self._folder / name
+        return not os.path.lexists(path) or self._is_former(name) or _content(path) == sha256(data).hexdigest()
+
+    def _is_former(self, name: str) -> bool:
+        return name in self._former and _content(self._folder / name) == self._former[name]
+
+    def finish(self) -> None:
+        """Remove the earlier samples that were not written again, with the folders that become empty."""
+        with output_errors(self._folder):
+            for name in self._former.keys() - self._written.keys():
+                path = self._folder / name
+                if self._is_former(name):
+                    path.unlink()
+                    for parent in PurePosixPath(name).parents[:-1]:
+                        with suppress(OSError):  # not empty
+                            (self._folder / parent).rmdir()
+        write_json(self._folder / _RECORD, {"samples": self._written}, lasting=False)
+
+
+def _content(path: Path) -> str:
+    """SHA-256 of a file; "" for a link, and for what is not a file."""
+    try:
+        return "" if path.is_symlink() else sha256(read_small(path, _MOST_SAMPLE)).hexdigest()
+    except OSError:
+        return ""
 
 
 def _sample_name(path: str) -> PurePosixPath:
     """The path of a record as a name below the samples' folder, which it cannot leave."""
-    parts = [p for p in PurePosixPath(path.replace("\\", "/")).parts if p not in ("..", "/", ".")]
-    parts = [p if len(os.fsencode(p)) <= 200 else _short(p) for p in parts]
+    parts = [p if len(os.fsencode(p)) <= 200 else _short(p) for p in _inside(path.replace("\\", "/")).parts]
     relative = PurePosixPath(*parts)
     return relative if relative.suffix.lower() in _WEB_SUFFIXES else relative.with_name(relative.name + ".png")
+
+
+def _inside(path: str) -> PurePosixPath:
+    """A path without what leads out of a folder."""
+    return PurePosixPath(*(part for part in PurePosixPath(path).parts if part not in ("..", "/", "//", ".")))
 
 
 def _short(name: str) -> str:

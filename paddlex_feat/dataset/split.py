@@ -48,15 +48,20 @@ def draw(labels: Sequence[int], percents: tuple[int, int, int], by: str, seed: i
     return {name: sorted(chosen) for name, chosen in parts.items()}
 
 
-def require_usable(parts: dict[str, list[int]], labels: Sequence[int]) -> None:
+def require_usable(
+    parts: dict[str, list[int]],
+    labels: Sequence[int],
+    where: str = "CheckDataset.split",
+    fix: str = "Add images, or choose other percentages",
+) -> None:
     """Raise DatasetError if nothing could be trained or evaluated with a draw."""
     empty = [f"{name}.txt" for name, chosen in parts.items() if not chosen]
     if empty or len({labels[i] for i in parts["train"]}) < 2:
         what = f"{' and '.join(empty)} would be empty" if empty else "train.txt would have fewer than two classes"
         raise DatasetError(
             f"The {len(labels)} images of {len(set(labels))} classes cannot be divided so: {what}.",
-            where="CheckDataset.split",
-            fix="Add images, or choose other percentages; nothing has been changed.",
+            where=where,
+            fix=f"{fix}; nothing has been changed.",
         )
 
 

@@ -25,6 +25,7 @@ class Settings:
         workers: threads that decode.
         decode: "all", "sample" or "none" of the images.
         strict: warnings count as errors.
+        refuse_outside: paths outside a list's folder are errors, and not opened.
     """
 
     batch_size: int
@@ -34,6 +35,7 @@ class Settings:
     input_size: int = 224
     decode: str = "all"
     strict: bool = False
+    refuse_outside: bool = False
 
 
 class Place(NamedTuple):

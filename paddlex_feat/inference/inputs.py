@@ -18,14 +18,14 @@ from PIL import Image, ImageOps
 
 from paddlex_feat import MOST_PIXELS, hub
 from paddlex_feat.errors import DownloadError, ImageError
-from paddlex_feat.inference.folders import files_below
+from paddlex_feat.inference.paths import Search, images_of
+from paddlex_feat.inference.texts import ACCEPTED, cut
 from paddlex_feat.pipeline import tiff
 from paddlex_feat.pipeline.decode import MOST_BYTES, SUFFIXES, Enough, read_bgr
+from paddlex_feat.pipeline.formats import BEGINNING, looks_like_image
+from paddlex_feat.reading import first_bytes
 from paddlex_feat.scratch import ScratchFolder
 
-ACCEPTED = (
-    "an image file, a folder, a URL, a NumPy array, a PIL image, a dict {'img': …}, or a list or iterator of these"
-)
 Resize = Callable[[np.ndarray], np.ndarray]
 _CODES = {1: cv2.COLOR_GRAY2BGR, 4: cv2.COLOR_BGRA2BGR}  # by the number of channels
 _DEEPEST = 100  # lists in lists; Python's own limit of calls is not far above
@@ -90,16 +90,19 @@ class Item:
         try:
             return read_bgr(path, enough)
         except ImageError as error:
-            suffix = Path(path).suffix.lower()
-            fix = (
-                error.fix
-                if suffix in SUFFIXES
-                else f"{suffix or 'A name without suffix'} is no image; give {ACCEPTED}."
-            )
+            suffix, fix = Path(path).suffix.lower(), error.fix
+            if suffix not in SUFFIXES and not _begins_as_image(path):
+                fix = f"{suffix or 'A name without suffix'} is no image; give {ACCEPTED}."
             raise ImageError(error.what, where=_where(self.name, self.position), fix=fix) from error
         finally:
             if folder is not None:
                 folder.close()
+
+
+def _begins_as_image(path: str) -> bool:
+    with suppress(OSError):
+        return looks_like_image(first_bytes(Path(path), BEGINNING))
+    return False
 
 
 def _fetched(url: str, ended: threading.Event | None = None) -> tuple[ScratchFolder, str]:
@@ -160,13 +163,18 @@ def _bgr_of_pil(image: Image.Image, position: str) -> np.ndarray:
         ) from error
 
 
-def items(source: Any, position: str = "input", within: tuple[int, ...] = ()) -> Iterator[Item]:
+def items(source: Any, search: Search | None = None) -> Iterator[Item]:
     """All images of an input, in order; folders recursively, sorted by path. Never raises an Exception.
 
     In the place of what is nothing of ACCEPTED, of a path that does not exist or of a folder without images
     stands an Item that holds an ImageError. An iterator that raises ends the stream with an Item that
-    holds a StreamFault. `within`: the ids of the lists and dicts that it stands in.
+    holds a StreamFault. `search` counts what is left out of folders.
     """
+    return _items(source, "input", (), search or Search())
+
+
+def _items(source: Any, position: str, within: tuple[int, ...], search: Search) -> Iterator[Item]:
+    """`within`: the ids of the lists and dicts that the source stands in."""
     if id(source) in within or len(within) > _DEEPEST:
         what = f"The input is nested in itself, or in more than {_DEEPEST} others."
         yield _fault(what, f"input, {len(within)} deep", "Give a flat list.")
@@ -175,17 +183,17 @@ def items(source: Any, position: str = "input", within: tuple[int, ...] = ()) ->
     elif isinstance(source, Image.Image):
         yield _pil_item(source, position)
     elif isinstance(source, (str, os.PathLike)):
-        yield from _path_items(os.fsdecode(source), position)
+        yield from _text_items(os.fsdecode(source), position, search)
     elif isinstance(source, dict) and "img" in source:
-        yield from items(source["img"], position, (*within, id(source)))
+        yield from _items(source["img"], position, (*within, id(source)), search)
     elif isinstance(source, dict):
-        what = f"A dict input needs the key 'img'; it has {sorted(map(str, source))}."
+        what = f"A dict input needs the key 'img'; it has {cut(str(sorted(map(str, source))))}."
         yield _fault(what, position, "Give {'img': image}.")
     elif _is_file(source):
         what = f"An input of type {type(source).__name__} is not understood."
         yield _fault(what, position, "Give the file's path, or the array that cv2.imdecode makes of its bytes.")
     elif _is_stream(source):
-        yield from _elements(source, position, (*within, id(source)))
+        yield from _elements(source, position, (*within, id(source)), search)
     else:
         yield _fault(f"An input of type {type(source).__name__} is not understood.", position, f"Give {ACCEPTED}.")
 
@@ -220,7 +228,7 @@ def _pil_item(image: Image.Image, position: str) -> Item:
         return _fault(f"The PIL image cannot be used ({type(error).__name__}: {error}).", position, "Replace it.")
 
 
-def _elements(source: Iterable[Any], position: str, within: tuple[int, ...]) -> Iterator[Item]:
+def _elements(source: Iterable[Any], position: str, within: tuple[int, ...], search: Search) -> Iterator[Item]:
     number = 0
     try:
         elements = iter(source)
@@ -229,7 +237,7 @@ def _elements(source: Iterable[Any], position: str, within: tuple[int, ...]) -> 
                 element = next(elements)
             except StopIteration:
                 return
-            yield from items(element, f"{position}[{number}]", within)
+            yield from _items(element, f"{position}[{number}]", within, search)
             number += 1
     except Exception as error:  # noqa: BLE001 - the caller's own, raised by Item.load after the results before it
         yield Item(None, f"{position}[{number}]", StreamFault(error))
@@ -255,31 +263,15 @@ def _url_items(url: str, position: str) -> Iterator[Item]:
         yield from _pages(shown, position, local, folder)
 
 
-def _path_items(path: str, position: str) -> Iterator[Item]:
-    if hub.is_url(path):
-        yield from _url_items(path, position)
-    elif not _exists(path):
-        yield _fault("The input does not exist.", position, f"Give {ACCEPTED}.", path)
-    elif not Path(path).is_dir():
-        yield from _pages(path, position, path)
-    else:
-        faults: list[OSError] = []
-        found = files_below(path, faults.append)
-        files = sorted(str(p) for p in found if p.suffix.lower() in SUFFIXES)
-        for fault in faults:
-            what = f"The folder cannot be read ({fault.strerror})."
-            yield _fault(what, position, "Fix its permissions.", str(fault.filename))
-        if not files and not faults:
-            fix = f"Looked for {', '.join(sorted(SUFFIXES))}."
-            yield _fault("The folder holds no images.", position, fix, path)
-        for file in files:
-            yield from _pages(file, position, file)
-
-
-def _exists(path: str) -> bool:
-    with suppress(OSError, ValueError):  # e.g. a name too long for the file system
-        return bool(path) and Path(path).exists()
-    return False
+def _text_items(text: str, position: str, search: Search) -> Iterator[Item]:
+    for found in images_of(text, search):
+        place = found.line or position
+        if found.what:
+            yield _fault(found.what, place, found.fix, found.path)
+        elif hub.is_url(found.path):
+            yield from _url_items(found.path, place)
+        else:
+            yield from _pages(found.path, place, found.path)
 
 
 def _pages(name: str, position: str, path: str, folder: ScratchFolder | None = None) -> Iterator[Item]:

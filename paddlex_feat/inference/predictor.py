@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -20,6 +21,7 @@ from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.info import read_info
 from paddlex_feat.inference.inputs import Item, StreamFault, items, may_wait
 from paddlex_feat.inference.official import official_model
+from paddlex_feat.inference.paths import Search
 from paddlex_feat.inference.results import FeatureResult, FileStems
 from paddlex_feat.inference.settings import engine_settings
 from paddlex_feat.pipeline.decode import Enough
@@ -87,6 +89,7 @@ class Predictor:
         failed: (path, or position as in "input[3]"; what is wrong) of every input that the last call of `predict`
             could not use; the position counts from 0. Each call has a list of its own, so where several
             run in turn, take it right after the call; threads that share a Predictor cannot tell whose was the last.
+        left_out: what was not read in the folders of that call, counted by reason, as in {".txt files": 1}.
     """
 
     def __init__(self, extractor: FeatureExtractor, batch_size: int = 1, fast_decode: bool = False):
@@ -94,6 +97,7 @@ class Predictor:
         self.batch_size = batch_size
         self._enough = _enough_for(extractor.preprocess.size) if fast_decode else None
         self.failed: list[tuple[str, str]] = []
+        self.left_out: Counter[str] = Counter()
 
     @property
     def batch_size(self) -> int:
@@ -109,9 +113,9 @@ class Predictor:
         """Features of all images of `input`, one result each, in input order, as their batches are done.
 
         Args:
-            input: image file, folder (recursive), URL, uint8 array (HWC in BGR order, grey or BGRA), PIL image,
-                a dict {"img": any of these}, or a list or iterator of these, nested at will. An iterator is read
-                three batches ahead at most; an array must not change before its result is there.
+            input: image file, folder (recursive), pattern, text file of paths, URL, uint8 array (HWC in BGR order,
+                grey or BGRA), PIL image, a dict {"img": any of these}, or a list or iterator of these, nested at will.
+                An iterator is read three batches ahead at most; an array must not change before its result is there.
             batch_size: images computed together; it stays for later calls. On a CPU at least 8 are, which is faster,
                 unless the input has a URL or an iterator, whose next image may be long in coming.
             on_error: what an input does that cannot be used: "raise" its ImageError or DownloadError after the
@@ -125,9 +129,10 @@ class Predictor:
             self.batch_size = batch_size
         if on_error not in ("raise", "skip"):
             raise ConfigError(f"on_error must be 'raise' or 'skip', got {on_error!r}.", where="on_error")
-        self.failed = []
+        search = Search()
+        self.failed, self.left_out = [], search.left_out
         group = self.batch_size if may_wait(input) else max(self.batch_size, self._extractor.engine.piece)
-        return self._results(items(input), group, on_error == "skip", self.failed)
+        return self._results(items(input, search), group, on_error == "skip", self.failed)
 
     __call__ = predict
 

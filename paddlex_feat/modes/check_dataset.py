@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from paddlex_feat.config.schema import Config, SplitSection
-from paddlex_feat.dataset import html, labelme, relist, report, split
+from paddlex_feat.dataset import html, labelme, labelme_images, relist, report, split
 from paddlex_feat.dataset.check import check
 from paddlex_feat.dataset.findings import SEVERITIES, Finding, first_of_each, log_findings, stricter
 from paddlex_feat.dataset.records import LISTS, find_root, require_lists
@@ -29,7 +29,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     if wanted.convert.enable:
         before += _convert(config)
     if wanted.split.enable:
-        before += _split(config.Global.dataset_dir, wanted.split)
+        before += _split(config.Global.dataset_dir, wanted.split, wanted.outside == "refuse")
     root = find_root(config.Global.dataset_dir)
     log.info("Checking the data set in %s", root)
     data, findings = check(root, _settings(config))
@@ -60,6 +60,7 @@ def _settings(config: Config) -> Settings:
         input_size=train.input_size,
         decode=config.CheckDataset.decode,
         strict=config.CheckDataset.strict,
+        refuse_outside=config.CheckDataset.outside == "refuse",
     )
 
 
@@ -71,15 +72,20 @@ def _convert(config: Config) -> list[Finding]:
     """LabelMe annotations to the three lists."""
     root = labelme.find_root(config.Global.dataset_dir)
     converted = labelme.convert(root)
-    if not converted.paths:
+    try:
+        if not converted.paths:
+            raise DatasetError(
+                "No annotation could be used.",
+                where=str(root),
+                fix="Correct what is listed above; each needs imagePath, and one true flag or shapes of one label.",
+            )
+        parts = split.draw(converted.labels, labelme.PERCENTS, "image", config.CheckDataset.convert.seed)
+        split.require_usable(parts, converted.labels, "CheckDataset.convert", "Annotate more images of each class")
+    except DatasetError as error:
         log_findings(converted.findings)
-        raise DatasetError(
-            "No annotation could be used.",
-            where=str(root / "annotations"),
-            fix="Correct what is listed above; each needs imagePath and one true entry in flags.",
-        ).with_result({"check_pass": False, "findings": [_plain(f) for f in first_of_each(converted.findings)]})
-    parts = split.draw(converted.labels, labelme.PERCENTS, "image", config.CheckDataset.convert.seed)
-    split.require_usable(parts, converted.labels)
+        findings = [_plain(f) for f in first_of_each(converted.findings)]
+        raise error.with_result({"check_pass": False, "findings": findings}) from None
+    labelme_images.write_pictures(root, converted.inside)
     relist.replace_lists(root, _texts(converted.paths, converted.labels, parts))
     log.info(
         "Converted %d annotated images of %d classes: %s",
@@ -90,9 +96,9 @@ def _convert(config: Config) -> list[Finding]:
     return converted.findings
 
 
-def _split(dataset_dir: str, wanted: SplitSection) -> list[Finding]:
+def _split(dataset_dir: str, wanted: SplitSection, refuse_outside: bool) -> list[Finding]:
     """Draw the three lists anew from all their lines."""
-    lists = require_lists(dataset_dir)
+    lists = require_lists(dataset_dir, refuse_outside=refuse_outside)
     pairs = dict.fromkeys(
         pair for records in lists.values() for pair in zip(records.paths, records.labels, strict=True)
     )

@@ -278,19 +278,20 @@ def exporter_of(config: Config, trained: Config, network: Recognizer) -> Exporte
 
 def comparison_batches(config: Config, preprocess: Preprocess) -> tuple[list[np.ndarray], str]:
     """What an export is compared on: `comparison_images`, and for a graph of any size another size as well."""
-    images, source = comparison_images(config.Global.dataset_dir, preprocess)
+    dataset, refused = config.Global.dataset_dir, config.CheckDataset.outside == "refuse"
+    images, source = comparison_images(dataset, preprocess, refused)
     if config.Export.input_size == "fixed":
         return [images], source
     other = replace(preprocess, size=preprocess.size + OTHER_SIZE)
-    batches = [images, comparison_images(config.Global.dataset_dir, other)[0]]
+    batches = [images, comparison_images(dataset, other, refused)[0]]
     return batches, f"{source} at {preprocess.size} and {other.size} px"
 
 
-def comparison_images(dataset_dir: str, preprocess: Preprocess) -> tuple[np.ndarray, str]:
+def comparison_images(dataset_dir: str, preprocess: Preprocess, refuse_outside: bool = False) -> tuple[np.ndarray, str]:
     """The first COMPARED_IMAGES gallery images that can be read, uint8 [N, S, S, 3]; noise where there are none."""
     files: list[str] = []
     with suppress(DatasetError):
-        files = read_list(find_root(dataset_dir), "gallery")[0].files()[:COMPARED_IMAGES]
+        files = read_list(find_root(dataset_dir), "gallery", refuse_outside)[0].files()[:COMPARED_IMAGES]
     images = []
     for file in files:
         try:

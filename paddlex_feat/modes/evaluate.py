@@ -72,7 +72,8 @@ def _evaluate(
 
 def _read_lists(config: Config) -> dict[str, ImageList]:
     """gallery.txt and query.txt, all of whose files are there. Raises DatasetError."""
-    lists = require_lists(config.Global.dataset_dir, ("gallery", "query"))
+    refused = config.CheckDataset.outside == "refuse"
+    lists = require_lists(config.Global.dataset_dir, ("gallery", "query"), refuse_outside=refused)
     for records in lists.values():
         missing = [i for i, file in enumerate(records.files()) if not os.path.isfile(file)]  # noqa: PTH113 - for speed
         require_images(records, missing)

@@ -15,10 +15,10 @@ from tqdm import tqdm
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import ConfigError, FeatError, ImageError, Interrupted, output_errors
 from paddlex_feat.hub import without_password
-from paddlex_feat.inference.inputs import ACCEPTED
 from paddlex_feat.inference.predictor import Predictor, create_model
 from paddlex_feat.inference.results import FeatureResult
 from paddlex_feat.inference.savers import FeatureFile, feature_file
+from paddlex_feat.inference.texts import ACCEPTED, cut
 from paddlex_feat.progress import bar
 from paddlex_feat.runtime import first_device
 
@@ -70,18 +70,19 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     given = _as_text(settings.input)
     names: list[str] = []
     failed: list[tuple[str, str]] = []
+    left_out: dict[str, int] = {}
     images, started = 0, time.perf_counter()
 
     def found() -> dict[str, Any]:
         rows = [{"input": name, "message": message} for name, message in failed]
-        return {"images": images, "failed": rows, "results": names}
+        return {"images": images, "failed": rows, "left_out": dict(left_out), "results": names}
 
     try:
         with _target(settings.save, output, names) as target, _progress(settings.save) as progress:
             model = _model(config)
             started = time.perf_counter()
             results = model.predict(given, on_error=settings.on_error)
-            failed = model.failed
+            failed, left_out = model.failed, model.left_out
             with closing(results):
                 for result in results:
                     target.add(result)
@@ -103,7 +104,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     if not images:
         raise ImageError(
             "The input holds no image.",
-            where=f"Predict.input={without_password(repr(settings.input))}",
+            where=f"Predict.input={cut(without_password(repr(settings.input)))}",
             fix=f"Give {ACCEPTED}.",
         ).with_result(found())
     return found()

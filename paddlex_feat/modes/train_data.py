@@ -51,7 +51,7 @@ class Data:
 def read_data(config: Config, group: Group) -> Data:
     """The data set of a training; says what cannot work. Raises DatasetError, ConfigError."""
     settings = config.Train
-    lists = require_lists(config.Global.dataset_dir)
+    lists = require_lists(config.Global.dataset_dir, refuse_outside=config.CheckDataset.outside == "refuse")
     classes, labels = np.unique(lists["train"].labels, return_inverse=True)
     if len(classes) == 1:
         raise DatasetError(

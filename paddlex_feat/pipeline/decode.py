@@ -31,8 +31,9 @@ Enough = Callable[[int, int], bool]  # of (width, height): is an image of this s
 
 SUFFIXES = frozenset(
     f".{s}"
-    for s in ("bmp", "dib", "jpeg", "jpg", "png", "webp", "pbm", "pgm", "ppm", "pnm", "sr", "ras", "tif", "tiff")
-)
+    for s in ("bmp", "dib", "gif", "jfi", "jfif", "jif", "jpe", "jpeg", "jpg", "pjp", "pjpeg", "png", "webp",
+              "pbm", "pgm", "ppm", "pnm", "sr", "ras", "tif", "tiff")
+)  # fmt: skip
 
 
 def decode_bgr(data: bytes, name: str, enough: Enough | None = None, warnings: list[str] | None = None) -> np.ndarray:

@@ -46,6 +46,17 @@ _MOST_PASSES = 2**31  # scans times pixels: a few seconds
 _MOST_CHUNKS = 2**18  # of a PNG file: those of 8 KiB make 2 GiB
 _MOST_PIXELS_KEPT = MOST_PIXELS // 2  # of several scans, the decoder keeps 8 bytes a pixel until the last
 
+BEGINNING = 512  # bytes that tell whether a file is an image
+# Texts may begin with BM and P1 too, so BMP must have a header of a known length, PNM a size. CR2 is a camera's TIFF.
+_UNLIKE = re.compile(
+    rb"BM(?!.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0)|P(?!.(\s+(#[^\n]*\n\s*)*\d+){2}\s)|.{8}CR", re.DOTALL
+)
+
+
+def looks_like_image(beginning: bytes) -> bool:
+    """Whether a file with these first BEGINNING bytes, or all of a shorter one, is of a format that is read."""
+    return bool(_BEGIN.match(beginning)) and not _UNLIKE.match(beginning)
+
 
 def require_decodable(data: bytes | mmap, name: str) -> jpeg.Layout | None:
     """Raise ImageError, naming `name`, for an image of a format that is not read, or that is an attack.

@@ -1,0 +1,43 @@
+"""Paths in a list that lead out of the list's folder: by their text, or by a symbolic link."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PureWindowsPath
+
+FIX = "Move the image below the folder of {}.txt and write its path from there."
+Fault = tuple[str, str]  # code and words, as in "/a.jpg is absolute"
+
+
+def by_text(path: str) -> Fault | None:
+    """The fault of a path that is absolute, also on Windows, or leaves its folder; None for others."""
+    if ".." not in path and path[0] not in "/\\" and path[1:2] != ":":
+        return None
+    if path[0] in "/\\" or PureWindowsPath(path).drive:
+        return "path-absolute", "is absolute, so the data set cannot be moved."
+    if os.path.join(os.path.normpath(path.replace("\\", "/")), "").startswith("../"):
+        return "path-leaves", "leaves the data set's folder."
+    return None
+
+
+class Bounds:
+    """Refuses paths outside a folder, also those of links below it; each folder is resolved once."""
+
+    def __init__(self, root: Path):
+        self._root = root
+        self._inside = os.path.join(os.path.realpath(root), "")
+        self._folders: dict[str, str] = {}
+
+    def fault(self, path: str) -> Fault | None:
+        """The fault of a path of a list in the folder, None if it stays there."""
+        fault = by_text(path)
+        if fault is not None:
+            return fault
+        folder, name = os.path.split(os.path.join(self._root, path))
+        real = self._folders.get(folder)
+        if real is None:
+            real = self._folders[folder] = os.path.realpath(folder)
+        target = os.path.join(real, name)
+        if os.path.islink(target) or name == "..":
+            target = os.path.realpath(target)
+        return None if target.startswith(self._inside) else ("path-leaves", "leaves the data set's folder by a link.")
