@@ -36,7 +36,7 @@ def write_page(path: Path, title: str, style: str, body: str) -> None:
 def small_image(path: str | Path, height: int, width: int) -> np.ndarray | None:
     """The image scaled to fit into a box: uint8 [h, w, 3], RGB; None if it cannot be decoded."""
     try:
-        image = read_rgb(path, enough=lambda w, h: w >= width or h >= height)
+        image = read_rgb(path, lambda w, h: w >= width or h >= height, warnings=[])  # its page tells of damage
     except ImageError:
         return None
     scale = min(height / image.shape[0], width / image.shape[1])

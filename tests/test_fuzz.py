@@ -150,5 +150,5 @@ def test_a_progressive_jpeg_is_read():
 
 @pytest.mark.parametrize("data", [b"\0\0\0\x0cjP  \r\n\x87\n", b"#?RADIANCE\n", b"P7\nWIDTH 4\n", b"PF\n4 4\n-1\n"])
 def test_formats_that_are_not_promised_do_not_reach_a_decoder(data):
-    with pytest.raises(ImageError, match="it is (not a JPEG, PNG|a JPEG 2000 file)"):
+    with pytest.raises(ImageError, match=r"it is (not a JPEG, PNG|a JPEG 2000 file)"):
         decode_bgr(data, "a.jpg")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import run_main
 
-from paddlex_feat.dataset import outside, report
+from paddlex_feat.dataset import images, outside, report
 from paddlex_feat.dataset.check import check
 from paddlex_feat.dataset.records import LISTS, read_list, require_lists
 from paddlex_feat.dataset.subject import Settings
@@ -72,10 +72,9 @@ def test_refused_paths_are_errors_with_file_and_line_and_never_opened(root, kind
     path = linked(root, kind)
     add(root, "query", path)
     opened: list[str] = []
-    inspect = decode.decode_with
-    monkeypatch.setattr(
-        decode, "decode_with", lambda data, name, flags: opened.append(name) or inspect(data, name, flags)
-    )
+    read, content = images._read, decode.read_content
+    monkeypatch.setattr(images, "_read", lambda path: opened.append(path) or read(path))
+    monkeypatch.setattr(decode, "read_content", lambda path: opened.append(str(path)) or content(path))
     settings = Settings(batch_size=4, samples_per_class=2, num_classes=None, workers=1, refuse_outside=True)
     data, findings = check(root, settings)
     (finding,) = (f for f in findings if f.code.startswith("path-"))

@@ -67,7 +67,7 @@ class _Samples:
 
     def save(self, records: ImageList, i: int) -> str:
         """Write the sample of one record and return its name. Raises ImageError if it cannot be decoded."""
-        image = read_rgb(records.files()[i])
+        image = read_rgb(records.files()[i], warnings=[])  # damage is a finding
         scale = min(1, _LONGEST_SIDE / max(image.shape[:2]))
         if scale < 1:
             size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))

@@ -109,14 +109,14 @@ def decode_rgb(data: bytes, name: str) -> np.ndarray:
     return cv2.cvtColor(decode_bgr(data, name), cv2.COLOR_BGR2RGB)
 
 
-def read_bgr(path: str | Path, enough: Enough | None = None) -> np.ndarray:
+def read_bgr(path: str | Path, enough: Enough | None = None, warnings: list[str] | None = None) -> np.ndarray:
     """Pixels of an image file, as `decode_bgr`. Raises ImageError if it cannot be read."""
-    return decode_bgr(read_content(path), str(path), enough)
+    return decode_bgr(read_content(path), str(path), enough, warnings)
 
 
-def read_rgb(path: str | Path, enough: Enough | None = None) -> np.ndarray:
+def read_rgb(path: str | Path, enough: Enough | None = None, warnings: list[str] | None = None) -> np.ndarray:
     """As `read_bgr`, in RGB order."""
-    return cv2.cvtColor(read_bgr(path, enough), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(read_bgr(path, enough, warnings), cv2.COLOR_BGR2RGB)
 
 
 def decode_flags(size: tuple[int, int] | None, enough: Enough | None) -> int:
