@@ -95,7 +95,10 @@ def _number(root: Path, classes: dict[str, _Claim], result: Converted) -> None:
     source = next((root / name for name in _NAME_FILES if (root / name).is_file()), None)
     if source:
         try:
-            text = decode_list(read_small(source, _MOST_NAMES))[0]
+            text, encoding = decode_list(read_small(source, _MOST_NAMES))
+            if encoding == "utf-16":
+                message, fix = "The names are UTF-16 text and were read as such.", "Save the file as UTF-8 text."
+                result.findings.append(Finding("list-utf16", "warning", source.name, message, fix))
         except OSError as error:
             what = f"The class names cannot be read: {error.strerror}."
             raise DatasetError(what, where=str(source), fix="Write one class name a line.") from error
