@@ -267,6 +267,7 @@ def test_a_configuration_that_is_a_folder_or_has_a_near_name(tmp_path, monkeypat
 def test_the_cache_and_saved_results_take_a_home_folder(tmp_path, monkeypatch):
     import numpy as np
 
+    from paddlex_feat import save_features
     from paddlex_feat.inference.results import FeatureResult
 
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -274,6 +275,9 @@ def test_the_cache_and_saved_results_take_a_home_folder(tmp_path, monkeypatch):
     assert hub.cache_folder() == tmp_path / "cache"
     result = FeatureResult("a.jpg", np.ones(2, np.float32), "a", 1)
     assert result.save_to_json("~/results") == tmp_path / "results/a_res.json"
+    assert save_features([result], "~/a.npz") == tmp_path / "a.npz"
+    with pytest.raises(OutputError, match="variables are not expanded"):
+        save_features([result], "${HOME}/a.npz")
     for path in ("$HOME/x", "C:\\x", "a\\b.json"):
         with pytest.raises(OutputError):
             result.save_to_json(path)

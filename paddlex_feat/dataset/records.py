@@ -83,7 +83,9 @@ def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS) -> Path:
     if not found and _lists_in(top, names):
         return top
     if not found:
-        hints = (lookup.explain(top / f"{name}.txt", "file") for name in names)
+        hints = [lookup.explain(top / f"{name}.txt", "file") for name in names]
+        if top.name not in ("", "..") and _lists_in(top.parent, names):
+            hints = [f"There are lists one folder up: give {top.parent}."]
         raise DatasetError(
             f"No folder with {_files(names)}. {next(filter(None, hints), '')}".rstrip(),
             where=f"{top} and {SEARCH_DEPTH} levels of folders below",

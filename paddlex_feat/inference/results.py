@@ -75,11 +75,7 @@ class FeatureResult(dict[str, Any]):
         of `FileStems`. So no result of a call overwrites another. `~` is the home folder. Raises OutputError, also
         for a path with a variable or of Windows that does not exist.
         """
-        path = Path(expand_home(os.fspath(save_path)))
-        wrong = fault(str(path), written=True)
-        if wrong:
-            what = f"Cannot write: {wrong}."
-            raise OutputError(what, where=str(save_path), fix="Give a path of this system in full.")
+        path = output_path(save_path)
         if path.suffix.lower() != ".json" or os.path.isdir(path):  # noqa: PTH112 - false for a name that is too long
             path = path / f"{self._file_stem}_res.json"
         elif self._number > 1:
@@ -90,6 +86,18 @@ class FeatureResult(dict[str, Any]):
     def save_all(self, save_path: builtins.str | Path) -> Path:
         """The same as `save_to_json`."""
         return self.save_to_json(save_path)
+
+
+def output_path(given: str | Path) -> Path:
+    """A path of a caller that is about to be written, with its home folder expanded.
+
+    Raises OutputError for one with a variable, or of Windows, that does not exist.
+    """
+    path = expand_home(os.fspath(given))
+    wrong = fault(path, written=True)
+    if wrong:
+        raise OutputError(f"Cannot write: {wrong}.", where=str(given), fix="Give a path of this system in full.")
+    return Path(path)
 
 
 class Failed(tuple[builtins.str, builtins.str]):
