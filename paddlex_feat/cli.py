@@ -20,7 +20,6 @@ from paddlex_feat import __version__, manifest
 from paddlex_feat.config import load
 from paddlex_feat.config.describe import keys_help
 from paddlex_feat.config.schema import MODES, Config
-from paddlex_feat.config.section import fits_a_path
 from paddlex_feat.errors import ConfigError, ConnectionLostError, FeatError, Interrupted, OutputError, output_errors
 from paddlex_feat.files import backup, locked, read_result, write_json
 from paddlex_feat.group import COMMAND, Group, logs_folder
@@ -262,8 +261,8 @@ def _fail_configuration(error: ConfigError, known: dict[str, str]) -> int:
     It began no run, so the result of a finished one, to which other files belong, stays as it is.
     """
     mode, output = known["mode"], Path(known["output"])
-    if mode not in MODES or not fits_a_path(str(output)):
-        return _complain(error)  # no result file is this run's
+    if mode not in MODES or not known["output"]:
+        return _report(error)  # no result file is this run's
     try:
         with _lock(mode, output):
             _start_logging(mode, output)

@@ -19,6 +19,7 @@ from urllib.parse import urldefrag, urlparse
 
 from paddlex_feat.download import Resuming
 from paddlex_feat.errors import DownloadError
+from paddlex_feat.paths import expand_home, fault
 
 log = logging.getLogger(__name__)
 ATTEMPTS = 4  # in a row that bring nothing new
@@ -33,7 +34,10 @@ MIRROR = "PADDLEX_FEAT_MIRROR"  # the environment variable that names another on
 def cache_folder() -> Path:
     """PADDLE_PDX_CACHE_HOME, PaddleX's variable, else ~/.paddlex. Raises DownloadError if there is no home."""
     try:
-        return Path(os.environ.get("PADDLE_PDX_CACHE_HOME") or Path.home() / ".paddlex")
+        named = expand_home(os.environ.get("PADDLE_PDX_CACHE_HOME", ""))
+        if fault(named, written=True):
+            raise RuntimeError(fault(named, written=True))
+        return Path(named) if named else Path.home() / ".paddlex"
     except RuntimeError as error:
         raise DownloadError(
             f"There is no place for a cache ({error}).",

@@ -281,11 +281,12 @@ class Lookup:
         if self._near <= 0 or len(listing.names) > MAX_COMPARED:
             return ""
         self._near -= 1
-        digits = re.sub(r"\d", "", name.lower())
-        names = {n.lower(): n for n in listing.names if re.sub(r"\d", "", n.lower()) != digits}  # a series of numbers
-        for near in difflib.get_close_matches(name.lower(), names, 3, cutoff=0.75):
-            if self._suits(os.path.join(folder, names[near]), wanted):
-                return names[near]
+        # By stems, as most of a name may be its suffix; never one number of a series for another.
+        stem, digits = fold(_stem(name)), re.sub(r"\d", "", fold(_stem(name)))
+        others = {s: names[0] for s, names in listing.stems.items() if re.sub(r"\d", "", s) != digits}
+        for near in difflib.get_close_matches(stem, others, 3, cutoff=0.75):
+            if self._suits(os.path.join(folder, others[near]), wanted):
+                return others[near]
         return ""
 
 

@@ -1,4 +1,4 @@
-"""When two file names mean the same: other case, another Unicode form, bytes of another encoding."""
+"""Compare file names regardless of case, Unicode form and encoding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MISREAD = (("cp437", "gbk"), ("cp437", "utf-8"), ("latin-1", "utf-8"), ("cp1252
 
 
 def fold(name: str) -> str:
-    """What names are compared by: no case, one Unicode form, no look-alike blanks and widths, nothing invisible."""
+    """The key for comparing names: case, Unicode form, blanks, widths and invisible characters do not count."""
     if not name.isascii():
         name = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
         name = "".join(c for c in name if unicodedata.category(c) != "Cf")
@@ -20,7 +20,7 @@ def fold(name: str) -> str:
 
 
 def keys(name: str) -> Iterator[tuple[str, str]]:
-    """What a name is compared by: itself, and where it may be bytes of another encoding, what it says in that."""
+    """The keys of a name: its own, and its readings in other encodings, each with the encoding."""
     yield fold(name), ""
     if name.isascii():
         return
@@ -44,7 +44,7 @@ def _escaped(name: str) -> bool:
 
 
 def difference(given: str, name: str, given_encoding: str, encoding: str) -> str:
-    """How two names differ that are compared as equal."""
+    """How two names with a common key differ."""
     if encoding and _escaped(name):
         return f"its name is in {encoding.upper()}, not in UTF-8; rename it, e.g. with convmv -f {encoding} -t utf-8"
     if given_encoding and _escaped(given):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import stat
@@ -49,3 +50,34 @@ def read_small(path: Path, most: int) -> bytes:
     if len(data) > most:
         raise OSError(errno.EFBIG, f"it has more than the {most:,} bytes that are read", str(path))
     return data
+
+
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16: its mark starts with that one
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_LOOKED_AT = 4096  # bytes, in which UTF-16 without a mark is recognised
+
+
+def decode_text(data: bytes) -> tuple[str, str]:
+    """The text of a file and its encoding: UTF-16 (or 32) where a mark or NULs in every second byte say so, else UTF-8.
+
+    Raises UnicodeDecodeError.
+    """
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "") or _wide(data[:_LOOKED_AT])
+    if encoding:
+        return data.decode(encoding).removeprefix("\ufeff"), encoding[:6]
+    return data.decode("utf-8-sig"), "utf-8"
+
+
+def _wide(data: bytes) -> str:
+    """UTF-16 without a mark: "utf-16-le" or "utf-16-be", "" for anything else."""
+    even, odd = data[::2], data[1::2]
+    if len(data) < 4:
+        return ""
+    for name, high, low in (("utf-16-le", odd, even), ("utf-16-be", even, odd)):
+        if 4 * high.count(0) > len(high) and not low.count(0):
+            return name
+    return ""

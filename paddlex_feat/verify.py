@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from paddlex_feat import manifest
+from paddlex_feat import lookup, manifest
 from paddlex_feat.config.load import load
 from paddlex_feat.config.schema import Config, walk
 from paddlex_feat.dataset.fingerprint import fingerprint
@@ -72,7 +72,7 @@ def _record(run: Path) -> dict[str, Any]:
     record = read_result(run / manifest.NAME)
     if not _is_record(record):
         raise ConfigError(
-            "The folder is no training's: run.json is missing or damaged.",
+            f"The folder is no training's: run.json is missing or damaged. {lookup.explain(run, 'folder')}".rstrip(),
             where=str(run / manifest.NAME),
             fix="Give the Global.output of a training.",
         )
@@ -114,7 +114,7 @@ def _with_itself(run: Path) -> tuple[list[str], list[str]]:
         made += _differences("", {"processor": record["processor"]}, {"processor": manifest.processor()})
     lines += _differences("version of ", then, now)
     try:
-        found = _data(load(str(config), [])[0], record)
+        found = _data(load(str(config), [], usable=False)[0], record)
     except FeatError as error:
         return [*lines, f"data set: {' '.join(error.what.split())}"], made
     return lines + _differences("data set, ", record["dataset"], found), made
@@ -159,7 +159,7 @@ def _with_another(run: Path, other: Path) -> tuple[list[str], list[str]]:
     lines = [_unended(folder) for folder, record in zip(folders, records, strict=True) if "outputs" not in record]
     lines += _differences("", *_contents(*(manifest.outputs(folder, of_other_modes=True) for folder in folders)))
     lines += _differences("data set, ", *(r["dataset"] for r in records))
-    made = _differences("", *(_keys(load(str(folder / "config.yaml"), [])[0]) for folder in folders))
+    made = _differences("", *(_keys(load(str(folder / "config.yaml"), [], usable=False)[0]) for folder in folders))
     made += _differences("version of ", *(r["versions"] for r in records))
     return lines, made + _differences("", *({k: r[k] for k in _HOW if k in r} for r in records))
 

@@ -20,6 +20,20 @@ Set a key in the YAML file or with `-o KEY=VALUE`. The value of `-o` is a YAML s
 off at the first `=`, and never evaluated as code. Precedence, lowest first: the defaults here, what
 the model's recipe changes (below), the file of `-c`, `-o`. An unknown key is an error that names the
 nearest one. Editors check a file against [config.schema.json](config.schema.json).
+
+**Text.** Where a key takes text, such as a path, `-o` takes the text literally: `-o 'Predict.input=[a] b.jpg'`,
+`#1.jpg` and `a: b.jpg` are these names. YAML's quotes around the whole text are taken off, unless a file has them in
+its name. Numbers and truth values (`0123`, `1e5`, `on`) are an error that shows how to quote them, unless a file or
+folder has that name; for `Predict.input` they are names, as typed. Names need not be UTF-8.
+
+**Null.** `-o KEY=` without a value is an error. Write `KEY=null`; what null does is logged.
+
+**Paths.** `~` and `~user` at the start of a path mean the home folder, in every key, for `-c` and in the Python API.
+A path that the mode uses and that holds `$NAME`, `${…}` or `%NAME%`, or a drive or share of Windows, is an error before
+anything is written, unless it exists under exactly that name: variables are not expanded. A faulty `Global.output`, or
+one that is misspelt, creates nothing.
+
+**Encoding.** The file is UTF-8 text; UTF-16 is read too, with a notice.
 """
 
 

@@ -172,7 +172,7 @@ def failure(tmp_path: Path, mode: str, *overrides: str, **env: str) -> tuple[str
         ("train", ["Global.dataset_dir=nowhere"], "does not exist"),
         ("evaluate", ["Global.dataset_dir=nowhere"], "does not exist"),
         pytest.param("export", ["Export.weight_path=none.pdparams"], "none.pdparams", marks=NEEDS_PADDLE),
-        ("export", ["Export.weight_path=null"], "Export.weight_path"),
+        ("export", ["Export.weight_path="], "Export.weight_path=null"),
         ("predict", ["Predict.input=x.jpg", "Predict.model_dir=nowhere"], "inference.yml"),
         ("predict", ["Predict.input=null"], "Predict.input"),
     ],

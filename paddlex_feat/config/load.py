@@ -6,6 +6,7 @@ import copy
 import difflib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from paddlex_feat import yaml_text
+from paddlex_feat import lookup, yaml_text
+from paddlex_feat.config.faults import MOST_FAULTS, empty, listed, meant_key, null_means, short, source, unusable_paths
 from paddlex_feat.config.recipes import RECIPES
-from paddlex_feat.config.schema import MODELS, Config, walk
+from paddlex_feat.config.schema import INPUT, MODELS, TEXT_KEYS, Config, GlobalSection, walk
+from paddlex_feat.config.section import fits_a_path
 from paddlex_feat.errors import ConfigError
+from paddlex_feat.paths import expand_home, fault
 
-_MOST_FAULTS = 20  # that are listed; each may take a search for the key that was meant
+OUTPUT = "Global.output"
 # Keys of existing files whose function has not been built yet, by the mode that would use
 # them: said instead of ignored.
 _NOT_YET: dict[str, dict[str, Callable[[Any], bool]]] = {
@@ -34,6 +38,7 @@ def shipped() -> dict[str, Path]:
 
 def find_file(name: str) -> tuple[Path, str | None]:
     """The file meant by `-c`: a path, or else the shipped file of that name, with a notice."""
+    name = expand_home(name)
     path = Path(name)
     if os.path.isfile(name):  # noqa: PTH113 - that of pathlib raises for a name that is too long
         return path, None
@@ -43,8 +48,9 @@ def find_file(name: str) -> tuple[Path, str | None]:
         notice = None if name == stem else f"{name} does not exist here; using the shipped {files[stem]}."
         return files[stem], notice
     near = difflib.get_close_matches(stem, files, 1)
+    what = lookup.problem("The configuration file", name, "file")
     raise ConfigError(
-        "The configuration file does not exist." + (f" Did you mean {near[0]}?" if near else ""),
+        what + (f" Did you mean {near[0]}?" if near and what.endswith("exist.") else ""),
         where=f"-c {name}",
         fix=f"Give a YAML file, or one of the shipped names: {', '.join(sorted(files))}.",
     )
@@ -53,15 +59,40 @@ def find_file(name: str) -> tuple[Path, str | None]:
 def split_override(text: str) -> tuple[str, Any]:
     """`a.b=value` split at the first `=`; the value is a YAML scalar and never evaluated as code.
 
-    Raises ValueError with the reason.
+    A key that takes text gets it literally (`yaml_text.parse_text`); a value whose source text a message may
+    need is a `yaml_text.Scalar`. Raises ValueError with the reason.
     """
     name, sign, value = text.partition("=")
-    if not sign or not name.strip():
-        raise ValueError(f"{_short(text)} has no form KEY=VALUE")
+    name = name.strip()
+    if not sign or not name:
+        raise ValueError(f"{short(text)} has no form KEY=VALUE")
+    if not value.strip() and name in dict(walk()):
+        return name, yaml_text.Scalar(None, "")
+    if name in TEXT_KEYS or name == INPUT:
+        return name, _text_value(name, value)
     try:
-        return name.strip(), yaml_text.parse_scalar(value)
+        return name, yaml_text.parse_scalar(value)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{_short(text)}: the value is not valid YAML ({getattr(error, 'problem', error)})") from None
+        raise ValueError(f"{short(text)}: the value is not valid YAML ({getattr(error, 'problem', error)})") from None
+
+
+def _text_value(name: str, text: str) -> Any:
+    value = yaml_text.parse_text(text, many=name == INPUT)
+    nothing = value is None or (isinstance(value, yaml_text.Scalar) and value.value is None)
+    if (
+        nothing and text.strip() == "~" and not TEXT_KEYS.get(name, False)
+    ):  # null means nothing there, so the home folder is meant
+        return "~"
+    if nothing:
+        return None if name == INPUT else value
+    return text if value != text and _exists(text) else value
+
+
+def _exists(path: str) -> bool:
+    try:
+        return os.path.lexists(path)
+    except (OSError, ValueError):
+        return False
 
 
 def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +106,7 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
 def _assign(raw: dict[str, Any], dotted: str, value: Any) -> str | None:
     *sections, last = dotted.split(".")
     if len(sections) > yaml_text.DEEPEST:
-        return f"{_short(dotted)}: no key has so many parts"
+        return f"{short(dotted)}: no key has so many parts"
     for section in sections:
         raw = raw.setdefault(section, {})
         if not isinstance(raw, dict):
@@ -84,88 +115,45 @@ def _assign(raw: dict[str, Any], dotted: str, value: Any) -> str | None:
     return None
 
 
-def _hint(dotted: str) -> str:
-    """The nearest key, by the whole name first, then by its last part in any section."""
-    names = [name for name, _ in walk()] + list(Config.model_fields)
-    lowered = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(dotted.lower(), lowered, 1, cutoff=0.75)
-    if near:
-        return f" Did you mean {lowered[near[0]]}?"
-    last = dotted.rsplit(".", 1)[-1].lower()
-    tails = {name.rsplit(".", 1)[-1].lower(): name for name in reversed(names)}
-    near = difflib.get_close_matches(last, tails, 1, cutoff=0.8)
-    return f" Did you mean {tails[near[0]]}?" if near else ""
-
-
-def _faults(error: ValidationError, sources: dict[str, str]) -> tuple[list[str], int]:
-    """One line per key, for the failing alternatives of a union are one fault; and how many are not listed."""
-    names = {name for name, _ in walk()}
-    rows: dict[str, str] = {}
-    items = error.errors()
-    for item in items[:_MOST_FAULTS]:
-        parts = [str(p) for p in item["loc"]]
-        if item["type"] == "extra_forbidden" and len(parts) == 1:
-            parts = next((s for s in sources if s.startswith(f"{parts[0]}.")), parts[0]).split(".")
-        while len(parts) > 1 and ".".join(parts) not in names and item["type"] != "extra_forbidden":
-            if any(name.startswith(".".join(parts) + ".") for name in names):
-                break
-            parts.pop()
-        dotted = ".".join(parts)
-        where = f" ({sources[dotted]})" if dotted in sources else ""
-        if item["type"] == "extra_forbidden":
-            message = "unknown key." + _hint(dotted)
-        else:
-            message = f"{item['msg'].removeprefix('Value error, ')}, got {_short(item['input'])}"
-            if item["type"] == "string_type" and isinstance(item["input"], int | float):
-                message += f"; as text it is \"'{item['input']}'\""
-        rows[dotted] = f"{rows[dotted]}; or {message}" if dotted in rows else f"{dotted}{where}: {message}"
-    return list(rows.values()), max(0, len(items) - _MOST_FAULTS)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}…"
-
-
 def _model_of(raw: dict[str, Any]) -> str:
     section = raw.get("Global")
     name = section.get("model") if isinstance(section, dict) else None
     return name if name in MODELS else MODELS[0]
 
 
-def load(file: str, overrides: list[tuple[str, Any]]) -> tuple[Config, list[str]]:
+def load(file: str, overrides: list[tuple[str, Any]], usable: bool = True) -> tuple[Config, list[str]]:
     """Read, merge and validate.
 
     Args:
         file: what `-c` gave, a path or a shipped name.
-        overrides: (dotted key, value) pairs in the order given; the last one wins.
+        overrides: (dotted key, value) pairs in the order given; the last one wins. A value may be a
+            `yaml_text.Scalar`, as from `split_override`.
+        usable: the paths that the mode uses must be those of this machine; False for the record of another run.
 
     Returns the Config and notices for the log. Raises ConfigError that lists every fault.
     """
     path, notice = find_file(file)
     notices = [notice] if notice else []
     try:
-        text = yaml_text.read_text(path)
+        text, encoding = yaml_text.read_encoded(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"The file cannot be read: {getattr(error, 'strerror', None) or error}.",
             where=str(path),
             fix=f"Give UTF-8 text of at most {yaml_text.MOST_CHARACTERS:,} characters.",
         ) from None
-    raw, lines = yaml_text.parse(text, str(path))
-    sources = {dotted: f"{path}:{line}" for dotted, line in lines.items()}
-    faults, more = [], 0
-    for dotted, value in overrides:
-        sources[dotted] = "-o"
-        fault = _assign(raw, dotted, copy.deepcopy(value))
-        faults += [fault] if fault else []
+    if encoding != "utf-8":
+        notices.append(f"{path} is {encoding.upper()} text and was read as such; save it as UTF-8.")
+    raw, sources, texts = _parse(text, str(path))
+    faults, more = _override(raw, overrides, sources, texts), 0
     merged = _merge(RECIPES[_model_of(raw)], {k: v for k, v in raw.items() if v is not None})
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
-        listed, more = _faults(error, sources)
-        faults += listed
+        rows, more = listed(error, sources, texts)
+        faults += rows
     if not faults:
+        faults += unusable_paths(config, sources) if usable else []
         faults += _unsupported(config, sources) + _misfits(config, sources)
     if faults:
         count = "One fault" if len(faults) + more == 1 else f"{len(faults) + more} faults"
@@ -175,7 +163,47 @@ def load(file: str, overrides: list[tuple[str, Any]]) -> tuple[Config, list[str]
             where=str(path),
             fix="Correct the keys named; `--help` lists all keys.",
         )
-    return config, notices
+    return config, notices + _nulls(overrides, config.Global.mode)
+
+
+def _parse(text: str, name: str) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
+    """The sections of a file, file:line of each key, and the text of each scalar; names among the inputs as text."""
+    raw, nodes = yaml_text.parse_nodes(text, name)
+    sources = {dotted: f"{name}:{line}" for dotted, (line, _) in nodes.items()}
+    texts = {dotted: node.value for dotted, (_, node) in nodes.items() if isinstance(node, yaml.ScalarNode)}
+    if INPUT in nodes:
+        section, _, last = INPUT.partition(".")
+        raw[section][last] = yaml_text.as_written(nodes[INPUT][1])
+    return raw, sources, texts
+
+
+def _override(
+    raw: dict[str, Any], overrides: list[tuple[str, Any]], sources: dict[str, str], texts: dict[str, str]
+) -> list[str]:
+    """Assign what -o gives; return the faults."""
+    faults = []
+    for dotted, value in overrides:
+        sources[dotted] = "-o"
+        texts.pop(dotted, None)
+        if isinstance(value, yaml_text.Scalar):
+            texts[dotted] = value.text
+            if not value.text:
+                faults.append(f"{dotted} (-o): {empty(dotted)}")
+                continue
+            value = value.value
+        wrong = _assign(raw, dotted, copy.deepcopy(value))
+        faults += [wrong] if wrong else []
+    return faults
+
+
+def _nulls(overrides: list[tuple[str, Any]], mode: str) -> list[str]:
+    """What null does, for each key that -o sets to null, except those that the mode itself logs."""
+    last = {dotted: value.value if isinstance(value, yaml_text.Scalar) else value for dotted, value in overrides}
+    return [
+        f"{dotted} is null: {null_means(dotted)}."
+        for dotted, value in last.items()
+        if value is None and dotted.lower().startswith(f"{mode}.") and dotted not in TEXT_KEYS and null_means(dotted)
+    ]
 
 
 def _unsupported(config: Config, sources: dict[str, str]) -> list[str]:
@@ -185,8 +213,7 @@ def _unsupported(config: Config, sources: dict[str, str]) -> list[str]:
         for part in dotted.split("."):
             value = getattr(value, part)
         if wanted(value):
-            where = f" ({sources[dotted]})" if dotted in sources else ""
-            rows.append(f"{dotted}{where}: {value!r} is not implemented yet; leave the key out")
+            rows.append(f"{dotted}{source(dotted, sources)}: {value!r} is not implemented yet; leave the key out")
     return rows
 
 
@@ -196,7 +223,7 @@ def _misfits(config: Config, sources: dict[str, str]) -> list[str]:
     step, size = steps.get(config.Model.backbone, 1), config.Train.input_size
     if size % step == 0:
         return []
-    where = f" ({sources['Train.input_size']})" if "Train.input_size" in sources else ""
+    where = source("Train.input_size", sources)
     nearest = max(step, round(size / step) * step)
     return [
         f"Train.input_size{where}: {size} is no multiple of {step}, as {config.Model.backbone} needs; use {nearest}"
@@ -204,21 +231,31 @@ def _misfits(config: Config, sources: dict[str, str]) -> list[str]:
 
 
 def peek(file: str, overrides: list[tuple[str, Any]]) -> dict[str, str]:
-    """Global.mode and Global.output as far as they can be told from a faulty configuration."""
+    """Global.mode and Global.output as far as they can be told from a faulty configuration.
+
+    The output is "" if it is faulty, if a misspelt key was probably meant for it, or if the file that may
+    name it cannot be read.
+    """
     raw: Any = {}
-    try:
-        path, _ = find_file(file)
-        raw, _ = yaml_text.parse(yaml_text.read_text(path), str(path))
-    except (ConfigError, OSError, UnicodeDecodeError):
-        raw = {}
-    for dotted, value in overrides:
-        _assign(raw, dotted, value)
+    unnamed = ""
+    with suppress(ConfigError, OSError, UnicodeDecodeError):
+        raw, _, _ = _parse(yaml_text.read_text(find_file(file)[0]), file)
+        unnamed = Config().Global.output
+    sources: dict[str, str] = {}
+    faults = _override(raw, overrides, sources, {})
     section = raw.get("Global")
-    section = section if isinstance(section, dict) else {}
+    if not isinstance(section, dict):
+        section, unnamed = {}, unnamed if section is None else ""
     defaults = Config().Global
+    mode, output = section.get("mode", defaults.mode), section.get("output", unnamed)
+    names = [f"Global.{name}" for name in section if name not in GlobalSection.model_fields] + list(sources)
+    known = dict(walk())
+    misspelt = any(meant_key(str(name)) == OUTPUT for name in names[:MOST_FAULTS] if name not in known)
+    sound = isinstance(output, str) and output.strip() and not any(f.startswith(OUTPUT) for f in faults)
+    output = expand_home(output) if sound else ""
     return {
-        name: section[name] if isinstance(section.get(name), str) else getattr(defaults, name)
-        for name in ("mode", "output")
+        "mode": mode if isinstance(mode, str) else defaults.mode,
+        "output": "" if misspelt or not fits_a_path(output) or fault(output, written=True) else output,
     }
 
 

@@ -7,12 +7,14 @@ what other models change.
 
 from __future__ import annotations
 
+import re
 from inspect import isclass
-from typing import Annotated, Any, Literal, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from paddlex_feat.config.section import PRETRAINED, Section, key
+from paddlex_feat.config.section import PRETRAINED, PathText, Section, key
 from paddlex_feat.config.training import ModelSection, TrainSection, amp_level
 from paddlex_feat.runtime import DEVICE
 
@@ -20,10 +22,19 @@ MODES = ("check_dataset", "train", "evaluate", "export", "predict")
 MODELS = ("PP-ShiTuV2_rec", "PP-ShiTuV2_rec_CLIP_vit_base", "PP-ShiTuV2_rec_CLIP_vit_large")
 
 
+def _meant_device(text: str) -> str:
+    """What to write for 0, 0,1, cuda:0 and the like, as the end of a message."""
+    found = re.fullmatch(r"(cpu|gpu|cuda)?:?(\d+(?:,\d+)*)?", "".join(text.split()))
+    if not found or not found[0]:
+        return ""
+    kind = "cpu" if found[1] == "cpu" else "gpu"
+    return f"; write {kind}:{found[2]}" if found[2] else f"; write {kind}"
+
+
 def _device(value: str) -> str:
     value = value.lower()
     if not DEVICE.fullmatch(value):
-        raise ValueError("must be auto, cpu, gpu, gpu:ID, or several as in gpu:0,1 and cpu:0,1")
+        raise ValueError(f"must be auto, cpu, gpu, gpu:ID, or several as in gpu:0,1 and cpu:0,1{_meant_device(value)}")
     ids = value.partition(":")[2].split(",")
     if len(set(map(int, filter(None, ids)))) < len(ids) > 1:
         raise ValueError("names a device twice")
@@ -59,13 +70,15 @@ class GlobalSection(Section):
 
     model: Literal[MODELS] = key("PP-ShiTuV2_rec", "Model name.")  # type: ignore[valid-type]
     mode: Literal[MODES] = key("check_dataset", "What to do.")  # type: ignore[valid-type]
-    dataset_dir: str = key("dataset", "Folder that holds train.txt, gallery.txt and query.txt, at its top or below.")
+    dataset_dir: PathText = key(
+        "dataset", "Folder that holds train.txt, gallery.txt and query.txt, at its top or below."
+    )
     device: Device = key(
         "auto",
         "auto (first visible GPU, else the CPU), cpu, gpu or gpu:ID; several train and evaluate together: gpu:0,1, "
         "cpu:0,1.",
     )
-    output: str = key("output", "Folder for everything that a mode writes.")
+    output: PathText = key("output", "Folder for everything that a mode writes.")
     threads: int = key(0, "CPU threads; 0 takes OMP_NUM_THREADS, else the physical cores.", "threads", ge=0, le=1024)
     export_with_pir: bool = key(
         True, "Write inference.json, Paddle's current format; False: inference.pdmodel, the one before."
@@ -121,7 +134,7 @@ class CheckDatasetSection(Section):
 class EvaluateSection(Section):
     """Evaluation."""
 
-    weight_path: str | None = key(
+    weight_path: PathText | None = key(
         "output/best_model/best_model.pdparams",
         "What is evaluated: a .pdparams or .safetensors file, its URL, or an inference directory; null: the model's "
         "official weights.",
@@ -146,8 +159,9 @@ class EvaluateSection(Section):
 class ExportSection(Section):
     """Export of an inference model."""
 
-    weight_path: str | None = key(
-        PRETRAINED + "PP-ShiTuV2_rec_pretrained.pdparams", "Weights to export: .pdparams or .safetensors, file or URL."
+    weight_path: PathText | None = key(
+        PRETRAINED + "PP-ShiTuV2_rec_pretrained.pdparams",
+        "Weights to export: .pdparams or .safetensors, file or URL; null: the model's official weights.",
     )
     save_weights: Literal["pdparams", "safetensors"] | None = key(
         None, "Write the tensors of the weight file too, the head included: as weights.pdparams or weights.safetensors."
@@ -180,7 +194,7 @@ class PredictSection(Section):
     """Feature extraction with an inference model."""
 
     batch_size: int = key(1, "Images computed together; on a CPU at least 8 are.", "images", ge=1)
-    model_dir: str | None = key("output/best_model/inference", "Inference directory; null: the official model.")
+    model_dir: PathText | None = key("output/best_model/inference", "Inference directory; null: the official model.")
     input: Any = key(None, "Image file, folder, pattern, text file of paths, URL, {img: any of these}, or a list.")
     save: Literal["json", "jsonl", "npz", "parquet"] = key(
         "json",
@@ -231,3 +245,16 @@ def walk(section: type[BaseModel] = Config, prefix: str = "") -> list[tuple[str,
         else:
             rows.append((prefix + name, info))
     return rows
+
+
+def _wants_text(annotation: Any) -> bool:
+    """Is any text a value? Not of a choice of a few words."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return _wants_text(parts[0])
+    return annotation is str or (get_origin(annotation) in (Union, UnionType) and any(map(_wants_text, parts)))
+
+
+# Keys that take any text -> whether they take null too.
+TEXT_KEYS = {n: NoneType in get_args(info.annotation) for n, info in walk() if _wants_text(info.annotation)}
+INPUT = "Predict.input"  # text too, or a list or mapping of it

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from paddlex_feat.paths import expand_home
 
 PRETRAINED = "https://paddle-model-ecology.bj.bcebos.com/paddlex/official_pretrained_model/"
 
@@ -31,6 +33,9 @@ def fits_a_path(value: Any) -> bool:
     if isinstance(value, list):
         return all(map(fits_a_path, value))
     return not (isinstance(value, str) and _IN_NO_PATH.search(value))
+
+
+PathText = Annotated[str, AfterValidator(expand_home)]  # text that is a path, or may be one
 
 
 class Section(BaseModel):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from paddlex_feat.config.section import PRETRAINED, Section, key
+from paddlex_feat.config.section import PRETRAINED, PathText, Section, key
 
 
 def amp_level(value: Any) -> Any:
@@ -119,13 +119,17 @@ class TrainSection(Section):
         "none", "Multiply learning_rate by n or its square root; n is devices times accumulate."
     )
     warmup_steps: float = key(5, "Linear warm-up (epochs, despite the key's historical name).", "epochs", ge=0)
-    pretrain_weight_path: str | None = key(
+    pretrain_weight_path: PathText | None = key(
         PRETRAINED + "PP-ShiTuV2_rec_pretrained.pdparams",
         "Weights to start from: .pdparams or .safetensors, file or URL; null: from scratch, nothing is downloaded.",
     )
     freeze: list[str] = key([], "Parameters that stay as they are, by name patterns such as backbone.stages.0.*.")
-    resume_path: str | None = key(None, "A .pdparams file of an earlier run, with .pdopt and .pdstates beside it.")
-    resume: Literal["auto"] | None = key(None, "auto: go on from latest/ in Global.output if it is there, else begin.")
+    resume_path: PathText | None = key(
+        None, "A .pdparams file of an earlier run, with .pdopt and .pdstates beside it; null: a new run."
+    )
+    resume: Literal["auto"] | None = key(
+        None, "auto: go on from latest/ in Global.output if it is there, else begin; null: a new run."
+    )
     log_interval: int = key(1, "Interval between log lines.", "steps", ge=1)
     eval_interval: int = key(1, "Interval between evaluations.", "epochs", ge=1)
     eval_start: bool = key(False, "Evaluate before the first step too, to know where training started from.")

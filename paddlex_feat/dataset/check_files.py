@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from paddlex_feat import lookup
 from paddlex_feat.dataset import outside
-from paddlex_feat.dataset.findings import Finding
+from paddlex_feat.dataset.findings import KEPT, Finding
 from paddlex_feat.dataset.subject import DataSet, Place, Settings
 
 REPLACE = "Replace the file or take its lines off the lists."
+_EXPLAINED = ("image-missing", "image-unreadable")  # faults that the path may explain
 _TRAITS = {
     "animated": ("warning", "The image is animated; only its first frame is used.", "Save the frames as images."),
     "multi-page": ("warning", "The file has several pages; only the first is used.", "Save the pages as images."),
@@ -37,9 +39,14 @@ def paths(data: DataSet, settings: Settings) -> Iterator[Finding]:
 def images(data: DataSet, settings: Settings) -> Iterator[Finding]:
     """Every image exists and decodes; a file on several lines is an error on each."""
     bad = {path: facts for path, facts in data.facts.items() if facts.fault}
+    find, explained = lookup.Lookup(data.root), 0
     for file, place in data.records() if bad else ():
         if file in bad:
-            yield Finding(bad[file].fault, "error", place.where, f"{place.path}: {bad[file].message}", REPLACE)
+            facts = bad[file]
+            message = f"{place.path}: {facts.message}"
+            if facts.fault in _EXPLAINED and explained < KEPT:
+                message, explained = f"{message} {find.explain(file, 'file')}".rstrip(), explained + 1
+            yield Finding(facts.fault, "error", place.where, message, REPLACE)
 
 
 def traits(data: DataSet, settings: Settings) -> Iterator[Finding]:

@@ -191,12 +191,15 @@ def _names_file(root: Path, beside: list[Path]) -> Path | None:
 def _read_names(source: Path, result: Converted) -> list[str]:
     """The class names by line. Raises DatasetError."""
     try:
-        text = decode_list(read_small(source, _MOST_NAMES))[0]
+        text, encoding = decode_list(read_small(source, _MOST_NAMES))
     except OSError as error:
         what = f"The class names cannot be read: {error.strerror}."
         raise DatasetError(what, where=str(source), fix="Write one class name a line.") from error
     except UnicodeDecodeError as error:
         raise DatasetError("The file is neither UTF-8 nor GBK text.", where=str(source), fix="Save it again.") from error
+    if encoding == "utf-16":
+        message, fix = "The names are UTF-16 text and were read as such.", "Save the file as UTF-8 text."
+        result.findings.append(Finding("list-utf16", "warning", source.name, message, fix))
     names = [line.strip() for line in text.rstrip().splitlines()]
     twice = [name for name, count in Counter(names).items() if name and count > 1]
     if twice:

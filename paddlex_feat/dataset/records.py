@@ -9,18 +9,28 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from paddlex_feat import lookup
 from paddlex_feat.dataset import relist
 from paddlex_feat.dataset.findings import Finding, first_of_each
 from paddlex_feat.dataset.outside import FIX, Bounds
 from paddlex_feat.dataset.relist import LISTS
 from paddlex_feat.errors import DatasetError
 from paddlex_feat.pipeline.folders import Walk
+from paddlex_feat.reading import decode_text
 
 log = logging.getLogger(__name__)
 RULE = "Write one image a line: relative path, one space, integer label of at least 0."
 _LINE = re.compile(r"(.*\S)[ \t]+(\S+)")  # path, label
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+# Encodings other than UTF-8: code of the warning, and a description.
+_ENCODINGS = {
+    "gbk": ("list-gbk", "GBK text"),
+    "utf-16": ("list-utf16", "UTF-16 text"),
+    "utf-32": ("list-utf16", "UTF-32 text"),
+    "bytes": ("list-bytes", "not UTF-8, like the names of the files,"),
+}
 MOST_LIST = 2**30  # bytes of a list file: ten million lines, which take some 5 GiB of memory
+MOST_LINE = 8192  # bytes of a line that may name a file
 SEARCH_DEPTH = 4  # how far below Global.dataset_dir the list files may lie
 
 
@@ -63,7 +73,7 @@ def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS) -> Path:
     top = Path(dataset_dir)
     if not os.path.isdir(dataset_dir):  # noqa: PTH112 - that of pathlib raises for a name that is too long
         raise DatasetError(
-            "The data set folder does not exist.",
+            lookup.problem("The data set folder", dataset_dir, "folder"),
             where=f"Global.dataset_dir={dataset_dir}",
             fix=f"Give the folder that holds {_files(names)}.",
         )
@@ -77,8 +87,11 @@ def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS) -> Path:
     if not found and _lists_in(top, names):
         return top
     if not found:
+        hints = [lookup.explain(top / f"{name}.txt", "file") for name in names]
+        if top.name not in ("", "..") and _lists_in(top.parent, names):
+            hints = [f"There are lists one folder up: give {top.parent}."]
         raise DatasetError(
-            f"No folder with {_files(names)}.",
+            f"No folder with {_files(names)}. {next(filter(None, hints), '')}".rstrip(),
             where=f"{top} and {SEARCH_DEPTH} levels of folders below",
             fix="Each list has a line per image: a path relative to the list's folder, a space, an integer label.",
         )
@@ -120,17 +133,31 @@ def _subfolders(folder: Path, walk: Walk) -> list[Path]:
 
 
 def decode_list(data: bytes) -> tuple[str, str]:
-    """The text of a list file and its encoding: UTF-8, with or without a mark, else GBK.
+    """The text of a list file and its encoding: UTF-8, UTF-16 (`reading.decode_text`), else GBK.
 
-    Raises UnicodeDecodeError, as of UTF-8, where it is neither.
+    Raises UnicodeDecodeError, as of UTF-8, where it is none of them.
     """
     try:
-        return data.decode("utf-8-sig"), "utf-8"
+        return decode_text(data)
     except UnicodeDecodeError as error:
         try:
             return data.decode("gbk"), "gbk"
         except UnicodeDecodeError:
             raise error from None
+
+
+def _names_are_bytes(data: bytes, root: Path) -> bool:
+    """Whether the first path that is not ASCII exists under exactly these bytes, whatever their encoding."""
+    first = re.search(rb"[\x80-\xff]", data)
+    if first is None:
+        return False
+    start = max(data.rfind(end, 0, first.start()) for end in (b"\n", b"\r")) + 1
+    line = data[start : start + MOST_LINE].partition(b"\n")[0].partition(b"\r")[0]
+    fields = _LINE.fullmatch(os.fsdecode(line).strip())
+    try:
+        return fields is not None and os.path.lexists(os.path.join(root, fields[1]))
+    except ValueError:  # NUL
+        return False
 
 
 def writable(path: str) -> bool:
@@ -154,16 +181,26 @@ def read_list(root: Path, name: str, refuse_outside: bool = False) -> tuple[Imag
     try:
         data = relist.read(root, name, MOST_LIST)
     except OSError as error:
-        fault("list-missing", path.name, f"The list cannot be read ({error.strerror}).")
+        hint = lookup.explain(path, "file")
+        fault("list-missing", path.name, f"The list cannot be read ({error.strerror}). {hint}".rstrip())
         return records, findings
     try:
         text, encoding = decode_list(data)
     except UnicodeDecodeError as error:
-        number = data[: error.start].count(b"\n") + 1
-        fault("list-encoding", f"{path.name}:{number}", "The list is neither UTF-8 nor GBK text.")
+        text, encoding = "", "unknown"
+        line = f"{path.name}:{data[: error.start].count(10) + 1}"
+    if encoding in ("gbk", "unknown") and _names_are_bytes(data, root):
+        text, encoding = os.fsdecode(data), "bytes"
+    if encoding == "unknown":
+        message = "The list is neither UTF-8, UTF-16 nor GBK text."
+        findings.append(Finding("list-encoding", "error", line, message, "Save the list as UTF-8 text."))
         return records, findings
     if encoding != "utf-8":
-        fault("list-gbk", path.name, "The list is GBK text and was read as such. Save it as UTF-8.", "warning")
+        code, kind = _ENCODINGS[encoding]
+        fix = "Save the list as UTF-8 text, in an editor or with iconv."
+        if encoding == "bytes":
+            fix = "Rename the files to UTF-8, e.g. with convmv, and save the list as UTF-8 text."
+        findings.append(Finding(code, "warning", path.name, f"The list is {kind} and was read as such.", fix))
     findings += first_of_each(_read_lines(text, records, Bounds(root) if refuse_outside else None))
     if not records and not any(f.severity == "error" for f in findings):
         fault("list-empty", path.name, "The list holds no image.")

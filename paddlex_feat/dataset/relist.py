@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from paddlex_feat.errors import output_errors
-from paddlex_feat.files import alone, free_backup_name, link_or_copy, write_text
+from paddlex_feat.files import alone, free_backup_name, link_or_copy, write_bytes, write_text
 from paddlex_feat.reading import read_small
 from paddlex_feat.scratch import clear_leftovers
 
@@ -45,7 +45,7 @@ def replace_lists(root: Path, texts: dict[str, str]) -> dict[str, Path]:
         _finish(root)
         clear_leftovers(root)  # of a run that was killed before it changed anything
         for name, text in texts.items():
-            write_text(_waiting(root, name), text)
+            write_bytes(_waiting(root, name), os.fsencode(text))  # a name that is not UTF-8 keeps its bytes
         for name in texts:
             former = root / f"{name}.txt"
             if former.exists():

@@ -16,7 +16,8 @@ def unit_rows(features: np.ndarray) -> np.ndarray:
     """Divide every row by its L2 norm; a zero row stays zero. float32 [N, D] -> float32 [N, D]."""
     # In float64, where no square of a float32 overflows or vanishes.
     norms = np.sqrt(np.einsum("nd,nd->n", features, features, dtype=np.float64))[:, None]
-    return (features / np.where(norms > 0, norms, 1)).astype(np.float32)
+    with np.errstate(invalid="ignore"):  # of rows that are not finite, which the caller reports
+        return (features / np.where(norms > 0, norms, 1)).astype(np.float32)
 
 
 def _first_line(error: Exception) -> str:

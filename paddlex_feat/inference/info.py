@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import yaml
@@ -12,6 +13,7 @@ from paddlex_feat.errors import WeightsError
 from paddlex_feat.pipeline.preprocess import Preprocess
 
 PREFIX = "inference"
+GRAPHS = (f"{PREFIX}.json", f"{PREFIX}.pdmodel")
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,16 @@ def read_info(folder: Path) -> ModelInfo:
         if not isinstance(name, str):
             raise TypeError("model_name is no text")
         ops = content["PreProcess"]["transform_ops"]
-        normalise = "NormalizeFeatures" in (content.get("PostProcess") or {})
+        after = content.get("PostProcess") or {}
+        refused = [step for step, options in after.items() if step != "NormalizeFeatures" or options]
     except OSError as error:
+        meant = models_within(folder)
         raise WeightsError(
             f"No inference model: {PREFIX}.yml cannot be read ({error.strerror}).",
             where=str(folder),
-            fix="Give the folder with inference.json, inference.pdiparams and inference.yml; "
+            fix=f"Give {meant[0]}."
+            if meant
+            else "Give the folder with inference.json, inference.pdiparams and inference.yml; "
             "training writes it to <output>/best_model/inference, and mode export makes one. "
             "Where an export was killed, run it again.",
         ) from error
@@ -45,4 +51,27 @@ def read_info(folder: Path) -> ModelInfo:
         raise WeightsError(
             f"The file is not understood ({type(error).__name__}: {error}).", where=str(path), fix="Export again."
         ) from error
-    return ModelInfo(name, Preprocess.from_ops(ops, str(path)), normalise)
+    if refused:
+        raise WeightsError(
+            f"The model wants its output processed by what is not implemented: {', '.join(map(str, refused))[:200]}.",
+            where=f"{path}: PostProcess",
+            fix="Use a model of image features; PostProcess is NormalizeFeatures, without options, or absent.",
+        )
+    return ModelInfo(name, Preprocess.from_ops(ops, str(path)), "NormalizeFeatures" in after)
+
+
+def lacking(folder: Path) -> list[str]:
+    """The files that a folder lacks to be an inference directory of Paddle."""
+    lacks = [f"{PREFIX}{suffix}" for suffix in (".yml", ".pdiparams") if not (folder / f"{PREFIX}{suffix}").is_file()]
+    return lacks if any((folder / name).is_file() for name in GRAPHS) else [*lacks, " or ".join(GRAPHS)]
+
+
+def models_within(folder: Path) -> list[str]:
+    """The inference directory below a folder, as a run, its best_model or an unpacked archive have it: one, or none."""
+    try:
+        below = sorted(islice((f for f in folder.iterdir() if f.is_dir()), 100))
+    except OSError:
+        return []
+    below.sort(key=lambda f: f.name != "best_model")
+    places = [place for f in (folder, *below) for place in (f / PREFIX, f) if place != folder]
+    return [str(place) for place in places if (place / f"{PREFIX}.yml").is_file()][:1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 from collections import Counter
@@ -15,15 +16,17 @@ from typing import Any
 
 import numpy as np
 
+from paddlex_feat import lookup
 from paddlex_feat.errors import ConfigError, DownloadError, ImageError, WeightsError
 from paddlex_feat.files import settled
 from paddlex_feat.inference.extractor import FeatureExtractor
-from paddlex_feat.inference.info import read_info
+from paddlex_feat.inference.info import PREFIX, lacking, models_within, read_info
 from paddlex_feat.inference.inputs import Item, StreamFault, items, may_wait
 from paddlex_feat.inference.official import official_model
 from paddlex_feat.inference.paths import Search
-from paddlex_feat.inference.results import FeatureResult, FileStems
+from paddlex_feat.inference.results import Failed, FeatureResult, FileStems
 from paddlex_feat.inference.settings import engine_settings
+from paddlex_feat.paths import expand_home
 from paddlex_feat.pipeline.decode import Enough
 from paddlex_feat.pipeline.loader import map_then
 from paddlex_feat.runtime import cpu_count
@@ -67,7 +70,7 @@ def create_model(
     each other, DownloadError, DeviceError, DependencyError.
     """
     wanted = engine_settings(engine, precision, threads, device, engine_config, pp_option, use_hpip, hpi_config)
-    folder = official_model(model_name) if model_dir is None else settled(Path(model_dir))
+    folder = _official(model_name) if model_dir is None else _given(os.fspath(model_dir))
     info = read_info(folder)
     if info.name != model_name:
         raise WeightsError(
@@ -81,14 +84,40 @@ def create_model(
     return Predictor(extractor, batch_size, fast_decode)
 
 
+def _official(model_name: str) -> Path:
+    log.info("model_dir is null: the official model %s is used.", model_name)
+    return official_model(model_name)
+
+
+def _given(model_dir: str) -> Path:
+    """The folder that `model_dir` names. Raises WeightsError, which says what was probably meant, if it is none."""
+    text = expand_home(model_dir)
+    folder = settled(Path(text))
+    if text.strip() and not folder.is_dir():
+        beside = [str(folder.parent)] if folder.is_file() and not lacking(folder.parent) else []
+        beside = beside or (models_within(folder.parent) if folder.is_file() else [])
+        raise WeightsError(
+            lookup.problem("The inference directory", text, "folder"),
+            where=f"model_dir={text}",
+            fix=f"Give {beside[0]}."
+            if beside
+            else f"Give a folder with {PREFIX}.yml, as mode export and training write it.",
+        )
+    if not text.strip():
+        fix = "Give the folder of an exported model, or null (None in Python) for the official model."
+        raise ConfigError("model_dir is empty.", where="model_dir", fix=fix)
+    return folder
+
+
 class Predictor:
     """Extracts features; made by `create_model`. Calling it is the same as calling `predict`.
 
     Attributes:
         batch_size: images computed together; raises ConfigError if it is set to what is no whole number of at least 1.
         failed: (path, or position as in "input[3]"; what is wrong) of every input that the last call of `predict`
-            could not use; the position counts from 0. Each call has a list of its own, so where several
-            run in turn, take it right after the call; threads that share a Predictor cannot tell whose was the last.
+            could not use, with the attribute `fix`, what to do; the position counts from 0. Each call has a list of
+            its own, so where several run in turn, take it right after the call; threads that share a Predictor cannot
+            tell whose was the last.
         left_out: what was not read in the folders of that call, counted by reason, as in {".txt files": 1}.
     """
 
@@ -96,7 +125,7 @@ class Predictor:
         self._extractor = extractor
         self.batch_size = batch_size
         self._enough = _enough_for(extractor.preprocess.size) if fast_decode else None
-        self.failed: list[tuple[str, str]] = []
+        self.failed: list[Failed] = []
         self.left_out: Counter[str] = Counter()
 
     @property
@@ -137,7 +166,7 @@ class Predictor:
     __call__ = predict
 
     def _results(
-        self, stream: Iterator[Item], batch_size: int, skip: bool, failed: list[tuple[str, str]]
+        self, stream: Iterator[Item], batch_size: int, skip: bool, failed: list[Failed]
     ) -> Generator[FeatureResult, None, None]:
         stems, number = FileStems(), 0
         with closing(self._outcomes(stream, batch_size)) as outcomes:
@@ -149,7 +178,7 @@ class Predictor:
                 elif isinstance(outcome, StreamFault):
                     raise outcome.error
                 elif isinstance(outcome, (ImageError, DownloadError)):
-                    failed.append((item.name, outcome.what))
+                    failed.append(Failed(item.name, outcome.what, outcome.fix))
                     if not skip:
                         raise outcome
                     log.warning("%s: %s Left out.", item.name, outcome.what)

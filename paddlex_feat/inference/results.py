@@ -15,7 +15,9 @@ from urllib.parse import urlparse
 import numpy as np
 
 from paddlex_feat import hub
+from paddlex_feat.errors import OutputError
 from paddlex_feat.files import write_json
+from paddlex_feat.paths import expand_home, fault
 
 # What some file system refuses: Windows' reserved characters, control characters, surrogates that are no byte.
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]')
@@ -70,9 +72,10 @@ class FeatureResult(dict[str, Any]):
 
         A path that ends in .json and is no folder is the file; the n-th result of the same `predict` call goes to
         NAME_n.json beside it. Any other path is a folder, the file in it `<stem>_res.json`, with the stem
-        of `FileStems`. So no result of a call overwrites another. Raises OutputError.
+        of `FileStems`. So no result of a call overwrites another. `~` is the home folder. Raises OutputError, also
+        for a path with a variable or of Windows that does not exist.
         """
-        path = Path(save_path)
+        path = output_path(save_path)
         if path.suffix.lower() != ".json" or os.path.isdir(path):  # noqa: PTH112 - false for a name that is too long
             path = path / f"{self._file_stem}_res.json"
         elif self._number > 1:
@@ -83,6 +86,37 @@ class FeatureResult(dict[str, Any]):
     def save_all(self, save_path: builtins.str | Path) -> Path:
         """The same as `save_to_json`."""
         return self.save_to_json(save_path)
+
+
+def output_path(given: str | Path) -> Path:
+    """A path of a caller that is about to be written, with its home folder expanded.
+
+    Raises OutputError for one with a variable, or of Windows, that does not exist.
+    """
+    path = expand_home(os.fspath(given))
+    wrong = fault(path, written=True)
+    if wrong:
+        raise OutputError(f"Cannot write: {wrong}.", where=str(given), fix="Give a path of this system in full.")
+    return Path(path)
+
+
+class Failed(tuple[builtins.str, builtins.str]):
+    """(name, what is wrong) of an input that could not be used.
+
+    Attributes:
+        fix: what to do about it.
+    """
+
+    fix: builtins.str
+
+    def __new__(cls, name: builtins.str, what: builtins.str, fix: builtins.str | None = None) -> Failed:
+        """The pair, with `fix`."""
+        pair = super().__new__(cls, (name, what))
+        pair.fix = fix or ""
+        return pair
+
+    def __getnewargs__(self) -> tuple[builtins.str, ...]:  # to copy and pickle it
+        return *self, self.fix
 
 
 class FileStems:

@@ -17,7 +17,7 @@ import numpy as np
 
 from paddlex_feat.errors import ConfigError, DependencyError, OutputError, output_errors
 from paddlex_feat.files import atomic_path, backup, require_writable
-from paddlex_feat.inference.results import FeatureResult
+from paddlex_feat.inference.results import FeatureResult, output_path
 
 log = logging.getLogger(__name__)
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest a zip file knows: the same content gives the same bytes
@@ -233,14 +233,16 @@ def save_features(results: Iterable[FeatureResult], path: str | Path) -> Path:
     input_path, page_index and feature.
 
     Memory does not grow with the number of results but for the paths of .npz. If `results` raises, what came before
-    is written first. Raises what `feature_file` does, and OutputError if there is no result, or one of another width.
+    is written first. Raises what `feature_file` and `output_path` do, and OutputError if there is no result, or one of
+    another width.
     """
-    with feature_file(Path(path)) as file:
+    path = output_path(path)
+    with feature_file(path) as file:
         for result in results:
             file.add(result)
     if not file.count:
         raise OutputError("There is no result to write.", where=str(path), fix="Look at what was predicted.")
-    return Path(path)
+    return path
 
 
 def _require_pyarrow(path: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from paddlex_feat import lookup
 from paddlex_feat.errors import WeightsError, printable
 from paddlex_feat.files import atomic_path, open_settled
 from paddlex_feat.models import plain_pickle
@@ -59,9 +60,8 @@ def read(path: Path) -> dict[str, Any]:
     except WeightsError as error:
         raise WeightsError(error.what, where=str(path), fix=error.fix) from None
     except FileNotFoundError:
-        raise WeightsError(
-            "The weight file does not exist.", where=str(path), fix="Check the path, or train first."
-        ) from None
+        what = lookup.problem("The weight file", path, "file")
+        raise WeightsError(what, where=str(path), fix="Check the path, or train first.") from None
     except Exception as error:  # a damaged file can raise nearly anything
         raise WeightsError(
             f"The weight file is damaged or of another format ({type(error).__name__}: {str(error)[:200]}).",
@@ -139,7 +139,10 @@ class LoadReport:
         return text
 
 
-def load(model: nn.Layer, path: Path, head: Literal["required", "optional", "ignored"] = "required") -> LoadReport:
+Head = Literal["required", "optional", "fresh", "ignored"]
+
+
+def load(model: nn.Layer, path: Path, head: Head = "required") -> LoadReport:
     """Fill `model` from a weight file by tensor name.
 
     A file of a backbone alone, whose names do not begin with "backbone.", is understood.
@@ -147,11 +150,14 @@ def load(model: nn.Layer, path: Path, head: Literal["required", "optional", "ign
     Args:
         head: "optional", as at the start of training, leaves the head's fresh weights where the file
             has none or another class count, and those of a neck that the file does not have;
+            "fresh" does so with the head in any case;
             "ignored" leaves the head in any case, where only features are wanted.
 
     Raises WeightsError that lists every tensor that is missing or has another shape.
     """
     state, report, faults, fill = _with_prefix(read(path), model), LoadReport(), [], {}
+    if head == "fresh":
+        state, head = {n: t for n, t in state.items() if not n.startswith(HEAD)}, "optional"
     adapt = getattr(getattr(model, "backbone", None), "adapt_state", None)
     if adapt is not None:
         adapt(state, BACKBONE)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paddlex_feat import hub, launch, logs, yaml_text
+from paddlex_feat import launch, logs, lookup, yaml_text
 from paddlex_feat.config.load import dump, load
 from paddlex_feat.config.schema import Config
 from paddlex_feat.dataset.records import ImageList, find_root, read_list
@@ -21,7 +21,7 @@ from paddlex_feat.files import read_result, settled
 from paddlex_feat.group import Group
 from paddlex_feat.pipeline.decode import read_rgb
 from paddlex_feat.pipeline.preprocess import Preprocess
-from paddlex_feat.retrieval.matches import own_pairs, require_matches
+from paddlex_feat.retrieval.matches import describe_own, own_pairs, require_matches
 from paddlex_feat.runtime import cpu_count, prepare_paddle, resolve_device, select_device
 
 if TYPE_CHECKING:
@@ -99,15 +99,6 @@ def launch_processes(config: Config, output: Path, machines: str | None = None) 
     return {k: v for k, v in result.items() if k not in ("done_flag", "err_type", "err_msg")}
 
 
-def weight_file(key: str, weight_path: str | None) -> Path:
-    """The file that the configuration key `key` names, fetched if it is a URL."""
-    if not weight_path:
-        raise ConfigError(
-            "No weights are given.", where=key, fix="Give a weight file, e.g. best_model.pdparams, or a URL."
-        )
-    return hub.weight_file(weight_path, f"Give a local file with -o {key}=FILE.")
-
-
 def load_trained(config: Config, path: Path) -> Trained:
     """The network of a weight file, built as its run's configuration says, and filled.
 
@@ -135,7 +126,8 @@ def _require_in_proportion(trained: Config, path: Path) -> None:
 
     file = settled(path)
     if not file.is_file():
-        raise WeightsError("The weight file does not exist.", where=str(path), fix="Check the path, or train first.")
+        what = lookup.problem("The weight file", path, "file")
+        raise WeightsError(what, where=str(path), fix="Check the path, or train first.")
     if trained.Model.backbone.startswith(backbones.PADDLECLAS):  # how large it is goes by its name
         return
     with paddle.LazyGuard():  # shapes without tensors
@@ -185,6 +177,13 @@ def own_files(config: Config, lists: dict[str, ImageList]) -> np.ndarray | None:
     return own
 
 
+def warn_of_own_files(config: Config, lists: dict[str, ImageList]) -> None:
+    """Warn where queries are in the gallery themselves and find themselves, unless they are left out."""
+    found = "" if config.Evaluate.exclude_own else describe_own(lists["query"], lists["gallery"])
+    if found:
+        log.warning("%s", found)
+
+
 def network_spec(config: Config) -> NetworkSpec:
     """The network that the configuration describes."""
     from paddlex_feat.models.spec import NetworkSpec
@@ -207,7 +206,7 @@ def run_config(weights: Path, config: Config) -> Config:
         path = folder / "config.yaml"
         if path.is_file():
             try:
-                own, _ = load(str(path), [("Global.mode", config.Global.mode)])
+                own, _ = load(str(path), [("Global.mode", config.Global.mode)], usable=False)
             except ConfigError as error:
                 if not _of_paddleclas(path):
                     raise ConfigError(
@@ -249,12 +248,16 @@ def say_contradictions(pairs: dict[str, tuple[Any, Any]], path: Path) -> None:
 
 def require_images(records: ImageList, missing: list[int]) -> None:
     """Raise DatasetError if files of a list, by their indices, do not exist."""
-    if missing:
-        raise DatasetError(
-            f"{len(missing)} images of {records.name}.txt do not exist.",
-            where=", ".join(f"{records.where(i)} ({records.paths[i]})" for i in missing[:5]),
-            fix="Mend the list; Global.mode=check_dataset lists all that is wrong.",
-        )
+    if not missing:
+        return
+    find, files = lookup.Lookup(records.root), records.files()
+    hints = {i: find.explain(files[i], "file") for i in missing[:5]}
+    rows = [f"\n    {records.where(i)}: {hint}" for i, hint in hints.items() if hint]
+    raise DatasetError(
+        f"{len(missing)} images of {records.name}.txt do not exist." + "".join(rows),
+        where=", ".join(f"{records.where(i)} ({records.paths[i]})" for i in missing[:5]),
+        fix="Correct the list; Global.mode=check_dataset lists all that is wrong.",
+    )
 
 
 def exporter_of(config: Config, trained: Config, network: Recognizer) -> Exporter:

@@ -16,7 +16,7 @@ from paddlex_feat.errors import EvaluationError, FeatError, output_errors
 from paddlex_feat.files import require_writable
 from paddlex_feat.group import Group
 from paddlex_feat.modes import evaluate_model
-from paddlex_feat.modes.common import evaluator_of, launch_processes, own_files, require_images
+from paddlex_feat.modes.common import evaluator_of, launch_processes, own_files, require_images, warn_of_own_files
 from paddlex_feat.retrieval import report
 from paddlex_feat.retrieval.features_file import FEATURES, write_features
 
@@ -46,10 +46,14 @@ def _evaluate(
     config: Config, output: Path, lists: dict[str, ImageList], own: np.ndarray | None, path: Path
 ) -> dict[str, Any]:
     group, folder = Group.from_environment(), output / "evaluate"
+    if group.rank == 0:
+        warn_of_own_files(config, lists)
     model = evaluate_model.make_ready(config, path, group)
     evaluation = evaluator_of(config, lists, own, model.place, output)(model.extract)
     if group.rank:
         return {}
+    if evaluation.collapsed:
+        log.warning("Nearly all images have the same features: these weights distinguish nothing.")
     result = {"metrics": evaluation.headline(), "weight_path": str(path)}
     try:
         result |= report.write(evaluation, lists["query"], lists["gallery"], folder, str(path))

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from paddlex_feat import hub
 from paddlex_feat.config.schema import Config
-from paddlex_feat.config.section import official_weights
-from paddlex_feat.errors import ConfigError, DeviceError, WeightsError
+from paddlex_feat.errors import ConfigError, DeviceError
 from paddlex_feat.files import settled
 from paddlex_feat.group import Group
 from paddlex_feat.inference.extractor import FeatureExtractor
@@ -22,8 +21,8 @@ from paddlex_feat.modes.common import (
     say_contradictions,
     take_place,
     threads_of,
-    weight_file,
 )
+from paddlex_feat.modes.weight_paths import require_weights, weight_file
 from paddlex_feat.runtime import prepare_paddle
 from paddlex_feat.scratch import ScratchFolder
 
@@ -45,48 +44,20 @@ class Model:
 def find(config: Config) -> Path:
     """The weight file or inference directory of Evaluate.weight_path; a URL is fetched. Paddle is not imported.
 
-    Raises WeightsError for what is not there and for a folder that is no inference directory, DownloadError.
+    Raises WeightsError for what is neither, DownloadError.
     """
     given = config.Evaluate.weight_path
-    if given is None:
-        given = official_weights(config.Global.model)
-        log.info("%s is null: the official weights of %s, %s", KEY, config.Global.model, given)
-    if hub.is_url(given) or not given:
-        return weight_file(KEY, given)
-    path = settled(Path(given))
-    if not path.exists():
-        raise WeightsError(
-            "The weight file does not exist.", where=f"{KEY}={path}", fix="Check the path, or train first."
+    path = None if given is None or hub.is_url(given) else settled(Path(given))
+    if path is None:
+        return weight_file(KEY, given, config.Global.model)
+    require_weights(KEY, path, graphs=True)
+    if path.is_dir() and config.Evaluate.amp != "OFF":
+        raise ConfigError(
+            "The graph of an inference directory has its own precision.",
+            where="Evaluate.amp",
+            fix=f"Leave it OFF, or give the .pdparams file with -o {KEY}=FILE.",
         )
-    if path.is_dir():
-        _require_inference_directory(path)
-        if config.Evaluate.amp != "OFF":
-            raise ConfigError(
-                "The graph of an inference directory has its own precision.",
-                where="Evaluate.amp",
-                fix=f"Leave it OFF, or give the .pdparams file with -o {KEY}=FILE.",
-            )
     return path
-
-
-def _require_inference_directory(folder: Path) -> None:
-    """Raise WeightsError that tells what the folder lacks, and what was probably meant."""
-    graphs = [f"{PREFIX}.json", f"{PREFIX}.pdmodel"]
-    lacks = [f"{PREFIX}{suffix}" for suffix in (".yml", ".pdiparams") if not (folder / f"{PREFIX}{suffix}").is_file()]
-    if not any((folder / name).is_file() for name in graphs):
-        lacks.append(" or ".join(graphs))
-    if not lacks:
-        return
-    within = [folder, *sorted(f for f in folder.iterdir() if f.is_dir())]
-    best = folder / "best_model"
-    within.sort(key=lambda f: f not in (folder, best))
-    meant = [str(file) for f in within for file in sorted(f.glob("*.pdparams"))[:1]][:1]
-    meant += [str(f / "inference") for f in within if (f / "inference" / f"{PREFIX}.yml").is_file()][:1]
-    raise WeightsError(
-        f"The folder is no inference directory: it lacks {', '.join(lacks)}.",
-        where=f"{KEY}={folder}",
-        fix=f"Give {' or '.join(meant)}." if meant else "Give a .pdparams file, or a folder that mode export wrote.",
-    )
 
 
 def make_ready(config: Config, path: Path, group: Group) -> Model:

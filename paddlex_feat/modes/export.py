@@ -12,7 +12,8 @@ import numpy as np
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import WeightsError
 from paddlex_feat.inference.convert import require_forms, write_forms
-from paddlex_feat.modes.common import comparison_batches, exporter_of, load_trained, preprocess_of, weight_file
+from paddlex_feat.modes.common import comparison_batches, exporter_of, load_trained, preprocess_of
+from paddlex_feat.modes.weight_paths import weight_file
 from paddlex_feat.runtime import first_device, prepare_paddle, select_device
 from paddlex_feat.scratch import ScratchFolder
 
@@ -27,7 +28,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     """
     settings, threads = config.Export, config.Global.threads
     require_forms(settings.format)
-    path = weight_file("Export.weight_path", settings.weight_path)
+    path = weight_file("Export.weight_path", settings.weight_path, config.Global.model)
     prepare_paddle(threads)
     device = select_device(first_device(config.Global.device))
     trained = load_trained(config, path)

@@ -16,9 +16,10 @@ from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import ConfigError, FeatError, ImageError, Interrupted, output_errors
 from paddlex_feat.hub import without_password
 from paddlex_feat.inference.predictor import Predictor, create_model
-from paddlex_feat.inference.results import FeatureResult
+from paddlex_feat.inference.results import Failed, FeatureResult
 from paddlex_feat.inference.savers import FeatureFile, feature_file
 from paddlex_feat.inference.texts import ACCEPTED, cut
+from paddlex_feat.paths import expand_home
 from paddlex_feat.progress import bar
 from paddlex_feat.runtime import first_device
 
@@ -69,7 +70,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         raise ConfigError("Nothing to predict.", where="Predict.input", fix="Give an image, a folder, a URL or a list.")
     given = _as_text(settings.input)
     names: list[str] = []
-    failed: list[tuple[str, str]] = []
+    failed: list[Failed] = []
     left_out: dict[str, int] = {}
     images, started = 0, time.perf_counter()
 
@@ -122,7 +123,7 @@ def _as_text(given: Any) -> Any:
             where="Predict.input",
             fix="Put it in quotes twice, as in -o Predict.input='\"1.0\"'.",
         )
-    return str(given) if isinstance(given, int) else given
+    return expand_home(given) if isinstance(given, str) else str(given)
 
 
 def _model(config: Config) -> Predictor:
@@ -149,21 +150,22 @@ def _progress(form: str) -> tqdm:
     return bar(None, "predicting", "images", shown=not printed)
 
 
-def _report(images: int, failed: list[tuple[str, str]], seconds: float, where: Path) -> None:
+def _report(images: int, failed: list[Failed], seconds: float, where: Path) -> None:
     rate = f"{_counted(images)}, {len(failed)} failed, {images / seconds:.1f} images/s"
     log.info("%s; results in %s", rate, where) if images else log.info("%s", rate)
 
 
-def _failures(failed: list[tuple[str, str]], images: int, output: Path) -> ImageError:
+def _failures(failed: list[Failed], images: int, output: Path) -> ImageError:
     count = "One input" if len(failed) == 1 else f"{len(failed)} inputs"
-    rows = [f"{name}: {message}" for name, message in failed[:_NAMED]]
+    fixes = list(dict.fromkeys(input.fix for input in failed if input.fix))
+    rows = [f"{': '.join(input)} {input.fix if len(fixes) > 1 else ''}".rstrip() for input in failed[:_NAMED]]
     if len(failed) > _NAMED:
         rows.append(f"and {len(failed) - _NAMED} more, all in predict_result.json")
     kept = f"; what the other {_counted(images)} gave is kept" if images else ", and there is no other"
     return ImageError(
         f"{count} failed{kept}:\n    " + "\n    ".join(rows),
         where="Predict.input",
-        fix="Replace or remove them; what is saved is whole." if images else "Replace them.",
+        fix=fixes[0] if len(fixes) == 1 else "Replace or remove them.",
     )
 
 

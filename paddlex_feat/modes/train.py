@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paddlex_feat import launch
+from paddlex_feat import hub, launch
 from paddlex_feat.config import load as config_load
 from paddlex_feat.config.schema import Config
-from paddlex_feat.files import link_or_copy, sync_files, write_json, write_keeping
+from paddlex_feat.errors import WeightsError
+from paddlex_feat.files import link_or_copy, settled, sync_files, write_json, write_keeping
 from paddlex_feat.group import Group
 from paddlex_feat.inference.convert import INFERENCE_FILES, require_forms, write_forms
 from paddlex_feat.modes.common import (
@@ -28,6 +29,7 @@ from paddlex_feat.modes.common import (
 )
 from paddlex_feat.modes.train_data import Data, batches_of, read_data
 from paddlex_feat.modes.train_resumed import resumed_from
+from paddlex_feat.modes.weight_paths import require_checkpoint, require_weights
 from paddlex_feat.runtime import prepare_paddle
 from paddlex_feat.scratch import ScratchFolder
 
@@ -37,6 +39,7 @@ if TYPE_CHECKING:  # these import Paddle, which waits until data and configurati
     from paddlex_feat.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
+LATEST = "latest"  # folder of the newest checkpoint
 
 
 def run(config: Config, output: Path) -> dict[str, Any]:
@@ -44,6 +47,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
 
     All that can be wrong with data and configuration is found before Paddle is imported.
     """
+    _require_start(config, output)
     if launch.wanted(config.Global.device, config.Train.dist_ips):
         return launch_processes(config, output, config.Train.dist_ips)
     require_forms(config.Export.format)
@@ -57,6 +61,17 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     prepare_paddle(threads_of(config, group), True, onednn, config.Train.deterministic)
     place = take_place(config, group, config.Train.num_workers)
     return _train(config, output, data, place)
+
+
+def _require_start(config: Config, output: Path) -> None:
+    """Raise WeightsError if what the run starts from cannot be weights; a URL is fetched later."""
+    settings = config.Train
+    if settings.resume_path:
+        require_checkpoint("Train.resume_path", settled(Path(settings.resume_path)))
+    resumes = settings.resume == "auto" and settled(output / LATEST).is_dir()
+    start = settings.pretrain_weight_path
+    if start and not (settings.resume_path or resumes or hub.is_url(start)):
+        require_weights("Train.pretrain_weight_path", settled(Path(start)))
 
 
 def _train(config: Config, output: Path, data: Data, place: Place) -> dict[str, Any]:
@@ -88,7 +103,12 @@ def _finish(
     if place.group.rank:
         return {}
     progress, best = trainer.state.progress, folder.root / "best_model" / "best_model.pdparams"
-    _complete_inference_model(config, exporter, best, place)
+    try:
+        _complete_inference_model(config, exporter, best, place)
+    except WeightsError as error:
+        from paddlex_feat.modes.train_rate import explain_disagreement
+
+        raise explain_disagreement(error, config.Train, trainer.state) from error
     log.info("Best recall1 %.5f in epoch %d: %s", progress.best, progress.best_epoch, best)
     result = folder.result(config.Global.model, progress.best)
     if data.bad is not None:

@@ -15,7 +15,7 @@ from paddlex_feat.dataset.fingerprint import Fingerprint, fingerprint
 from paddlex_feat.dataset.records import ImageList, require_lists
 from paddlex_feat.errors import ConfigError, DatasetError
 from paddlex_feat.group import Group
-from paddlex_feat.modes.common import Place, own_files, preprocess_of, require_images
+from paddlex_feat.modes.common import Place, own_files, preprocess_of, require_images, warn_of_own_files
 from paddlex_feat.pipeline import sampler as samplers
 from paddlex_feat.pipeline.augment import Augment
 from paddlex_feat.pipeline.cache import ImageCache
@@ -69,6 +69,8 @@ def read_data(config: Config, group: Group) -> Data:
         settings.class_sampling == "uniform",
     )
     own = own_files(config, lists)
+    if group.rank == 0:
+        warn_of_own_files(config, lists)
     labels = labels.astype(np.int64)
     bad = BadImages(labels) if settings.skip_bad_images else None
     prints = {n: fingerprint(r.paths, r.files(), r.labels) for n, r in lists.items()}

@@ -11,7 +11,7 @@ import paddle
 from paddlex_feat import hub
 from paddlex_feat.config.schema import Config
 from paddlex_feat.config.training import LossSection, TrainSection
-from paddlex_feat.errors import ConfigError, DeviceError
+from paddlex_feat.errors import ConfigError, DeviceError, EvaluationError
 from paddlex_feat.group import Group
 from paddlex_feat.inference.export import Exporter
 from paddlex_feat.inference.extractor import FeatureExtractor
@@ -21,7 +21,9 @@ from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.models import cpu_conv, recognizer, weights
 from paddlex_feat.models.backbones import PADDLECLAS
 from paddlex_feat.modes.common import Place, evaluator_of, network_spec, preprocess_of
+from paddlex_feat.modes.train_classes import has_other_classes, log_classifier, require_same_classes
 from paddlex_feat.modes.train_data import Data
+from paddlex_feat.modes.train_rate import explain_collapse, explain_failure
 from paddlex_feat.runtime import memory_limit
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, TrainingState
@@ -42,6 +44,7 @@ def resume_from(config: Config, folder: RunFolder, group: Group) -> Path | None:
     if settings.resume_path:
         return Path(settings.resume_path)
     if settings.resume != "auto":
+        log.info("Train.resume and Train.resume_path are null: a new run in %s.", folder.root)
         return None
     latest = folder.latest() if group.rank == 0 else None
     if not group.from_first(np.array([latest is not None], np.int32))[0]:
@@ -69,24 +72,40 @@ def build_state(
     still = freeze(model, settings.freeze)
     optimizer = _optimizer(settings, model)
     state = TrainingState(model, optimizer, Progress(classes=classes, num_classes=num_classes))
-    if start is None and settings.pretrain_weight_path:
-        fix = "Give a local file with -o Train.pretrain_weight_path=FILE, or null to train from scratch."
-        if place.group.local_rank == 0:
-            hub.weight_file(settings.pretrain_weight_path, fix)
-        place.group.any(False)  # one process a machine downloads, the others wait for it
-        path = hub.weight_file(settings.pretrain_weight_path, fix)
-        log.info("Pretrained weights %s: %s", path, weights.load(model, path, head="optional"))
+    if start is None:
+        _load_pretrained(settings, model, classes, place)
     if settings.ema_decay:
         state.ema = Ema(state.raw_weights(), settings.ema_decay)
     if start is not None:
+        key = "Train.resume_path" if settings.resume_path else "Train.resume"
+        require_same_classes(checkpoint.read_progress(start.with_suffix(".pdstates")), classes, num_classes, start, key)
         checkpoint.resume(start, state)
-        _check_resumed(state.progress, config, classes, start)
+        _check_resumed(state.progress, config, start)
     if settings.amp == "O2" and model.head is not None:
         state.lower_precision(settings.amp_dtype, model.head.sublayers(include_self=True))
     if start is not None:
         checkpoint.resume_momentum(start, state)
     place.group.any(False)  # all have read before rank 0 moves folders
     return state, still
+
+
+def _load_pretrained(settings: TrainSection, model: recognizer.Recognizer, classes: list[int], place: Place) -> None:
+    """Fill the network of a new run, and log its source."""
+    key, group = "Train.pretrain_weight_path", place.group
+    if not settings.pretrain_weight_path:
+        log.info("%s is null: training starts from random weights.", key)
+        return
+    fix = f"Give a local file with -o {key}=FILE, or null to train from scratch."
+    if group.local_rank == 0:
+        hub.weight_file(settings.pretrain_weight_path, fix)
+    group.any(False)  # one process a machine downloads, the others wait for it
+    path = hub.weight_file(settings.pretrain_weight_path, fix)
+    other = has_other_classes(path, classes)
+    if group.from_first(np.array([other is True], np.int32))[0]:  # only rank 0 may have the file
+        other = True
+    report = weights.load(model, path, head="fresh" if other else "optional")
+    log.info("Pretrained weights %s: %s", path, report)
+    log_classifier(other, any(name.startswith(weights.HEAD) for name in report.loaded))
 
 
 def _optimizer(settings: TrainSection, model: recognizer.Recognizer) -> paddle.optimizer.Optimizer:
@@ -101,14 +120,8 @@ def _optimizer(settings: TrainSection, model: recognizer.Recognizer) -> paddle.o
     )
 
 
-def _check_resumed(progress: Progress, config: Config, classes: list[int], start: Path) -> None:
+def _check_resumed(progress: Progress, config: Config, start: Path) -> None:
     settings = config.Train
-    if progress.classes != classes:
-        raise ConfigError(
-            "train.txt has other classes than the run that is resumed.",
-            where=str(start),
-            fix="Resume with the same data set, or start anew with Train.pretrain_weight_path.",
-        )
     stopped = settings.early_stopping is not None and progress.stale >= settings.early_stopping
     if stopped and settings.epochs_iters > progress.epochs > 0:  # more was asked for than before
         progress.stale, stopped = 0, False
@@ -179,7 +192,13 @@ def build_trainer(
     evaluator = evaluator_of(config, data.lists, data.own, place, folder.root)
 
     def evaluate(inference: Path) -> dict[str, float]:
-        return evaluator(FeatureExtractor(inference, place.device, place.threads)).headline()
+        try:
+            found = evaluator(FeatureExtractor(inference, place.device, place.threads))
+        except EvaluationError as error:
+            raise explain_failure(error, settings, state) from error
+        if found.collapsed:
+            log.warning("%s", explain_collapse(settings, state))
+        return found.headline()
 
     own = folder.root if group.rank == 0 else None
     return Trainer(

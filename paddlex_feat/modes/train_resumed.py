@@ -58,7 +58,7 @@ def _sha256(value: Any) -> str | None:
 
 def _keys_that_differ(path: Path, config: Config) -> list[str]:
     try:
-        former = load(str(path), [("Global.mode", "train")])[0]
+        former = load(str(path), [("Global.mode", "train")], usable=False)[0]
     except FeatError as error:
         return [f"its config.yaml cannot be read ({' '.join(error.what[:_LONGEST].split())})"]
     lines = []

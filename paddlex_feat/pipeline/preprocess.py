@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from paddlex_feat.errors import WeightsError
+from paddlex_feat.pipeline.transform_ops import MEAN, STD, NotFollowed, options_of
 
-_KNOWN_OPS = {"DecodeImage", "ResizeImage", "NormalizeImage", "ToCHWImage"}
 _LARGEST = 4096  # side of the network's input, in pixels
 INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 
@@ -28,8 +28,8 @@ class Preprocess:
 
     size: int = 224
     interpolation: str = "bilinear"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
     scale: float = 1 / 255
 
     def resize(self, image: np.ndarray) -> np.ndarray:
@@ -75,22 +75,17 @@ class Preprocess:
 
     @classmethod
     def from_ops(cls, ops: list[dict[str, Any]], name: str) -> Preprocess:
-        """Read `PreProcess.transform_ops`. Raises WeightsError, naming `name`, on another form."""
+        """Read `PreProcess.transform_ops`. Raises WeightsError, naming `name`, on what is not implemented."""
         try:
-            merged = {op: options or {} for entry in ops for op, options in entry.items()}
-            unknown = sorted(set(merged) - _KNOWN_OPS)
-            if unknown:
-                raise ValueError(f"{', '.join(unknown)} is not among {', '.join(sorted(_KNOWN_OPS))}")
-            resize, normalise = merged["ResizeImage"], merged["NormalizeImage"]
-            sides = resize["size"] if isinstance(resize["size"], list) else [resize["size"]] * 2
-            result = cls(
-                size=int(sides[0]),
-                interpolation=str(resize.get("interpolation", "bilinear")).lower(),
-                mean=_triple(normalise["mean"]),
-                std=_triple(normalise["std"]),
-                scale=float(normalise.get("scale", 1 / 255)),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+            result = cls(**options_of(ops))
+        except NotFollowed as error:
+            raise WeightsError(
+                f"The model wants its images prepared otherwise: {error}.",
+                where=f"{name}: PreProcess.transform_ops",
+                fix=f"Use a model that resizes to a square, by {' or '.join(INTERPOLATION)} interpolation, and "
+                "normalises RGB, as those of mode export do.",
+            ) from error
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
             raise WeightsError(
                 f"PreProcess.transform_ops is not understood ({type(error).__name__}: {error}).",
                 where=name,
@@ -103,15 +98,10 @@ class Preprocess:
             raise WeightsError(
                 "mean, std or scale of NormalizeImage is no usable number.", where=name, fix="Export again."
             )
-        if sides[0] != sides[-1] or result.interpolation not in INTERPOLATION or not 1 <= result.size <= _LARGEST:
+        if result.interpolation not in INTERPOLATION or not 1 <= result.size <= _LARGEST:
             raise WeightsError(
-                f"Unsupported resize: size {sides}, interpolation {result.interpolation}.",
+                f"Unsupported resize: size {result.size}, interpolation {result.interpolation}.",
                 where=name,
                 fix=f"Possible are squares of at most {_LARGEST} px, by {' or '.join(INTERPOLATION)} interpolation.",
             )
         return result
-
-
-def _triple(values: Any) -> tuple[float, float, float]:
-    red, green, blue = (float(v) for v in values)
-    return red, green, blue

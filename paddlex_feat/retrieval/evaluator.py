@@ -20,6 +20,8 @@ from paddlex_feat.retrieval.metrics import RetrievalMetrics, metrics_of
 from paddlex_feat.retrieval.ranking import Ranking, rank
 
 log = logging.getLogger(__name__)
+MAX_COMPARED = 1000  # features of a list by which `Evaluation.collapsed` judges
+DECIMALS = 6  # unit features that agree in these are the same
 LEAST_FOR_RANKING = 2**26  # bytes, whatever the features leave of the bound
 
 
@@ -42,6 +44,13 @@ class Evaluation:
         """recall1, recall5, mAP."""
         recall = self.metrics.recall
         return {"recall1": recall[1], "recall5": recall[5], "mAP": self.metrics.mean_ap}
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the images, MAX_COMPARED of each list, share so few features that nothing is distinguished."""
+        rows = np.concatenate([part[:MAX_COMPARED] for part in (self.gallery, self.query)])
+        distinct = len(np.unique(rows.round(DECIMALS), axis=0))
+        return len(rows) > 1 and distinct <= max(1, len(rows) // 10)
 
 
 class Evaluator:

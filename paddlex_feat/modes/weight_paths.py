@@ -1,0 +1,167 @@
+"""Resolve the weight file of a configuration key; explain a path that holds no weights and what to give instead."""
+
+from __future__ import annotations
+
+import logging
+from itertools import islice
+from pathlib import Path
+
+from paddlex_feat import hub, lookup
+from paddlex_feat.config.section import official_weights
+from paddlex_feat.errors import WeightsError
+from paddlex_feat.files import settled
+from paddlex_feat.inference.info import PREFIX, lacking, models_within
+
+log = logging.getLogger(__name__)
+_OF_A_CHECKPOINT = {
+    ".pdopt": "the optimizer's state of a checkpoint",
+    ".pdstates": "the progress of a checkpoint",
+}
+_OF_A_MODEL = (".pdiparams", ".pdmodel", ".pdiparams.info", f"{PREFIX}.json", f"{PREFIX}.yml")
+_FORMATS = "Give a .pdparams or .safetensors file"
+_TORCH = "a file of PyTorch", f"{_FORMATS}; files of PyTorch are not read yet."
+_ARCHIVE = "an archive", "Unpack it first and give the .pdparams or .safetensors file in it."
+# By the end of a name: what the file is, and what to do.
+_BY_NAME = {
+    **dict.fromkeys((".pth", ".pt", ".ckpt", ".bin"), _TORCH),
+    **dict.fromkeys((".onnx", ".ort"), ("an ONNX graph", "")),
+    ".xml": ("an OpenVINO graph", ""),
+    **dict.fromkeys((".h5", ".hdf5", ".keras", ".pb", ".tflite"), ("a file of TensorFlow", "")),
+    **dict.fromkeys((".npz", ".npy"), ("a file of NumPy", "")),
+    **dict.fromkeys((".engine", ".trt"), ("a TensorRT engine", "")),
+    ".msgpack": ("a file of Flax", ""),
+    ".gguf": ("a file of llama.cpp", ""),
+    ".safetensors.index.json": ("an index of weights in several parts", "Put the parts into one .safetensors file."),
+    ".info.json": ("a note about a checkpoint", ""),
+    **dict.fromkeys(lookup.ARCHIVES, _ARCHIVE),
+    **dict.fromkeys((".yaml", ".yml", ".json", ".log", ".txt"), ("a text file", "")),
+}
+# The same by the first bytes, whatever the name.
+_BY_BEGINNING = {
+    b"PK\x03\x04": ("a zip archive, as PyTorch writes it", _TORCH[1]),
+    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19": _TORCH,  # the older form
+    b"\x89HDF": ("a file of TensorFlow", ""),
+    b"\x1f\x8b": _ARCHIVE,
+    b"version https://git-lfs": ("a pointer of Git LFS", "Fetch the file itself with `git lfs pull`."),
+    b"<": ("a web page", "Download the weights again: the server sent a page in their place."),
+}
+
+
+def weight_file(key: str, weight_path: str | None, model: str) -> Path:
+    """The file that the configuration key `key` names, fetched if it is a URL; null: the official weights of `model`.
+
+    Raises WeightsError unless it may be a weight file; DownloadError.
+    """
+    if weight_path is None:
+        weight_path = official_weights(model)
+        log.info("%s is null: the official weights of %s, %s", key, model, weight_path)
+    if hub.is_url(weight_path):
+        return hub.weight_file(weight_path, f"Give a local file with -o {key}=FILE.")
+    path = settled(Path(weight_path))
+    require_weights(key, path)
+    return path
+
+
+def require_checkpoint(key: str, path: Path) -> None:
+    """Raise WeightsError unless `path` is a weight file with .pdopt and .pdstates beside it."""
+    names = [path.with_suffix(suffix).name for suffix in _OF_A_CHECKPOINT] if path.name else []
+    beside = f"{' and '.join(names)} must be beside it" if path.suffix == ".pdparams" else ""
+    require_weights(key, path, beside, first="latest")
+    missing = [name for name in names if not settled(path.with_name(name)).is_file()]
+    if missing:
+        raise WeightsError(
+            f"The file is not a whole checkpoint: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not "
+            "beside it.",
+            where=f"{key}={path}",
+            fix=f"To start from these weights alone: -o Train.pretrain_weight_path={path} -o {key}=null.",
+        )
+
+
+def require_weights(key: str, path: Path, beside: str = "", graphs: bool = False, first: str = "best_model") -> None:
+    """Raise WeightsError, with what the path is and what to give, unless it is a file that may hold weights.
+
+    Args:
+        path: `files.settled`.
+        beside: an addition to the advice.
+        graphs: accept an inference directory too.
+        first: the checkpoint folder of a run to suggest first.
+    """
+    if path.is_dir():
+        if not (graphs and not lacking(path)):
+            raise _folder_error(key, path, graphs, first)
+        return
+    if not path.is_file():
+        fix = "Check the path, or train first" + (f"; {beside}" if beside else "")
+        raise WeightsError(lookup.problem("The weight file", path, "file"), where=f"{key}={path}", fix=f"{fix}.")
+    kind, todo = _kind(path)
+    if kind:
+        meant = _beside(path, graphs, first)
+        given = f"Give {' or '.join(meant)}." if meant else ""
+        raise WeightsError(
+            f"{path.name} is {kind}, not weights.",
+            where=f"{key}={path}",
+            fix=" ".join(filter(None, (todo, given))) or f"{_FORMATS}.",
+        )
+
+
+def _folder_error(key: str, folder: Path, graphs: bool, first: str) -> WeightsError:
+    lacks = lacking(folder)
+    if not lacks:
+        what = "The folder is an inference directory; its graph has no weights to train or to export again."
+    elif graphs:
+        what = f"The folder is not an inference directory: it lacks {', '.join(lacks)}."
+    else:
+        what = "The path is a folder, not a weight file."
+    meant = weights_within(folder, first) + (models_within(folder) if graphs else [])
+    if not lacks and not meant:
+        meant = weights_within(folder.parent, first)
+    fallback = "Give a .pdparams file, or a folder that mode export wrote." if graphs else f"{_FORMATS}."
+    fix = f"Give {' or '.join(meant)}." if meant else fallback
+    return WeightsError(what, where=f"{key}={folder}", fix=fix)
+
+
+def weights_within(folder: Path, first: str = "best_model") -> list[str]:
+    """The weight file in a folder, in its folder `first` or in another one below it: one path, or none."""
+    try:
+        below = sorted(islice((f for f in folder.iterdir() if f.is_dir()), 100))
+        below.sort(key=lambda f: f.name != first)
+        found = (p for f in (folder, *below) for s in ("pdparams", "safetensors") for p in sorted(f.glob(f"*.{s}")))
+        return [str(next(file for file in found if not _kind(file)[0]))]
+    except (OSError, StopIteration):
+        return []
+
+
+def _kind(path: Path) -> tuple[str, str]:
+    """The kind of a file without weights, and what to do; two empty texts if it may hold weights.
+
+    The name decides, unless the first bytes are those of weights.
+    """
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(64)
+    except OSError:
+        return "", ""  # the reader says why
+    name = path.name.lower()
+    for suffix, part in _OF_A_CHECKPOINT.items():
+        if name.endswith(suffix):
+            return part, ""
+    if not start:
+        return "an empty file", ""
+    begun = next((kind for begin, kind in _BY_BEGINNING.items() if start.startswith(begin)), ("", ""))
+    if start[:1] == b"\x80" or name.endswith((".pdparams", ".pdema", ".safetensors")):
+        return begun
+    if name.endswith(_OF_A_MODEL):
+        return "part of an inference directory", ""
+    return next((kind for suffix, kind in _BY_NAME.items() if name.endswith(suffix)), begun)
+
+
+def _beside(path: Path, graphs: bool, first: str) -> list[str]:
+    """Suggestions for a file without weights."""
+    same = [path.with_suffix(suffix) for suffix in (".pdparams", ".safetensors")]
+    meant = [str(file) for file in same if file != path and file.is_file() and not _kind(file)[0]][:1]
+    meant = meant or weights_within(path.parent, first)
+    if path.name.lower().endswith(_OF_A_MODEL):
+        meant = meant or weights_within(path.parent.parent, first)
+        if graphs and not lacking(path.parent):
+            meant.append(f"{path.parent}, the inference directory")
+    return meant

@@ -1,0 +1,118 @@
+"""Settings of inference.yml: followed, or refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from paddlex_feat.errors import WeightsError
+from paddlex_feat.inference.info import read_info
+from paddlex_feat.pipeline.preprocess import Preprocess
+
+EXPORTED = Preprocess(64, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.5)
+
+
+def ops_with(operation: str, option: str, value: Any) -> list[dict[str, Any]]:
+    ops: list[dict[str, Any]] = [{"DecodeImage": {"to_rgb": True}}, *EXPORTED.to_ops()]
+    entry = next(op for op in ops if operation in op)
+    entry[operation] = {**(entry[operation] or {}), option: value}
+    return ops
+
+
+@pytest.mark.parametrize(
+    ("operation", "option", "value"),
+    [
+        ("DecodeImage", "to_rgb", False),
+        ("DecodeImage", "to_bgr", True),
+        ("DecodeImage", "img_mode", "BGR"),
+        ("DecodeImage", "channel_first", True),
+        ("DecodeImage", "backend", "pil"),
+        ("ResizeImage", "backend", "PIL"),
+        ("ResizeImage", "resize_short", 256),
+        ("ResizeImage", "keep_ratio", True),
+        ("ResizeImage", "size", [64, 80]),
+        ("ResizeImage", "size", [64, 64, 3]),
+        ("ResizeImage", "size", 64.5),
+        ("ResizeImage", "size", True),
+        ("ResizeImage", "interpolation", "nearest"),
+        ("ResizeImage", "interpolation", 3),
+        ("ResizeImage", "antialias", True),
+        ("NormalizeImage", "order", "chw"),
+        ("NormalizeImage", "order", "whc"),
+        ("NormalizeImage", "channel_num", 4),
+        ("NormalizeImage", "output_fp16", True),
+        ("ToCHWImage", "layout", "nhwc"),
+    ],
+)
+def test_a_setting_that_would_change_features_is_refused_by_name(operation, option, value):
+    with pytest.raises(WeightsError) as caught:
+        Preprocess.from_ops(ops_with(operation, option, value), "that.yml")
+    assert option in caught.value.what and "that.yml" in caught.value.where
+
+
+@pytest.mark.parametrize(
+    ("operation", "option", "value"),
+    [
+        ("DecodeImage", "channel_first", False),
+        ("DecodeImage", "to_np", False),
+        ("DecodeImage", "img_mode", "RGB"),
+        ("ResizeImage", "backend", "CV2"),
+        ("ResizeImage", "resize_short", None),
+        ("ResizeImage", "return_numpy", True),
+        ("ResizeImage", "size", 64),
+        ("ResizeImage", "size", [64.0, 64]),
+        ("ResizeImage", "interpolation", "BICUBIC"),
+        ("NormalizeImage", "order", ""),
+        ("NormalizeImage", "scale", "1.0/2.0"),
+        ("NormalizeImage", "output_fp16", False),
+        ("NormalizeImage", "whatever", None),
+    ],
+)
+def test_a_setting_that_means_what_is_done_is_accepted(operation, option, value):
+    assert Preprocess.from_ops(ops_with(operation, option, value), "x") == EXPORTED
+
+
+def test_defaults_are_those_of_paddleclas_and_paddlex():
+    ops = [{"ResizeImage": {"size": 224}}, {"NormalizeImage": None}, {"ToCHWImage": None}]
+    assert Preprocess.from_ops(ops, "x") == Preprocess()
+
+
+def test_the_order_of_the_operations_counts():
+    resize, normalise, planes = EXPORTED.to_ops()
+    for ops, named in (
+        ([normalise, resize, planes], "the order NormalizeImage, ResizeImage, ToCHWImage"),
+        ([planes, resize, normalise], "the order"),
+        ([resize, planes, normalise], "order hwc does not fit"),
+        ([resize, normalise, planes, resize], "ResizeImage is given twice"),
+        ([resize, normalise, planes, {"CropImage": {"size": 64}}], "CropImage"),
+    ):
+        with pytest.raises(WeightsError, match=named):
+            Preprocess.from_ops(ops, "x")
+    after = {"NormalizeImage": {**normalise["NormalizeImage"], "order": "chw"}}
+    assert Preprocess.from_ops([resize, planes, after], "x") == EXPORTED
+
+
+@pytest.mark.parametrize(
+    ("steps", "named"),
+    [
+        ({"NormalizeFeatures": None}, None),
+        ({}, None),
+        ({"NormalizeFeatures": None, "Topk": {"topk": 5}}, "Topk"),
+        ({"NormalizeFeatures": {"axis": 0}}, "NormalizeFeatures"),
+        ([{"NormalizeFeatures": None}], "not understood"),
+    ],
+)
+def test_post_processing_is_the_norm_or_nothing(steps, named, tmp_path):
+    content = {
+        "Global": {"model_name": "m"},
+        "PreProcess": {"transform_ops": EXPORTED.to_ops()},
+        "PostProcess": steps,
+    }
+    (tmp_path / "inference.yml").write_text(yaml.safe_dump(content))
+    if named is None:
+        assert read_info(tmp_path).normalise_features == bool(steps)
+        return
+    with pytest.raises(WeightsError, match=named):
+        read_info(tmp_path)

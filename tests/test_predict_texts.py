@@ -1,0 +1,87 @@
+"""Mode predict with awkward names, and what it says of an input that fails."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("paddle")
+
+from paddlex_feat.config import load
+from paddlex_feat.errors import ImageError
+from paddlex_feat.inference.results import Failed
+from paddlex_feat.modes import predict
+
+
+def run(run_folder: Path, output: Path, text: str) -> list[str]:
+    """The inputs of which `-o Predict.input=TEXT` gives features."""
+    words = (
+        "Global.mode=predict",
+        "Global.device=cpu",
+        "Predict.save=jsonl",
+        f"Predict.model_dir={run_folder}/best_model/inference",
+        f"Predict.input={text}",
+    )
+    config = load.load("PP-ShiTuV2_rec", [load.split_override(word) for word in words])[0]
+    predict.run(config, output)
+    return [json.loads(line)["input_path"] for line in (output / "features.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, files) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    Path("home").mkdir()
+    for name in ("x.jpg", "- x.jpg", "#1.jpg", "[a] b.jpg", "0123", "caf\udce9.jpg", "home/h.jpg"):
+        shutil.copy(files[0], name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["- x.jpg", "#1.jpg", "[a] b.jpg", "0123", "caf\udce9.jpg"])
+def test_the_file_of_that_name_is_predicted(place, run_folder, name):
+    assert run(run_folder, place / "out", name) == [name]
+
+
+def test_a_list_of_names_and_a_home_folder(place, run_folder):
+    listed = run(run_folder, place / "out", "[0123, '#1.jpg', ~/h.jpg, {img: x.jpg}]")
+    assert listed == ["0123", "#1.jpg", str(place / "home/h.jpg"), "x.jpg"]
+
+
+def test_a_name_is_never_taken_for_another_file(place, run_folder):
+    os.remove("- x.jpg")  # noqa: PTH107
+    with pytest.raises(ImageError, match=r"- x\.jpg: The input does not exist"):
+        run(run_folder, place / "out", "- x.jpg")
+
+
+def test_one_failed_input_keeps_its_own_advice(place, run_folder):
+    Path("notes.md").write_text("text")
+    with pytest.raises(ImageError) as caught:
+        run(run_folder, place / "out", "notes.md")
+    assert ".md is no image" in caught.value.fix and "Replace them" not in str(caught.value)
+
+
+def test_the_advice_for_several_failed_inputs():
+    same = [Failed("a", "Bad.", "Do this."), Failed("b", "Bad.", "Do this.")]
+    assert predict._failures(same, 0, Path("out")).fix == "Do this."
+    others = [*same, Failed("c", "Worse.", "Do that."), Failed("d", "Unknown.")]
+    error = predict._failures(others, 3, Path("out"))
+    assert (
+        "a: Bad. Do this.\n" in error.what
+        and "c: Worse. Do that.\n" in error.what
+        and error.what.endswith("d: Unknown.")
+    )
+    assert error.fix == "Replace or remove them."
+
+
+def test_a_failed_input_is_a_pair_that_can_be_copied_and_pickled():
+    failed = Failed("a.jpg", "Bad.", "Do this.")
+    name, what = failed
+    assert failed == (name, what) == ("a.jpg", "Bad.")
+    for other in (copy.deepcopy(failed), pickle.loads(pickle.dumps(failed))):
+        assert other == failed and other.fix == "Do this."
