@@ -71,8 +71,8 @@ def test_half_a_character_of_utf_16_is_an_error_about_encodings(tmp_path):
 def test_class_names_in_utf_16(tmp_path):
     (tmp_path / "label.txt").write_bytes("猫\n狗\n".encode("utf-16"))
     found = labelme.Converted()
-    labelme._number(tmp_path, {}, found)
-    assert found.names == ["猫", "狗"] and [f.code for f in found.findings] == ["list-utf16"]
+    assert labelme._read_names(tmp_path / "label.txt", found) == ["猫", "狗"]
+    assert [f.code for f in found.findings] == ["list-utf16"]
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "shift_jis"])
