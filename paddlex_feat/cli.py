@@ -32,6 +32,7 @@ from paddlex_feat.group import COMMAND, Group, logs_folder
 from paddlex_feat.logs import log_to_console, log_to_file
 from paddlex_feat.process import any_text, one_run, surroundings
 from paddlex_feat.scratch import clear_leftovers
+from paddlex_feat.signals import ignore_others
 
 log = logging.getLogger("paddlex_feat")
 # How gloo, NCCL and the store say that a peer is gone.
@@ -213,7 +214,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     A program may call it, also in a thread: logging, signal handlers and streams are as before when it returns.
     """
     with any_text():
-        return _main(sys.argv[1:] if argv is None else argv)
+        code = _main(sys.argv[1:] if argv is None else argv)
+    if argv is None:  # the process ends with this, and no late signal is to change its exit code
+        ignore_others()
+    return code
 
 
 def _main(words: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from paddlex_feat.scratch import private_folder
+from paddlex_feat.scratch import private_folder, variable
 
 _BLOCK = b"\0" * 4096  # a file system or quota that is full takes names, and no content
 
@@ -37,18 +37,6 @@ def can_write(folder: Path) -> bool:
 
 
 @contextmanager
-def _variable(name: str, value: str) -> Iterator[None]:
-    former = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        if former is not None:
-            os.environ[name] = former
-
-
-@contextmanager
 def home_for_paddle() -> Iterator[None]:
     """For the import of Paddle, which makes a folder in the home folder: HOME is a temporary one where that would fail.
 
@@ -59,7 +47,7 @@ def home_for_paddle() -> Iterator[None]:
     if folder and os.access(folder.parents[2], os.W_OK) and (folder.is_dir() or can_write(folder)):
         yield
         return
-    with _variable("HOME", str(private_folder())):
+    with variable("HOME", str(private_folder())):
         yield
 
 
@@ -72,7 +60,7 @@ def matplotlib_folder() -> Iterator[None]:
     if all(can_write(folder) for folder in _matplotlib_folders()):
         yield
         return
-    with _variable("MPLCONFIGDIR", str(private_folder() / "matplotlib")):
+    with variable("MPLCONFIGDIR", str(private_folder() / "matplotlib")):
         yield
 
 

@@ -264,7 +264,7 @@ def _launcher() -> None:
     """Paddle's launcher, in a process that does not outlive the one that started it."""
     parent, folder = os.getppid(), sys.argv[sys.argv.index("--log_dir") + 1]
     die_with_parent()
-    ignore_others()
+    ignore_others()  # the process that started this one passes them on as SIGTERM
     try:
         with home_for_paddle():
             importlib.import_module("paddle")

@@ -111,8 +111,24 @@ def prepare_paddle(
             # It warns of any OMP_NUM_THREADS but 1.
             _import_paddle()
         log.debug("Paddle's notes at import: %s", notes.getvalue().strip() or "none")
+    _stay_dynamic()
     # Captured graphs are written as Python files, and read back; Paddle's choice is below ~/.cache.
     vars(importlib.import_module("paddle.jit.dy2static.utils"))["get_temp_dir"] = _captures_folder
+
+
+_dynamic: list[object] = []
+
+
+def _stay_dynamic() -> None:
+    """Keep Paddle's dynamic mode, which ends with the thread that imported it: a run may be in another thread."""
+    import paddle
+
+    if not paddle.in_dynamic_mode():
+        paddle.disable_static()
+    local = getattr(paddle.base.framework, "global_var", None)
+    manager = getattr(local, "_functional_dygraph_context_manager", None)
+    if manager is not None and manager not in _dynamic:
+        _dynamic.append(manager)
 
 
 def _set_onednn() -> None:

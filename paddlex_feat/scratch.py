@@ -116,10 +116,24 @@ def private_folder() -> Path:
 
 
 @contextmanager
+def variable(name: str, value: str) -> Iterator[None]:
+    """Within the block an environment variable has this value."""
+    former = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if former is not None:
+            os.environ[name] = former
+
+
+@contextmanager
 def temporary_files_in(folder: Path) -> Iterator[None]:
     """Within the block, temporary files go to `folder` where the system has no place for them.
 
     Python's own last resort is the working directory, which may be a data set, or a folder that cannot be written.
+    Processes that are started in the block use the same folder.
     """
     former = tempfile.tempdir
     try:
@@ -131,7 +145,7 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
     if usable:
         yield
         return
-    with ScratchFolder(folder) as place:
+    with ScratchFolder(folder) as place, variable("TMPDIR", str(place)):
         tempfile.tempdir = str(place)
         try:
             yield

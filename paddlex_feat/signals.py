@@ -56,9 +56,10 @@ def handled(handler: Handler) -> Iterator[None]:
 
 
 def ignore_others() -> None:
-    """Leave SIGTERM alone to end this process and those it starts: the one that started it hears the others."""
-    for number in _OTHERS:
-        signal.signal(number, signal.SIG_IGN)
+    """Let Ctrl-C and SIGTERM alone end this process and those that it starts."""
+    if threading.current_thread() is threading.main_thread():
+        for number in _OTHERS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
