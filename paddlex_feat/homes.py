@@ -70,5 +70,5 @@ def _matplotlib_folders() -> Iterator[Path]:
     if configured:
         yield Path(configured).absolute()
         return
-    for variable, name in (("XDG_CONFIG_HOME", ".config"), ("XDG_CACHE_HOME", ".cache")):
-        yield Path(os.environ.get(variable) or (home() or Path(os.devnull)) / name).absolute() / "matplotlib"
+    for base, usual in (("XDG_CONFIG_HOME", ".config"), ("XDG_CACHE_HOME", ".cache")):
+        yield Path(os.environ.get(base) or (home() or Path(os.devnull)) / usual).absolute() / "matplotlib"

@@ -41,12 +41,14 @@ def require_opencv() -> None:
         raise _unusable("OpenCV is not whole; probably several of its packages were installed, and one was removed.")
     wanted = ".".join(map(str, LEAST))
     if tuple(map(int, re.findall(r"\d+", version)[:2])) < LEAST:
-        raise _unusable(f"OpenCV is {version}, and images from strangers need {wanted} or newer.")
+        raise _unusable(
+            f"OpenCV is {version}; {wanted} or newer is needed, because older ones crash on damaged images or pass them."
+        )
     found = _installed()
     if len(found) > 1:
         log.log(
             logging.DEBUG if COMMAND in os.environ else logging.WARNING,  # a worker's launcher has warned already
-            "%s are installed in one place, where each overwrites the others' files; OpenCV is %s now. To keep one: %s",
+            "%s overwrite each other's files; OpenCV is %s now. To keep one of them: %s",
             " and ".join(found),
             version,
             _repair(found),
