@@ -31,7 +31,7 @@ from paddlex_feat.group import COMMAND, Group, logs_folder
 from paddlex_feat.homes import home_for_paddle
 from paddlex_feat.logs import LOG_START
 from paddlex_feat.scratch import ScratchFolder
-from paddlex_feat.signals import handled, ignore_others, is_news
+from paddlex_feat.signals import INSISTING, handled, ignore_others, is_news
 
 _POLL_SECONDS = 0.2
 # As `-m` does, but not from modules of the working directory, which may be a data set of strangers.
@@ -217,7 +217,7 @@ def _signals_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
         if is_news(signum):
             process.send_signal(signal.SIGTERM)
 
-    with handled(pass_on):
+    with handled(pass_on, INSISTING):
         yield
 
 

@@ -42,7 +42,7 @@ def require_opencv() -> None:
     wanted = ".".join(map(str, LEAST))
     if tuple(map(int, re.findall(r"\d+", version)[:2])) < LEAST:
         raise _unusable(
-            f"OpenCV is {version}; {wanted} or newer is needed, because older ones crash on damaged images or pass them."
+            f"OpenCV is {version}; {wanted} or newer is needed: older ones crash on damaged images, or pass them."
         )
     found = _installed()
     if len(found) > 1:

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 Handler = Callable[[int, FrameType | None], None]
-_INSISTING = (signal.SIGINT, signal.SIGTERM)
+INSISTING = (signal.SIGINT, signal.SIGTERM)
 # These may come in pairs, or every second: a closed terminal sends SIGHUP twice, a limit of CPU time SIGXCPU until it
 # kills, systemd SIGTERM and SIGHUP together.
 _OTHERS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-ENDING = (*_INSISTING, *_OTHERS)
+ENDING = (*INSISTING, *_OTHERS)
 _STRUCT_SIGACTION = 512  # bytes, more than any system's has
 _came: list[int] = []  # in the outermost block of `handled` that is at work
 _blocks = 0
@@ -25,18 +25,20 @@ def is_news(signum: int) -> bool:
 
     The first one does, and a second Ctrl-C or SIGTERM, by which somebody insists.
     """
-    insists = signum in _INSISTING and any(number in _INSISTING for number in _came)
+    insists = signum in INSISTING and any(number in INSISTING for number in _came)
     news = not _came or insists
     _came.append(signum)
     return news
 
 
 @contextmanager
-def handled(handler: Handler) -> Iterator[None]:
+def handled(handler: Handler, though_ignored: Sequence[signal.Signals] = (signal.SIGTERM,)) -> Iterator[None]:
     """Within the block `handler` takes the signals that end a run; afterwards all is as before.
 
-    A signal that is ignored stays ignored, as SIGHUP under nohup. In a thread other than the main one, where Python
-    delivers no signals, nothing is changed.
+    In a thread other than the main one, where Python delivers no signals, nothing is changed.
+
+    Args:
+        though_ignored: signals that are taken even if they are ignored. Others stay so, as SIGHUP under nohup.
     """
     global _blocks
     if threading.current_thread() is not threading.main_thread():
@@ -44,7 +46,7 @@ def handled(handler: Handler) -> Iterator[None]:
         return
     if not _blocks:
         _came.clear()
-    taken = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
+    taken = [n for n in ENDING if n in though_ignored or signal.getsignal(n) != signal.SIG_IGN]
     with kept(taken):
         _blocks += 1
         try:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from paddlex_feat.signals import ENDING, handled, is_news
+from paddlex_feat.signals import ENDING, INSISTING, handled, is_news
 
 
 @contextmanager
@@ -47,7 +47,7 @@ class StopRequest:
     def listening(self) -> Iterator[None]:
         """Within the block the first signal sets `made`; a second Ctrl-C or SIGTERM raises KeyboardInterrupt."""
         try:
-            with handled(self._on_signal):
+            with handled(self._on_signal, INSISTING):
                 yield
         finally:
             if self.made and not self._insist:  # until the end of this process, which the launcher started
