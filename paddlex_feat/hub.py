@@ -33,6 +33,7 @@ OFFICIAL = "https://paddle-model-ecology.bj.bcebos.com"  # Paddle's server of we
 MIRROR = "PADDLEX_FEAT_MIRROR"  # the environment variable that names another one
 
 
+_warned: set[str] = set()
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 CACHE = "PADDLE_PDX_CACHE_HOME"  # the environment variable, PaddleX's, that names the cache folder
 
@@ -70,7 +71,11 @@ def cache_to_write() -> Path:
         reason = f"The cache folder {folder} cannot be written"
     except DownloadError:
         reason = "There is no home folder for a cache"
-    log.warning("%s: what is fetched or converted is kept for this run alone. %s names another folder.", reason, CACHE)
+    if reason not in _warned:
+        _warned.add(reason)
+        log.warning(
+            "%s: what is fetched or converted is kept for this run alone. %s names another folder.", reason, CACHE
+        )
     return private_folder() / "cache"
 
 

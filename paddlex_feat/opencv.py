@@ -70,7 +70,7 @@ def _installed() -> list[str]:
 
 
 def _repair(found: list[str]) -> str:
-    """The command that leaves one package, for the Python at work."""
+    """The command that leaves one package installed, for this Python."""
     pip = f"{shlex.quote(sys.executable)} -m pip"
     remove = f"{pip} uninstall -y {' '.join(entry.split()[0] for entry in found)} && " if found else ""
     return f"{remove}{pip} install '{_OURS}>={'.'.join(map(str, LEAST))}'"

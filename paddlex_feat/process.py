@@ -23,7 +23,7 @@ _locks: dict[int, threading.Lock] = {}  # by process: one that is forked inherit
 
 @contextmanager
 def any_text() -> Iterator[None]:
-    """Within the block, standard output and error take what is no text, as file names may be."""
+    """Within the block, standard output and error accept file names that cannot be encoded."""
     streams = {s: s.errors for s in (sys.stdout, sys.stderr) if isinstance(s, io.TextIOWrapper)}
     for stream in streams:
         stream.reconfigure(errors="backslashreplace")

@@ -28,7 +28,7 @@ _HARMLESS_WARNINGS = (
     "When training, we now always track global mean and variance",
 )
 
-# Signals of which Paddle's import takes possession, to print a C++ trace.
+# Signals that Paddle takes over when it is imported, to print a C++ trace.
 _TAKEN = (signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV, signal.SIGTERM)
 
 DEVICE = re.compile(r"(auto|(cpu|gpu|xpu|npu|mlu|gcu|dcu|iluvatar_gpu|metax_gpu)(:\d+(,\d+)*)?)")
@@ -111,7 +111,7 @@ def prepare_paddle(
             # It warns of any OMP_NUM_THREADS but 1.
             _import_paddle()
         log.debug("Paddle's notes at import: %s", notes.getvalue().strip() or "none")
-    _stay_dynamic()
+    _keep_dynamic_mode()
     # Captured graphs are written as Python files, and read back; Paddle's choice is below ~/.cache.
     vars(importlib.import_module("paddle.jit.dy2static.utils"))["get_temp_dir"] = _captures_folder
 
@@ -119,13 +119,9 @@ def prepare_paddle(
 _dynamic: list[object] = []
 
 
-def _stay_dynamic() -> None:
-    """Keep Paddle's dynamic mode, which ends with the thread that imported it: a run may be in another thread."""
-    import paddle
-
-    if not paddle.in_dynamic_mode():
-        paddle.disable_static()
-    local = getattr(paddle.base.framework, "global_var", None)
+def _keep_dynamic_mode() -> None:
+    """Paddle's dynamic mode would end with the thread that has imported it; the next run may be in another one."""
+    local = getattr(importlib.import_module("paddle.base.framework"), "global_var", None)
     manager = getattr(local, "_functional_dygraph_context_manager", None)
     if manager is not None and manager not in _dynamic:
         _dynamic.append(manager)
@@ -136,7 +132,7 @@ def _set_onednn() -> None:
     import paddle
 
     wanted = os.environ.get("FLAGS_use_mkldnn")
-    if wanted is not None:
+    if wanted in ("0", "1"):  # as a training sets it
         with contextlib.suppress(ValueError):  # a Paddle that does not know the flag
             paddle.set_flags({"FLAGS_use_mkldnn": wanted == "1"})
 
@@ -215,10 +211,13 @@ def resolve_device(device: str) -> str:
 def select_device(device: str) -> str:
     """Make the first of the devices Paddle's current one and return its full name, "cpu" or "gpu:N".
 
-    Takes and raises what `resolve_device` does.
+    Paddle is in dynamic mode then. Takes and raises what `resolve_device` does.
     """
     import paddle
 
+    if not paddle.in_dynamic_mode():  # a thread has imported Paddle before, and ended
+        paddle.disable_static()
+        _keep_dynamic_mode()
     first = resolve_device(device).split(",")[0]
     name = "cpu" if first.startswith("cpu") else first
     paddle.set_device(name)

@@ -123,7 +123,7 @@ def variable(name: str, value: str) -> Iterator[None]:
     try:
         yield
     finally:
-        del os.environ[name]
+        os.environ.pop(name, None)
         if former is not None:
             os.environ[name] = former
 

@@ -103,7 +103,7 @@ def test_two_packages_that_work_are_one_warning(tmp_path, small_faces):
     assert all(f" {name} " in said[0] for name in NAMES)
 
 
-def test_one_package_is_no_warning(caplog):
+def test_one_package_gives_no_warning(caplog):
     opencv.require_opencv()
     assert len(opencv._installed()) > 1 or not caplog.text
 

@@ -162,7 +162,7 @@ def test_a_mode_with_a_read_only_home(small_faces, run_folder, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["/dev/null", ""])
-def test_homes_that_are_none(place, tmp_path):
+def test_values_of_home_that_name_no_folder(place, tmp_path):
     pytest.importorskip("paddle")
     environment = {**os.environ, **NO_VARIABLES, "HOME": place, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -172,7 +172,7 @@ def test_homes_that_are_none(place, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_relative_home_is_none(monkeypatch):
+def test_a_relative_home_is_not_used(monkeypatch):
     monkeypatch.setenv("HOME", "somewhere")
     assert homes.home() is None
 
@@ -260,7 +260,7 @@ def test_temporary_files_go_to_the_output_where_the_system_has_no_place(tmp_path
     monkeypatch.setattr(tempfile, "tempdir", before)
 
 
-def test_the_working_directory_is_no_place_for_temporary_files(tmp_path, monkeypatch):
+def test_temporary_files_do_not_go_to_the_working_directory(tmp_path, monkeypatch):
     """It is Python's last resort, and may be a data set."""
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path / "data")
