@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import io
 import logging
 import os
 import re
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from paddlex_feat import __version__, manifest
 from paddlex_feat.config import load
 from paddlex_feat.config.describe import keys_help
 from paddlex_feat.config.schema import MODES, Config
-from paddlex_feat.errors import ConfigError, ConnectionLostError, FeatError, Interrupted, OutputError, output_errors
+from paddlex_feat.errors import (
+    ConfigError,
+    ConnectionLostError,
+    FeatError,
+    Interrupted,
+    OutputError,
+    output_errors,
+    run_output,
+)
 from paddlex_feat.files import backup, locked, read_result, write_json
 from paddlex_feat.group import COMMAND, Group, logs_folder
 from paddlex_feat.logs import log_to_console, log_to_file
+from paddlex_feat.opencv import silent_opencv
+from paddlex_feat.process import any_text, one_run, surroundings
 from paddlex_feat.scratch import clear_leftovers
+from paddlex_feat.signals import ignore_others
 
 log = logging.getLogger("paddlex_feat")
 # How gloo, NCCL and the store say that a peer is gone.
@@ -115,10 +123,6 @@ def _report(error: FeatError) -> int:
     return 1
 
 
-def _on_sigterm(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def _flush_stdout() -> None:
     """Raise OutputError where standard output is full or its reader has gone, as that of `… | head` does."""
     try:
@@ -131,19 +135,22 @@ def _flush_stdout() -> None:
         ) from error
 
 
-def _lock(mode: str, output: Path, several_machines: bool = False) -> AbstractContextManager[None]:
+def _lock(
+    mode: str, output: Path, several_machines: bool = False, patience: float | None = None
+) -> AbstractContextManager[None]:
     """Keep other runs of the mode out of its output; raises OutputError where one is at work.
 
     The processes of a job share the lock, on several machines too, where the folder may be the same.
     """
-    return locked(output / f"{mode}.log", joins=Group.from_environment().size > 1 or several_machines)
+    return locked(output / f"{mode}.log", Group.from_environment().size > 1 or several_machines, patience)
 
 
 def run(config: Config) -> int:
     """Run the configured mode; 0 if it succeeded, 1 if not."""
     mode, output = config.Global.mode, Path(config.Global.output)
+    several_machines = mode == "train" and bool(config.Train.dist_ips)
     try:
-        with _lock(mode, output, mode == "train" and bool(config.Train.dist_ips)):
+        with run_output(output), _lock(mode, output, several_machines), surroundings(output):
             return _run(config, mode, output)
     except OutputError as error:  # of the lock: nothing in the folder is this run's
         log.error("%s", error)
@@ -159,8 +166,10 @@ def _run(config: Config, mode: str, output: Path) -> int:
         _start_logging(mode, output)
         # Whoever reads the file of a run that is under way, or was killed, must not find an older success.
         _write_result(mode, output, {"done_flag": False, "err_type": "unfinished", "err_msg": "The run has not ended."})
-        signal.signal(signal.SIGTERM, _on_sigterm)
-        result = importlib.import_module(f"paddlex_feat.modes.{mode}").run(config, output)
+        importlib.import_module("paddlex_feat.pipeline")  # looks whether OpenCV is whole
+        run_mode = importlib.import_module(f"paddlex_feat.modes.{mode}").run
+        with silent_opencv():
+            result = run_mode(config, output)
         _flush_stdout()
         _write_result(mode, output, {"done_flag": True, **result})
         if mode == "train" and Group.from_environment().rank == 0:
@@ -202,11 +211,18 @@ def _unexpected(error: Exception, mode: str, output: Path) -> FeatError:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `main.py` and of the command `paddlex-feat`; returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names need not be text
-    words = sys.argv[1:] if argv is None else argv
+    """Entry point of `main.py` and of the command `paddlex-feat`; returns the exit code.
+
+    A program may call it, also in a thread: logging, signal handlers and streams are as before when it returns.
+    """
+    with any_text():
+        code = _main(sys.argv[1:] if argv is None else argv)
+    if argv is None:  # the process ends with this, and no late signal is to change its exit code
+        ignore_others()
+    return code
+
+
+def _main(words: Sequence[str]) -> int:
     if words[:1] == ["verify"]:
         return _verify(words[1:])
     parser = build_parser()
@@ -214,7 +230,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.help:
         return _print_help(parser)
     if not args.config:
-        parser.error(f"-c is required: a YAML file or one of {', '.join(sorted(load.shipped()))}")
+        parser.error(f"-c is required: a YAML file{load.or_shipped()}")
+    with one_run():
+        return _configured(args)
+
+
+def _configured(args: argparse.Namespace) -> int:
     log_to_console()
     if Group.from_environment().size > 1:
         importlib.import_module("paddlex_feat.launch").die_with_parent()
@@ -264,7 +285,7 @@ def _fail_configuration(error: ConfigError, known: dict[str, str]) -> int:
     if mode not in MODES or not known["output"]:
         return _report(error)  # no result file is this run's
     try:
-        with _lock(mode, output):
+        with run_output(output), _lock(mode, output, patience=0):
             _start_logging(mode, output)
             return _report(error) if _is_done(mode, output) else _fail(error, mode, output)
     except OutputError:  # another run's folder, or one that cannot be written

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +109,12 @@ class ConnectionLostError(FeatError):
 
 
 class Interrupted(FeatError):
-    """Ctrl-C or SIGTERM."""
+    """Ctrl-C, SIGTERM, or another signal that ends a run."""
 
 
 TEMPORARY = ".paddlex_feat.tmp-"  # how the names begin that scratch.py makes
+OTHER_TEMPORARY = "name another folder for temporary files with the environment variable TMPDIR"
+_run_outputs: list[Path] = []  # Global.output of the run at work in this process, the last one counts
 _IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENXIO, errno.ELOOP)
 
 
@@ -124,14 +127,37 @@ def _lasting(file: Any, path: Path) -> str:
 
 
 @contextmanager
-def output_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError while writing `path` into an OutputError that names it, or the other file at fault."""
+def run_output(folder: Path) -> Iterator[None]:
+    """Within the block an error about a path in `folder`, the output of a run, names the key that moves it."""
+    _run_outputs.append(folder)
+    try:
+        yield
+    finally:
+        _run_outputs.remove(folder)
+
+
+def _another_place(where: str, path: Path) -> str:
+    """How the user chooses another place for `where`, the part of `path` that lasts."""
+    with suppress(OSError, IndexError):  # a relative path in a working directory that has been removed; no run
+        own, output = (Path(os.path.realpath(place)) for place in (where, _run_outputs[-1]))
+        if own.is_relative_to(output) or output.is_relative_to(own):  # the latter where the folder cannot be made
+            return "choose another folder with -o Global.output=DIR"
+    return OTHER_TEMPORARY if TEMPORARY in str(path) else "choose another path"
+
+
+@contextmanager
+def output_errors(path: Path, instead: str | None = None) -> Iterator[None]:
+    """Turn an OSError while writing `path` into an OutputError that names it, or the other file at fault.
+
+    instead: how the user chooses another place, where that is not the key Global.output or the caller's argument.
+    """
     try:
         yield
     except OSError as error:
         first = "Move away what is there" if error.errno in _IN_THE_WAY else "Free space, fix the permissions"
+        where = _lasting(error.filename, path)
         raise OutputError(
             f"Cannot write: {error.strerror or error}.",
-            where=_lasting(error.filename, path),
-            fix=f"{first}, or choose another folder with -o Global.output=DIR.",
+            where=where,
+            fix=f"{first}, or {instead or _another_place(where, path)}.",
         ) from error

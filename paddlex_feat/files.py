@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ from paddlex_feat.scratch import ScratchFolder, scratch_file
 
 log = logging.getLogger(__name__)
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES}  # some network file systems
+PATIENCE = 5.0  # seconds for the lock of a process that is dying
+_ANNOUNCED, _LOOK = 1.0, 0.1  # seconds of waiting that are announced; between two looks
 ATTEMPTS = 10  # to open a file whose folder is being exchanged, which takes two renames
 
 
@@ -92,13 +95,15 @@ def write_json(path: Path, value: Any, indent: int = 2, ensure_ascii: bool = Fal
 
 
 @contextmanager
-def locked(path: Path, joins: bool = False) -> Iterator[None]:
+def locked(path: Path, joins: bool = False, patience: float | None = None) -> Iterator[None]:
     """Keep other runs out while this one writes what `path`, a file, stands for; it is made if it is not there.
 
-    The system frees the lock of a process that dies. Programs that the process started do not hold it.
+    The system frees the lock of a process that dies, which takes seconds where it holds much memory. Programs that
+    the process started do not hold it.
 
     Args:
         joins: this process is one of several of a run that holds the lock, or will.
+        patience: seconds for which another holder is waited for; None is PATIENCE.
 
     Raises OutputError if another run holds it, or if `path` is no file.
     """
@@ -107,9 +112,7 @@ def locked(path: Path, joins: bool = False) -> Iterator[None]:
         stream = open_log(path)
     with stream:
         try:
-            if not joins:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody is there
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)  # others of this run may come
+            _wait_for_lock(stream, path.parent, joins, PATIENCE if patience is None else patience)
         except BlockingIOError:
             raise OutputError(
                 "Another run of this mode writes into this folder.",
@@ -119,6 +122,25 @@ def locked(path: Path, joins: bool = False) -> Iterator[None]:
         except OSError:  # some network file systems
             log.warning("%s knows no locks: nothing keeps a second run out.", path.parent)
         yield
+
+
+def _wait_for_lock(stream: BinaryIO, folder: Path, joins: bool, patience: float) -> None:
+    """Raise BlockingIOError if another run holds the lock for longer than `patience`, OSError if there are no locks."""
+    began, announced = time.monotonic(), False
+    while True:
+        try:
+            if not joins:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody is there
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)  # others of this run may come
+            return
+        except BlockingIOError:
+            waited = time.monotonic() - began
+            if waited >= patience:
+                raise
+            if waited >= _ANNOUNCED and not announced:
+                announced = True
+                log.info("Another run of this mode uses %s; waiting up to %.0f s for its end.", folder, patience)
+            time.sleep(_LOOK)
 
 
 def open_log(path: Path) -> BinaryIO:

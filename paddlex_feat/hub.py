@@ -6,6 +6,7 @@ is download.py.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import logging
@@ -13,13 +14,15 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urldefrag, urlparse
 
 from paddlex_feat.download import Resuming
 from paddlex_feat.errors import DownloadError
+from paddlex_feat.homes import can_write, home
 from paddlex_feat.paths import expand_home, fault
+from paddlex_feat.scratch import private_folder
 
 log = logging.getLogger(__name__)
 ATTEMPTS = 4  # in a row that bring nothing new
@@ -31,19 +34,55 @@ OFFICIAL = "https://paddle-model-ecology.bj.bcebos.com"  # Paddle's server of we
 MIRROR = "PADDLEX_FEAT_MIRROR"  # the environment variable that names another one
 
 
+_warned: set[str] = set()
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+CACHE = "PADDLE_PDX_CACHE_HOME"  # the environment variable, PaddleX's, that names the cache folder
+
+
 def cache_folder() -> Path:
-    """PADDLE_PDX_CACHE_HOME, PaddleX's variable, else ~/.paddlex. Raises DownloadError if there is no home."""
+    """PADDLE_PDX_CACHE_HOME, PaddleX's variable, else ~/.paddlex.
+
+    Where that is not there and the home folder cannot be written, $XDG_CACHE_HOME/paddlex takes its place, if set.
+    Raises DownloadError if there is no home folder either.
+    """
+    named, users, general = os.environ.get(CACHE), home(), os.environ.get("XDG_CACHE_HOME")
+    if named:
+        named = expand_home(named)
+        wrong = fault(named, written=True)
+        if wrong:
+            fix = "Set it to a folder that can be written."
+            raise DownloadError(f"There is no place for a cache ({wrong}).", where=CACHE, fix=fix)
+        return Path(named)
+    usual = users and users / ".paddlex"
+    if general and not (usual and (usual.exists() or can_write(usual))):
+        return Path(general) / "paddlex"
+    if usual:
+        return usual
+    raise DownloadError(
+        "There is no home folder for a cache.",
+        where=CACHE,
+        fix="Set it to a folder that can be written.",
+    )
+
+
+def cache_to_write() -> Path:
+    """The cache folder, or a temporary one of this process where the home folder cannot be written, with a warning.
+
+    The folder that PADDLE_PDX_CACHE_HOME names has no such substitute: the user chose it.
+    """
     try:
-        named = expand_home(os.environ.get("PADDLE_PDX_CACHE_HOME", ""))
-        if fault(named, written=True):
-            raise RuntimeError(fault(named, written=True))
-        return Path(named) if named else Path.home() / ".paddlex"
-    except RuntimeError as error:
-        raise DownloadError(
-            f"There is no place for a cache ({error}).",
-            where="PADDLE_PDX_CACHE_HOME",
-            fix="Set it to a folder that can be written.",
-        ) from error
+        folder = cache_folder()
+        if os.environ.get(CACHE) or can_write(folder):
+            return folder
+        reason = f"The cache folder {folder} cannot be written"
+    except DownloadError:
+        reason = "There is no home folder for a cache"
+    if reason not in _warned:
+        _warned.add(reason)
+        log.warning(
+            "%s: what is fetched or converted is kept for this run alone. %s names another folder.", reason, CACHE
+        )
+    return private_folder() / "cache"
 
 
 def is_url(text: str) -> bool:
@@ -99,16 +138,19 @@ def fetch(
         raise DownloadError(what, where=without_password(url), fix=fix) from None  # the error's text has the password
     checksum = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
     name = _file_name(address)
-    target = cache_folder() / folder / hashlib.sha256(address.encode()).hexdigest()[:12]
+    part = Path(folder, hashlib.sha256(address.encode()).hexdigest()[:12])
+    target = part if part.is_absolute() else _cache_for(part / name) / part
     if (target / name).is_file() and not checksum:
         return target / name
     origin = source(address)
     import pooch  # brings requests; only a download, or a checksum, needs it
 
+    if checksum and (target / name).is_file() and pooch.file_hash(str(target / name)) == checksum[1].lower():
+        return target / name
     pooch.get_logger().setLevel(logging.WARNING)
     try:
         with alone(target):
-            found = pooch.retrieve(  # the cached file, if it is there and has the checksum
+            found = pooch.retrieve(  # or the file that another process has fetched meanwhile
                 origin,
                 known_hash=f"sha256:{checksum[1].lower()}" if checksum else None,
                 fname=name,
@@ -116,12 +158,23 @@ def fetch(
                 downloader=Resuming(target / f"{name}.part", without_password(origin), begins, most, ended, ATTEMPTS),
             )
     except Exception as error:  # requests, urllib3 and OSError families, and pooch's own
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            variable = "TMPDIR" if part.is_absolute() else CACHE
+            fix = f"Free space, fix the permissions, or name another folder than {target} with {variable}."
         raise DownloadError(
             f"The download failed ({type(error).__name__}: {without_password(_reason(error))[:200]}).",
             where=without_password(origin),
             fix=fix,
         ) from error
     return Path(found)
+
+
+def _cache_for(file: Path) -> Path:
+    """The cache folder if it has the file, else one that can be written."""
+    with suppress(DownloadError):  # there is no home folder
+        if (cache_folder() / file).is_file():
+            return cache_folder()
+    return cache_to_write()
 
 
 def _file_name(address: str) -> str:

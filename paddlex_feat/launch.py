@@ -7,6 +7,7 @@ passes signals on, shows rank 0's console, and turns a worker's failure into the
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
 import runpy
@@ -27,8 +28,10 @@ from paddlex_feat import errors
 from paddlex_feat.errors import ConfigError, EvaluationError, FeatError, Interrupted, TrainingError, output_errors
 from paddlex_feat.files import atomic_path, write_json
 from paddlex_feat.group import COMMAND, Group, logs_folder
+from paddlex_feat.homes import home_for_paddle
 from paddlex_feat.logs import LOG_START
 from paddlex_feat.scratch import ScratchFolder
+from paddlex_feat.signals import INSISTING, handled, ignore_others, is_news
 
 _POLL_SECONDS = 0.2
 # As `-m` does, but not from modules of the working directory, which may be a data set of strangers.
@@ -208,17 +211,14 @@ def _show(path: Path, ended: threading.Event) -> None:
 
 @contextmanager
 def _signals_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Pass SIGINT and SIGTERM on as the SIGTERM at which the workers save and end."""
+    """Pass signals that end a run on as the SIGTERM at which the workers save and end."""
 
     def pass_on(signum: int, frame: FrameType | None) -> None:
-        process.send_signal(signal.SIGTERM)
+        if is_news(signum):
+            process.send_signal(signal.SIGTERM)
 
-    former = {s: signal.signal(s, pass_on) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled(pass_on, INSISTING):
         yield
-    finally:
-        for signum, handler in former.items():
-            signal.signal(signum, handler)
 
 
 def _failures(logs: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -264,7 +264,10 @@ def _launcher() -> None:
     """Paddle's launcher, in a process that does not outlive the one that started it."""
     parent, folder = os.getppid(), sys.argv[sys.argv.index("--log_dir") + 1]
     die_with_parent()
+    ignore_others()  # the process that started this one passes them on as SIGTERM
     try:
+        with home_for_paddle():
+            importlib.import_module("paddle")
         runpy.run_module("paddle.distributed.launch", run_name="__main__", alter_sys=True)
     finally:
         if os.getppid() != parent:  # killed: nobody else clears away what launch wrote of the environment

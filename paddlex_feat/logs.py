@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,26 @@ class _FileFormatter(logging.Formatter):
         return "\n".join(f"| {printable(line)}" for line in lines)[:LONGEST]
 
 
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Put handlers, level and propagation of the package's logger back when the block ends, and close its log files."""
+    logger = logging.getLogger("paddlex_feat")
+    former = logger.handlers[:], logger.level, logger.propagate
+    try:
+        yield
+    finally:
+        for handler in logger.handlers:
+            if handler not in former[0]:
+                handler.close()
+        logger.handlers[:] = former[0]
+        logger.setLevel(former[1])
+        logger.propagate = former[2]
+
+
 def log_to_console() -> None:
     """Send the package's messages to standard error."""
     logger = logging.getLogger("paddlex_feat")
-    logger.handlers = [ConsoleHandler()]
+    logger.handlers[:] = [ConsoleHandler()]
     logger.setLevel(logging.INFO)
     logger.propagate = False
 

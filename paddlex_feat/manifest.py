@@ -18,6 +18,7 @@ from paddlex_feat.files import output_errors, read_result, write_json, write_kee
 from paddlex_feat.group import COMMAND
 
 NAME = "run.json"
+_AS_MODULE = "python -m paddlex_feat"
 PACKAGES = ("paddlex_feat", "paddlepaddle", "paddlepaddle-gpu", "numpy", "opencv-python-headless", "pillow")
 # Not among them: logs and curves, which tell times, and config.yaml, which is recorded when the run begins.
 _OUTPUTS = ("best_model/**/*", "latest/**/*", "epoch_*/**/*", "class_map.json", "train_result.json")
@@ -170,4 +171,14 @@ def sha256(path: Path) -> str:
 def command_line() -> list[str]:
     """The command that the user gave, also in a process that was started for it."""
     handed_down = os.environ.get(COMMAND)
-    return json.loads(handed_down) if handed_down else [sys.executable, *sys.argv]
+    if handed_down:
+        return json.loads(handed_down)
+    as_module = program() == _AS_MODULE and Path(sys.argv[0]).parent == Path(__file__).parent
+    return [sys.executable, *(["-m", "paddlex_feat"] if as_module else sys.argv[:1]), *sys.argv[1:]]
+
+
+def program() -> str:
+    """How this program can be started again, as far as possible as the user has started it."""
+    handed_down = os.environ.get(COMMAND)
+    name = Path(json.loads(handed_down)[0] if handed_down else sys.argv[0]).name
+    return {"main.py": "python main.py", "paddlex-feat": "paddlex-feat"}.get(name, _AS_MODULE)

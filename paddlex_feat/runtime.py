@@ -10,11 +10,14 @@ import os
 import re
 import signal
 import sys
-import threading
 import warnings
 from pathlib import Path
 
+from paddlex_feat import limits
 from paddlex_feat.errors import DependencyError, DeviceError
+from paddlex_feat.homes import home_for_paddle
+from paddlex_feat.scratch import private_folder
+from paddlex_feat.signals import kept
 
 log = logging.getLogger(__name__)
 
@@ -25,15 +28,16 @@ _HARMLESS_WARNINGS = (
     "When training, we now always track global mean and variance",
 )
 
+# Signals that Paddle takes over when it is imported, to print a C++ trace.
+_TAKEN = (signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV, signal.SIGTERM)
 
 DEVICE = re.compile(r"(auto|(cpu|gpu|xpu|npu|mlu|gcu|dcu|iluvatar_gpu|metax_gpu)(:\d+(,\d+)*)?)")
 
 
 def cpu_count() -> int:
-    """Processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Processors this process may use, by its affinity and the CPU quota of its control group."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(count, limits.processors() or count)
 
 
 def memory_limit() -> int:
@@ -41,19 +45,21 @@ def memory_limit() -> int:
 
     Not what is free just now: what depends on it must be the same in every run on a machine.
     """
-    limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):  # no limit, or an older kind of control group
-        limit = min(limit, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return limit
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(machine, limits.memory() or machine)
 
 
 def physical_cores(folder: Path = Path("/sys/devices/system/cpu")) -> int:
-    """Cores this process may use: the two threads of one core count once. Where Linux does not say, `cpu_count`."""
+    """Cores this process may use: the two threads of one core count once. Where Linux does not say, `cpu_count`.
+
+    A CPU quota limits them too: threads beyond it would be stopped in the middle of their work.
+    """
     try:
         allowed = os.sched_getaffinity(0)
-        return len({(folder / f"cpu{i}/topology/thread_siblings_list").read_text() for i in allowed})
+        cores = len({(folder / f"cpu{i}/topology/thread_siblings_list").read_text() for i in allowed})
     except (OSError, AttributeError):
         return cpu_count()
+    return min(cores, limits.processors() or cores)
 
 
 _replaced: dict[str, str] = {}  # OMP_NUM_THREADS as prepare_paddle has set it -> as the user had
@@ -97,15 +103,47 @@ def prepare_paddle(
         os.environ.setdefault("KMP_BLOCKTIME", "1")
     for message in _HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
-    if "paddle" not in sys.modules:
+    if "paddle" in sys.modules:
+        _set_onednn()
+    else:
         notes = io.StringIO()
-        with contextlib.redirect_stderr(notes):  # Paddle warns of any OMP_NUM_THREADS but 1
+        with contextlib.redirect_stderr(notes), kept(_TAKEN), home_for_paddle():
+            # It warns of any OMP_NUM_THREADS but 1.
             _import_paddle()
         log.debug("Paddle's notes at import: %s", notes.getvalue().strip() or "none")
+    _keep_dynamic_mode()
+    # Captured graphs are written as Python files, and read back; Paddle's choice is below ~/.cache.
+    vars(importlib.import_module("paddle.jit.dy2static.utils"))["get_temp_dir"] = _captures_folder
+
+
+_dynamic: list[object] = []
+
+
+def _keep_dynamic_mode() -> None:
+    """Paddle's dynamic mode would end with the thread that has imported it; the next run may be in another one."""
+    local = getattr(importlib.import_module("paddle.base.framework"), "global_var", None)
+    manager = getattr(local, "_functional_dygraph_context_manager", None)
+    if manager is not None and manager not in _dynamic:
+        _dynamic.append(manager)
+
+
+def _set_onednn() -> None:
+    """Tell a Paddle that is imported already what it reads from the environment at import."""
+    import paddle
+
+    wanted = os.environ.get("FLAGS_use_mkldnn")
+    if wanted in ("0", "1"):  # as a training sets it
+        with contextlib.suppress(ValueError):  # a Paddle that does not know the flag
+            paddle.set_flags({"FLAGS_use_mkldnn": wanted == "1"})
+
+
+def _captures_folder() -> str:
+    folder = private_folder() / "paddle"
+    folder.mkdir(exist_ok=True)
+    return str(folder)
 
 
 def _import_paddle() -> None:
-    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         paddle = importlib.import_module("paddle")
     except ModuleNotFoundError as error:
@@ -116,10 +154,7 @@ def _import_paddle() -> None:
             fix="CPU: pip install 'paddlex_feat[cpu]'. GPU: install paddlepaddle-gpu for your CUDA version "
             "as paddlepaddle.org.cn/install describes.",
         ) from None
-    # Paddle takes SIGTERM and ends the process with a C++ trace; the caller's handler comes back.
     paddle.disable_signal_handler()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def first_device(device: str) -> str:
@@ -176,10 +211,13 @@ def resolve_device(device: str) -> str:
 def select_device(device: str) -> str:
     """Make the first of the devices Paddle's current one and return its full name, "cpu" or "gpu:N".
 
-    Takes and raises what `resolve_device` does.
+    Paddle is in dynamic mode then. Takes and raises what `resolve_device` does.
     """
     import paddle
 
+    if not paddle.in_dynamic_mode():  # a thread has imported Paddle before, and ended
+        paddle.disable_static()
+        _keep_dynamic_mode()
     first = resolve_device(device).split(",")[0]
     name = "cpu" if first.startswith("cpu") else first
     paddle.set_device(name)

@@ -11,12 +11,13 @@ import re
 import secrets
 import shutil
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from paddlex_feat.errors import TEMPORARY, output_errors
+from paddlex_feat.errors import OTHER_TEMPORARY, TEMPORARY, output_errors
 
 # All names are of this form, and nothing else is ever removed: a user may have a `.paddlex_feat.toml`.
 _OURS = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{16}(\.[^.]*)?")
@@ -66,18 +67,23 @@ class ScratchFolder:
     """
 
     def __init__(self, parent: Path | None = None, mode: int = 0o700) -> None:
-        place = parent or Path(tempfile.gettempdir())
-        with output_errors(place):
+        place = parent or _temporary_folder()
+        with output_errors(place, None if parent else OTHER_TEMPORARY):
             clear_leftovers(place)
             handle, name = _hold(lambda: _new_folder(place, mode))
         self.path = Path(name)
-        self.close = weakref.finalize(self, _remove_held, handle, name)
+        self.close = weakref.finalize(self, _remove_held, handle, name, os.getpid())
 
     def __enter__(self) -> Path:
         return self.path
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _temporary_folder() -> Path:
+    with output_errors(Path("TMPDIR"), OTHER_TEMPORARY):
+        return Path(tempfile.gettempdir())
 
 
 def _new_folder(parent: Path, mode: int) -> tuple[int, str]:
@@ -88,9 +94,63 @@ def _new_folder(parent: Path, mode: int) -> tuple[int, str]:
             return os.open(name, os.O_RDONLY), name
 
 
-def _remove_held(handle: int, name: str) -> None:
-    shutil.rmtree(name, ignore_errors=True)
+def _remove_held(handle: int, name: str, process: int) -> None:
+    if process == os.getpid():  # else the folder is that of the process from which this one was forked
+        shutil.rmtree(name, ignore_errors=True)
     os.close(handle)
+
+
+_private: list[tuple[int, ScratchFolder]] = []  # the process, and its folder
+_making_private = threading.Lock()
+
+
+def private_folder() -> Path:
+    """A temporary folder of this process's own, made when it is first asked for, that goes with the process.
+
+    For what other libraries keep in the home folder. Raises OutputError.
+    """
+    with _making_private:
+        if not _private or _private[0][0] != os.getpid() or not _private[0][1].path.is_dir():
+            _private[:] = [(os.getpid(), ScratchFolder())]
+        return _private[0][1].path
+
+
+@contextmanager
+def variable(name: str, value: str) -> Iterator[None]:
+    """Within the block an environment variable has this value."""
+    former = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if former is not None:
+            os.environ[name] = former
+
+
+@contextmanager
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    """Within the block, temporary files go to `folder` where the system has no place for them.
+
+    Python's own last resort is the working directory, which may be a data set, or a folder that cannot be written.
+    Processes that are started in the block use the same folder.
+    """
+    former = tempfile.tempdir
+    try:
+        found = Path(tempfile.gettempdir())
+        wished = [Path(os.environ.get(name) or "/tmp").absolute() for name in ("TMPDIR", "TEMP", "TMP")]  # noqa: S108
+        usable = found in wished or found != Path.cwd()
+    except OSError:  # nothing can be written, or the working directory has been removed
+        usable = False
+    if usable:
+        yield
+        return
+    with ScratchFolder(folder) as place, variable("TMPDIR", str(place)):
+        tempfile.tempdir = str(place)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = former
 
 
 def _new_file(folder: Path, suffix: str) -> tuple[int, str]:

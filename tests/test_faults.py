@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import QUICK, ROOT, run_main
 
-from paddlex_feat import cli, errors, launch, logs
+from paddlex_feat import cli, errors, files, launch, logs
 from paddlex_feat.config.schema import MODES
 from paddlex_feat.errors import OutputError
 from paddlex_feat.files import alone, locked, recover_folder
@@ -54,14 +55,22 @@ def result(output: Path, mode: str) -> dict:
 # Two runs in one folder
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """The lock of a run is not waited for as long as that of a dying one takes."""
+    monkeypatch.setattr(files, "PATIENCE", 0.2)
+
+
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("mode", MODES)
-def test_a_second_run_of_a_mode_is_refused_and_touches_nothing(mode, tmp_path):
+def test_a_second_run_of_a_mode_is_refused_and_touches_nothing(mode, tmp_path, capsys):
     (tmp_path / f"{mode}_result.json").write_text('{"done_flag": true}')
     with locked(tmp_path / f"{mode}.log"):
-        done = run_main(*words(mode, tmp_path))
-        assert done.returncode == 1 and "Another run of this mode" in done.stderr and "Traceback" not in done.stderr
-        broken = run_main(*words(mode, tmp_path, "Global.threads=many"))
-        assert broken.returncode == 1 and "Global.threads" in broken.stderr
+        assert cli.main(words(mode, tmp_path)) == 1
+        said = capsys.readouterr().err
+        assert "Another run of this mode" in said and "Traceback" not in said
+        assert cli.main(words(mode, tmp_path, "Global.threads=many")) == 1
+        assert "Global.threads" in capsys.readouterr().err
     assert result(tmp_path, mode) == {"done_flag": True} and (tmp_path / f"{mode}.log").read_text() == ""
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([f"{mode}.log", f"{mode}_result.json"])
 
@@ -72,6 +81,38 @@ def test_another_mode_may_run_in_the_same_folder(tmp_path, small_faces):
     assert done.returncode == 0, done.stderr
 
 
+HOLDER = """
+import sys, time
+from pathlib import Path
+from paddlex_feat.files import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_whose_process_is_dying_is_taken_up_at_once(tmp_path, small_faces):
+    """The lock goes two seconds after the command was given, as that of a process does that holds much memory."""
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path / "check_dataset.log"], stdout=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    threading.Timer(2, holder.kill).start()
+    done = run_main(*words("check_dataset", tmp_path, f"Global.dataset_dir={small_faces}", "Train.batch_size=16"))
+    holder.communicate()
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("waiting up to 5 s for its end") == 1
+
+
+def test_a_lock_that_is_free_soon_is_not_spoken_of(tmp_path, caplog):
+    caplog.set_level("INFO")
+    path = tmp_path / "train.log"
+    lock = locked(path)
+    lock.__enter__()
+    threading.Timer(0.3, lambda: lock.__exit__(None, None, None)).start()
+    with locked(path):
+        assert caplog.text == ""
+
+
+@pytest.mark.usefixtures("impatient")
 def test_processes_of_one_job_share_its_lock(tmp_path, monkeypatch):
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
     with locked(tmp_path / "train.log"), cli._lock("train", tmp_path):

@@ -17,6 +17,7 @@ from networks import TINY_CLIP
 
 paddle = pytest.importorskip("paddle")
 
+from paddlex_feat import files
 from paddlex_feat.errors import EvaluationError, Interrupted, OutputError
 from paddlex_feat.files import locked
 from paddlex_feat.losses.combined import CombinedLoss
@@ -282,7 +283,8 @@ def test_metrics_are_cut_where_the_resumed_state_stands(tmp_path):
     assert len(metrics_until(path)) == 9
 
 
-def test_a_second_run_is_kept_out_of_the_folder_and_a_dead_one_is_not_waited_for(tmp_path):
+def test_a_second_run_is_kept_out_of_the_folder_and_a_dead_one_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "PATIENCE", 0.2)
     code = (
         "import subprocess, sys, time; from pathlib import Path; from paddlex_feat.files import locked\n"
         "with locked(Path(sys.argv[1])):\n"

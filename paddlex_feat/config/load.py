@@ -31,9 +31,26 @@ _NOT_YET: dict[str, dict[str, Callable[[Any], bool]]] = {
 
 
 def shipped() -> dict[str, Path]:
-    """The configuration files that come with the package, by name."""
+    """The configuration files that come with the package, by name. Raises ConfigError if there is none."""
     folder = resources.files("paddlex_feat") / "configs" / "modules" / "image_feature"
-    return {Path(f.name).stem: Path(str(f)) for f in folder.iterdir() if f.name.endswith(".yaml")}
+    found = {}
+    with suppress(OSError):
+        found = {Path(f.name).stem: Path(str(f)) for f in folder.iterdir() if f.name.endswith(".yaml")}
+    if not found:
+        raise ConfigError(
+            "The configuration files that belong to the package are missing.",
+            where=str(folder),
+            fix="Install paddlex_feat again, or give a YAML file of your own with -c.",
+        )
+    return found
+
+
+def or_shipped() -> str:
+    """What a message that asks for a YAML file adds: the names that may take its place."""
+    try:
+        return f" or one of {', '.join(sorted(shipped()))}"
+    except ConfigError as error:
+        return f" ({error.what} See {error.where})"
 
 
 def find_file(name: str) -> tuple[Path, str | None]:

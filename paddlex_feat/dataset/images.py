@@ -194,7 +194,7 @@ def _cache() -> Iterator[sqlite3.Connection | None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = _open(path)
     except (OSError, sqlite3.Error, DownloadError) as error:  # the last: there is no home folder
-        log.warning("Without a memory of earlier checks: %s", error)
+        log.warning("Without a memory of earlier checks: %s", error.what if isinstance(error, DownloadError) else error)
         yield None
         return
     with closing(connection):

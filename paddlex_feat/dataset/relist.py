@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from paddlex_feat.errors import output_errors
+from paddlex_feat.errors import OutputError, output_errors
 from paddlex_feat.files import alone, free_backup_name, link_or_copy, write_bytes, write_text
 from paddlex_feat.reading import read_small
 from paddlex_feat.scratch import clear_leftovers
@@ -31,8 +31,16 @@ def _waiting(root: Path, name: str) -> Path:
 
 @contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    with output_errors(root), alone(root):
-        yield
+    try:
+        with output_errors(root), alone(root):
+            yield
+    except OutputError as error:
+        raise OutputError(
+            error.what,
+            where=str(root),
+            fix="The lists of a data set are written beside it: copy it to a folder that can be written, or free space "
+            "and fix the permissions.",
+        ) from error
 
 
 def replace_lists(root: Path, texts: dict[str, str]) -> dict[str, Path]:

@@ -6,15 +6,18 @@ import hashlib
 import importlib
 import importlib.util
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
 from paddlex_feat import hub
-from paddlex_feat.errors import DependencyError, OutputError, WeightsError
+from paddlex_feat.errors import DependencyError, DownloadError, OutputError, WeightsError
 from paddlex_feat.files import atomic_path, require_room
+from paddlex_feat.homes import home_for_paddle
 from paddlex_feat.inference.engine import graph_files
 from paddlex_feat.inference.info import PREFIX
 from paddlex_feat.inference.operators import require_pure
@@ -80,13 +83,18 @@ def onnx_file(folder: Path) -> Path:
     if own.is_file():
         return own
     graph, parameters = graph_files(folder)
-    target = hub.cache_folder() / "converted" / _digest(graph, parameters) / own.name
+    part = Path("converted", _digest(graph, parameters), own.name)
+    with suppress(DownloadError):  # there is no home folder
+        target = hub.cache_folder() / part
+        if target.is_file():
+            return target
+    target = hub.cache_to_write() / part
     if not target.is_file():
         clear_leftovers(target.parent)
         try:
             to_onnx(graph, parameters, target)
         except OutputError as error:
-            fix = "Free space, fix the permissions, or name another cache folder with PADDLE_PDX_CACHE_HOME."
+            fix = f"Free space, fix the permissions, or name another cache folder with {hub.CACHE}."
             raise OutputError(error.what, where=error.where, fix=fix) from error
         log.info("%s was converted to ONNX, once: %s", graph, target)
     return target
@@ -110,9 +118,11 @@ def to_onnx(graph: Path, parameters: Path, target: Path) -> None:
     require_whole(parameters)
     with atomic_path(target) as temporary:
         words = [sys.executable, "-c", _CONVERT, *(str(p.resolve()) for p in (graph, parameters, temporary))]
-        with ScratchFolder() as empty:  # relative places of PYTHONPATH name nothing there
+        # Relative places of PYTHONPATH name nothing in an empty folder, and Paddle writes to the home folder.
+        with ScratchFolder() as empty, home_for_paddle():
+            environment = {**os.environ, "TMPDIR": str(empty)}  # where it leaves folders behind
             done = subprocess.run(  # noqa: S603 - our own interpreter and files
-                words, cwd=empty, capture_output=True, text=True, errors="replace"
+                words, cwd=empty, env=environment, capture_output=True, text=True, errors="replace"
             )
         if done.returncode or not temporary.stat().st_size:  # it may report an error and go on
             raise WeightsError(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import logging
+import os
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,8 +61,27 @@ def create_engine(
             fix=f"Possible with it: {', '.join(known)}.",
         )
     if name == AUTO:
-        return _fastest(folder, knowing, device, threads, precision)
-    return _MAKERS[name](folder, device, threads, precision)
+        engine = _fastest(folder, knowing, device, threads, precision)
+    else:
+        engine = _MAKERS[name](folder, device, threads, precision)
+    _in_use.add(engine)
+    return engine
+
+
+_in_use: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _keep_for_ever() -> None:
+    """Never destroy an engine in a process that was forked after it was made.
+
+    Its threads do not exist there: ONNX Runtime and Paddle would crash at the process's end, OpenVINO wait for ever.
+    """
+    for engine in _in_use:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_for_ever)
 
 
 def _fastest(folder: Path, names: list[str], device: str, threads: int, precision: str) -> Engine:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 
-from paddlex_feat.errors import WeightsError
+from paddlex_feat.errors import FeatError, WeightsError
 from paddlex_feat.inference.engines import create_engine
 from paddlex_feat.inference.info import read_info
 from paddlex_feat.pipeline.preprocess import Preprocess
@@ -47,6 +48,8 @@ class FeatureExtractor:
         self.info = read_info(folder)
         self._unit = unit or self.info.normalise_features
         self.engine = create_engine(folder, engine, device, threads, precision)
+        self._process = os.getpid()
+        self._running: list[None] = []  # an entry for each thread that runs the engine
 
     @property
     def preprocess(self) -> Preprocess:
@@ -64,8 +67,22 @@ class FeatureExtractor:
         features = np.concatenate([self._run(piece) for piece in pieces])
         return unit_rows(features) if self._unit else features
 
+    def _require_usable(self) -> None:
+        """Raise FeatError in a process that was forked while the engine ran: it might wait for ever there."""
+        if self._process != os.getpid():
+            if self._running:
+                raise FeatError(
+                    "This process was forked while the model was predicting, and the engine cannot go on in it.",
+                    where=str(self._folder),
+                    fix="Make the model in this process, fork when no prediction is running, or start processes with "
+                    "multiprocessing.get_context('spawn').",
+                )
+            self._process = os.getpid()
+
     def _run(self, images: np.ndarray) -> np.ndarray:
         x = self.preprocess.normalise(images)
+        self._require_usable()
+        self._running.append(None)
         try:
             rows = self.engine.run(x)
         except Exception as error:  # every engine has exceptions of its own
@@ -74,6 +91,8 @@ class FeatureExtractor:
                 where=str(self._folder),
                 fix="Export the model again; its graph and inference.yml must belong together.",
             ) from error
+        finally:
+            self._running.pop()
         if rows.dtype.kind != "f" or rows.ndim != 2 or len(rows) != len(images):
             raise WeightsError(
                 f"The graph answers {len(images)} images with {rows.dtype} of shape {rows.shape}.",

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from paddlex_feat import hub
@@ -18,6 +19,7 @@ from paddlex_feat.inference.info import PREFIX, read_info
 log = logging.getLogger(__name__)
 NAMES = ("PP-ShiTuV2_rec", "PP-ShiTuV2_rec_CLIP_vit_base", "PP-ShiTuV2_rec_CLIP_vit_large")
 _RELEASES = ("paddle3.0.0", "paddle3.0b2")  # the second where the server does not have the first
+_MODELS = "official_models"  # folder of the cache
 _ARCHIVES = "official_archives"  # folder of the cache for what is not unpacked yet
 _MOST_BYTES, _MOST_FILES = 4 * 2**30, 100  # the largest of the three has about 1.2 GB in a handful of files
 
@@ -39,12 +41,16 @@ def official_model(name: str) -> Path:
             where=f"create_model({name!r})",
             fix=f"Use one of {', '.join(NAMES)}, or give model_dir, the folder of an exported model.",
         )
-    folder = hub.cache_folder() / "official_models" / name
-    fault = _fault(folder, name)
-    if not fault:
-        return folder
+    fault = "there is no home folder"
+    with suppress(DownloadError):
+        folder = hub.cache_folder() / _MODELS / name
+        fault = _fault(folder, name)
+        if not fault:
+            return folder
+    cache = hub.cache_to_write()
+    folder = cache / _MODELS / name
     try:
-        with hub.alone(hub.cache_folder() / _ARCHIVES / name):
+        with hub.alone(cache / _ARCHIVES / name):
             fault = _fault(folder, name)  # another process may have fetched it meanwhile
             if fault:
                 log.info("%s is fetched; in the cache, %s: %s.", name, folder, fault)

@@ -7,8 +7,9 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from paddlex_feat import lookup
-from paddlex_feat.errors import ConfigError, DownloadError, ImageError, WeightsError
+from paddlex_feat.errors import ConfigError, DownloadError, FeatError, ImageError, WeightsError
 from paddlex_feat.files import settled
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.info import PREFIX, lacking, models_within, read_info
@@ -81,7 +82,14 @@ def create_model(
     extractor = FeatureExtractor(
         folder, wanted.device, wanted.threads, engine=wanted.engine, precision=wanted.precision
     )
-    return Predictor(extractor, batch_size, fast_decode)
+    again = {
+        "model_name": model_name,
+        "model_dir": None if model_dir is None else str(Path(expand_home(os.fspath(model_dir))).absolute()),
+        **asdict(wanted),
+        "engine": extractor.engine.name,  # what auto has chosen
+        "fast_decode": fast_decode,
+    }
+    return Predictor(extractor, batch_size, fast_decode, again)
 
 
 def _official(model_name: str) -> Path:
@@ -112,6 +120,8 @@ def _given(model_dir: str) -> Path:
 class Predictor:
     """Extracts features; made by `create_model`. Calling it is the same as calling `predict`.
 
+    Pickled, copied or sent to another process, it is the arguments of `create_model`, by which it is made there.
+
     Attributes:
         batch_size: images computed together; raises ConfigError if it is set to what is no whole number of at least 1.
         failed: (path, or position as in "input[3]"; what is wrong) of every input that the last call of `predict`
@@ -121,12 +131,26 @@ class Predictor:
         left_out: what was not read in the folders of that call, counted by reason, as in {".txt files": 1}.
     """
 
-    def __init__(self, extractor: FeatureExtractor, batch_size: int = 1, fast_decode: bool = False):
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        batch_size: int = 1,
+        fast_decode: bool = False,
+        again: Mapping[str, Any] | None = None,
+    ):
+        """again: arguments of `create_model` that make such a model; without them it cannot be pickled or copied."""
+        self._again = again
         self._extractor = extractor
         self.batch_size = batch_size
         self._enough = _enough_for(extractor.preprocess.size) if fast_decode else None
         self.failed: list[Failed] = []
         self.left_out: Counter[str] = Counter()
+
+    def __reduce__(self) -> tuple[Callable[..., Predictor], tuple[()], dict[str, Any]]:
+        if self._again is None:
+            raise TypeError("a Predictor that was not made by create_model cannot be pickled or copied")
+        make = partial(create_model, **self._again, batch_size=self.batch_size)
+        return make, (), {"failed": self.failed}
 
     @property
     def batch_size(self) -> int:
@@ -168,13 +192,19 @@ class Predictor:
     def _results(
         self, stream: Iterator[Item], batch_size: int, skip: bool, failed: list[Failed]
     ) -> Generator[FeatureResult, None, None]:
-        stems, number = FileStems(), 0
+        stems, number, process = FileStems(), 0, os.getpid()
         with closing(self._outcomes(stream, batch_size)) as outcomes:
             for item, outcome in outcomes:
                 if not isinstance(outcome, Exception):
                     number += 1
                     stem = stems.of(item.input_path, item.page_index)
                     yield FeatureResult(item.input_path, outcome, stem, number, item.page_index)
+                    if process != os.getpid():
+                        raise FeatError(
+                            "This iterator was begun before the process was forked, and its threads are not here.",
+                            where=item.name,
+                            fix="Call predict in this process.",
+                        )
                 elif isinstance(outcome, StreamFault):
                     raise outcome.error
                 elif isinstance(outcome, (ImageError, DownloadError)):

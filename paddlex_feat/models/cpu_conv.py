@@ -15,6 +15,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from paddlex_feat.errors import FeatError
+
 log = logging.getLogger(__name__)
 
 
@@ -108,6 +110,8 @@ def accelerate(model: nn.Layer, batch_size: int = 1, input_size: int = 32, memor
         return False
     try:
         agrees = all(_agrees(*kind) for kind in _KINDS)
+    except FeatError:  # no temporary file can be written, which the first export would find out after an epoch
+        raise
     except Exception as error:  # noqa: BLE001 - any failure of the work-around means: use the native operator
         log.warning("oneDNN convolutions failed their self-check (%s)", error)
         agrees = False

@@ -40,7 +40,7 @@ class _Json:
 
     def add(self, result: FeatureResult) -> None:
         self._names.append(str(result.save_to_json(self._output).relative_to(self._output)))
-        with output_errors(Path("standard output")):
+        with output_errors(Path("standard output"), "redirect it to a file with room"):
             result.print(format_json=False)
 
 

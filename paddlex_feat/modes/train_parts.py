@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from paddlex_feat import hub
+from paddlex_feat import hub, manifest
 from paddlex_feat.config.schema import Config
 from paddlex_feat.config.training import LossSection, TrainSection
 from paddlex_feat.errors import ConfigError, DeviceError, EvaluationError
@@ -213,7 +213,7 @@ def build_trainer(
         plan=plan,
         watch=Watch(own, plan.epochs, plan.steps_per_epoch, state.progress.step, settings.visualdl),
         group=group,
-        resume_command=f"python main.py -c {folder.root / 'config.yaml'} -o Train.resume=auto",
+        resume_command=f"{manifest.program()} -c {folder.root / 'config.yaml'} -o Train.resume=auto",
         frozen=still,
         skipped=data.bad.files if data.bad is not None else (),
     )

@@ -1,0 +1,10 @@
+"""python -m paddlex_feat -c CONFIG -o Global.mode=check_dataset|train|evaluate|export|predict"""
+
+import sys
+
+try:
+    from paddlex_feat.cli import main
+
+    sys.exit(main())
+except KeyboardInterrupt:  # before a mode has begun; from then on the mode reports it
+    sys.exit("Interrupted.")

@@ -1,0 +1,105 @@
+"""Is the installed OpenCV whole, and new enough?
+
+Its packages share the folder cv2: of two the last one installed wins, and removing either leaves half of the other.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from importlib.util import find_spec
+from typing import Any
+
+from paddlex_feat.errors import DependencyError
+from paddlex_feat.group import COMMAND
+
+log = logging.getLogger(__name__)
+LEAST = (4, 13)  # what setup.cfg asks for, and why: docs/dependencies.md
+_OURS = "opencv-python-headless"
+_PACKAGES = ("opencv-python", _OURS, "opencv-contrib-python", "opencv-contrib-python-headless")
+
+
+def require_opencv() -> None:
+    """Raise DependencyError, with the command that repairs it, if OpenCV is not there, not whole, or too old.
+
+    Several packages whose OpenCV can be used are one warning.
+    """
+    try:
+        import cv2
+    except ModuleNotFoundError as error:
+        if error.name != "cv2":
+            raise _unusable(f"OpenCV cannot be loaded: {error}.") from error
+        raise _unusable("OpenCV is not installed.") from None
+    except Exception as error:  # a library of the system that is missing, another NumPy than it was built for
+        raise _unusable(f"OpenCV cannot be loaded: {_first_line(error)}.") from error
+    version = getattr(cv2, "__version__", None)
+    if version is None or not hasattr(cv2, "imdecode"):
+        raise _unusable("OpenCV is not whole; probably several of its packages were installed, and one was removed.")
+    wanted = ".".join(map(str, LEAST))
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < LEAST:
+        raise _unusable(
+            f"OpenCV is {version}; {wanted} or newer is needed: older ones crash on damaged images, or pass them."
+        )
+    found = _installed()
+    if len(found) > 1:
+        log.log(
+            logging.DEBUG if COMMAND in os.environ else logging.WARNING,  # a worker's launcher has warned already
+            "%s overwrite each other's files; OpenCV is %s now. To keep one of them: %s",
+            " and ".join(found),
+            version,
+            _repair(found),
+        )
+
+
+@contextmanager
+def silent_opencv() -> Iterator[None]:
+    """Within the block OpenCV writes no lines of its own: they name no file, and our errors do.
+
+    A user's OPENCV_LOG_LEVEL is left as it is.
+    """
+    if "OPENCV_LOG_LEVEL" in os.environ:
+        yield
+        return
+    import cv2
+
+    levels = cv2.utils.logging
+    level = levels.setLogLevel(levels.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        levels.setLogLevel(level)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+def _installed() -> list[str]:
+    found = []
+    for name in _PACKAGES:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _repair(found: list[str]) -> str:
+    """The command that leaves one package installed, for this Python."""
+    pip = f"{shlex.quote(sys.executable)} -m pip"
+    remove = f"{pip} uninstall -y {' '.join(entry.split()[0] for entry in found)} && " if found else ""
+    return f"{remove}{pip} install '{_OURS}>={'.'.join(map(str, LEAST))}'"
+
+
+def _unusable(what: str) -> DependencyError:
+    found = _installed()
+    spec: Any = find_spec("cv2") if "cv2" not in sys.modules else sys.modules["cv2"].__spec__
+    places = [spec.origin or "", *(spec.submodule_search_locations or [])] if spec else []
+    place = next((p for p in reversed(places) if p), "no module cv2")
+    return DependencyError(what, where=f"{place} (packages: {', '.join(found) or 'none'})", fix=_repair(found))
