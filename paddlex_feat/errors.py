@@ -113,6 +113,7 @@ class Interrupted(FeatError):
 
 
 TEMPORARY = ".paddlex_feat.tmp-"  # how the names begin that scratch.py makes
+OTHER_OUTPUT = "choose another folder with -o Global.output=DIR"
 OTHER_TEMPORARY = "name another folder for temporary files with the environment variable TMPDIR"
 _run_outputs: list[Path] = []  # Global.output of the run at work in this process, the last one counts
 _IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENXIO, errno.ELOOP)
@@ -141,7 +142,7 @@ def _another_place(where: str, path: Path) -> str:
     with suppress(OSError, IndexError):  # a relative path in a working directory that has been removed; no run
         own, output = (Path(os.path.realpath(place)) for place in (where, _run_outputs[-1]))
         if own.is_relative_to(output) or output.is_relative_to(own):  # the latter where the folder cannot be made
-            return "choose another folder with -o Global.output=DIR"
+            return OTHER_OUTPUT
     return OTHER_TEMPORARY if TEMPORARY in str(path) else "choose another path"
 
 

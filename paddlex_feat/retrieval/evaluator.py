@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from paddlex_feat.dataset.records import ImageList
-from paddlex_feat.errors import output_errors
+from paddlex_feat.errors import OTHER_OUTPUT, OTHER_TEMPORARY, output_errors
 from paddlex_feat.group import Group
 from paddlex_feat.retrieval.embed import Extractor, embed
 from paddlex_feat.retrieval.metrics import RetrievalMetrics, metrics_of
@@ -117,7 +117,7 @@ class Evaluator:
             return np.empty(shape, np.float32)
         folder = self._scratch or Path(tempfile.gettempdir())
         log.info("%d MiB of features are kept in a temporary file in %s.", size >> 20, folder)
-        with output_errors(folder):
+        with output_errors(folder, OTHER_OUTPUT if self._scratch else OTHER_TEMPORARY):
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder) as stream:  # without a name: nothing is left after a kill either
                 if hasattr(os, "posix_fallocate"):  # a disk that fills up later would kill the process
