@@ -26,9 +26,9 @@ _PACKAGES = ("opencv-python", _OURS, "opencv-contrib-python", "opencv-contrib-py
 
 
 def require_opencv() -> None:
-    """Raise DependencyError, with the command that repairs it, if OpenCV is not there, not whole, or too old.
+    """Raise DependencyError, with the command that repairs it, if OpenCV is missing or not whole.
 
-    Several packages whose OpenCV can be used are one warning.
+    One that works and is too old, or that belongs to several packages, is one warning.
     """
     try:
         import cv2
@@ -41,20 +41,16 @@ def require_opencv() -> None:
     version = getattr(cv2, "__version__", None)
     if version is None or not hasattr(cv2, "imdecode"):
         raise _unusable("OpenCV is not whole; probably several of its packages were installed, and one was removed.")
+    found = _installed()
     wanted = ".".join(map(str, LEAST))
     if tuple(map(int, re.findall(r"\d+", version)[:2])) < LEAST:
-        raise _unusable(
-            f"OpenCV is {version}; {wanted} or newer is needed: older ones crash on damaged images, or pass them."
-        )
-    found = _installed()
-    if len(found) > 1:
-        log.log(
-            logging.DEBUG if COMMAND in os.environ else logging.WARNING,  # a worker's launcher has warned already
-            "%s overwrite each other's files; OpenCV is %s now. To keep one of them: %s",
-            " and ".join(found),
-            version,
-            _repair(found),
-        )
+        what = f"OpenCV is {version}; {wanted} or newer is needed: older ones crash on damaged images, or pass them"
+    elif len(found) > 1:
+        what = f"{' and '.join(found)} overwrite each other's files; OpenCV is {version} now"
+    else:
+        return
+    level = logging.DEBUG if COMMAND in os.environ else logging.WARNING  # a worker's launcher has warned already
+    log.log(level, "%s (packages: %s). To repair it: %s", what, ", ".join(found) or "none", _repair(found))
 
 
 @contextmanager
@@ -68,12 +64,12 @@ def silent_opencv() -> Iterator[None]:
         return
     import cv2
 
-    levels = cv2.utils.logging
-    level = levels.setLogLevel(levels.LOG_LEVEL_SILENT)
+    set_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # of OpenCV 4, of OpenCV 5
+    level = set_level(0)  # silent
     try:
         yield
     finally:
-        levels.setLogLevel(level)
+        set_level(level)
 
 
 def _first_line(error: Exception) -> str:

@@ -41,8 +41,6 @@ def broken(folder: Path, code: str) -> Path:
 
 BROKEN = {
     "not whole": "",
-    "OpenCV is 4.10.0; 4.13 or newer": "__version__ = '4.10.0'\ndef imdecode(): ...",
-    "OpenCV is 3.4.18; 4.13 or newer": "__version__ = '3.4.18'\ndef imdecode(): ...",
     "libGL.so.1: cannot open": "raise ImportError('libGL.so.1: cannot open shared object file')",
     "not installed": "raise ModuleNotFoundError(\"No module named 'cv2'\", name='cv2')",
     "No module named 'numpy": "raise ModuleNotFoundError(\"No module named 'numpy.core'\", name='numpy.core')",
@@ -101,6 +99,17 @@ def test_two_packages_that_work_are_one_warning(tmp_path, small_faces):
         len(said) == 1 and said[0].startswith("WARNING: opencv-python 4.10.0.84 and ") and "pip uninstall -y" in said[0]
     )
     assert all(f" {name} " in said[0] for name in NAMES)
+
+
+@pytest.mark.parametrize("version", ["4.10.0", "3.4.18", "4.12.0.88"])
+def test_an_old_opencv_is_one_warning_with_the_repair(version, monkeypatch, caplog):
+    import cv2
+
+    monkeypatch.setattr(cv2, "__version__", version)
+    opencv.require_opencv()
+    (record,) = caplog.records
+    assert f"OpenCV is {version}; 4.13 or newer" in record.getMessage()
+    assert "pip install 'opencv-python-headless>=4.13'" in record.getMessage()
 
 
 def test_one_package_gives_no_warning(caplog):
@@ -172,3 +181,23 @@ def test_a_folder_of_them_that_is_empty(monkeypatch, tmp_path):
     monkeypatch.setattr(load.resources, "files", lambda _: tmp_path)
     with pytest.raises(ConfigError, match="missing"):
         load.find_file(MODEL)
+
+
+def test_opencv_is_silent_in_a_run_unless_the_user_asks_for_its_lines(monkeypatch, capfd, tmp_path):
+    import cv2
+
+    (tmp_path / "a.gif").write_bytes(b"GIF89a" + bytes(20))
+
+    def decode() -> str:
+        cv2.imread(str(tmp_path / "a.gif"))
+        return capfd.readouterr().err
+
+    monkeypatch.delenv("OPENCV_LOG_LEVEL", raising=False)
+    loud = decode()
+    with opencv.silent_opencv():
+        assert decode() == ""
+    assert bool(decode()) == bool(loud)
+    monkeypatch.setenv("OPENCV_LOG_LEVEL", "INFO")
+    with opencv.silent_opencv():
+        assert bool(decode()) == bool(loud)
+    assert loud
