@@ -133,7 +133,7 @@ def main(count: int, folder: Path | None) -> None:
         for kind, finding, share, warned in pool.map(lambda n: judged(Path(temporary), pictures, n), range(count)):
             names = [kind]
             if kind == "flipped bit":
-                names += ["flipped bit of which the decoder warns"] if warned else []
+                names += ["flipped bit with a decoder warning"] if warned else []
             elif kind != "sound":
                 if share <= AREA:
                     continue

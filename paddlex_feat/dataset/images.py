@@ -141,8 +141,8 @@ def _damage(data: bytes, image: np.ndarray, layout: Layout | None, said: list[st
     if layout:
         at = hole(data, layout)
         if at:
-            return f"zeros in the place of its data, from byte {at} on"
-        return "brightness jumps within a row of blocks, as behind lost bytes" if has_step(image, layout.mcu) else ""
+            return f"a run of zeros at byte {at}, where an encoder writes none"
+        return "brightness jumps within a row of blocks, as after lost bytes" if has_step(image, layout.mcu) else ""
     error = tiff_error(data) if data[:2] in (b"II", b"MM") else ""
     return f"its data cannot be decompressed: {error}" if error else ""
 

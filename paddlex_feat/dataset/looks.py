@@ -64,7 +64,7 @@ def _emptiness(image: np.ndarray) -> str:
 
 
 def levels(pixels: np.ndarray) -> tuple[int, int]:
-    """Darkest and brightest level of uint8 values, but for one in a thousand at either end."""
+    """Darkest and brightest level of uint8 values, without one in a thousand at either end."""
     counts = np.bincount(pixels.ravel(), minlength=256).cumsum()
     spare = _TAIL * counts[-1]
     return int(np.searchsorted(counts, spare, "right")), int(np.searchsorted(counts, counts[-1] - spare, "left"))

@@ -92,7 +92,7 @@ class Item:
         except ImageError as error:
             suffix, fix = Path(path).suffix.lower(), error.fix
             if suffix not in SUFFIXES and not _begins_as_image(path):
-                fix = f"{suffix or 'A name without suffix'} is no image; give {ACCEPTED}."
+                fix = f"{suffix or 'A name without suffix'} is not an image; give {ACCEPTED}."
             raise ImageError(error.what, where=_where(self.name, self.position), fix=fix) from error
         finally:
             if folder is not None:
