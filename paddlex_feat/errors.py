@@ -15,7 +15,7 @@ _LONGEST_PART = 9_900  # of three, with some words between them
 # What a terminal obeys, what ends a line, what turns the direction of writing, and what is no text.
 _UNPRINTABLE = r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 # Not the line ends of our own lists, which indent each name.
-_UNPRINTABLE_IN_LIST = rf"(?!\n    [^\s:#]){_UNPRINTABLE}"
+_UNPRINTABLE_IN_LIST = rf"(?!\n    (?!\s|::|##)){_UNPRINTABLE}"
 _COMMAND = re.compile(r"\s*(::|##)")  # begins a line that GitHub or Azure would obey
 
 

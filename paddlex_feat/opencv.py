@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -22,6 +23,8 @@ from paddlex_feat.group import COMMAND
 log = logging.getLogger(__name__)
 LEAST = (4, 13)  # what setup.cfg asks for, and why: docs/dependencies.md
 _OURS = "opencv-python-headless"
+_silencing = threading.Lock()
+_silenced = _level = 0  # blocks of `silent_opencv` at work; the level before the first of them
 _PACKAGES = ("opencv-python", _OURS, "opencv-contrib-python", "opencv-contrib-python-headless")
 
 
@@ -37,7 +40,8 @@ def require_opencv() -> None:
             raise _unusable(f"OpenCV cannot be loaded: {error}.") from error
         raise _unusable("OpenCV is not installed.") from None
     except Exception as error:  # a library of the system that is missing, another NumPy than it was built for
-        raise _unusable(f"OpenCV cannot be loaded: {_first_line(error)}.") from error
+        hint = " opencv-python needs it; opencv-python-headless does not." if "libGL" in str(error) else ""
+        raise _unusable(f"OpenCV cannot be loaded: {_first_line(error)}.{hint}") from error
     version = getattr(cv2, "__version__", None)
     if version is None or not hasattr(cv2, "imdecode"):
         raise _unusable("OpenCV is not whole; probably several of its packages were installed, and one was removed.")
@@ -62,14 +66,21 @@ def silent_opencv() -> Iterator[None]:
     if "OPENCV_LOG_LEVEL" in os.environ:
         yield
         return
+    global _silenced, _level
     import cv2
 
     set_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # of OpenCV 4, of OpenCV 5
-    level = set_level(0)  # silent
+    with _silencing:
+        if not _silenced:
+            _level = set_level(0)  # silent
+        _silenced += 1
     try:
         yield
     finally:
-        set_level(level)
+        with _silencing:
+            _silenced -= 1
+            if not _silenced:
+                set_level(_level)
 
 
 def _first_line(error: Exception) -> str:

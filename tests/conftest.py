@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -42,6 +43,9 @@ def paddle_environment():
     os.environ.setdefault("OMP_NUM_THREADS", "2")
     os.environ["FLAGS_use_mkldnn"] = "1"
     os.environ.setdefault("GLOG_minloglevel", "2")
+    for name in ("SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU"):  # ignored under nohup and behind `&`
+        if signal.getsignal(getattr(signal, name)) == signal.SIG_IGN:
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -131,15 +131,20 @@ def test_an_orientation_out_of_range_is_no_rotation(photograph, tmp_path, orient
     assert facts_of(tmp_path, data).traits == () and decode_bgr(data, "x").shape == (96, 160, 3)
 
 
-def test_a_tiff_that_decompresses_in_part_is_damaged(photograph, tmp_path):
-    data = bytearray(encode(photograph.resize((300, 200)), "TIFF", compression="tiff_lzw"))
-    data[len(data) // 2 :][:600] = bytes(600)
-    data[len(data) // 2 : len(data) // 2 + 600] = bytes(600)
-    facts = facts_of(tmp_path, bytes(data), "a.tif")
-    assert facts.damage or facts.fault == "image-undecodable"
-    assert (
-        facts_of(tmp_path, encode(photograph.resize((300, 200)), "TIFF", compression="tiff_lzw"), "b.tif").damage == ""
-    )
+def test_a_tiff_that_decompresses_in_part_is_damaged(photograph, tmp_path, capfd):
+    for compression in ("tiff_lzw", "tiff_adobe_deflate"):
+        data = bytearray(encode(photograph.resize((300, 200)), "TIFF", compression=compression))
+        assert facts_of(tmp_path, bytes(data), "a.tif").damage == ""
+        data[len(data) // 2 : len(data) // 2 + 600] = bytes(600)
+        assert facts_of(tmp_path, bytes(data), "b.tif").damage.startswith("its data cannot be decompressed")
+    assert "tempfile.tif" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["JPEG", "WEBP", "BMP", "TIFF", "PPM"])
+def test_a_transfer_as_text_is_found_in_every_format(photograph, tmp_path, form):
+    data = encode(photograph.resize((300, 200)), form)
+    facts = facts_of(tmp_path, data.replace(b"\n", b"\r\n"))
+    assert facts.damage or facts.fault
 
 
 def grey(level: int, noise: int = 0) -> np.ndarray:

@@ -116,3 +116,18 @@ def test_post_processing_is_the_norm_or_nothing(steps, named, tmp_path):
         return
     with pytest.raises(WeightsError, match=named):
         read_info(tmp_path)
+
+
+@pytest.mark.parametrize(("value", "unit"), [(None, True), ({}, True), (True, True), (False, False)])
+def test_normalize_features_is_followed(value, unit, tmp_path):
+    content = {"Global": {"model_name": "x"}, "PreProcess": {"transform_ops": EXPORTED.to_ops()}}
+    (tmp_path / "inference.yml").write_text(yaml.safe_dump({**content, "PostProcess": {"NormalizeFeatures": value}}))
+    assert read_info(tmp_path).normalise_features is unit
+    (tmp_path / "inference.yml").write_text(yaml.safe_dump({**content, "PostProcess": {"NormalizeFeatures": {"p": 1}}}))
+    with pytest.raises(WeightsError, match="not implemented"):
+        read_info(tmp_path)
+
+
+def test_a_scale_of_zero_makes_all_images_equal_and_is_refused():
+    with pytest.raises(WeightsError, match="cannot be used"):
+        Preprocess.from_ops(ops_with("NormalizeImage", "scale", 0), "inference.yml")

@@ -124,7 +124,8 @@ def listed(error: ValidationError, sources: Mapping[str, str], texts: Mapping[st
 
 
 def _got(item: Any, text: str | None) -> str:
-    return short(item["input"]) if text is None or item["type"] != "string_type" else text
+    shown = short(item["input"]) if text is None or item["type"] != "string_type" else text
+    return shown or "an empty value"
 
 
 def _as_text(dotted: str, value: Any, text: str | None) -> str:
@@ -142,12 +143,14 @@ def source(dotted: str, sources: Mapping[str, str]) -> str:
 
 def null_means(dotted: str) -> str:
     """What null does, by the key's description; "" if that does not mention null."""
-    found = re.search(r"\bnull: ([^.;]+)", dict(walk())[dotted].description or "")
+    found = re.search(r"\bnull: (.+?)(?=\.\s|\.$|;|$)", dict(walk())[dotted].description or "")
     return found[1] if found else ""
 
 
 def empty(dotted: str) -> str:
     """What to write where a key has an empty value."""
+    if dotted in Config.model_fields:
+        return f"it is a section; set keys in it, as {dotted}.KEY=VALUE"
     meaning = null_means(dotted)
     if meaning or TEXT_KEYS.get(dotted):
         return f"the value is empty; write {dotted}=null" + (f" (null: {meaning})" if meaning else "")
@@ -164,7 +167,8 @@ def unusable_paths(config: Config, sources: Mapping[str, str]) -> list[str]:
         value = getattr(getattr(config, section), name)
         if not isinstance(value, str) or re.match("https?://", value, re.IGNORECASE):
             continue
-        reason = paths.fault(value, written=dotted == "Global.output") if value.strip() else empty(dotted)
+        text = paths.expand_home(value)  # which Predict.input leaves to its reader
+        reason = paths.fault(text, dotted == "Global.output", dotted == INPUT) if value.strip() else empty(dotted)
         if reason:
             rows.append(f"{dotted}{source(dotted, sources)}: {reason}, got {short(value)}")
     return rows

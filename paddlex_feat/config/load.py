@@ -83,7 +83,7 @@ def split_override(text: str) -> tuple[str, Any]:
     name = name.strip()
     if not sign or not name:
         raise ValueError(f"{short(text)} has no form KEY=VALUE")
-    if not value.strip() and name in dict(walk()):
+    if not value.strip() and (name in dict(walk()) or name in Config.model_fields):
         return name, yaml_text.Scalar(None, "")
     if name in TEXT_KEYS or name == INPUT:
         return name, _text_value(name, value)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+import zlib
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from paddlex_feat.pipeline.decoder_warnings import listen
 from paddlex_feat.pipeline.jpeg import Layout, end_of_image
 
 _HOLE = bytes(16)
+_COMPRESSION, _DEFLATE = 259, (8, 32946)  # the TIFF tag, and its values
+_TIFF_PARTS = ((273, 279), (324, 325))  # tags with offsets and sizes of strips, of tiles
 _CLIP = 6  # grey levels; what an edge in the picture adds to a step between two blocks at most
 _SAMPLES = 4  # pixels of a block's edge that are looked at, which is faster and finds nearly as much
 _STEP = 3.0  # a step, in units of its spread along the row of blocks
@@ -88,18 +93,40 @@ def _steps(image: np.ndarray, mcu: tuple[int, int]) -> np.ndarray | None:
 
 
 def tiff_error(data: bytes) -> str:
-    """What Pillow says against a TIFF file that OpenCV fills where its data are damaged; "" for nothing.
+    """What is wrong with the compressed data of a TIFF file, which OpenCV fills where they are damaged; "" for nothing.
 
-    Of a kind of TIFF that Pillow does not read nothing is known.
+    Nothing is known of uncompressed files, and of kinds of TIFF that Pillow does not read.
     """
+    error, _ = listen(lambda: _tiff_failure(data), ("",))  # libtiff's lines name a file of Pillow's own
+    return str(error) if isinstance(error, (OSError, zlib.error)) else ""
+
+
+def _tiff_failure(data: bytes) -> Exception | None:
     try:
         image = Image.open(io.BytesIO(data))
-    except Exception:  # noqa: BLE001 - OpenCV has read it
-        return ""
+    except Exception:  # noqa: BLE001 - a kind that Pillow does not know; OpenCV has read it
+        return None
     try:
+        tags: Any = getattr(image, "tag_v2", {})
+        parts = [(tags[at], tags[size]) for at, size in _TIFF_PARTS if at in tags and size in tags]
+        deflated = tags.get(_COMPRESSION) in _DEFLATE
         image.load()
-    except OSError as error:
-        return str(error)
-    except Exception:  # noqa: BLE001 - a kind that Pillow does not know
-        return ""
-    return ""
+        for offsets, sizes in parts if deflated else []:  # libtiff does not look at the checksums
+            for offset, size in zip(offsets, sizes, strict=True):
+                _inflate(data[offset : offset + size])
+    except Exception as error:  # noqa: BLE001 - for `tiff_error`
+        return error
+    return None
+
+
+def _inflate(data: bytes) -> None:
+    """Raise zlib.error for data that were changed. What they hold is not kept."""
+    inflater = zlib.decompressobj()
+    while data and not inflater.eof:
+        inflater.decompress(data, 2**20)
+        data = inflater.unconsumed_tail
+
+
+def has_converted_line_ends(data: bytes) -> bool:
+    """Whether every byte 0A follows a 0D, as after a transfer as text. By chance that is so in 1 of 2^64 files."""
+    return data.count(b"\n") == data.count(b"\r\n") >= 8

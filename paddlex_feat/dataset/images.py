@@ -25,7 +25,7 @@ import numpy as np
 
 from paddlex_feat import MOST_PIXELS
 from paddlex_feat.allocator import keep_freed_memory
-from paddlex_feat.dataset.damage import has_step, hole, tiff_error
+from paddlex_feat.dataset.damage import has_converted_line_ends, has_step, hole, tiff_error
 from paddlex_feat.dataset.headers import Header, jpeg_header, read_header
 from paddlex_feat.dataset.looks import levels, look_at, upright
 from paddlex_feat.errors import DownloadError, ImageError
@@ -143,6 +143,8 @@ def _damage(data: bytes, image: np.ndarray, layout: Layout | None, said: list[st
         if at:
             return f"a run of zeros at byte {at}, where an encoder writes none"
         return "brightness jumps within a row of blocks, as after lost bytes" if has_step(image, layout.mcu) else ""
+    if has_converted_line_ends(data):
+        return "its line ends were converted, as in a transfer as text"
     error = tiff_error(data) if data[:2] in (b"II", b"MM") else ""
     return f"its data cannot be decompressed: {error}" if error else ""
 

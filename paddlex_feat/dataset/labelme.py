@@ -249,7 +249,7 @@ def _class_of(content: dict[str, Any], names: frozenset[str], unused: Counter[st
     """
     given = content.get("shapes")
     shapes = [shape for shape in given if isinstance(shape, dict)] if isinstance(given, list) else []
-    labels = {str(shape["label"]).strip() for shape in shapes if shape.get("label")}
+    labels = {str(shape["label"]).strip() for shape in shapes if shape.get("label") not in (None, "")}
     labels = labels - _NO_CLASS or labels & names
     named = [("flags", _true_flags(content)), ("shapes", labels)]
     attributes = set().union(*map(_true_flags, shapes))

@@ -35,7 +35,9 @@ def read_info(folder: Path) -> ModelInfo:
             raise TypeError("model_name is no text")
         ops = content["PreProcess"]["transform_ops"]
         after = content.get("PostProcess") or {}
-        refused = [step for step, options in after.items() if step != "NormalizeFeatures" or options]
+        unit = after.get("NormalizeFeatures", False)
+        refused = [step for step, options in after.items() if step != "NormalizeFeatures"]
+        refused += [] if unit in (None, True, False, {}) else ["NormalizeFeatures with options"]
     except OSError as error:
         meant = models_within(folder)
         raise WeightsError(
@@ -57,7 +59,7 @@ def read_info(folder: Path) -> ModelInfo:
             where=f"{path}: PostProcess",
             fix="Use a model of image features; PostProcess is NormalizeFeatures, without options, or absent.",
         )
-    return ModelInfo(name, Preprocess.from_ops(ops, str(path)), "NormalizeFeatures" in after)
+    return ModelInfo(name, Preprocess.from_ops(ops, str(path)), unit is not False)
 
 
 def lacking(folder: Path) -> list[str]:

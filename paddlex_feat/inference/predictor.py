@@ -27,6 +27,7 @@ from paddlex_feat.inference.official import official_model
 from paddlex_feat.inference.paths import Search
 from paddlex_feat.inference.results import Failed, FeatureResult, FileStems
 from paddlex_feat.inference.settings import engine_settings
+from paddlex_feat.opencv import silent_opencv
 from paddlex_feat.paths import expand_home
 from paddlex_feat.pipeline.decode import Enough
 from paddlex_feat.pipeline.loader import map_then
@@ -221,7 +222,7 @@ class Predictor:
         load = partial(self._load, ended=ended)
         # A thread waits for the engine while the caller decides what to read next and uses the results.
         done = map_then(_batched(stream, batch_size), load, cpu_count(), self._compute, ended.set)
-        with closing(done):
+        with closing(done), silent_opencv():
             for outcomes in done:
                 yield from outcomes
 

@@ -71,7 +71,7 @@ class _Decoders:
         self._at_work = 0
         self._alone = False
 
-    def call(self, decode: Callable[[], T]) -> tuple[T, str]:
+    def call(self, decode: Callable[[], T], beginnings: tuple[str, ...]) -> tuple[T, str]:
         stderr = self._stderr
         if stderr is None:
             return decode(), ""
@@ -82,9 +82,9 @@ class _Decoders:
         if silent:
             return result, ""
         with self._all_alone(stderr):
-            _pass_on(stderr.take())
+            _pass_on(stderr.take(), beginnings)
             result = decode()
-            return result, _pass_on(stderr.take())
+            return result, _pass_on(stderr.take(), beginnings)
 
     @contextmanager
     def _beside_others(self, stderr: _Stderr) -> Iterator[None]:
@@ -129,11 +129,11 @@ class _Decoders:
             self._stderr.restore()
 
 
-def _pass_on(text: str) -> str:
+def _pass_on(text: str, beginnings: tuple[str, ...]) -> str:
     """Write what is not a decoder's to standard error; return the decoder's lines, at most _MAX_CHARACTERS."""
     said = []
     for line in text.splitlines():
-        if line.startswith(_OF_DECODERS):
+        if line.startswith(beginnings):
             said.append(line)
         elif line:
             with suppress(OSError):
@@ -163,13 +163,15 @@ def _forget() -> None:
 os.register_at_fork(after_in_child=_forget)
 
 
-def listen(decode: Callable[[], T]) -> tuple[T, str]:
+def listen(decode: Callable[[], T], beginnings: tuple[str, ...] = _OF_DECODERS) -> tuple[T, str]:
     """Call a decoder. Returns its result and the warnings that it printed, a line each.
 
-    decode: may be called twice; raises what it likes.
+    Args:
+        decode: may be called twice; raises what it likes.
+        beginnings: of its lines. Others that are printed meanwhile still go to standard error.
     """
     global _decoders
     if _decoders is None:
         with _lock:
             _decoders = _decoders or _new()
-    return _decoders.call(decode)
+    return _decoders.call(decode, beginnings)

@@ -94,10 +94,8 @@ class Preprocess:
         with np.errstate(all="ignore"):  # float32 may not hold what float64 does
             factor, offset = result.affine()
             whitest = 255 * factor + offset
-        if not np.isfinite(whitest).all():
-            raise WeightsError(
-                "mean, std or scale of NormalizeImage is no usable number.", where=name, fix="Export again."
-            )
+        if not (np.isfinite(whitest).all() and factor.all()):
+            raise WeightsError("mean, std or scale of NormalizeImage cannot be used.", where=name, fix="Export again.")
         if result.interpolation not in INTERPOLATION or not 1 <= result.size <= _LARGEST:
             raise WeightsError(
                 f"Unsupported resize: size {result.size}, interpolation {result.interpolation}.",
