@@ -217,7 +217,8 @@ def _number(root: Path, classes: dict[str, _Claim], source: Path | None, result:
             f"Neither label.txt nor flags.txt: the {len(result.names)} class names found are numbered in order: {shown}."
         )
         fix = "Rename labels.txt to label.txt." if (root / "labels.txt").is_file() else "Write label.txt."
-        result.findings.append(Finding("labelme-no-names", "warning", str(root), message, fix))
+        if result.names:
+            result.findings.append(Finding("labelme-no-names", "warning", str(root), message, fix))
     numbers = {name: i for i, name in reversed(list(enumerate(result.names))) if name}
     alike = {name.casefold(): name for name in numbers}
     for image, (name, where, _) in sorted(classes.items()):

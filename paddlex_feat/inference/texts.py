@@ -138,7 +138,8 @@ def _data(text: str) -> Found | None:
     if head[:5].lower() == "data:":
         decode = "base64.b64decode(text.partition(',')[2])"
         return Found(name, _SAVE.format("This is a picture in a data: address", decode), f"Give {ACCEPTED}.")
-    if len(text) >= _SHORTEST_DATA and (decode := _encoding(head)):
+    of_bytes = head.startswith(("b'\\x", 'b"\\x'))  # str() of bytes, which no file is called
+    if (len(text) >= _SHORTEST_DATA or of_bytes) and (decode := _encoding(head)):
         return Found(name, _SAVE.format("This looks like an encoded picture", decode), f"Give {ACCEPTED}.")
     if stripped[0] + stripped[-1] in ("{}", "[]") and re.search("[\"',:]", head):
         what = (
