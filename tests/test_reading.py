@@ -116,7 +116,7 @@ def test_yaml_files(tmp_path, kind):
     path = place(tmp_path / "inference.yml", kind)
     with pytest.raises(WeightsError, match="cannot be read"):
         read_info(tmp_path)
-    with pytest.raises(ConfigError, match="cannot be read: it has more" if kind == "sparse" else "does not exist"):
+    with pytest.raises(ConfigError, match="cannot be read: it has more" if kind == "sparse" else "cannot be used"):
         load(str(path), [])
     done = bounded_main("-c", str(path), "-o", f"Global.output={tmp_path / 'out'}")
     assert done.returncode == 1 and "Traceback" not in done.stderr
