@@ -29,12 +29,20 @@ def run_main(*words: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedP
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
-    """Loading a model sets OMP_NUM_THREADS, which the processes that a later test starts must not inherit."""
-    before = os.environ.get("OMP_NUM_THREADS")
+    """Loading a model sets OMP_NUM_THREADS, and a run Paddle's flag of oneDNN: later tests must not inherit them."""
+    before, flags = os.environ.get("OMP_NUM_THREADS"), onednn_flag()
     result = yield
     if before is not None:
         os.environ["OMP_NUM_THREADS"] = before
+    if flags:
+        sys.modules["paddle"].set_flags(flags)
     return result
+
+
+def onednn_flag() -> dict[str, bool]:
+    """The flag as paddle.set_flags takes it; empty where Paddle is not imported yet."""
+    paddle = sys.modules.get("paddle")
+    return paddle.get_flags("FLAGS_use_mkldnn") if hasattr(paddle, "get_flags") else {}
 
 
 @pytest.fixture(scope="session", autouse=True)
