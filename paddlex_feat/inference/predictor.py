@@ -21,7 +21,7 @@ from paddlex_feat import lookup
 from paddlex_feat.errors import ConfigError, DownloadError, FeatError, ImageError, WeightsError
 from paddlex_feat.files import settled
 from paddlex_feat.inference.extractor import FeatureExtractor
-from paddlex_feat.inference.info import PREFIX, lacking, models_within, read_info
+from paddlex_feat.inference.info import PREFIX, models_within, read_info
 from paddlex_feat.inference.inputs import Item, StreamFault, items, may_wait
 from paddlex_feat.inference.official import official_model
 from paddlex_feat.inference.paths import Search
@@ -103,10 +103,14 @@ def _given(model_dir: str) -> Path:
     text = expand_home(model_dir)
     folder = settled(Path(text))
     if text.strip() and not folder.is_dir():
-        beside = [str(folder.parent)] if folder.is_file() and not lacking(folder.parent) else []
-        beside = beside or (models_within(folder.parent) if folder.is_file() else [])
+        is_file, beside = folder.is_file(), []
+        if is_file or folder.name == PREFIX:  # the prefix of the model's files, as Paddle is given it
+            holds = (folder.parent / f"{PREFIX}.yml").is_file()
+            beside = [str(folder.parent)] if holds else models_within(folder.parent)
         raise WeightsError(
-            lookup.problem("The inference directory", text, "folder"),
+            f"The inference directory cannot be used. {text} is a file, not a folder."
+            if is_file and not text.lower().endswith(lookup.ARCHIVES)
+            else lookup.problem("The inference directory", text, "folder"),
             where=f"model_dir={text}",
             fix=f"Give {beside[0]}."
             if beside
