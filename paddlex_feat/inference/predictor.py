@@ -130,7 +130,8 @@ class Predictor:
     Attributes:
         batch_size: images computed together; raises ConfigError if it is set to what is no whole number of at least 1.
         failed: (path, or position as in "input[3]"; what is wrong) of every input that the last call of `predict`
-            could not use, with the attribute `fix`, what to do; the position counts from 0. Each call has a list of
+            could not use, with the attribute `fix`, what to do; the position counts from 0. The reason begins with
+            file:line for a name from a text file. Each call has a list of
             its own, so where several run in turn, take it right after the call; threads that share a Predictor cannot
             tell whose was the last.
         left_out: what was not read in the folders of that call, counted by reason, as in {".txt files": 1}.
@@ -213,10 +214,11 @@ class Predictor:
                 elif isinstance(outcome, StreamFault):
                     raise outcome.error
                 elif isinstance(outcome, (ImageError, DownloadError)):
-                    failed.append(Failed(item.name, outcome.what, outcome.fix))
+                    what = f"{item.line}: {outcome.what}" if item.line else outcome.what
+                    failed.append(Failed(item.name, what, outcome.fix))
                     if not skip:
                         raise outcome
-                    log.warning("%s: %s Left out.", item.name, outcome.what)
+                    log.warning("%s: %s Left out.", item.name, what)
                 else:
                     raise outcome
 
