@@ -283,10 +283,12 @@ class Lookup:
         self._near -= 1
         # By stems, as most of a name may be its suffix; never one number of a series for another.
         stem, digits = fold(_stem(name)), re.sub(r"\d", "", fold(_stem(name)))
-        others = {s: names[0] for s, names in listing.stems.items() if re.sub(r"\d", "", s) != digits}
+        others = [s for s in listing.stems if re.sub(r"\d", "", s) != digits]
+        suffix = os.path.splitext(name)[1].lower()
         for near in difflib.get_close_matches(stem, others, 3, cutoff=0.75):
-            if self._suits(os.path.join(folder, others[near]), wanted):
-                return others[near]
+            for other in sorted(listing.stems[near], key=lambda n: (not n.lower().endswith(suffix), _preference(n))):
+                if self._suits(os.path.join(folder, other), wanted):
+                    return other
         return ""
 
 

@@ -72,6 +72,11 @@ def decode_text(data: bytes) -> tuple[str, str]:
     return data.decode("utf-8-sig"), "utf-8"
 
 
+def is_utf16(data: bytes) -> bool:
+    """Whether bytes look like UTF-16 without a byte order mark."""
+    return bool(_wide(data))
+
+
 def _wide(data: bytes) -> str:
     """UTF-16 without a mark: "utf-16-le" or "utf-16-be", "" for anything else."""
     even, odd = data[::2], data[1::2]

@@ -10,7 +10,7 @@ import pytest
 from conftest import run_main
 
 from paddlex_feat.dataset import check as checks
-from paddlex_feat.dataset.records import find_root, read_list, require_lists
+from paddlex_feat.dataset.records import find_root, mixture, read_list, require_lists
 from paddlex_feat.dataset.subject import Settings
 from paddlex_feat.errors import DatasetError
 
@@ -205,3 +205,38 @@ def test_samples_stay_in_their_folder(tmp_path, faces):
         (inside / f"{name}.txt").write_text("../up.pgm 0\n")
     _, result, _ = check_mode(inside, tmp_path / "out", "Train.batch_size=4")
     assert result["attributes"]["train_sample_paths"] == ["check_dataset/demo_img/up.pgm.png"]
+
+
+@pytest.mark.parametrize("wide", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize(
+    ("first", "line"),
+    [
+        ("红/一.jpg 1\nb.jpg 2\n".encode(), 3),
+        ("红/一.jpg 1\r\nb.jpg 22\r\n".encode("gbk"), 3),
+        (b"a.jpg 1\nb.jpg 2", 2),  # the last line had no end
+    ],
+)
+def test_a_list_that_turns_into_utf16_names_the_line(wide, mark, first, line, tmp_path):
+    (tmp_path / "train.txt").write_bytes(first + (mark + "照片/c.jpg 3\r\nd.jpg 4\r\n").encode(wide))
+    findings = read_list(tmp_path, "train")[1]
+    assert [(f.code, f.where) for f in findings] == [("list-encoding", f"train.txt:{line}")]
+    assert f"UTF-16 from line {line} on" in findings[0].message
+    assert findings[0].fix.startswith(f"Write line {line} and those after it again as UTF-8")
+
+
+@pytest.mark.parametrize("wide", ["utf-16-le", "utf-16-be"])
+def test_utf8_appended_to_a_list_of_utf16_names_the_line(wide, tmp_path):
+    (tmp_path / "train.txt").write_bytes("\ufeff红.jpg 1\r\nb.jpg 2\r\n".encode(wide) + "照片/c.jpg 3\n".encode())
+    findings = read_list(tmp_path, "train")[1]
+    assert [f.where for f in findings] == ["train.txt:3"] and "UTF-16 before line 3" in findings[0].message
+    assert findings[0].fix.startswith("Write the lines before line 3 again as UTF-8")
+
+
+@pytest.mark.parametrize("wide", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_list_of_one_encoding_is_not_a_mixture(wide, mark):
+    for text in ("照片/一.jpg 1\r\nb.jpg 2\r\n" * 500, "上海/1.jpg 2\n上/2.jpg 3\n"):  # 上 holds the byte of \\n
+        assert mixture((mark + text).encode(wide)) is None
+        assert mixture(text.encode()) is None
+    assert mixture(b"a.jpg 1\nb\0.jpg 2\n") is None

@@ -131,3 +131,41 @@ def test_normalize_features_is_followed(value, unit, tmp_path):
 def test_a_scale_of_zero_makes_all_images_equal_and_is_refused():
     with pytest.raises(WeightsError, match="cannot be used"):
         Preprocess.from_ops(ops_with("NormalizeImage", "scale", 0), "inference.yml")
+
+
+@pytest.mark.parametrize(
+    ("ops", "said"),
+    [
+        ([{"ResizeImage": {"size": 32}}], "has no NormalizeImage"),
+        ([{"NormalizeImage": None}], "has no ResizeImage"),
+        ([{"ResizeImage": None}, {"NormalizeImage": None}], "has no ResizeImage.size"),
+        ([], "has no ResizeImage"),
+        (None, "must be a list of operations"),
+        (["ResizeImage"], "must be a list of operations"),
+        ([{"ResizeImage": 32}, {"NormalizeImage": None}], "needs options by name in ResizeImage, got 32"),
+    ],
+)
+def test_a_list_of_operations_of_another_form_is_explained(ops, said):
+    with pytest.raises(WeightsError, match=f"transform_ops {said}") as caught:
+        Preprocess.from_ops(ops, "x")
+    assert "Error" not in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("operation", "option", "value", "said"),
+    [
+        ("NormalizeImage", "mean", 0.5, "needs three numbers in NormalizeImage.mean, got 0.5"),
+        ("NormalizeImage", "std", [0.5], "needs three numbers in NormalizeImage.std"),
+        ("NormalizeImage", "mean", [0.1, 0.2, 0.3, 0.4], "needs three numbers in NormalizeImage.mean"),
+        ("NormalizeImage", "mean", "123", "needs three numbers in NormalizeImage.mean, got 123"),
+        ("NormalizeImage", "std", [0.1, "x", None], "needs three numbers in NormalizeImage.std"),
+        ("NormalizeImage", "scale", "1/0", "needs a number in NormalizeImage.scale, got 1/0"),
+        ("NormalizeImage", "scale", [1], "needs a number in NormalizeImage.scale"),
+        ("ResizeImage", "size", "big", "needs one or two whole numbers in ResizeImage.size, got big"),
+        ("ResizeImage", "size", [32, 32, 3], "needs one or two whole numbers in ResizeImage.size"),
+    ],
+)
+def test_a_value_of_another_form_names_the_form(operation, option, value, said):
+    with pytest.raises(WeightsError) as caught:
+        Preprocess.from_ops(ops_with(operation, option, value), "x")
+    assert caught.value.what == f"PreProcess.transform_ops {said}." or f"{said}, got [" in caught.value.what

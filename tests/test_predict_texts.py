@@ -63,7 +63,7 @@ def test_one_failed_input_keeps_its_own_advice(place, run_folder):
     Path("notes.md").write_text("text")
     with pytest.raises(ImageError) as caught:
         run(run_folder, place / "out", "notes.md")
-    assert ".md is no image" in caught.value.fix and "Replace them" not in str(caught.value)
+    assert ".md is not an image" in caught.value.fix and "Replace them" not in str(caught.value)
 
 
 def test_the_advice_for_several_failed_inputs():
@@ -85,3 +85,36 @@ def test_a_failed_input_is_a_pair_that_can_be_copied_and_pickled():
     assert failed == (name, what) == ("a.jpg", "Bad.")
     for other in (copy.deepcopy(failed), pickle.loads(pickle.dumps(failed))):
         assert other == failed and other.fix == "Do this."
+
+
+def test_a_failed_line_of_a_list_keeps_its_line(place, run_folder, caplog):
+    Path("list.txt").write_text("x.jpg\n0123 7\nnope.jpg\n*.jpg 3\nhome/*/\n")
+    with pytest.raises(ImageError) as caught:
+        run(run_folder, place / "out", "list.txt")
+    text, patterns = str(caught.value), "Patterns are expanded only where they are the input itself"
+    assert "nope.jpg: list.txt:3: The input does not exist." in text and "list.txt:3" in caplog.text
+    for line in (4, 5):
+        assert f"list.txt:{line}: The input does not exist." in text
+    assert text.count(patterns) == 2
+    Path("patterns.txt").write_text("*.jpg\n")
+    with pytest.raises(ImageError, match=patterns):
+        run(run_folder, place / "out", "patterns.txt")
+
+
+def test_failures_of_a_list_name_the_path_first(place, run_folder):
+    from paddlex_feat import create_model
+
+    Path("bad.jpg").write_text("text")
+    Path("list.txt").write_text("x.jpg\nbad.jpg\nnope.jpg\n")
+    model = create_model("PP-ShiTuV2_rec", run_folder / "best_model/inference", device="cpu")
+    assert len(list(model.predict(["absent.jpg", "list.txt"], on_error="skip"))) == 1
+    assert [name for name, _ in model.failed] == ["absent.jpg", "bad.jpg", "nope.jpg"]
+    starts = ["The input", "list.txt:2: The image", "list.txt:3: The input"]
+    assert all(what.startswith(start) for (_, what), start in zip(model.failed, starts, strict=True))
+
+
+def test_a_list_that_turns_into_utf16_names_the_line(place, run_folder):
+    Path("list.txt").write_bytes("x.jpg\n红.jpg\n".encode() + "照片.jpg\r\n0123\r\n".encode("utf-16-le"))
+    with pytest.raises(ImageError, match="UTF-16 from line 3 on") as caught:
+        run(run_folder, place / "out", "list.txt")
+    assert "Write line 3 and those after it again as UTF-8" in caught.value.fix

@@ -12,8 +12,10 @@ from conftest import train
 
 pytest.importorskip("paddle")
 
+from paddlex_feat.config.load import load
 from paddlex_feat.config.training import TrainSection
 from paddlex_feat.errors import ConfigError, EvaluationError, WeightsError
+from paddlex_feat.modes import train as modes_train
 from paddlex_feat.modes import train_classes, train_rate
 from paddlex_feat.retrieval.evaluator import Evaluation
 from paddlex_feat.training.checkpoint import Progress
@@ -45,6 +47,44 @@ def test_a_resume_with_other_classes_speaks_of_classes(before, now, widths, said
     text = require(before, now, widths, start)
     assert said in text and f"-o Train.resume=null -o Train.pretrain_weight_path={best}" in text
     train_classes.require_same_classes(Progress(classes=before), before, 5, start, "Train.resume")  # width not recorded
+
+
+@pytest.mark.parametrize(
+    ("kept", "asked"),
+    [
+        ("removed", "resume_path"),
+        ("removed", "auto"),
+        ("one", "resume_path"),  # a single class cannot be trained on either
+    ],
+)
+def test_removed_classes_are_reported_before_the_batches_they_break(kept, asked, run_folder, small_faces, tmp_path):
+    data, output = tmp_path / "data", tmp_path / "output"
+    data.mkdir()
+    for entry in small_faces.iterdir():
+        (data / entry.name).symlink_to(entry.resolve())
+    lines = (small_faces / "train.txt").read_text().splitlines()
+    labels = sorted({int(line.split()[-1]) for line in lines})
+    gone = labels[1:] if kept == "one" else labels[:1]
+    (data / "train.txt").unlink()
+    (data / "train.txt").write_text("\n".join(line for line in lines if int(line.split()[-1]) not in gone))
+    start = run_folder / "latest/latest.pdparams"
+    if asked == "auto":
+        shutil.copytree(run_folder / "latest", output / "latest")
+        start = output / "latest/latest.pdparams"
+    resume = "Train.resume=auto" if asked == "auto" else f"Train.resume_path={start}"
+    pairs = [("Global.mode", "train"), ("Global.dataset_dir", str(data)), ("Global.device", "cpu")]
+    pairs += [("Train.batch_size", 16), ("Train.samples_per_class", 2), tuple(resume.split("=", 1))]
+    config = load("PP-ShiTuV2_rec", pairs)[0]
+    with pytest.raises(ConfigError, match=f"other classes than the run that is resumed.*removed: {gone[0]}") as caught:
+        modes_train.run(config, output)
+    assert caught.value.where == str(start) and f"-o {resume.split('=')[0]}=null" in caught.value.fix
+
+
+def test_an_unreadable_checkpoint_is_left_to_its_reader(tmp_path):
+    for content in (b"", b"\x80\x04]."):
+        (tmp_path / "a.pdstates").write_bytes(content)
+        train_classes.require_classes_of(tmp_path / "a.pdparams", [1], "Train.resume")
+    train_classes.require_classes_of(tmp_path / "none.pdparams", [1], "Train.resume")
 
 
 def test_the_classes_of_weights_are_those_of_the_run_beside_them(tmp_path):

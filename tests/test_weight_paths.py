@@ -82,6 +82,11 @@ WRONG = {
     "run/best_model": ("folder", "Give {best}/best_model.pdparams"),
     "run/best_model/best_model": ("Did you mean {best}/best_model.pdparams?", ""),
     "run/best_modle/best_model.pdparams": ("Did you mean {best}/best_model.pdparams?", ""),
+    "run/best_model/best_modl.pdparams": ("Did you mean {best}/best_model.pdparams?", ""),
+    "run/best_model/best_modl.pdopt": ("Did you mean {best}/best_model.pdopt?", ""),
+    "run/best_model/inference/inference": ("holds an inference model", "Give {best}/best_model.pdparams"),
+    "run/best_model/inference/inference.pdparams": ("holds an inference model", "Give {best}/best_model.pdparams"),
+    "run/best_model/inference/inferense": ("holds an inference model", "Give {best}/best_model.pdparams"),
     "run/BEST_MODEL/best_model.pdparams": (
         "Did you mean {best}/best_model.pdparams (upper and lower case differ)?",
         "",
@@ -116,7 +121,10 @@ def test_what_is_no_weight_file_is_explained_in_every_key(place, path, key, tmp_
     error = error_of(key, place / path, tmp_path)
     best = "latest" if key == "Train.resume_path" and path == "run" else "best_model"
     assert what.format(best=place / "run/best_model") in error.what
-    assert fix.format(best=place / "run" / best).replace("latest/best_model", "latest/latest") in error.fix
+    fix = fix.format(best=place / "run" / best).replace("latest/best_model", "latest/latest")
+    if key == "Train.resume_path" and fix in (".safetensors", ".pdparams or .safetensors"):
+        fix = "the .pdparams file of a checkpoint, with its .pdopt and .pdstates beside it"
+    assert fix in error.fix
 
 
 def test_an_inference_directory_is_what_evaluation_takes_and_no_weight_file(place, tmp_path):
@@ -128,6 +136,32 @@ def test_an_inference_directory_is_what_evaluation_takes_and_no_weight_file(plac
     for key in list(KEYS)[1:]:
         error = error_of(key, inference, tmp_path)
         assert "is an inference directory" in error.what and f"{place}/run/best_model/best_model.pdparams" in error.fix
+
+
+def test_a_prefix_of_paddle_names_the_inference_directory_too(place, tmp_path):
+    inference = place / "run/best_model/inference"
+    error = error_of("Evaluate.weight_path", inference / "inference", tmp_path)
+    assert error.fix.endswith(f"best_model.pdparams or {inference}, the inference directory.")
+    alone = shutil.copytree(inference, tmp_path / "a/b/model")
+    error = error_of("Evaluate.weight_path", alone / "inference", tmp_path)
+    assert error.fix == f"Give {alone}, the inference directory."
+
+
+def test_resume_suggests_whole_checkpoints_only(tmp_path):
+    for name in ("a.pth", "e.pdparams"):
+        (tmp_path / name).write_bytes(b"PK\x03\x04" if name == "a.pth" else b"\x80\x04}.")
+    for given in (tmp_path / "a.pth", tmp_path):
+        with pytest.raises(WeightsError) as caught:
+            weight_paths.require_checkpoint("Train.resume_path", given)
+        assert "e.pdparams" not in caught.value.fix and "with its .pdopt and .pdstates" in caught.value.fix
+    with pytest.raises(WeightsError, match=r"Give \S+/e.pdparams"):
+        weight_paths.require_weights("Train.pretrain_weight_path", tmp_path / "a.pth")
+    (tmp_path / "epoch_2").mkdir()
+    for suffix in ("pdparams", "pdopt", "pdstates"):
+        (tmp_path / f"epoch_2/epoch_2.{suffix}").write_bytes(b"\x80\x04}.")
+    for given in (tmp_path / "a.pth", tmp_path):
+        with pytest.raises(WeightsError, match=r"Give \S+/epoch_2/epoch_2.pdparams"):
+            weight_paths.require_checkpoint("Train.resume_path", given)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +191,8 @@ def test_null_for_export_means_the_official_weights(tmp_path, monkeypatch, caplo
 @pytest.mark.parametrize(
     ("path", "what", "fix"),
     [
-        ("run/best_model/inference/inference.yml", "give the folder that holds it", "run/best_model/inference."),
+        ("run/best_model/inference/inference.yml", "is a file, not a folder", "run/best_model/inference."),
+        ("run/best_model/inference/inference", "does not exist", "Give {place}/run/best_model/inference."),
         ("run/best_model/inference/inference.pdiparams", "is a file", "run/best_model/inference."),
         ("run/best_model/best_model.pdparams", "is a file", "Give {place}/run/best_model/inference."),
         ("run", "inference.yml cannot be read", "Give {place}/run/best_model/inference."),
@@ -173,6 +208,7 @@ def test_a_model_directory_that_is_something_else(place, path, what, fix):
     with pytest.raises(WeightsError) as caught:
         create_model(MODEL, place / path, device="cpu")
     assert what.format(place=place) in caught.value.what and fix.format(place=place) in caught.value.fix
+    assert "give the folder that holds it" not in caught.value.what  # one folder is named, the one in the advice
 
 
 def test_a_model_directory_in_the_home_folder_and_an_empty_one(place, tmp_path, monkeypatch):

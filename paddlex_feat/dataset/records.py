@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
 import os
 import re
@@ -16,7 +17,7 @@ from paddlex_feat.dataset.outside import FIX, Bounds
 from paddlex_feat.dataset.relist import LISTS
 from paddlex_feat.errors import DatasetError
 from paddlex_feat.pipeline.folders import Walk
-from paddlex_feat.reading import decode_text
+from paddlex_feat.reading import decode_text, is_utf16
 
 log = logging.getLogger(__name__)
 RULE = "Write one image a line: relative path, one space, integer label of at least 0."
@@ -29,6 +30,8 @@ _ENCODINGS = {
     "utf-32": ("list-utf16", "UTF-32 text"),
     "bytes": ("list-bytes", "not UTF-8, like the names of the files,"),
 }
+_LINE_OF_BYTES = re.compile(rb"[./ \t][^\n]*\n")
+_NOT_POWERSHELL = "; in PowerShell, append with Add-Content -Encoding UTF8 instead of >>."
 MOST_LIST = 2**30  # bytes of a list file: ten million lines, which take some 5 GiB of memory
 MOST_LINE = 8192  # bytes of a line that may name a file
 SEARCH_DEPTH = 4  # how far below Global.dataset_dir the list files may lie
@@ -135,8 +138,10 @@ def _subfolders(folder: Path, walk: Walk) -> list[Path]:
 def decode_list(data: bytes) -> tuple[str, str]:
     """The text of a list file and its encoding: UTF-8, UTF-16 (`reading.decode_text`), else GBK.
 
-    Raises UnicodeDecodeError, as of UTF-8, where it is none of them.
+    Raises UnicodeDecodeError, as of UTF-8, where it is none of them or a mixture (`mixture`).
     """
+    if mixed := mixture(data):
+        raise UnicodeDecodeError("utf-8", data, 0, 1, mixed[1])
     try:
         return decode_text(data)
     except UnicodeDecodeError as error:
@@ -144,6 +149,32 @@ def decode_list(data: bytes) -> tuple[str, str]:
             return data.decode("gbk"), "gbk"
         except UnicodeDecodeError:
             raise error from None
+
+
+def mixture(data: bytes) -> tuple[int, str, str] | None:
+    """Find where a list changes between UTF-16 and an encoding of bytes: (line, what is wrong, advice), else None.
+
+    PowerShell's >> appends UTF-16 to a file of any encoding; other shells append bytes to a file of UTF-16.
+    """
+    nul = data.find(0)
+    if nul < 0:
+        return None
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        end = b"\n\0" if data.startswith(codecs.BOM_UTF16_LE) else b"\0\n"
+        start = data.rfind(end) + 2
+        # Names of UTF-16 without a NUL are possible, but not with a separator and the end of a line.
+        if start < 2 or 0 in data[start:] or not _LINE_OF_BYTES.search(data, start):
+            return None
+        number = data.count(end, 0, start) + 1
+        what = f"The list is UTF-16 before line {number}, and another encoding from there on."
+        return number, what, f"Write the lines before line {number} again as UTF-8{_NOT_POWERSHELL}"
+    start = nul - 1  # the first ASCII character of little-endian text
+    wide = any(is_utf16(data[at : at + 4096]) for at in (start, nul) if at > 0)
+    if not (wide and _LINE_OF_BYTES.search(data, 0, start)):
+        return None
+    number = data.count(b"\n", 0, start) + 1
+    what = f"The list is UTF-16 from line {number} on, and another encoding before."
+    return number, what, f"Write line {number} and those after it again as UTF-8{_NOT_POWERSHELL}"
 
 
 def _names_are_bytes(data: bytes, root: Path) -> bool:
@@ -183,6 +214,10 @@ def read_list(root: Path, name: str, refuse_outside: bool = False) -> tuple[Imag
     except OSError as error:
         hint = lookup.explain(path, "file")
         fault("list-missing", path.name, f"The list cannot be read ({error.strerror}). {hint}".rstrip())
+        return records, findings
+    if mixed := mixture(data):
+        number, what, fix = mixed
+        findings.append(Finding("list-encoding", "error", f"{path.name}:{number}", what, fix))
         return records, findings
     try:
         text, encoding = decode_list(data)

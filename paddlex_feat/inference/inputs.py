@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -46,7 +47,8 @@ class Item:
 
     Attributes:
         input_path: path, or URL without user and password; None where there is none.
-        position: where it stands in what `predict` was given, as in "input[3]"; "input" if it is that itself.
+        position: where it stands in what `predict` was given, as in "input[3]"; "input" if it is that itself;
+            file:line if a text file names it.
         source: path, URL, array, PIL image, or the StreamFault that stands in the image's place.
         page_index: from 0, of a file with several pages.
         offset: where that page's directory stands in the file.
@@ -65,6 +67,11 @@ class Item:
         """What an error calls it: the path, or else the position, with the page."""
         page = "" if self.page_index is None else f" page {self.page_index}"
         return f"{self.input_path or self.position}{page}"
+
+    @property
+    def line(self) -> str:
+        """file:line of the text file that names it, "" for other inputs."""
+        return self.position if re.search(r":\d+$", self.position) else ""
 
     def load(self, resize: Resize, enough: Enough | None = None, ended: threading.Event | None = None) -> np.ndarray:
         """uint8 [H, W, 3], RGB, made smaller by `resize`; `enough` as for pipeline.decode.decode_bgr.

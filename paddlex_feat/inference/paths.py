@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 from paddlex_feat import hub
-from paddlex_feat.dataset.records import MOST_LIST, decode_list
+from paddlex_feat.dataset.records import MOST_LIST, decode_list, mixture
 from paddlex_feat.inference.texts import Found, cut, exists, local, missing, not_a_path, several
 from paddlex_feat.lookup import Lookup
 from paddlex_feat.pipeline.decode import SUFFIXES
@@ -161,11 +161,15 @@ def _is_list(path: str) -> bool:
 def _of_list(path: str, search: Search) -> Iterator[Found]:
     """The images that a text file names, one a line, perhaps with an integer label."""
     try:
-        text = decode_list(read_small(Path(path), MOST_LIST))[0]
+        data = read_small(Path(path), MOST_LIST)
+        text = decode_list(data)[0]
     except OSError as error:
         yield Found(path, f"The list cannot be read ({error.strerror}).", "Check the file.")
         return
     except UnicodeDecodeError:
+        if mixed := mixture(data):
+            yield Found(path, mixed[1], mixed[2])
+            return
         yield Found(path, "The list of names is not text in UTF-8 or GBK.", "Save it as UTF-8, with one path a line.")
         return
     base = os.path.dirname(path)
@@ -194,7 +198,11 @@ def _missing_line(line: str, base: str, lookup: Lookup) -> Found:
         if separator in line and _resolved(line.partition(separator)[0].strip(" \t\"'"), base):
             what = f"The line has more than a path: there is {separator!r} after it."
             return Found(cut(line), what, "Write one path a line, or a path, a blank and an integer label.")
-    return missing(line, os.path.join(base, line), lookup)
+    fault = missing(line, os.path.join(base, line), lookup)
+    if glob.has_magic(line) and not_a_path(line) is None:
+        what = f"{fault.what} Patterns are expanded only where they are the input itself, not in a list file."
+        return fault._replace(what=what, fix="Give the pattern as an input of its own, or write one path a line.")
+    return fault
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:

@@ -21,7 +21,7 @@ from paddlex_feat import lookup
 from paddlex_feat.errors import ConfigError, DownloadError, FeatError, ImageError, WeightsError
 from paddlex_feat.files import settled
 from paddlex_feat.inference.extractor import FeatureExtractor
-from paddlex_feat.inference.info import PREFIX, lacking, models_within, read_info
+from paddlex_feat.inference.info import PREFIX, models_within, read_info
 from paddlex_feat.inference.inputs import Item, StreamFault, items, may_wait
 from paddlex_feat.inference.official import official_model
 from paddlex_feat.inference.paths import Search
@@ -103,10 +103,14 @@ def _given(model_dir: str) -> Path:
     text = expand_home(model_dir)
     folder = settled(Path(text))
     if text.strip() and not folder.is_dir():
-        beside = [str(folder.parent)] if folder.is_file() and not lacking(folder.parent) else []
-        beside = beside or (models_within(folder.parent) if folder.is_file() else [])
+        is_file, beside = folder.is_file(), []
+        if is_file or folder.name == PREFIX:  # the prefix of the model's files, as Paddle is given it
+            holds = (folder.parent / f"{PREFIX}.yml").is_file()
+            beside = [str(folder.parent)] if holds else models_within(folder.parent)
         raise WeightsError(
-            lookup.problem("The inference directory", text, "folder"),
+            f"The inference directory cannot be used. {text} is a file, not a folder."
+            if is_file and not text.lower().endswith(lookup.ARCHIVES)
+            else lookup.problem("The inference directory", text, "folder"),
             where=f"model_dir={text}",
             fix=f"Give {beside[0]}."
             if beside
@@ -126,7 +130,8 @@ class Predictor:
     Attributes:
         batch_size: images computed together; raises ConfigError if it is set to what is no whole number of at least 1.
         failed: (path, or position as in "input[3]"; what is wrong) of every input that the last call of `predict`
-            could not use, with the attribute `fix`, what to do; the position counts from 0. Each call has a list of
+            could not use, with the attribute `fix`, what to do; the position counts from 0. The reason begins with
+            file:line for a name from a text file. Each call has a list of
             its own, so where several run in turn, take it right after the call; threads that share a Predictor cannot
             tell whose was the last.
         left_out: what was not read in the folders of that call, counted by reason, as in {".txt files": 1}.
@@ -209,10 +214,11 @@ class Predictor:
                 elif isinstance(outcome, StreamFault):
                     raise outcome.error
                 elif isinstance(outcome, (ImageError, DownloadError)):
-                    failed.append(Failed(item.name, outcome.what, outcome.fix))
+                    what = f"{item.line}: {outcome.what}" if item.line else outcome.what
+                    failed.append(Failed(item.name, what, outcome.fix))
                     if not skip:
                         raise outcome
-                    log.warning("%s: %s Left out.", item.name, outcome.what)
+                    log.warning("%s: %s Left out.", item.name, what)
                 else:
                     raise outcome
 

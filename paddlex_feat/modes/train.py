@@ -47,12 +47,12 @@ def run(config: Config, output: Path) -> dict[str, Any]:
 
     All that can be wrong with data and configuration is found before Paddle is imported.
     """
-    _require_start(config, output)
+    resumed = _require_start(config, output)
     if launch.wanted(config.Global.device, config.Train.dist_ips):
         return launch_processes(config, output, config.Train.dist_ips)
     require_forms(config.Export.format)
     group = Group.from_environment()
-    data = read_data(config, group)
+    data = read_data(config, group, resumed)
     on_cpu = not config.Global.device.startswith("gpu")
     # A compiled training graph would take the flag for itself, and Paddle 3.3 crashes in oneDNN's gradients.
     onednn = on_cpu and config.Train.onednn_conv and not config.Train.dy2st
@@ -63,15 +63,21 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     return _train(config, output, data, place)
 
 
-def _require_start(config: Config, output: Path) -> None:
-    """Raise WeightsError if what the run starts from cannot be weights; a URL is fetched later."""
+def _require_start(config: Config, output: Path) -> Path | None:
+    """The checkpoint to resume from, if any.
+
+    Raises WeightsError if the run cannot start from what is given; a URL is fetched later.
+    """
     settings = config.Train
     if settings.resume_path:
         require_checkpoint("Train.resume_path", settled(Path(settings.resume_path)))
-    resumes = settings.resume == "auto" and settled(output / LATEST).is_dir()
+        return Path(settings.resume_path)
+    if settings.resume == "auto" and settled(output / LATEST).is_dir():
+        return output / LATEST / f"{LATEST}.pdparams"
     start = settings.pretrain_weight_path
-    if start and not (settings.resume_path or resumes or hub.is_url(start)):
+    if start and not hub.is_url(start):
         require_weights("Train.pretrain_weight_path", settled(Path(start)))
+    return None
 
 
 def _train(config: Config, output: Path, data: Data, place: Place) -> dict[str, Any]:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from paddlex_feat.errors import ConfigError
-from paddlex_feat.files import read_result
-from paddlex_feat.training.checkpoint import Progress
-from paddlex_feat.training.run_folder import BEST, run_of
+from paddlex_feat.files import open_settled, read_result
+from paddlex_feat.models import plain_pickle
+
+if TYPE_CHECKING:  # it imports Paddle
+    from paddlex_feat.training.checkpoint import Progress
 
 log = logging.getLogger(__name__)
 _SHOWN = 5  # labels that a message lists
@@ -22,23 +28,45 @@ def require_same_classes(progress: Progress, classes: Sequence[int], num_classes
         progress: of the checkpoint `start`. classes: labels of train.txt, in order.
         key: the configuration key that asks to resume.
     """
-    best = run_of(start) / BEST / f"{BEST}.pdparams"
-    weights = best if best.is_file() else start
-    new_run = f"start a new run from its weights, which keep all but the classifier: -o {key}=null "
-    new_run += f"-o Train.pretrain_weight_path={weights}"
-    if progress.classes != list(classes):
-        raise ConfigError(
-            f"train.txt has other classes than the run that is resumed: {_differences(progress.classes, classes)}.",
-            where=str(start),
-            fix=f"Resume with the same data set, or {new_run}.",
-        )
+    _require_equal(progress.classes, classes, start, key)
     if progress.num_classes not in (0, num_classes):  # 0: not recorded
         raise ConfigError(
             f"The classifier would have {num_classes} classes, that of the run that is resumed has "
             f"{progress.num_classes}.",
             where=str(start),
-            fix=f"Use -o Train.num_classes={progress.num_classes}, or {new_run}.",
+            fix=f"Use -o Train.num_classes={progress.num_classes}, or {_new_run(start, key)}.",
         )
+
+
+def require_classes_of(start: Path, classes: Sequence[int], key: str) -> None:
+    """Raise ConfigError where the checkpoint `start` (.pdparams) has other classes than train.txt.
+
+    Works without Paddle. An unreadable checkpoint is ignored here; loading it raises the error.
+    """
+    try:
+        with open_settled(start.with_suffix(".pdstates")) as stream:
+            former = plain_pickle.load(stream)["classes"]
+        before = [int(label) for label in np.asarray(former, np.int64)]
+    except Exception:  # noqa: BLE001 - a damaged file can raise nearly anything
+        return
+    _require_equal(before, classes, start, key)
+
+
+def _require_equal(before: Sequence[int], classes: Sequence[int], start: Path, key: str) -> None:
+    if list(before) != list(classes):
+        raise ConfigError(
+            f"train.txt has other classes than the run that is resumed: {_differences(before, classes)}.",
+            where=str(start),
+            fix=f"Resume with the same data set, or {_new_run(start, key)}.",
+        )
+
+
+def _new_run(start: Path, key: str) -> str:
+    run = Path(os.path.abspath(start)).parent.parent.resolve()  # noqa: PTH100 - training.run_folder.run_of
+    best = run / "best_model" / "best_model.pdparams"
+    weights = best if best.is_file() else start
+    new_run = f"start a new run from its weights, which keep all but the classifier: -o {key}=null "
+    return f"{new_run}-o Train.pretrain_weight_path={weights}"
 
 
 def _differences(before: Sequence[int], now: Sequence[int]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from paddlex_feat.dataset.records import ImageList, require_lists
 from paddlex_feat.errors import ConfigError, DatasetError
 from paddlex_feat.group import Group
 from paddlex_feat.modes.common import Place, own_files, preprocess_of, require_images, warn_of_own_files
+from paddlex_feat.modes.train_classes import require_classes_of
 from paddlex_feat.pipeline import sampler as samplers
 from paddlex_feat.pipeline.augment import Augment
 from paddlex_feat.pipeline.cache import ImageCache
@@ -48,11 +50,17 @@ class Data:
     own: np.ndarray | None
 
 
-def read_data(config: Config, group: Group) -> Data:
-    """The data set of a training; says what cannot work. Raises DatasetError, ConfigError."""
+def read_data(config: Config, group: Group, resumed: Path | None = None) -> Data:
+    """Read the data set of a training and report what cannot work. Raises DatasetError, ConfigError.
+
+    resumed: the checkpoint (.pdparams) to resume from. Its classes are compared first, because fewer classes may
+        also break the batches.
+    """
     settings = config.Train
     lists = require_lists(config.Global.dataset_dir, refuse_outside=config.CheckDataset.outside == "refuse")
     classes, labels = np.unique(lists["train"].labels, return_inverse=True)
+    if resumed is not None and group.rank == 0:
+        require_classes_of(resumed, classes.tolist(), "Train.resume_path" if settings.resume_path else "Train.resume")
     if len(classes) == 1:
         raise DatasetError(
             "All images of train.txt have one label: there is nothing to tell apart.",

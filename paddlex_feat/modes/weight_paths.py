@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from itertools import islice
 from pathlib import Path
 
@@ -19,6 +20,7 @@ _OF_A_CHECKPOINT = {
 }
 _OF_A_MODEL = (".pdiparams", ".pdmodel", ".pdiparams.info", f"{PREFIX}.json", f"{PREFIX}.yml")
 _FORMATS = "Give a .pdparams or .safetensors file"
+_CHECKPOINT = "Give the .pdparams file of a checkpoint, with its .pdopt and .pdstates beside it"
 _TORCH = "a file of PyTorch", f"{_FORMATS}; files of PyTorch are not read yet."
 _ARCHIVE = "an archive", "Unpack it first and give the .pdparams or .safetensors file in it."
 # By the end of a name: what the file is, and what to do.
@@ -66,8 +68,8 @@ def require_checkpoint(key: str, path: Path) -> None:
     """Raise WeightsError unless `path` is a weight file with .pdopt and .pdstates beside it."""
     names = [path.with_suffix(suffix).name for suffix in _OF_A_CHECKPOINT] if path.name else []
     beside = f"{' and '.join(names)} must be beside it" if path.suffix == ".pdparams" else ""
-    require_weights(key, path, beside, first="latest")
-    missing = [name for name in names if not settled(path.with_name(name)).is_file()]
+    require_weights(key, path, beside, whole=True)
+    missing = _missing(path)
     if missing:
         raise WeightsError(
             f"The file is not a whole checkpoint: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not "
@@ -77,34 +79,53 @@ def require_checkpoint(key: str, path: Path) -> None:
         )
 
 
-def require_weights(key: str, path: Path, beside: str = "", graphs: bool = False, first: str = "best_model") -> None:
+def require_weights(key: str, path: Path, beside: str = "", graphs: bool = False, whole: bool = False) -> None:
     """Raise WeightsError, with what the path is and what to give, unless it is a file that may hold weights.
 
     Args:
         path: `files.settled`.
         beside: an addition to the advice.
         graphs: accept an inference directory too.
-        first: the checkpoint folder of a run to suggest first.
+        whole: suggest only checkpoints that training can resume from, the latest of a run first.
     """
     if path.is_dir():
         if not (graphs and not lacking(path)):
-            raise _folder_error(key, path, graphs, first)
+            raise _folder_error(key, path, graphs, whole)
         return
     if not path.is_file():
+        if _in_a_model(path):
+            raise WeightsError(
+                f"The weight file does not exist. {path.parent} holds an inference model, which consists of several "
+                "files.",
+                where=f"{key}={path}",
+                fix=_advice("", _beside(path.with_name(f"{path.name}.pdiparams"), graphs, whole), whole),
+            )
         fix = "Check the path, or train first" + (f"; {beside}" if beside else "")
         raise WeightsError(lookup.problem("The weight file", path, "file"), where=f"{key}={path}", fix=f"{fix}.")
     kind, todo = _kind(path)
     if kind:
-        meant = _beside(path, graphs, first)
-        given = f"Give {' or '.join(meant)}." if meant else ""
         raise WeightsError(
             f"{path.name} is {kind}, not weights.",
             where=f"{key}={path}",
-            fix=" ".join(filter(None, (todo, given))) or f"{_FORMATS}.",
+            fix=_advice(todo, _beside(path, graphs, whole), whole),
         )
 
 
-def _folder_error(key: str, folder: Path, graphs: bool, first: str) -> WeightsError:
+def _in_a_model(path: Path) -> bool:
+    """Whether a missing file would be among the files of an inference model, such as their common prefix."""
+    if os.path.isfile(f"{path}.pdparams"):  # noqa: PTH113 - pathlib raises for a name that is too long
+        return False
+    is_prefix = os.path.isfile(f"{path}.pdiparams")  # noqa: PTH113
+    return is_prefix or not (lacking(path.parent) or weights_within(path.parent))
+
+
+def _advice(todo: str, meant: list[str], whole: bool) -> str:
+    given = f"Give {' or '.join(meant)}." if meant else ""
+    fix = " ".join(filter(None, (todo, given))) or f"{_FORMATS}."
+    return fix.replace(_FORMATS, _CHECKPOINT) if whole else fix
+
+
+def _folder_error(key: str, folder: Path, graphs: bool, whole: bool) -> WeightsError:
     lacks = lacking(folder)
     if not lacks:
         what = "The folder is an inference directory; its graph has no weights to train or to export again."
@@ -112,23 +133,37 @@ def _folder_error(key: str, folder: Path, graphs: bool, first: str) -> WeightsEr
         what = f"The folder is not an inference directory: it lacks {', '.join(lacks)}."
     else:
         what = "The path is a folder, not a weight file."
-    meant = weights_within(folder, first) + (models_within(folder) if graphs else [])
+    meant = weights_within(folder, whole) + (models_within(folder) if graphs else [])
     if not lacks and not meant:
-        meant = weights_within(folder.parent, first)
-    fallback = "Give a .pdparams file, or a folder that mode export wrote." if graphs else f"{_FORMATS}."
-    fix = f"Give {' or '.join(meant)}." if meant else fallback
-    return WeightsError(what, where=f"{key}={folder}", fix=fix)
+        meant = weights_within(folder.parent, whole)
+    todo = "" if meant or not graphs else "Give a .pdparams file, or a folder that mode export wrote."
+    return WeightsError(what, where=f"{key}={folder}", fix=_advice(todo, meant, whole))
 
 
-def weights_within(folder: Path, first: str = "best_model") -> list[str]:
-    """The weight file in a folder, in its folder `first` or in another one below it: one path, or none."""
+def weights_within(folder: Path, whole: bool = False) -> list[str]:
+    """The weight file in a folder, in its best_model or in another folder below it: one path, or none.
+
+    whole: only files of whole checkpoints, and in `latest` before other folders.
+    """
+    first = "latest" if whole else "best_model"
     try:
         below = sorted(islice((f for f in folder.iterdir() if f.is_dir()), 100))
         below.sort(key=lambda f: f.name != first)
         found = (p for f in (folder, *below) for s in ("pdparams", "safetensors") for p in sorted(f.glob(f"*.{s}")))
-        return [str(next(file for file in found if not _kind(file)[0]))]
+        return [str(next(file for file in found if _suits(file, whole)))]
     except (OSError, StopIteration):
         return []
+
+
+def _suits(file: Path, whole: bool) -> bool:
+    """Whether a file may hold weights, of a whole checkpoint if `whole`."""
+    return not _kind(file)[0] and not (whole and _missing(file))
+
+
+def _missing(path: Path) -> list[str]:
+    """The names of the files that the checkpoint `path` (.pdparams) lacks."""
+    names = [path.with_suffix(suffix).name for suffix in _OF_A_CHECKPOINT]
+    return [name for name in names if not settled(path.with_name(name)).is_file()]
 
 
 def _kind(path: Path) -> tuple[str, str]:
@@ -155,13 +190,13 @@ def _kind(path: Path) -> tuple[str, str]:
     return next((kind for suffix, kind in _BY_NAME.items() if name.endswith(suffix)), begun)
 
 
-def _beside(path: Path, graphs: bool, first: str) -> list[str]:
+def _beside(path: Path, graphs: bool, whole: bool) -> list[str]:
     """Suggestions for a file without weights."""
     same = [path.with_suffix(suffix) for suffix in (".pdparams", ".safetensors")]
-    meant = [str(file) for file in same if file != path and file.is_file() and not _kind(file)[0]][:1]
-    meant = meant or weights_within(path.parent, first)
+    meant = [str(file) for file in same if file != path and file.is_file() and _suits(file, whole)][:1]
+    meant = meant or weights_within(path.parent, whole)
     if path.name.lower().endswith(_OF_A_MODEL):
-        meant = meant or weights_within(path.parent.parent, first)
+        meant = meant or weights_within(path.parent.parent, whole)
         if graphs and not lacking(path.parent):
             meant.append(f"{path.parent}, the inference directory")
     return meant

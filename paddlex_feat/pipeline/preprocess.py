@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from paddlex_feat.errors import WeightsError
-from paddlex_feat.pipeline.transform_ops import MEAN, STD, NotFollowed, options_of
+from paddlex_feat.pipeline.transform_ops import MEAN, STD, Misformed, NotFollowed, options_of
 
 _LARGEST = 4096  # side of the network's input, in pixels
 INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
@@ -84,6 +84,10 @@ class Preprocess:
                 where=f"{name}: PreProcess.transform_ops",
                 fix=f"Use a model that resizes to a square, by {' or '.join(INTERPOLATION)} interpolation, and "
                 "normalises RGB, as those of mode export do.",
+            ) from error
+        except Misformed as error:
+            raise WeightsError(
+                f"PreProcess.transform_ops {error}.", where=name, fix="Correct the file, or export the model again."
             ) from error
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
             raise WeightsError(

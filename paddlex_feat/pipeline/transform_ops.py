@@ -58,11 +58,17 @@ class NotFollowed(ValueError):
     """An operation or option that would change the features and is not implemented."""
 
 
+class Misformed(ValueError):
+    """An operation or value that is missing or has another form; the text continues the name of the list."""
+
+
 def options_of(ops: list[dict[str, Any]]) -> dict[str, Any]:
     """The fields of `Preprocess`: size, interpolation, mean, std, scale.
 
-    Raises NotFollowed for what is not implemented, KeyError, TypeError, ValueError and the like for another form.
+    Raises NotFollowed for what is not implemented, Misformed, TypeError, ValueError and the like for another form.
     """
+    if not isinstance(ops, list) or not all(isinstance(entry, dict) for entry in ops):
+        raise Misformed("must be a list of operations, such as [{ResizeImage: {size: 224}}, …]")
     given: dict[str, dict[str, Any]] = {}
     for name, options in ((name, options) for entry in ops for name, options in entry.items()):
         if name not in _OPTIONS:
@@ -70,17 +76,24 @@ def options_of(ops: list[dict[str, Any]]) -> dict[str, Any]:
         if name in given:
             raise NotFollowed(f"{name} is given twice")
         given[name] = {} if options is None else options
+        if not isinstance(given[name], dict):
+            raise Misformed(f"needs options by name in {name}, got {_short(options)}")
         for option, value in given[name].items():
             accepts = _OPTIONS[name].get(option, _is(None))
             if not accepts(value):
                 raise NotFollowed(f"{name}.{_short(option)} {_short(value)} is not implemented")
+    for name in ("ResizeImage", "NormalizeImage"):
+        if name not in given:
+            raise Misformed(f"has no {name}")
+    if given["ResizeImage"].get("size") is None:
+        raise Misformed("has no ResizeImage.size")
     resize, normalise = given["ResizeImage"], given["NormalizeImage"]
     _require_order(list(given), normalise.get("order"))
     return {
         "size": _side(resize["size"]),
         "interpolation": _interpolation(resize.get("interpolation")),
-        "mean": _triple(normalise.get("mean"), MEAN),
-        "std": _triple(normalise.get("std"), STD),
+        "mean": _triple("mean", normalise.get("mean"), MEAN),
+        "std": _triple("std", normalise.get("std"), STD),
         "scale": _scale(normalise.get("scale")),
     }
 
@@ -101,8 +114,12 @@ def _require_order(names: list[str], channels: Any) -> None:
 
 def _side(size: Any) -> int:
     sides = size if isinstance(size, list) else [size, size]
-    if len(sides) != 2 or any(isinstance(side, bool) or float(side) != int(side) for side in sides):
-        raise ValueError(f"ResizeImage.size {_short(size)} is not a whole number or two")
+    try:
+        whole = len(sides) == 2 and not any(isinstance(side, bool) or float(side) != int(side) for side in sides)
+    except (TypeError, ValueError, OverflowError):
+        whole = False
+    if not whole:
+        raise Misformed(f"needs one or two whole numbers in ResizeImage.size, got {_short(size)}")
     if int(sides[0]) != int(sides[1]):
         raise NotFollowed(f"ResizeImage.size {_short(size)} is not a square")
     return int(sides[0])
@@ -115,20 +132,28 @@ def _interpolation(given: Any) -> str:
     return _NAMES.get(name, name)
 
 
-def _triple(values: Any, default: tuple[float, float, float]) -> tuple[float, float, float]:
+def _triple(name: str, values: Any, default: tuple[float, float, float]) -> tuple[float, float, float]:
     if values is None:
         return default
-    red, green, blue = (float(v) for v in values)
+    try:
+        if isinstance(values, str):
+            raise TypeError("a text has characters, not numbers")
+        red, green, blue = (float(v) for v in values)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise Misformed(f"needs three numbers in NormalizeImage.{name}, got {_short(values)}") from error
     return red, green, blue
 
 
 def _scale(given: Any) -> float:
     if given is None:
         return 1 / 255
-    if isinstance(given, str) and "/" in given:  # "1.0/255.0" in PaddleClas's recipes
-        above, below = given.split("/")
-        return float(above) / float(below)
-    return float(given)
+    try:
+        if isinstance(given, str) and "/" in given:  # "1.0/255.0" in PaddleClas's recipes
+            above, below = given.split("/")
+            return float(above) / float(below)
+        return float(given)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise Misformed(f"needs a number in NormalizeImage.scale, got {_short(given)}") from error
 
 
 def _short(value: Any) -> str:
