@@ -140,8 +140,8 @@ def test_a_tiff_that_decompresses_in_part_is_damaged(photograph, tmp_path, capfd
     assert "tempfile.tif" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("form", ["JPEG", "WEBP", "BMP", "TIFF", "PPM"])
-def test_a_transfer_as_text_is_found_in_every_format(photograph, tmp_path, form):
+@pytest.mark.parametrize("form", ["JPEG", "WEBP", "BMP", "TIFF", "PNG", "GIF"])
+def test_a_transfer_as_text_is_found(photograph, tmp_path, form):
     data = encode(photograph.resize((300, 200)), form)
     facts = facts_of(tmp_path, data.replace(b"\n", b"\r\n"))
     assert facts.damage or facts.fault

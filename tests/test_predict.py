@@ -221,7 +221,7 @@ def test_damaged_tiff_files(files, tmp_path):
         ([np.zeros((3, 3, 3), np.uint8), [None]], r"input\[1\]\[0\]"),
         (np.array(["a.jpg", "b.jpg"]), r"list\(array\)"),
         (np.array(["a.jpg", None]), r"list\(array\)"),
-        (["tests/conftest.py"], r"conftest\.py \(input\[0\]\)\n.*\.py is no image"),
+        (["tests/conftest.py"], r"conftest\.py \(input\[0\]\)\n.*\.py is not an image"),
     ],
 )
 def test_an_input_that_cannot_be_used_is_named(model, source, message):

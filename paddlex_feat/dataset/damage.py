@@ -128,5 +128,8 @@ def _inflate(data: bytes) -> None:
 
 
 def has_converted_line_ends(data: bytes) -> bool:
-    """Whether every byte 0A follows a 0D, as after a transfer as text. By chance that is so in 1 of 2^64 files."""
-    return data.count(b"\n") == data.count(b"\r\n") >= 8
+    """Whether every byte 0A follows a 0D, as after a transfer as text. By chance that is so in 1 of 2^64 files.
+
+    Not of PNM files, whose header is text with any line ends.
+    """
+    return data[:1] != b"P" and data.count(b"\n") == data.count(b"\r\n") >= 8
