@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -37,7 +37,8 @@ from paddlex_feat.progress import bar
 
 log = logging.getLogger(__name__)
 _VERSION = 4  # of the facts in the cache
-_CHUNK = 2048  # images handed to the threads at a time
+_CHUNK = 2048  # images after which what was found is remembered
+_BATCH = 16  # images that a thread takes at once, for handing them over takes time too
 _AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # the blocks of a JPEG lie in the file's own rows
 
 
@@ -69,6 +70,9 @@ class ImageFacts:
     damage: str = ""
     empty: str = ""
     levels: tuple[int, ...] = ()
+
+
+_FIELDS = [field.name for field in fields(ImageFacts)]
 
 
 def inspect(path: str, hashed: bool = True) -> ImageFacts:
@@ -171,11 +175,16 @@ def _inspect_in_threads(jobs: list[tuple[str, bool]], workers: int) -> Iterator[
     stream = iter(jobs)
     with ThreadPoolExecutor(workers) as pool, bar(len(jobs), "decoding", "images") as progress:
         while chunk := list(islice(stream, _CHUNK)):
-            found = {}
-            for (path, _), facts in zip(chunk, pool.map(lambda job: inspect(*job), chunk), strict=True):
-                progress.update()
-                found[path] = facts
+            found: dict[str, ImageFacts] = {}
+            batches = [chunk[i : i + _BATCH] for i in range(0, len(chunk), _BATCH)]
+            for batch, facts in zip(batches, pool.map(_inspect_batch, batches), strict=True):
+                progress.update(len(batch))
+                found |= {path: each for (path, _), each in zip(batch, facts, strict=True)}
             yield found
+
+
+def _inspect_batch(jobs: list[tuple[str, bool]]) -> list[ImageFacts]:
+    return [inspect(path, hashed) for path, hashed in jobs]
 
 
 def _stamp(path: str) -> Stamp | None:
@@ -244,7 +253,7 @@ def _remember(
 ) -> None:
     if cache is None or not fresh:
         return
-    rows = [(*(stamps[path] or ()), json.dumps(asdict(facts))) for path, facts in fresh.items()]
+    rows = [(*(stamps[path] or ()), json.dumps({n: getattr(f, n) for n in _FIELDS})) for path, f in fresh.items()]
     try:
         with cache:
             cache.executemany("INSERT OR REPLACE INTO image VALUES (?, ?, ?, ?)", rows)

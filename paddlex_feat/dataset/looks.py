@@ -43,12 +43,12 @@ def _difference_hash(grey: np.ndarray) -> str:
     """
     bits = []
     for side in (8, 16):
-        grid = cv2.resize(grey, (side + 1, side + 1), interpolation=cv2.INTER_AREA).astype(np.int16)
-        if side == 8 and grid.max() - grid.min() < _FLAT:
+        grid = cv2.resize(grey, (side + 1, side + 1), interpolation=cv2.INTER_AREA)
+        if side == 8 and int(grid.max()) - int(grid.min()) < _FLAT:
             return ""
-        bits.append((grid[:side, 1:] - grid[:side, :-1] > _STEP).ravel())
-        bits.append((grid[1:, :side] - grid[:-1, :side] > _STEP).ravel())
-    return np.packbits(np.concatenate(bits)).tobytes().hex()
+        for brighter in (cv2.subtract(grid[:side, 1:], grid[:side, :-1]), cv2.subtract(grid[1:, :side], grid[:-1, :side])):
+            bits.append((brighter > _STEP).tobytes())  # differences below 0 become 0
+    return np.packbits(np.frombuffer(b"".join(bits), np.uint8)).tobytes().hex()
 
 
 def _emptiness(image: np.ndarray) -> str:
