@@ -75,21 +75,25 @@ class _Decoders:
         stderr = self._stderr
         if stderr is None:
             return decode(), ""
-        with self._beside_others(stderr):
+        with self._turn(stderr):
             before = stderr.size()
             result = decode()
             silent = stderr.size() == before
         if silent:
             return result, ""
-        with self._all_alone(stderr):
+        with self._turn(stderr, alone=True):
             _pass_on(stderr.take(), beginnings)
             result = decode()
             return result, _pass_on(stderr.take(), beginnings)
 
     @contextmanager
-    def _beside_others(self, stderr: _Stderr) -> Iterator[None]:
+    def _turn(self, stderr: _Stderr, alone: bool = False) -> Iterator[None]:
+        """Decode beside others, or `alone`, after those at work and before all others."""
         with self._changed:
             while self._alone:
+                self._changed.wait()
+            self._alone = alone  # nobody starts from here on
+            while alone and self._at_work:
                 self._changed.wait()
             self._at_work += 1
             stderr.exchange()
@@ -97,31 +101,11 @@ class _Decoders:
             yield
         finally:
             with self._changed:
-                self._leave(stderr)
-
-    @contextmanager
-    def _all_alone(self, stderr: _Stderr) -> Iterator[None]:
-        with self._changed:
-            while self._alone:
-                self._changed.wait()
-            self._alone = True  # nobody starts from here on
-            while self._at_work:
-                self._changed.wait()
-            self._at_work += 1
-            stderr.exchange()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._alone = False
-                self._leave(stderr)
-                self._changed.notify_all()
-
-    def _leave(self, stderr: _Stderr) -> None:
-        self._at_work -= 1
-        if not self._at_work:
-            stderr.restore()
-            self._changed.notify_all()
+                self._at_work -= 1
+                self._alone = self._alone and not alone
+                if not self._at_work:
+                    stderr.restore()
+                    self._changed.notify_all()
 
     def forget(self) -> None:
         """Undo an exchange that a forked child has inherited."""
