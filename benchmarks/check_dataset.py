@@ -17,6 +17,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import paddlex_feat  # noqa: F401 - before OpenCV, as in main.py: otherwise it reads each header a second time
+
+# isort: split
 import cv2
 import numpy as np
 

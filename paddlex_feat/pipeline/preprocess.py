@@ -99,7 +99,9 @@ class Preprocess:
             factor, offset = result.affine()
             whitest = 255 * factor + offset
         if not (np.isfinite(whitest).all() and factor.all()):
-            raise WeightsError("mean, std or scale of NormalizeImage cannot be used.", where=name, fix="Export again.")
+            raise WeightsError(
+                "mean, std or scale of NormalizeImage holds no usable number.", where=name, fix="Export again."
+            )
         if result.interpolation not in INTERPOLATION or not 1 <= result.size <= _LARGEST:
             raise WeightsError(
                 f"Unsupported resize: size {result.size}, interpolation {result.interpolation}.",
