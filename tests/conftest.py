@@ -56,6 +56,26 @@ def paddle_environment():
             signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
+@pytest.fixture
+def fake_gpus(monkeypatch):
+    """fake_gpus(2): a Paddle that claims to be a GPU build with two visible GPUs. Nothing can be computed there.
+
+    Returns the list of devices that were selected since.
+    """
+
+    def pretend(count: int) -> list[str]:
+        import paddle
+
+        selected: list[str] = []
+        monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)
+        monkeypatch.setattr(paddle.device.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(paddle, "set_device", selected.append)
+        monkeypatch.setattr(paddle.device, "set_device", selected.append)
+        return selected
+
+    return pretend
+
+
 @pytest.fixture(scope="session")
 def faces(tmp_path_factory) -> Path:
     """The 400 ORL photographs with train.txt, gallery.txt and query.txt."""
