@@ -1,23 +1,27 @@
 """Batches by threads and by processes: images a second, and how long 600 operators take beside them.
 
     python benchmarks/loader.py                 simulated decoders, as on a machine with more cores than this one
-    python benchmarks/loader.py files           real files, all cores of this machine
+    python benchmarks/loader.py files           real files, two threads and two processes
     python benchmarks/loader.py cost            Python time of a sample
 
-Simulated are the calls of OpenCV alone: each sleeps without Python's lock for as long as it takes on one core for
-a 640 x 480 JPEG and 224 px. All that is Python runs, reads files, and shares this machine's cores.
+Only OpenCV is simulated: each call sleeps, without Python's lock, for as long as it takes on one core. All that is
+Python runs, reads files, and shares this machine's cores; so a rate is also given that follows from the CPU time
+measured, for a machine with a core for each process.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,53 +33,44 @@ from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.pipeline.processes import DecodingProcesses
 
 SIZE, BATCH, FILES = 224, 128, 512
-OPERATORS, TURNS, SECONDS = 600, 40, 4.0
-DECODE, TRANSFORM = 1.25e-3, 0.25e-3  # seconds in OpenCV
-Batches = Iterator[tuple[np.ndarray, np.ndarray]]
+OPERATORS, TURNS, SECONDS = 600, 40, 3.0
+LARGE, SMALL, TRANSFORM = 1.25e-3, 0.1e-3, 0.25e-3  # seconds in OpenCV: to decode 640 x 480, 160 x 160; to augment
+Batches = Generator[tuple[np.ndarray, np.ndarray], None, None]
+KEY = (1, 2, 3)
+IMAGE, RESULT = np.zeros((480, 640, 3), np.uint8), np.zeros((SIZE, SIZE, 3), np.uint8)
 
 
+@dataclass(frozen=True)
 class Simulated(Augment):
-    """Augmentation whose OpenCV sleeps; `decode` is what decoding takes, 0 where images come from the cache."""
+    """Augmentation in a process whose OpenCV sleeps: `decoding` seconds an image, TRANSFORM for the rest."""
 
-    def read(self, *arguments: object) -> np.ndarray:
+    decoding: float = LARGE
+    transform: float = TRANSFORM
+
+    def read(self, *arguments: Any) -> np.ndarray:
         """As Augment.read."""
-        if cv2.imdecode is not sleeping_decoder:
-            simulate()
+        if vars(cv2).get("simulated") != self:
+            self.simulate()
         return super().read(*arguments)
 
+    def simulate(self) -> None:
+        """Replace OpenCV's functions in this process."""
 
-class SimulatedSmall(Augment):
-    """As Simulated, of files that are decoded in a tenth of the time: 160 x 160 pixels."""
+        def decode(*_: Any) -> np.ndarray:
+            if self.decoding:
+                time.sleep(self.decoding)
+            return IMAGE
 
-    def read(self, *arguments: object) -> np.ndarray:
-        """As Augment.read."""
-        if cv2.imdecode is not sleeping_decoder:
-            simulate(DECODE / 10)
-        return super().read(*arguments)
+        def transform(*_: Any, **__: Any) -> np.ndarray:
+            if self.transform:
+                time.sleep(self.transform)
+            return RESULT
 
+        def nothing(image: np.ndarray, *_: Any, **__: Any) -> np.ndarray:
+            return image
 
-def sleeping_decoder(buffer: np.ndarray, flags: int) -> np.ndarray:
-    """In the place of cv2.imdecode."""
-    time.sleep(_decode)
-    return _image
-
-
-def simulate(decode: float = DECODE) -> None:
-    """Replace OpenCV's functions in this process."""
-    global _decode
-    _decode = decode
-
-    def transform(*_: object, **__: object) -> np.ndarray:
-        time.sleep(TRANSFORM)
-        return _small
-
-    cv2.imdecode = sleeping_decoder
-    cv2.resize = cv2.warpAffine = transform
-    cv2.flip = cv2.cvtColor = lambda image, *_, **__: image
-
-
-_decode = DECODE
-_image, _small = np.zeros((480, 640, 3), np.uint8), np.zeros((SIZE, SIZE, 3), np.uint8)
+        functions = {"imdecode": decode, "resize": transform, "warpAffine": transform}
+        vars(cv2).update(functions, flip=nothing, cvtColor=nothing, simulated=self)
 
 
 def make_files(folder: Path, count: int, height: int = 480, width: int = 640) -> list[str]:
@@ -88,20 +83,52 @@ def make_files(folder: Path, count: int, height: int = 480, width: int = 640) ->
     return paths
 
 
-def order(images: int, batches: int) -> list[np.ndarray]:
-    """Indices of batches."""
+def order(images: int) -> list[np.ndarray]:
+    """Indices of more batches than are taken."""
     rng = np.random.default_rng(1)
-    return [rng.integers(0, images, BATCH) for _ in range(batches)]
+    return [rng.integers(0, images, BATCH) for _ in range(4000)]
 
 
-def rate_of(stream: Batches, seconds: float = SECONDS) -> float:
-    """Images a second, after two batches that are not counted."""
+@contextmanager
+def loading(kind: str, count: int, paths: list[str], augment: Augment) -> Iterator[tuple[Batches, list[int]]]:
+    """Batches by so many threads or processes, and the ids of the processes."""
+    if kind == "threads":
+        stream = training_batches(order(len(paths)), paths, Preprocess(SIZE), augment, KEY, count)
+        yield stream, []
+        stream.close()
+        return
+    processes = DecodingProcesses(count, BATCH, augment, Preprocess(SIZE), ImageCache(0))
+    processes.wait_until_ready()
+    stream = processes.batches(order(len(paths)), paths, KEY)
+    yield stream, [child.pid for child in processes._children]
+    stream.close()
+    processes.close()
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    """CPU time that processes have taken."""
+    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
+    return sum(int(f[11]) + int(f[12]) for f in fields) / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Images a second; CPU seconds an image of this process and of the decoding processes."""
+
+    images: float
+    here: float
+    there: float
+
+
+def rate_of(stream: Batches, pids: list[int]) -> Rate:
+    """After two batches that are not counted."""
     next(stream)
     next(stream)
-    count, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
+    count, started, here, there = 0, time.perf_counter(), time.process_time(), cpu_seconds(pids)
+    while time.perf_counter() - started < SECONDS:
         count += len(next(stream)[0])
-    return count / (time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Rate(count / seconds, (time.process_time() - here) / count, (cpu_seconds(pids) - there) / count)
 
 
 def launches(stream: Batches | None) -> tuple[float, float]:
@@ -117,98 +144,75 @@ def launches(stream: Batches | None) -> tuple[float, float]:
     taker = threading.Thread(target=take)
     taker.start()
     times = []
-    try:
-        for _ in range(TURNS + 3):
-            started = time.perf_counter()
-            value = tensor
-            for _ in range(OPERATORS):
-                value = value + 1.0
-            times.append(1000 * (time.perf_counter() - started))
-    finally:
-        ended.set()
-        taker.join()
+    for _ in range(TURNS + 3):
+        started = time.perf_counter()
+        value = tensor
+        for _ in range(OPERATORS):
+            value = value + 1.0
+        times.append(1000 * (time.perf_counter() - started))
+    ended.set()
+    taker.join()
     return statistics.median(times[3:]), max(times[3:])
 
 
-def simulated() -> None:
+def simulated(paths: list[str]) -> None:
     """Table of threads and processes with sleeping decoders."""
-    print("| decoders | images/s, files of 640 x 480 | of 160 x 160 or cached | 600 launches, median | worst |")
-    print("|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as temporary:
-        paths = make_files(Path(temporary), FILES)
-        batches, preprocess = order(FILES, 4000), Preprocess(SIZE)
-        print("| none | | | {:.1f} ms | {:.1f} ms |".format(*launches(None)), flush=True)
-
-        def streams(kind: str, count: int, augment: Augment, stack: ExitStack) -> Callable[[], Batches]:
-            if kind == "threads":
-                simulate(DECODE / 10 if isinstance(augment, SimulatedSmall) else DECODE)
-                return lambda: training_batches(batches, paths, preprocess, augment, (1, 2, 3), count)
-            pool = DecodingProcesses(count, BATCH, augment, preprocess, ImageCache(0))
-            stack.callback(pool.close)
-            pool.wait_until_ready()
-            return lambda: pool.batches(batches, paths, (1, 2, 3))
-
-        for kind, count in (
-            *(("threads", n) for n in (2, 4, 8, 16, 32)),
-            *(("processes", n) for n in (4, 8, 16)),
-        ):
-            rates = []
-            for augment in (Simulated(), SimulatedSmall()):
-                with ExitStack() as stack:
-                    stream = streams(kind, count, augment, stack)()
-                    rates.append(rate_of(stream))
-                    stream.close()
-            with ExitStack() as stack:
-                stream = streams(kind, count, Simulated(), stack)()
-                next(stream)
-                median, worst = launches(stream)
-                stream.close()
-            print(
-                f"| {count} {kind} | {rates[0]:.0f} | {rates[1]:.0f} | {median:.1f} ms | {worst:.1f} ms |", flush=True
-            )
+    print("600 launches alone: median {:.1f} ms, worst {:.1f} ms\n".format(*launches(None)))
+    print(
+        "| decoders | OpenCV, ms an image | images/s here | CPU µs an image: this process, the others | "
+        "images/s with a core for each process | 600 launches, median | worst |\n|---|---|---|---|---|---|---|"
+    )
+    for kind, counts in (("threads", (2, 4, 8, 16, 32)), ("processes", (4, 8, 16))):
+        for count in counts:
+            for decoding in (LARGE, SMALL):
+                augment = Simulated(decoding=decoding)
+                with loading(kind, count, paths, augment) as (stream, pids):
+                    rate = rate_of(stream, pids)
+                    median, worst = launches(stream)
+                opencv = decoding + TRANSFORM
+                bound = f"{min(count / (opencv + rate.there), 1 / rate.here):.0f}" if pids else ""
+                print(
+                    f"| {count} {kind} | {1000 * opencv:.2f} | {rate.images:.0f} | {1e6 * rate.here:.0f}, "
+                    f"{1e6 * rate.there:.0f} | {bound} | {median:.1f} ms | {worst:.1f} ms |",
+                    flush=True,
+                )
 
 
-def files() -> None:
+def real(folder: Path) -> None:
     """Table of two threads and two processes with real files, in turn."""
     print("| files | 2 threads | 2 processes |\n|---|---|---|")
     for height, width, count in ((480, 640, 200), (160, 160, 800)):
-        with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
-            paths, preprocess = make_files(Path(temporary), count, height, width), Preprocess(SIZE)
-            pool = DecodingProcesses(2, BATCH, Augment(), preprocess, ImageCache(0))
-            stack.callback(pool.close)
-            pool.wait_until_ready()
-            batches = order(count, 4000)
-            rates: tuple[list[float], list[float]] = ([], [])
-            for _ in range(3):
-                for own, stream in zip(
-                    rates,
-                    (
-                        training_batches(batches, paths, preprocess, Augment(), (1, 2, 3), 2),
-                        pool.batches(batches, paths, (1, 2, 3)),
-                    ),
-                    strict=True,
-                ):
-                    own.append(rate_of(stream))
-                    stream.close()
-            medians = [f"{statistics.median(own):.0f} images/s" for own in rates]
-            print(f"| {count} JPEG files of {width} x {height} | {medians[0]} | {medians[1]} |", flush=True)
+        own = folder / f"{width}"
+        own.mkdir()
+        paths = make_files(own, count, height, width)
+        rates: dict[str, list[float]] = {"threads": [], "processes": []}
+        for _ in range(3):
+            for kind, values in rates.items():
+                with loading(kind, 2, paths, Augment()) as (stream, pids):
+                    values.append(rate_of(stream, pids).images)
+        medians = (f"{statistics.median(values):.0f} images/s" for values in rates.values())
+        print(f"| {count} JPEG files of {width} x {height} | {' | '.join(medians)} |", flush=True)
 
 
-def cost() -> None:
-    """Python time of a sample on one thread: all that is done with Python's lock, and some system calls."""
+def cost(paths: list[str]) -> None:
+    """Python time of a sample: all that is done with Python's lock, reading the file, and copying the result."""
+    for kind in ("threads", "processes"):
+        with loading(kind, 1, paths, Simulated(decoding=0, transform=0)) as (stream, pids):
+            rate = rate_of(stream, pids)
+        print(f"1 of {kind}: {1e6 * rate.here:.0f} µs an image in this process, {1e6 * rate.there:.0f} in the other")
+
+
+def main(chosen: str = "simulated") -> None:
+    """Measure one of the three."""
     with tempfile.TemporaryDirectory() as temporary:
-        paths = make_files(Path(temporary), 64)
-        simulate()
-        augment, preprocess = Augment(), Preprocess(SIZE)
-        globals()["_decode"] = 0.0
-        cv2.imdecode = lambda *_: _image
-        cv2.resize = cv2.warpAffine = lambda *_, **__: _small
-        rate = rate_of(training_batches(order(64, 4000), paths, preprocess, augment, (1, 2, 3), 1))
-        print(f"{1e6 / rate:.0f} µs a sample, of one thread that hands over batches of {BATCH}")
+        folder = Path(temporary)
+        if chosen == "files":
+            real(folder)
+        else:
+            {"simulated": simulated, "cost": cost}[chosen](make_files(folder, FILES))
 
 
 if __name__ == "__main__":
-    import loader  # as decoding processes import it, which unpickle its classes
+    import loader  # under the name by which decoding processes import it
 
-    chosen = sys.argv[1] if len(sys.argv) > 1 else "simulated"
-    {"simulated": loader.simulated, "files": loader.files, "cost": loader.cost}[chosen]()
+    loader.main(*sys.argv[1:])

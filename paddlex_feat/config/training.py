@@ -173,7 +173,8 @@ class TrainSection(Section):
         le=1024,
     )
     loader: Literal["auto", "threads", "processes"] = key(
-        "auto", "Training images are decoded by threads or by processes; auto: processes on a GPU with enough processors."
+        "auto",
+        "Training images are decoded by threads or by processes; auto: processes on a GPU with enough processors.",
     )
     cache_mib: int = key(
         1024, "Memory for decoded training images, which later epochs need not decode again; 0: none.", "MiB", ge=0

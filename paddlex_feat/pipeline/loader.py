@@ -79,7 +79,7 @@ def map_then(
 
 
 def in_order(
-    groups: Iterable[Sequence[Job]], submit: Callable[[Sequence[Job]], Callable[[], Out]], ahead: int
+    groups: Iterable[Job], submit: Callable[[Job], Callable[[], Out]], ahead: int
 ) -> Generator[Out, None, None]:
     """What `submit` has started, waited for one by one, while at most `ahead` later ones are at work."""
     pending: deque[Callable[[], Out]] = deque()
@@ -234,7 +234,7 @@ def training_batches(
     first: int = 0,
     bad: BadImages | None = None,
     cache: ImageCache | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
     """Augmented batches of one epoch, by threads: (image indices int64 [N], images uint8 [N, S, S, 3]).
 
     Each sample's randomness comes from `key` (seed, epoch, rank) and its position in the epoch,
@@ -262,7 +262,7 @@ def training_batches(
 
 def evaluation_batches(
     paths: Sequence[str], preprocess: Preprocess, batch_size: int, workers: int, rank: int = 0, size: int = 1
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
     """All images in order, not augmented: (indices int64 [N], images uint8 [N, S, S, 3]).
 
     Of several processes each takes every size-th batch, so that all compute on the same batches as one would.

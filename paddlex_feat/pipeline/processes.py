@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -117,7 +117,7 @@ class DecodingProcesses:
         key: tuple[int, ...],
         first: int = 0,
         bad: BadImages | None = None,
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
         """As `loader.training_batches`, the same bytes; one epoch at a time.
 
         An array is in shared memory, which is used again when nothing refers to it any longer.
