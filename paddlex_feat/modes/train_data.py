@@ -25,7 +25,7 @@ from paddlex_feat.pipeline.processes import DecodingProcesses
 from paddlex_feat.pipeline.rand_augment import RandAugment
 
 log = logging.getLogger(__name__)
-# Of a process: with fewer processors its threads can use them all, and a decoding process takes about 100 MB.
+# Of the training process: with fewer, threads can use them all. A decoding process takes about 50 MB.
 LEAST_PROCESSORS = 4
 MOST_PROCESSES = 16
 
