@@ -216,7 +216,8 @@ def place(device: str = "cpu", local_size: int = 1) -> Place:
     ("loader", "device", "processors", "local_size", "workers", "count"),
     [
         ("auto", "cpu", 64, 1, 0, 0),
-        ("auto", "gpu:0", 3, 1, 0, 0),
+        ("auto", "gpu:0", 2, 1, 0, 0),
+        ("auto", "gpu:0", 3, 1, 0, 2),
         ("auto", "gpu:0", 8, 1, 0, 7),
         ("auto", "gpu:0", 64, 1, 0, 16),
         ("auto", "gpu:0", 64, 8, 0, 7),

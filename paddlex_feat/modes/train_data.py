@@ -26,7 +26,7 @@ from paddlex_feat.pipeline.rand_augment import RandAugment
 
 log = logging.getLogger(__name__)
 # Of the training process: with fewer, threads can use them all. A decoding process takes about 50 MB.
-LEAST_PROCESSORS = 4
+LEAST_PROCESSORS = 3
 MOST_PROCESSES = 16
 
 
