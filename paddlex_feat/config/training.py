@@ -165,7 +165,17 @@ class TrainSection(Section):
     deterministic: bool = key(
         False, "On a GPU, deterministic kernels, slower; on a CPU runs repeat bit for bit anyway."
     )
-    num_workers: int = key(0, "Threads that decode images; 0: one per processor.", "threads", ge=0, le=1024)
+    num_workers: int = key(
+        0,
+        "Threads or processes that decode images; 0: one per processor, at most 8 threads or 16 processes.",
+        "threads",
+        ge=0,
+        le=1024,
+    )
+    loader: Literal["auto", "threads", "processes"] = key(
+        "auto",
+        "Training images are decoded by threads or by processes; auto: processes on a GPU with enough processors.",
+    )
     cache_mib: int = key(
         1024, "Memory for decoded training images, which later epochs need not decode again; 0: none.", "MiB", ge=0
     )

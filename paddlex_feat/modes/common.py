@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 COMPARED_IMAGES = 8
 SPARE_BYTES = 2**26
+MOST_THREADS = 8  # that decode: more of them decode hardly more, and hold up the thread that launches kernels
 OTHER_SIZE = 32  # pixels more, a multiple of every network's stride
 
 
@@ -63,6 +64,11 @@ class Place:
     workers: int
     group: Group
 
+    @property
+    def processors(self) -> int:
+        """Share of this process in the machine's processors."""
+        return _share(self.group)
+
 
 def threads_of(config: Config, group: Group) -> int:
     """Paddle's CPU threads in this process: one of several on a machine takes its share."""
@@ -76,12 +82,12 @@ def _share(group: Group) -> int:
 def take_place(config: Config, group: Group, workers: int = 0) -> Place:
     """Choose this process's device and connect to the others; Paddle is imported already.
 
-    workers: decoding threads; 0 takes a process's share of the processors.
+    workers: decoding threads; 0 takes a process's share of the processors, at most MOST_THREADS.
     """
     device = resolve_device(config.Global.device)
     if group.size > 1 and device.startswith("gpu"):  # launch shows a machine's processes the chosen devices only
         device = f"gpu:{group.local_rank}"
-    place = Place(select_device(device), threads_of(config, group), workers or _share(group), group)
+    place = Place(select_device(device), threads_of(config, group), workers or min(_share(group), MOST_THREADS), group)
     group.join()
     return place
 

@@ -27,7 +27,7 @@ from paddlex_feat.modes.common import (
     take_place,
     threads_of,
 )
-from paddlex_feat.modes.train_data import Data, batches_of, read_data
+from paddlex_feat.modes.train_data import Data, Loader, read_data
 from paddlex_feat.modes.train_resumed import resumed_from
 from paddlex_feat.modes.weight_paths import require_checkpoint, require_weights
 from paddlex_feat.runtime import prepare_paddle
@@ -95,10 +95,10 @@ def _train(config: Config, output: Path, data: Data, place: Place) -> dict[str, 
     parts.open_folder(folder, config, state.progress, start, place.group)
     if place.group.rank == 0:
         _describe_run(config, output, data, place, state.progress.classes, convolutions, start)
-    batches = batches_of(config, data, place)
-    trainer = parts.build_trainer(config, state, still, exporter, folder, data, place, batches)
-    _say_what(config, data, place, trainer)
-    trainer.fit()
+    with Loader(config, data, place) as batches:
+        trainer = parts.build_trainer(config, state, still, exporter, folder, data, place, batches)
+        _say_what(config, data, place, trainer)
+        trainer.fit()
     return _finish(config, folder, trainer, exporter, data, place)
 
 

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,9 +21,13 @@ from paddlex_feat.pipeline import sampler as samplers
 from paddlex_feat.pipeline.augment import Augment
 from paddlex_feat.pipeline.cache import ImageCache
 from paddlex_feat.pipeline.loader import BadImages, training_batches
+from paddlex_feat.pipeline.processes import DecodingProcesses
 from paddlex_feat.pipeline.rand_augment import RandAugment
 
 log = logging.getLogger(__name__)
+# Of the training process: with fewer, threads can use them all. A decoding process takes about 50 MB.
+LEAST_PROCESSORS = 3
+MOST_PROCESSES = 16
 
 
 @dataclass(frozen=True)
@@ -111,17 +114,78 @@ def _num_classes(wanted: int | str | None, found: int) -> int:
     return wanted
 
 
-def batches_of(config: Config, data: Data, place: Place) -> Any:
-    """(epoch, first batch) -> batches of this rank, as the trainer takes them."""
-    settings = config.Train
-    options = settings.augment.model_dump()
-    augment = Augment(**{**options, "rand_augment": RandAugment(**options["rand_augment"])})
-    files, preprocess = data.lists["train"].files(), preprocess_of(config)
-    cache = ImageCache(settings.cache_mib * 2**20 // place.group.local_size)
+class Loader:
+    """(epoch, first batch) -> batches of this rank, as the trainer takes them; a context manager that ends processes.
 
-    def batches(epoch: int, first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        key = (settings.seed, epoch, place.group.rank)
-        own = data.sampler.epoch(epoch)
-        return training_batches(own, files, preprocess, augment, key, place.workers, first, data.bad, cache)
+    Decoding processes start at once, while the network is built; threads take over if they cannot be used.
+    """
 
-    return batches
+    def __init__(self, config: Config, data: Data, place: Place):
+        settings = self._settings = config.Train
+        options = settings.augment.model_dump()
+        self._augment = Augment(**{**options, "rand_augment": RandAugment(**options["rand_augment"])})
+        self._preprocess = preprocess_of(config)
+        self._files = data.lists["train"].files()
+        self._data, self._place = data, place
+        self._cache = _cache(settings.cache_mib * 2**20, place.group)
+        self._processes: DecodingProcesses | None = None
+        count = _processes(settings, place)
+        if count:
+            try:
+                self._processes = DecodingProcesses(
+                    count, settings.batch_size, self._augment, self._preprocess, self._cache
+                )
+            except OSError as error:
+                _say_threads(error)
+
+    def __call__(self, epoch: int, first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The batches of an epoch from number `first` on."""
+        place, bad = self._place, self._data.bad
+        key = (self._settings.seed, epoch, place.group.rank)
+        own = self._data.sampler.epoch(epoch)
+        if self._processes is not None:
+            try:
+                self._processes.wait_until_ready()
+                return self._processes.batches(own, self._files, key, first, bad)
+            except OSError as error:
+                _say_threads(error)
+                self.close()
+        return training_batches(
+            own, self._files, self._preprocess, self._augment, key, place.workers, first, bad, self._cache
+        )
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the decoding processes."""
+        if self._processes is not None:
+            self._processes.close()
+            self._processes = None
+
+
+def _processes(settings: TrainSection, place: Place) -> int:
+    """Number of decoding processes, 0 for threads."""
+    auto = place.device.startswith("gpu") and place.processors >= LEAST_PROCESSORS
+    if settings.loader == "threads" or (settings.loader == "auto" and not auto):
+        return 0
+    return settings.num_workers or max(1, min(place.processors - 1, MOST_PROCESSES))
+
+
+def _say_threads(error: OSError) -> None:
+    log.warning("Decoding processes cannot be used (%s): threads decode instead.", error.strerror or error)
+
+
+def _cache(limit: int, group: Group) -> ImageCache:
+    """The cache that the ranks of a machine share, or a rank's part of it where they cannot."""
+    if group.local_size == 1 or not limit:
+        return ImageCache(limit)
+    first = ImageCache(limit) if not group.local_rank else None
+    addresses = group.gather_rows(np.array([first.address() if first else (0, 0, 0)], np.int64))
+    if first is not None:
+        return first
+    address = addresses[group.rank - group.local_rank][0].tolist()
+    return ImageCache.attached(limit, *address) or ImageCache(limit // group.local_size)

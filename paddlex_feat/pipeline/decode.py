@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import stat
 from collections.abc import Callable
@@ -51,14 +52,19 @@ def decode_bgr(data: bytes, name: str, enough: Enough | None = None, warnings: l
 
 def decode_with(data: bytes | mmap, name: str, flags: int, warnings: list[str] | None = None) -> np.ndarray:
     """As `decode_bgr`, with the flags of cv2.imdecode."""
-    if not data:
-        raise ImageError("The image file is empty.", where=name, fix="Replace the file or take it off the list.")
-    require_decodable(data, name)
+    require_admissible(data, name)
     return decode_admitted(data, name, flags, warnings)
 
 
+def require_admissible(data: bytes | mmap, name: str) -> None:
+    """Raise ImageError for what `decode_admitted` must not be given."""
+    if not data:
+        raise ImageError("The image file is empty.", where=name, fix="Replace the file or take it off the list.")
+    require_decodable(data, name)
+
+
 def decode_admitted(data: bytes | mmap, name: str, flags: int, warnings: list[str] | None = None) -> np.ndarray:
-    """As `decode_with`, of what `require_decodable` has admitted."""
+    """As `decode_with`, of what `require_admissible` has admitted."""
     buffer = np.frombuffer(data, np.uint8)
     listened = data[:1] in (b"\xff", b"\x89")  # libjpeg and libpng print; the other decoders do not
     try:
@@ -76,13 +82,13 @@ def decode_admitted(data: bytes | mmap, name: str, flags: int, warnings: list[st
             f"The image cannot be decoded{reason}.", where=name, fix="Replace the file or take it off the list."
         )
     if said and warnings is None:
-        _log_repair(name, said)
+        on_repair(name, said)
     elif said and warnings is not None:
         warnings.append(said)
     return image
 
 
-def _log_repair(name: str, said: str) -> None:
+def log_repair(name: str, said: str) -> None:
     """Warn of damaged data, once for each of the first MAX_NAMED files of this process."""
     if not is_damage(said):
         log.debug("%s: %s", name, said)
@@ -92,6 +98,9 @@ def _log_repair(name: str, said: str) -> None:
             log.warning("More than %d images have damaged data; mode check_dataset lists all of them.", MAX_NAMED)
         else:
             log.warning("%s: its data are damaged, and parts of the picture are wrong (%s).", name, first_damage(said))
+
+
+on_repair = log_repair  # a decoding process reports to the one that logs
 
 
 def is_damage(said: str) -> bool:
@@ -132,14 +141,27 @@ def decode_flags(size: tuple[int, int] | None, enough: Enough | None) -> int:
 
 def read_content(path: str | Path) -> bytes:
     """The bytes of an image file. Raises ImageError if they cannot be read."""
+    return read_identified(path)[0]
+
+
+def read_identified(path: str | Path) -> tuple[bytes, int]:
+    """As `read_content`, with a number that differs once the file at this path is another, or has been written to."""
     try:
-        status = Path(path).stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_WHOLE:
-            raise OSError(None, f"no file of at most {MOST_WHOLE} bytes")
-        return Path(path).read_bytes()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe is refused, not waited for
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_WHOLE:
+                raise OSError(None, f"no file of at most {MOST_WHOLE} bytes")
+            data = os.read(descriptor, status.st_size)
+            while len(data) < status.st_size and (more := os.read(descriptor, status.st_size - len(data))):
+                data += more  # a network's file system may give less at once
+        finally:
+            os.close(descriptor)
     except (OSError, ValueError) as error:
         raise ImageError(
             f"The image cannot be read ({getattr(error, 'strerror', error)}).",
             where=str(path),
             fix="Check the path and its permissions.",
         ) from error
+    changed = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return data, hash((str(path), changed))

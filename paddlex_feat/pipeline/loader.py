@@ -1,7 +1,8 @@
 """Batches of decoded images, prepared by threads while the caller computes.
 
-Threads, not processes: OpenCV releases Python's lock while it decodes and warps, nothing has
-to be pickled, and /dev/shm is not needed.
+OpenCV releases Python's lock while it decodes and warps. What is left of a sample in Python limits the threads
+of a process all together, and holds up the thread that launches a GPU's kernels: for that case there are the
+processes of processes.py.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from itertools import islice
+from dataclasses import dataclass
 from typing import TypeVar
 
 import cv2
@@ -24,6 +25,7 @@ from paddlex_feat.pipeline.augment import Augment
 from paddlex_feat.pipeline.cache import ImageCache
 from paddlex_feat.pipeline.decode import read_bgr
 from paddlex_feat.pipeline.preprocess import Preprocess
+from paddlex_feat.pipeline.slices import Failure, Samples, replacement_generator, slices
 
 log = logging.getLogger(__name__)
 Job = TypeVar("Job")
@@ -46,7 +48,7 @@ def map_ahead(
             futures = [pool.submit(work, job) for job in group]
             return lambda: (group, [f.result() for f in futures])
 
-        yield from _in_order(groups, submit, ahead)
+        yield from in_order(groups, submit, ahead)
 
 
 def map_then(
@@ -73,11 +75,11 @@ def map_then(
             futures = [pool.submit(work, job) for job in group]
             return last.submit(lambda: then(group, [f.result() for f in futures])).result
 
-        yield from _in_order(groups, submit, ahead)
+        yield from in_order(groups, submit, ahead)
 
 
-def _in_order(
-    groups: Iterable[Sequence[Job]], submit: Callable[[Sequence[Job]], Callable[[], Out]], ahead: int
+def in_order(
+    groups: Iterable[Job], submit: Callable[[Job], Callable[[], Out]], ahead: int
 ) -> Generator[Out, None, None]:
     """What `submit` has started, waited for one by one, while at most `ahead` later ones are at work."""
     pending: deque[Callable[[], Out]] = deque()
@@ -170,12 +172,56 @@ class BadImages:
         )
 
     def note(self, error: ImageError) -> None:
-        """Count the file of `error`, and say so the first time."""
+        """Count the file of `error`, and warn of it the first time."""
         with self._lock:
             known = str(error.where) in self.files
             self.files.add(str(error.where))
         if not known:
             log.warning("%s %s: left out, another image of its class takes its place.", error.what, error.where)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch in the making.
+
+    Attributes:
+        first: position of its first sample in the epoch.
+        indices: of the images, int64 [N]; of those that take the place of others, too.
+        images: uint8 [N, S, S, 3].
+    """
+
+    first: int
+    indices: np.ndarray
+    images: np.ndarray
+
+    def replace(
+        self,
+        failures: Sequence[Failure],
+        paths: Sequence[str],
+        samples: Samples,
+        key: Sequence[int],
+        bad: BadImages | None,
+    ) -> None:
+        """Replace what could not be read, or raise the first failure where nothing is to be replaced."""
+        for position, error in failures:
+            if bad is None or not isinstance(error, ImageError):
+                raise error
+            bad.note(error)
+            row, rng = position - self.first, replacement_generator(key, position)
+
+            def read(path: str, position: int = position) -> np.ndarray:
+                return samples.read(path, key, position)
+
+            self.indices[row], self.images[row] = bad.replace(int(self.indices[row]), paths, read, rng)
+
+
+def numbered(batches: Iterable[np.ndarray], first: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(position in the epoch, image indices int64 [N]) of the batches from number `first` on."""
+    position = 0
+    for number, batch in enumerate(batches):
+        if number >= first:
+            yield position, np.array(batch, np.int64)
+        position += len(batch)
 
 
 def training_batches(
@@ -188,51 +234,54 @@ def training_batches(
     first: int = 0,
     bad: BadImages | None = None,
     cache: ImageCache | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Augmented batches of one epoch: (image indices int64 [N], images uint8 [N, S, S, 3]).
+) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
+    """Augmented batches of one epoch, by threads: (image indices int64 [N], images uint8 [N, S, S, 3]).
 
     Each sample's randomness comes from `key` (seed, epoch, rank) and its position in the epoch,
     so neither the number of workers nor starting at batch `first` changes anything.
 
     Raises ImageError naming a file that cannot be decoded, unless `bad` replaces it.
     """
+    samples = Samples(augment, preprocess, cache or ImageCache(0))
 
-    def load(job: tuple[int, int]) -> tuple[int, np.ndarray]:
-        position, index = job
+    def fill(job: tuple[Batch, slice]) -> None:
+        batch, rows = job
+        files = [paths[i] for i in batch.indices[rows].tolist()]
+        failures = samples.fill(batch.images[rows], files, key, batch.first + rows.start)
+        batch.replace(failures, paths, samples, key, bad)
 
-        def read(path: str) -> np.ndarray:
-            return augment.read(path, preprocess, np.random.default_rng((*key, 2, position)), cache)
+    def groups() -> Iterator[list[tuple[Batch, slice]]]:
+        for position, indices in numbered(batches, first):
+            images = np.empty((len(indices), preprocess.size, preprocess.size, 3), np.uint8)
+            batch = Batch(position, indices, images)
+            yield [(batch, rows) for rows in slices(len(indices), workers)]
 
-        try:
-            return index, read(paths[index])
-        except ImageError as error:
-            if bad is None:
-                raise
-            bad.note(error)
-            return bad.replace(index, paths, read, np.random.default_rng((*key, 4, position)))
-
-    def groups() -> Iterator[list[tuple[int, int]]]:
-        position = 0
-        for batch in batches:
-            yield list(enumerate(batch.tolist(), position))
-            position += len(batch)
-
-    for _, samples in map_ahead(islice(groups(), first, None), load, workers):
-        yield np.asarray([index for index, _ in samples], np.int64), np.stack([image for _, image in samples])
+    for jobs, _ in map_ahead(groups(), fill, workers):
+        yield jobs[0][0].indices, jobs[0][0].images
 
 
 def evaluation_batches(
     paths: Sequence[str], preprocess: Preprocess, batch_size: int, workers: int, rank: int = 0, size: int = 1
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
     """All images in order, not augmented: (indices int64 [N], images uint8 [N, S, S, 3]).
 
     Of several processes each takes every size-th batch, so that all compute on the same batches as one would.
     """
-    groups = [range(i, min(i + batch_size, len(paths))) for i in range(0, len(paths), batch_size)][rank::size]
+    starts = range(0, len(paths), batch_size)[rank::size]
 
-    def load(index: int) -> np.ndarray:
-        # Each channel is resized alone, so the order of resizing and exchanging them changes nothing but time.
-        return cv2.cvtColor(preprocess.resize(read_bgr(paths[index])), cv2.COLOR_BGR2RGB)
+    def load(job: tuple[Batch, slice]) -> None:
+        batch, rows = job
+        for row in range(rows.start, rows.stop):
+            image = preprocess.resize(read_bgr(paths[batch.first + row]))
+            # Each channel is resized alone, so the order of resizing and exchanging them changes nothing but time.
+            cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=batch.images[row])
 
-    for group, images in map_ahead(groups, load, workers):
-        yield np.asarray(group, np.int64), np.stack(images)
+    def groups() -> Iterator[list[tuple[Batch, slice]]]:
+        for start in starts:
+            indices = np.arange(start, min(start + batch_size, len(paths)), dtype=np.int64)
+            images = np.empty((len(indices), preprocess.size, preprocess.size, 3), np.uint8)
+            batch = Batch(start, indices, images)
+            yield [(batch, rows) for rows in slices(len(indices), workers)]
+
+    for jobs, _ in map_ahead(groups(), load, workers):
+        yield jobs[0][0].indices, jobs[0][0].images

@@ -27,8 +27,8 @@ _NEEDED = {"train": _OF_ALL | {"lr", "loss"}, "eval": _OF_ALL | {"recall1", "rec
 _LONGEST, _LARGEST, _MOST = 4096, 1e30, 2**30
 SLOW_LOADER = 0.2  # share of an epoch from which waiting for images is worth a word
 HINT = (
-    "The network waited for images during %.0f %% of this epoch. Raise Train.num_workers, keep the images on a "
-    "faster disk or smaller, or leave Train.augment.fused and reduced_decode on."
+    "The network waited for images during %.0f %% of this epoch. Raise Train.num_workers, try Train.loader=processes, "
+    "keep the images on a faster disk or smaller, or leave Train.augment.fused and reduced_decode on."
 )
 
 
