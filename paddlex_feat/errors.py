@@ -84,6 +84,10 @@ class DeviceError(FeatError):
     """A device that is not there."""
 
 
+class OutOfMemoryError(FeatError):
+    """The memory of the machine or of a GPU does not suffice."""
+
+
 class OutputError(FeatError):
     """A file or folder that cannot be written."""
 
@@ -110,6 +114,34 @@ class ConnectionLostError(FeatError):
 
 class Interrupted(FeatError):
     """Ctrl-C, SIGTERM, or another signal that ends a run."""
+
+
+# As Paddle, CUDA's libraries, ONNX Runtime, OpenVINO, OpenCV and C++ report it, where it is not a MemoryError.
+_OUT_OF_MEMORY = re.compile(
+    r"ResourceExhausted|out ?of ?memory|bad_alloc|_ALLOC_FAILED|cudaErrorMemoryAllocation|insufficient memory"
+    r"|(cannot|can't|unable to|could not|fail(ed)? to) alloc",
+    re.IGNORECASE,
+)
+_ON_GPU = re.compile(r"on (GPU \d+)|\b(CUDA|CUBLAS|CUDNN|NCCL)", re.IGNORECASE)
+
+
+def out_of_memory(error: BaseException, where: str, fix: str) -> OutOfMemoryError | None:
+    """What to raise in place of an error by which Python, Paddle or another library reports a lack of memory.
+
+    Args:
+        where: key or path it is about. fix: what to lower.
+
+    Returns None for every other error, and for those of this package.
+    """
+    text = str(error)
+    if isinstance(error, FeatError) or not (isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text)):
+        return None
+    gpu = _ON_GPU.search(text)
+    place = (gpu[1] or "the GPU") if gpu else "this machine"
+    lines = (line.strip(" -") for line in text.splitlines())
+    reason = next((line for line in lines if _OUT_OF_MEMORY.search(line)), type(error).__name__)
+    others = "what else uses the GPU (nvidia-smi)" if gpu else "other programs"
+    return OutOfMemoryError(f"Not enough memory on {place}: {reason[:300]}", where=where, fix=f"{fix} Or end {others}.")
 
 
 TEMPORARY = ".paddlex_feat.tmp-"  # how the names begin that scratch.py makes
