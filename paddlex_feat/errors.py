@@ -122,7 +122,8 @@ _OUT_OF_MEMORY = re.compile(
     r"|(cannot|can't|unable to|could not|fail(ed)? to) alloc",
     re.IGNORECASE,
 )
-_ON_GPU = re.compile(r"on (GPU \d+)|\b(CUDA|CUBLAS|CUDNN|NCCL)", re.IGNORECASE)
+_GPU_NUMBER = re.compile(r"\bGPU \d+")
+_OF_CUDA = re.compile(r"\b(cuda|cublas|cudnn|nccl)", re.IGNORECASE)
 
 
 def out_of_memory(error: BaseException, where: str, fix: str) -> OutOfMemoryError | None:
@@ -136,11 +137,12 @@ def out_of_memory(error: BaseException, where: str, fix: str) -> OutOfMemoryErro
     text = str(error)
     if isinstance(error, FeatError) or not (isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text)):
         return None
-    gpu = _ON_GPU.search(text)
-    place = (gpu[1] or "the GPU") if gpu else "this machine"
-    lines = (line.strip(" -") for line in text.splitlines())
-    reason = next((line for line in lines if _OUT_OF_MEMORY.search(line)), type(error).__name__)
-    others = "what else uses the GPU (nvidia-smi)" if gpu else "other programs"
+    number = _GPU_NUMBER.search(text)
+    place = number[0] if number else "the GPU" if _OF_CUDA.search(text) else "this machine"
+    lines = [line.strip() for line in text.splitlines() if _OUT_OF_MEMORY.search(line)]
+    # Paddle's message begins with a line that only names the type.
+    reason = next((line for line in lines if " " in line), lines[0] if lines else type(error).__name__)
+    others = "other programs" if place == "this machine" else "what else uses the GPU (nvidia-smi)"
     return OutOfMemoryError(f"Not enough memory on {place}: {reason[:300]}", where=where, fix=f"{fix} Or end {others}.")
 
 
