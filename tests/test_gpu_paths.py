@@ -385,7 +385,7 @@ def test_a_training_step_without_memory_ends_with_the_error(tmp_path, monkeypatc
     assert "OutOfMemoryError" in result["err_type"] and "Train.accumulate" in result["err_msg"]
 
 
-def test_an_engine_without_memory_is_no_fault_of_its_files(exported, monkeypatch):
+def test_an_engine_out_of_memory_raises_that_error(exported, monkeypatch):
     extract = FeatureExtractor(exported)
     monkeypatch.setattr(extract.engine, "run", lambda x: paddle.zeros([10**13]))
     with pytest.raises(OutOfMemoryError, match="this machine") as error:
