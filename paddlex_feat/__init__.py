@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         DownloadError,
         FeatError,
         ImageError,
+        OutOfMemoryError,
         OutputError,
         WeightsError,
     )
@@ -39,6 +40,7 @@ __all__ = [
     "FeatError",
     "FeatureResult",
     "ImageError",
+    "OutOfMemoryError",
     "OutputError",
     "Predictor",
     "WeightsError",

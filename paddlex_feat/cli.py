@@ -23,6 +23,7 @@ from paddlex_feat.errors import (
     FeatError,
     Interrupted,
     OutputError,
+    out_of_memory,
     output_errors,
     run_output,
 )
@@ -37,6 +38,15 @@ from paddlex_feat.signals import ignore_others
 log = logging.getLogger("paddlex_feat")
 # How gloo, NCCL and the store say that a peer is gone.
 _OF_THE_CONNECTION = re.compile(r"gloo|nccl|tcp_store|socket|connection|timeout", re.IGNORECASE)
+# What needs less memory, by mode.
+_TO_LOWER = {
+    "train": "Lower Train.batch_size and raise Train.accumulate instead, or lower Evaluate.batch_size if an evaluation "
+    "failed; on a GPU, Train.amp=O1 takes less. See docs/training.md.",
+    "evaluate": "Lower Evaluate.batch_size or Evaluate.memory_mib.",
+    "export": "Lower Train.input_size if the model allows it.",
+    "predict": "Lower Predict.batch_size.",
+    "check_dataset": "Lower Train.num_workers.",
+}
 EPILOG = """exit codes: 0 done; 1 the mode or the configuration failed, the reason is on standard error
 and in <output>/<mode>_result.json, but for a faulty configuration where a finished run's result
 is there, which stays; 2 the command line is not understood.
@@ -188,8 +198,11 @@ def _run(config: Config, mode: str, output: Path) -> int:
 def _unexpected(error: Exception, mode: str, output: Path) -> FeatError:
     """A fault of this program, or the consequence of another process's end, in three lines."""
     group = Group.from_environment()
-    if group.size > 1 and _OF_THE_CONNECTION.search(str(error)):
-        wrapped: FeatError = ConnectionLostError(
+    lacking = out_of_memory(error, f"mode {mode}", _TO_LOWER[mode])
+    if lacking:  # before the connection: on several GPUs the text may name NCCL
+        wrapped: FeatError = lacking
+    elif group.size > 1 and _OF_THE_CONNECTION.search(str(error)):
+        wrapped = ConnectionLostError(
             "The connection to another process of the job was lost.",
             where=f"worker {group.rank}",
             fix=f"See what the others say, in {output / logs_folder(mode)}.",

@@ -84,6 +84,10 @@ class DeviceError(FeatError):
     """A device that is not there."""
 
 
+class OutOfMemoryError(FeatError):
+    """The memory of the machine or of a GPU does not suffice."""
+
+
 class OutputError(FeatError):
     """A file or folder that cannot be written."""
 
@@ -110,6 +114,36 @@ class ConnectionLostError(FeatError):
 
 class Interrupted(FeatError):
     """Ctrl-C, SIGTERM, or another signal that ends a run."""
+
+
+# As Paddle, CUDA's libraries, ONNX Runtime, OpenVINO, OpenCV and C++ report it, where it is not a MemoryError.
+_OUT_OF_MEMORY = re.compile(
+    r"ResourceExhausted|out ?of ?memory|bad_alloc|_ALLOC_FAILED|cudaErrorMemoryAllocation|insufficient memory"
+    r"|(cannot|can't|unable to|could not|fail(ed)? to) alloc",
+    re.IGNORECASE,
+)
+_GPU_NUMBER = re.compile(r"\bGPU \d+")
+_OF_CUDA = re.compile(r"\b(cuda|cublas|cudnn|nccl)", re.IGNORECASE)
+
+
+def out_of_memory(error: BaseException, where: str, fix: str) -> OutOfMemoryError | None:
+    """What to raise in place of an error by which Python, Paddle or another library reports a lack of memory.
+
+    Args:
+        where: key or path it is about. fix: what to lower.
+
+    Returns None for every other error, and for those of this package.
+    """
+    text = str(error)
+    if isinstance(error, FeatError) or not (isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text)):
+        return None
+    number = _GPU_NUMBER.search(text)
+    place = number[0] if number else "the GPU" if _OF_CUDA.search(text) else "this machine"
+    lines = [line.strip() for line in text.splitlines() if _OUT_OF_MEMORY.search(line)]
+    # Paddle's message begins with a line that only names the type.
+    reason = next((line for line in lines if " " in line), lines[0] if lines else type(error).__name__)
+    others = "other programs" if place == "this machine" else "what else uses the GPU (nvidia-smi)"
+    return OutOfMemoryError(f"Not enough memory on {place}: {reason[:300]}", where=where, fix=f"{fix} Or end {others}.")
 
 
 TEMPORARY = ".paddlex_feat.tmp-"  # how the names begin that scratch.py makes

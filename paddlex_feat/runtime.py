@@ -15,6 +15,7 @@ from pathlib import Path
 
 from paddlex_feat import limits
 from paddlex_feat.errors import DependencyError, DeviceError
+from paddlex_feat.gpus import visible_gpus, warn_of_unused_gpu
 from paddlex_feat.homes import home_for_paddle
 from paddlex_feat.scratch import private_folder
 from paddlex_feat.signals import kept
@@ -93,6 +94,9 @@ def prepare_paddle(
     os.environ["OMP_NUM_THREADS"] = own
     _replaced.clear()
     _replaced[own] = users
+    # Paddle Inference on a GPU sets this flag to 32 MiB for the whole process unless the environment names it, and a
+    # training in the same process would then choose other convolutions. 512 is Paddle's default.
+    os.environ.setdefault("FLAGS_conv_workspace_size_limit", "512")
     if onednn_training:
         os.environ["FLAGS_use_mkldnn"] = "1"
     if deterministic:
@@ -188,9 +192,11 @@ def resolve_device(device: str) -> str:
     """
     import paddle
 
-    gpus = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+    gpus = visible_gpus()
     device = checked_device(device)
     if device == "auto":
+        if not gpus:
+            warn_of_unused_gpu()
         return "gpu:0" if gpus else "cpu"
     kind, _, ids = device.partition(":")
     if kind == "cpu":
@@ -206,6 +212,28 @@ def resolve_device(device: str) -> str:
             fix="Use auto (-o Global.device=auto, in Python device=None), or one of the devices listed.",
         )
     return f"gpu:{wanted}"
+
+
+def own_device(device: str, processes: int, local_rank: int) -> str:
+    """The full name of the device of this process, one of several of a job, or the only one.
+
+    In a job the ids in `device` no longer apply: the launcher made those GPUs the only visible ones, numbered from 0,
+    and a cluster may show each process a single one.
+
+    Args:
+        device: what the whole job was given. processes: of the job. local_rank: of this one on its machine.
+
+    Raises DeviceError.
+    """
+    device, gpus = checked_device(device), visible_gpus()
+    if processes == 1 and device == "auto" and gpus > 1:
+        every = ",".join(map(str, range(gpus)))
+        log.info("Global.device=auto uses gpu:0 alone; to use all %d GPUs: -o Global.device=gpu:%s", gpus, every)
+    if processes == 1 or device.startswith("cpu") or not gpus:
+        return resolve_device(device)
+    own = os.environ.get("FLAGS_selected_gpus", "").split(",")[0] or str(local_rank % gpus)
+    os.environ["FLAGS_selected_gpus"] = own  # Paddle's collectives read it
+    return resolve_device(f"gpu:{own}")
 
 
 def select_device(device: str) -> str:

@@ -303,8 +303,11 @@ def test_devices_of_the_engines(folder):
         create_engine(folder, "openvino", "tpu")
     only_cpu, both = ["CPUExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"]
     assert _provider("auto", only_cpu) == _provider("cpu", both) == ("CPUExecutionProvider", {})
-    assert _provider("auto", both) == ("CUDAExecutionProvider", {"device_id": 0})
-    assert _provider("gpu:1", both) == ("CUDAExecutionProvider", {"device_id": 1})
+    assert _provider("auto", both) == (
+        "CUDAExecutionProvider",
+        {"device_id": 0, "cudnn_conv_algo_search": "HEURISTIC"},
+    )
+    assert _provider("gpu:1", both)[1]["device_id"] == 1
     with pytest.raises(DeviceError, match="does not compute on gpu:0"):
         _provider("gpu:0", only_cpu)
 
@@ -429,7 +432,7 @@ class Stub:
     def __init__(self, name, folder, *rest):
         if self.error.get(name) == np.inf:
             raise WeightsError(f"{name} is broken.")
-        self.name, self.piece, self.precision = name, 0, "fp32"
+        self.name, self.piece, self.precision, self.device = name, 0, "fp32", "cpu"
         self._real = OnnxEngine(folder, "cpu")
 
     def run(self, x):

@@ -193,7 +193,9 @@ class KernelOptionSection(Section):
 class PredictSection(Section):
     """Feature extraction with an inference model."""
 
-    batch_size: int = key(1, "Images computed together; on a CPU at least 8 are.", "images", ge=1)
+    batch_size: int | None = key(
+        None, "Images computed together; on a CPU at least 8 are; null: 32 on a GPU, else 1.", "images", ge=1
+    )
     model_dir: PathText | None = key("output/best_model/inference", "Inference directory; null: the official model.")
     input: Any = key(None, "Image file, folder, pattern, text file of paths, URL, {img: any of these}, or a list.")
     save: Literal["json", "jsonl", "npz", "parquet"] = key(

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from paddlex_feat.allocator import keep_freed_memory
-from paddlex_feat.errors import ConfigError, DeviceError, WeightsError
+from paddlex_feat.errors import ConfigError, DeviceError, WeightsError, out_of_memory
+from paddlex_feat.gpus import require_dtype
 from paddlex_feat.inference.info import PREFIX
 from paddlex_feat.inference.operators import require_pure
 from paddlex_feat.inference.parameters import require_whole
@@ -30,9 +31,11 @@ class Engine(Protocol):
         name: "paddle", "onnx" or "openvino".
         precision: "fp32", "bf16" or "fp16", in which it computes; what goes in and comes out is float32.
         piece: images that it takes best at a time; 0: all there are.
+        device: "cpu" or "gpu:N".
     """
 
     name: str
+    device: str
     precision: str
     piece: int
 
@@ -66,7 +69,7 @@ class PaddleEngine:
         threads: CPU threads; 0 takes OMP_NUM_THREADS, else the physical cores.
         precision: fp32, bf16, or on a GPU fp16.
 
-    Raises WeightsError, DeviceError, DependencyError, and ConfigError for fp16 on a CPU.
+    Raises WeightsError, DeviceError, DependencyError, OutOfMemoryError, and ConfigError for fp16 on a CPU.
     """
 
     name = "paddle"
@@ -78,6 +81,10 @@ class PaddleEngine:
         if on_cpu:
             _require_on_cpu(precision)
             keep_freed_memory()
+        elif precision != "fp32":
+            dtype = {"fp16": "float16", "bf16": "bfloat16"}[precision]
+            require_dtype(device, dtype, "precision", "Use precision fp32.")
+        self.device = "cpu" if on_cpu else device
         self.precision = precision
         self.piece = CPU_PIECE if on_cpu else 0
         self._renewing = threading.Lock()
@@ -86,7 +93,8 @@ class PaddleEngine:
         self._predictor = self._thread.submit(_create_predictor, folder, device, self._threads, precision).result()
 
     def _start_thread(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        # A new thread's current GPU is 0, and what asks CUDA for memory there creates a context on that one too.
+        self._thread = ThreadPoolExecutor(1, "engine", _use_device, (self.device,))
         self._process = os.getpid()
 
     def run(self, x: np.ndarray) -> np.ndarray:
@@ -107,6 +115,16 @@ class PaddleEngine:
         # would be slower, and would round otherwise than one that was resumed and has not evaluated yet.
         paddle.base.core.set_num_threads(self._threads)
         return predictor.get_output_handle(predictor.get_output_names()[0]).copy_to_cpu()
+
+
+def _use_device(device: str) -> None:
+    """Make a GPU the current one of this thread. Paddle's set_device would change it for the other threads too."""
+    if not device.startswith("gpu"):
+        return
+    import paddle
+
+    if hasattr(paddle.base.core, "set_cuda_current_device_id"):
+        paddle.base.core.set_cuda_current_device_id(int(device.partition(":")[2]))
 
 
 def _require_on_cpu(precision: str) -> None:
@@ -149,6 +167,9 @@ def _create_predictor(folder: Path, device: str, threads: int, precision: str) -
     try:
         return inference.create_predictor(config)
     except Exception as error:  # Paddle reports a damaged file by many exception types
+        lacking = out_of_memory(error, graph, "Use a smaller model or another device.")
+        if lacking:
+            raise lacking from error
         raise WeightsError(
             f"Paddle cannot load the graph ({type(error).__name__}).",
             where=graph,

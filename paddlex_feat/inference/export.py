@@ -15,9 +15,11 @@ import yaml
 
 from paddlex_feat.errors import WeightsError, output_errors
 from paddlex_feat.files import require_room
+from paddlex_feat.gpus import exact_products
 from paddlex_feat.inference.extractor import FeatureExtractor, unit_rows
 from paddlex_feat.inference.info import PREFIX
 from paddlex_feat.inference.old_format import old_format
+from paddlex_feat.inference.operators import require_cpu_kernels
 from paddlex_feat.models.recognizer import Recognizer
 from paddlex_feat.pipeline.preprocess import Preprocess
 
@@ -56,7 +58,8 @@ class Exporter:
         """Write inference.json (or .pdmodel), inference.pdiparams and inference.yml of the weights `state`.
 
         The graph takes `x`, float32 [-1, 3, S, S], and returns features that are not normalised.
-        Raises OutputError, and WeightsError if Paddle cannot write the network in the older form.
+        Raises OutputError, and WeightsError if Paddle cannot write the network in the older form, or if the graph
+        would run on GPUs alone.
         """
         require_room(folder, 4 * sum(math.prod(value.shape) for value in state.values()) + _GRAPH_BYTES)
         with output_errors(folder):
@@ -69,6 +72,7 @@ class Exporter:
                 spec = [paddle.static.InputSpec([None, 3, self._size, self._size], "float32", "x")]
                 self._graph = paddle.jit.to_static(self._network, input_spec=spec, full_graph=True)
             paddle.jit.save(self._graph, str(folder / PREFIX))
+        require_cpu_kernels(folder / f"{PREFIX}{'.json' if self._pir else '.pdmodel'}")
         (folder / f"{PREFIX}.pdiparams.info").unlink(missing_ok=True)  # of the older form; nothing reads it
         content = {
             "Global": {"model_name": self._name},
@@ -103,12 +107,14 @@ class Exporter:
         batches: uint8 [N, S, S, 3] each. Forms other than "paddle" run on the CPU.
         """
         self._network.set_inference_weights(state, fuse=False)
-        own = [self._by_weights(images) for images in batches]
         result = {}
-        for form in forms:
-            extract = FeatureExtractor(folder, device if form == "paddle" else "cpu", threads, engine=form)
-            gaps = [np.abs(extract(images) - own[i]).max() for i, images in enumerate(batches)]
-            result[form] = float(np.max(gaps))  # NaN, if any is
+        # Fused and not fused, TF32 rounds other operands: the features differ by more than any error that counts.
+        with exact_products():
+            own = [self._by_weights(images) for images in batches]
+            for form in forms:
+                extract = FeatureExtractor(folder, device if form == "paddle" else "cpu", threads, engine=form)
+                gaps = [np.abs(extract(images) - own[i]).max() for i, images in enumerate(batches)]
+                result[form] = float(np.max(gaps))  # NaN, if any is
         return result
 
     def _by_weights(self, images: np.ndarray) -> np.ndarray:

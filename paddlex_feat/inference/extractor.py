@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from paddlex_feat.errors import FeatError, WeightsError
+from paddlex_feat.errors import FeatError, WeightsError, out_of_memory
 from paddlex_feat.inference.engines import create_engine
 from paddlex_feat.inference.info import read_info
 from paddlex_feat.pipeline.preprocess import Preprocess
@@ -19,6 +19,12 @@ def unit_rows(features: np.ndarray) -> np.ndarray:
     norms = np.sqrt(np.einsum("nd,nd->n", features, features, dtype=np.float64))[:, None]
     with np.errstate(invalid="ignore"):  # of rows that are not finite, which the caller reports
         return (features / np.where(norms > 0, norms, 1)).astype(np.float32)
+
+
+_SMALLER = (
+    "Lower the batch size ({} images were computed together): Predict.batch_size, Evaluate.batch_size, or in Python "
+    "batch_size."
+)
 
 
 def _first_line(error: Exception) -> str:
@@ -59,7 +65,7 @@ class FeatureExtractor:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """uint8 [N, S, S, 3], RGB, already resized, N at least 1 -> float32 [N, D].
 
-        Raises WeightsError if the graph fails, or gives anything but a row for each image.
+        Raises WeightsError if the graph fails, or gives anything but a row for each image, OutOfMemoryError.
         Rows have unit length if inference.yml asks for NormalizeFeatures, as all of ours do, or `unit` does.
         """
         size = self.engine.piece or len(images)
@@ -68,8 +74,16 @@ class FeatureExtractor:
         return unit_rows(features) if self._unit else features
 
     def _require_usable(self) -> None:
-        """Raise FeatError in a process that was forked while the engine ran: it might wait for ever there."""
+        """Raise FeatError in a forked process if the engine ran at that moment, or computes on a GPU."""
         if self._process != os.getpid():
+            if self.engine.device != "cpu":  # a CUDA context does not survive a fork
+                raise FeatError(
+                    f"This process was forked after the model was loaded on {self.engine.device}, and a GPU cannot be "
+                    "used in it by that model.",
+                    where=str(self._folder),
+                    fix="Start processes with multiprocessing.get_context('spawn'), or fork before Paddle has used the "
+                    "GPU, and make the model in each process.",
+                )
             if self._running:
                 raise FeatError(
                     "This process was forked while the model was predicting, and the engine cannot go on in it.",
@@ -86,6 +100,9 @@ class FeatureExtractor:
         try:
             rows = self.engine.run(x)
         except Exception as error:  # every engine has exceptions of its own
+            lacking = out_of_memory(error, str(self._folder), _SMALLER.format(len(x)))
+            if lacking:
+                raise lacking from error
             raise WeightsError(
                 f"The graph cannot be run on input of shape {x.shape} ({type(error).__name__}: {_first_line(error)}).",
                 where=str(self._folder),

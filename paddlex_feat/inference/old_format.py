@@ -36,24 +36,15 @@ def _matmul(x: Any, y: Any, transpose_x: bool = False, transpose_y: bool = False
     return _operator("matmul_v2", {"X": x, "Y": y}, trans_x=transpose_x, trans_y=transpose_y)
 
 
-@paddle.jit.not_to_static
-def _attention(query: Any, key: Any, value: Any) -> Any:
-    """softmax(Q K^T / sqrt(D)) V by head: [N, T, H, D] each."""
-    q, k, v = (t.transpose([0, 2, 1, 3]) for t in (query, key, value))
-    similar = _matmul(q * q.shape[-1] ** -0.5, k, transpose_y=True)
-    return _matmul(F.softmax(similar), v).transpose([0, 2, 1, 3])
-
-
 @contextmanager
 def old_format() -> Iterator[None]:
     """Within it, a graph is captured and saved in the older form. Raises WeightsError where Paddle cannot.
 
-    Paddle 3.3 has dropped the older form of these four functions; the operators themselves are still there.
+    Paddle 3.3 has dropped the older form of these three functions; the operators themselves are still there.
     """
     ours = {
         (F, "sigmoid"): _sigmoid,
         (F, "gelu"): _gelu,
-        (F, "scaled_dot_product_attention"): _attention,
         (paddle, "matmul"): _matmul,
     }
     theirs = {(module, name): getattr(module, name) for module, name in ours}

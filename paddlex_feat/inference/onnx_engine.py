@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from paddlex_feat.errors import DeviceError, WeightsError
+from paddlex_feat.errors import DeviceError, WeightsError, out_of_memory
 from paddlex_feat.inference.convert import onnx_file, require
 from paddlex_feat.inference.engine import CPU_PIECE
 from paddlex_feat.runtime import checked_device, cpu_threads
 
+log = logging.getLogger(__name__)
+_CUDA = "CUDAExecutionProvider"
 _ERRORS_ONLY = 3  # it warns of every initializer that it folds
 
 
@@ -37,6 +43,8 @@ class OnnxEngine:
 
         self.precision = precision
         provider, options = _provider(device, onnxruntime.get_available_providers())
+        if provider == _CUDA:
+            _load_cuda(onnxruntime)
         file = onnx_file(folder)
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = cpu_threads(threads)
@@ -44,16 +52,20 @@ class OnnxEngine:
         try:
             self._session = onnxruntime.InferenceSession(str(file), settings, providers=[(provider, options)])
         except Exception as error:  # its exceptions have no family
+            lacking = out_of_memory(error, str(file), "Use a smaller model or another device.")
+            if lacking:
+                raise lacking from error
             raise WeightsError(
                 f"ONNX Runtime cannot load the graph ({type(error).__name__}).",
                 where=str(file),
                 fix="Export the model again, or remove the file: it is then made from inference.json.",
             ) from error
-        if provider not in self._session.get_providers():  # it goes on with the CPU
+        if self._session.get_providers()[:1] != [provider]:  # it falls back to the CPU
             raise DeviceError(
                 f"ONNX Runtime could not start {provider}.", where="device", fix="See its message above, or use cpu."
             )
-        self.piece = CPU_PIECE if provider.startswith("CPU") else 0
+        self.device = "cpu" if provider != _CUDA else f"gpu:{options['device_id']}"
+        self.piece = CPU_PIECE if provider != _CUDA else 0
         self._input = self._session.get_inputs()[0].name
 
     def run(self, x: np.ndarray) -> np.ndarray:
@@ -61,10 +73,19 @@ class OnnxEngine:
         return self._session.run(None, {self._input: x})[0]
 
 
-def _provider(device: str, available: list[str]) -> tuple[str, dict[str, int]]:
+def _load_cuda(onnxruntime: Any) -> None:
+    """Load the CUDA libraries of pip packages (nvidia-*), which ONNX Runtime does not find by itself."""
+    if hasattr(onnxruntime, "preload_dlls"):  # from 1.21 on
+        notes = io.StringIO()
+        with contextlib.redirect_stdout(notes):  # it prints what it does not find; the system may have it
+            onnxruntime.preload_dlls()
+        log.debug("ONNX Runtime's notes on CUDA libraries: %s", notes.getvalue().strip() or "none")
+
+
+def _provider(device: str, available: list[str]) -> tuple[str, dict[str, Any]]:
     """ONNX Runtime's name for a device, and its options. The part for GPUs was never run."""
     kind, _, number = checked_device(device).split(",")[0].partition(":")
-    on_gpu = "CUDAExecutionProvider" in available
+    on_gpu = _CUDA in available
     if kind == "cpu" or (kind == "auto" and not on_gpu):
         return "CPUExecutionProvider", {}
     if kind not in ("auto", "gpu") or not on_gpu:
@@ -73,4 +94,5 @@ def _provider(device: str, available: list[str]) -> tuple[str, dict[str, int]]:
             where="device",
             fix="Use device cpu or engine paddle, or install onnxruntime-gpu for your CUDA version.",
         )
-    return "CUDAExecutionProvider", {"device_id": int(number or 0)}
+    # Its own choice, EXHAUSTIVE, tries every algorithm for seconds at each new batch size.
+    return _CUDA, {"device_id": int(number or 0), "cudnn_conv_algo_search": "HEURISTIC"}

@@ -30,6 +30,7 @@ class OpenVINOEngine:
 
     name = "openvino"
     piece = CPU_PIECE
+    device = "cpu"
 
     def __init__(self, folder: Path, device: str = "cpu", threads: int = 0, precision: str = "fp32"):
         if checked_device(device).partition(":")[0] not in ("auto", "cpu"):

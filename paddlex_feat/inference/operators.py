@@ -58,6 +58,12 @@ _NAMES = """
     fake_channel_wise_quantize_dequantize_abs_max fake_channel_wise_dequantize_max_abs fake_dequantize_max_abs
 """
 _PURE = frozenset(_NAMES.split())
+# Of these, the operators that Paddle has for GPUs alone.
+_GPU_NAMES = """
+    flash_attn memory_efficient_attention multihead_matmul skip_layernorm squeeze_excitation_block rms_norm
+    fused_bias_act fused_conv2d_add_act fused_fc_elementwise_layernorm max_pool2d_v2 sync_batch_norm sync_batch_norm_
+"""
+_GPU_ONLY = frozenset(_GPU_NAMES.split())
 # In a .json, "#" names an operator as number of its dialect and name, or a type, an attribute, a region, a block.
 _OTHERS = re.compile(r"p|[01]\.[ta]_\w+|region_\d+|block_\d+", re.ASCII)
 _OPERATOR = re.compile(r"[01]\.(\w+)", re.ASCII)  # of Paddle itself; other dialects are control flow and extensions
@@ -68,51 +74,71 @@ def require_pure(graph: Path) -> None:
 
     Needs protobuf, which comes with Paddle, for a .pdmodel.
     """
+    foreign = {name for name in _operators(graph) if not _is_pure(name, graph.suffix)}
+    if foreign:
+        raise WeightsError(
+            f"The graph has operators that a feature extractor does not need: {_listed(foreign)}.",
+            where=str(graph),
+            fix="Paddle would run them, and some write files. Take the model from a source that you trust.",
+        )
+
+
+def require_cpu_kernels(graph: Path) -> None:
+    """Raise WeightsError for a Paddle graph, .json or .pdmodel, with operators that exist on GPUs alone."""
+    found = {name for name in _operators(graph) if name.rpartition(".")[2] in _GPU_ONLY}
+    if found:
+        raise WeightsError(
+            f"The exported graph has operators without a CPU kernel: {_listed(found)}.",
+            where=str(graph),
+            fix="It would run neither on a CPU nor in ONNX or OpenVINO. Export on a CPU (Global.device=cpu), "
+            "or report the network and the Paddle version.",
+        )
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(ascii(name[:100]) for name in sorted(names)[:5])
+
+
+def _operators(graph: Path) -> set[str]:
+    """Names of all operators of a graph, as its file has them. Raises WeightsError."""
     try:
         with graph.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
             raise ValueError(f"more than {_MOST_BYTES} bytes")
-        foreign = _foreign_of_json(data) if graph.suffix == ".json" else _foreign_of_protobuf(data)
+        return _names_in_json(data) if graph.suffix == ".json" else _names_in_protobuf(data)
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise WeightsError(
             f"The graph cannot be read ({type(error).__name__}: {str(error)[:100]}).",
             where=str(graph),
             fix="Export the model again; an official one is fetched again once its folder is deleted.",
         ) from error
-    if foreign:
-        names = ", ".join(ascii(name[:100]) for name in sorted(foreign)[:5])
-        raise WeightsError(
-            f"The graph has operators that a feature extractor does not need: {names}.",
-            where=str(graph),
-            fix="Paddle would run them, and some write files. Take the model from a source that you trust.",
-        )
 
 
-def _foreign_of_json(data: bytes) -> set[str]:
-    """Operators of a graph in Paddle's current format that are not pure."""
-    foreign: set[str] = set()
+def _names_in_json(data: bytes) -> set[str]:
+    """What "#" names in a graph in Paddle's current format."""
+    names: set[str] = set()
 
     def see(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         # Pair by pair, so that a key that comes twice hides nothing.
         for key, value in pairs:
-            if key == "#" and not _is_pure(value):
-                foreign.add(str(value))
+            if key == "#":
+                names.add(str(value))
         return dict(pairs)
 
     json.loads(data.decode(), object_pairs_hook=see)  # as UTF-8, which is all that Paddle reads
-    return foreign
+    return names
 
 
-def _is_pure(name: object) -> bool:
-    if not isinstance(name, str):
-        return False
+def _is_pure(name: str, suffix: str) -> bool:
+    if suffix != ".json":
+        return name in _PURE
     operator = _OPERATOR.fullmatch(name)
     return bool(_OTHERS.fullmatch(name)) or (operator is not None and operator[1] in _PURE)
 
 
-def _foreign_of_protobuf(data: bytes) -> set[str]:
-    """Operators of a graph in Paddle's older format that are not pure, in all its blocks."""
+def _names_in_protobuf(data: bytes) -> set[str]:
+    """Operators of a graph in Paddle's older format, in all its blocks."""
     from google.protobuf.message import DecodeError
     from paddle.base.proto import framework_pb2
 
@@ -121,4 +147,4 @@ def _foreign_of_protobuf(data: bytes) -> set[str]:
         program.ParseFromString(data)
     except DecodeError as error:
         raise ValueError(str(error)) from error
-    return {op.type for block in program.blocks for op in block.ops} - _PURE
+    return {op.type for block in program.blocks for op in block.ops}

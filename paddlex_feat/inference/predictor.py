@@ -35,6 +35,7 @@ from paddlex_feat.runtime import cpu_count
 
 log = logging.getLogger(__name__)
 Outcome = tuple[Item, np.ndarray | Exception]
+_GPU_BATCH = 32  # where no batch size is given
 _FAST_SIDES = 2  # what a reduced image must have of the network's side: see docs/predict.md, fast_decode
 
 
@@ -42,7 +43,7 @@ def create_model(
     model_name: str,
     model_dir: str | Path | None = None,
     device: str | None = None,
-    batch_size: int = 1,
+    batch_size: int | None = None,
     engine: str | None = None,
     *,
     precision: str | None = None,
@@ -61,7 +62,7 @@ def create_model(
             openvino need inference.yml and inference.onnx or .xml alone, and no Paddle, where these are there.
             None: the official model.
         device: "cpu", "gpu:N" or None for the first visible GPU, else the CPU.
-        batch_size: images computed together, see `Predictor.predict`, which can override it.
+        batch_size: images computed together, see `Predictor.predict`, which can override it; None: 32 on a GPU, else 1.
         engine: "paddle" (None), "onnx", "openvino", or "auto" for the fastest that is installed.
         precision: "fp32" (None), "bf16" or "fp16", where engine and processor have it.
         threads: CPU threads; 0 takes OMP_NUM_THREADS, else the physical cores.
@@ -140,14 +141,14 @@ class Predictor:
     def __init__(
         self,
         extractor: FeatureExtractor,
-        batch_size: int = 1,
+        batch_size: int | None = None,
         fast_decode: bool = False,
         again: Mapping[str, Any] | None = None,
     ):
         """again: arguments of `create_model` that make such a model; without them it cannot be pickled or copied."""
         self._again = again
         self._extractor = extractor
-        self.batch_size = batch_size
+        self._batch_size = None if batch_size is None else _positive(batch_size)
         self._enough = _enough_for(extractor.preprocess.size) if fast_decode else None
         self.failed: list[Failed] = []
         self.left_out: Counter[str] = Counter()
@@ -155,11 +156,13 @@ class Predictor:
     def __reduce__(self) -> tuple[Callable[..., Predictor], tuple[()], dict[str, Any]]:
         if self._again is None:
             raise TypeError("a Predictor that was not made by create_model cannot be pickled or copied")
-        make = partial(create_model, **self._again, batch_size=self.batch_size)
+        make = partial(create_model, **self._again, batch_size=self._batch_size)
         return make, (), {"failed": self.failed}
 
     @property
     def batch_size(self) -> int:
+        if self._batch_size is None:
+            return 1 if self._extractor.engine.device == "cpu" else _GPU_BATCH
         return self._batch_size
 
     @batch_size.setter
@@ -176,7 +179,8 @@ class Predictor:
                 grey or BGRA), PIL image, a dict {"img": any of these}, or a list or iterator of these, nested at will.
                 An iterator is read three batches ahead at most; an array must not change before its result is there.
             batch_size: images computed together; it stays for later calls. On a CPU at least 8 are, which is faster,
-                unless the input has a URL or an iterator, whose next image may be long in coming.
+                unless the input has a URL or an iterator, whose next image may be long in coming. Where none was
+                ever given: 32 on a GPU, and 1 on a CPU and with such inputs.
             on_error: what an input does that cannot be used: "raise" its ImageError or DownloadError after the
                 results before it, or "skip", which logs it, adds it to `failed` and goes on.
 
@@ -190,7 +194,8 @@ class Predictor:
             raise ConfigError(f"on_error must be 'raise' or 'skip', got {on_error!r}.", where="on_error")
         search = Search()
         self.failed, self.left_out = [], search.left_out
-        group = self.batch_size if may_wait(input) else max(self.batch_size, self._extractor.engine.piece)
+        together = max(self.batch_size, self._extractor.engine.piece)
+        group = self._batch_size or 1 if may_wait(input) else together
         return self._results(items(input, search), group, on_error == "skip", self.failed)
 
     __call__ = predict

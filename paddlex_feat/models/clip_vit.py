@@ -18,6 +18,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from paddlex_feat.errors import ConfigError
+from paddlex_feat.models.attention import attention
 
 _EPSILON = 1e-5  # of every LayerNorm
 _MLP_RATIO = 4
@@ -46,8 +47,7 @@ class Attention(nn.Layer):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         tokens, width = x.shape[1:]
         q, k, v = self.qkv(x).reshape([-1, tokens, 3, self.heads, width // self.heads]).unbind(2)
-        y = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(y.reshape([-1, tokens, width]))
+        return self.proj(attention(q, k, v).reshape([-1, tokens, width]))
 
 
 class TransformerBlock(nn.Layer):

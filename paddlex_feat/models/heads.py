@@ -61,7 +61,8 @@ class ArcMargin(nn.Layer):
     With t the angle between a feature and a class vector, the logit of the own class is
     scale * cos(t + margin), that of another scale * cos(t). Where t + margin would pass pi, and the
     cosine would rise again, it is scale * (cos t - margin * sin margin). sin t is taken as
-    sqrt(1 - cos^2 t + 1e-6), whose derivative is finite at t = 0, as in PaddleClas.
+    sqrt(1 - cos^2 t + 1e-6), whose derivative is finite at t = 0, as in PaddleClas. A cosine that TF32
+    products round to 1.001 gives no NaN: the radicand is at least 1e-7, less than float32 products ever give.
 
     forward: float32 [N, D], int64 [N] -> float32 [N, C]. In evaluation mode, or without labels,
     it returns cos t, neither shifted nor scaled. A zero feature has cosine 0 with every class.
@@ -82,7 +83,7 @@ class ArcMargin(nn.Layer):
             return cos
         # The margin is computed for the own class alone: N values, not N x C.
         own = paddle.take_along_axis(cos, labels.unsqueeze(1), axis=1)
-        sin = paddle.sqrt(1 - own * own + 1e-6)
+        sin = paddle.sqrt((1 - own * own + 1e-6).clip(min=1e-7))
         shifted = own * math.cos(self.margin) - sin * math.sin(self.margin)
         shifted = paddle.where(own > -math.cos(self.margin), shifted, own - self.margin * math.sin(self.margin))
         return self.scale * (cos + F.one_hot(labels, cos.shape[1]) * (shifted - own))

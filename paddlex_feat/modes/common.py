@@ -22,7 +22,7 @@ from paddlex_feat.group import Group
 from paddlex_feat.pipeline.decode import read_rgb
 from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.retrieval.matches import describe_own, own_pairs, require_matches
-from paddlex_feat.runtime import cpu_count, prepare_paddle, resolve_device, select_device
+from paddlex_feat.runtime import cpu_count, own_device, prepare_paddle, resolve_device, select_device
 
 if TYPE_CHECKING:
     from paddlex_feat.inference.export import Exporter
@@ -84,9 +84,7 @@ def take_place(config: Config, group: Group, workers: int = 0) -> Place:
 
     workers: decoding threads; 0 takes a process's share of the processors, at most MOST_THREADS.
     """
-    device = resolve_device(config.Global.device)
-    if group.size > 1 and device.startswith("gpu"):  # launch shows a machine's processes the chosen devices only
-        device = f"gpu:{group.local_rank}"
+    device = own_device(config.Global.device, group.size, group.local_rank)
     place = Place(select_device(device), threads_of(config, group), workers or min(_share(group), MOST_THREADS), group)
     group.join()
     return place

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from paddlex_feat import hub
 from paddlex_feat.config.schema import Config
-from paddlex_feat.errors import ConfigError, DeviceError
+from paddlex_feat.errors import ConfigError
 from paddlex_feat.files import settled
+from paddlex_feat.gpus import require_amp
 from paddlex_feat.group import Group
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.info import PREFIX
@@ -64,16 +65,13 @@ def make_ready(config: Config, path: Path, group: Group) -> Model:
     """Import Paddle, choose the device and load what `find` found.
 
     On a CPU weights run as the exported graph, which is several times faster there and is what will
-    be deployed; on a GPU the network runs itself. Raises DeviceError for mixed precision on a CPU.
+    be deployed; on a GPU the network runs itself. Raises DeviceError for mixed precision
+    on a CPU, or in a format that the GPU lacks.
     """
     prepare_paddle(threads_of(config, group))
     place = take_place(config, group)
-    if config.Evaluate.amp != "OFF" and place.device == "cpu":
-        raise DeviceError(
-            "Mixed precision needs a GPU: on a CPU, Paddle's autocast has no effect.",
-            where="Evaluate.amp",
-            fix="Leave Evaluate.amp OFF, or evaluate on a GPU.",
-        )
+    if config.Evaluate.amp != "OFF":
+        require_amp(place.device, config.Train.amp_dtype, "Evaluate.amp")
     if path.is_dir():
         return Model(_inference_directory(config, path, place), place)
     trained = load_trained(config, path)

@@ -15,6 +15,7 @@ from paddlex_feat.config import load as config_load
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import WeightsError
 from paddlex_feat.files import link_or_copy, settled, sync_files, write_json, write_keeping
+from paddlex_feat.gpus import expects_gpu
 from paddlex_feat.group import Group
 from paddlex_feat.inference.convert import INFERENCE_FILES, require_forms, write_forms
 from paddlex_feat.modes.common import (
@@ -53,7 +54,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     require_forms(config.Export.format)
     group = Group.from_environment()
     data = read_data(config, group, resumed)
-    on_cpu = not config.Global.device.startswith("gpu")
+    on_cpu = not expects_gpu(config.Global.device)
     # A compiled training graph would take the flag for itself, and Paddle 3.3 crashes in oneDNN's gradients.
     onednn = on_cpu and config.Train.onednn_conv and not config.Train.dy2st
     if config.Train.dy2st and on_cpu:

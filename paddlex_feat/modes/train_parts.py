@@ -11,7 +11,8 @@ import paddle
 from paddlex_feat import hub, manifest
 from paddlex_feat.config.schema import Config
 from paddlex_feat.config.training import LossSection, TrainSection
-from paddlex_feat.errors import ConfigError, DeviceError, EvaluationError
+from paddlex_feat.errors import ConfigError, EvaluationError
+from paddlex_feat.gpus import require_amp
 from paddlex_feat.group import Group
 from paddlex_feat.inference.export import Exporter
 from paddlex_feat.inference.extractor import FeatureExtractor
@@ -61,12 +62,8 @@ def build_state(
     Also returns the frozen layers that stay in evaluation mode.
     """
     settings = config.Train
-    if settings.amp != "OFF" and place.device == "cpu":
-        raise DeviceError(
-            "Mixed precision needs a GPU: on a CPU, Paddle's autocast has no effect.",
-            where="Train.amp",
-            fix="Leave Train.amp OFF, or train on a GPU.",
-        )
+    if settings.amp != "OFF":
+        require_amp(place.device, settings.amp_dtype, "Train.amp")
     paddle.seed(settings.seed)
     model = recognizer.build(network_spec(config), num_classes)
     still = freeze(model, settings.freeze)
