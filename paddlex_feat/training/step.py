@@ -16,9 +16,8 @@ from paddlex_feat.group import Group
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.models.recognizer import Recognizer
 from paddlex_feat.pipeline.preprocess import Preprocess
+from paddlex_feat.training.scaler import LossScaler
 from paddlex_feat.training.transfer import Feed
-
-INITIAL_LOSS_SCALE = 128.0  # of the recipe, when mixed precision is float16
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,6 @@ class Step:
 
     Attributes:
         scaler: of float16's losses; off in other precisions.
-        skipped: steps in a row, up to the last one, that the scaler left out because a gradient overflowed.
     """
 
     def __init__(
@@ -112,14 +110,8 @@ class Step:
             network = paddle.DataParallel(network, find_unused_parameters=unused_parameters)
         self._network = network
         scaled = self._precision.on and self._precision.dtype == "float16"
-        self.scaler = paddle.amp.GradScaler(enable=scaled, init_loss_scaling=INITIAL_LOSS_SCALE)
-        self.skipped = 0
+        self.scaler = LossScaler(scaled)
         self._feed = Feed()
-
-    @property
-    def loss_scale(self) -> paddle.Tensor | None:
-        """Scale of the next step's loss, float32 [1] on the device; None where the scaler is off."""
-        return getattr(self.scaler, "_scale", None) if self.scaler.is_enable() else None
 
     def __call__(self, batches: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, paddle.Tensor]:
         """Gradients of all batches, weighted by their images, make one update.
@@ -140,16 +132,7 @@ class Step:
         self.scaler.update()
         self._optimizer.clear_grad(set_to_zero=False)  # no zero fills: the next backward pass makes them
         self._feed.end_step()
-        self._count_skipped()
         return sums
-
-    def _count_skipped(self) -> None:
-        """By the scaler's own count of good steps, a number of the host; it is 0 after a skipped step.
-
-        It is 0 too after the step that raised the scale: one step too many in a row that the next good one ends.
-        """
-        skipped = self.scaler.is_enable() and getattr(self.scaler, "_incr_count", 1) == 0
-        self.skipped = self.skipped + 1 if skipped else 0
 
     def _unsynchronised(self, more_to_come: bool) -> Any:
         """Gradients are exchanged once, with the last of the accumulated batches."""

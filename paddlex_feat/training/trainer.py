@@ -192,7 +192,7 @@ class Trainer:
         return improved
 
     def _save(self, names: Sequence[str], inference: Path | None = None) -> None:
-        self._losses.flush(self.step.loss_scale)  # so that nothing is saved after a loss that was not finite
+        self._losses.flush(self.step.scaler.scale_tensor)  # so that nothing is saved after a loss that was not finite
         self.state.progress.skipped = sorted(self.skipped)
         if self.group.rank == 0:
             self.folder.save(names, self.state, inference)
@@ -210,14 +210,14 @@ class Trainer:
             terms = self.step(batches)
             self._count_step()
             step = self.state.progress.step
-            self._losses.add(epoch + 1, step, rate, indices, terms, waited, self.step.skipped)
+            self._losses.add(epoch + 1, step, rate, indices, terms, waited, self.step.scaler.skipped)
             if step % self.plan.log_interval == 0:
-                self._losses.end_interval(self.step.loss_scale)
+                self._losses.end_interval(self.step.scaler.scale_tensor)
             if self._save_is_due():  # by this rank's own clock, so no rank may wait for another here
                 self._save([LATEST])
             if step % self._vote_interval == 0:
                 self._end_if_asked()
-        self._losses.flush(self.step.loss_scale)
+        self._losses.flush(self.step.scaler.scale_tensor)
 
     def _steps_of(self, epoch: int) -> Iterator[tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray, float]]:
         """For each step: its (images, labels), all its indices, and the seconds spent waiting for them."""
