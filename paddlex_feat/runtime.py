@@ -101,6 +101,7 @@ def prepare_paddle(
         os.environ["FLAGS_use_mkldnn"] = "1"
     if deterministic:
         os.environ["FLAGS_cudnn_deterministic"] = os.environ["FLAGS_embedding_deterministic"] = "1"
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS on several streams
     os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's own INFO lines are not for our users
     if not training:
         # ms that an idle thread of Paddle's OpenMP (Intel's) spins: its own 200 would take a core from the decoders.

@@ -59,12 +59,21 @@ def test_evaluation_is_identical_for_1_2_and_3_processes(run_folder, small_faces
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_processes_with_a_share_of_the_batch_make_the_steps_of_one_with_the_whole(tmp_path, accumulate):
     """Cross-entropy, triplet loss across devices, momentum, decay, accumulation; the network has no BatchNorm."""
+    require_the_steps_of_one((1, 2, 3), tmp_path, accumulate, 1.0)
+
+
+def test_two_processes_without_a_classification_loss_make_the_steps_of_one(tmp_path):
+    """Three steps; the head, which has no gradient then, stays the same on both."""
+    require_the_steps_of_one((1, 2), tmp_path, 1, 0.0)
+
+
+def require_the_steps_of_one(jobs: tuple[int, ...], tmp_path: Path, accumulate: int, ce_weight: float) -> None:
     weights = {}
-    for processes in (1, 2, 3):
-        result = tmp_path / str(processes)
-        run_ranks(processes, "steps.py", result, str(accumulate), logs=tmp_path / f"logs{processes}")
+    for processes in jobs:
+        result, words = tmp_path / str(processes), (str(accumulate), str(ce_weight))
+        run_ranks(processes, "steps.py", result, *words, logs=tmp_path / f"logs{processes}")
         weights[processes] = [dict(np.load(f"{result}.{rank}.npz")) for rank in range(processes)]
-    for processes in (2, 3):
+    for processes in jobs[1:]:
         for own in weights[processes]:
             for name, value in weights[1][0].items():
                 assert np.abs(own[name] - value).max() <= 1e-5, (processes, name)

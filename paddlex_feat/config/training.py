@@ -130,7 +130,9 @@ class TrainSection(Section):
     resume: Literal["auto"] | None = key(
         None, "auto: go on from latest/ in Global.output if it is there, else begin; null: a new run."
     )
-    log_interval: int = key(1, "Interval between log lines.", "steps", ge=1)
+    log_interval: int = key(
+        10, "Interval between log lines; losses are fetched and checked one interval late.", "steps", ge=1
+    )
     eval_interval: int = key(1, "Interval between evaluations.", "epochs", ge=1)
     eval_start: bool = key(False, "Evaluate before the first step too, to know where training started from.")
     early_stopping: int | None = key(
@@ -186,8 +188,14 @@ class TrainSection(Section):
     amp: Amp = key("OFF", "Mixed precision on a GPU: OFF, O1 or O2.")
     amp_dtype: Literal["float16", "bfloat16"] = key("float16", "Number format of mixed precision.")
     dy2st: bool = key(False, "Compile the training graph (to_static).")
-    autotune: bool = key(False, "On a GPU, let Paddle search convolution algorithms and channels-last layouts.")
+    autotune: bool = key(
+        False, "On a GPU, let Paddle search convolution algorithms and, with amp in float16, channels-last layouts."
+    )
+    tf32: bool | None = key(
+        None, "On a GPU, compute float32 products and convolutions in TF32; null: as Paddle does by default."
+    )
     cross_device_negatives: bool = key(False, "The triplet loss looks at the batches of all devices together.")
+    sync_bn: bool = key(False, "On several GPUs, BatchNorm takes its statistics from the batches of all devices.")
     dist_ips: str | None = key(None, "Addresses of the machines of one job, separated by commas, the same on each.")
     dist_port: int = key(6070, "First port of the job on each machine of dist_ips.", ge=1024, le=65000)
     visualdl: bool = key(False, "Write a VisualDL log too (extra visualdl).")

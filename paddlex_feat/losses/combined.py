@@ -13,7 +13,8 @@ class CombinedLoss(nn.Layer):
     """Classification loss on logits plus metric loss on features.
 
     forward: features float32 [N, D], logits float32 [N, C], labels int64 [N] -> scalar terms by
-    name; "loss" is their weighted sum. A term of weight 0 is neither computed nor reported.
+    name; "loss" is their weighted sum. A term of weight 0 is neither computed nor reported;
+    without classification `logits` may be None.
     With metric_features [M, D] and metric_labels [M] the metric loss looks at these instead.
     """
 
@@ -33,7 +34,7 @@ class CombinedLoss(nn.Layer):
     def forward(
         self,
         features: paddle.Tensor,
-        logits: paddle.Tensor,
+        logits: paddle.Tensor | None,
         labels: paddle.Tensor,
         metric_features: paddle.Tensor | None = None,
         metric_labels: paddle.Tensor | None = None,

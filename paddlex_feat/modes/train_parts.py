@@ -24,6 +24,7 @@ from paddlex_feat.models.backbones import PADDLECLAS
 from paddlex_feat.modes.common import Place, evaluator_of, network_spec, preprocess_of
 from paddlex_feat.modes.train_classes import has_other_classes, log_classifier, require_same_classes
 from paddlex_feat.modes.train_data import Data
+from paddlex_feat.modes.train_kernels import choose_kernels, share_statistics
 from paddlex_feat.modes.train_rate import explain_collapse, explain_failure
 from paddlex_feat.runtime import memory_limit
 from paddlex_feat.training import checkpoint
@@ -66,7 +67,9 @@ def build_state(
         require_amp(place.device, settings.amp_dtype, "Train.amp")
     paddle.seed(settings.seed)
     model = recognizer.build(network_spec(config), num_classes)
-    still = freeze(model, settings.freeze)
+    share_statistics(settings, model, place)
+    # Without a classification loss the head gets no gradient: it stays as it is, without decay too.
+    still = freeze(model, [*settings.freeze, *([] if settings.loss.ce_weight else ["head"])])
     optimizer = _optimizer(settings, model)
     state = TrainingState(model, optimizer, Progress(classes=classes, num_classes=num_classes))
     if start is None:
@@ -79,7 +82,10 @@ def build_state(
         checkpoint.resume(start, state)
         _check_resumed(state.progress, config, start)
     if settings.amp == "O2" and model.head is not None:
-        state.lower_precision(settings.amp_dtype, model.head.sublayers(include_self=True))
+        # DataParallel's buffers are float16: they cannot take gradients of which an earlier batch's part is float32.
+        mixed = place.group.size > 1 and settings.accumulate > 1
+        exact_gradients = settings.amp_dtype == "float16" and not mixed
+        state.lower_precision(settings.amp_dtype, model.head.sublayers(include_self=True), exact_gradients)
     if start is not None:
         checkpoint.resume_momentum(start, state)
     place.group.any(False)  # all have read before rank 0 moves folders
@@ -112,7 +118,7 @@ def _optimizer(settings: TrainSection, model: recognizer.Recognizer) -> paddle.o
         model.parameters(),
         weight_decay=settings.weight_decay,
         grad_clip=paddle.nn.ClipGradByGlobalNorm(settings.clip_norm) if settings.clip_norm else None,
-        # One kernel for many small tensors; with float32 copies of low-precision weights it was never tried.
+        # One call for all tensors instead of one each; with float32 copies of low-precision weights it was never tried.
         use_multi_tensor=paddle.get_device().startswith("gpu") and settings.amp != "O2",
     )
 
@@ -217,19 +223,18 @@ def build_trainer(
 
 
 def _step(config: Config, state: TrainingState, place: Place) -> Step:
-    settings, on_cpu = config.Train, place.device == "cpu"
+    settings = config.Train
     precision = Precision(settings.amp, settings.amp_dtype)
-    if settings.autotune and not on_cpu:
-        paddle.incubate.autotune.set_config({"kernel": {"enable": True}, "layout": {"enable": True}})
+    choose_kernels(settings, place)
     step = Step(
-        TrainingNetwork(state.model, preprocess_of(config), precision.on),
+        TrainingNetwork(state.model, preprocess_of(config), precision.on, classify=settings.loss.ce_weight > 0),
         _criterion(settings.loss),
         state.optimizer,
         precision,
         place.group,
         settings.cross_device_negatives,
         settings.dy2st,
-        unused_parameters=not settings.loss.ce_weight or config.Model.backbone.startswith(PADDLECLAS),
+        unused_parameters=config.Model.backbone.startswith(PADDLECLAS),
     )
     state.scaler = step.scaler
     if state.progress.scaler and precision.dtype == "float16":
@@ -247,6 +252,9 @@ def _criterion(loss: LossSection) -> CombinedLoss:
 def _plan(settings: TrainSection, batches_per_epoch: int, group: Group) -> Plan:
     times = group.size * settings.accumulate
     scale = {"none": 1.0, "linear": float(times), "sqrt": times**0.5}[settings.lr_scaling]
+    if settings.lr_scaling == "none" and group.size > 1:
+        hint = "Train.learning_rate %g is used as given for batches of %d devices together; Train.lr_scaling scales it."
+        log.info(hint, settings.learning_rate, group.size)
     return Plan(
         epochs=settings.epochs_iters,
         steps_per_epoch=-(-batches_per_epoch // settings.accumulate),

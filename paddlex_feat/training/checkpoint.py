@@ -78,19 +78,30 @@ class TrainingState:
         if all(tensor.dtype == paddle.float32 for tensor in tensors.values()):
             return tensors
         masters = self.optimizer.state_dict().get("master_weights", {})
-        return {
-            name: tensor if tensor.dtype == paddle.float32 else masters.get(tensor.name, tensor.astype("float32"))
-            for name, tensor in tensors.items()
-        }
+        # astype of a float32 tensor would be a copy, not the tensor.
+        exact = {n: t if t.dtype == paddle.float32 else masters.get(t.name) for n, t in tensors.items()}
+        return {n: t if t is not None else tensors[n].astype("float32") for n, t in exact.items()}
 
-    def lower_precision(self, dtype: str, exact: Sequence[paddle.nn.Layer]) -> None:
+    def lower_precision(self, dtype: str, exact: Sequence[paddle.nn.Layer], exact_gradients: bool = False) -> None:
         """Compute with weights of "float16" or "bfloat16", but for `exact`; the optimizer keeps float32 copies.
 
         After the weights were loaded and before the momentum is: the copies are of the float32 values,
         not of the rounded ones.
+
+        exact_gradients: gradients become float32 at the end of each backward pass, before they are unscaled and
+            clipped. In float16 the norm of a large gradient overflows, and what the loss scale has saved from
+            underflow underflows when it is unscaled.
         """
         before = {name: parameter.clone() for name, parameter in self.model.named_parameters()}
-        paddle.amp.decorate(self.model, self.optimizer, "O2", dtype, master_weight=True, excluded_layers=list(exact))
+        paddle.amp.decorate(
+            self.model,
+            self.optimizer,
+            "O2",
+            dtype,
+            master_weight=True,
+            master_grad=exact_gradients,
+            excluded_layers=list(exact),
+        )
         self.keep_exact(before)
 
     def keep_exact(self, before: dict[str, paddle.Tensor]) -> None:

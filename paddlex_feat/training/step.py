@@ -16,8 +16,8 @@ from paddlex_feat.group import Group
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.models.recognizer import Recognizer
 from paddlex_feat.pipeline.preprocess import Preprocess
-
-INITIAL_LOSS_SCALE = 128.0  # of the recipe, when mixed precision is float16
+from paddlex_feat.training.scaler import LossScaler
+from paddlex_feat.training.transfer import Feed
 
 
 @dataclass(frozen=True)
@@ -32,25 +32,40 @@ class Precision:
         """Is it mixed at all?"""
         return self.level != "OFF"
 
+    def autocast(self) -> Any:
+        """The context of a forward pass."""
+        if not self.on:
+            return paddle.amp.auto_cast(False)
+        # Paddle has a float16 kernel of depthwise convolutions, none of bfloat16; in O1 it uses neither by itself.
+        half = {"depthwise_conv2d"} if self.dtype == "float16" else None
+        return paddle.amp.auto_cast(True, custom_white_list=half, level=self.level, dtype=self.dtype)
+
 
 class TrainingNetwork(nn.Layer):
     """What a device computes of a batch; the part that DataParallel and to_static wrap.
 
-    forward: images uint8 [N, S, S, 3], labels int64 [N] -> features [N, D], logits [N, C].
-    mixed: forward runs under auto_cast.
+    forward: images uint8 [N, S, S, 3], labels int64 [N] -> features [N, D], logits [N, C] or None.
+
+    Args:
+        mixed: forward runs under auto_cast.
+        classify: False: no logits, for a loss without classification. DataParallel would wait for gradients
+            of an output that takes no part in the loss. The head has to be frozen then.
     """
 
-    def __init__(self, model: Recognizer, preprocess: Preprocess, mixed: bool = False):
+    def __init__(self, model: Recognizer, preprocess: Preprocess, mixed: bool = False, classify: bool = True):
         super().__init__()
         self.model = model
         self.mixed = mixed
+        self.classify = classify
         factor, offset = preprocess.affine()
         self.register_buffer("factor", paddle.to_tensor(factor.reshape(1, 3, 1, 1)), persistable=False)
         self.register_buffer("offset", paddle.to_tensor(offset.reshape(1, 3, 1, 1)), persistable=False)
 
-    def forward(self, images: paddle.Tensor, labels: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+    def forward(self, images: paddle.Tensor, labels: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor | None]:
         pixels = images.transpose([0, 3, 1, 2]).astype("float32") * self.factor + self.offset
         features = self.model(pixels)
+        if not self.classify:
+            return features, None
         if not self.mixed:
             return features, self.model.logits(features, labels)
         # The classifier in float32: an angular margin's 1 - cos^2 needs more digits than half precision has.
@@ -68,6 +83,9 @@ class Step:
             that of one device with the whole batch.
         compiled: capture the network as a static graph.
         unused_parameters: some parameters get no gradient, which DataParallel has to be told.
+
+    Attributes:
+        scaler: of float16's losses; off in other precisions.
     """
 
     def __init__(
@@ -92,7 +110,8 @@ class Step:
             network = paddle.DataParallel(network, find_unused_parameters=unused_parameters)
         self._network = network
         scaled = self._precision.on and self._precision.dtype == "float16"
-        self.scaler = paddle.amp.GradScaler(enable=scaled, init_loss_scaling=INITIAL_LOSS_SCALE)
+        self.scaler = LossScaler(scaled)
+        self._feed = Feed()
 
     def __call__(self, batches: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, paddle.Tensor]:
         """Gradients of all batches, weighted by their images, make one update.
@@ -104,14 +123,15 @@ class Step:
         for number, (images, labels) in enumerate(batches, 1):
             weight = len(labels) / total
             with self._unsynchronised(number < len(batches)):
-                terms = self._terms(paddle.to_tensor(images), paddle.to_tensor(labels))
+                terms = self._terms(self._feed(images), self._feed(labels))
                 self.scaler.scale(terms["loss"] * weight).backward()
             for name, term in terms.items():
                 part = term.detach() * weight
                 sums[name] = sums[name] + part if name in sums else part
         self.scaler.step(self._optimizer)
         self.scaler.update()
-        self._optimizer.clear_grad()
+        self._optimizer.clear_grad(set_to_zero=False)  # no zero fills: the next backward pass makes them
+        self._feed.end_step()
         return sums
 
     def _unsynchronised(self, more_to_come: bool) -> Any:
@@ -120,10 +140,10 @@ class Step:
         return self._network.no_sync() if parallel and more_to_come else contextlib.nullcontext()
 
     def _terms(self, images: paddle.Tensor, labels: paddle.Tensor) -> dict[str, paddle.Tensor]:
-        mixed = self._precision
-        with paddle.amp.auto_cast(mixed.on, level=mixed.level if mixed.on else "O1", dtype=mixed.dtype):
+        with self._precision.autocast():
             features, logits = self._network(images, labels)
-        features, logits = features.astype("float32"), logits.astype("float32")
+        features = features.astype("float32")
+        logits = None if logits is None else logits.astype("float32")
         if not self._cross_device:
             return self._criterion(features, logits, labels)
         return self._criterion(features, logits, labels, *self._of_all_ranks(features, labels))

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import paddle
 
-from paddlex_feat.errors import FeatError, Interrupted, TrainingError
+from paddlex_feat.errors import FeatError, Interrupted
 from paddlex_feat.group import Group
 from paddlex_feat.inference.export import Exporter
 from paddlex_feat.scratch import ScratchFolder
 from paddlex_feat.training.checkpoint import TrainingState
+from paddlex_feat.training.losses_log import LossesLog
 from paddlex_feat.training.run_folder import BEST, LATEST, RunFolder, epoch_name
 from paddlex_feat.training.schedule import warmup_cosine
 from paddlex_feat.training.step import Step
@@ -50,14 +49,6 @@ class Plan:
     accumulate: int = 1
     save_minutes: float | None = None
     early_stopping: int | None = None
-
-
-@dataclass
-class Interval:
-    """What happened since the last log line: indices and losses, not yet fetched, of each step."""
-
-    steps: list[tuple[np.ndarray, dict[str, paddle.Tensor]]]
-    waited: float = 0.0
 
 
 class Trainer:
@@ -111,6 +102,7 @@ class Trainer:
         # A vote among GPUs is a synchronisation, which every step need not pay for.
         several_gpus = self.group.size > 1 and paddle.get_device().startswith("gpu")
         self._vote_interval = 10 if several_gpus else 1
+        self._losses = LossesLog(watch, files, self.group.size)
         self._saved_at, self._saved_step = time.monotonic(), -1
 
     @property
@@ -123,7 +115,8 @@ class Trainer:
     def fit(self) -> None:
         """Train from where the progress stands to the end of the plan.
 
-        Raises Interrupted after a signal, with the state saved; TrainingError if a loss is not finite.
+        Raises Interrupted after a signal, with the state saved; TrainingError if a loss is not finite, or if
+        float16's loss scale leaves nothing to learn.
         """
         progress = self.state.progress
         progress.epochs = self.plan.epochs
@@ -199,6 +192,7 @@ class Trainer:
         return improved
 
     def _save(self, names: Sequence[str], inference: Path | None = None) -> None:
+        self._losses.flush(self.step.scaler.scale_tensor)  # so that nothing is saved after a loss that was not finite
         self.state.progress.skipped = sorted(self.skipped)
         if self.group.rank == 0:
             self.folder.save(names, self.state, inference)
@@ -210,23 +204,20 @@ class Trainer:
         for layer in self.frozen:
             layer.eval()
         self.watch.resume_clock()
-        interval = Interval([])
         for batches, indices, waited in self._steps_of(epoch):
             rate = self._set_rate()
             self._seed_dropout()
-            interval.steps.append((indices, self.step(batches)))
-            interval.waited += waited
+            terms = self.step(batches)
             self._count_step()
-            due = self._save_is_due()  # by this rank's own clock, so no rank may wait for another here
-            if self.state.progress.step % self.plan.log_interval == 0 or due:
-                self._log(epoch + 1, rate, interval)
-                interval = Interval([])
-            if due:
+            step = self.state.progress.step
+            self._losses.add(epoch + 1, step, rate, indices, terms, waited, self.step.scaler.skipped)
+            if step % self.plan.log_interval == 0:
+                self._losses.end_interval(self.step.scaler.scale_tensor)
+            if self._save_is_due():  # by this rank's own clock, so no rank may wait for another here
                 self._save([LATEST])
-            if self.state.progress.step % self._vote_interval == 0:
+            if step % self._vote_interval == 0:
                 self._end_if_asked()
-        if interval.steps:
-            self._log(epoch + 1, rate, interval)
+        self._losses.flush(self.step.scaler.scale_tensor)
 
     def _steps_of(self, epoch: int) -> Iterator[tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray, float]]:
         """For each step: its (images, labels), all its indices, and the seconds spent waiting for them."""
@@ -278,24 +269,4 @@ class Trainer:
             f"everything is saved in {self.folder.root / LATEST}.",
             where="train",
             fix=f"Go on with: {self.resume_command}",
-        )
-
-    def _log(self, epoch: int, rate: float, interval: Interval) -> None:
-        """Fetch the losses of an interval, the only synchronisation with the device."""
-        values = [{name: float(term) for name, term in terms.items()} for _, terms in interval.steps]
-        first_step = self.state.progress.step - len(values) + 1
-        for step, ((indices, _), terms) in enumerate(zip(interval.steps, values, strict=True), first_step):
-            if not all(math.isfinite(v) for v in terms.values()):
-                self._stop_at(step, terms, indices)
-        mean = {name: sum(v[name] for v in values) / len(values) for name in values[0]}
-        images = sum(len(i) for i, _ in interval.steps) * self.group.size
-        self.watch.steps(epoch, self.state.progress.step, len(values), rate, mean, images, interval.waited)
-
-    def _stop_at(self, step: int, terms: dict[str, float], indices: np.ndarray) -> NoReturn:
-        names = ", ".join(f"{name} {value}" for name, value in terms.items())
-        files = "\n    ".join(self.files[i] for i in indices)
-        raise TrainingError(
-            f"The loss is not finite in step {step}: {names}. Files of the batch:\n    {files}",
-            where=f"step {step}, learning rate {self.state.optimizer.get_lr():g}",
-            fix="Lower Train.learning_rate or lengthen Train.warmup_steps; checkpoints of earlier epochs are whole.",
         )

@@ -60,21 +60,36 @@ class Watch:
         """Training goes on after an evaluation or a save, whose time is not the step's."""
         self._mark = time.perf_counter()
 
+    def lap(self) -> float:
+        """Seconds since the last call or `resume_clock`."""
+        now = time.perf_counter()
+        seconds, self._mark = now - self._mark, now
+        return seconds
+
     def steps(
-        self, epoch: int, step: int, steps: int, rate: float, terms: dict[str, float], images: int, waited: float
+        self,
+        epoch: int,
+        step: int,
+        steps: int,
+        rate: float,
+        terms: dict[str, float],
+        images: int,
+        waited: float,
+        seconds: float,
+        scale: float | None = None,
     ) -> None:
         """One log interval: mean losses of its `steps`; `step`, the last one, is one-based, `epoch` too.
 
-        waited: seconds of it in which the network waited for the loader.
+        Args:
+            seconds: its length. waited: seconds of it in which the network waited for the loader.
+            scale: loss scale after it, in float16.
         """
-        now = time.perf_counter()
-        seconds, self._mark = now - self._mark, now
         self._train_seconds += seconds
         self._epoch_seconds += seconds
         self._epoch_waited += waited
         self._images += images
         speed = images / seconds
-        left = (self._total - step) * (now - self._started) / max(step - self._done_before, 1)
+        left = (self._total - step) * (time.perf_counter() - self._started) / max(step - self._done_before, 1)
         eta = str(timedelta(seconds=round(left)))
         losses = ", ".join(f"{name}: {value:.5f}" for name, value in terms.items())
         in_epoch = (step - 1) % self._steps_per_epoch + 1
@@ -90,6 +105,8 @@ class Watch:
             "images_per_second": speed,
             "waited": waited / seconds,
         }
+        if scale is not None:
+            row["loss_scale"] = scale
         self._record("train", row)
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix_str(f"epoch {epoch}/{self._epochs}, loss {terms['loss']:.3f}, {speed:.0f} images/s")

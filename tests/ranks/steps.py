@@ -1,6 +1,6 @@
 """Every rank takes its share of fixed batches; the weights after some steps tell whether it is one job.
 
-    python steps.py RESULT ACCUMULATE
+    python steps.py RESULT ACCUMULATE CE_WEIGHT
 
 Rank r of w computes on images r, r + w, … of each batch, so that all ranks together see it whole.
 Each rank writes RESULT.<rank>.npz: the weights.
@@ -16,7 +16,7 @@ from paddlex_feat.runtime import prepare_paddle
 STEPS, IMAGES = 3, 12
 
 
-def main(result: str, accumulate: int) -> None:
+def main(result: str, accumulate: int, ce_weight: float) -> None:
     """Train and save."""
     prepare_paddle(1)
     import paddle
@@ -27,15 +27,19 @@ def main(result: str, accumulate: int) -> None:
     from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
     from paddlex_feat.models import recognizer
     from paddlex_feat.pipeline.preprocess import Preprocess
+    from paddlex_feat.training.freeze import freeze
     from paddlex_feat.training.step import Step, TrainingNetwork
 
     group = Group.from_environment()
     group.join()
     paddle.seed(3 + group.rank)  # DataParallel gives all ranks the weights of rank 0
     model = recognizer.build(TINY_CLIP, 4)
+    if not ce_weight:
+        freeze(model, ["head"])
     optimizer = paddle.optimizer.Momentum(0.05, 0.9, model.parameters(), weight_decay=1e-3)
-    criterion = CombinedLoss(LabelSmoothingCrossEntropy(0.1), TripletAngularMarginLoss(), 1.0, 1.0)
-    step = Step(TrainingNetwork(model, Preprocess(32)), criterion, optimizer, group=group, cross_device_negatives=True)
+    criterion = CombinedLoss(LabelSmoothingCrossEntropy(0.1), TripletAngularMarginLoss(), ce_weight, 1.0)
+    network = TrainingNetwork(model, Preprocess(32), classify=ce_weight > 0)
+    step = Step(network, criterion, optimizer, group=group, cross_device_negatives=True)
     rng = np.random.default_rng(0)
     for _ in range(STEPS):
         batches = []
@@ -48,4 +52,4 @@ def main(result: str, accumulate: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))

@@ -1,0 +1,59 @@
+"""Choices among Paddle's GPU kernels for a training: TF32, flags of mixed precision, BatchNorm of all devices."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+import paddle
+
+from paddlex_feat.config.training import TrainSection
+from paddlex_feat.errors import DeviceError
+from paddlex_feat.models.recognizer import Recognizer
+from paddlex_feat.modes.common import Place
+
+log = logging.getLogger(__name__)
+# As PaddleClas sets them with mixed precision: BatchNorm in one pass where its sums cannot overflow, and up to 8
+# gradients of one tensor added in place.
+_AMP_FLAGS = {"FLAGS_cudnn_batchnorm_spatial_persistent": 1, "FLAGS_max_inplace_grad_add": 8}
+_TF32_SWITCHES = ("set_cublas_switch", "set_cudnn_switch")
+
+
+def choose_kernels(settings: TrainSection, place: Place) -> None:
+    """Set Paddle's process-wide switches as Train.amp, autotune and tf32 ask. Nothing on a CPU."""
+    if place.device == "cpu":
+        return
+    if settings.autotune:
+        paddle.incubate.autotune.set_config({"kernel": {"enable": True}, "layout": {"enable": True}})
+    if settings.amp != "OFF":
+        for name, value in _AMP_FLAGS.items():
+            with contextlib.suppress(ValueError):  # a Paddle that does not know the flag
+                paddle.set_flags({name: value})
+    if settings.tf32 is None:
+        return
+    for name in _TF32_SWITCHES:  # private: of 3.0 to 3.3
+        switch = getattr(paddle.base.core, name, None)
+        if switch is None:
+            log.warning("Train.tf32 has no effect: this Paddle has no paddle.base.core.%s.", name)
+        else:
+            switch(settings.tf32)
+
+
+def share_statistics(settings: TrainSection, model: Recognizer, place: Place) -> None:
+    """With Train.sync_bn make every BatchNorm take its statistics from the batches of all processes.
+
+    Before the optimizer is made. Names and tensors of the state stay as they are. Raises DeviceError for several
+    processes on a CPU.
+    """
+    if not settings.sync_bn:
+        return
+    if place.group.size == 1:
+        log.info("Train.sync_bn has no effect in a single process.")
+        return
+    if place.device == "cpu":
+        raise DeviceError(
+            "Paddle cannot synchronise BatchNorm on a CPU: it has no such kernel.",
+            where="Train.sync_bn",
+            fix="Use -o Train.sync_bn=False, or train on GPUs.",
+        )
+    paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model)
