@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from paddlex_feat import launch
+from paddlex_feat import heartbeat, launch
 from paddlex_feat.config.schema import Config
 from paddlex_feat.dataset.records import ImageList, require_lists
 from paddlex_feat.errors import EvaluationError, FeatError, output_errors
@@ -50,6 +50,7 @@ def _evaluate(
         warn_of_own_files(config, lists)
     model = evaluate_model.make_ready(config, path, group)
     evaluation = evaluator_of(config, lists, own, model.place, output)(model.extract)
+    heartbeat.stop()
     if group.rank:
         return {}
     if evaluation.collapsed:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paddlex_feat import hub, launch
+from paddlex_feat import heartbeat, hub, launch
 from paddlex_feat.config import load as config_load
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import WeightsError
@@ -106,6 +106,7 @@ def _finish(
     config: Config, folder: RunFolder, trainer: Trainer, exporter: Exporter, data: Data, place: Place
 ) -> dict[str, Any]:
     skipped = _skipped(data, place.group)
+    heartbeat.stop()
     if place.group.rank:
         return {}
     progress, best = trainer.state.progress, folder.root / "best_model" / "best_model.pdparams"

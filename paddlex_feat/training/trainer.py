@@ -13,6 +13,7 @@ from typing import NoReturn
 import numpy as np
 import paddle
 
+from paddlex_feat import heartbeat
 from paddlex_feat.errors import FeatError, Interrupted, TrainingError
 from paddlex_feat.group import Group
 from paddlex_feat.inference.export import Exporter
@@ -265,6 +266,7 @@ class Trainer:
 
     def _end(self) -> NoReturn:
         """After a signal to any rank: save and raise Interrupted, on all ranks at the same step."""
+        heartbeat.stop()
         progress = self.state.progress
         if self._saved_step != progress.step:
             self._save([LATEST])
