@@ -112,6 +112,10 @@ class ConnectionLostError(FeatError):
     """Another process of the job is gone; its own error says why."""
 
 
+class PeerLostError(FeatError):
+    """Another machine of the job has stopped answering."""
+
+
 class Interrupted(FeatError):
     """Ctrl-C, SIGTERM, or another signal that ends a run."""
 

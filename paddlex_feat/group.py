@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the command asks for its rank before it needs any of this
+    from collections.abc import Sequence
+
     import numpy as np
+    import paddle
 
 COMMAND = "PADDLEX_FEAT_COMMAND"  # environment of a worker that was started by us: what the user typed
 
@@ -86,13 +89,38 @@ class Group:
         paddle.distributed.broadcast(tensor, src=0)
         return tensor.numpy()
 
-    def any(self, flag: bool) -> bool:
-        """Does any rank say yes?"""
+    def tensors_from_first(self, tensors: Sequence[paddle.Tensor]) -> list[paddle.Tensor]:
+        """Rank 0's values of tensors, on every rank and on their device, by one broadcast for each dtype.
+
+        Shapes and dtypes must agree among the ranks.
+        """
         if self.size == 1:
-            return flag
+            return list(tensors)
         import paddle
         import paddle.distributed
 
-        votes = paddle.to_tensor([int(flag)], "int32")
+        result = list(tensors)
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+            indices = [i for i, tensor in enumerate(tensors) if tensor.dtype == dtype]
+            flat = paddle.concat([tensors[i].detach().flatten() for i in indices])
+            paddle.distributed.broadcast(flat, src=0)
+            parts = paddle.split(flat, [tensors[i].size for i in indices])
+            for i, part in zip(indices, parts, strict=True):
+                result[i] = part.reshape(tensors[i].shape)
+        return result
+
+    def any(self, flag: bool) -> bool:
+        """Does any rank say yes?"""
+        return self.vote(flag, 0)[0]
+
+    def vote(self, flag: bool, number: int) -> tuple[bool, int]:
+        """Whether any rank says yes, and rank 0's `number` (below 2**31), by one exchange."""
+        if self.size == 1:
+            return flag, number
+        import paddle
+        import paddle.distributed
+
+        votes = paddle.to_tensor([int(flag), 0 if self.rank else number], "int32")
         paddle.distributed.all_reduce(votes)
-        return int(votes.numpy()[0]) > 0
+        yes, number = votes.numpy().tolist()
+        return yes > 0, number

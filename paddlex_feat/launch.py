@@ -10,6 +10,7 @@ import ctypes
 import importlib
 import json
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -25,7 +26,15 @@ from types import FrameType
 from typing import Any
 
 from paddlex_feat import errors
-from paddlex_feat.errors import ConfigError, EvaluationError, FeatError, Interrupted, TrainingError, output_errors
+from paddlex_feat.errors import (
+    ConfigError,
+    ConnectionLostError,
+    EvaluationError,
+    FeatError,
+    Interrupted,
+    TrainingError,
+    output_errors,
+)
 from paddlex_feat.files import atomic_path, write_json
 from paddlex_feat.group import COMMAND, Group, logs_folder
 from paddlex_feat.homes import home_for_paddle
@@ -34,6 +43,7 @@ from paddlex_feat.scratch import ScratchFolder
 from paddlex_feat.signals import INSISTING, handled, ignore_others, is_news
 
 _POLL_SECONDS = 0.2
+_OF_THE_CONNECTION = re.compile(r"gloo|nccl|connection", re.IGNORECASE)  # the last line of a process that lost its peer
 # As `-m` does, but not from modules of the working directory, which may be a data set of strangers.
 _RUN_MODULE = (
     "import sys; sys.path[:] = filter(None, sys.path); "
@@ -93,7 +103,7 @@ def run(
             _keep([*folder.glob("workerlog.*"), *folder.glob("launch.log")], logs)
     failures = _failures(logs)
     if code or failures:
-        raise _reason(failures, logs, code, mode, len(device_ids(device)) or 1)
+        raise _reason(failures, logs, code, mode, len(device_ids(device)) or 1, bool(machines))
 
 
 def _keep(files: list[Path], folder: Path) -> None:
@@ -229,8 +239,18 @@ def _failures(logs: Path) -> list[tuple[int, dict[str, Any]]]:
     return sorted(errors_by_rank, key=lambda entry: (entry[1]["earlier"], entry[0]))
 
 
-def _reason(failures: list[tuple[int, dict[str, Any]]], logs: Path, code: int, mode: str, workers: int) -> FeatError:
-    """Why the job ended: an error of a worker's own, else a worker that said nothing, else a signal to all."""
+def _reason(
+    failures: list[tuple[int, dict[str, Any]]],
+    logs: Path,
+    code: int,
+    mode: str,
+    workers: int,
+    several_machines: bool = False,
+) -> FeatError:
+    """Why the job ended: an error of a worker's own, else a worker that said nothing, else a signal to all.
+
+    workers: how many this machine has.
+    """
     consequences = ("Interrupted", "ConnectionLostError")
     own = [(rank, e) for rank, e in failures if e["type"] not in consequences]
     if own:
@@ -243,13 +263,19 @@ def _reason(failures: list[tuple[int, dict[str, Any]]], logs: Path, code: int, m
     if len(interrupted) == workers:
         error = min(interrupted)[1]  # rank 0 knows what was saved
         return Interrupted(error["what"], where=error["where"], fix=error["fix"])
-    heard = {rank for rank, _ in failures}
+    heard = {str(rank % workers) for rank, _ in failures}  # each machine counts its own logs from 0
     files = sorted(logs.glob("workerlog.*")) or [logs / "launch.log"]
-    silent = [f for f in files if f.suffix[1:] not in {str(rank) for rank in heard}] or files
+    silent = [f for f in files if f.suffix[1:] not in heard]
+    last = "".join(f"\n    {file.name}: {_last_line(file)}" for file in silent or files)
+    if several_machines and all(_OF_THE_CONNECTION.search(_last_line(file)) for file in silent):
+        return ConnectionLostError(
+            f"The connection to another machine of the job was lost.{last}",
+            where=str(logs),
+            fix="See what the job says on the others, then start it again on all with -o Train.resume=auto.",
+        )
     kind = TrainingError if mode == "train" else EvaluationError
     return kind(
-        f"A worker ended without a word (exit code {code}), as a process does that was killed.\n    "
-        + "\n    ".join(f"{file.name}: {_last_line(file)}" for file in silent),
+        f"A worker ended without a word (exit code {code}), as a process does that was killed.{last}",
         where=str(logs),
         fix=f"See the logs there; if the system ran out of memory, lower {mode.capitalize()}.batch_size.",
     )

@@ -20,7 +20,14 @@ from ranks import run_ranks
 pytest.importorskip("paddle")
 
 from paddlex_feat import launch
-from paddlex_feat.errors import ConfigError, EvaluationError, ImageError, Interrupted, TrainingError
+from paddlex_feat.errors import (
+    ConfigError,
+    ConnectionLostError,
+    EvaluationError,
+    ImageError,
+    Interrupted,
+    TrainingError,
+)
 from paddlex_feat.group import Group
 from paddlex_feat.pipeline import sampler as samplers
 
@@ -252,6 +259,22 @@ def test_the_first_worker_that_failed_gives_the_reason(tmp_path):
     assert isinstance(killed, TrainingError) and "without a word" in killed.what
     silent = launch._reason([], tmp_path, 9, "evaluate", 2)
     assert isinstance(silent, EvaluationError) and "Evaluate.batch_size" in str(silent)
+
+
+def test_a_connection_lost_to_another_machine_is_not_a_killed_worker(tmp_path):
+    """The second of two machines, whose ranks 2 and 3 log to files 0 and 1; gloo ends rank 3 without an exception."""
+    lost = {"type": "ConnectionLostError", "what": "Lost.", "where": None, "fix": None}
+    (tmp_path / "workerlog.0").write_text("fine until then")
+    (tmp_path / "workerlog.1").write_text("gloo::IoException\n  what(): Connection reset by peer")
+    for failures in ([(2, lost), (3, lost)], [(2, lost)]):
+        error = launch._reason(failures, tmp_path, 250, "train", 2, several_machines=True)
+        assert isinstance(error, ConnectionLostError) and "reset by peer" in error.what
+        assert isinstance(launch._reason(failures, tmp_path, 250, "train", 2), TrainingError)
+    (tmp_path / "workerlog.1").write_text("Killed")
+    error = launch._reason([(2, lost)], tmp_path, 9, "train", 2, several_machines=True)
+    assert isinstance(error, TrainingError) and "workerlog.1: Killed" in error.what
+    silent = {**lost, "type": "PeerLostError", "what": "Rank 0 is silent."}
+    assert "Rank 0" in launch._reason([(2, lost), (3, silent)], tmp_path, 1, "train", 2, True).what
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

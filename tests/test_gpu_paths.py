@@ -33,7 +33,8 @@ from paddlex_feat.inference.operators import _GPU_ONLY, _PURE, require_cpu_kerne
 from paddlex_feat.inference.predictor import Predictor
 from paddlex_feat.models import attention, clip_vit, recognizer
 from paddlex_feat.models.heads import ArcMargin
-from paddlex_feat.modes import common, evaluate_model, train, train_parts
+from paddlex_feat.modes import evaluate_model, train, train_parts
+from paddlex_feat.modes import place as places
 from paddlex_feat.pipeline.preprocess import Preprocess
 
 NAME = "PP-ShiTuV2_rec"
@@ -83,7 +84,7 @@ def test_each_process_of_a_job_takes_the_gpu_that_is_its_own(
     monkeypatch.delenv("FLAGS_selected_gpus", raising=False)
     if selected:
         monkeypatch.setenv("FLAGS_selected_gpus", selected)
-    place = common.take_place(config(f"Global.device={device}"), Group(rank, 4, rank, 4))
+    place = places.take_place(config(f"Global.device={device}"), Group(rank, 4, rank, 4))
     assert place.device == own and taken == [own]
     if own != "cpu":  # Paddle's collectives take this device
         assert joined == [own.partition(":")[2]]
@@ -92,10 +93,10 @@ def test_each_process_of_a_job_takes_the_gpu_that_is_its_own(
 def test_auto_names_the_value_for_all_gpus(fake_gpus, caplog):
     caplog.set_level(logging.INFO)
     fake_gpus(1)
-    common.take_place(config("Global.device=auto"), Group())
+    places.take_place(config("Global.device=auto"), Group())
     assert "gpu:0,1" not in caplog.text
     assert fake_gpus(3) == []
-    assert common.take_place(config("Global.device=auto"), Group()).device == "gpu:0"
+    assert places.take_place(config("Global.device=auto"), Group()).device == "gpu:0"
     lines = [r.message for r in caplog.records if "Global.device=gpu:0,1,2" in r.message]
     assert len(lines) == 1
 
@@ -168,7 +169,7 @@ def test_a_precision_that_the_gpu_lacks_is_an_error(capability, dtype, fix, fake
     monkeypatch.setattr(paddle.device.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(paddle.device.cuda, "get_device_name", lambda device: f"card {device}")
     monkeypatch.setattr(paddle_engine, "_create_predictor", lambda *_: None)
-    place = common.Place("gpu:1", 0, 1, Group())
+    place = places.Place("gpu:1", 0, 1, Group())
     monkeypatch.setattr(evaluate_model, "take_place", lambda *_: place)
     short = {"float16": "fp16", "bfloat16": "bf16"}[dtype]
     asked = (

@@ -20,8 +20,9 @@ from conftest import QUICK, ROOT
 from paddlex_feat.config.training import TrainSection
 from paddlex_feat.errors import ImageError, TrainingError
 from paddlex_feat.group import Group
-from paddlex_feat.modes import common, train_data
-from paddlex_feat.modes.common import Place
+from paddlex_feat.modes import place as places
+from paddlex_feat.modes import train_data
+from paddlex_feat.modes.place import Place
 from paddlex_feat.pipeline import cache as caches
 from paddlex_feat.pipeline import decode
 from paddlex_feat.pipeline.augment import Augment
@@ -229,17 +230,17 @@ def place(device: str = "cpu", local_size: int = 1) -> Place:
     ],
 )
 def test_who_decodes(monkeypatch, loader, device, processors, local_size, workers, count):
-    monkeypatch.setattr(common, "cpu_count", lambda: processors)
+    monkeypatch.setattr(places, "cpu_count", lambda: processors)
     settings = TrainSection(loader=loader, num_workers=workers)
     assert train_data._processes(settings, place(device, local_size)) == count
 
 
 def test_at_most_eight_threads_decode_unless_more_are_asked_for(monkeypatch):
     pytest.importorskip("paddle")
-    monkeypatch.setattr(common, "cpu_count", lambda: 64)
+    monkeypatch.setattr(places, "cpu_count", lambda: 64)
     config = SimpleNamespace(Global=SimpleNamespace(device="cpu", threads=1))
-    assert common.take_place(config, Group()).workers == 8
-    assert common.take_place(config, Group(), 20).workers == 20
+    assert places.take_place(config, Group()).workers == 8
+    assert places.take_place(config, Group(), 20).workers == 20
 
 
 def open_files() -> int:

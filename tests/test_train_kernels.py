@@ -23,7 +23,7 @@ from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.models import recognizer
 from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.modes import train_kernels, train_parts
-from paddlex_feat.modes.common import Place
+from paddlex_feat.modes.place import Place
 from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.training.step import Step, TrainingNetwork
 

@@ -198,6 +198,7 @@ class TrainSection(Section):
     sync_bn: bool = key(False, "On several GPUs, BatchNorm takes its statistics from the batches of all devices.")
     dist_ips: str | None = key(None, "Addresses of the machines of one job, separated by commas, the same on each.")
     dist_port: int = key(6070, "First port of the job on each machine of dist_ips.", ge=1024, le=65000)
+    dist_timeout: float = key(5, "Silence of a machine of dist_ips after which the others end.", "minutes", gt=0)
     visualdl: bool = key(False, "Write a VisualDL log too (extra visualdl).")
     basic_config_path: str | None = key(None, "Not used: the recipe's keys are public here.")
     uniform_output_enabled: bool = key(True, "Accepted for compatibility, without effect: the layout is always this.")

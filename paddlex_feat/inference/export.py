@@ -54,6 +54,11 @@ class Exporter:
         self._pir = pir
         self._graph: Any = None
 
+    @property
+    def network(self) -> Recognizer:
+        """The network that the weights are written through; `write` and `differences` overwrite its weights."""
+        return self._network
+
     def write(self, state: dict[str, Any], folder: Path) -> None:
         """Write inference.json (or .pdmodel), inference.pdiparams and inference.yml of the weights `state`.
 

@@ -14,7 +14,8 @@ class NetworkExtractor:
     """Pixels to unit features by the dynamic graph, on Paddle's current device.
 
     Args:
-        network: filled, and for this purpose alone: it goes to evaluation mode and its branches are fused.
+        network: filled, or to be filled by `load`, and not one in training: it goes to evaluation mode and its
+            branches are fused.
         amp_dtype: "float16" or "bfloat16" computes with autocast (level O1); None in float32.
     """
 
@@ -25,10 +26,18 @@ class NetworkExtractor:
         self._amp_dtype = amp_dtype
         self._factor, self._offset = (paddle.to_tensor(v.reshape(1, 3, 1, 1)) for v in preprocess.affine())
 
+    def load(self, weights: dict[str, paddle.Tensor]) -> None:
+        """Take other weights, float32 by name, of which the head's are not needed; they are copied on their device."""
+        with paddle.no_grad():
+            for name, tensor in self._network.state_dict().items():
+                paddle.assign(weights[name], tensor)
+        self._network.set_inference_weights(self._network.state_dict())
+
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """uint8 [N, S, S, 3], RGB, already resized -> float32 [N, D], rows of unit length."""
         with paddle.no_grad():
             x = paddle.to_tensor(images).transpose([0, 3, 1, 2]).astype("float32") * self._factor + self._offset
             with paddle.amp.auto_cast(self._amp_dtype is not None, dtype=self._amp_dtype or "float16"):
-                features = self._network(x)
+                # The class's own forward: an exporter replaces the object's by its captured graph.
+                features = type(self._network).forward(self._network, x)
         return unit_rows(features.astype("float32").numpy())

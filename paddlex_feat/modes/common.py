@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paddlex_feat import launch, logs, lookup, yaml_text
-from paddlex_feat.config.load import dump, load
+from paddlex_feat import lookup, yaml_text
+from paddlex_feat.config.load import load
 from paddlex_feat.config.schema import Config
 from paddlex_feat.dataset.records import ImageList, find_root, read_list
 from paddlex_feat.errors import ConfigError, DatasetError, ImageError, WeightsError
-from paddlex_feat.files import read_result, settled
-from paddlex_feat.group import Group
+from paddlex_feat.files import settled
+from paddlex_feat.modes.place import Place, threads_of
 from paddlex_feat.pipeline.decode import read_rgb
 from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.retrieval.matches import describe_own, own_pairs, require_matches
-from paddlex_feat.runtime import cpu_count, own_device, prepare_paddle, resolve_device, select_device
 
 if TYPE_CHECKING:
     from paddlex_feat.inference.export import Exporter
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 COMPARED_IMAGES = 8
 SPARE_BYTES = 2**26
-MOST_THREADS = 8  # that decode: more of them decode hardly more, and hold up the thread that launches kernels
 OTHER_SIZE = 32  # pixels more, a multiple of every network's stride
 
 
@@ -48,59 +46,6 @@ class Trained:
     path: Path
     config: Config
     network: Recognizer
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where this process computes: its device, its CPU threads, its place among the others.
-
-    Attributes:
-        device: "cpu" or "gpu:N".
-        threads: of Paddle, 0: all processors. workers: that decode images.
-    """
-
-    device: str
-    threads: int
-    workers: int
-    group: Group
-
-    @property
-    def processors(self) -> int:
-        """Share of this process in the machine's processors."""
-        return _share(self.group)
-
-
-def threads_of(config: Config, group: Group) -> int:
-    """Paddle's CPU threads in this process: one of several on a machine takes its share."""
-    return config.Global.threads or (_share(group) if group.size > 1 else 0)
-
-
-def _share(group: Group) -> int:
-    return max(1, cpu_count() // group.local_size)
-
-
-def take_place(config: Config, group: Group, workers: int = 0) -> Place:
-    """Choose this process's device and connect to the others; Paddle is imported already.
-
-    workers: decoding threads; 0 takes a process's share of the processors, at most MOST_THREADS.
-    """
-    device = own_device(config.Global.device, group.size, group.local_rank)
-    place = Place(select_device(device), threads_of(config, group), workers or min(_share(group), MOST_THREADS), group)
-    group.join()
-    return place
-
-
-def launch_processes(config: Config, output: Path, machines: str | None = None) -> dict[str, Any]:
-    """Run the configured mode with one process a device; the result is what rank 0 wrote."""
-    mode, device = config.Global.mode, config.Global.device
-    if not device.startswith("cpu"):
-        prepare_paddle()
-        device = resolve_device(device)  # the same for all processes; says which ids are not there
-    start = logs.size_at_start(output / f"{mode}.log")
-    whole = config.model_copy(update={"Global": config.Global.model_copy(update={"device": device})})
-    launch.run(mode, dump(whole), output, device, machines, config.Train.dist_port, start)
-    result = read_result(output / f"{mode}_result.json")
-    return {k: v for k, v in result.items() if k not in ("done_flag", "err_type", "err_msg")}
 
 
 def load_trained(config: Config, path: Path) -> Trained:
@@ -165,7 +110,7 @@ def evaluator_of(
         own=own,
         recall_ks=settings.recall_ks,
         memory=settings.memory_mib * 2**20 // group.local_size,
-        threads=threads_of(config, group) or _share(group),  # decoding may have fewer
+        threads=threads_of(config, group) or place.processors,  # decoding may have fewer
         scratch=scratch,
     )
 

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from paddlex_feat import launch
+from paddlex_feat import heartbeat, launch
 from paddlex_feat.config.schema import Config
 from paddlex_feat.dataset.records import ImageList, require_lists
 from paddlex_feat.errors import EvaluationError, FeatError, output_errors
 from paddlex_feat.files import require_writable
 from paddlex_feat.group import Group
 from paddlex_feat.modes import evaluate_model
-from paddlex_feat.modes.common import evaluator_of, launch_processes, own_files, require_images, warn_of_own_files
+from paddlex_feat.modes.common import evaluator_of, own_files, require_images, warn_of_own_files
+from paddlex_feat.modes.place import launch_processes
 from paddlex_feat.retrieval import report
 from paddlex_feat.retrieval.features_file import FEATURES, write_features
 
@@ -50,6 +51,7 @@ def _evaluate(
         warn_of_own_files(config, lists)
     model = evaluate_model.make_ready(config, path, group)
     evaluation = evaluator_of(config, lists, own, model.place, output)(model.extract)
+    heartbeat.stop()
     if group.rank:
         return {}
     if evaluation.collapsed:

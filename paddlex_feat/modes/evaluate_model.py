@@ -15,14 +15,8 @@ from paddlex_feat.gpus import require_amp
 from paddlex_feat.group import Group
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.info import PREFIX
-from paddlex_feat.modes.common import (
-    Place,
-    load_trained,
-    preprocess_of,
-    say_contradictions,
-    take_place,
-    threads_of,
-)
+from paddlex_feat.modes.common import load_trained, preprocess_of, say_contradictions
+from paddlex_feat.modes.place import Place, take_place, threads_of
 from paddlex_feat.modes.weight_paths import require_weights, weight_file
 from paddlex_feat.runtime import prepare_paddle
 from paddlex_feat.scratch import ScratchFolder

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paddlex_feat import hub, launch
+from paddlex_feat import heartbeat, hub, launch
 from paddlex_feat.config import load as config_load
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import WeightsError
@@ -18,16 +18,8 @@ from paddlex_feat.files import link_or_copy, settled, sync_files, write_json, wr
 from paddlex_feat.gpus import expects_gpu
 from paddlex_feat.group import Group
 from paddlex_feat.inference.convert import INFERENCE_FILES, require_forms, write_forms
-from paddlex_feat.modes.common import (
-    Place,
-    comparison_batches,
-    exporter_of,
-    launch_processes,
-    network_spec,
-    preprocess_of,
-    take_place,
-    threads_of,
-)
+from paddlex_feat.modes.common import comparison_batches, exporter_of, network_spec, preprocess_of
+from paddlex_feat.modes.place import Place, launch_processes, take_place, threads_of
 from paddlex_feat.modes.train_data import Data, Loader, read_data
 from paddlex_feat.modes.train_resumed import resumed_from
 from paddlex_feat.modes.weight_paths import require_checkpoint, require_weights
@@ -107,6 +99,7 @@ def _finish(
     config: Config, folder: RunFolder, trainer: Trainer, exporter: Exporter, data: Data, place: Place
 ) -> dict[str, Any]:
     skipped = _skipped(data, place.group)
+    heartbeat.stop()
     if place.group.rank:
         return {}
     progress, best = trainer.state.progress, folder.root / "best_model" / "best_model.pdparams"

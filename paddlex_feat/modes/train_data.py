@@ -15,7 +15,8 @@ from paddlex_feat.dataset.fingerprint import Fingerprint, fingerprint
 from paddlex_feat.dataset.records import ImageList, require_lists
 from paddlex_feat.errors import ConfigError, DatasetError
 from paddlex_feat.group import Group
-from paddlex_feat.modes.common import Place, own_files, preprocess_of, require_images, warn_of_own_files
+from paddlex_feat.modes.common import own_files, preprocess_of, require_images, warn_of_own_files
+from paddlex_feat.modes.place import Place
 from paddlex_feat.modes.train_classes import require_classes_of
 from paddlex_feat.pipeline import sampler as samplers
 from paddlex_feat.pipeline.augment import Augment

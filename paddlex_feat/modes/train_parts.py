@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +17,22 @@ from paddlex_feat.gpus import require_amp
 from paddlex_feat.group import Group
 from paddlex_feat.inference.export import Exporter
 from paddlex_feat.inference.extractor import FeatureExtractor
+from paddlex_feat.inference.network import NetworkExtractor
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.models import cpu_conv, recognizer, weights
 from paddlex_feat.models.backbones import PADDLECLAS
-from paddlex_feat.modes.common import Place, evaluator_of, network_spec, preprocess_of
+from paddlex_feat.modes.common import evaluator_of, network_spec, preprocess_of
+from paddlex_feat.modes.place import Place
 from paddlex_feat.modes.train_classes import has_other_classes, log_classifier, require_same_classes
 from paddlex_feat.modes.train_data import Data
 from paddlex_feat.modes.train_kernels import choose_kernels, share_statistics
 from paddlex_feat.modes.train_rate import explain_collapse, explain_failure
+from paddlex_feat.retrieval.embed import Extractor
 from paddlex_feat.runtime import memory_limit
 from paddlex_feat.training import checkpoint
+from paddlex_feat.training.candidate import Candidate
 from paddlex_feat.training.checkpoint import Progress, TrainingState
 from paddlex_feat.training.ema import Ema
 from paddlex_feat.training.freeze import freeze
@@ -193,10 +198,11 @@ def build_trainer(
     _fit_steps(state.progress, plan.steps_per_epoch, f"{batches_are}, {plan.steps_per_epoch} an epoch")
     step = _step(config, state, place)
     evaluator = evaluator_of(config, data.lists, data.own, place, folder.root)
+    extractor = _extractors(config, exporter, place)
 
-    def evaluate(inference: Path) -> dict[str, float]:
+    def evaluate(network: Candidate) -> dict[str, float]:
         try:
-            found = evaluator(FeatureExtractor(inference, place.device, place.threads))
+            found = evaluator(extractor(network), network.look)
         except EvaluationError as error:
             raise explain_failure(error, settings, state) from error
         if found.collapsed:
@@ -220,6 +226,22 @@ def build_trainer(
         frozen=still,
         skipped=data.bad.files if data.bad is not None else (),
     )
+
+
+def _extractors(config: Config, exporter: Exporter, place: Place) -> Callable[[Candidate], Extractor]:
+    """What computes the features of an evaluation: the exported graph on a CPU, the network itself on a GPU.
+
+    On a GPU that is the exporter's network, which takes no memory beyond what there is, and no predictor is built.
+    """
+    if place.device == "cpu":
+        return lambda network: FeatureExtractor(network.inference(), place.device, place.threads)
+    extract = NetworkExtractor(exporter.network, preprocess_of(config))
+
+    def filled(network: Candidate) -> Extractor:
+        extract.load(network.weights)
+        return extract
+
+    return filled
 
 
 def _step(config: Config, state: TrainingState, place: Place) -> Step:

@@ -36,6 +36,7 @@ def embed(
     group: Group | None = None,
     allocate: Callable[[tuple[int, int]], np.ndarray] | None = None,
     name: Callable[[int], str] | None = None,
+    look: Callable[[], None] | None = None,
 ) -> np.ndarray:
     """Features of all files, float32 [len(files), D], on every rank.
 
@@ -45,6 +46,7 @@ def embed(
             process to the last bit.
         allocate: shape -> the float32 array to fill; in memory by default.
         name: index -> what an error calls the image; its file by default.
+        look: called after a batch, equally often on every rank, so that it may exchange; what it raises ends this.
 
     The features are held once: the array is made when the first batch tells D, and filled by index.
 
@@ -55,14 +57,17 @@ def embed(
     features: np.ndarray | None = None
     name = name or files.__getitem__
     batches = evaluation_batches(files, extract.preprocess, batch_size, workers, group.rank, group.size)
+    rounds = -(-len(files) // batch_size) // group.size  # in which every rank has a batch
     with bar(len(files), "embedding", "images") as progress:
-        for indices, images in _naming(batches, files, name):
+        for number, (indices, images) in enumerate(_naming(batches, files, name)):
             rows = extract(images)
             _require_sound(rows, indices, name)
             if features is None:
                 features = allocate((len(files), rows.shape[1]))
             features[indices[0] : indices[-1] + 1] = rows
             progress.update(min(len(indices) * group.size, len(files) - int(indices[0])))  # the others keep step
+            if look is not None and number < rounds:
+                look()
     if group.size > 1:
         features = _exchange(features, len(files), batch_size, group, allocate)
     return features if features is not None else allocate((0, 0))

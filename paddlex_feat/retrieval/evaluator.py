@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,15 +90,13 @@ class Evaluator:
         self._threads = threads or workers
         self._scratch = scratch
 
-    def __call__(self, extract: Extractor) -> Evaluation:
-        """Embed both lists and compare.
+    def __call__(self, extract: Extractor, look: Callable[[], None] | None = None) -> Evaluation:
+        """Embed both lists and compare. `look` is called between batches (see `embed`).
 
         Raises ImageError, EvaluationError, and OutputError if features do not fit in `scratch`.
         """
         files = self._gallery.files() + self._query.files()
-        features = embed(
-            extract, files, self._batch_size, self._workers, self._group, allocate=self._allocate, name=self._name
-        )
+        features = embed(extract, files, self._batch_size, self._workers, self._group, self._allocate, self._name, look)
         gallery, query = features[: len(self._gallery)], features[len(self._gallery) :]
         held = 0 if isinstance(features, np.memmap) else features.nbytes
         ranking = self._rank(query, gallery, max(self._memory - held, LEAST_FOR_RANKING))

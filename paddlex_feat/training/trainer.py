@@ -5,23 +5,25 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import paddle
 
+from paddlex_feat import heartbeat
 from paddlex_feat.errors import FeatError, Interrupted
 from paddlex_feat.group import Group
 from paddlex_feat.inference.export import Exporter
-from paddlex_feat.scratch import ScratchFolder
+from paddlex_feat.training.candidate import Candidate, candidate
 from paddlex_feat.training.checkpoint import TrainingState
 from paddlex_feat.training.losses_log import LossesLog
 from paddlex_feat.training.run_folder import BEST, LATEST, RunFolder, epoch_name
 from paddlex_feat.training.schedule import warmup_cosine
 from paddlex_feat.training.step import Step
 from paddlex_feat.training.stop import StopRequest
+from paddlex_feat.training.votes import Votes
 from paddlex_feat.training.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -60,7 +62,7 @@ class Trainer:
         batches: (epoch, first batch), both zero-based -> (image indices int64 [N], images uint8 [N, S, S, 3]).
         labels: class index of every image, int64 [images].
         files: path of every image, for messages.
-        evaluate: inference directory -> recall1, recall5, mAP; every rank calls it.
+        evaluate: network -> recall1, recall5, mAP; every rank calls it.
         group: all ranks run the same loop; rank 0 alone writes.
         resume_command: what the message of an interrupted run says.
         frozen: layers that stay in evaluation mode.
@@ -75,7 +77,7 @@ class Trainer:
         labels: np.ndarray,
         files: Sequence[str],
         exporter: Exporter,
-        evaluate: Callable[[Path], dict[str, float]],
+        evaluate: Callable[[Candidate], dict[str, float]],
         folder: RunFolder,
         plan: Plan,
         watch: Watch,
@@ -99,9 +101,8 @@ class Trainer:
         self.frozen = frozen
         self.skipped = skipped
         self.stop = StopRequest(insist=self.group.size == 1)
-        # A vote among GPUs is a synchronisation, which every step need not pay for.
-        several_gpus = self.group.size > 1 and paddle.get_device().startswith("gpu")
-        self._vote_interval = 10 if several_gpus else 1
+        # A vote among GPUs waits for them; among CPUs it costs next to nothing.
+        self._votes = Votes(self.group, lambda: self.stop.made, always=not paddle.get_device().startswith("gpu"))
         self._losses = LossesLog(watch, files, self.group.size)
         self._saved_at, self._saved_step = time.monotonic(), -1
 
@@ -123,13 +124,14 @@ class Trainer:
         try:
             with self.stop.listening():
                 if self.plan.eval_start and not progress.step:
-                    with self._exported() as inference:
-                        self.watch.evaluated(0, 0, self._measure(inference))
+                    with self._candidate() as network:
+                        self.watch.evaluated(0, 0, self._measure(network))
                 while not self.finished:
                     self._train_epoch(progress.epoch)
                     progress.epoch, progress.step_in_epoch, progress.score = progress.epoch + 1, 0, None
                     self._after_epoch(progress.epoch)
-                    self._end_if_asked()
+                    if self._votes.now() and not self.finished:
+                        self._end()
                 self.folder.finish()
         finally:
             self.watch.close()
@@ -140,43 +142,41 @@ class Trainer:
         if not (evaluate or save):
             return
         began = time.perf_counter()
-        with self._exported() as inference:
-            improved = evaluate and self._is_best(epoch, self._measure(inference))
-            if evaluate:  # which needed the inference model as well
+        with self._candidate() as network:
+            improved = evaluate and self._is_best(epoch, self._measure(network))
+            if evaluate:
                 began = time.perf_counter()
             save = save or self.finished
             # Best first: a run killed on the way makes it again when `latest` is resumed.
             names = [BEST] * improved + [LATEST] * (save or improved) + [epoch_name(epoch)] * save
             if names:
-                self._save(names, inference)
+                self._save(names, network)
                 self.watch.saved(epoch, self.state.progress.step, time.perf_counter() - began)
 
-    def _measure(self, inference: Path) -> dict[str, float]:
-        """Metrics of an inference directory, rank 0's figures on every rank.
+    def _candidate(self) -> AbstractContextManager[Candidate]:
+        votes = Votes(self.group, lambda: self.stop.made)
+        return candidate(self.state, self.exporter, self.group, self.folder.root, votes)
 
-        If the evaluation fails, what was trained is saved: a resumed run begins with the evaluation.
+    def _measure(self, network: Candidate) -> dict[str, float]:
+        """Metrics of a network, rank 0's figures on every rank.
+
+        If the evaluation fails or is interrupted, what was trained is saved: a resumed run begins with the evaluation.
         """
         progress = self.state.progress
+        network.share()
         try:
-            own = self.evaluate(inference)
-        except FeatError:
+            own = self.evaluate(network)
+        except FeatError as error:
             if progress.step:
                 progress.epoch, progress.step_in_epoch = progress.epoch - 1, self.plan.steps_per_epoch
+            if isinstance(error, Interrupted):
+                self._end()
+            if progress.step:
                 self._save([LATEST])
                 self.folder.finish()
             raise
         shared = self.group.from_first(np.array([own[name] for name in METRICS], np.float64))
         return dict(zip(METRICS, shared.tolist(), strict=True))
-
-    @contextmanager
-    def _exported(self) -> Iterator[Path]:
-        """The network as it stands on rank 0, as an inference directory that lives as long as the block."""
-        weights = {n: self.group.from_first(t.numpy()) for n, t in self.state.weights().items()}
-        # In the run's own folder, so that a checkpoint can share the files.
-        parent = self.folder.root if self.group.rank == 0 else None
-        with ScratchFolder(parent) as temporary:
-            self.exporter.write(weights, temporary)
-            yield temporary
 
     def _is_best(self, epoch: int, metrics: dict[str, float]) -> bool:
         progress = self.state.progress
@@ -191,11 +191,11 @@ class Trainer:
             log.info("No better recall1 in %d evaluations: the run ends here.", progress.stale)
         return improved
 
-    def _save(self, names: Sequence[str], inference: Path | None = None) -> None:
+    def _save(self, names: Sequence[str], network: Candidate | None = None) -> None:
         self._losses.flush(self.step.scaler.scale_tensor)  # so that nothing is saved after a loss that was not finite
         self.state.progress.skipped = sorted(self.skipped)
         if self.group.rank == 0:
-            self.folder.save(names, self.state, inference)
+            self.folder.save(names, self.state, network.inference() if network else None)
         if LATEST in names:
             self._saved_at, self._saved_step = time.monotonic(), self.state.progress.step
 
@@ -215,8 +215,8 @@ class Trainer:
                 self._losses.end_interval(self.step.scaler.scale_tensor)
             if self._save_is_due():  # by this rank's own clock, so no rank may wait for another here
                 self._save([LATEST])
-            if step % self._vote_interval == 0:
-                self._end_if_asked()
+            if self._votes.after_one() and not self.finished:
+                self._end()
         self._losses.flush(self.step.scaler.scale_tensor)
 
     def _steps_of(self, epoch: int) -> Iterator[tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray, float]]:
@@ -256,10 +256,9 @@ class Trainer:
         minutes = self.plan.save_minutes
         return minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
 
-    def _end_if_asked(self) -> None:
+    def _end(self) -> NoReturn:
         """After a signal to any rank: save and raise Interrupted, on all ranks at the same step."""
-        if not self.group.any(self.stop.made) or self.finished:
-            return
+        heartbeat.stop()
         progress = self.state.progress
         if self._saved_step != progress.step:
             self._save([LATEST])

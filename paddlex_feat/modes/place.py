@@ -1,0 +1,85 @@
+"""Where a process of a mode computes, and how several are started."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paddlex_feat import heartbeat, launch, logs
+from paddlex_feat.config.load import dump
+from paddlex_feat.config.schema import Config
+from paddlex_feat.errors import FeatError
+from paddlex_feat.files import read_result, write_json
+from paddlex_feat.group import COMMAND, Group, logs_folder
+from paddlex_feat.runtime import cpu_count, own_device, prepare_paddle, resolve_device, select_device
+
+log = logging.getLogger(__name__)
+MOST_THREADS = 8  # that decode: more of them decode hardly more, and hold up the thread that launches kernels
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process computes: its device, its CPU threads, its place among the others.
+
+    Attributes:
+        device: "cpu" or "gpu:N".
+        threads: of Paddle, 0: all processors. workers: that decode images.
+    """
+
+    device: str
+    threads: int
+    workers: int
+    group: Group
+
+    @property
+    def processors(self) -> int:
+        """Share of this process in the machine's processors."""
+        return _share(self.group)
+
+
+def threads_of(config: Config, group: Group) -> int:
+    """Paddle's CPU threads in this process: one of several on a machine takes its share."""
+    return config.Global.threads or (_share(group) if group.size > 1 else 0)
+
+
+def _share(group: Group) -> int:
+    return max(1, cpu_count() // group.local_size)
+
+
+def take_place(config: Config, group: Group, workers: int = 0) -> Place:
+    """Choose this process's device and connect to the others; Paddle is imported already.
+
+    workers: decoding threads; 0 takes a process's share of the processors, at most MOST_THREADS.
+    """
+    device = own_device(config.Global.device, group.size, group.local_rank)
+    place = Place(select_device(device), threads_of(config, group), workers or min(_share(group), MOST_THREADS), group)
+    group.join()
+    if group.size > group.local_size:  # on one machine the launcher watches all of them
+        heartbeat.start(group, 60 * config.Train.dist_timeout, lambda error: _report_loss(config, error))
+    return place
+
+
+def _report_loss(config: Config, error: FeatError) -> None:
+    """Leave the error of a lost machine in the files of the run; the process ends after that."""
+    mode, output, group = config.Global.mode, Path(config.Global.output), Group.from_environment()
+    launch.report_failure(output / logs_folder(mode), error)
+    if group.rank == 0:
+        result = {"done_flag": False, "err_type": str(type(error)), "err_msg": str(error)}
+        write_json(output / f"{mode}_result.json", result)
+    log.log(logging.DEBUG if COMMAND in os.environ else logging.ERROR, "%s", error)
+
+
+def launch_processes(config: Config, output: Path, machines: str | None = None) -> dict[str, Any]:
+    """Run the configured mode with one process a device; the result is what rank 0 wrote."""
+    mode, device = config.Global.mode, config.Global.device
+    if not device.startswith("cpu"):
+        prepare_paddle()
+        device = resolve_device(device)  # the same for all processes; says which ids are not there
+    start = logs.size_at_start(output / f"{mode}.log")
+    whole = config.model_copy(update={"Global": config.Global.model_copy(update={"device": device})})
+    launch.run(mode, dump(whole), output, device, machines, config.Train.dist_port, start)
+    result = read_result(output / f"{mode}_result.json")
+    return {k: v for k, v in result.items() if k not in ("done_flag", "err_type", "err_msg")}

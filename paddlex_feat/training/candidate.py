@@ -1,0 +1,59 @@
+"""The network between two epochs: what an evaluation measures and a checkpoint saves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from paddlex_feat.errors import Interrupted
+from paddlex_feat.group import Group
+from paddlex_feat.inference.export import Exporter
+from paddlex_feat.models.weights import HEAD
+from paddlex_feat.scratch import ScratchFolder
+from paddlex_feat.training.checkpoint import TrainingState
+from paddlex_feat.training.votes import Votes
+
+_STATISTICS = ("._mean", "._variance")  # of BatchNorm: the only weights that differ among the ranks
+
+
+class Candidate:
+    """Weights at one moment, and their inference directory once it is needed.
+
+    Attributes:
+        weights: float32 tensors by name, on their device: the moving average if there is one.
+    """
+
+    def __init__(self, state: TrainingState, exporter: Exporter, group: Group, folder: Path, votes: Votes):
+        self.weights = state.weights()
+        self._exporter = exporter
+        self._group = group
+        self._folder = folder
+        self._votes = votes
+        self._written = False
+
+    def share(self) -> None:
+        """Give every rank the statistics of rank 0, which all others' weights equal. All ranks call it together."""
+        names = [name for name in self.weights if name.endswith(_STATISTICS)]
+        tensors = self._group.tensors_from_first([self.weights[name] for name in names])
+        self.weights = {**self.weights, **dict(zip(names, tensors, strict=True))}
+
+    def inference(self) -> Path:
+        """The inference directory; the first call writes it. It lives as long as the block of `candidate`."""
+        if not self._written:
+            weights = {name: t.numpy() for name, t in self.weights.items() if not name.startswith(HEAD)}
+            self._exporter.write(weights, self._folder)
+            self._written = True
+        return self._folder
+
+    def look(self) -> None:
+        """Raise Interrupted, on all ranks alike, if one was told to end; all call it after each batch of images."""
+        if self._votes.after_one():
+            raise Interrupted("Interrupted during an evaluation.", where="train")
+
+
+@contextmanager
+def candidate(state: TrainingState, exporter: Exporter, group: Group, root: Path, votes: Votes) -> Iterator[Candidate]:
+    """The network as it is now. Rank 0 exports into the run's own folder `root`, whose checkpoints share the files."""
+    with ScratchFolder(root if group.rank == 0 else None) as temporary:
+        yield Candidate(state, exporter, group, temporary, votes)
