@@ -1,9 +1,9 @@
 """End this process when another machine of the job has died.
 
-The kernel closes the connections of a killed process, which the others notice at once, at least with gloo. A machine that
-loses its power or its network closes nothing, and NCCL waits for it without a limit. Therefore every process sends rank
-0 a datagram each second, rank 0 answers, and a process that hears nothing for some minutes ends with an error. Paddle's
-store is not used: it has one connection, which collectives use from another thread.
+The kernel closes the connections of a killed process, which the others notice at once, at least with gloo. A machine
+that loses its power or its network closes nothing, and NCCL waits for it without a limit. Therefore every process sends
+rank 0 a datagram each second, rank 0 answers, and a process that hears nothing for some minutes ends with an error.
+Paddle's store is not used: it has one connection, which collectives use from another thread.
 """
 
 from __future__ import annotations

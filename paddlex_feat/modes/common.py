@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,9 @@ from paddlex_feat import heartbeat, launch, logs, lookup, yaml_text
 from paddlex_feat.config.load import dump, load
 from paddlex_feat.config.schema import Config
 from paddlex_feat.dataset.records import ImageList, find_root, read_list
-from paddlex_feat.errors import ConfigError, DatasetError, FeatError, ImageError, WeightsError
-from paddlex_feat.files import read_result, settled, write_json
-from paddlex_feat.group import COMMAND, Group, logs_folder
+from paddlex_feat.errors import ConfigError, DatasetError, ImageError, WeightsError
+from paddlex_feat.files import read_result, settled
+from paddlex_feat.group import Group
 from paddlex_feat.pipeline.decode import read_rgb
 from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.retrieval.matches import describe_own, own_pairs, require_matches
@@ -84,19 +84,10 @@ def take_place(config: Config, group: Group, workers: int = 0) -> Place:
         device = f"gpu:{group.local_rank}"
     place = Place(select_device(device), threads_of(config, group), workers or _share(group), group)
     group.join()
+    output = Path(config.Global.output)
     if group.size > group.local_size:  # on one machine the launcher watches all of them
-        heartbeat.start(group, 60 * config.Train.dist_timeout, lambda error: _report_loss(config, error))
+        heartbeat.start(group, 60 * config.Train.dist_timeout, partial(launch.report_loss, config.Global.mode, output))
     return place
-
-
-def _report_loss(config: Config, error: FeatError) -> None:
-    """Leave the error of a lost machine in the files of the run; the process ends after that."""
-    mode, output, group = config.Global.mode, Path(config.Global.output), Group.from_environment()
-    launch.report_failure(output / logs_folder(mode), error)
-    if group.rank == 0:
-        result = {"done_flag": False, "err_type": str(type(error)), "err_msg": str(error)}
-        write_json(output / f"{mode}_result.json", result)
-    log.log(logging.DEBUG if COMMAND in os.environ else logging.ERROR, "%s", error)
 
 
 def launch_processes(config: Config, output: Path, machines: str | None = None) -> dict[str, Any]:
