@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import json
+import logging
 import os
 import re
 import runpy
@@ -42,6 +43,7 @@ from paddlex_feat.logs import LOG_START
 from paddlex_feat.scratch import ScratchFolder
 from paddlex_feat.signals import INSISTING, handled, ignore_others, is_news
 
+log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.2
 _OF_THE_CONNECTION = re.compile(r"gloo|nccl|connection", re.IGNORECASE)  # the last line of a process that lost its peer
 # As `-m` does, but not from modules of the working directory, which may be a data set of strangers.
@@ -68,6 +70,15 @@ def report_failure(logs: Path, error: FeatError) -> None:
     earlier = len(list(logs.glob("error_*.json")))  # the order of the errors; clocks may jump
     content = {"type": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
     write_json(logs / f"error_{rank}.json", {**content, "earlier": earlier})
+
+
+def report_loss(mode: str, output: Path, error: FeatError) -> None:
+    """Leave the error of a lost machine in the files of the run; the process ends after that."""
+    report_failure(output / logs_folder(mode), error)
+    if Group.from_environment().rank == 0:
+        result = {"done_flag": False, "err_type": str(type(error)), "err_msg": str(error)}
+        write_json(output / f"{mode}_result.json", result)
+    log.log(logging.DEBUG if COMMAND in os.environ else logging.ERROR, "%s", error)
 
 
 def run(

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from paddlex_feat import heartbeat, launch, logs
 from paddlex_feat.config.load import dump
 from paddlex_feat.config.schema import Config
-from paddlex_feat.errors import FeatError
-from paddlex_feat.files import read_result, write_json
-from paddlex_feat.group import COMMAND, Group, logs_folder
+from paddlex_feat.files import read_result
+from paddlex_feat.group import Group
 from paddlex_feat.runtime import cpu_count, own_device, prepare_paddle, resolve_device, select_device
 
-log = logging.getLogger(__name__)
 MOST_THREADS = 8  # that decode: more of them decode hardly more, and hold up the thread that launches kernels
 
 
@@ -57,19 +54,10 @@ def take_place(config: Config, group: Group, workers: int = 0) -> Place:
     device = own_device(config.Global.device, group.size, group.local_rank)
     place = Place(select_device(device), threads_of(config, group), workers or min(_share(group), MOST_THREADS), group)
     group.join()
+    output = Path(config.Global.output)
     if group.size > group.local_size:  # on one machine the launcher watches all of them
-        heartbeat.start(group, 60 * config.Train.dist_timeout, lambda error: _report_loss(config, error))
+        heartbeat.start(group, 60 * config.Train.dist_timeout, partial(launch.report_loss, config.Global.mode, output))
     return place
-
-
-def _report_loss(config: Config, error: FeatError) -> None:
-    """Leave the error of a lost machine in the files of the run; the process ends after that."""
-    mode, output, group = config.Global.mode, Path(config.Global.output), Group.from_environment()
-    launch.report_failure(output / logs_folder(mode), error)
-    if group.rank == 0:
-        result = {"done_flag": False, "err_type": str(type(error)), "err_msg": str(error)}
-        write_json(output / f"{mode}_result.json", result)
-    log.log(logging.DEBUG if COMMAND in os.environ else logging.ERROR, "%s", error)
 
 
 def launch_processes(config: Config, output: Path, machines: str | None = None) -> dict[str, Any]:
