@@ -54,9 +54,9 @@ def take_place(config: Config, group: Group, workers: int = 0) -> Place:
     device = own_device(config.Global.device, group.size, group.local_rank)
     place = Place(select_device(device), threads_of(config, group), workers or min(_share(group), MOST_THREADS), group)
     group.join()
-    output = Path(config.Global.output)
     if group.size > group.local_size:  # on one machine the launcher watches all of them
-        heartbeat.start(group, 60 * config.Train.dist_timeout, partial(launch.report_loss, config.Global.mode, output))
+        report = partial(launch.report_loss, config.Global.mode, Path(config.Global.output))
+        heartbeat.start(group, 60 * config.Train.dist_timeout, report)
     return place
 
 
