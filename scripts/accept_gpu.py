@@ -77,20 +77,9 @@ def _in_a_process(item: int, gpus: int, folder: Path) -> list[dict[str, object]]
     """Run one item, whose process prints its lines, and read what it has left."""
     file, log = folder / f"item_{item}.jsonl", folder / f"item_{item}.log"
     file.unlink(missing_ok=True)
-    command = [
-        sys.executable,
-        __file__,
-        "--one",
-        str(item),
-        "--gpus",
-        str(gpus),
-        "--keep",
-        str(folder),
-        "--json",
-        str(file),
-    ]
+    command = [sys.executable, __file__, "--one", str(item), "--gpus", str(gpus), "--keep", str(folder)]
     with log.open("wb") as errors:
-        process = subprocess.Popen(command, stderr=errors, start_new_session=True)
+        process = subprocess.Popen([*command, "--json", str(file)], stderr=errors, start_new_session=True)
         try:
             code: object = process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -101,9 +90,8 @@ def _in_a_process(item: int, gpus: int, folder: Path) -> list[dict[str, object]]
                 process.wait()
     lines = [json.loads(text) for text in file.read_text().splitlines()] if file.is_file() else []
     if code != 0:
-        line = Line(
-            item, "the item's process", f"exit code {code}", "0", FAIL, last_words(log.read_text(errors="replace"))
-        )
+        reason = last_words(log.read_text(errors="replace"))
+        line = Line(item, "the item's process", f"exit code {code}", "0", FAIL, reason)
         print(line, flush=True)
         lines.append(asdict(line))
     return lines
@@ -113,10 +101,12 @@ def _run_item(item: int, gpus: int, folder: Path, file: Path) -> int:
     from accept import ITEMS
 
     bench = Bench(item, "gpu:0" if gpus else "cpu", gpus, folder)
+    console = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print goes to the item's log
     with file.open("a", encoding="utf-8") as stream:
 
         def tell(line: Line) -> None:
-            print(line, flush=True)
+            print(line, file=console, flush=True)
             stream.write(json.dumps(asdict(line)) + "\n")
             stream.flush()
 

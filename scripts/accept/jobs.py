@@ -50,7 +50,7 @@ def one_batch_on_two(bench: Bench) -> Iterator[Line]:
         search = os.pathsep.join((str(ROOT), str(ROOT / "scripts")))
         env = {**NO_TF32, "PYTHONPATH": search, "OMP_NUM_THREADS": "1"}
         if not bench.gpu:
-            env |= {"PADDLE_DISTRI_BACKEND": "gloo", "ACCEPT_ON_CPU": "1", "CUDA_VISIBLE_DEVICES": ""}
+            env |= {"PADDLE_DISTRI_BACKEND": "gloo", "ACCEPT_ON_CPU": "1", "CUDA_VISIBLE_DEVICES": "0,1"}
         run([sys.executable, *launch, *script], env=env)
         weights[count] = [dict(np.load(f"{output}.{rank}.npz")) for rank in range(count)]
     away = max(float(np.abs(w[n] - v).max()) for w in weights[2] for n, v in weights[1][0].items())
