@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -82,16 +83,17 @@ def profile(bench: Bench) -> Iterator[Line]:
             last = step([arrays])
     float(last["loss"])
     events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
-    names = [(event.get("name", ""), event.get("cat", "")) for event in events]
-    operators = sum(category == "Operator" for _, category in names) / count
+    names = [event.get("name", "").partition("[")[0] for event in events]  # the duration follows in brackets
+    operators = sum(event.get("cat") == "Operator" for event in events) / count
     if not operators:
         raise Failed("the trace names no operators")
     yield bench.line("operators of a step", f"{operators:.0f}")
     if not bench.gpu:
         yield bench.not_run("launches and synchronisations of a step", "needs a GPU")
         return
-    launches = sum(name.startswith(("cudaLaunchKernel", "cuLaunchKernel")) for name, _ in names) / count
-    waits = sum("Synchronize" in name or name == "cudaMemcpy" for name, _ in names) / count
+    launches = sum(name.startswith(("cudaLaunchKernel", "cuLaunchKernel")) for name in names) / count
+    # CUPTI's names may end in the version of the call, as in cudaMemcpy_v3020.
+    waits = sum("Synchronize" in name or bool(re.fullmatch(r"cudaMemcpy(_v\d+)?", name)) for name in names) / count
     yield bench.line("launches of a step", f"{launches:.0f}")
     # The profiler waits for the device when it starts and when it ends.
     yield bench.line("waits for the device in a step", f"{waits:.1f}", "< 1", waits < 1)
@@ -112,8 +114,9 @@ def _jpegs(bench: Bench) -> Path:
             path, _, label = line.rpartition(" ")
             target = folder / Path(path).with_suffix(".jpg")
             target.parent.mkdir(parents=True, exist_ok=True)
-            image = cv2.resize(cv2.imread(str(bench.data / path)), (640, 480), interpolation=cv2.INTER_CUBIC)
-            cv2.imwrite(str(target), image)
+            image = cv2.imread(str(bench.data / path))
+            assert image is not None, path
+            cv2.imwrite(str(target), cv2.resize(image, (640, 480), interpolation=cv2.INTER_CUBIC))
             names = [target] if name != "train" else [target.with_stem(f"{target.stem}_{i}") for i in range(copies)]
             for copy in names:
                 if copy != target:
@@ -133,9 +136,9 @@ def loader(bench: Bench) -> Iterator[Line]:
     rates = {}
     for workers in (*counts, 0):
         output = bench.folder / f"loader{workers}"
-        settings = (f"Global.dataset_dir={data}", f"Train.input_size={pixels}", f"Train.batch_size={images}")
+        settings = [f"Global.dataset_dir={data}", f"Train.input_size={pixels}", f"Train.batch_size={images}"]
         epochs = 8 if bench.gpu else 1
-        settings += (f"Train.epochs_iters={epochs}", f"Train.eval_interval={epochs}", "Train.cache_mib=0")
+        settings += [f"Train.epochs_iters={epochs}", f"Train.eval_interval={epochs}", "Train.cache_mib=0"]
         bench.main("train", output, *settings, f"Train.num_workers={workers}", "Train.log_interval=5")
         rows = records(output, "train")
         rows = rows[len(rows) // 2 :]  # the first steps choose kernels
