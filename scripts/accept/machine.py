@@ -47,7 +47,7 @@ def environment(bench: Bench) -> Iterator[Line]:
 def flags(bench: Bench) -> Iterator[Line]:
     """Paddle's flags before and after the first predictor of a process."""
     folder, files = bench.run_folder() / "best_model/inference", bench.photographs()
-    prepare_paddle(training=True)
+    prepare_paddle()
     before = _flags()
     features(folder, files, bench.device)
     after = _flags()

@@ -46,7 +46,7 @@ def build(
     spec: NetworkSpec, device: str, mixed: bool = False, triplet: float = 1.0, clip: float | None = None
 ) -> Training:
     """The same weights for the same spec, whatever the device."""
-    prepare_paddle(training=True)
+    prepare_paddle()
     import paddle
 
     from paddlex_feat.losses.combined import CombinedLoss
@@ -86,7 +86,7 @@ def batch(size: int, images: int = IMAGES, seed: int = 0) -> tuple[np.ndarray, n
 @contextlib.contextmanager
 def exact() -> Iterator[None]:
     """Without TF32, as far as this Paddle has switches for it."""
-    prepare_paddle(training=True)
+    prepare_paddle()
     import paddle
 
     core, before = paddle.base.core, {}

@@ -262,7 +262,7 @@ def _compare(bench: Bench, name: str, plain: Outcome, other: Outcome) -> Line:
 
 def compiled(bench: Bench) -> Iterator[Line]:
     """Train.dy2st."""
-    prepare_paddle(training=True)
+    prepare_paddle()
     import paddle
 
     if not bench.gpu:  # as mode train does: oneDNN's gradients of a compiled graph crash

@@ -17,7 +17,7 @@ from paddlex_feat.runtime import prepare_paddle
 
 def main(target: str) -> None:
     """Train and save."""
-    prepare_paddle(1, training=True)
+    prepare_paddle(1)
     import paddle
 
     group = Group.from_environment()
