@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from paddlex_feat import gpus
+from paddlex_feat import paddle_build
 from paddlex_feat.files import output_errors, read_result, write_json, write_keeping
 from paddlex_feat.group import COMMAND
 
@@ -118,7 +118,7 @@ def begin(
         "config": sha256(folder / "config.yaml"),
         "dataset": dataset,
     }
-    gpu = gpus.describe(device)
+    gpu = paddle_build.describe(device)
     if gpu is not None:
         content["gpu"] = gpu
     path = folder / NAME

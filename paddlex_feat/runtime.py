@@ -13,7 +13,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from paddlex_feat import gpus, limits
+from paddlex_feat import limits, paddle_build
 from paddlex_feat.errors import DependencyError, DeviceError
 from paddlex_feat.homes import home_for_paddle
 from paddlex_feat.scratch import private_folder
@@ -144,7 +144,7 @@ def _captures_folder() -> str:
 
 
 def _import_paddle() -> None:
-    gpus.require_one_paddle()
+    paddle_build.require_one_paddle()
     try:
         paddle = importlib.import_module("paddle")
     except ModuleNotFoundError as error:
@@ -152,9 +152,9 @@ def _import_paddle() -> None:
             raise
         raise DependencyError(
             "PaddlePaddle is not installed, and this mode needs it.",
-            fix=gpus.reinstall()
-            if gpus.installed()
-            else f"CPU: {gpus.INSTALL_CPU}. GPU: {gpus.INSTALL_GPU} "
+            fix=paddle_build.reinstall()
+            if paddle_build.installed()
+            else f"CPU: {paddle_build.INSTALL_CPU}. GPU: {paddle_build.INSTALL_GPU} "
             "(cu118, cu126, cu129 or cu130 by the driver; cu129 or newer for the newest cards).",
         ) from None
     if not hasattr(paddle, "disable_signal_handler"):
@@ -162,7 +162,7 @@ def _import_paddle() -> None:
             "PaddlePaddle is damaged: files are missing. Probably one of its two wheels was removed after both were "
             "installed.",
             where=str(next(iter(paddle.__path__), "paddle")),
-            fix=gpus.reinstall(),
+            fix=paddle_build.reinstall(),
         )
     paddle.disable_signal_handler()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, TypeGuard
 
-from paddlex_feat import gpus, lookup, manifest
+from paddlex_feat import lookup, manifest, paddle_build
 from paddlex_feat.config.load import load
 from paddlex_feat.config.schema import Config, walk
 from paddlex_feat.dataset.fingerprint import fingerprint
@@ -115,8 +115,8 @@ def _with_itself(run: Path) -> tuple[list[str], list[str]]:
     if "processor" in record:  # not in those of earlier versions
         made += _differences("", {"processor": record["processor"]}, {"processor": manifest.processor()})
     if record.get("gpu"):  # name, capability and switches are known to a loaded Paddle only
-        then_gpu = {name: value for name, value in _gpu(record).items() if name in gpus.WITHOUT_PADDLE}
-        made += _differences("gpu ", then_gpu, gpus.present())
+        then_gpu = {name: value for name, value in _gpu(record).items() if name in paddle_build.WITHOUT_PADDLE}
+        made += _differences("gpu ", then_gpu, paddle_build.present())
     lines += _differences("version of ", then, now)
     try:
         found = _data(load(str(config), [], usable=False)[0], record)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from accept.bench import FAIL, ROOT, Bench, Failed, Line, features, last_words, records
-from paddlex_feat import create_model, gpus, manifest
+from paddlex_feat import create_model, manifest, paddle_build
 from paddlex_feat.errors import FeatError
 from paddlex_feat.runtime import prepare_paddle
 
@@ -25,7 +25,7 @@ MEMORY_LIMIT = {"FLAGS_gpu_memory_limit_mb": "400"}  # environment: more is refu
 
 def environment(bench: Bench) -> Iterator[Line]:
     """Versions, wheels, card, driver, switches, and Paddle's own check."""
-    wheels = gpus.installed()
+    wheels = paddle_build.installed()
     yield bench.line("Paddle's wheels", " and ".join(wheels) or "none", "one", len(wheels) == 1)
     prepare_paddle()
     import paddle
@@ -36,7 +36,7 @@ def environment(bench: Bench) -> Iterator[Line]:
         paddle.utils.run_check()
     works = "installed successfully" in said.getvalue()
     yield bench.line("paddle.utils.run_check()", "passes" if works else "fails", "passes", works)
-    facts = gpus.describe(bench.device)
+    facts = paddle_build.describe(bench.device)
     if facts is None:
         yield bench.not_run("card, driver, CUDA, cuDNN, NCCL, TF32", "needs a GPU")
     else:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from paddlex_feat import gpus, manifest, runtime, verify
+from paddlex_feat import manifest, paddle_build, runtime, verify
 from paddlex_feat.errors import DependencyError
 
 
@@ -34,26 +34,26 @@ def packages(tmp_path, monkeypatch) -> Path:
 def test_one_wheel_is_accepted(packages, wheels):
     for name in wheels:
         add_wheel(packages, name)
-    gpus.require_one_paddle()
-    assert gpus.installed() == wheels
+    paddle_build.require_one_paddle()
+    assert paddle_build.installed() == wheels
 
 
 def test_both_wheels_are_an_error_with_the_commands_that_repair_it(packages):
-    for name in gpus.WHEELS:
+    for name in paddle_build.WHEELS:
         add_wheel(packages, name)
     with pytest.raises(DependencyError) as caught:
-        gpus.require_one_paddle()
+        paddle_build.require_one_paddle()
     error = caught.value
     assert "paddlepaddle and paddlepaddle-gpu are both installed" in error.what
     assert f"{sys.executable} -m pip uninstall -y paddlepaddle paddlepaddle-gpu" in error.fix
-    assert gpus.INSTALL_GPU in error.fix and gpus.INSTALL_CPU in error.fix
+    assert paddle_build.INSTALL_GPU in error.fix and paddle_build.INSTALL_CPU in error.fix
 
 
 def test_the_check_takes_less_than_two_milliseconds():
     times = []
     for _ in range(20):
         start = time.perf_counter()
-        gpus.installed()
+        paddle_build.installed()
         times.append(time.perf_counter() - start)
     assert min(times) < 2e-3, min(times)
 
@@ -65,7 +65,7 @@ def start(packages: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_modes_that_need_paddle_stop_at_both_wheels_and_the_others_do_not_look(tmp_path, small_faces):
-    for name in gpus.WHEELS:
+    for name in paddle_build.WHEELS:
         add_wheel(tmp_path / "packages", name)
     words = ["-c", "PP-ShiTuV2_rec", "-o", f"Global.dataset_dir={small_faces}", "-o", f"Global.output={tmp_path}/out"]
     words += ["-o", "Train.batch_size=16", "-o", "Train.pretrain_weight_path=null"]
@@ -117,7 +117,7 @@ def card(packages, tmp_path, monkeypatch, fake_gpus):
     (packages / "paddle/version").mkdir(parents=True)
     text = "nccl_version     = '22703'\ncuda_version     = '12.6'\ncudnn_version    = '9.5.1'\nxpu_version = 'False'\n"
     (packages / "paddle/version/__init__.py").write_text(text)
-    monkeypatch.setattr(gpus, "_DRIVER", tmp_path / "driver")
+    monkeypatch.setattr(paddle_build, "_DRIVER", tmp_path / "driver")
     (tmp_path / "driver").mkdir()
     (tmp_path / "driver/version").write_text(next(iter(DRIVERS)))
     return tmp_path / "driver/version"
@@ -151,19 +151,19 @@ def test_facts_that_this_paddle_does_not_know_are_null(card, monkeypatch):
     monkeypatch.delattr(paddle.base.core, "get_cublas_switch")
     monkeypatch.delattr(paddle.version, "nccl")
     monkeypatch.delattr(paddle.device.cuda, "get_device_name")
-    assert gpus.describe("gpu:1") == {**FACTS, "tf32_cublas": None, "nccl": None, "name": None}
+    assert paddle_build.describe("gpu:1") == {**FACTS, "tf32_cublas": None, "nccl": None, "name": None}
 
 
 @pytest.mark.parametrize(("text", "version"), DRIVERS.items())
 def test_the_drivers_version_is_read_from_the_kernel(card, text, version):
     card.write_text(text)
-    assert gpus.driver() == version
+    assert paddle_build.driver() == version
     card.unlink()
-    assert gpus.driver() is None
+    assert paddle_build.driver() is None
 
 
 def test_what_can_be_read_without_paddle_is_as_recorded(card):
-    assert gpus.present() == {name: FACTS[name] for name in gpus.WITHOUT_PADDLE}
+    assert paddle_build.present() == {name: FACTS[name] for name in paddle_build.WITHOUT_PADDLE}
 
 
 RECORD = {
