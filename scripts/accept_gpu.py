@@ -125,4 +125,5 @@ def _run_item(item: int, gpus: int, folder: Path, file: Path) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the item's process is ended too
     sys.exit(main(sys.argv[1:]))
