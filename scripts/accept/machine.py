@@ -87,11 +87,12 @@ def _memory_mib(bench: Bench) -> float:
 
 
 def evaluations(bench: Bench) -> Iterator[Line]:
-    """Peak memory of a training at its second and at its sixth evaluation."""
+    """Peak memory of a training at its second and at its sixth evaluation: the GPU's; on a CPU only reported."""
     output = bench.trained("evaluations", "Train.epochs_iters=6", "Train.save_interval=6")
     peaks = [row["peak_memory_mib"] for row in records(output, "eval")]
     growth = peaks[5] - peaks[1]
-    yield bench.line("six evaluations in training: growth of peak memory", f"{growth:.0f} MiB", "<= 64", growth <= 64)
+    bound, ok = ("<= 64", growth <= 64) if bench.gpu else ("", True)
+    yield bench.line("six evaluations in training: growth of peak memory", f"{growth:.0f} MiB", bound, ok)
 
 
 def out_of_memory(bench: Bench) -> Iterator[Line]:
