@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from paddlex_feat import paddle_build
 from paddlex_feat.files import output_errors, read_result, write_json, write_keeping
 from paddlex_feat.group import COMMAND
 
@@ -117,6 +118,9 @@ def begin(
         "config": sha256(folder / "config.yaml"),
         "dataset": dataset,
     }
+    gpu = paddle_build.describe(device)
+    if gpu is not None:
+        content["gpu"] = gpu
     path = folder / NAME
     before = {**read_result(path), "resumed": content["resumed"]}
     for key in ("outputs", "sizes"):

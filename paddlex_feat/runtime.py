@@ -13,7 +13,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from paddlex_feat import limits
+from paddlex_feat import limits, paddle_build
 from paddlex_feat.errors import DependencyError, DeviceError
 from paddlex_feat.gpus import visible_gpus, warn_of_unused_gpu
 from paddlex_feat.homes import home_for_paddle
@@ -88,7 +88,7 @@ def prepare_paddle(
         onednn_training: let static programs use oneDNN (see models/cpu_conv.py).
         deterministic: ask for GPU kernels that give the same bits in every run.
 
-    Raises DependencyError if Paddle is not installed.
+    Raises DependencyError if Paddle is not installed, damaged, or installed as both of its wheels.
     """
     users, own = _users_wish(), str(cpu_threads(threads))
     os.environ["OMP_NUM_THREADS"] = own
@@ -149,6 +149,7 @@ def _captures_folder() -> str:
 
 
 def _import_paddle() -> None:
+    paddle_build.require_one_paddle()
     try:
         paddle = importlib.import_module("paddle")
     except ModuleNotFoundError as error:
@@ -156,9 +157,18 @@ def _import_paddle() -> None:
             raise
         raise DependencyError(
             "PaddlePaddle is not installed, and this mode needs it.",
-            fix="CPU: pip install 'paddlex_feat[cpu]'. GPU: install paddlepaddle-gpu for your CUDA version "
-            "as paddlepaddle.org.cn/install describes.",
+            fix=paddle_build.reinstall()
+            if paddle_build.installed()
+            else f"CPU: {paddle_build.INSTALL_CPU}. GPU: {paddle_build.INSTALL_GPU} "
+            "(cu118, cu126, cu129 or cu130 by the driver; cu129 or newer for the newest cards).",
         ) from None
+    if not hasattr(paddle, "disable_signal_handler"):
+        raise DependencyError(
+            "PaddlePaddle is damaged: files are missing. Probably one of its two wheels was removed after both were "
+            "installed.",
+            where=str(next(iter(paddle.__path__), "paddle")),
+            fix=paddle_build.reinstall(),
+        )
     paddle.disable_signal_handler()
 
 

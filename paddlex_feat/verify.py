@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeGuard
 
-from paddlex_feat import lookup, manifest
+from paddlex_feat import lookup, manifest, paddle_build
 from paddlex_feat.config.load import load
 from paddlex_feat.config.schema import Config, walk
 from paddlex_feat.dataset.fingerprint import fingerprint
@@ -25,10 +26,10 @@ _HOW = ("git", "device", "convolutions", "processes", "threads", "processor")
 EPILOG = """verify RUN compares a training's folder with its run.json: outputs and configuration with their SHA-256,
 the data set with its fingerprint, the installed packages with the recorded versions. The fingerprint is of the path,
 label and size of each image: an image exchanged by another of the same size is not seen. It also tells whether
-kernel and processor are others.
+kernel and processor are others and, after a training on a GPU, whether driver, CUDA, cuDNN, NCCL or ONNX Runtime are.
 verify RUN OTHER compares two folders: outputs of train, check_dataset, evaluate and export byte for byte, and the
 data sets. It also tells how the runs were made differently: configuration, versions, git commit, device, threads,
-processor.
+processor, GPU.
 
 exit codes: 0 the same; 1 something differs, or a folder is no run's; 2 the command line is not understood.
 What is told under "made differently" does not count.
@@ -90,6 +91,7 @@ def _is_record(record: dict[str, Any]) -> bool:
         and _is_table(record.get("outputs", {}), str)
         and _is_table(record.get("sizes", {}), int)
         and _is_table(record.get("git") or {}, str, bool)
+        and _is_table(record.get("gpu") or {}, str, int, NoneType)
         and all(isinstance(record.get(key), str | int | None) for key in ("config", *_HOW[1:]))
         and isinstance(record.get("working_directory"), str | None)
     )
@@ -112,6 +114,9 @@ def _with_itself(run: Path) -> tuple[list[str], list[str]]:
     made = _differences("", *machine)
     if "processor" in record:  # not in those of earlier versions
         made += _differences("", {"processor": record["processor"]}, {"processor": manifest.processor()})
+    if record.get("gpu"):  # name, capability and switches are known to a loaded Paddle only
+        then_gpu = {name: value for name, value in _gpu(record).items() if name in paddle_build.WITHOUT_PADDLE}
+        made += _differences("gpu ", then_gpu, paddle_build.present())
     lines += _differences("version of ", then, now)
     try:
         found = _data(load(str(config), [], usable=False)[0], record)
@@ -161,7 +166,13 @@ def _with_another(run: Path, other: Path) -> tuple[list[str], list[str]]:
     lines += _differences("data set, ", *(r["dataset"] for r in records))
     made = _differences("", *(_keys(load(str(folder / "config.yaml"), [], usable=False)[0]) for folder in folders))
     made += _differences("version of ", *(r["versions"] for r in records))
-    return lines, made + _differences("", *({k: r[k] for k in _HOW if k in r} for r in records))
+    made += _differences("", *({k: r[k] for k in _HOW if k in r} for r in records))
+    return lines, made + _differences("gpu ", *(_gpu(record) for record in records))
+
+
+def _gpu(record: dict[str, Any]) -> dict[str, Any]:
+    """What run.json knows of the GPU: nothing after a training on a CPU, or by an earlier version."""
+    return {name: value for name, value in (record.get("gpu") or {}).items() if value is not None}
 
 
 def _contents(one: dict[str, Path], other: dict[str, Path]) -> list[dict[str, str]]:

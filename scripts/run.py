@@ -15,24 +15,37 @@ OURS = VENV / "made_by_scripts_run"
 PYTHON = VENV / "bin" / "python"
 # Where .venv is active, this script runs in it: what makes it anew must be the Python it was made from.
 BASE = str(Path(getattr(sys, "_base_executable", None) or sys.executable).resolve())
-EXTRAS = "cpu,demo,test,onnx,openvino"
+EXTRAS = "demo,test,onnx,openvino"
+# Newer versions than 2.6 are on Paddle's own index alone, a page for each CUDA version.
+GPU_WHEEL, GPU_INDEX = "paddlepaddle-gpu==3.3.1", "https://www.paddlepaddle.org.cn/packages/stable/{}/"
+CUDA = ("cu118", "cu126", "cu129", "cu130")
 PINNED_FOR = (3, 11)  # the Python that constraints.txt was made with
-USAGE = "usage: bash run demo | test [pytest arguments] | setup"
+USAGE = f"usage: bash run demo | test [pytest arguments] | setup [--gpu {'|'.join(CUDA)}]"
 
 
 def main(words: list[str]) -> int:
     """Run one command; its exit code."""
     commands = {"demo": demo, "test": test, "setup": lambda _: 0}
+    gpu = None
+    if words[:1] == ["setup"] and len(words) > 1:
+        option, _, gpu = "=".join(words[1:]).partition("=")
+        if option != "--gpu" or gpu not in CUDA:
+            words = []
     if not words or words[0] not in commands:
         print(USAGE, file=sys.stderr)
         return 2
-    set_up()
+    set_up(gpu)
     return commands[words[0]](words[1:])
 
 
-def set_up() -> None:
-    """Create .venv and install the package with its extras; nothing if that is done already."""
-    wanted = hashlib.sha256(repr((sys.version, BASE, EXTRAS, ROOT)).encode())
+def set_up(gpu: str | None = None) -> None:
+    """Create .venv and install the package with its extras; nothing if that is done already.
+
+    gpu: a name of CUDA installs paddlepaddle-gpu for it instead of paddlepaddle; None: what .venv has been made for.
+    """
+    gpu = gpu or (OURS.read_text().strip() if OURS.is_file() else "")
+    extras, gpu_wheel = (EXTRAS, GPU_WHEEL) if gpu else (f"cpu,{EXTRAS}", "")
+    wanted = hashlib.sha256(repr((sys.version, BASE, extras, ROOT, gpu, gpu_wheel)).encode())
     for name in ("setup.cfg", "pyproject.toml", "constraints.txt"):
         wanted.update((ROOT / name).read_bytes())
     stamp = VENV / "installed"
@@ -43,11 +56,13 @@ def set_up() -> None:
     print(f"Setting up {VENV} (once, some minutes) …", flush=True)
     shutil.rmtree(VENV, ignore_errors=True)
     VENV.mkdir()
-    OURS.touch()
+    OURS.write_text(gpu)
     install = make_environment()
     pins = ["-c", "constraints.txt"] if sys.version_info[:2] == PINNED_FOR else []
     options = ["--quiet", "--disable-pip-version-check"]
-    subprocess.run([*install, "install", *options, *pins, "-e", f".[{EXTRAS}]"], cwd=ROOT, check=True)
+    subprocess.run([*install, "install", *options, *pins, "-e", f".[{extras}]"], cwd=ROOT, check=True)
+    if gpu:
+        subprocess.run([*install, "install", *options, gpu_wheel, "-i", GPU_INDEX.format(gpu)], cwd=ROOT, check=True)
     stamp.write_text(wanted.hexdigest())
 
 
