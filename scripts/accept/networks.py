@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from accept.bench import Bench
+from paddlex_feat.gpus import exact_products
 from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.runtime import prepare_paddle
 
@@ -83,22 +83,10 @@ def batch(size: int, images: int = IMAGES, seed: int = 0) -> tuple[np.ndarray, n
     return np.clip(pattern // 2 + rng.integers(0, 128, pattern.shape), 0, 255).astype(np.uint8), labels
 
 
-@contextlib.contextmanager
-def exact() -> Iterator[None]:
-    """Without TF32, as far as this Paddle has switches for it."""
+def exact() -> AbstractContextManager[None]:
+    """Without TF32. Paddle may not have been imported before."""
     prepare_paddle()
-    import paddle
-
-    core, before = paddle.base.core, {}
-    for kind in ("cudnn", "cublas"):
-        if hasattr(core, f"set_{kind}_switch") and hasattr(core, f"get_{kind}_switch"):
-            before[kind] = getattr(core, f"get_{kind}_switch")()
-            getattr(core, f"set_{kind}_switch")(False)
-    try:
-        yield
-    finally:
-        for kind, value in before.items():
-            getattr(core, f"set_{kind}_switch")(value)
+    return exact_products()
 
 
 def lowered(training: Training, level: str, dtype: str) -> None:
