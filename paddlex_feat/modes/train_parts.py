@@ -70,6 +70,7 @@ def build_state(
     settings = config.Train
     if settings.amp != "OFF":
         require_amp(place.device, settings.amp_dtype, "Train.amp")
+    choose_kernels(settings, place)  # before run.json records the switches
     paddle.seed(settings.seed)
     model = recognizer.build(network_spec(config), num_classes)
     share_statistics(settings, model, place)
@@ -247,7 +248,6 @@ def _extractors(config: Config, exporter: Exporter, place: Place) -> Callable[[C
 def _step(config: Config, state: TrainingState, place: Place) -> Step:
     settings = config.Train
     precision = Precision(settings.amp, settings.amp_dtype)
-    choose_kernels(settings, place)
     step = Step(
         TrainingNetwork(state.model, preprocess_of(config), precision.on, classify=settings.loss.ce_weight > 0),
         _criterion(settings.loss),
