@@ -14,6 +14,7 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from conftest import QUICK, ROOT
@@ -198,6 +199,9 @@ def test_what_is_under_way_when_the_process_is_forked_is_an_error_there(small, f
                 os._exit(5)
         return str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(2)  # this process's OpenCV has threads, too
+    cv2.GaussianBlur(np.ones((2000, 2000), np.float32), (0, 0), 9)
     results = small.predict(files * 3)
     next(results)
     assert in_child(lambda: list(results)) == "3"
@@ -208,6 +212,7 @@ def test_what_is_under_way_when_the_process_is_forked_is_an_error_there(small, f
     finally:
         small._extractor._running.clear()
     assert in_child(lambda: features(small, files)) == "0"
+    cv2.setNumThreads(threads)
 
 
 # Ways to start

@@ -418,7 +418,7 @@ def test_sigkill_at_random_moments(faces, labelme_faces, tmp_path, kind):
     assert subprocess.run(command, cwd=ROOT, stderr=subprocess.DEVNULL).returncode in (0, 1)
     whole_run, new = time.perf_counter() - started, lists()
     assert new != old
-    rng, seen = random.Random(0), Counter()
+    rng, seen, around = random.Random(0), Counter(), 0.6 * whole_run  # the moment of the change, as far as it is known
     for _ in range(50):
         for kept in root.glob("*.txt.bak*"):
             kept.unlink()
@@ -426,12 +426,13 @@ def test_sigkill_at_random_moments(faces, labelme_faces, tmp_path, kind):
         for name, data in old.items():
             (root / f"{name}.txt").write_bytes(data)
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.1, 0.8) * whole_run)
+        time.sleep(rng.uniform(0.7, 1.4) * around)
         process.send_signal(signal.SIGKILL)
         process.wait()
         after = lists()
         assert after in (old, new)
         seen[after == old] += 1
+        around *= 1.05 if after == old else 0.95
         if after == new:
             assert {name: (root / f"{name}.txt.bak").read_bytes() for name in LISTS} == old
     assert min(seen[True], seen[False]) >= 3  # kills before the change and after it

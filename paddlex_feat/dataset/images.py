@@ -170,7 +170,7 @@ def inspect_all(paths: list[str], workers: int) -> dict[str, ImageFacts]:
 
 
 def _inspect_in_threads(jobs: list[tuple[str, bool]], workers: int) -> Iterator[dict[str, ImageFacts]]:
-    cv2.setNumThreads(1)  # one image a thread is the parallelism
+    cv2.setNumThreads(0)  # one image a thread is the parallelism
     keep_freed_memory()
     stream = iter(jobs)
     with ThreadPoolExecutor(workers) as pool, bar(len(jobs), "decoding", "images") as progress:

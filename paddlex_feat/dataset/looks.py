@@ -10,6 +10,7 @@ import numpy as np
 _FLAT = 8  # grey levels; an image of less contrast looks like any other
 _STEP = 2  # grey levels; a smaller difference between cells may be noise
 _DARK, _BRIGHT = 32, 223  # grey levels; a picture wholly below or above shows next to nothing
+_COUNTED = 2**20  # pixels that are counted at once
 _TAIL = 0.001  # share of the pixels at either end that do not count: dead pixels, a date stamp's dot
 
 
@@ -65,7 +66,9 @@ def _emptiness(image: np.ndarray) -> str:
 
 def levels(pixels: np.ndarray) -> tuple[int, int]:
     """Darkest and brightest level of uint8 values, without one in a thousand at either end."""
-    counts = np.bincount(pixels.ravel(), minlength=256).cumsum()
+    rows = max(1, _COUNTED * len(pixels) // max(1, pixels.size))  # NumPy counts in 8 bytes a pixel
+    parts = (pixels[i : i + rows] for i in range(0, len(pixels), rows))
+    counts = np.sum([np.bincount(part.ravel(), minlength=256) for part in parts], axis=0).cumsum()
     spare = _TAIL * counts[-1]
     return int(np.searchsorted(counts, spare, "right")), int(np.searchsorted(counts, counts[-1] - spare, "left"))
 

@@ -57,7 +57,7 @@ def main(jobs: int, done: int, shared: int, cache: int | None, geometry: tuple[i
     """Work until the other end of the pipe `jobs` is closed. All but the last are file descriptors."""
     for number in ENDING:  # the process that trains takes them; its end is this one's
         signal.signal(number, signal.SIG_IGN)
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(0)
     keep_freed_memory()
     ring = Ring(shared, Geometry(*geometry))
     setup: Setup = ring.read(0, 0)

@@ -119,7 +119,7 @@ class _OpencvThreads:
         with self._lock:
             if not self._users:
                 self._former = cv2.getNumThreads()
-                cv2.setNumThreads(1)
+                cv2.setNumThreads(0)  # 1 would wait for OpenCV's threads, which a forked process has lost, for ever
             self._users += 1
         try:
             yield
