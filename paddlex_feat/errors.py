@@ -85,7 +85,7 @@ class DeviceError(FeatError):
 
 
 class OutOfMemoryError(FeatError):
-    """The memory of the machine or of a GPU does not suffice."""
+    """Not enough memory, on the machine or on a GPU."""
 
 
 class OutputError(FeatError):

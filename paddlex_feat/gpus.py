@@ -1,4 +1,4 @@
-"""What is known of the GPUs: how many there are, what they compute in, and why none is used."""
+"""Facts about GPUs: how many are visible, which precisions they have, and why none is used."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from paddlex_feat.errors import DeviceError
 log = logging.getLogger(__name__)
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")  # exists where the driver is loaded (Linux)
+WSL_GPU = Path("/dev/dxg")  # of any vendor
 _AMP_CAPABILITY = {"float16": (7, 0), "bfloat16": (8, 0)}  # below it, Paddle's autocast computes in float32
 
 
@@ -53,7 +54,7 @@ def expects_gpu(device: str) -> bool:
     """
     if device != "auto":
         return device.startswith("gpu")
-    if not NVIDIA_DRIVER.exists() or os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
+    if not (NVIDIA_DRIVER.exists() or WSL_GPU.exists()) or os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
         return False
     try:
         importlib.metadata.version("paddlepaddle-gpu")
@@ -79,7 +80,7 @@ def require_amp(device: str, dtype: str, key: str) -> None:
 
 
 def require_dtype(device: str, dtype: str, key: str, fix: str) -> None:
-    """Raise DeviceError where the GPU `device`, "gpu:N", does not compute in `dtype`, "float16" or "bfloat16"."""
+    """Raise DeviceError where the GPU `device`, "gpu:N", is older than Paddle's autocast needs for `dtype`."""
     import paddle
 
     number = int(device.partition(":")[2])

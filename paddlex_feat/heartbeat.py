@@ -22,6 +22,7 @@ from paddlex_feat.group import Group
 
 log = logging.getLogger(__name__)
 BEAT = 1.0  # seconds
+_PAUSE = 10 * BEAT
 _TOKEN = 16  # bytes that begin every datagram of the job
 _NOBODY = 2**32 - 1
 _ended = threading.Event()
@@ -94,9 +95,7 @@ class _Watch:
                 _ended.wait(BEAT)
             lost = self._listen()
             now = time.monotonic()
-            if now - before > max(
-                10 * BEAT, self._seconds / 4
-            ):  # this process was stopped, and heard nothing meanwhile
+            if now - before > max(_PAUSE, self._seconds / 4):  # this process was stopped, and heard nothing meanwhile
                 self._seen = dict.fromkeys(self._seen, now)
             before = now
             lost = next((rank for rank, at in self._seen.items() if now - at > self._seconds), lost)
@@ -115,7 +114,7 @@ class _Watch:
             log.debug("heartbeat: %s", error)
 
     def _listen(self) -> int | None:
-        """Take what has come and, on rank 0, answer. Returns the rank that rank 0 has lost, if it tells."""
+        """Take what has come and, on rank 0, answer. Returns the rank that rank 0 reports as lost, if any."""
         self._socket.settimeout(0 if self._group.rank else BEAT)
         until = time.monotonic() + BEAT
         while time.monotonic() < until:
@@ -124,7 +123,7 @@ class _Watch:
             except OSError:  # nothing more
                 return None
             number = int.from_bytes(data[_TOKEN:], "big")
-            if data[:_TOKEN] != self._token or len(data) != _TOKEN + 4:  # a stranger's
+            if data[:_TOKEN] != self._token or len(data) != _TOKEN + 4:  # not of this job
                 continue
             if self._group.rank:
                 self._seen[0] = time.monotonic()

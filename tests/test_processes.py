@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -18,7 +19,7 @@ import pytest
 from conftest import QUICK, ROOT
 
 from paddlex_feat.config.training import TrainSection
-from paddlex_feat.errors import ImageError, TrainingError
+from paddlex_feat.errors import ImageError
 from paddlex_feat.group import Group
 from paddlex_feat.modes import place as places
 from paddlex_feat.modes import train_data
@@ -29,7 +30,7 @@ from paddlex_feat.pipeline.augment import Augment
 from paddlex_feat.pipeline.cache import ImageCache
 from paddlex_feat.pipeline.loader import BadImages, training_batches
 from paddlex_feat.pipeline.preprocess import Preprocess
-from paddlex_feat.pipeline.processes import HELD, DecodingProcesses
+from paddlex_feat.pipeline.processes import HELD, DecodingProcesses, ProcessEnded
 from paddlex_feat.pipeline.rand_augment import RandAugment
 from paddlex_feat.pipeline.slices import slices
 
@@ -157,18 +158,41 @@ def test_a_fault_of_our_own_passes_with_its_type(paths, pool):
     assert same(by_threads(paths), list(pool.batches(BATCHES, paths, KEY)))
 
 
-def test_the_end_of_a_process_is_an_error(paths):
-    processes = DecodingProcesses(2, 40, AUGMENT, PREPROCESS, ImageCache(0))
+@pytest.mark.parametrize(("count", "killed"), [(1, 1), (2, 1), (2, 2)])
+def test_the_end_of_a_process_is_noticed_at_once(paths, count, killed):
+    processes = DecodingProcesses(count, 40, AUGMENT, PREPROCESS, ImageCache(0))
     processes.wait_until_ready()
     stream = processes.batches(BATCHES * 50, paths, KEY)
     next(stream)
-    for child in processes._children:
+    for child in processes._children[:killed]:
         child.kill()
-    with pytest.raises(TrainingError, match="signal 9"):
-        list(stream)
+        child.wait()
+    with pytest.raises(ProcessEnded, match="signal 9"):
+        next(stream)
     children = [child.pid for child in processes._children]
     processes.close()
     assert all(map(gone, children))
+
+
+@pytest.mark.parametrize("killed", [1, 2])
+def test_threads_go_on_where_a_process_has_ended(paths, caplog, killed):
+    train_section = TrainSection(loader="processes", num_workers=2, input_size=32, batch_size=40, seed=7)
+    with train_data.Loader(SimpleNamespace(Train=train_section), data_of(paths), place()) as loader:
+        stream = loader(1, 0)
+        found = [next(stream)]
+        for child in loader._processes._children[:killed]:
+            child.kill()
+            child.wait()
+        found += stream
+    assert [r.getMessage() for r in caplog.records if "threads decode instead" in r.getMessage()]
+    expected = training_batches(BATCHES, paths, loader._preprocess, loader._augment, KEY, 2)
+    assert same(list(expected), found)
+
+
+def test_threads_decode_where_memory_is_short(monkeypatch, caplog):
+    monkeypatch.setattr(train_data, "memory_limit", lambda: 512 * 2**20)
+    settings = TrainSection(loader="processes", num_workers=6, input_size=224, batch_size=128)
+    assert train_data._processes(settings, place()) == 0 and "512 MiB" in caplog.text
 
 
 PARENT = """
@@ -209,6 +233,14 @@ def test_a_killed_parent_leaves_no_process_and_no_shared_memory(paths):
     wait_for(lambda: all(map(gone, children)))
 
 
+def data_of(paths: list[str]) -> SimpleNamespace:
+    return SimpleNamespace(
+        lists={"train": SimpleNamespace(files=lambda: paths)},
+        sampler=SimpleNamespace(epoch=lambda number: iter(BATCHES)),
+        bad=None,
+    )
+
+
 def place(device: str = "cpu", local_size: int = 1) -> Place:
     return Place(device, 0, 2, Group(rank=0, size=local_size, local_rank=0, local_size=local_size))
 
@@ -244,7 +276,8 @@ def test_at_most_eight_threads_decode_unless_more_are_asked_for(monkeypatch):
 
 
 def open_files() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
 
 
 def no_memory(*_: object) -> None:
@@ -258,15 +291,11 @@ def test_threads_take_over_where_processes_cannot_be_used(paths, monkeypatch, ca
     else:
         monkeypatch.setattr(sys, "executable", "/bin/false" if fault == "start" else "/no/such/python")
     train_section = TrainSection(loader="processes", num_workers=2, input_size=32, batch_size=40, seed=7)
-    data = SimpleNamespace(
-        lists={"train": SimpleNamespace(files=lambda: paths)},
-        sampler=SimpleNamespace(epoch=lambda number: iter(BATCHES)),
-        bad=None,
-    )
+    decode.read_bgr(paths[0])  # opens what stays open
     before = open_files()
     with (
         caplog.at_level(logging.WARNING),
-        train_data.Loader(SimpleNamespace(Train=train_section), data, place()) as loader,
+        train_data.Loader(SimpleNamespace(Train=train_section), data_of(paths), place()) as loader,
     ):
         found = list(loader(1, 0))
     assert [r.getMessage().startswith("Decoding processes cannot be used") for r in caplog.records] == [True]

@@ -62,7 +62,7 @@ class ArcMargin(nn.Layer):
     scale * cos(t + margin), that of another scale * cos(t). Where t + margin would pass pi, and the
     cosine would rise again, it is scale * (cos t - margin * sin margin). sin t is taken as
     sqrt(1 - cos^2 t + 1e-6), whose derivative is finite at t = 0, as in PaddleClas. A cosine that TF32
-    products round to 1.001 gives no NaN: the radicand is at least 1e-7, less than float32 products ever give.
+    products round to 1.001 gives no NaN: the radicand is at least 1e-7.
 
     forward: float32 [N, D], int64 [N] -> float32 [N, C]. In evaluation mode, or without labels,
     it returns cos t, neither shifted nor scaled. A zero feature has cosine 0 with every class.

@@ -21,14 +21,15 @@ from paddlex_feat.modes.train_classes import require_classes_of
 from paddlex_feat.pipeline import sampler as samplers
 from paddlex_feat.pipeline.augment import Augment
 from paddlex_feat.pipeline.cache import ImageCache
-from paddlex_feat.pipeline.loader import BadImages, training_batches
-from paddlex_feat.pipeline.processes import DecodingProcesses
+from paddlex_feat.pipeline.loader import BATCHES_AHEAD, BadImages, training_batches
+from paddlex_feat.pipeline.processes import HELD, DecodingProcesses, ProcessEnded
 from paddlex_feat.pipeline.rand_augment import RandAugment
+from paddlex_feat.runtime import memory_limit
 
 log = logging.getLogger(__name__)
-# Of the training process: with fewer, threads can use them all. A decoding process takes about 50 MB.
-LEAST_PROCESSORS = 3
+LEAST_PROCESSORS = 3  # of the training process: with fewer, threads can use them all
 MOST_PROCESSES = 16
+_PROCESS_BYTES = 50 * 2**20  # that a decoding process takes
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ def _num_classes(wanted: int | str | None, found: int) -> int:
 class Loader:
     """(epoch, first batch) -> batches of this rank, as the trainer takes them; a context manager that ends processes.
 
-    Decoding processes start at once, while the network is built; threads take over if they cannot be used.
+    Decoding processes start at once, while the network is built. Threads take over, with the same bytes, if processes
+    cannot be used or one of them ends.
     """
 
     def __init__(self, config: Config, data: Data, place: Place):
@@ -137,22 +139,25 @@ class Loader:
                     count, settings.batch_size, self._augment, self._preprocess, self._cache
                 )
             except OSError as error:
-                _say_threads(error)
+                _warn_of_threads(error)
 
     def __call__(self, epoch: int, first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The batches of an epoch from number `first` on."""
-        place, bad = self._place, self._data.bad
+        place, bad, sampler = self._place, self._data.bad, self._data.sampler
         key = (self._settings.seed, epoch, place.group.rank)
-        own = self._data.sampler.epoch(epoch)
         if self._processes is not None:
             try:
                 self._processes.wait_until_ready()
-                return self._processes.batches(own, self._files, key, first, bad)
-            except OSError as error:
-                _say_threads(error)
+                for batch in self._processes.batches(sampler.epoch(epoch), self._files, key, first, bad):
+                    yield batch
+                    first += 1
+                return
+            except (OSError, ProcessEnded) as error:
+                _warn_of_threads(error)
                 self.close()
-        return training_batches(
-            own, self._files, self._preprocess, self._augment, key, place.workers, first, bad, self._cache
+        own, workers = sampler.epoch(epoch), place.workers
+        yield from training_batches(
+            own, self._files, self._preprocess, self._augment, key, workers, first, bad, self._cache
         )
 
     def __enter__(self) -> Loader:
@@ -173,11 +178,19 @@ def _processes(settings: TrainSection, place: Place) -> int:
     auto = place.device.startswith("gpu") and place.processors >= LEAST_PROCESSORS
     if settings.loader == "threads" or (settings.loader == "auto" and not auto):
         return 0
-    return settings.num_workers or max(1, min(place.processors - 1, MOST_PROCESSES))
+    count = settings.num_workers or max(1, min(place.processors - 1, MOST_PROCESSES))
+    ring = (BATCHES_AHEAD + 1 + HELD) * settings.batch_size * settings.input_size**2 * 3
+    share = memory_limit() // place.group.local_size
+    if ring + count * _PROCESS_BYTES > share // 2:  # the system would kill somebody, not refuse
+        reason = f"they would take more than half of this process's {share >> 20} MiB"
+        _warn_of_threads(OSError(None, reason))
+        return 0
+    return count
 
 
-def _say_threads(error: OSError) -> None:
-    log.warning("Decoding processes cannot be used (%s): threads decode instead.", error.strerror or error)
+def _warn_of_threads(error: OSError | ProcessEnded) -> None:
+    reason = getattr(error, "strerror", None) or str(error)
+    log.warning("Decoding processes cannot be used (%s): threads decode instead.", reason)
 
 
 def _cache(limit: int, group: Group) -> ImageCache:

@@ -15,7 +15,10 @@ from paddlex_feat.errors import FeatError
 from paddlex_feat.files import read_result
 
 log = logging.getLogger(__name__)
-_KEYS = re.compile(r"(Global\.model$|Model\.|Train\.(?!resume))")  # that decide what a training does
+# Keys that decide what a training computes.
+_KEYS = re.compile(
+    r"(Global\.model$|Model\.|Train\.(?!resume|(loader|num_workers|cache_mib|log_interval|dist_timeout|visualdl)$))"
+)
 _MOST, _LONGEST = 100, 200  # entries that are kept; characters of a difference that is told
 
 

@@ -1,4 +1,4 @@
-"""What a decoding process does: it takes slices, decodes them into shared memory, and ends with the one that trains.
+"""A decoding process: it decodes slices into shared memory, and ends when the one that trains ends.
 
 It imports neither Paddle nor the program that started the run.
 """
@@ -24,7 +24,7 @@ from paddlex_feat.pipeline.ring import Geometry, Ring
 from paddlex_feat.pipeline.slices import Failure, Samples
 from paddlex_feat.signals import ENDING
 
-# Place in the ring, slice, epoch (its last bits), and whether there is a letter. A pipe hands over so few bytes whole.
+# Place in the ring, slice, epoch (its last bits), and whether there is a message. A pipe hands over so few bytes whole.
 TOKEN = struct.Struct("<HHHH")
 READY = TOKEN.pack(0xFFFF, 0, 0, 0)
 

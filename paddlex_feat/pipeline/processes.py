@@ -18,7 +18,6 @@ from contextlib import suppress
 
 import numpy as np
 
-from paddlex_feat.errors import TrainingError
 from paddlex_feat.pipeline import decode
 from paddlex_feat.pipeline.augment import Augment
 from paddlex_feat.pipeline.cache import ImageCache
@@ -31,9 +30,14 @@ from paddlex_feat.pipeline.slices import Failure, Samples, slices
 log = logging.getLogger(__name__)
 HELD = 3  # batches that the caller may keep without a copy
 START_SECONDS = 120
-_LOOK_MILLISECONDS = 500  # how often a silent process is asked whether it lives
+_LOOK_MILLISECONDS = 500  # how often silent processes are asked whether they live
+_MOST_IMAGES = 20_000  # of a batch: the tokens of all slices in the ring fit into a pipe
 # One thread a process: what libraries start for themselves would only cost.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+class ProcessEnded(Exception):
+    """A decoding process was killed, or has failed."""
 
 
 class DecodingProcesses:
@@ -44,10 +48,12 @@ class DecodingProcesses:
         batch: most images of a batch.
         cache: decoded images, which the processes share.
 
-    Raises OSError if the system has no memory or no room for them.
+    Raises OSError if the system has no memory or no room for them, or if batches are too large.
     """
 
     def __init__(self, count: int, batch: int, augment: Augment, preprocess: Preprocess, cache: ImageCache):
+        if batch > _MOST_IMAGES:
+            raise OSError(None, f"a batch has more than {_MOST_IMAGES} images")
         self._count = count
         self._samples = Samples(augment, preprocess, cache)
         self._geometry = geometry = Geometry(BATCHES_AHEAD + 1 + HELD, batch, preprocess.size)
@@ -96,13 +102,10 @@ class DecodingProcesses:
             self._children.append(child)
 
     def wait_until_ready(self) -> None:
-        """Raises OSError if a process could not start its work."""
+        """Raises OSError or ProcessEnded if a process could not start its work."""
         latest = time.monotonic() + START_SECONDS
         while self._ready < self._count:
-            try:
-                self._receive()
-            except TrainingError as error:
-                raise OSError(None, error.what) from error
+            self._receive()
             if time.monotonic() > latest:
                 raise OSError(None, f"they did not start within {START_SECONDS} seconds")
 
@@ -122,7 +125,7 @@ class DecodingProcesses:
 
         An array is in shared memory, which is used again when nothing refers to it any longer.
 
-        Raises TrainingError if a process has ended.
+        Raises ProcessEnded instead of a batch if a process has ended.
         """
         self._ring.epoch += 1
         made: list[int] = []
@@ -137,7 +140,7 @@ class DecodingProcesses:
                 files = [paths[i] for i in indices[rows].tolist()]
                 self._ring.write(place, part, Job(key, position + rows.start, rows.start, files))
                 self._working[place] += 1
-                os.write(self._jobs, TOKEN.pack(place, part, self._ring.epoch & 0xFFFF, 0))
+                self._hand_out(TOKEN.pack(place, part, self._ring.epoch & 0xFFFF, 0))
             batch = Batch(position, indices, self._ring.images(place)[: len(indices)])
             return lambda: self._completed(place, batch, paths, key, bad)
 
@@ -148,9 +151,18 @@ class DecodingProcesses:
                 self._taken[place] = False
             self._ring.epoch += 1  # what is not decoded yet need not be
 
+    def _hand_out(self, token: bytes) -> None:
+        try:
+            os.write(self._jobs, token)
+        except BrokenPipeError:  # none of them is left
+            for child in self._children:
+                child.wait()
+            self._require_alive()
+
     def _completed(
         self, place: int, batch: Batch, paths: Sequence[str], key: tuple[int, ...], bad: BadImages | None
     ) -> tuple[np.ndarray, np.ndarray]:
+        self._require_alive()
         while self._working[place]:
             self._receive()
         failures: list[Failure] = []
@@ -187,9 +199,9 @@ class DecodingProcesses:
             if token == READY:
                 self._ready += 1
                 continue
-            place, part, epoch, letter = TOKEN.unpack(token)
+            place, part, epoch, message = TOKEN.unpack(token)
             self._working[place] -= 1
-            if letter and epoch == self._ring.epoch & 0xFFFF:
+            if message and epoch == self._ring.epoch & 0xFFFF:
                 self._reports[place].append(self._ring.read(place, part))
 
     def _require_alive(self) -> None:
@@ -197,11 +209,7 @@ class DecodingProcesses:
             code = child.poll()
             if code is not None:
                 how = f"signal {-code}; perhaps memory ran out" if code < 0 else f"exit code {code}"
-                raise TrainingError(
-                    f"A decoding process has ended ({how}).",
-                    where="Train.loader",
-                    fix="Lower Train.num_workers, or use -o Train.loader=threads.",
-                )
+                raise ProcessEnded(f"one has ended: {how}")
 
 
 def _stop(children: list[subprocess.Popen[bytes]], files: list[int]) -> None:

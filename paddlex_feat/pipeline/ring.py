@@ -1,4 +1,4 @@
-"""Memory that decoding processes and the one that trains share: a ring of batches, and a letterbox for each slice.
+"""Memory that decoding processes and the one that trains share: a ring of batches, and a message for each slice.
 
 The memory is a file without a name: the kernel frees it with the last process that has it open, however that ends,
 and the size of /dev/shm does not matter.
@@ -15,7 +15,7 @@ import numpy as np
 
 from paddlex_feat.pipeline.slices import LARGEST
 
-_LETTER = LARGEST * 2**17  # bytes set aside for a letter, of which only what is written takes memory
+_MESSAGE = LARGEST * 2**17  # bytes set aside for a message, of which only what is written takes memory
 
 
 class Geometry(NamedTuple):
@@ -36,14 +36,14 @@ class Geometry(NamedTuple):
         return _paged(self.batch * self.size * self.size * 3)
 
     @property
-    def letters(self) -> int:
-        """Where the letters begin."""
+    def messages(self) -> int:
+        """Where the messages begin."""
         return ALLOCATIONGRANULARITY + self.places * self.image_bytes
 
     @property
     def total(self) -> int:
         """Bytes of the file."""
-        return self.letters + self.places * self.batch * _LETTER
+        return self.messages + self.places * self.batch * _MESSAGE
 
 
 class Ring:
@@ -76,19 +76,19 @@ class Ring:
         flat = np.frombuffer(self._map, np.uint8, batch * size * size * 3, start)
         return flat.reshape(batch, size, size, 3)
 
-    def write(self, place: int, part: int, letter: Any) -> None:
-        """Leave something for whoever works on this slice, or has waited for it."""
-        text, start = pickle.dumps(letter, protocol=5), self._letter(place, part)
-        if len(text) > _LETTER:
-            raise ValueError("a slice's letter is too long")
+    def write(self, place: int, part: int, message: Any) -> None:
+        """Store the message of a slice: its job before it is decoded, a report after that."""
+        text, start = pickle.dumps(message, protocol=5), self._message(place, part)
+        if len(text) > _MESSAGE:
+            raise ValueError("a slice's message is too long")
         self._map[start : start + len(text)] = text
 
     def read(self, place: int, part: int) -> Any:
         """What was written last. Only processes of this run have the file open."""
-        return pickle.loads(memoryview(self._map)[self._letter(place, part) :])  # noqa: S301
+        return pickle.loads(memoryview(self._map)[self._message(place, part) :])  # noqa: S301
 
-    def _letter(self, place: int, part: int) -> int:
-        return self.geometry.letters + (place * self.geometry.batch + part) * _LETTER
+    def _message(self, place: int, part: int) -> int:
+        return self.geometry.messages + (place * self.geometry.batch + part) * _MESSAGE
 
 
 def reserve(geometry: Geometry) -> int:
@@ -101,7 +101,7 @@ def reserve(geometry: Geometry) -> int:
     fd = os.memfd_create("paddlex_feat_batches")
     try:
         os.ftruncate(fd, geometry.total)
-        os.posix_fallocate(fd, 0, geometry.letters)
+        os.posix_fallocate(fd, 0, geometry.messages)
     except BaseException:
         os.close(fd)
         raise

@@ -33,7 +33,7 @@ class Candidate:
         self._written = False
 
     def share(self) -> None:
-        """Give every rank the statistics of rank 0, which all others' weights equal. All ranks call it together."""
+        """Broadcast BatchNorm's statistics from rank 0; all other weights are equal on all ranks. All ranks call it."""
         names = [name for name in self.weights if name.endswith(_STATISTICS)]
         tensors = self._group.tensors_from_first([self.weights[name] for name in names])
         self.weights = {**self.weights, **dict(zip(names, tensors, strict=True))}

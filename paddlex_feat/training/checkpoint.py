@@ -7,6 +7,7 @@ dropout are functions of (seed, epoch, step), so the progress is their state.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -93,6 +94,7 @@ class TrainingState:
             underflow underflows when it is unscaled.
         """
         before = {name: parameter.clone() for name, parameter in self.model.named_parameters()}
+        _forget_earlier_networks()
         paddle.amp.decorate(
             self.model,
             self.optimizer,
@@ -216,3 +218,15 @@ def resume_momentum(path: Path, state: TrainingState) -> None:
 def _masters(state: TrainingState) -> dict[str, Any]:
     masters = state.optimizer.state_dict().get("master_weights")
     return {"master_weights": masters} if masters else {}
+
+
+def _forget_earlier_networks() -> None:
+    """Paddle collects the parameters of every network with master gradients in one global list.
+
+    A later training in this process would keep those of an earlier one in the GPU's memory.
+    """
+    state = getattr(sys.modules.get("paddle.amp.auto_cast"), "_amp_global_state", None)
+    if state is not None:
+        state.use_master_grad = state.already_classify_params_meshes = False
+        state.model_parameters.clear()
+        state.mesh2params.clear()

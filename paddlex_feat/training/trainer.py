@@ -116,8 +116,8 @@ class Trainer:
     def fit(self) -> None:
         """Train from where the progress stands to the end of the plan.
 
-        Raises Interrupted after a signal, with the state saved; TrainingError if a loss is not finite, or if
-        float16's loss scale leaves nothing to learn.
+        Raises Interrupted after a signal, with the state saved; TrainingError if a loss is not finite, or or if
+        the loss scale of float16 has collapsed.
         """
         progress = self.state.progress
         progress.epochs = self.plan.epochs

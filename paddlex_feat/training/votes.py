@@ -10,10 +10,11 @@ from paddlex_feat.group import Group
 # Between two votes, as rank 0's clock predicts. Each vote waits for the device; Paddle's launcher kills 30 s after a
 # signal, and the state has to be saved by then.
 SECONDS = 2.0
+_MOST_STEPS = 20  # between two votes: steps may become slower at any time
 
 
 class Votes:
-    """Votes on ending, at the same steps (or batches) on all ranks and about SECONDS apart.
+    """Votes on ending, at the same steps (or batches) on all ranks and at most about SECONDS apart.
 
     Rank 0 measures how long a step takes; each vote tells the others after how many steps the next one is due.
 
@@ -36,7 +37,8 @@ class Votes:
     def now(self) -> bool:
         """Vote at once; whether any rank was told to end. All ranks call it at the same step."""
         now = time.monotonic()
-        steps = 1 if self._always else max(1, int(SECONDS * self._done / max(now - self._since, 1e-3)))
+        in_time = int(SECONDS * self._done / max(now - self._since, 1e-3))
+        steps = 1 if self._always else max(1, min(_MOST_STEPS, in_time))
         told, self._interval = self._group.vote(self._told(), steps)
         self._done, self._since = 0, time.monotonic()
         return told
