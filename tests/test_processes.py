@@ -277,7 +277,7 @@ def test_at_most_eight_threads_decode_unless_more_are_asked_for(monkeypatch):
 
 def open_files() -> int:
     gc.collect()
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def no_memory(*_: object) -> None:

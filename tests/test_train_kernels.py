@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 
@@ -122,6 +123,17 @@ def test_o2_in_float16_asks_for_float32_gradients(monkeypatch, dtype, size, accu
     ((level, as_dtype), named), *others = asked
     assert (level, as_dtype, others) == ("O2", dtype, []) and named["master_weight"] is True
     assert named["master_grad"] is expected and state.model.head in named["excluded_layers"]
+
+
+def test_a_training_keeps_nothing_of_an_earlier_one_for_float32_gradients(monkeypatch):
+    """Paddle keeps the parameters of each network that was decorated in a list of the process."""
+    state = importlib.import_module("paddle.amp.auto_cast").amp_global_state()
+    monkeypatch.setattr(state, "use_master_grad", True)
+    monkeypatch.setattr(state, "model_parameters", [paddle.ones([2])])
+    monkeypatch.setattr(paddle.amp, "decorate", lambda *_, **__: None)
+    monkeypatch.setattr(paddle.device.cuda, "get_device_capability", lambda *_: (9, 0))
+    train_parts.build_state(config(Train__amp="O2", Train__amp_dtype="bfloat16"), 3, [0, 1, 2], None, place())
+    assert not state.use_master_grad and state.model_parameters == []
 
 
 def test_batchnorm_of_all_devices_keeps_names_tensors_and_frozen_layers():

@@ -517,7 +517,8 @@ def test_a_run_that_is_resumed_with_other_data_and_settings_says_so_and_records_
     shutil.copytree(run_folder, out)
     before = json.loads((out / "run.json").read_text())
     for _ in range(2):
-        done = train(data, out, "Train.resume=auto", "Train.seed=7", "Train.epochs_iters=4", "Train.eval_interval=9")
+        other = ("Train.seed=7", "Train.epochs_iters=4", "Train.eval_interval=9", "Train.cache_mib=7")
+        done = train(data, out, "Train.resume=auto", *other)
         assert done.returncode == 0, done.stderr
         record = json.loads((out / "run.json").read_text())
         first = record["resumed"][0]
@@ -528,6 +529,7 @@ def test_a_run_that_is_resumed_with_other_data_and_settings_says_so_and_records_
             (text,) = said
             assert "train.txt; " in text and "Train.seed 42, now 7" in text and "query.txt" not in text
             assert "epochs_iters 3, now 4" in text and "Train.resume" not in text
+            assert "cache_mib" not in text  # which changes no result
     assert not said and len(record["resumed"]) == 2 and record["resumed"][1]["config"] == record["config"]
 
 
