@@ -26,16 +26,17 @@ sys.path.insert(0, str(ROOT))  # of a checkout that is not installed
 from accept.bench import FAIL, NOT_RUN, Bench, Failed, Line, NotRun, last_words  # noqa: E402
 
 PATIENCE = 300  # seconds that an item may take
+ITEMS = range(1, 15)
 
 
 def main(words: list[str]) -> int:
-    """Run the items; 0 if none failed, 1 if one did, 2 without a GPU."""
+    """Run the items; 0 if none failed, 1 if one did, 2 without a GPU or with words that make no sense."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dry", action="store_true", help="run on the CPU what can be run there")
     parser.add_argument(
         "--json", type=Path, default=Path("accept_gpu.json"), metavar="FILE", help="default: %(default)s"
     )
-    parser.add_argument("--items", help="numbers, separated by commas; default: all")
+    parser.add_argument("--items", type=_items, default=list(ITEMS), help="numbers, separated by commas; default: all")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep data and outputs there")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)  # what a process of one item is started with
     parser.add_argument("--gpus", type=int, default=0, help=argparse.SUPPRESS)
@@ -46,12 +47,20 @@ def main(words: list[str]) -> int:
     if not given.dry and not gpus:
         print("Paddle sees no GPU here: install paddlepaddle-gpu (see README.md), or try --dry.", file=sys.stderr)
         return 2
-    items = [int(number) for number in given.items.split(",")] if given.items else list(range(1, 15))
     if given.keep:
         given.keep.mkdir(parents=True, exist_ok=True)
-        return _run_all(items, gpus, given.keep.resolve(), given.json)
+        return _run_all(given.items, gpus, given.keep.resolve(), given.json)
     with tempfile.TemporaryDirectory(prefix="accept_gpu_") as folder:
-        return _run_all(items, gpus, Path(folder), given.json)
+        return _run_all(given.items, gpus, Path(folder), given.json)
+
+
+def _items(text: str) -> list[int]:
+    """Numbers of items, separated by commas."""
+    known = {str(number): number for number in ITEMS}
+    unknown = [word for word in text.split(",") if word.strip() not in known]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no number from {ITEMS[0]} to {ITEMS[-1]}")
+    return [known[word.strip()] for word in text.split(",")]
 
 
 def _visible_gpus() -> int:

@@ -51,8 +51,25 @@ def test_without_a_gpu_it_names_the_way_to_go(capsys):
     assert "--dry" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("items", ["0", "15", "3,x", "", "1,,2", "-1"])
+def test_an_item_that_is_not_there_is_a_usage_error(items, capsys):
+    with pytest.raises(SystemExit) as ended:
+        accept_gpu.main(["--dry", f"--items={items}"])
+    assert ended.value.code == 2
+    assert "is no number from 1 to 14" in capsys.readouterr().err
+
+
+def test_two_queries_may_be_ranked_otherwise(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/query.txt").write_text("a.pgm 0\n" * 180)
+    bench, whole = Bench(8, "cpu", 0, tmp_path), {"recall1": 0.5, "recall5": 0.75, "mAP": 0.6}
+    assert bench.metrics_agree({**whole, "recall1": 0.5 + 2 / 180, "mAP": 0.6 - 1 / 180}, whole)
+    assert not bench.metrics_agree({**whole, "recall5": 0.75 - 3 / 180}, whole)
+    assert not bench.metrics_agree({**whole, "mAP": 0.62}, whole)
+
+
 def test_every_item_of_the_list_is_there():
-    assert sorted(accept.ITEMS) == list(range(1, 15))
+    assert sorted(accept.ITEMS) == list(accept_gpu.ITEMS) == list(range(1, 15))
     assert all(check.__doc__ for checks in accept.ITEMS.values() for check in checks)
 
 

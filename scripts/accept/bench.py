@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 OK, FAIL, NOT_RUN = "ok", "FAIL", "not run"
 NO_TF32 = {"NVIDIA_TF32_OVERRIDE": "0"}  # environment: cuBLAS and cuDNN compute float32 in float32
 SHITU, CLIP = "PP-ShiTuV2_rec", "PP-ShiTuV2_rec_CLIP_vit_base"
+METRICS = ("recall1", "recall5", "mAP")
+SWAPPED = 2  # queries that rounding may rank otherwise
 TINY_CLIP = ("Model.patch_size=8", "Model.width=64", "Model.depth=2", "Model.heads=2")
 
 
@@ -101,7 +103,21 @@ class Bench:
 
             with contextlib.redirect_stdout(io.StringIO()):
                 prepare_orl.main(folder)
+            if not self.gpu:  # a part is enough to try the checks
+                for name, every in (("train", 2), ("query", 3)):
+                    lines = (folder / f"{name}.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+                    (folder / f"{name}.txt").write_text("".join(lines[::every]), encoding="utf-8")
         return folder
+
+    def metrics_agree(self, metrics: dict[str, float], others: dict[str, float]) -> bool:
+        """Whether as few queries are ranked otherwise as rounding explains.
+
+        After two epochs the features of PP-ShiTuV2_rec are so alike that differences of 1e-4 exchange neighbours in the
+        ranking of a query or two, and each changes mAP by half a query or less.
+        """
+        queries = len((self.data / "query.txt").read_text(encoding="utf-8").splitlines())
+        away = max(abs(metrics[name] - others[name]) for name in METRICS)
+        return round(away * queries, 6) <= SWAPPED
 
     def photographs(self, count: int = 8) -> list[str]:
         """Some images of the data set."""
