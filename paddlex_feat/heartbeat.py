@@ -22,7 +22,6 @@ from paddlex_feat.group import Group
 
 log = logging.getLogger(__name__)
 BEAT = 1.0  # seconds
-_PAUSE = 10 * BEAT
 _TOKEN = 16  # bytes that begin every datagram of the job
 _NOBODY = 2**32 - 1
 _ended = threading.Event()
@@ -85,6 +84,7 @@ class _Watch:
     def run(self) -> None:
         """Beat and listen until `stop`, or end the process."""
         before = began = time.monotonic()
+        pause = max(10 * BEAT, self._seconds / 4)
         expected = set(range(1, self._group.size)) if self._group.rank == 0 else {0}
         while not _ended.is_set():
             # Python's own watchdog needs no lock of the interpreter, with which the main thread may wait in C++.
@@ -95,7 +95,7 @@ class _Watch:
                 _ended.wait(BEAT)
             lost = self._listen()
             now = time.monotonic()
-            if now - before > max(_PAUSE, self._seconds / 4):  # this process was stopped, and heard nothing meanwhile
+            if now - before > pause:  # this process was stopped, and heard nothing meanwhile
                 self._seen = dict.fromkeys(self._seen, now)
             before = now
             lost = next((rank for rank, at in self._seen.items() if now - at > self._seconds), lost)
