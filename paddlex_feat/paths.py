@@ -28,7 +28,7 @@ def fault(path: str, written: bool = False, addresses: bool = False) -> str:
 
     Args:
         written: the path is about to be created, which would hide a mistake.
-        addresses: an address such as file:///a is understood by whoever reads the path.
+        addresses: an address such as file:///a is understood where the path is read.
     """
     if path[:1] == "~" and not _exists(path.partition("/")[0]):
         home = path.partition("/")[0]

@@ -59,7 +59,7 @@ def _items(text: str) -> list[int]:
     known = {str(number): number for number in ITEMS}
     unknown = [word for word in text.split(",") if word.strip() not in known]
     if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no number from {ITEMS[0]} to {ITEMS[-1]}")
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not a number from {ITEMS[0]} to {ITEMS[-1]}")
     return [known[word.strip()] for word in text.split(",")]
 
 

@@ -58,7 +58,7 @@ def test_an_item_that_is_not_there_is_a_usage_error(items, capsys):
     with pytest.raises(SystemExit) as ended:
         accept_gpu.main(["--dry", f"--items={items}"])
     assert ended.value.code == 2
-    assert "is no number from 1 to 14" in capsys.readouterr().err
+    assert "is not a number from 1 to 14" in capsys.readouterr().err
 
 
 def test_two_queries_may_be_ranked_otherwise(tmp_path):
