@@ -134,7 +134,7 @@ def trained_network(spec: NetworkSpec, images: np.ndarray, steps: int, rate: flo
     labels = np.arange(8) // 4
     network.train()
     losses = [float(step([(images[i % 2 * 8 :][:8], labels + i % 2 * 2)])["loss"]) for i in range(steps)]
-    assert losses[-1] < losses[0]
+    assert losses[-1] < losses[0]  # of the same batch
     state = network.state_dict()
     network = recognizer.build(spec, None)
     network.set_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("head")})
@@ -165,9 +165,9 @@ def test_an_export_agrees_where_products_are_tf32_and_a_weight_off_by_a_hundredt
 @pytest.mark.parametrize(
     ("spec", "changed", "steps", "rate"),
     [
-        pytest.param(SPECS[NAME], "backbone.stages.1.0.pw_conv.conv.weight", 12, 0.02, id="PP-ShiTuV2_rec"),
-        pytest.param(BASE, "backbone.blocks.5.attn.qkv.weight", 5, 0.002, id="base"),
-        pytest.param(LARGE, "backbone.blocks.5.mlp.fc1.weight", 3, 0.002, id="large"),
+        pytest.param(SPECS[NAME], "backbone.stages.1.0.pw_conv.conv.weight", 9, 0.005, id="PP-ShiTuV2_rec"),
+        pytest.param(BASE, "backbone.blocks.5.attn.qkv.weight", 3, 0.0003, id="base"),
+        pytest.param(LARGE, "backbone.blocks.5.mlp.fc1.weight", 3, 0.0003, id="large"),
     ],
 )
 def test_an_export_of_trained_weights_agrees_likewise(spec, changed, steps, rate, tmp_path, tensor_cores, monkeypatch):
