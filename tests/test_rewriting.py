@@ -19,8 +19,9 @@ from conftest import ROOT, run_main
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paddlex_feat.dataset import labelme, relist, split
-from paddlex_feat.dataset.records import LISTS, find_root, read_list
+from paddlex_feat.data.converters import labelme
+from paddlex_feat.data.lists import split, transaction
+from paddlex_feat.data.lists.image_list import LISTS, find_root, read_list
 from paddlex_feat.errors import DatasetError, OutputError
 
 shares = (
@@ -358,7 +359,7 @@ def old_and_new(root: Path) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def state(root: Path) -> dict[str, str]:
-    return {name: relist.read(root, name, 2**20).decode() for name in LISTS}
+    return {name: transaction.read(root, name, 2**20).decode() for name in LISTS}
 
 
 @pytest.mark.parametrize("nth", range(30))
@@ -389,7 +390,7 @@ os._exit(0)
     assert state(tmp_path) in (old, new)
     if state(tmp_path) == new:
         assert {name: (tmp_path / f"{name}.txt.bak").read_text() for name in LISTS} == old
-    relist.replace_lists(tmp_path, new)  # and nothing stands in the way of another run
+    transaction.replace_lists(tmp_path, new)  # and nothing stands in the way of another run
     assert state(tmp_path) == new and not [p for p in tmp_path.iterdir() if p.name.startswith(".") and "new" in p.name]
 
 
@@ -404,7 +405,7 @@ def test_sigkill_at_random_moments(faces, labelme_faces, tmp_path, kind):
         old_and_new(root)
 
     def lists() -> dict[str, bytes]:
-        return {name: relist.read(root, name, 2**20) for name in LISTS}
+        return {name: transaction.read(root, name, 2**20) for name in LISTS}
 
     old = lists()
     command = [sys.executable, "main.py", "-c", "PP-ShiTuV2_rec", "-o", f"Global.dataset_dir={root}"]
@@ -450,7 +451,7 @@ def test_what_a_killed_run_began_is_read_as_finished_and_nothing_is_renamed(tmp_
     assert find_root(str(tmp_path)) == root
     assert {n: read_list(root, n)[0].paths for n in LISTS} == {n: [f"new_{n}.jpg"] for n in LISTS}
     assert {p.name: p.read_text() for p in root.iterdir()} == before
-    relist.replace_lists(root, {"train": "newer.jpg 1\n"})
+    transaction.replace_lists(root, {"train": "newer.jpg 1\n"})
     assert (root / "gallery.txt").read_text() == "new_gallery.jpg 1\n" and (root / "train.txt.bak").is_file()
 
 
@@ -472,7 +473,7 @@ def test_files_of_the_user_are_not_taken_for_leftovers(tmp_path):
     _, new = old_and_new(tmp_path)
     (tmp_path / ".my_train.txt.new").write_text("mine")
     (tmp_path / "train.txt.bak").symlink_to(tmp_path / "elsewhere")
-    relist.replace_lists(tmp_path, new)
+    transaction.replace_lists(tmp_path, new)
     assert (tmp_path / ".my_train.txt.new").read_text() == "mine" and not (tmp_path / "elsewhere").exists()
     assert (tmp_path / "train.txt.bak.1").is_file()
 
@@ -485,7 +486,7 @@ def test_a_folder_that_cannot_be_written_is_left_as_it_was(tmp_path, monkeypatch
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match="No space"):
-        relist.replace_lists(tmp_path, new)
+        transaction.replace_lists(tmp_path, new)
     assert state(tmp_path) == old
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,13 +17,17 @@ paddle = pytest.importorskip("paddle")
 
 import paddle.nn.functional as F
 
+from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import WeightsError
-from paddlex_feat.gpus import exact_products
-from paddlex_feat.inference import export
+from paddlex_feat.inference.export import exporter
 from paddlex_feat.inference.extractor import FeatureExtractor
+from paddlex_feat.losses.combined import CombinedLoss
+from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
+from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.models import recognizer
 from paddlex_feat.models.spec import NetworkSpec
-from paddlex_feat.pipeline.preprocess import Preprocess
+from paddlex_feat.runtime.gpus import exact_products
+from paddlex_feat.training.step import Step, TrainingNetwork
 
 TOLERANCE = 1e-4  # the default of Export.tolerance
 NAME = "PP-ShiTuV2_rec"
@@ -97,21 +102,43 @@ def varied_images(count: int, size: int) -> np.ndarray:
     return np.stack([cv2.resize(c, (size, size), interpolation=i % 2) for i, c in enumerate(cells)])
 
 
-def calibrated(spec: NetworkSpec, images: np.ndarray) -> recognizer.Recognizer:
-    """Random weights of the size of trained ones, with the statistics of these images in every BatchNorm."""
-    paddle.seed(3)
-    network = recognizer.build(spec, None)
+def calibrated(network: recognizer.Recognizer, images: np.ndarray) -> recognizer.Recognizer:
+    """The network with the statistics of these images in every BatchNorm."""
     for layer in network.sublayers():
         if isinstance(layer, paddle.nn.layer.norm._BatchNormBase):
             layer._momentum = 0.0
+    network.train()
+    with paddle.no_grad(), exact_products():
+        network(paddle.to_tensor(Preprocess(images.shape[1]).normalise(images)))
+    network.eval()
+    return network
+
+
+def random_network(spec: NetworkSpec, images: np.ndarray) -> recognizer.Recognizer:
+    """Random weights of the size of trained ones."""
+    paddle.seed(3)
+    network = recognizer.build(spec, None)
+    for layer in network.sublayers():
         if isinstance(layer, paddle.nn.Linear):
             layer.weight.set_value(paddle.randn(layer.weight.shape) * layer.weight.shape[0] ** -0.5)
-    if spec.neck == "bn":
-        network.train()
-        with paddle.no_grad(), exact_products():
-            network(paddle.to_tensor(Preprocess(images.shape[1]).normalise(images)))
-        network.eval()
-    return network
+    return calibrated(network, images) if spec.neck == "bn" else network
+
+
+def trained_network(spec: NetworkSpec, images: np.ndarray, steps: int, rate: float) -> recognizer.Recognizer:
+    """Weights after some steps with the losses of the recipes, four images a class and step."""
+    paddle.seed(3)
+    network = recognizer.build(spec, 4)
+    optimizer = paddle.optimizer.Momentum(rate, 0.9, network.parameters())
+    criterion = CombinedLoss(LabelSmoothingCrossEntropy(0.1), TripletAngularMarginLoss())
+    step = Step(TrainingNetwork(network, Preprocess(images.shape[1])), criterion, optimizer)
+    labels = np.arange(8) // 4
+    network.train()
+    losses = [float(step([(images[i % 2 * 8 :][:8], labels + i % 2 * 2)])["loss"]) for i in range(steps)]
+    assert losses[-1] < losses[0]
+    state = network.state_dict()
+    network = recognizer.build(spec, None)
+    network.set_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("head")})
+    return calibrated(network, images) if spec.neck == "bn" else network
 
 
 @pytest.mark.parametrize(
@@ -126,24 +153,50 @@ def calibrated(spec: NetworkSpec, images: np.ndarray) -> recognizer.Recognizer:
 def test_an_export_agrees_where_products_are_tf32_and_a_weight_off_by_a_hundredth_does_not(
     spec, changed, tmp_path, tensor_cores, monkeypatch
 ):
-    preprocess, images = Preprocess(224), varied_images(16, 224)
-    network = calibrated(spec, images)
+    images = varied_images(16, 224)
+    difference = require_comparison(random_network(spec, images), spec, changed, images, tmp_path, monkeypatch)
+
+    if spec.neck == "bn":  # what the switches are for; CLIP has no branches to fuse
+        monkeypatch.setattr(exporter, "exact_products", contextlib.nullcontext)
+        assert difference() > 5 * TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("spec", "changed", "steps", "rate"),
+    [
+        pytest.param(SPECS[NAME], "backbone.stages.1.0.pw_conv.conv.weight", 12, 0.02, id="PP-ShiTuV2_rec"),
+        pytest.param(BASE, "backbone.blocks.5.attn.qkv.weight", 5, 0.002, id="base"),
+        pytest.param(LARGE, "backbone.blocks.5.mlp.fc1.weight", 3, 0.002, id="large"),
+    ],
+)
+def test_an_export_of_trained_weights_agrees_likewise(spec, changed, steps, rate, tmp_path, tensor_cores, monkeypatch):
+    images = varied_images(16, 224)
+    Switches.now.update(cudnn=False, cublas=False)  # the training rounds nothing
+    network = trained_network(spec, images, steps, rate)
+    Switches.now.update(cudnn=True, cublas=True)
+    require_comparison(network, spec, changed, images, tmp_path, monkeypatch)
+
+
+def require_comparison(network, spec, changed, images, folder, monkeypatch) -> Callable[[], float]:
+    """The weights agree with what they were exported to, and do not with `changed` off by 1 %.
+
+    Returns what compares the right weights again.
+    """
     images = images[: 2 if spec.neck == "bn" else 1]
+    preprocess = Preprocess(images.shape[1])
     state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     with exact_products():
-        export.Exporter(network, NAME, preprocess).write(state, tmp_path)
-    (tmp_path / "tf32").mkdir()
-    exporter = export.Exporter(recognizer.build(spec, None), NAME, preprocess)
-    exporter.write(state, tmp_path / "tf32")
-    monkeypatch.setattr(export, "FeatureExtractor", EngineOfGpu)
+        exporter.Exporter(network, NAME, preprocess).write(state, folder)
+    (folder / "tf32").mkdir()
+    on_gpu = exporter.Exporter(recognizer.build(spec, None), NAME, preprocess)
+    on_gpu.write(state, folder / "tf32")
+    monkeypatch.setattr(exporter, "FeatureExtractor", EngineOfGpu)
 
-    difference = exporter.largest_difference(state, tmp_path, images, "cpu")
-    export.require_agreement(difference, TOLERANCE, tmp_path)
+    difference = on_gpu.largest_difference(state, folder, images, "cpu")
+    exporter.require_agreement(difference, TOLERANCE, folder)
     assert Switches.now == {"cudnn": True, "cublas": True}  # as it was
     other = {**state, changed: state[changed] * np.float32(1.01)}
     with pytest.raises(WeightsError, match="differs"):
-        export.require_agreement(exporter.largest_difference(other, tmp_path, images, "cpu"), TOLERANCE, tmp_path)
-
-    if spec.neck == "bn":  # what the switches are for; CLIP has no branches to fuse
-        monkeypatch.setattr(export, "exact_products", contextlib.nullcontext)
-        assert exporter.largest_difference(state, tmp_path, images, "cpu") > 5 * TOLERANCE
+        exporter.require_agreement(on_gpu.largest_difference(other, folder, images, "cpu"), TOLERANCE, folder)
+    return lambda: on_gpu.largest_difference(state, folder, images, "cpu")
