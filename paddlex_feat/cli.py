@@ -118,7 +118,13 @@ def _keep_finished_training(output: Path) -> None:
 def _fail(error: FeatError, mode: str, output: Path) -> int:
     """Report an error in the result file, on the console and in the log."""
     try:
-        result = {"done_flag": False, **error.result, "err_type": str(type(error)), "err_msg": str(error)}
+        result = {
+            "done_flag": False,
+            **error.result,
+            "err_type": str(type(error)),
+            "err_code": error.code,
+            "err_msg": str(error),
+        }
         _write_result(mode, output, result)
         if Group.from_environment().size > 1:
             importlib.import_module("paddlex_feat.runtime.launch").report_failure(output / logs_folder(mode), error)
