@@ -116,7 +116,8 @@ def test_all_engines_give_the_same_features_at_full_size(network, faces, tmp_pat
     """One form and one engine at a time: the largest network has 1.1 GB of weights."""
     subprocess.run([sys.executable, "-c", EXPORT, network, tmp_path], cwd=ROOT, check=True)
     np.save(tmp_path / "images.npy", pictures(224, faces, 2))
-    code = "import sys, numpy as np; from pathlib import Path; from paddlex_feat.inference import convert, extractor\n"
+    code = "import sys, numpy as np; from pathlib import Path; from paddlex_feat.inference import extractor\n"
+    code += "from paddlex_feat.inference.export import convert\n"
     code += "name, folder = sys.argv[1], Path(sys.argv[2]); convert.write_forms(folder, [name])\n"
     code += "f = extractor.FeatureExtractor(folder, engine=name)(np.load(folder / 'images.npy'))\n"
     code += "np.save(folder / f'{name}.npy', f)"

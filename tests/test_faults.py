@@ -212,7 +212,7 @@ def test_an_error_keeps_its_own_list():
 
 def test_a_traceback_in_the_log_is_readable_and_forges_no_line(tmp_path):
     code = (
-        "import logging, sys; from pathlib import Path; from paddlex_feat import logs\n"
+        "import logging, sys; from pathlib import Path; from paddlex_feat.runtime import logs\n"
         "logs.log_to_console(); logs.log_to_file(Path(sys.argv[1])); log = logging.getLogger('paddlex_feat')\n"
         "try: raise ValueError(sys.argv[2])\n"
         "except ValueError as error: log.debug('traceback', exc_info=error)\n"

@@ -187,7 +187,7 @@ def test_a_server_that_always_breaks_off_or_has_nothing_is_an_error(server):
 def test_two_processes_that_want_one_file_get_it_once_and_whole(server, tmp_path):
     server.slow = True
     url = f"{server.url}/weights.pdparams"
-    code = f"from paddlex_feat import hub; print(len(hub.fetch({url!r}, 'weights', 'x').read_bytes()))"
+    code = f"from paddlex_feat.hub.fetch import fetch; print(len(fetch({url!r}, 'weights', 'x').read_bytes()))"
     root = Path(__file__).resolve().parent.parent
     command = [sys.executable, "-c", code]
     both = [subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) for _ in range(2)]

@@ -98,7 +98,7 @@ def test_threads_and_memory_follow_the_limits(monkeypatch, tmp_path):
     for number in range(8):
         topology = tmp_path / f"cpu{number}/topology"
         topology.mkdir(parents=True)
-        (topology / "thread_siblings_list").write_text(str(cpu))
+        (topology / "thread_siblings_list").write_text(str(number))
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.setattr(cgroups, "processors", lambda: 3)
     monkeypatch.setattr(cgroups, "memory", lambda: 2**20)

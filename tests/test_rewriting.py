@@ -369,7 +369,7 @@ def test_dying_at_any_call_leaves_the_old_lists_or_the_new_ones(tmp_path, nth):
     code = f"""
 import os
 from pathlib import Path
-from paddlex_feat.dataset import relist
+from paddlex_feat.data.lists import transaction
 calls = 0
 def dying(function):
     def wrapped(*args, **kwargs):
@@ -381,7 +381,7 @@ def dying(function):
     return wrapped
 for name in ("replace", "link", "rename", "unlink", "fsync"):
     setattr(os, name, dying(getattr(os, name)))
-relist.replace_lists(Path({str(tmp_path)!r}), {new!r})
+transaction.replace_lists(Path({str(tmp_path)!r}), {new!r})
 os._exit(0)
 """
     died = subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode
@@ -458,8 +458,8 @@ def test_what_a_killed_run_began_is_read_as_finished_and_nothing_is_renamed(tmp_
 def test_runs_at_the_same_time_do_not_mix_their_lists(tmp_path):
     old_and_new(tmp_path)
     code = (
-        "import sys; from pathlib import Path; from paddlex_feat.dataset import relist\n"
-        "for i in range(40): relist.replace_lists(Path(sys.argv[1]),"
+        "import sys; from pathlib import Path; from paddlex_feat.data.lists import transaction\n"
+        "for i in range(40): transaction.replace_lists(Path(sys.argv[1]),"
         " {n: f'{sys.argv[2]}_{i}.jpg 1\\n' for n in ('train', 'gallery', 'query')})"
     )
     runs = [subprocess.Popen([sys.executable, "-c", code, tmp_path, who], cwd=ROOT) for who in ("a", "b")]
