@@ -23,8 +23,8 @@ import paddlex_feat  # noqa: F401 - before OpenCV, as in main.py: otherwise it r
 import cv2
 import numpy as np
 
-from paddlex_feat.dataset.images import inspect_all
-from paddlex_feat.runtime import cpu_count
+from paddlex_feat.checks.image_facts import inspect_all
+from paddlex_feat.runtime.cpu import cpu_count
 
 ROOT = Path(__file__).resolve().parent.parent
 PAIRS = 5

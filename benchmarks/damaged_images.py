@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from paddlex_feat.dataset.images import inspect
-from paddlex_feat.pipeline.decoder_warnings import listen
-from paddlex_feat.pipeline.jpeg import read_layout
+from paddlex_feat.checks.image_facts import inspect
+from paddlex_feat.data.images.decoder_warnings import listen
+from paddlex_feat.data.images.jpeg import read_layout
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))

@@ -42,13 +42,13 @@ def make_photographs(folder: Path, count: int, width: int = WIDTH, height: int =
 
 def make_model(folder: Path) -> None:
     """An inference directory with random weights."""
-    from paddlex_feat.runtime import prepare_paddle
+    from paddlex_feat.runtime.paddle_import import prepare_paddle
 
     prepare_paddle()
-    from paddlex_feat.inference.export import Exporter
+    from paddlex_feat.data.images.preprocess import Preprocess
+    from paddlex_feat.inference.export.exporter import Exporter
     from paddlex_feat.models import recognizer
     from paddlex_feat.models.spec import NetworkSpec
-    from paddlex_feat.pipeline.preprocess import Preprocess
 
     network = recognizer.build(NetworkSpec(), 1)
     Exporter(network, "PP-ShiTuV2_rec", Preprocess(SIZE)).write(network.state_dict(), folder)
@@ -75,13 +75,14 @@ def dynamic_graph(threads: int) -> float:
 
 def engine_and_embed(model: Path, photographs: Path) -> None:
     """Print, for each turn, images/s of the engine on ready tensors, of `embed` from files, of decoding alone."""
-    from paddlex_feat.runtime import cpu_count, prepare_paddle
+    from paddlex_feat.runtime.cpu import cpu_count
+    from paddlex_feat.runtime.paddle_import import prepare_paddle
 
     prepare_paddle()
-    from paddlex_feat.inference.engine import PaddleEngine
+    from paddlex_feat.data.loading.loader import evaluation_batches
+    from paddlex_feat.evaluation.embed import embed
+    from paddlex_feat.inference.engines.paddle_engine import PaddleEngine
     from paddlex_feat.inference.extractor import FeatureExtractor
-    from paddlex_feat.pipeline.loader import evaluation_batches
-    from paddlex_feat.retrieval.embed import embed
 
     files, workers = [str(f) for f in sorted(photographs.iterdir())], cpu_count()
     engine, extract = PaddleEngine(model), FeatureExtractor(model)

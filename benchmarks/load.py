@@ -68,7 +68,7 @@ def make_model(folder: Path) -> None:
     """An inference directory with random weights, for Paddle and OpenVINO."""
     import embedding
 
-    from paddlex_feat.inference.convert import write_forms
+    from paddlex_feat.inference.export.convert import write_forms
 
     embedding.make_model(folder)
     write_forms(folder, ["paddle", "openvino"])

@@ -26,11 +26,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from paddlex_feat.pipeline.augment import Augment
-from paddlex_feat.pipeline.cache import ImageCache
-from paddlex_feat.pipeline.loader import training_batches
-from paddlex_feat.pipeline.preprocess import Preprocess
-from paddlex_feat.pipeline.processes import DecodingProcesses
+from paddlex_feat.data.augment.augment import Augment
+from paddlex_feat.data.images.cache import ImageCache
+from paddlex_feat.data.images.preprocess import Preprocess
+from paddlex_feat.data.loading.loader import training_batches
+from paddlex_feat.data.loading.processes import DecodingProcesses
 
 SIZE, BATCH, FILES = 224, 128, 512
 OPERATORS, TURNS, SECONDS = 600, 40, 3.0

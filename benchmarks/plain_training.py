@@ -22,12 +22,12 @@ import cv2
 import numpy as np
 import paddle
 
+from paddlex_feat.data.samplers import PKSampler
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.models import recognizer
 from paddlex_feat.models.spec import NetworkSpec
-from paddlex_feat.pipeline.sampler import PKSampler
 from paddlex_feat.training.schedule import warmup_cosine
 
 PAD, K, RATE, WARMUP, LOADERS = 10, 4, 0.01, 5, 2

@@ -119,10 +119,10 @@ def engine_seconds(predictor: object, batch: int, count: int) -> float:
 
 def decode_seconds(predictor: object, batch: int, files: list[str]) -> float:
     """Seconds of the predictor's own decoders for the files, with nothing after them."""
+    from paddlex_feat.data.loading.loader import map_ahead
     from paddlex_feat.inference.inputs import items
     from paddlex_feat.inference.predictor import _batched
-    from paddlex_feat.pipeline.loader import map_ahead
-    from paddlex_feat.runtime import cpu_count
+    from paddlex_feat.runtime.cpu import cpu_count
 
     started = time.perf_counter()
     decoded = map_ahead(_batched(items(files), batch), predictor._load, cpu_count())  # type: ignore[attr-defined]
@@ -146,7 +146,7 @@ class Turn:
 
 def count_operations(target: Path) -> None:
     """Write how many floating-point operations the convolutions and linear layers take for an image."""
-    from paddlex_feat.runtime import prepare_paddle
+    from paddlex_feat.runtime.paddle_import import prepare_paddle
 
     prepare_paddle()
     import paddle

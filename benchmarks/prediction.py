@@ -26,7 +26,7 @@ FACES = 48
 
 def make_faces(folder: Path) -> None:
     """Upright JPEGs of the same area as the photographs."""
-    from paddlex_feat.pipeline.decode import read_bgr
+    from paddlex_feat.data.images.decode import read_bgr
 
     rng = np.random.default_rng(2)
     files = sorted((ROOT / "dataset" / "ORL_faces" / "images").rglob("*.pgm"))
@@ -39,9 +39,9 @@ def make_faces(folder: Path) -> None:
 def rates(model: Path, photographs: Path, rounds: int) -> None:
     """Print images/s, each way in turn."""
     from paddlex_feat import create_model
-    from paddlex_feat.inference.engine import CPU_PIECE
-    from paddlex_feat.pipeline.loader import evaluation_batches
-    from paddlex_feat.runtime import cpu_count
+    from paddlex_feat.data.loading.loader import evaluation_batches
+    from paddlex_feat.inference.engines.paddle_engine import CPU_PIECE
+    from paddlex_feat.runtime.cpu import cpu_count
 
     files = [str(f) for f in sorted(photographs.iterdir())]
     exact, fast = (
@@ -78,13 +78,13 @@ def rates(model: Path, photographs: Path, rounds: int) -> None:
 
 def likeness(weights: Path, folders: dict[str, Path]) -> None:
     """Print cosines between features of exact and of reduced decoding."""
-    from paddlex_feat.inference.export import Exporter
+    from paddlex_feat.data.images.decode import decode_with
+    from paddlex_feat.data.images.preprocess import Preprocess
+    from paddlex_feat.inference.export.exporter import Exporter
     from paddlex_feat.inference.extractor import FeatureExtractor
     from paddlex_feat.models import recognizer
     from paddlex_feat.models import weights as weight_files
     from paddlex_feat.models.spec import NetworkSpec
-    from paddlex_feat.pipeline.decode import decode_with
-    from paddlex_feat.pipeline.preprocess import Preprocess
 
     with tempfile.TemporaryDirectory() as temporary:
         state = weight_files.read(weights)

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from paddlex_feat.retrieval.ranking import Ranking, rank
-from paddlex_feat.runtime import cpu_count, prepare_paddle
+from paddlex_feat.evaluation.ranking.rank import Ranking, rank
+from paddlex_feat.runtime.cpu import cpu_count
+from paddlex_feat.runtime.paddle_import import prepare_paddle
 
 DIM, ROUNDS, LARGE_ROUNDS = 512, 3, 2
 SMALL, LARGE = (2_000, 50_000, 1_000), (10_000, 1_000_000, 50_000)  # queries, gallery, classes

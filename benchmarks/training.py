@@ -43,17 +43,17 @@ def seconds_of_steps(command: list[str]) -> float:
 
 def own_steps(size: int, batch_size: int, count: int) -> None:
     """Print the seconds of each of our steps on random pixels."""
-    from paddlex_feat.runtime import prepare_paddle
+    from paddlex_feat.runtime.paddle_import import prepare_paddle
 
     prepare_paddle(onednn_training=True)
     import paddle
 
+    from paddlex_feat.data.images.preprocess import Preprocess
     from paddlex_feat.losses.combined import CombinedLoss
     from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
     from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
     from paddlex_feat.models import cpu_conv, recognizer
     from paddlex_feat.models.spec import NetworkSpec
-    from paddlex_feat.pipeline.preprocess import Preprocess
     from paddlex_feat.training.step import Step, TrainingNetwork
 
     paddle.seed(0)

@@ -19,11 +19,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from paddlex_feat.pipeline.augment import Augment
-from paddlex_feat.pipeline.cache import ImageCache
-from paddlex_feat.pipeline.loader import map_ahead
-from paddlex_feat.pipeline.preprocess import Preprocess
-from paddlex_feat.pipeline.rand_augment import RandAugment
+from paddlex_feat.data.augment.augment import Augment
+from paddlex_feat.data.augment.rand_augment import RandAugment
+from paddlex_feat.data.images.cache import ImageCache
+from paddlex_feat.data.images.preprocess import Preprocess
+from paddlex_feat.data.loading.loader import map_ahead
 
 PAIRS = 7
 EPOCHS = 20  # of both recipes

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     )
     from paddlex_feat.inference.predictor import Predictor, create_model
     from paddlex_feat.inference.results import FeatureResult
-    from paddlex_feat.inference.savers import save_features
+    from paddlex_feat.inference.writers import save_features
 
 # An image of more pixels is refused, not decoded, for a small file can claim to be a huge image: the formats that
 # are read take up to 8 bytes a pixel here, so one image takes less than 1 GiB, and cameras of 108 megapixels fit.
-# OpenCV reads the limit when it is first imported; where that was before, pipeline/formats.py looks at each header.
+# OpenCV reads the limit when it is first imported; where that was before, data/images/formats.py looks at each header.
 MOST_PIXELS = 110_000_000
 OPENCV_CAME_FIRST = "cv2" in sys.modules and "OPENCV_IO_MAX_IMAGE_PIXELS" not in os.environ
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MOST_PIXELS))
@@ -52,7 +52,7 @@ _HOMES = {  # of what __all__ names and is not here, the others: errors
     "FeatureResult": "inference.results",
     "Predictor": "inference.predictor",
     "create_model": "inference.predictor",
-    "save_features": "inference.savers",
+    "save_features": "inference.writers",
 }
 
 

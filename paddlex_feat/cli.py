@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-from paddlex_feat import __version__, manifest
+from paddlex_feat import __version__
 from paddlex_feat.config import load
 from paddlex_feat.config.describe import keys_help
 from paddlex_feat.config.schema import MODES, Config
@@ -27,13 +27,16 @@ from paddlex_feat.errors import (
     output_errors,
     run_output,
 )
-from paddlex_feat.files import backup, locked, read_result, write_json
-from paddlex_feat.group import COMMAND, Group, logs_folder
-from paddlex_feat.logs import log_to_console, log_to_file
-from paddlex_feat.opencv import silent_opencv
-from paddlex_feat.process import any_text, one_run, surroundings
-from paddlex_feat.scratch import clear_leftovers
-from paddlex_feat.signals import ignore_others
+from paddlex_feat.fileio.atomic import read_result, write_json
+from paddlex_feat.fileio.backups import backup
+from paddlex_feat.fileio.locks import locked
+from paddlex_feat.fileio.temporary import clear_leftovers
+from paddlex_feat.provenance import run_record
+from paddlex_feat.runtime.distributed import COMMAND, Group, logs_folder
+from paddlex_feat.runtime.logs import log_to_console, log_to_file
+from paddlex_feat.runtime.opencv import silent_opencv
+from paddlex_feat.runtime.process import any_text, one_run, surroundings
+from paddlex_feat.runtime.signals import ignore_others
 
 log = logging.getLogger("paddlex_feat")
 # How gloo, NCCL and the store say that a peer is gone.
@@ -115,10 +118,16 @@ def _keep_finished_training(output: Path) -> None:
 def _fail(error: FeatError, mode: str, output: Path) -> int:
     """Report an error in the result file, on the console and in the log."""
     try:
-        result = {"done_flag": False, **error.result, "err_type": str(type(error)), "err_msg": str(error)}
+        result = {
+            "done_flag": False,
+            **error.result,
+            "err_type": str(type(error)),
+            "err_code": error.code,
+            "err_msg": str(error),
+        }
         _write_result(mode, output, result)
         if Group.from_environment().size > 1:
-            importlib.import_module("paddlex_feat.launch").report_failure(output / logs_folder(mode), error)
+            importlib.import_module("paddlex_feat.runtime.launch").report_failure(output / logs_folder(mode), error)
     except OutputError as failure:
         if not isinstance(error, OutputError):  # which has said so already
             log.error("%s", failure)
@@ -176,14 +185,14 @@ def _run(config: Config, mode: str, output: Path) -> int:
         _start_logging(mode, output)
         # Whoever reads the file of a run that is under way, or was killed, must not find an older success.
         _write_result(mode, output, {"done_flag": False, "err_type": "unfinished", "err_msg": "The run has not ended."})
-        importlib.import_module("paddlex_feat.pipeline")  # looks whether OpenCV is whole
+        importlib.import_module("paddlex_feat.data.images")  # looks whether OpenCV is whole
         run_mode = importlib.import_module(f"paddlex_feat.modes.{mode}").run
         with silent_opencv():
             result = run_mode(config, output)
         _flush_stdout()
         _write_result(mode, output, {"done_flag": True, **result})
         if mode == "train" and Group.from_environment().rank == 0:
-            manifest.end(output)
+            run_record.end(output)
         return 0
     except FeatError as error:
         return _fail(error, mode, output)
@@ -207,7 +216,7 @@ def _unexpected(error: Exception, mode: str, output: Path) -> FeatError:
             where=f"worker {group.rank}",
             fix=f"See what the others say, in {output / logs_folder(mode)}.",
         )
-    elif isinstance(error, (FileNotFoundError, SystemError)) and manifest.working_directory() is None:
+    elif isinstance(error, (FileNotFoundError, SystemError)) and run_record.working_directory() is None:
         wrapped = FeatError(  # importing Paddle asks for it; Python 3.13's import itself ends in a SystemError
             "The working directory has been removed.",
             where=f"mode {mode}",
@@ -251,7 +260,7 @@ def _main(words: Sequence[str]) -> int:
 def _configured(args: argparse.Namespace) -> int:
     log_to_console()
     if Group.from_environment().size > 1:
-        importlib.import_module("paddlex_feat.launch").die_with_parent()
+        importlib.import_module("paddlex_feat.runtime.launch").die_with_parent()
     if args.profiler_options:
         log.warning("-p/--profiler_options has no effect here.")
     try:
@@ -264,7 +273,7 @@ def _configured(args: argparse.Namespace) -> int:
 
 
 def _verify(words: Sequence[str]) -> int:
-    from paddlex_feat import verify  # reads data sets, which a faulty configuration need not wait for
+    from paddlex_feat.provenance import verify  # reads data sets, which a faulty configuration need not wait for
 
     try:
         code = verify.main(words)

@@ -26,13 +26,17 @@ class FeatError(Exception):
         what: one sentence, what is wrong; a list may follow, a line each, which begins with four spaces.
         where: file:line, key or path it is about.
         fix: what to do.
+        code: kebab-case name of the cause, stable between versions; None: that of the class.
     """
 
-    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None):
+    code = "error"
+
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None, code: str | None = None):
         self.what = printable(what, _LONGEST_PART, _UNPRINTABLE_IN_LIST)
         super().__init__(self.what)
         self.where = where and printable(where, _LONGEST_PART)
         self.fix = fix and printable(fix, _LONGEST_PART)
+        self.code = code or type(self).code
         self.result: dict[str, Any] = {}
 
     def with_result(self, result: dict[str, Any]) -> FeatError:
@@ -67,57 +71,85 @@ def _escaped(code: int) -> str:
 class ConfigError(FeatError):
     """A configuration file, key or value."""
 
+    code = "config"
+
 
 class DatasetError(FeatError):
     """A list file, a label or the layout of a data set."""
+
+    code = "dataset"
 
 
 class ImageError(FeatError):
     """An image that cannot be read or decoded."""
 
+    code = "image"
+
 
 class WeightsError(FeatError):
     """A weight file or inference directory."""
+
+    code = "weights"
 
 
 class DeviceError(FeatError):
     """A device that is not there."""
 
+    code = "device"
+
 
 class OutOfMemoryError(FeatError):
     """Not enough memory, on the machine or on a GPU."""
+
+    code = "out-of-memory"
 
 
 class OutputError(FeatError):
     """A file or folder that cannot be written."""
 
+    code = "output"
+
 
 class DependencyError(FeatError):
     """A package that is not installed."""
+
+    code = "dependency"
 
 
 class DownloadError(FeatError):
     """A file that could not be fetched."""
 
+    code = "download"
+
 
 class TrainingError(FeatError):
     """A training run that cannot go on."""
+
+    code = "training"
 
 
 class EvaluationError(FeatError):
     """Features or labels from which no metric can be computed."""
 
+    code = "evaluation"
+
 
 class ConnectionLostError(FeatError):
     """Another process of the job is gone; its own error says why."""
+
+    code = "connection-lost"
 
 
 class PeerLostError(FeatError):
     """Another machine of the job has stopped answering."""
 
+    code = "peer-lost"
+
 
 class Interrupted(FeatError):
     """Ctrl-C, SIGTERM, or another signal that ends a run."""
+
+    code = "interrupted"
 
 
 # As Paddle, CUDA's libraries, ONNX Runtime, OpenVINO, OpenCV and C++ report it, where it is not a MemoryError.

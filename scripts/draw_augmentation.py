@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from prepare_orl import photographs
 
-from paddlex_feat.pipeline.augment import Augment
-from paddlex_feat.pipeline.decode import read_rgb
-from paddlex_feat.pipeline.preprocess import Preprocess
-from paddlex_feat.pipeline.rand_augment import RandAugment
+from paddlex_feat.data.augment.augment import Augment
+from paddlex_feat.data.augment.rand_augment import RandAugment
+from paddlex_feat.data.images.decode import read_rgb
+from paddlex_feat.data.images.preprocess import Preprocess
 
 CELL, GAP, MARGIN = 128, 6, 140
 PLANS = 2  # rows of each way

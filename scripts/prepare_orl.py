@@ -13,7 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from paddlex_feat.files import write_keeping
+from paddlex_feat.fileio.backups import write_keeping
 
 PEOPLE, PICTURES, TRAINED = 40, 10, 20
 

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paddlex_feat.retrieval import analysis
-from paddlex_feat.retrieval.analysis import (
+from paddlex_feat.evaluation import analysis
+from paddlex_feat.evaluation.analysis import (
     class_scores,
     confusions,
     pair_similarities,
     recall1_interval,
     unmatched_classes,
 )
-from paddlex_feat.retrieval.threshold import PRECISIONS, threshold_curve, thresholds
+from paddlex_feat.evaluation.threshold import PRECISIONS, threshold_curve, thresholds
 
 FIRST = np.array([1, 3, 2, 1, 0, 4, 1])
 LABELS = np.array([7, 7, 8, 8, 5, 9, 6])

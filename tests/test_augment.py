@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
+from paddlex_feat.data.augment import geometry, rand_augment
+from paddlex_feat.data.augment.augment import Augment
+from paddlex_feat.data.augment.rand_augment import FILL, NAMES, RandAugment
+from paddlex_feat.data.images.decode import decode_bgr, read_rgb
+from paddlex_feat.data.images.jpeg import frame_size
+from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ImageError
-from paddlex_feat.pipeline import geometry, rand_augment
-from paddlex_feat.pipeline.augment import Augment
-from paddlex_feat.pipeline.decode import decode_bgr, read_rgb
-from paddlex_feat.pipeline.jpeg import frame_size
-from paddlex_feat.pipeline.preprocess import Preprocess
-from paddlex_feat.pipeline.rand_augment import FILL, NAMES, RandAugment
 
 OFF = Augment(flip_prob=0, pad=0, rotation_prob=0)
 CLIP = Augment(crop="area", rotation_prob=0.3, rotation_interpolation="bicubic", rand_augment=RandAugment(ops=2))

@@ -19,15 +19,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from paddlex_feat import MOST_PIXELS
-from paddlex_feat.dataset import check_copies, html, images, report
-from paddlex_feat.dataset import findings as findings_module
-from paddlex_feat.dataset.check import check
-from paddlex_feat.dataset.check_copies import NEAR, NEAR_FINE, near_pairs
-from paddlex_feat.dataset.findings import Finding
-from paddlex_feat.dataset.records import LISTS, ImageList, find_root, read_list
-from paddlex_feat.dataset.subject import Settings
+from paddlex_feat.checks import duplicates, image_facts
+from paddlex_feat.checks.context import Settings
+from paddlex_feat.checks.duplicates import NEAR, NEAR_FINE, near_pairs
+from paddlex_feat.checks.runner import check
+from paddlex_feat.data import findings as findings_module
+from paddlex_feat.data.findings import Finding
+from paddlex_feat.data.images.decode import read_rgb
+from paddlex_feat.data.lists.image_list import LISTS, ImageList, find_root, read_list
 from paddlex_feat.errors import ImageError
-from paddlex_feat.pipeline.decode import read_rgb
+from paddlex_feat.reports import dataset_html, dataset_pictures
 
 SETTINGS = Settings(batch_size=4, samples_per_class=2, num_classes=None, workers=2, input_size=16)
 
@@ -145,9 +146,9 @@ def test_a_decompression_bomb_is_refused_by_its_header_and_not_decoded(scene, mo
     assert MOST_PIXELS < 60000 * 60000
     where = scene.add("train", "bomb.png", 0, bomb)
     decoded = []
-    decode = images.decode_admitted
+    decode = image_facts.decode_admitted
     monkeypatch.setattr(
-        images, "decode_admitted", lambda data, name, *more: decoded.append(name) or decode(data, name, *more)
+        image_facts, "decode_admitted", lambda data, name, *more: decoded.append(name) or decode(data, name, *more)
     )
     assert scene.found() == [("image-too-large", "error", where)]
     assert "bomb.png" not in {Path(name).name for name in decoded}
@@ -306,10 +307,10 @@ def test_a_pipe_in_a_list_does_not_hang(scene):
 def test_what_may_become_readable_is_not_remembered(scene, monkeypatch):
     read = os.read
     monkeypatch.setattr(os, "read", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
-    facts = images.inspect_all([str(scene.root / "t0.png")], 1)
+    facts = image_facts.inspect_all([str(scene.root / "t0.png")], 1)
     assert [f.fault for f in facts.values()] == ["image-unreadable"]
     monkeypatch.setattr(os, "read", read)
-    assert [f.fault for f in images.inspect_all([str(scene.root / "t0.png")], 1).values()] == [""]
+    assert [f.fault for f in image_facts.inspect_all([str(scene.root / "t0.png")], 1).values()] == [""]
 
 
 def test_a_jpeg_whose_rest_is_zeros_is_truncated(scene):
@@ -355,10 +356,10 @@ def test_extreme_shapes_and_names_do_not_break_the_report(scene, tmp_path):
     scene.findings()
     data, findings = check(scene.root, SETTINGS)
     findings.append(Finding("image-empty", "error", name, f"<script>{name}", "x", (str(scene.root / "thin.png"),)))
-    samples = report.write_samples(data.lists, tmp_path / "demo")
+    samples = dataset_pictures.write_samples(data.lists, tmp_path / "demo")
     assert len(samples["train"]) == 9
     files = {key: [tmp_path / "demo" / s for s in names] for key, names in samples.items()}
-    html.write_report(tmp_path / "report.html", data, findings, Path(name), [], files)
+    dataset_html.write_report(tmp_path / "report.html", data, findings, Path(name), [], files)
     page = (tmp_path / "report.html").read_text()
     assert "<script" not in page and "&lt;script&gt;" in page and page.count("<img") >= 14
 
@@ -368,7 +369,7 @@ def test_samples_of_one_name_are_kept_apart(scene, tmp_path):
     cv2.imwrite(str(tmp_path / "t0.png"), picture(97))
     scene.add("query", "../t0.png", 0)
     scene.findings()
-    samples = report.write_samples(check(scene.root, SETTINGS)[0].lists, tmp_path / "demo")
+    samples = dataset_pictures.write_samples(check(scene.root, SETTINGS)[0].lists, tmp_path / "demo")
     named = [s for names in samples.values() for s in names if Path(s).name.startswith("t0")]
     assert len(named) == len(set(named)) == 3 and all((tmp_path / "demo" / s).is_file() for s in named)
 
@@ -383,8 +384,10 @@ def test_how_many_images_are_decoded(scene, decode, missing):
 def test_a_second_check_reads_only_what_has_changed(scene, monkeypatch):
     assert scene.found() == []
     read = []
-    inspect = images.inspect
-    monkeypatch.setattr(images, "inspect", lambda path, hashed: read.append(Path(path).name) or inspect(path, hashed))
+    inspect = image_facts.inspect
+    monkeypatch.setattr(
+        image_facts, "inspect", lambda path, *more: read.append(Path(path).name) or inspect(path, *more)
+    )
     assert scene.found() == [] and read == []
     (scene.root / "t3.png").write_bytes(b"damaged")
     assert [code for code, _, _ in scene.found()] == ["image-undecodable"] and read == ["t3.png"]
@@ -448,7 +451,7 @@ def test_samples_of_long_names_and_below_a_link(scene, tmp_path):
     (tmp_path / "big" / "mine").touch()
     (tmp_path / "demo_img").symlink_to("big")
     for _ in range(2):
-        (sample,) = report.write_samples({"train": records}, tmp_path / "demo_img")["train"]
+        (sample,) = dataset_pictures.write_samples({"train": records}, tmp_path / "demo_img")["train"]
         assert (tmp_path / "demo_img" / sample).is_file() and len(sample) < 100
     assert (tmp_path / "big" / "mine").is_file() and not list(tmp_path.glob(".*"))
 
@@ -502,7 +505,7 @@ def test_arbitrary_bytes_as_a_list_give_findings_and_no_traceback(tmp_path_facto
 def test_every_code_is_documented_with_its_severity():
     page = (ROOT / "docs" / "check_dataset.md").read_text(encoding="utf-8")
     documented = dict(re.findall(r"^\| `([a-z0-9-]+)` \| (\w+)", page, re.MULTILINE))
-    folders = (ROOT / "paddlex_feat" / "dataset", ROOT / "paddlex_feat" / "modes")
+    folders = [ROOT / "paddlex_feat" / room for room in ("checks", "data", "modes")]
     sources = " ".join(p.read_text() for folder in folders for p in folder.rglob("*.py"))
     families = "list|line|label|image|path|class|num-classes|sampler|train|query|gallery|copy|leak|labelme|split"
     used = set(re.findall(rf'"((?:{families})-[a-z0-9-]+)"', sources))
@@ -535,7 +538,7 @@ def test_memory_does_not_grow_with_faulty_lines(tmp_path):
 
 
 def test_thousands_of_look_alikes_are_an_end_to_the_search(scene, monkeypatch):
-    monkeypatch.setattr(check_copies, "MOST_PAIRS", 10)
+    monkeypatch.setattr(duplicates, "MOST_PAIRS", 10)
     for number in range(12):
         noisy = picture(60).copy()
         noisy[0, number] ^= 1

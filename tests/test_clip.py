@@ -16,13 +16,13 @@ paddle = pytest.importorskip("paddle")
 
 import paddle.nn.functional as F
 
+from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ConfigError, DependencyError
-from paddlex_feat.inference.export import Exporter
+from paddlex_feat.inference.export.exporter import Exporter
 from paddlex_feat.models import backbones, cpu_conv, recognizer
 from paddlex_feat.models.clip_vit import CLIPViT
 from paddlex_feat.models.heads import ArcMargin, LinearNeck
 from paddlex_feat.models.spec import NetworkSpec
-from paddlex_feat.pipeline.preprocess import Preprocess
 
 BASE, LARGE = "PP-ShiTuV2_rec_CLIP_vit_base", "PP-ShiTuV2_rec_CLIP_vit_large"
 TINY = replace(SPECS[BASE], input_size=32, patch_size=8, width=24, depth=2, heads=3)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from paddlex_feat import yaml_text
 from paddlex_feat.config import load
 from paddlex_feat.config.describe import describe_keys
 from paddlex_feat.config.schema import MODELS, Config, walk
-from paddlex_feat.dataset.records import find_root
+from paddlex_feat.data.lists.image_list import find_root
 from paddlex_feat.errors import ConfigError, DatasetError
-from paddlex_feat.runtime import first_device
+from paddlex_feat.fileio import safe_yaml
+from paddlex_feat.runtime.device import first_device
 
 # Every key that a configuration file of the existing tool can hold, with a value of its type.
 EXISTING_KEYS = {
@@ -68,7 +68,7 @@ def faults(*overrides: tuple[str, object]) -> str:
 def test_every_shipped_file_loads_and_holds_only_known_keys(name):
     config, notices = load.load(name, [])
     assert config.Global.model in MODELS and not notices
-    _, lines = yaml_text.parse(load.shipped()[name].read_text(), name)
+    _, lines = safe_yaml.parse(load.shipped()[name].read_text(), name)
     known = {key for key, _ in walk()}
     sections = {key.rsplit(".", 1)[0] for key in known} | set(Config.model_fields)
     assert set(lines) <= known | sections | {"CheckDataset", "Train.augment", "Train.loss"}

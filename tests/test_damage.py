@@ -15,12 +15,12 @@ import pytest
 from conftest import ROOT, run_main
 from PIL import Image
 
-from paddlex_feat.dataset.damage import has_step
-from paddlex_feat.dataset.images import ImageFacts, inspect
-from paddlex_feat.dataset.looks import look_at, upright
-from paddlex_feat.pipeline import decoder_warnings
-from paddlex_feat.pipeline.decode import MAX_NAMED, _repaired, decode_bgr
-from paddlex_feat.pipeline.jpeg import read_layout
+from paddlex_feat.checks.damage import has_step
+from paddlex_feat.checks.image_facts import ImageFacts, inspect
+from paddlex_feat.checks.phash import look_at, upright
+from paddlex_feat.data.images import decoder_warnings
+from paddlex_feat.data.images.decode import MAX_NAMED, _repaired, decode_bgr
+from paddlex_feat.data.images.jpeg import read_layout
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import damaged_images

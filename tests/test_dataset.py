@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import run_main
 
-from paddlex_feat.dataset import check as checks
-from paddlex_feat.dataset.records import find_root, mixture, read_list, require_lists
-from paddlex_feat.dataset.subject import Settings
+from paddlex_feat.checks import runner as checks
+from paddlex_feat.checks.context import Settings
+from paddlex_feat.data.lists.image_list import find_root, mixture, read_list, require_lists
 from paddlex_feat.errors import DatasetError
 
 SETTINGS = Settings(batch_size=16, samples_per_class=4, num_classes=None, workers=2, input_size=64)
@@ -118,7 +118,7 @@ def test_every_fault_is_found_in_one_run(copy):
 def test_a_truncated_image_is_found(copy, faces):
     import cv2
 
-    from paddlex_feat.pipeline.decode import read_rgb
+    from paddlex_feat.data.images.decode import read_rgb
 
     data = cv2.imencode(".png", read_rgb(faces / "images/s01/01.pgm"))[1].tobytes()
     (copy / "cut.png").write_bytes(data[: len(data) // 3])

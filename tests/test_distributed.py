@@ -19,7 +19,7 @@ from ranks import run_ranks
 
 pytest.importorskip("paddle")
 
-from paddlex_feat import launch
+from paddlex_feat.data import samplers
 from paddlex_feat.errors import (
     ConfigError,
     ConnectionLostError,
@@ -28,8 +28,8 @@ from paddlex_feat.errors import (
     Interrupted,
     TrainingError,
 )
-from paddlex_feat.group import Group
-from paddlex_feat.pipeline import sampler as samplers
+from paddlex_feat.runtime import launch
+from paddlex_feat.runtime.distributed import Group
 
 TWO = ("Global.device=cpu:0,1", "Train.batch_size=8")
 

@@ -26,19 +26,20 @@ for package in ("onnxruntime", "openvino", "paddle2onnx"):
     pytest.importorskip(package)
 
 import paddlex_feat
-from paddlex_feat import limits, runtime
 from paddlex_feat.config.schema import EngineName, RunMode
+from paddlex_feat.data.images.decode import read_rgb
+from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ConfigError, DependencyError, DeviceError, OutputError, WeightsError
-from paddlex_feat.inference import convert, engines
-from paddlex_feat.inference.engine import CPU_PIECE
-from paddlex_feat.inference.engines import create_engine
-from paddlex_feat.inference.export import Exporter
+from paddlex_feat.inference.engines import registry
+from paddlex_feat.inference.engines.onnx_engine import OnnxEngine, _provider
+from paddlex_feat.inference.engines.options import _RUN_MODES, ENGINES, EngineSettings, engine_settings
+from paddlex_feat.inference.engines.paddle_engine import CPU_PIECE
+from paddlex_feat.inference.engines.registry import create_engine
+from paddlex_feat.inference.export import convert
+from paddlex_feat.inference.export.exporter import Exporter
 from paddlex_feat.inference.extractor import FeatureExtractor, unit_rows
-from paddlex_feat.inference.onnx_engine import OnnxEngine, _provider
-from paddlex_feat.inference.settings import _RUN_MODES, ENGINES, EngineSettings, engine_settings
 from paddlex_feat.models import recognizer
-from paddlex_feat.pipeline.decode import read_rgb
-from paddlex_feat.pipeline.preprocess import Preprocess
+from paddlex_feat.runtime import cgroups, paddle_import
 
 NAME = "PP-ShiTuV2_rec"
 OTHERS = ("onnx", "openvino")
@@ -101,7 +102,7 @@ def test_all_engines_give_the_same_features(network, faces, tmp_path):
 EXPORT = """
 import sys; sys.path.insert(0, "tests")
 from pathlib import Path
-from paddlex_feat.runtime import prepare_paddle
+from paddlex_feat.runtime.device import prepare_paddle
 prepare_paddle()
 import test_engines, networks
 name, folder = sys.argv[1:]
@@ -115,7 +116,8 @@ def test_all_engines_give_the_same_features_at_full_size(network, faces, tmp_pat
     """One form and one engine at a time: the largest network has 1.1 GB of weights."""
     subprocess.run([sys.executable, "-c", EXPORT, network, tmp_path], cwd=ROOT, check=True)
     np.save(tmp_path / "images.npy", pictures(224, faces, 2))
-    code = "import sys, numpy as np; from pathlib import Path; from paddlex_feat.inference import convert, extractor\n"
+    code = "import sys, numpy as np; from pathlib import Path; from paddlex_feat.inference import extractor\n"
+    code += "from paddlex_feat.inference.export import convert\n"
     code += "name, folder = sys.argv[1], Path(sys.argv[2]); convert.write_forms(folder, [name])\n"
     code += "f = extractor.FeatureExtractor(folder, engine=name)(np.load(folder / 'images.npy'))\n"
     code += "np.save(folder / f'{name}.npy', f)"
@@ -321,24 +323,24 @@ def test_a_missing_package_names_the_extra(folder, monkeypatch):
 
 
 def test_threads_default_to_physical_cores(tmp_path, monkeypatch):
-    monkeypatch.setattr(limits, "processors", lambda: None)
+    monkeypatch.setattr(cgroups, "processors", lambda: None)
     for cpu, siblings in enumerate(["0,2", "1,3", "0,2", "1,3", "4"]):
         place = tmp_path / f"cpu{cpu}" / "topology"
         place.mkdir(parents=True)
         (place / "thread_siblings_list").write_text(siblings)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
-    assert runtime.physical_cores(tmp_path) == 2
+    assert cpu.physical_cores(tmp_path) == 2
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 4})
-    assert runtime.physical_cores(tmp_path) == 2
-    assert runtime.physical_cores(tmp_path / "absent") == 3
-    monkeypatch.setattr(runtime, "physical_cores", lambda: 7)
+    assert cpu.physical_cores(tmp_path) == 2
+    assert cpu.physical_cores(tmp_path / "absent") == 3
+    monkeypatch.setattr(cpu, "physical_cores", lambda: 7)
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert (runtime.cpu_threads(3), runtime.cpu_threads(0)) == (3, 5)
+    assert (cpu.cpu_threads(3), cpu.cpu_threads(0)) == (3, 5)
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert runtime.cpu_threads(0) == 7
-    monkeypatch.setattr(runtime, "_replaced", {})
-    runtime.prepare_paddle(1)  # one model's threads are no wish for the next one
-    assert os.environ["OMP_NUM_THREADS"] == "1" and runtime.cpu_threads(0) == 7
+    assert cpu.cpu_threads(0) == 7
+    monkeypatch.setattr(cpu, "replaced", {})
+    paddle_import.prepare_paddle(1)  # one model's threads are no wish for the next one
+    assert os.environ["OMP_NUM_THREADS"] == "1" and cpu.cpu_threads(0) == 7
 
 
 @pytest.mark.parametrize(
@@ -370,7 +372,7 @@ IDLE = """
 import os, sys, time
 import numpy as np
 from pathlib import Path
-from paddlex_feat.inference.engines import create_engine
+from paddlex_feat.inference.engines.registry import create_engine
 engine = create_engine(Path(sys.argv[1]), threads=2)
 for _ in range(3):
     engine.run(np.zeros((8, 3, 32, 32), np.float32))
@@ -395,7 +397,7 @@ FORKED = """
 import os, sys
 import numpy as np
 from pathlib import Path
-from paddlex_feat.inference.engines import create_engine
+from paddlex_feat.inference.engines.registry import create_engine
 engine = create_engine(Path(sys.argv[1]), name=sys.argv[2], threads=2)
 x = np.random.default_rng(0).standard_normal((8, 3, 32, 32), dtype=np.float32)
 expected = engine.run(x)
@@ -444,8 +446,8 @@ class Stub:
 @pytest.fixture
 def stubs(monkeypatch):
     makers = {name: (lambda *words, name=name: Stub(name, *words)) for name in ("paddle", *OTHERS)}
-    monkeypatch.setattr(engines, "_MAKERS", makers)
-    monkeypatch.setattr(engines, "_seconds", lambda engine, _: Stub.seconds[engine.name])
+    monkeypatch.setattr(registry, "_MAKERS", makers)
+    monkeypatch.setattr(registry, "_seconds", lambda engine, _: Stub.seconds[engine.name])
     monkeypatch.setattr(Stub, "seconds", {"paddle": 3.0, "onnx": 1.0, "openvino": 2.0})
     monkeypatch.setattr(Stub, "error", {})
     return Stub

@@ -22,10 +22,11 @@ from networks import SPECS
 
 paddle = pytest.importorskip("paddle")
 
-from paddlex_feat import hub
-from paddlex_feat.config import section
+from paddlex_feat.config import base
 from paddlex_feat.config.load import load
-from paddlex_feat.dataset.records import ImageList, require_lists
+from paddlex_feat.data.images.preprocess import Preprocess
+from paddlex_feat.data.lists.image_list import ImageList, require_lists
+from paddlex_feat.data.loading.loader import evaluation_batches
 from paddlex_feat.errors import (
     ConfigError,
     DatasetError,
@@ -37,17 +38,16 @@ from paddlex_feat.errors import (
     OutputError,
     WeightsError,
 )
+from paddlex_feat.evaluation import embed as embedding
+from paddlex_feat.evaluation.evaluator import Evaluator
+from paddlex_feat.evaluation.features_file import write_features
+from paddlex_feat.evaluation.matches import match_counts, own_pairs, require_matches
+from paddlex_feat.hub import fetch
 from paddlex_feat.inference.extractor import FeatureExtractor, unit_rows
 from paddlex_feat.inference.network import NetworkExtractor
 from paddlex_feat.models import recognizer, weights
-from paddlex_feat.modes import evaluate, evaluate_model
-from paddlex_feat.pipeline.loader import evaluation_batches
-from paddlex_feat.pipeline.preprocess import Preprocess
-from paddlex_feat.retrieval import embed as embedding
-from paddlex_feat.retrieval import report
-from paddlex_feat.retrieval.evaluator import Evaluator
-from paddlex_feat.retrieval.features_file import write_features
-from paddlex_feat.retrieval.matches import match_counts, own_pairs, require_matches
+from paddlex_feat.modes import evaluate, trained_model
+from paddlex_feat.reports import evaluation_report
 
 MODEL = "PP-ShiTuV2_rec"
 
@@ -165,19 +165,19 @@ def test_null_is_the_official_weights_of_the_model(run_folder, inference, data, 
     monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", str(tmp_path / "cache"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(section, "PRETRAINED", f"http://127.0.0.1:{server.server_port}/")
+        monkeypatch.setattr(base, "PRETRAINED", f"http://127.0.0.1:{server.server_port}/")
         first = run(data, tmp_path / "a", None, **{"Train.input_size": 32})
         server.shutdown()
     assert Path(first["weight_path"]).is_relative_to(tmp_path / "cache")
     assert first["metrics"] == run(data, tmp_path / "b", inference)["metrics"]
-    address = words(data, tmp_path, section.official_weights(MODEL))
-    assert str(evaluate_model.find(load(MODEL, address)[0])) == first["weight_path"]  # from the cache
+    address = words(data, tmp_path, base.official_weights(MODEL))
+    assert str(trained_model.find(load(MODEL, address)[0])) == first["weight_path"]  # from the cache
 
 
 def test_official_weights_without_a_network_are_a_clear_error(data, tmp_path, monkeypatch):
     monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(hub, "ATTEMPTS", 1)
-    monkeypatch.setattr(section, "PRETRAINED", "http://127.0.0.1:9/")
+    monkeypatch.setattr(fetch, "ATTEMPTS", 1)
+    monkeypatch.setattr(base, "PRETRAINED", "http://127.0.0.1:9/")
     with pytest.raises(DownloadError, match=r"-o Evaluate\.weight_path=FILE"):
         run(data, tmp_path / "out", None)
 
@@ -321,7 +321,7 @@ def test_nothing_of_an_earlier_evaluation_is_left(inference, data, tmp_path):
     folder = tmp_path / "out/evaluate"
     run(data, tmp_path / "out", inference, save_features=True)
     (folder / "mine.txt").write_text("kept")
-    assert {*report.FILES, "features.npz"} < {f.name for f in folder.iterdir()}
+    assert {*evaluation_report.FILES, "features.npz"} < {f.name for f in folder.iterdir()}
     append(data, "query", "nowhere.png 210")
     with pytest.raises(DatasetError, match=r"images of query.txt do not exist"):
         run(data, tmp_path / "out", inference)
@@ -395,7 +395,7 @@ def test_a_disk_without_room_for_the_features_is_an_error(tmp_path):
 
 
 def test_ranking_is_told_its_share_of_the_memory_and_what_to_leave_out(tmp_path, monkeypatch):
-    import paddlex_feat.retrieval.evaluator as module
+    import paddlex_feat.evaluation.evaluator as module
 
     seen, plain = {}, module.rank
     monkeypatch.setattr(module, "rank", lambda *a, **k: seen.update(k, own=a[4]) or plain(*a, **k))

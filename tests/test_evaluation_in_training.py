@@ -12,19 +12,19 @@ from ranks import run_ranks
 paddle = pytest.importorskip("paddle")
 
 from paddlex_feat.config import load
+from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import Interrupted
-from paddlex_feat.group import Group
-from paddlex_feat.inference import engine
-from paddlex_feat.inference.export import Exporter
+from paddlex_feat.evaluation.embed import embed
+from paddlex_feat.inference.engines import paddle_engine
+from paddlex_feat.inference.export.exporter import Exporter
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.network import NetworkExtractor
 from paddlex_feat.models import recognizer
 from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.modes import train, train_parts
-from paddlex_feat.modes.common import evaluator_of
-from paddlex_feat.modes.place import Place
-from paddlex_feat.pipeline.preprocess import Preprocess
-from paddlex_feat.retrieval.embed import embed
+from paddlex_feat.modes.build import evaluator_of
+from paddlex_feat.modes.worker import Place
+from paddlex_feat.runtime.distributed import Group
 from paddlex_feat.training import votes as votes_of
 from paddlex_feat.training.checkpoint import read_progress
 from paddlex_feat.training.trainer import Trainer
@@ -57,7 +57,9 @@ class Job:
         monkeypatch.setattr(train, "take_place", lambda *_: Place("gpu:0", 2, 2, Group()))
         monkeypatch.setattr(train_parts, "build_trainer", self._catch(train_parts.build_trainer))
         monkeypatch.setattr(Exporter, "write", self._count("exports", Exporter.write))
-        monkeypatch.setattr(engine, "_create_predictor", self._count("predictors", engine._create_predictor))
+        monkeypatch.setattr(
+            paddle_engine, "_create_predictor", self._count("predictors", paddle_engine._create_predictor)
+        )
         monkeypatch.setattr(train, "_finish", lambda *_: {})
 
     def _count(self, name, function):

@@ -18,18 +18,18 @@ for package in ("onnxruntime", "openvino", "paddle2onnx"):
     pytest.importorskip(package)
 
 from paddlex_feat.config import load
+from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ConfigError, DependencyError, WeightsError
-from paddlex_feat.inference import convert
-from paddlex_feat.inference.export import Exporter
+from paddlex_feat.inference.export import convert
+from paddlex_feat.inference.export.exporter import Exporter
+from paddlex_feat.inference.export.install import place
+from paddlex_feat.inference.export.pdmodel import old_format
 from paddlex_feat.inference.extractor import FeatureExtractor
-from paddlex_feat.inference.old_format import old_format
-from paddlex_feat.inference.placing import place
 from paddlex_feat.models import recognizer, weights
 from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.modes import export as mode
-from paddlex_feat.modes.common import load_trained
-from paddlex_feat.pipeline.preprocess import Preprocess
-from paddlex_feat.training.watch import peak_memory_mib
+from paddlex_feat.modes.build import load_trained
+from paddlex_feat.training.run_logger import peak_memory_mib
 
 NAME = "PP-ShiTuV2_rec"
 FORMS = ("paddle", "onnx", "openvino")
@@ -155,7 +155,7 @@ def test_a_graph_of_any_size(run_folder, small_faces, tmp_path):
 
 
 def test_a_clip_network_takes_no_other_size(tmp_path):
-    from paddlex_feat.modes.common import exporter_of
+    from paddlex_feat.modes.build import exporter_of
 
     config = load.load("PP-ShiTuV2_rec_CLIP_vit_base", [("Export.input_size", "dynamic")])[0]
     with pytest.raises(ConfigError, match="images of one size"):

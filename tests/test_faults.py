@@ -16,11 +16,14 @@ from pathlib import Path
 import pytest
 from conftest import QUICK, ROOT, run_main
 
-from paddlex_feat import cli, errors, files, launch, logs
+from paddlex_feat import cli, errors
 from paddlex_feat.config.schema import MODES
 from paddlex_feat.errors import OutputError
-from paddlex_feat.files import alone, locked, recover_folder
-from paddlex_feat.scratch import ScratchFolder, clear_leftovers, scratch_file
+from paddlex_feat.fileio import locks
+from paddlex_feat.fileio.atomic_folder import recover_folder
+from paddlex_feat.fileio.locks import alone, locked
+from paddlex_feat.fileio.temporary import ScratchFolder, clear_leftovers, scratch_file
+from paddlex_feat.runtime import launch, logs
 
 NAME = "PP-ShiTuV2_rec"
 
@@ -58,7 +61,7 @@ def result(output: Path, mode: str) -> dict:
 @pytest.fixture
 def impatient(monkeypatch):
     """The lock of a run is not waited for as long as that of a dying one takes."""
-    monkeypatch.setattr(files, "PATIENCE", 0.2)
+    monkeypatch.setattr(locks, "PATIENCE", 0.2)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -84,7 +87,7 @@ def test_another_mode_may_run_in_the_same_folder(tmp_path, small_faces):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from paddlex_feat.files import locked
+from paddlex_feat.fileio.atomic import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -209,7 +212,7 @@ def test_an_error_keeps_its_own_list():
 
 def test_a_traceback_in_the_log_is_readable_and_forges_no_line(tmp_path):
     code = (
-        "import logging, sys; from pathlib import Path; from paddlex_feat import logs\n"
+        "import logging, sys; from pathlib import Path; from paddlex_feat.runtime import logs\n"
         "logs.log_to_console(); logs.log_to_file(Path(sys.argv[1])); log = logging.getLogger('paddlex_feat')\n"
         "try: raise ValueError(sys.argv[2])\n"
         "except ValueError as error: log.debug('traceback', exc_info=error)\n"
@@ -234,7 +237,7 @@ def test_a_traceback_in_the_log_is_readable_and_forges_no_line(tmp_path):
 
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from paddlex_feat.scratch import *\n"
+        "import os, sys; from pathlib import Path; from paddlex_feat.fileio.temporary import *\n"
         "folder = ScratchFolder(Path(sys.argv[1])); (folder.path / 'x').write_text('x')\n"
         "with scratch_file(Path(sys.argv[1]), '.json'): os.kill(os.getpid(), 9)"
     )
@@ -300,7 +303,9 @@ def test_recovery_waits_for_a_folder_that_is_being_exchanged(tmp_path):
     former = tmp_path / ".best.replaced"
     former.mkdir()
     with alone(former):
-        code = "import sys, pathlib, paddlex_feat.files as files; files.recover_folder(pathlib.Path(sys.argv[1]))"
+        code = (
+            "import sys, pathlib, paddlex_feat.fileio.atomic_folder as a; a.recover_folder(pathlib.Path(sys.argv[1]))"
+        )
         reader = subprocess.Popen([sys.executable, "-c", code, path], cwd=ROOT)
         with pytest.raises(subprocess.TimeoutExpired):
             reader.wait(2)
@@ -320,8 +325,8 @@ class Killed(BaseException):
 @pytest.mark.parametrize("moves", range(7))
 def test_an_export_stopped_after_any_move_is_one_export_or_refused(moves, tmp_path, monkeypatch):
     pytest.importorskip("paddle")
-    from paddlex_feat.inference.info import read_info
-    from paddlex_feat.inference.placing import place
+    from paddlex_feat.inference.export.install import place
+    from paddlex_feat.inference.model_info import read_info
 
     names = ("inference.json", "inference.pdiparams", "inference.yml")
     old, new, staged = dict.fromkeys(names, "old"), dict.fromkeys(names, "new"), tmp_path / "staged"
@@ -395,7 +400,7 @@ def test_a_changed_image_is_inspected_again_though_it_got_older(tmp_path, monkey
     import cv2
     import numpy as np
 
-    from paddlex_feat.dataset.images import inspect_all
+    from paddlex_feat.checks.image_facts import inspect_all
 
     monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", str(tmp_path / "cache"))
     path = tmp_path / "a.png"
@@ -509,13 +514,13 @@ sys.exit(cli.main(sys.argv[1:]))
         ("check_dataset", "paddlex_feat.modes.check_dataset", "find_root", "data/images", "DatasetError"),
         ("check_dataset", "paddlex_feat.modes.check_dataset", "find_root", "data/query.txt", "DatasetError"),
         ("train", "paddlex_feat.modes.train", "read_data", "data/images", "ImageError"),
-        ("train", "paddlex_feat.dataset.records", "find_root", "data/train.txt", "DatasetError"),
+        ("train", "paddlex_feat.data.lists.image_list", "find_root", "data/train.txt", "DatasetError"),
         ("evaluate", "paddlex_feat.modes.evaluate", "own_files", "data/images", "ImageError"),
-        ("evaluate", "paddlex_feat.dataset.records", "find_root", "data/gallery.txt", "DatasetError"),
-        ("evaluate", "paddlex_feat.modes.evaluate_model", "find", "run/best_model", "WeightsError"),
+        ("evaluate", "paddlex_feat.data.lists.image_list", "find_root", "data/gallery.txt", "DatasetError"),
+        ("evaluate", "paddlex_feat.modes.trained_model", "find", "run/best_model", "WeightsError"),
         ("export", "paddlex_feat.modes.export", "weight_file", "run/best_model", "WeightsError"),
         ("predict", "paddlex_feat.inference.predictor", "read_info", "run/best_model", "WeightsError"),
-        ("predict", "paddlex_feat.inference.paths", "exists", "data/images", "ImageError"),
+        ("predict", "paddlex_feat.inference.input_paths", "exists", "data/images", "ImageError"),
     ],
 )
 def test_what_vanishes_between_check_and_use_is_named(

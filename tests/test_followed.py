@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
+from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import WeightsError
-from paddlex_feat.inference.info import read_info
-from paddlex_feat.pipeline.preprocess import Preprocess
+from paddlex_feat.inference.model_info import read_info
 
 EXPORTED = Preprocess(64, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.5)
 

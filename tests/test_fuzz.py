@@ -10,11 +10,11 @@ from fuzz.runner import run
 from fuzz.targets import CASES, TARGETS
 from fuzz.yaml_attacks import laughs
 
-from paddlex_feat import yaml_text
 from paddlex_feat.config import load
+from paddlex_feat.data.images.decode import decode_bgr
 from paddlex_feat.errors import ConfigError, FeatError, ImageError, WeightsError
-from paddlex_feat.inference.info import read_info
-from paddlex_feat.pipeline.decode import decode_bgr
+from paddlex_feat.fileio import safe_yaml
+from paddlex_feat.inference.model_info import read_info
 
 SHORT = {"config": 60, "override": 200, "list": 60, "labelme": 200, "info": 100, "archive": 150, "parameters": 300}
 
@@ -106,7 +106,7 @@ def test_thousands_of_misspelt_keys_are_reported_at_once_and_in_brief(tmp_path):
 
 def test_a_text_that_the_loader_would_take_minutes_for_is_refused():
     with pytest.raises(ConfigError, match="more than 400000 characters"):
-        yaml_text.parse("[" * 10 + "a," * 200_000, "a.yaml")
+        safe_yaml.parse("[" * 10 + "a," * 200_000, "a.yaml")
 
 
 def test_what_a_message_quotes_is_bounded():

@@ -20,22 +20,22 @@ paddle = pytest.importorskip("paddle")
 
 import paddle.nn.functional as F
 
-from paddlex_feat import cli, errors, gpus, launch, runtime
+from paddlex_feat import cli, errors
 from paddlex_feat.config import load
+from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ConnectionLostError, DeviceError, FeatError, OutOfMemoryError, WeightsError
-from paddlex_feat.group import Group
-from paddlex_feat.inference import engine as paddle_engine
-from paddlex_feat.inference import engines, onnx_engine
-from paddlex_feat.inference.convert import write_forms
-from paddlex_feat.inference.export import Exporter
+from paddlex_feat.inference.engines import onnx_engine, paddle_engine, registry
+from paddlex_feat.inference.engines.graph_check import _GPU_ONLY, _PURE, require_cpu_kernels
+from paddlex_feat.inference.export.convert import write_forms
+from paddlex_feat.inference.export.exporter import Exporter
 from paddlex_feat.inference.extractor import FeatureExtractor
-from paddlex_feat.inference.operators import _GPU_ONLY, _PURE, require_cpu_kernels
 from paddlex_feat.inference.predictor import Predictor
 from paddlex_feat.models import attention, clip_vit, recognizer
 from paddlex_feat.models.heads import ArcMargin
-from paddlex_feat.modes import evaluate_model, train, train_parts
-from paddlex_feat.modes import place as places
-from paddlex_feat.pipeline.preprocess import Preprocess
+from paddlex_feat.modes import train, train_parts, trained_model
+from paddlex_feat.modes import worker as places
+from paddlex_feat.runtime import device, gpus, launch, paddle_import
+from paddlex_feat.runtime.distributed import Group
 
 NAME = "PP-ShiTuV2_rec"
 
@@ -104,15 +104,15 @@ def test_auto_names_the_value_for_all_gpus(fake_gpus, caplog):
 def test_a_gpu_that_auto_does_not_use_is_warned_of_once(fake_gpus, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(gpus, "NVIDIA_DRIVER", tmp_path / "version")
     gpus._warn.cache_clear()
-    assert runtime.resolve_device("auto") == "cpu" and not caplog.records
+    assert device.resolve_device("auto") == "cpu" and not caplog.records
     (tmp_path / "version").touch()
-    assert [runtime.resolve_device(name) for name in ("cpu", "auto", "auto")] == ["cpu"] * 3
+    assert [device.resolve_device(name) for name in ("cpu", "auto", "auto")] == ["cpu"] * 3
     assert [r.message.partition(",")[0] for r in caplog.records] == ["An NVIDIA driver is installed"]
     fake_gpus(0)
-    assert runtime.resolve_device("auto") == "cpu"
+    assert device.resolve_device("auto") == "cpu"
     assert "sees no GPU" in caplog.records[-1].message and len(caplog.records) == 2
     fake_gpus(1)
-    assert runtime.resolve_device("auto") == "gpu:0" and len(caplog.records) == 2
+    assert device.resolve_device("auto") == "gpu:0" and len(caplog.records) == 2
     gpus._warn.cache_clear()
 
 
@@ -144,10 +144,10 @@ def test_a_training_on_auto_sets_the_flags_of_the_device_that_it_will_take(there
 def test_paddle_inference_leaves_the_workspace_of_convolutions_alone(monkeypatch):
     flag = "FLAGS_conv_workspace_size_limit"
     monkeypatch.setenv(flag, "64")
-    runtime.prepare_paddle()
+    paddle_import.prepare_paddle()
     assert os.environ[flag] == "64"
     monkeypatch.delenv(flag)
-    runtime.prepare_paddle()
+    paddle_import.prepare_paddle()
     assert os.environ[flag] == "512"
 
 
@@ -170,11 +170,11 @@ def test_a_precision_that_the_gpu_lacks_is_an_error(capability, dtype, fix, fake
     monkeypatch.setattr(paddle.device.cuda, "get_device_name", lambda device: f"card {device}")
     monkeypatch.setattr(paddle_engine, "_create_predictor", lambda *_: None)
     place = places.Place("gpu:1", 0, 1, Group())
-    monkeypatch.setattr(evaluate_model, "take_place", lambda *_: place)
+    monkeypatch.setattr(trained_model, "take_place", lambda *_: place)
     short = {"float16": "fp16", "bfloat16": "bf16"}[dtype]
     asked = (
         ("Train.amp", lambda c: train_parts.build_state(c("Train.amp=O1"), 2, [0, 1], None, place)),
-        ("Evaluate.amp", lambda c: evaluate_model.make_ready(c("Evaluate.amp=O1"), Path("absent.pdparams"), Group())),
+        ("Evaluate.amp", lambda c: trained_model.make_ready(c("Evaluate.amp=O1"), Path("absent.pdparams"), Group())),
         ("precision", lambda _: paddle_engine.PaddleEngine(exported, "gpu:1", precision=short)),
     )
     for where, ask in asked:
@@ -213,12 +213,12 @@ def test_engines_on_a_gpu_are_compared_by_cosine(exported, monkeypatch, caplog):
         def run(self, x):
             return np.eye(len(x), 8, dtype=np.float32) + (3e-3 if self.name == "onnx" else 0)
 
-    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: name != "openvino" or None)
-    monkeypatch.setattr(engines, "_seconds", lambda engine, x: {"paddle": 2.0, "onnx": 1.0}[engine.name])
+    monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: name != "openvino" or None)
+    monkeypatch.setattr(registry, "_seconds", lambda engine, x: {"paddle": 2.0, "onnx": 1.0}[engine.name])
     for devices, fastest in ((("gpu:0", "gpu:0"), "onnx"), (("gpu:0", "cpu"), "onnx"), (("cpu", "cpu"), "paddle")):
         makers = {n: (lambda *_, n=n, d=d: Rounding(n, d)) for n, d in zip(("paddle", "onnx"), devices, strict=True)}
-        monkeypatch.setattr(engines, "_MAKERS", makers)
-        assert engines._fastest(exported, list(makers), "auto", 0, "fp32").name == fastest
+        monkeypatch.setattr(registry, "_MAKERS", makers)
+        assert registry._fastest(exported, list(makers), "auto", 0, "fp32").name == fastest
 
 
 # Attention
@@ -273,7 +273,7 @@ def test_the_patched_choice_is_one_that_paddles_own_attention_takes(tmp_path, mo
 
 @pytest.mark.parametrize("pir", [True, False])
 def test_a_graph_with_an_operator_of_gpus_is_an_error(pir, tmp_path, monkeypatch):
-    monkeypatch.setattr("paddlex_feat.inference.operators._GPU_ONLY", {"softmax"})
+    monkeypatch.setattr("paddlex_feat.inference.engines.graph_check._GPU_ONLY", {"softmax"})
     network = recognizer.build(TINY_CLIP, None)
     with pytest.raises(WeightsError, match=r"operators without a CPU kernel: '(1\.)?softmax'\."):
         Exporter(network, NAME, Preprocess(32), pir=pir).write(weights_of(network), tmp_path)
@@ -416,8 +416,8 @@ def test_the_thread_of_an_engine_makes_its_gpu_the_current_one_first(exported, f
 def test_a_model_on_a_gpu_raises_an_error_in_a_forked_process(exported, monkeypatch):
     extract, images = FeatureExtractor(exported), np.zeros((1, 32, 32, 3), np.uint8)
     extract(images)
-    for device, code in (("gpu:0", 3), ("cpu", 0)):
-        monkeypatch.setattr(extract.engine, "device", device)
+    for where, code in (("gpu:0", 3), ("cpu", 0)):
+        monkeypatch.setattr(extract.engine, "device", where)
         child = os.fork()
         if not child:
             signal.alarm(20)

@@ -21,8 +21,8 @@ from conftest import QUICK, run_main
 
 paddle = pytest.importorskip("paddle")
 
-from paddlex_feat import files
 from paddlex_feat.errors import WeightsError
+from paddlex_feat.fileio import atomic_folder
 from paddlex_feat.models import weights
 
 GIB = 2**20  # KiB, the unit of VmHWM
@@ -158,7 +158,7 @@ def test_a_checkpoint_is_read_whole_while_a_run_exchanges_it(tmp_path):
         number = 0
         try:
             while not stop.is_set():
-                with files.atomic_folder(path.parent) as folder:
+                with atomic_folder.atomic_folder(path.parent) as folder:
                     weights.write(folder / path.name, {"a": np.full(1000, number), "b": np.full(1000, number)})
                 number += 1
         except Exception as error:  # noqa: BLE001 - the test asks whether there was any

@@ -20,9 +20,11 @@ import pytest
 from conftest import QUICK, ROOT
 
 import paddlex_feat
-from paddlex_feat import cli, files, manifest
+from paddlex_feat import cli
 from paddlex_feat.errors import FeatError, ImageError
+from paddlex_feat.fileio import atomic
 from paddlex_feat.inference.predictor import Predictor
+from paddlex_feat.provenance import run_record
 
 MODEL = "PP-ShiTuV2_rec"
 
@@ -148,11 +150,11 @@ def small(run_folder, tmp_path_factory) -> Predictor:
     """A model on the engine that needs no Paddle, made by a relative path."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("paddle2onnx")
-    from paddlex_feat.inference import convert
+    from paddlex_feat.inference.export import convert
 
     folder = tmp_path_factory.mktemp("model")
     for file in (run_folder / "best_model/inference").iterdir():
-        files.link_or_copy(file, folder / file.name)
+        atomic.link_or_copy(file, folder / file.name)
     convert.to_onnx(*convert.graph_files(folder), folder / "inference.onnx")
     return paddlex_feat.create_model(
         MODEL, os.path.relpath(folder), device="cpu", batch_size=3, engine="auto", threads=1, fast_decode=True
@@ -243,4 +245,4 @@ def test_python_dash_m(module, tmp_path, small_faces):
 )
 def test_the_command_that_goes_on_is_one_that_can_be_given(monkeypatch, argument, program, command):
     monkeypatch.setattr(sys, "argv", [argument, "-c", "x"])
-    assert manifest.program() == program and manifest.command_line() == command
+    assert run_record.program() == program and run_record.command_line() == command

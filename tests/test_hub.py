@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from servers import Server, serving
 
-from paddlex_feat import download, hub
 from paddlex_feat.errors import DownloadError, WeightsError
+from paddlex_feat.hub import download, fetch
 
 BODY = b"\x80" + bytes(range(256)) * 4000  # about a megabyte
 HALF = len(BODY) // 2
@@ -34,7 +34,7 @@ def server(tmp_path, monkeypatch) -> Iterator[Server]:
 
 def get(server: Server, name: str = "weights.pdparams", **options: Any) -> bytes:
     url = f"{server.url}/{name}"
-    return hub.fetch(url, "weights", "Give a file.", begins=hub.PICKLE, **options).read_bytes()
+    return fetch.fetch(url, "weights", "Give a file.", begins=fetch.PICKLE, **options).read_bytes()
 
 
 def begin(server: Server, request: int) -> int:
@@ -62,10 +62,10 @@ def test_safetensors_are_known_by_their_beginning(server):
         server.body = body
         address = f"{server.url}/{len(body)}.safetensors?download=true"
         if taken:
-            assert hub.weight_file(address, "Give a file.").read_bytes() == body
+            assert fetch.weight_file(address, "Give a file.").read_bytes() == body
         else:
             with pytest.raises(DownloadError, match="no file of the expected kind"):
-                hub.weight_file(address, "Give a file.")
+                fetch.weight_file(address, "Give a file.")
 
 
 def test_a_download_that_breaks_off_goes_on_where_it_stood(server, tmp_path):
@@ -95,16 +95,16 @@ def test_a_server_that_stays_busy_is_given_up_and_one_that_refuses_is_not_asked_
     server.busy, server.refusals = (503, ""), 99
     with pytest.raises(DownloadError, match="503"):
         get(server)
-    assert len(server.log) == hub.ATTEMPTS
+    assert len(server.log) == fetch.ATTEMPTS
     server.busy = (403, "1")
     with pytest.raises(DownloadError, match="403"):
         get(server)
-    assert len(server.log) == hub.ATTEMPTS + 1
+    assert len(server.log) == fetch.ATTEMPTS + 1
 
 
 def test_a_later_run_goes_on_too(server, tmp_path, monkeypatch):
     server.breaks = 1
-    monkeypatch.setattr(hub, "ATTEMPTS", 1)
+    monkeypatch.setattr(fetch, "ATTEMPTS", 1)
     with pytest.raises(DownloadError, match="Give a file"):
         get(server)
     assert leftovers(tmp_path) == ["weights.pdparams.part", "weights.pdparams.part.version"]
@@ -126,10 +126,10 @@ def test_pieces_of_two_versions_are_never_joined(server, monkeypatch, before, af
     for name, value in before.items():
         setattr(server, name, value)
     server.breaks = 1
-    monkeypatch.setattr(hub, "ATTEMPTS", 1)
+    monkeypatch.setattr(fetch, "ATTEMPTS", 1)
     with pytest.raises(DownloadError):
         get(server)
-    monkeypatch.setattr(hub, "ATTEMPTS", 2)
+    monkeypatch.setattr(fetch, "ATTEMPTS", 2)
     for name, value in after.items():
         setattr(server, name, value)
     server.body = b"\x80" + b"B" * (len(BODY) - 1)
@@ -138,8 +138,8 @@ def test_pieces_of_two_versions_are_never_joined(server, monkeypatch, before, af
 
 def test_attempts_that_bring_something_new_are_not_counted(server, monkeypatch):
     monkeypatch.setattr(download, "CHUNK", 1000)
-    server.breaks = hub.ATTEMPTS + 4
-    assert get(server) == BODY and len(server.log) == hub.ATTEMPTS + 5
+    server.breaks = fetch.ATTEMPTS + 4
+    assert get(server) == BODY and len(server.log) == fetch.ATTEMPTS + 5
 
 
 def test_a_file_beyond_the_bound_is_refused_and_not_kept(server, tmp_path):
@@ -151,10 +151,10 @@ def test_a_file_beyond_the_bound_is_refused_and_not_kept(server, tmp_path):
 
 def test_a_mirrors_password_is_not_shown(server, monkeypatch, caplog):
     caplog.set_level("INFO")
-    monkeypatch.setattr(hub, "ATTEMPTS", 1)
-    monkeypatch.setenv(hub.MIRROR, server.url.replace("//", "//joe:s3cret@"))
+    monkeypatch.setattr(fetch, "ATTEMPTS", 1)
+    monkeypatch.setenv(fetch.MIRROR, server.url.replace("//", "//joe:s3cret@"))
     with pytest.raises(DownloadError) as caught:
-        hub.fetch(f"{hub.OFFICIAL}/absent", "weights", "Give a file.")
+        fetch.fetch(f"{fetch.OFFICIAL}/absent", "weights", "Give a file.")
     assert "s3cret" not in f"{caught.value}{caught.value.where}{caplog.text}"
 
 
@@ -181,13 +181,13 @@ def test_a_server_that_always_breaks_off_or_has_nothing_is_an_error(server):
     server.breaks = 99
     with pytest.raises(DownloadError):
         get(server)
-    assert 1 + hub.ATTEMPTS <= len(server.log) < 2 + 2 * hub.ATTEMPTS  # the first of them bring something
+    assert 1 + fetch.ATTEMPTS <= len(server.log) < 2 + 2 * fetch.ATTEMPTS  # the first of them bring something
 
 
 def test_two_processes_that_want_one_file_get_it_once_and_whole(server, tmp_path):
     server.slow = True
     url = f"{server.url}/weights.pdparams"
-    code = f"from paddlex_feat import hub; print(len(hub.fetch({url!r}, 'weights', 'x').read_bytes()))"
+    code = f"from paddlex_feat.hub.fetch import fetch; print(len(fetch({url!r}, 'weights', 'x').read_bytes()))"
     root = Path(__file__).resolve().parent.parent
     command = [sys.executable, "-c", code]
     both = [subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -204,9 +204,9 @@ def test_a_cached_file_is_checked_too(server):
 def test_a_silent_server_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.2)
-    monkeypatch.setattr(hub, "ATTEMPTS", 2)
+    monkeypatch.setattr(fetch, "ATTEMPTS", 2)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(DownloadError, match="Timeout"):
-        hub.fetch(f"http://127.0.0.1:{silent.getsockname()[1]}/x", "weights", "Give a file.")
+        fetch.fetch(f"http://127.0.0.1:{silent.getsockname()[1]}/x", "weights", "Give a file.")
 
 
 @pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 70000\r\n\r\n"])
@@ -231,7 +231,7 @@ def test_a_server_that_drips_is_given_up_and_its_connection_with_it(tmp_path, mo
         started = time.monotonic()
         try:
             with pytest.raises(DownloadError, match="less than 65536 bytes came in 1 s"):
-                hub.fetch(f"http://127.0.0.1:{listening.getsockname()[1]}/x", "weights", "Give a file.")
+                fetch.fetch(f"http://127.0.0.1:{listening.getsockname()[1]}/x", "weights", "Give a file.")
             assert time.monotonic() - started < 10
             for left in (t for t in threading.enumerate() if t.name == "download"):
                 left.join(5)
@@ -274,13 +274,13 @@ def test_a_thread_that_is_left_touches_nothing_of_the_download_that_goes_on(tmp_
         thread = threading.Thread(target=answer, args=(listening,), daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/x"
-        monkeypatch.setattr(hub, "ATTEMPTS", 1)
+        monkeypatch.setattr(fetch, "ATTEMPTS", 1)
         for message in ("failed", "less than 65536 bytes"):
             with pytest.raises(DownloadError, match=message):
-                hub.fetch(url, "weights", "Give a file.")
+                fetch.fetch(url, "weights", "Give a file.")
         assert any(t.name == "download" for t in threading.enumerate())
-        monkeypatch.setattr(hub, "ATTEMPTS", 2)
-        assert hub.fetch(url, "weights", "Give a file.").read_bytes() == BODY
+        monkeypatch.setattr(fetch, "ATTEMPTS", 2)
+        assert fetch.fetch(url, "weights", "Give a file.").read_bytes() == BODY
         thread.join()
     assert leftovers(tmp_path) == ["x"] and 0 < int(asked[1]) == int(asked[2]) < int(asked[3])
 
@@ -291,18 +291,18 @@ def test_a_thread_that_is_left_touches_nothing_of_the_download_that_goes_on(tmp_
 def test_a_name_too_long_for_a_file_is_cut(server, tmp_path, name, ends):
     assert get(server, name) == BODY and get(server, name) == BODY and len(server.log) == 1
     (kept,) = leftovers(tmp_path)
-    assert kept.endswith(ends) and 230 < len(kept.encode()) <= hub.LONGEST_NAME
+    assert kept.endswith(ends) and 230 < len(kept.encode()) <= fetch.LONGEST_NAME
 
 
 def test_waiting_for_another_download_is_said(tmp_path, caplog):
     caplog.set_level("INFO")
 
     def second() -> None:
-        with hub.alone(tmp_path):
+        with fetch.alone(tmp_path):
             pass
 
     waiting = threading.Thread(target=second)
-    with hub.alone(tmp_path):
+    with fetch.alone(tmp_path):
         assert "waiting" not in caplog.text
         waiting.start()
         waiting.join(0.5)
@@ -311,26 +311,26 @@ def test_waiting_for_another_download_is_said(tmp_path, caplog):
 
 
 def test_a_mirror_stands_for_paddles_server_and_shares_its_copies(server, tmp_path, monkeypatch):
-    address = f"{hub.OFFICIAL}/paddlex/x.pdparams"
-    monkeypatch.setenv(hub.MIRROR, f"{server.url}/under/")
-    found = hub.fetch(address, "weights", "Give a file.")
+    address = f"{fetch.OFFICIAL}/paddlex/x.pdparams"
+    monkeypatch.setenv(fetch.MIRROR, f"{server.url}/under/")
+    found = fetch.fetch(address, "weights", "Give a file.")
     assert found.read_bytes() == BODY and server.log == [("/under/paddlex/x.pdparams", None)]
-    monkeypatch.delenv(hub.MIRROR)
-    assert hub.fetch(address, "weights", "Give a file.") == found
-    monkeypatch.setenv(hub.MIRROR, "mirror.local")
-    assert hub.fetch(address, "weights", "Give a file.") == found
+    monkeypatch.delenv(fetch.MIRROR)
+    assert fetch.fetch(address, "weights", "Give a file.") == found
+    monkeypatch.setenv(fetch.MIRROR, "mirror.local")
+    assert fetch.fetch(address, "weights", "Give a file.") == found
     with pytest.raises(DownloadError, match=r"'mirror\.local', which is no address"):
-        hub.fetch(f"{hub.OFFICIAL}/y", "weights", "Give a file.")
-    assert hub.source(f"{hub.OFFICIAL}.example/x") == f"{hub.OFFICIAL}.example/x"  # another server
+        fetch.fetch(f"{fetch.OFFICIAL}/y", "weights", "Give a file.")
+    assert fetch.source(f"{fetch.OFFICIAL}.example/x") == f"{fetch.OFFICIAL}.example/x"  # another server
 
 
 def test_an_error_says_whether_the_server_has_no_such_file(server, monkeypatch):
-    monkeypatch.setattr(hub, "ATTEMPTS", 1)
+    monkeypatch.setattr(fetch, "ATTEMPTS", 1)
     for name, breaks, absent in (("absent", 0, True), ("x", 1, False)):
         server.breaks = breaks
         with pytest.raises(DownloadError) as caught:
             get(server, name)
-        assert hub.absent(caught.value) is absent
+        assert fetch.absent(caught.value) is absent
 
 
 def test_a_damaged_weight_file_says_how_to_be_rid_of_it(server):
@@ -339,7 +339,7 @@ def test_a_damaged_weight_file_says_how_to_be_rid_of_it(server):
     from paddlex_feat.models import weights
 
     get(server)
-    found = hub.fetch(f"{server.url}/weights.pdparams", "weights", "Give a file.")
+    found = fetch.fetch(f"{server.url}/weights.pdparams", "weights", "Give a file.")
     with pytest.raises(WeightsError, match="delete it, and it is fetched again") as caught:
         weights.read(found)
     assert caught.value.where == str(found)
@@ -349,5 +349,5 @@ def test_where_files_cannot_be_locked_a_download_still_comes(server, monkeypatch
     def refuse(*_: Any) -> None:
         raise OSError(errno.ENOLCK, "no locks")
 
-    monkeypatch.setattr(hub.fcntl, "flock", refuse)
+    monkeypatch.setattr(fetch.fcntl, "flock", refuse)
     assert get(server) == BODY and "knows no locks" in caplog.text

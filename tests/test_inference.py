@@ -17,16 +17,16 @@ from networks import SPECS
 paddle = pytest.importorskip("paddle")
 
 import paddlex_feat
+from paddlex_feat.data.images.decode import read_rgb
+from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import DeviceError, WeightsError
-from paddlex_feat.inference.export import Exporter, require_agreement
+from paddlex_feat.inference.engines.options import engine_settings
+from paddlex_feat.inference.export.exporter import Exporter, require_agreement
 from paddlex_feat.inference.extractor import unit_rows
-from paddlex_feat.inference.info import read_info
-from paddlex_feat.inference.settings import engine_settings
+from paddlex_feat.inference.model_info import read_info
 from paddlex_feat.models import recognizer, weights
 from paddlex_feat.models.pplcnetv2 import Block
-from paddlex_feat.modes.common import comparison_images
-from paddlex_feat.pipeline.decode import read_rgb
-from paddlex_feat.pipeline.preprocess import Preprocess
+from paddlex_feat.modes.build import comparison_images
 
 NAME = "PP-ShiTuV2_rec"
 
@@ -220,6 +220,7 @@ def test_settings_that_mean_the_same_do_not_contradict():
 
 
 def test_a_bar_that_is_not_shown_starts_no_thread():
-    code = "import threading; from paddlex_feat.progress import bar; bar(3, 'x', 'y'); print(threading.active_count())"
+    code = "import threading\nfrom paddlex_feat.runtime.progress import bar\nbar(3, 'x', 'y')"
+    code += "\nprint(threading.active_count())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"

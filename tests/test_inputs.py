@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from conftest import run_main
 
+from paddlex_feat.data.images.decode import SUFFIXES
+from paddlex_feat.data.images.formats import BEGINNING, looks_like_image
 from paddlex_feat.errors import ImageError
+from paddlex_feat.inference.input_paths import Search
+from paddlex_feat.inference.input_texts import LONGEST_NAME
 from paddlex_feat.inference.inputs import items
-from paddlex_feat.inference.paths import Search
-from paddlex_feat.inference.texts import LONGEST_NAME
-from paddlex_feat.pipeline.decode import SUFFIXES
-from paddlex_feat.pipeline.formats import BEGINNING, looks_like_image
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
 

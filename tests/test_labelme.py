@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import run_main
 
-from paddlex_feat.dataset import labelme, labelme_images
+from paddlex_feat.data.converters import labelme, labelme_images
 from paddlex_feat.errors import DatasetError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from paddlex_feat import limits, runtime
+from paddlex_feat.runtime import cgroups, cpu
 
 UNLIMITED = "9223372036854771712"  # what version 1 writes
 
@@ -42,7 +42,7 @@ CPU, MEMORY = "sys/fs/cgroup/cpu,cpuacct", "sys/fs/cgroup/memory"
 )
 def test_a_quota_of_version_2_is_rounded_up_to_whole_processors(tmp_path, quota, processors):
     root = tree(tmp_path, "0::/job\n", V2, {"sys/fs/cgroup/job/cpu.max": quota})
-    assert limits.processors(root) == processors
+    assert cgroups.processors(root) == processors
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_quota_of_version_2_is_rounded_up_to_whole_processors(tmp_path, quota,
 def test_a_quota_of_version_1(tmp_path, quota, period, processors):
     files = {f"{CPU}/docker/a1/cpu.cfs_quota_us": quota, f"{CPU}/docker/a1/cpu.cfs_period_us": period}
     root = tree(tmp_path, "4:cpu,cpuacct:/docker/a1\n3:memory:/\n", V1, files)
-    assert limits.processors(root) == processors
+    assert cgroups.processors(root) == processors
 
 
 def test_the_tightest_of_the_group_and_its_parents_counts(tmp_path):
@@ -66,42 +66,42 @@ def test_the_tightest_of_the_group_and_its_parents_counts(tmp_path):
         "sys/fs/cgroup/other/memory.max": "1",
     }
     root = tree(tmp_path, "0::/slurm/job/step\n", V2, files)
-    assert (limits.processors(root), limits.memory(root)) == (2, 8000)
+    assert (cgroups.processors(root), cgroups.memory(root)) == (2, 8000)
 
 
 def test_a_container_that_sees_its_own_part_of_the_hierarchy(tmp_path):
     """Without a namespace of control groups /proc tells the host's path; the mount point is the group itself."""
     mounts = [("/docker/a1", "/sys/fs/cgroup/memory", "cgroup", "rw,memory")]
     files = {f"{MEMORY}/memory.limit_in_bytes": "500", f"{MEMORY}/inner/memory.limit_in_bytes": "400"}
-    assert limits.memory(tree(tmp_path / "a", "3:memory:/docker/a1\n", mounts, files)) == 500
-    assert limits.memory(tree(tmp_path / "b", "3:memory:/docker/a1/inner\n", mounts, files)) == 400
-    assert limits.memory(tree(tmp_path / "c", "3:memory:/../elsewhere\n", mounts, files)) == 500
+    assert cgroups.memory(tree(tmp_path / "a", "3:memory:/docker/a1\n", mounts, files)) == 500
+    assert cgroups.memory(tree(tmp_path / "b", "3:memory:/docker/a1/inner\n", mounts, files)) == 400
+    assert cgroups.memory(tree(tmp_path / "c", "3:memory:/../elsewhere\n", mounts, files)) == 500
 
 
 def test_both_versions_at_once_and_a_mount_point_with_a_space(tmp_path):
     mounts = [*V1, ("/", "/sys/my\\040groups", "cgroup2", "rw")]
     files = {f"{MEMORY}/a/memory.limit_in_bytes": "700", "sys/my groups/b/cpu.max": "100000 100000"}
     root = tree(tmp_path, "3:memory:/a\n1:name=systemd:/c\n0::/b\n", mounts, files)
-    assert (limits.processors(root), limits.memory(root)) == (1, 700)
+    assert (cgroups.processors(root), cgroups.memory(root)) == (1, 700)
 
 
 def test_no_limit_is_no_limit(tmp_path, monkeypatch):
     files = {f"{MEMORY}/memory.limit_in_bytes": UNLIMITED, f"{CPU}/cpu.cfs_quota_us": "-1"}
     root = tree(tmp_path / "a", "4:cpu,cpuacct:/\n3:memory:/\n", V1, files)
-    assert limits.processors(root) is None and limits.memory(root) == int(UNLIMITED)
-    assert limits.processors(tmp_path / "nothing") is None and limits.memory(tmp_path / "nothing") is None
-    monkeypatch.setattr(limits, "memory", lambda: int(UNLIMITED))
-    assert runtime.memory_limit() < 2**50  # the machine's
+    assert cgroups.processors(root) is None and cgroups.memory(root) == int(UNLIMITED)
+    assert cgroups.processors(tmp_path / "nothing") is None and cgroups.memory(tmp_path / "nothing") is None
+    monkeypatch.setattr(cgroups, "memory", lambda: int(UNLIMITED))
+    assert cpu.memory_limit() < 2**50  # the machine's
 
 
 def test_threads_and_memory_follow_the_limits(monkeypatch, tmp_path):
-    for cpu in range(8):
-        topology = tmp_path / f"cpu{cpu}/topology"
+    for number in range(8):
+        topology = tmp_path / f"cpu{number}/topology"
         topology.mkdir(parents=True)
-        (topology / "thread_siblings_list").write_text(str(cpu))
+        (topology / "thread_siblings_list").write_text(str(number))
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(limits, "processors", lambda: 3)
-    monkeypatch.setattr(limits, "memory", lambda: 2**20)
-    assert (runtime.cpu_count(), runtime.physical_cores(tmp_path), runtime.memory_limit()) == (3, 3, 2**20)
+    monkeypatch.setattr(cgroups, "processors", lambda: 3)
+    monkeypatch.setattr(cgroups, "memory", lambda: 2**20)
+    assert (cpu.cpu_count(), cpu.physical_cores(tmp_path), cpu.memory_limit()) == (3, 3, 2**20)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 5})  # the narrower of both
-    assert (runtime.cpu_count(), runtime.physical_cores(tmp_path)) == (2, 2)
+    assert (cpu.cpu_count(), cpu.physical_cores(tmp_path)) == (2, 2)

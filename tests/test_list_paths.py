@@ -11,15 +11,17 @@ import cv2
 import numpy as np
 import pytest
 
+from paddlex_feat.checks import files
+from paddlex_feat.checks.context import DataSet, Settings
+from paddlex_feat.checks.image_facts import ImageFacts
+from paddlex_feat.checks.runner import check
 from paddlex_feat.config.load import load
-from paddlex_feat.dataset import check_files, labelme, relist
-from paddlex_feat.dataset.check import check
-from paddlex_feat.dataset.images import ImageFacts
-from paddlex_feat.dataset.records import LISTS, find_root, read_list
-from paddlex_feat.dataset.subject import DataSet, Settings
+from paddlex_feat.data.converters import labelme
+from paddlex_feat.data.lists import transaction
+from paddlex_feat.data.lists.image_list import LISTS, find_root, read_list
 from paddlex_feat.errors import DatasetError
 from paddlex_feat.modes import check_dataset
-from paddlex_feat.modes.common import require_images
+from paddlex_feat.modes.build import require_images
 
 SETTINGS = Settings(batch_size=4, samples_per_class=2, num_classes=None, workers=1, input_size=16)
 
@@ -99,7 +101,7 @@ def test_a_gbk_list_of_names_in_utf_8_is_read_as_before(data):
 
 
 def test_lists_that_are_replaced_keep_such_names(tmp_path):
-    relist.replace_lists(tmp_path, {"train": "caf\udce9.jpg 0\n"})
+    transaction.replace_lists(tmp_path, {"train": "caf\udce9.jpg 0\n"})
     assert (tmp_path / "train.txt").read_bytes() == b"caf\xe9.jpg 0\n"
 
 
@@ -131,7 +133,7 @@ def test_a_hundred_thousand_missing_images_are_explained_cheaply(data):
     gone = ImageFacts("image-missing", "The file does not exist.")
     found = DataSet(data, {"train": records}, dict.fromkeys(records.files(), gone))
     start = time.process_time()
-    findings = list(check_files.images(found, SETTINGS))
+    findings = list(files.images(found, SETTINGS))
     assert time.process_time() - start < 5 and len(findings) == 100_004
     assert "Did you mean images/7.png (upper and lower case differ)?" in findings[11].message
 

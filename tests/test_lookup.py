@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from paddlex_feat import lookup
+from paddlex_feat.fileio import lookup
 
 
 @pytest.fixture

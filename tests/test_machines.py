@@ -33,7 +33,7 @@ RANK = """
 import ctypes, json, numpy, sys, time
 from pathlib import Path
 from paddlex_feat import heartbeat
-from paddlex_feat.group import Group
+from paddlex_feat.runtime.distributed import Group
 
 class FileGroup(Group):
     def from_first(self, array):

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paddlex_feat.errors import EvaluationError
-from paddlex_feat.retrieval import comparison, ranking, standing
-from paddlex_feat.retrieval.metrics import metrics_of, retrieval_metrics
-from paddlex_feat.retrieval.picture import choose_queries
-from paddlex_feat.retrieval.products import Features, error_bound, exact, split
-from paddlex_feat.retrieval.ranking import Ranking, rank
+from paddlex_feat.evaluation.metrics import metrics_of, retrieval_metrics
+from paddlex_feat.evaluation.ranking import rank as rank_module
+from paddlex_feat.evaluation.ranking import rank_counter, tiles
+from paddlex_feat.evaluation.ranking.exact_dot import Features, error_bound, exact, split
+from paddlex_feat.evaluation.ranking.rank import Ranking, rank
+from paddlex_feat.reports.query_sheets import choose_queries
 
 
 def brute_force(query, query_labels, gallery, gallery_labels, own=(), ks=(1, 3, 5)):
@@ -69,10 +70,10 @@ def test_equal_to_brute_force(query, gallery, seed, block, data):
     query_labels, gallery_labels = rng.integers(0, 4, len(query)), rng.integers(0, 4, len(gallery))
     own = rng.integers(0, (len(query), len(gallery)), (data.draw(st.integers(0, 3), "own files"), 2))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking, "COLUMNS", block)
-        patch.setattr(ranking, "ROWS", data.draw(st.sampled_from([1, 7, 1000]), "rows of a product"))
-        patch.setattr(ranking, "QUERIES", data.draw(st.sampled_from([1, 7, 1000]), "queries at a time"))
-        patch.setattr(standing, "_HEAVY", data.draw(st.sampled_from([0.01, 16, 1e9]), "when float64 takes over"))
+        patch.setattr(rank_module, "COLUMNS", block)
+        patch.setattr(rank_module, "ROWS", data.draw(st.sampled_from([1, 7, 1000]), "rows of a product"))
+        patch.setattr(rank_module, "QUERIES", data.draw(st.sampled_from([1, 7, 1000]), "queries at a time"))
+        patch.setattr(rank_counter, "_HEAVY", data.draw(st.sampled_from([0.01, 16, 1e9]), "when float64 takes over"))
         got = rank(query, query_labels, gallery, gallery_labels, own, threads=data.draw(st.sampled_from([1, 3])))
     recall, *means, firsts, orders = brute_force(query, query_labels, gallery, gallery_labels, own)
     nearest = [order[:5] for order in orders]
@@ -137,9 +138,9 @@ def test_identical_for_every_block_thread_count_and_order(kind, monkeypatch):
     assert np.array_equal(whole.first_match, first) and np.array_equal(whole.average_precision, precision)
     metrics = metrics_of(whole)
     for tile, rows, threads in ((1, 1000, 2), (7, 7, 1), (1000, 1, 3), (100_000, 100_000, 2)):
-        monkeypatch.setattr(ranking, "COLUMNS", tile)
-        monkeypatch.setattr(ranking, "ROWS", rows)
-        monkeypatch.setattr(ranking, "QUERIES", 3 * rows // 2 + 1)
+        monkeypatch.setattr(rank_module, "COLUMNS", tile)
+        monkeypatch.setattr(rank_module, "ROWS", rows)
+        monkeypatch.setattr(rank_module, "QUERIES", 3 * rows // 2 + 1)
         few = slice(4 if tile == 1 else None)  # a tile of one image is slow
         part = Ranking(*(column[few] for column in vars(whole).values()))
         assert same(rank(query[few], ql[few], gallery, gl, threads=threads), part), (tile, rows)
@@ -249,8 +250,8 @@ def test_memory_is_bounded(classes, images, dim, threads, memory, kind):
 def test_an_error_of_a_thread_ends_the_ranking(monkeypatch):
     """And does not leave the other threads waiting for its buffer."""
     query, ql, gallery, gl = many("trained")
-    monkeypatch.setattr(ranking, "ROWS", 5)
-    monkeypatch.setattr(comparison.Block, "see", lambda *_: np.empty(2**50))
+    monkeypatch.setattr(rank_module, "ROWS", 5)
+    monkeypatch.setattr(tiles.Block, "see", lambda *_: np.empty(2**50))
     with pytest.raises(MemoryError):
         rank(query, ql, gallery, gl, threads=2)
 

@@ -17,13 +17,13 @@ import yaml
 from conftest import ROOT
 from servers import Server, serving
 
-from paddlex_feat import download, hub
-from paddlex_feat.archive import unpack_tar
 from paddlex_feat.config.schema import MODELS
+from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import DownloadError, WeightsError
-from paddlex_feat.inference import official
-from paddlex_feat.inference.official import official_model
-from paddlex_feat.pipeline.preprocess import Preprocess
+from paddlex_feat.hub import download, fetch
+from paddlex_feat.hub.tar import unpack_tar
+from paddlex_feat.inference import model_zoo
+from paddlex_feat.inference.model_zoo import official_model
 
 NAME = "PP-ShiTuV2_rec"
 FIRST = f"/paddlex/official_inference_model/paddle3.0.0/{NAME}_infer.tar"
@@ -65,7 +65,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 def server(cache, monkeypatch) -> Iterator[Server]:
     monkeypatch.setattr("time.sleep", lambda _: None)
     with serving(model_tar()) as own:
-        monkeypatch.setenv(hub.MIRROR, own.url)
+        monkeypatch.setenv(fetch.MIRROR, own.url)
         yield own
 
 
@@ -78,7 +78,7 @@ def offline(monkeypatch) -> None:
 
     monkeypatch.setattr("socket.getaddrinfo", refuse)
     monkeypatch.setattr("socket.socket.connect", refuse)
-    monkeypatch.setenv(hub.MIRROR, "http://127.0.0.1:9")
+    monkeypatch.setenv(fetch.MIRROR, "http://127.0.0.1:9")
 
 
 def make(folder: Path, files: dict[str, bytes]) -> Path:
@@ -99,7 +99,7 @@ def kept(cache: Path) -> list[str]:
 
 
 def test_the_names_are_those_of_the_configuration():
-    assert official.NAMES == MODELS
+    assert model_zoo.NAMES == MODELS
 
 
 def test_an_unknown_name_lists_the_known_ones(offline):
@@ -121,7 +121,7 @@ def test_what_is_cached_needs_no_network_and_nothing_that_could_use_it(server, o
     cache.chmod(0o500)  # a cache that is only read
     code = f"""
 import sys
-from paddlex_feat.inference.official import official_model
+from paddlex_feat.inference.model_zoo import official_model
 print(official_model({NAME!r}))
 assert not {{"requests", "pooch", "urllib3"}} & set(sys.modules)
 """
@@ -168,14 +168,14 @@ def test_the_second_address_is_for_what_the_first_does_not_have(server, cache):
 
 def test_a_download_that_breaks_off_goes_on_and_redirects_are_followed(server, cache, monkeypatch):
     server.breaks = 2
-    monkeypatch.setenv(hub.MIRROR, f"{server.url}/moved")
+    monkeypatch.setenv(fetch.MIRROR, f"{server.url}/moved")
     assert content(official_model(NAME)) == files_of()
     begins = [int(asked.removeprefix("bytes=").rstrip("-")) for _, asked in server.log if asked]
     assert len(begins) >= 2 and 0 < begins[0] < begins[-1] < len(server.body)
 
 
 def test_a_later_run_goes_on_too(server, cache, monkeypatch):
-    monkeypatch.setattr(hub, "ATTEMPTS", 1)
+    monkeypatch.setattr(fetch, "ATTEMPTS", 1)
     server.breaks = 1
     with pytest.raises(DownloadError):
         official_model(NAME)
@@ -185,7 +185,7 @@ def test_a_later_run_goes_on_too(server, cache, monkeypatch):
 
 def test_a_server_that_falls_silent_is_given_up(server, cache, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.2)
-    monkeypatch.setattr(hub, "ATTEMPTS", 2)
+    monkeypatch.setattr(fetch, "ATTEMPTS", 2)
     server.stalls = True
     with pytest.raises(DownloadError, match="timed out"):
         official_model(NAME)
@@ -240,8 +240,8 @@ def test_what_a_killed_process_left_is_swept_up(server, cache):
 
 
 def test_without_cache_and_network_one_message_says_all(cache, monkeypatch):
-    monkeypatch.setattr(hub, "ATTEMPTS", 1)
-    monkeypatch.setenv(hub.MIRROR, "http://127.0.0.1:9")
+    monkeypatch.setattr(fetch, "ATTEMPTS", 1)
+    monkeypatch.setenv(fetch.MIRROR, "http://127.0.0.1:9")
     with pytest.raises(DownloadError) as caught:
         official_model(NAME)
     text = str(caught.value)
@@ -253,7 +253,7 @@ def test_without_cache_and_network_one_message_says_all(cache, monkeypatch):
         "Connection refused",
         "model_dir",
         "copy the unpacked model",
-        hub.MIRROR,
+        fetch.MIRROR,
         "HTTPS_PROXY",
     ):
         assert part in text, part
@@ -284,7 +284,7 @@ def test_paddlexs_choice_of_a_source_is_answered(server, caplog, monkeypatch, so
 
 def test_two_processes_that_want_one_model_get_it_once(server, cache):
     server.slow = True
-    code = f"from paddlex_feat.inference.official import official_model; print(official_model({NAME!r}))"
+    code = f"from paddlex_feat.inference.model_zoo import official_model; print(official_model({NAME!r}))"
     command = [sys.executable, "-c", code]
     both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [p.communicate(timeout=120)[0].strip() for p in both] == [str(cache / "official_models" / NAME)] * 2
@@ -298,7 +298,7 @@ def test_create_model_without_a_folder_runs_the_official_model(server, cache, mo
     from networks import SPECS
 
     import paddlex_feat
-    from paddlex_feat.inference.export import Exporter
+    from paddlex_feat.inference.export.exporter import Exporter
     from paddlex_feat.models import recognizer
 
     paddle.seed(0)

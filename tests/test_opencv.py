@@ -16,10 +16,10 @@ import pytest
 from conftest import ROOT, run_main
 
 import paddlex_feat
-from paddlex_feat import opencv
 from paddlex_feat.config import load
 from paddlex_feat.config.schema import MODELS
 from paddlex_feat.errors import ConfigError, DependencyError
+from paddlex_feat.runtime import opencv
 
 MODEL = "PP-ShiTuV2_rec"
 NAMES = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
@@ -135,7 +135,7 @@ def test_the_bound_is_that_of_setup_cfg():
 
 
 def test_the_files_lie_in_the_package_and_the_root_has_a_link():
-    folder = ROOT / "paddlex_feat/configs"
+    folder = ROOT / "paddlex_feat/config/shipped"
     assert folder.is_dir() and not folder.is_symlink() and not any(path.is_symlink() for path in folder.rglob("*"))
     assert (ROOT / "configs").resolve() == folder
     assert set(MODELS) <= set(load.shipped()) and all(f.is_relative_to(folder) for f in load.shipped().values())
@@ -155,7 +155,7 @@ def run_copy(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_checkout_without_links(copied):
-    (copied / "configs").write_text("paddlex_feat/configs")  # as git writes a link where there are none
+    (copied / "configs").write_text("paddlex_feat/config/shipped")  # as git writes a link where there are none
     for name in (MODEL, f"configs/modules/image_feature/{MODEL}.yaml"):
         done = run_copy(copied, "-c", name, "-o", "Global.dataset_dir=nowhere")
         assert "The data set folder does not exist." in done.stderr
@@ -163,16 +163,16 @@ def test_a_checkout_without_links(copied):
 
 
 def test_files_that_are_missing_are_one_error(copied):
-    shutil.rmtree(copied / "paddlex_feat/configs")
-    (copied / "paddlex_feat/configs").write_text("../configs")
+    shutil.rmtree(copied / "paddlex_feat/config/shipped")
+    (copied / "paddlex_feat/config/shipped").write_text("../configs")
     done = run_copy(copied)
     assert done.returncode == 2 and "-c is required" in done.stderr and "are missing" in done.stderr
     done = run_copy(copied, "-c", MODEL)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 3, done.stderr
-    assert f"where: {copied}/paddlex_feat/configs" in done.stderr and "Install paddlex_feat again" in done.stderr
+    assert f"where: {copied}/paddlex_feat/config/shipped" in done.stderr and "Install paddlex_feat again" in done.stderr
     (copied / "mine.yaml").write_text("Global: {dataset_dir: nowhere}")  # needs none of them
     assert "The data set folder does not exist." in run_copy(copied, "-c", "mine.yaml").stderr
-    (copied / "paddlex_feat/configs").unlink()
+    (copied / "paddlex_feat/config/shipped").unlink()
     assert "are missing" in run_copy(copied, "-c", MODEL).stderr
 
 

@@ -17,10 +17,10 @@ pytest.importorskip("paddle")
 import paddle
 
 from paddlex_feat.errors import WeightsError
-from paddlex_feat.inference import convert
-from paddlex_feat.inference.engines import create_engine
-from paddlex_feat.inference.operators import require_pure
-from paddlex_feat.inference.parameters import require_whole
+from paddlex_feat.inference.engines.graph_check import require_pure
+from paddlex_feat.inference.engines.parameter_check import require_whole
+from paddlex_feat.inference.engines.registry import create_engine
+from paddlex_feat.inference.export import convert
 
 RAW = paddle.base.core.VarDesc.VarType.RAW
 X = np.zeros((1, 3, 8, 8), np.float32)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from oracles import ask
 
-from paddlex_feat.retrieval.metrics import metrics_of
-from paddlex_feat.retrieval.ranking import rank
+from paddlex_feat.evaluation.metrics import metrics_of
+from paddlex_feat.evaluation.ranking.rank import rank
 
 pytestmark = pytest.mark.slow
 

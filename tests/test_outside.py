@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from conftest import run_main
 
-from paddlex_feat.dataset import images, outside, report
-from paddlex_feat.dataset.check import check
-from paddlex_feat.dataset.records import LISTS, read_list, require_lists
-from paddlex_feat.dataset.subject import Settings
+from paddlex_feat.checks import image_facts
+from paddlex_feat.checks.context import Settings
+from paddlex_feat.checks.runner import check
+from paddlex_feat.data.images import decode
+from paddlex_feat.data.lists import outside
+from paddlex_feat.data.lists.image_list import LISTS, read_list, require_lists
 from paddlex_feat.errors import DatasetError
-from paddlex_feat.pipeline import decode
+from paddlex_feat.reports import dataset_pictures
 
 
 def draw(path: Path, seed: int) -> Path:
@@ -72,15 +74,15 @@ def test_refused_paths_are_errors_with_file_and_line_and_never_opened(root, kind
     path = linked(root, kind)
     add(root, "query", path)
     opened: list[str] = []
-    read, content = images._read, decode.read_content
-    monkeypatch.setattr(images, "_read", lambda path: opened.append(path) or read(path))
+    read, content = image_facts._read, decode.read_content
+    monkeypatch.setattr(image_facts, "_read", lambda path: opened.append(path) or read(path))
     monkeypatch.setattr(decode, "read_content", lambda path: opened.append(str(path)) or content(path))
     settings = Settings(batch_size=4, samples_per_class=2, num_classes=None, workers=1, refuse_outside=True)
     data, findings = check(root, settings)
     (finding,) = (f for f in findings if f.code.startswith("path-"))
     assert (finding.code, finding.severity, finding.where) == (KINDS[kind], "error", "query.txt:3")
     assert path in finding.message and "CheckDataset.outside=warn" in finding.fix
-    report.write_samples(data.lists, root.parent / "demo")
+    dataset_pictures.write_samples(data.lists, root.parent / "demo")
     assert len(set(opened)) == 12 and not any("secret" in name or path in name for name in opened)
     with pytest.raises(DatasetError, match=r"query\.txt:3"):
         require_lists(str(root), refuse_outside=True)
@@ -123,7 +125,7 @@ def test_every_mode_that_reads_the_list_refuses(root, tmp_path, mode):
 
 def samples(root: Path, folder: Path) -> set[str]:
     lists = {name: read_list(root, name)[0] for name in LISTS}
-    return {name for names in report.write_samples(lists, folder).values() for name in names}
+    return {name for names in dataset_pictures.write_samples(lists, folder).values() for name in names}
 
 
 def content(folder: Path) -> set[str]:

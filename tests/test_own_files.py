@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from paddlex_feat.config.load import load
-from paddlex_feat.dataset.records import ImageList
-from paddlex_feat.modes.common import own_files, warn_of_own_files
-from paddlex_feat.retrieval import matches
-from paddlex_feat.retrieval.matches import describe_own, own_pairs
+from paddlex_feat.data.lists.image_list import ImageList
+from paddlex_feat.evaluation import matches
+from paddlex_feat.evaluation.matches import describe_own, own_pairs
+from paddlex_feat.modes.build import own_files, warn_of_own_files
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from paddlex_feat import manifest, paddle_build, runtime, verify
 from paddlex_feat.errors import DependencyError
+from paddlex_feat.provenance import run_record, verify
+from paddlex_feat.runtime import paddle_build, paddle_import
 
 
 def add_wheel(folder: Path, name: str, version: str = "3.3.1") -> None:
@@ -86,7 +87,7 @@ def test_a_paddle_whose_files_went_with_the_other_wheel_is_an_error(packages, mo
         monkeypatch.delitem(sys.modules, name)
     try:
         with pytest.raises(DependencyError, match="PaddlePaddle is damaged") as caught:
-            runtime._import_paddle()
+            paddle_import._import_paddle()
     finally:
         sys.modules.pop("paddle", None)
     assert "pip uninstall -y" in caught.value.fix and str(packages / "paddle") in str(caught.value)
@@ -139,9 +140,9 @@ FACTS = {
 
 def test_run_json_records_the_gpu(card, tmp_path):
     (tmp_path / "config.yaml").touch()
-    manifest.begin(tmp_path, ["main.py"], "gpu:1", "native", 1, {})
+    run_record.begin(tmp_path, ["main.py"], "gpu:1", "native", 1, {})
     assert json.loads((tmp_path / "run.json").read_text())["gpu"] == FACTS
-    manifest.begin(tmp_path, ["main.py"], "cpu", "native", 1, {})
+    run_record.begin(tmp_path, ["main.py"], "cpu", "native", 1, {})
     assert "gpu" not in json.loads((tmp_path / "run.json").read_text())
 
 

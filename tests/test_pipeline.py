@@ -18,13 +18,13 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paddlex_feat.data import samplers
+from paddlex_feat.data.augment.augment import Augment
+from paddlex_feat.data.images.cache import ImageCache
+from paddlex_feat.data.images.decode import decode_rgb, read_rgb
+from paddlex_feat.data.images.preprocess import Preprocess
+from paddlex_feat.data.loading.loader import BATCHES_AHEAD, evaluation_batches, map_ahead, map_then, training_batches
 from paddlex_feat.errors import ConfigError, ImageError, WeightsError
-from paddlex_feat.pipeline import sampler as samplers
-from paddlex_feat.pipeline.augment import Augment
-from paddlex_feat.pipeline.cache import ImageCache
-from paddlex_feat.pipeline.decode import decode_rgb, read_rgb
-from paddlex_feat.pipeline.loader import BATCHES_AHEAD, evaluation_batches, map_ahead, map_then, training_batches
-from paddlex_feat.pipeline.preprocess import Preprocess
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +271,7 @@ def test_freed_memory_is_used_again_without_fresh_pages_unless_the_user_has_set_
     code = """
 import resource, threading
 import numpy as np
-from paddlex_feat.allocator import keep_freed_memory
+from paddlex_feat.runtime.malloc import keep_freed_memory
 keep_freed_memory()
 def work():
     for turn in range(10):

@@ -33,10 +33,10 @@ from servers import serving
 pytest.importorskip("paddle")
 
 import paddlex_feat
+from paddlex_feat.data.images import tiff
 from paddlex_feat.errors import ConfigError, FeatError, ImageError, OutputError, WeightsError
+from paddlex_feat.fileio.temporary import ScratchFolder
 from paddlex_feat.inference import inputs
-from paddlex_feat.pipeline import tiff
-from paddlex_feat.scratch import ScratchFolder
 
 NAME = "PP-ShiTuV2_rec"
 
@@ -142,7 +142,7 @@ def test_limits_hold_where_opencv_was_imported_first(tmp_path):
     code = """
 import cv2, sys
 from paddlex_feat.errors import ImageError
-from paddlex_feat.pipeline.decode import read_bgr
+from paddlex_feat.data.images.decode import read_bgr
 for path in sys.argv[1:]:
     try:
         print(read_bgr(path).shape)

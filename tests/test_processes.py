@@ -18,21 +18,21 @@ import numpy as np
 import pytest
 from conftest import QUICK, ROOT
 
-from paddlex_feat.config.training import TrainSection
+from paddlex_feat.config.train_schema import TrainSection
+from paddlex_feat.data.augment.augment import Augment
+from paddlex_feat.data.augment.rand_augment import RandAugment
+from paddlex_feat.data.images import cache as caches
+from paddlex_feat.data.images import decode
+from paddlex_feat.data.images.cache import ImageCache
+from paddlex_feat.data.images.preprocess import Preprocess
+from paddlex_feat.data.loading.loader import BadImages, training_batches
+from paddlex_feat.data.loading.processes import HELD, DecodingProcesses, ProcessEnded
+from paddlex_feat.data.loading.slices import slices
 from paddlex_feat.errors import ImageError
-from paddlex_feat.group import Group
-from paddlex_feat.modes import place as places
 from paddlex_feat.modes import train_data
-from paddlex_feat.modes.place import Place
-from paddlex_feat.pipeline import cache as caches
-from paddlex_feat.pipeline import decode
-from paddlex_feat.pipeline.augment import Augment
-from paddlex_feat.pipeline.cache import ImageCache
-from paddlex_feat.pipeline.loader import BadImages, training_batches
-from paddlex_feat.pipeline.preprocess import Preprocess
-from paddlex_feat.pipeline.processes import HELD, DecodingProcesses, ProcessEnded
-from paddlex_feat.pipeline.rand_augment import RandAugment
-from paddlex_feat.pipeline.slices import slices
+from paddlex_feat.modes import worker as places
+from paddlex_feat.modes.worker import Place
+from paddlex_feat.runtime.distributed import Group
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory files are Linux's")
 AUGMENT, PREPROCESS, KEY = Augment(rand_augment=RandAugment(ops=2)), Preprocess(32), (7, 1, 0)
@@ -197,10 +197,10 @@ def test_threads_decode_where_memory_is_short(monkeypatch, caplog):
 
 PARENT = """
 import sys, numpy as np
-from paddlex_feat.pipeline.augment import Augment
-from paddlex_feat.pipeline.cache import ImageCache
-from paddlex_feat.pipeline.preprocess import Preprocess
-from paddlex_feat.pipeline.processes import DecodingProcesses
+from paddlex_feat.data.augment.augment import Augment
+from paddlex_feat.data.images.cache import ImageCache
+from paddlex_feat.data.images.preprocess import Preprocess
+from paddlex_feat.data.loading.processes import DecodingProcesses
 paths = sys.argv[1:]
 pool = DecodingProcesses(2, 40, Augment(), Preprocess(32), ImageCache(10**6))
 stream = pool.batches([np.arange(40) % len(paths)] * 10**6, paths, (1, 2, 3))

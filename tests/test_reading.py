@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, run_main
 
-from paddlex_feat import files, yaml_text
 from paddlex_feat.config.load import load
-from paddlex_feat.dataset import labelme
-from paddlex_feat.dataset.records import read_list
+from paddlex_feat.data.converters import labelme
+from paddlex_feat.data.lists.image_list import read_list
 from paddlex_feat.errors import ConfigError, DatasetError, OutputError, WeightsError
-from paddlex_feat.inference.info import read_info
-from paddlex_feat.reading import read_small
+from paddlex_feat.fileio import atomic, locks, safe_yaml
+from paddlex_feat.fileio.reading import read_small
+from paddlex_feat.inference.model_info import read_info
 
 KINDS = ("pipe", "endless", "sparse", "folder")
 
@@ -70,7 +70,7 @@ def test_files_are_read_whole_up_to_the_limit(tmp_path):
 def test_results_and_run_records(tmp_path, kind):
     path = tmp_path / "run.json"
     path.write_text("[" * 200_000) if kind == "deep" else place(path, kind)
-    assert files.read_result(path) == {}
+    assert atomic.read_result(path) == {}
     done = bounded_main("verify", str(tmp_path))
     assert done.returncode == 1 and "run.json is missing or damaged" in done.stderr, done.stderr
     assert len(done.stderr.splitlines()) == 3
@@ -92,7 +92,7 @@ def test_a_log_that_is_no_file_is_named(tmp_path, kind):
     done = run_main("-c", "PP-ShiTuV2_rec", "-o", f"Global.output={tmp_path}", "-o", "Global.dataset_dir=nowhere")
     assert done.returncode == 1 and str(tmp_path / "check_dataset.log") in done.stderr, done.stderr
     assert len(done.stderr.splitlines()) == 3
-    with pytest.raises(OutputError), files.locked(tmp_path / "check_dataset.log"):
+    with pytest.raises(OutputError), locks.locked(tmp_path / "check_dataset.log"):
         pass
 
 
@@ -124,7 +124,7 @@ def test_yaml_files(tmp_path, kind):
 
 
 def test_a_configuration_that_is_too_long_says_what_to_do(tmp_path):
-    for text in ("#" * (yaml_text.MOST_CHARACTERS + 1), "#" * (4 * yaml_text.MOST_CHARACTERS + 1)):
+    for text in ("#" * (safe_yaml.MOST_CHARACTERS + 1), "#" * (4 * safe_yaml.MOST_CHARACTERS + 1)):
         (tmp_path / "c.yaml").write_text(text)
         with pytest.raises(ConfigError) as error:
             load(str(tmp_path / "c.yaml"), [])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import QUICK, ROOT
 
-from paddlex_feat.verify import SAME
+from paddlex_feat.provenance.verify import SAME
 
 pytest.importorskip("paddle")
 pytestmark = pytest.mark.slow

@@ -16,18 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from paddlex_feat.dataset.records import ImageList
-from paddlex_feat.page import small_image
-from paddlex_feat.retrieval import analysis, report
-from paddlex_feat.retrieval.evaluator import Evaluation
-from paddlex_feat.retrieval.examples import Examples, number, shortened
-from paddlex_feat.retrieval.metrics import metrics_of
-from paddlex_feat.retrieval.picture import choose_worst
-from paddlex_feat.retrieval.ranking import rank
-from paddlex_feat.retrieval.summary import summarise
-from paddlex_feat.retrieval.tables import guarded, unguarded
+from paddlex_feat.data.lists.image_list import ImageList
+from paddlex_feat.evaluation import analysis
+from paddlex_feat.evaluation.evaluator import Evaluation
+from paddlex_feat.evaluation.metrics import metrics_of
+from paddlex_feat.evaluation.ranking.rank import rank
+from paddlex_feat.evaluation.summary import summarise
+from paddlex_feat.reports import evaluation_report
+from paddlex_feat.reports.csv_tables import guarded, unguarded
+from paddlex_feat.reports.examples import Examples, number, shortened
+from paddlex_feat.reports.html import small_image
+from paddlex_feat.reports.query_sheets import choose_worst
 
-FILES = set(report.FILES)
+FILES = set(evaluation_report.FILES)
 
 
 class Case:
@@ -54,7 +55,7 @@ class Case:
         return records
 
     def write(self, folder):
-        result = report.write(self.evaluation, *self.lists, folder, "w.pdparams")
+        result = evaluation_report.write(self.evaluation, *self.lists, folder, "w.pdparams")
         json.dumps(result, allow_nan=False)
         assert {f.name for f in folder.iterdir()} == FILES
         assert set(result["files"]) == {f"{folder.name}/{name}" for name in FILES}

@@ -29,11 +29,11 @@ pytest.importorskip("paddle")
 import paddlex_feat
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import ConfigError, DependencyError, ImageError, OutputError
-from paddlex_feat.files import atomic_folder
-from paddlex_feat.inference import savers
+from paddlex_feat.fileio.atomic_folder import atomic_folder
+from paddlex_feat.fileio.temporary import ScratchFolder
+from paddlex_feat.inference import writers
 from paddlex_feat.inference.results import FeatureResult, FileStems
 from paddlex_feat.modes import predict as predict_mode
-from paddlex_feat.scratch import ScratchFolder
 
 NAME = "PP-ShiTuV2_rec"
 FORMS = ("jsonl", "npz", "parquet")
@@ -154,7 +154,7 @@ def test_every_form_read_back_is_the_results(model, files, tmp_path, form):
 @pytest.mark.parametrize("form", FORMS)
 def test_row_groups_and_what_comes_before_an_error_are_kept(tmp_path, form, monkeypatch):
     pytest.importorskip("pyarrow") if form == "parquet" else None
-    monkeypatch.setattr(savers, "_ROW_GROUP", 4)
+    monkeypatch.setattr(writers, "_ROW_GROUP", 4)
     results = [made(i, f"{i}.jpg") for i in range(10)]
 
     def failing():
@@ -162,10 +162,10 @@ def test_row_groups_and_what_comes_before_an_error_are_kept(tmp_path, form, monk
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        savers.save_features(failing(), tmp_path / f"a.{form}")
+        writers.save_features(failing(), tmp_path / f"a.{form}")
     assert (read_back(tmp_path / f"a.{form}")[2] == np.stack([r.feature for r in results])).all()
     with pytest.raises(OutputError, match="no result"):
-        savers.save_features([], tmp_path / f"a.{form}")
+        writers.save_features([], tmp_path / f"a.{form}")
     assert [p.name for p in tmp_path.iterdir()] == [f"a.{form}"]
 
 
@@ -179,7 +179,7 @@ def test_every_form_has_the_features_as_float32_whatever_they_were_made(tmp_path
         result.feature = result.feature.tolist() if kind is list else result.feature.astype(kind)
     results[0].feature *= 2  # the attribute is what every form writes
     expected[0] *= 2
-    paths, _, features = read_back(savers.save_features(results, path))
+    paths, _, features = read_back(writers.save_features(results, path))
     assert (
         len(paths) == 4
         and np.abs(features - expected).max() < 2e-3
@@ -193,27 +193,27 @@ def test_every_form_has_the_features_as_float32_whatever_they_were_made(tmp_path
     ):
         path.unlink()
         with pytest.raises(OutputError, match=rf"{message}.*\n.*result 1"):
-            savers.save_features([results[1], bad], path)
+            writers.save_features([results[1], bad], path)
         assert (read_back(path)[2] == expected[1]).all() and len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_good_file_stays_where_nothing_could_be_written(tmp_path, form, monkeypatch):
     pytest.importorskip("pyarrow") if form == "parquet" else None
-    path = savers.save_features([made(1)], tmp_path / f"a.{form}")
+    path = writers.save_features([made(1)], tmp_path / f"a.{form}")
     good = path.read_bytes()
     with pytest.raises(OutputError, match="no FeatureResult"):
-        savers.save_features([{"feature": [1.0]}], path)
+        writers.save_features([{"feature": [1.0]}], path)
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(savers.SAVERS[path.suffix], "add", full)
+    monkeypatch.setattr(writers.SAVERS[path.suffix], "add", full)
     with pytest.raises(OutputError, match="No space"):
-        savers.save_features([made(2)], path)
-    monkeypatch.setattr(savers.SAVERS[path.suffix], "__init__", full)
+        writers.save_features([made(2)], path)
+    monkeypatch.setattr(writers.SAVERS[path.suffix], "__init__", full)
     with pytest.raises(OutputError, match="No space"):
-        savers.save_features([made(2)], path)
+        writers.save_features([made(2)], path)
     assert path.read_bytes() == good and len(list(tmp_path.iterdir())) == 1
 
 
@@ -239,13 +239,13 @@ def test_what_cannot_be_saved_is_said_before_anything_is_computed(tmp_path, monk
         yield
 
     with pytest.raises(ConfigError, match=r"\.npz"):
-        savers.save_features(never(), "a.csv")
+        writers.save_features(never(), "a.csv")
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
-        savers.save_features(never(), tmp_path / "file" / "a.npz")
+        writers.save_features(never(), tmp_path / "file" / "a.npz")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(DependencyError, match="pip install"):
-        savers.save_features(never(), tmp_path / "a.parquet")
+        writers.save_features(never(), tmp_path / "a.parquet")
 
 
 def test_a_folder_may_end_in_json(tmp_path):

@@ -19,8 +19,9 @@ from conftest import ROOT, run_main
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paddlex_feat.dataset import labelme, relist, split
-from paddlex_feat.dataset.records import LISTS, find_root, read_list
+from paddlex_feat.data.converters import labelme
+from paddlex_feat.data.lists import split, transaction
+from paddlex_feat.data.lists.image_list import LISTS, find_root, read_list
 from paddlex_feat.errors import DatasetError, OutputError
 
 shares = (
@@ -358,7 +359,7 @@ def old_and_new(root: Path) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def state(root: Path) -> dict[str, str]:
-    return {name: relist.read(root, name, 2**20).decode() for name in LISTS}
+    return {name: transaction.read(root, name, 2**20).decode() for name in LISTS}
 
 
 @pytest.mark.parametrize("nth", range(30))
@@ -368,7 +369,7 @@ def test_dying_at_any_call_leaves_the_old_lists_or_the_new_ones(tmp_path, nth):
     code = f"""
 import os
 from pathlib import Path
-from paddlex_feat.dataset import relist
+from paddlex_feat.data.lists import transaction
 calls = 0
 def dying(function):
     def wrapped(*args, **kwargs):
@@ -380,7 +381,7 @@ def dying(function):
     return wrapped
 for name in ("replace", "link", "rename", "unlink", "fsync"):
     setattr(os, name, dying(getattr(os, name)))
-relist.replace_lists(Path({str(tmp_path)!r}), {new!r})
+transaction.replace_lists(Path({str(tmp_path)!r}), {new!r})
 os._exit(0)
 """
     died = subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode
@@ -389,7 +390,7 @@ os._exit(0)
     assert state(tmp_path) in (old, new)
     if state(tmp_path) == new:
         assert {name: (tmp_path / f"{name}.txt.bak").read_text() for name in LISTS} == old
-    relist.replace_lists(tmp_path, new)  # and nothing stands in the way of another run
+    transaction.replace_lists(tmp_path, new)  # and nothing stands in the way of another run
     assert state(tmp_path) == new and not [p for p in tmp_path.iterdir() if p.name.startswith(".") and "new" in p.name]
 
 
@@ -404,7 +405,7 @@ def test_sigkill_at_random_moments(faces, labelme_faces, tmp_path, kind):
         old_and_new(root)
 
     def lists() -> dict[str, bytes]:
-        return {name: relist.read(root, name, 2**20) for name in LISTS}
+        return {name: transaction.read(root, name, 2**20) for name in LISTS}
 
     old = lists()
     command = [sys.executable, "main.py", "-c", "PP-ShiTuV2_rec", "-o", f"Global.dataset_dir={root}"]
@@ -450,15 +451,15 @@ def test_what_a_killed_run_began_is_read_as_finished_and_nothing_is_renamed(tmp_
     assert find_root(str(tmp_path)) == root
     assert {n: read_list(root, n)[0].paths for n in LISTS} == {n: [f"new_{n}.jpg"] for n in LISTS}
     assert {p.name: p.read_text() for p in root.iterdir()} == before
-    relist.replace_lists(root, {"train": "newer.jpg 1\n"})
+    transaction.replace_lists(root, {"train": "newer.jpg 1\n"})
     assert (root / "gallery.txt").read_text() == "new_gallery.jpg 1\n" and (root / "train.txt.bak").is_file()
 
 
 def test_runs_at_the_same_time_do_not_mix_their_lists(tmp_path):
     old_and_new(tmp_path)
     code = (
-        "import sys; from pathlib import Path; from paddlex_feat.dataset import relist\n"
-        "for i in range(40): relist.replace_lists(Path(sys.argv[1]),"
+        "import sys; from pathlib import Path; from paddlex_feat.data.lists import transaction\n"
+        "for i in range(40): transaction.replace_lists(Path(sys.argv[1]),"
         " {n: f'{sys.argv[2]}_{i}.jpg 1\\n' for n in ('train', 'gallery', 'query')})"
     )
     runs = [subprocess.Popen([sys.executable, "-c", code, tmp_path, who], cwd=ROOT) for who in ("a", "b")]
@@ -472,7 +473,7 @@ def test_files_of_the_user_are_not_taken_for_leftovers(tmp_path):
     _, new = old_and_new(tmp_path)
     (tmp_path / ".my_train.txt.new").write_text("mine")
     (tmp_path / "train.txt.bak").symlink_to(tmp_path / "elsewhere")
-    relist.replace_lists(tmp_path, new)
+    transaction.replace_lists(tmp_path, new)
     assert (tmp_path / ".my_train.txt.new").read_text() == "mine" and not (tmp_path / "elsewhere").exists()
     assert (tmp_path / "train.txt.bak.1").is_file()
 
@@ -485,7 +486,7 @@ def test_a_folder_that_cannot_be_written_is_left_as_it_was(tmp_path, monkeypatch
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match="No space"):
-        relist.replace_lists(tmp_path, new)
+        transaction.replace_lists(tmp_path, new)
     assert state(tmp_path) == old
 
 

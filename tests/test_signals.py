@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import QUICK, ROOT
 
-from paddlex_feat import signals
+from paddlex_feat.runtime import signals
 from paddlex_feat.training.stop import StopRequest
 
 NAMES = ("SIGHUP", "SIGUSR1", "SIGXCPU", "SIGQUIT", "SIGUSR2")
@@ -166,7 +166,7 @@ def test_somebody_insists_by_a_second_ctrl_c_or_sigterm_alone(sent, insists):
 def test_handlers_come_back_also_those_that_python_does_not_know(tmp_path):
     code = """
 import faulthandler, os, signal, sys
-from paddlex_feat.signals import handled, kept
+from paddlex_feat.runtime.signals import handled, kept
 faulthandler.register(signal.SIGUSR1, open(sys.argv[1], "w"))
 came = []
 with kept([signal.SIGUSR1]), handled(lambda number, _: came.append(number)):

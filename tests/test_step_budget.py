@@ -16,22 +16,22 @@ paddle = pytest.importorskip("paddle")
 from networks import TINY_CLIP
 from test_trainer import NoExport, metrics
 
+from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import TrainingError
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.models import recognizer
-from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, TrainingState
 from paddlex_feat.training.ema import Ema
-from paddlex_feat.training.losses_log import LossesLog
+from paddlex_feat.training.loss_log import LossesLog
 from paddlex_feat.training.run_folder import RunFolder
+from paddlex_feat.training.run_logger import Watch
 from paddlex_feat.training.scaler import LossScaler
 from paddlex_feat.training.step import Precision, Step, TrainingNetwork
 from paddlex_feat.training.trainer import Plan, Trainer
 from paddlex_feat.training.transfer import STEPS_AHEAD, Feed
-from paddlex_feat.training.watch import Watch
 
 
 def trainer(root, steps: int, step=None, ema: bool = False, **plan) -> Trainer:

@@ -9,15 +9,15 @@ paddle = pytest.importorskip("paddle")
 
 from networks import TINY_CLIP
 
+from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ConfigError
-from paddlex_feat.inference.engine import PaddleEngine
+from paddlex_feat.inference.engines.paddle_engine import PaddleEngine
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.models import recognizer, weights
 from paddlex_feat.models.heads import LinearHead
 from paddlex_feat.models.spec import NetworkSpec
-from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, TrainingState
 from paddlex_feat.training.ema import Ema

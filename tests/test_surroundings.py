@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from conftest import QUICK, ROOT
 
-from paddlex_feat import files, homes, hub, scratch
 from paddlex_feat.errors import DownloadError, OutputError, output_errors, run_output
-from paddlex_feat.inference.convert import onnx_file
+from paddlex_feat.fileio import atomic, temporary, user_folders
+from paddlex_feat.hub import fetch
+from paddlex_feat.inference.export.convert import onnx_file
 from paddlex_feat.inference.results import FeatureResult
-from paddlex_feat.inference.savers import save_features
+from paddlex_feat.inference.writers import save_features
 
 MODEL = "PP-ShiTuV2_rec"
 _NAMESPACE = ["unshare", "-m"]
@@ -129,8 +130,8 @@ HOMES = {
 
 # What writes to the home folder: Paddle's import, its captures, and matplotlib.
 WRITERS = """
-from paddlex_feat.homes import matplotlib_folder
-from paddlex_feat.runtime import prepare_paddle
+from paddlex_feat.fileio.user_folders import matplotlib_folder
+from paddlex_feat.runtime.device import prepare_paddle
 prepare_paddle(onednn_training=True)
 from paddlex_feat.models import cpu_conv
 assert cpu_conv._agrees(*cpu_conv._KINDS[0])
@@ -174,7 +175,7 @@ def test_values_of_home_that_name_no_folder(place, tmp_path):
 
 def test_a_relative_home_is_not_used(monkeypatch):
     monkeypatch.setenv("HOME", "somewhere")
-    assert homes.home() is None
+    assert user_folders.home() is None
 
 
 def test_a_user_without_a_name_and_a_home(monkeypatch):
@@ -183,10 +184,10 @@ def test_a_user_without_a_name_and_a_home(monkeypatch):
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
     monkeypatch.delenv("PADDLE_PDX_CACHE_HOME", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert homes.home() is None
+    assert user_folders.home() is None
     with pytest.raises(DownloadError, match="no home folder"):
-        hub.cache_folder()
-    assert hub.cache_to_write().is_relative_to(scratch.private_folder())
+        fetch.cache_folder()
+    assert fetch.cache_to_write().is_relative_to(temporary.private_folder())
 
 
 @pytest.fixture
@@ -201,38 +202,38 @@ def own_home(tmp_path, monkeypatch) -> Path:
 
 def test_the_cache_is_where_it_was_and_elsewhere_only_if_that_fails(own_home, monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert hub.cache_folder() == own_home / ".paddlex" == hub.cache_to_write()
-    monkeypatch.setattr(hub, "can_write", lambda folder: not folder.is_relative_to(own_home))
-    assert hub.cache_folder() == tmp_path / "xdg/paddlex" == hub.cache_to_write()
+    assert fetch.cache_folder() == own_home / ".paddlex" == fetch.cache_to_write()
+    monkeypatch.setattr(fetch, "can_write", lambda folder: not folder.is_relative_to(own_home))
+    assert fetch.cache_folder() == tmp_path / "xdg/paddlex" == fetch.cache_to_write()
     (own_home / ".paddlex").mkdir()  # of an image of a container: read, and not written
-    assert hub.cache_folder() == own_home / ".paddlex"
+    assert fetch.cache_folder() == own_home / ".paddlex"
     assert not caplog.text
-    assert hub.cache_to_write().is_relative_to(scratch.private_folder())
+    assert fetch.cache_to_write().is_relative_to(temporary.private_folder())
     assert caplog.text.count("PADDLE_PDX_CACHE_HOME names another folder") == 1
     monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", str(own_home / "named"))
-    assert hub.cache_folder() == own_home / "named" == hub.cache_to_write()
+    assert fetch.cache_folder() == own_home / "named" == fetch.cache_to_write()
 
 
 def test_a_conversion_without_a_cache_is_made_for_this_run(own_home, run_folder, tmp_path, monkeypatch):
     pytest.importorskip("paddle2onnx")
     (own_home / ".paddlex").touch()
     file = onnx_file(run_folder / "best_model/inference")
-    assert file.stat().st_size > 1000 and file.is_relative_to(scratch.private_folder())
+    assert file.stat().st_size > 1000 and file.is_relative_to(temporary.private_folder())
 
 
 def test_matplotlib_keeps_the_users_settings_where_it_can(own_home, tmp_path):
-    with homes.matplotlib_folder():
+    with user_folders.matplotlib_folder():
         assert "MPLCONFIGDIR" not in os.environ
     assert not list(own_home.iterdir()), "looking leaves nothing behind"
     (own_home / ".cache").touch()
-    with homes.matplotlib_folder():
-        assert Path(os.environ["MPLCONFIGDIR"]).is_relative_to(scratch.private_folder())
+    with user_folders.matplotlib_folder():
+        assert Path(os.environ["MPLCONFIGDIR"]).is_relative_to(temporary.private_folder())
     assert "MPLCONFIGDIR" not in os.environ
 
 
 def test_an_unusable_folder_of_the_users_for_matplotlib_comes_back(own_home, monkeypatch):
     monkeypatch.setenv("MPLCONFIGDIR", "/dev/null/mpl")
-    with homes.matplotlib_folder():
+    with user_folders.matplotlib_folder():
         assert os.environ["MPLCONFIGDIR"] != "/dev/null/mpl"
     assert os.environ["MPLCONFIGDIR"] == "/dev/null/mpl"
 
@@ -251,11 +252,11 @@ def test_temporary_files_go_to_the_output_where_the_system_has_no_place(tmp_path
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "gettempdir", none)
     with pytest.raises(OutputError, match="TMPDIR"):
-        scratch.ScratchFolder()
-    with scratch.temporary_files_in(tmp_path):
-        with scratch.ScratchFolder() as folder:
+        temporary.ScratchFolder()
+    with temporary.temporary_files_in(tmp_path):
+        with temporary.ScratchFolder() as folder:
             assert folder.is_relative_to(tmp_path) and os.environ["TMPDIR"] == str(folder.parent)
-        assert scratch.private_folder().is_dir()
+        assert temporary.private_folder().is_dir()
     assert tempfile.tempdir is None and not list(tmp_path.iterdir())
     monkeypatch.setattr(tempfile, "tempdir", before)
 
@@ -265,16 +266,16 @@ def test_temporary_files_do_not_go_to_the_working_directory(tmp_path, monkeypatc
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path / "data")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "data"))
-    with scratch.temporary_files_in(tmp_path):
+    with temporary.temporary_files_in(tmp_path):
         assert Path(tempfile.gettempdir()) != tmp_path / "data"
     monkeypatch.setenv("TMPDIR", str(tmp_path / "data"))  # the user's wish
-    with scratch.temporary_files_in(tmp_path):
+    with temporary.temporary_files_in(tmp_path):
         assert Path(tempfile.gettempdir()) == tmp_path / "data"
 
 
 def test_the_private_folder_goes_with_its_process_and_a_killed_ones_with_the_next(tmp_path):
     code = (
-        "import os, signal, sys; from paddlex_feat.scratch import private_folder as p\n"
+        "import os, signal, sys; from paddlex_feat.fileio.temporary import private_folder as p\n"
         "assert p() == p(); (p() / 'x').mkdir(); print(p(), flush=True)\n"
         "child = os.fork()\n"
         "if not child: assert p() != os.environ.get('x'); sys.exit(0)\n"  # a forked process has one of its own
@@ -304,17 +305,17 @@ def test_advice_fits_the_path(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     below = tmp_path / "file" / "a"
     with run_output(tmp_path / "file/out"):  # cannot be made: the path at fault is above it
-        assert "Global.output=DIR" in advice(lambda: files.write_text(tmp_path / "file/out/x.json", ""))
+        assert "Global.output=DIR" in advice(lambda: atomic.write_text(tmp_path / "file/out/x.json", ""))
     with run_output(tmp_path / "out"):
-        assert "Global.output" not in advice(lambda: files.write_text(below, ""))
-    assert "choose another path" in advice(lambda: files.write_text(below, ""))
+        assert "Global.output" not in advice(lambda: atomic.write_text(below, ""))
+    assert "choose another path" in advice(lambda: atomic.write_text(below, ""))
     feature = FeatureResult("x.jpg", np.zeros(4, np.float32), "x", 1, None)
     assert "choose another path" in advice(lambda: feature.save_to_json(below))
     assert "choose another path" in advice(lambda: save_features([feature], below.with_suffix(".npz")))
-    with scratch.ScratchFolder() as folder:
-        assert "TMPDIR" in advice(lambda: files.write_text(folder / "a" / ("x" * 300), ""))
+    with temporary.ScratchFolder() as folder:
+        assert "TMPDIR" in advice(lambda: atomic.write_text(folder / "a" / ("x" * 300), ""))
         with run_output(folder.parent):
-            assert "Global.output" in advice(lambda: files.write_text(folder / ("x" * 300), ""))
+            assert "Global.output" in advice(lambda: atomic.write_text(folder / ("x" * 300), ""))
 
 
 def test_a_relative_output_and_one_behind_a_link(tmp_path, monkeypatch):
@@ -352,7 +353,7 @@ def test_a_full_disk_of_the_cache_names_its_variable(tmp_path, monkeypatch):
     monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", str(tmp_path / "file"))
     (tmp_path / "file").touch()
     with pytest.raises(DownloadError) as found:
-        hub.fetch("http://127.0.0.1:9/x.pdparams", "weights", "Give a file.")
+        fetch.fetch("http://127.0.0.1:9/x.pdparams", "weights", "Give a file.")
     assert found.value.fix is not None and "with PADDLE_PDX_CACHE_HOME" in found.value.fix
 
 

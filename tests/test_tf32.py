@@ -17,16 +17,16 @@ paddle = pytest.importorskip("paddle")
 
 import paddle.nn.functional as F
 
+from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import WeightsError
-from paddlex_feat.gpus import exact_products
-from paddlex_feat.inference import export
+from paddlex_feat.inference.export import exporter
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.models import recognizer
 from paddlex_feat.models.spec import NetworkSpec
-from paddlex_feat.pipeline.preprocess import Preprocess
+from paddlex_feat.runtime.gpus import exact_products
 from paddlex_feat.training.step import Step, TrainingNetwork
 
 TOLERANCE = 1e-4  # the default of Export.tolerance
@@ -157,7 +157,7 @@ def test_an_export_agrees_where_products_are_tf32_and_a_weight_off_by_a_hundredt
     difference = require_comparison(random_network(spec, images), spec, changed, images, tmp_path, monkeypatch)
 
     if spec.neck == "bn":  # what the switches are for; CLIP has no branches to fuse
-        monkeypatch.setattr(export, "exact_products", contextlib.nullcontext)
+        monkeypatch.setattr(exporter, "exact_products", contextlib.nullcontext)
         assert difference() > 5 * TOLERANCE
 
 
@@ -187,16 +187,16 @@ def require_comparison(network, spec, changed, images, folder, monkeypatch) -> C
     preprocess = Preprocess(images.shape[1])
     state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     with exact_products():
-        export.Exporter(network, NAME, preprocess).write(state, folder)
+        exporter.Exporter(network, NAME, preprocess).write(state, folder)
     (folder / "tf32").mkdir()
-    on_gpu = export.Exporter(recognizer.build(spec, None), NAME, preprocess)
+    on_gpu = exporter.Exporter(recognizer.build(spec, None), NAME, preprocess)
     on_gpu.write(state, folder / "tf32")
-    monkeypatch.setattr(export, "FeatureExtractor", EngineOfGpu)
+    monkeypatch.setattr(exporter, "FeatureExtractor", EngineOfGpu)
 
     difference = on_gpu.largest_difference(state, folder, images, "cpu")
-    export.require_agreement(difference, TOLERANCE, folder)
+    exporter.require_agreement(difference, TOLERANCE, folder)
     assert Switches.now == {"cudnn": True, "cublas": True}  # as it was
     other = {**state, changed: state[changed] * np.float32(1.01)}
     with pytest.raises(WeightsError, match="differs"):
-        export.require_agreement(on_gpu.largest_difference(other, folder, images, "cpu"), TOLERANCE, folder)
+        exporter.require_agreement(on_gpu.largest_difference(other, folder, images, "cpu"), TOLERANCE, folder)
     return lambda: on_gpu.largest_difference(state, folder, images, "cpu")

@@ -14,18 +14,18 @@ paddle = pytest.importorskip("paddle")
 
 from networks import TINY_CLIP
 
-from paddlex_feat import runtime
 from paddlex_feat.config.load import load
+from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ConfigError, DeviceError
-from paddlex_feat.group import Group
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.models import recognizer
 from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.modes import train_kernels, train_parts
-from paddlex_feat.modes.place import Place
-from paddlex_feat.pipeline.preprocess import Preprocess
+from paddlex_feat.modes.worker import Place
+from paddlex_feat.runtime import paddle_import
+from paddlex_feat.runtime.distributed import Group
 from paddlex_feat.training.step import Step, TrainingNetwork
 
 
@@ -90,7 +90,7 @@ def test_mixed_precision_sets_paddleclas_flags_that_the_build_knows(gpu_kernels,
 
 
 def test_deterministic_asks_cublas_too_unless_the_user_has(monkeypatch):
-    monkeypatch.setattr(runtime, "_keep_dynamic_mode", lambda: None)
+    monkeypatch.setattr(paddle_import, "keep_dynamic_mode", lambda: None)
     for users in (None, ":16:8"):
         with contextlib.ExitStack() as stack:
             before = dict(os.environ)
@@ -98,9 +98,9 @@ def test_deterministic_asks_cublas_too_unless_the_user_has(monkeypatch):
             os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
             if users:
                 os.environ["CUBLAS_WORKSPACE_CONFIG"] = users
-            runtime.prepare_paddle(2)
+            paddle_import.prepare_paddle(2)
             assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == users
-            runtime.prepare_paddle(2, deterministic=True)
+            paddle_import.prepare_paddle(2, deterministic=True)
             assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == (users or ":4096:8")
 
 

@@ -13,11 +13,11 @@ from conftest import train
 pytest.importorskip("paddle")
 
 from paddlex_feat.config.load import load
-from paddlex_feat.config.training import TrainSection
+from paddlex_feat.config.train_schema import TrainSection
 from paddlex_feat.errors import ConfigError, EvaluationError, WeightsError
+from paddlex_feat.evaluation.evaluator import Evaluation
 from paddlex_feat.modes import train as modes_train
 from paddlex_feat.modes import train_classes, train_rate
-from paddlex_feat.retrieval.evaluator import Evaluation
 from paddlex_feat.training.checkpoint import Progress
 
 

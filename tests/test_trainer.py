@@ -17,21 +17,21 @@ from networks import TINY_CLIP
 
 paddle = pytest.importorskip("paddle")
 
-from paddlex_feat import files
+from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import EvaluationError, Interrupted, OutputError
-from paddlex_feat.files import locked
+from paddlex_feat.fileio import locks
+from paddlex_feat.fileio.locks import locked
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.models import cpu_conv, recognizer, weights
-from paddlex_feat.pipeline.preprocess import Preprocess
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, TrainingState
 from paddlex_feat.training.run_folder import RunFolder
+from paddlex_feat.training.run_logger import Watch, draw_curves, metrics_until, open_visualdl
 from paddlex_feat.training.step import Step, TrainingNetwork
 from paddlex_feat.training.stop import held_back
 from paddlex_feat.training.trainer import Plan, Trainer
-from paddlex_feat.training.watch import Watch, draw_curves, metrics_until, open_visualdl
 
 STEPS = 2  # an epoch
 
@@ -188,7 +188,7 @@ def test_a_metrics_file_without_an_end_takes_no_memory(tmp_path):
     path.write_text(line("train", 1, 1))
     os.truncate(path, 6 * 2**30)
     code = (
-        "import resource, sys, pathlib; from paddlex_feat.training.watch import metrics_until;"
+        "import resource, sys, pathlib; from paddlex_feat.training.run_logger import metrics_until;"
         "resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)); print(len(metrics_until(pathlib.Path(sys.argv[1]))))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120)
@@ -284,9 +284,9 @@ def test_metrics_are_cut_where_the_resumed_state_stands(tmp_path):
 
 
 def test_a_second_run_is_kept_out_of_the_folder_and_a_dead_one_is_not_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "PATIENCE", 0.2)
+    monkeypatch.setattr(locks, "PATIENCE", 0.2)
     code = (
-        "import subprocess, sys, time; from pathlib import Path; from paddlex_feat.files import locked\n"
+        "import subprocess, sys, time; from pathlib import Path; from paddlex_feat.fileio.locks import locked\n"
         "with locked(Path(sys.argv[1])):\n"
         " subprocess.Popen(['sleep', '5'], stdout=subprocess.DEVNULL); print('held', flush=True); time.sleep(60)"
     )

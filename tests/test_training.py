@@ -16,21 +16,21 @@ paddle = pytest.importorskip("paddle")
 
 from paddlex_feat import create_model
 from paddlex_feat.config.load import load
+from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import TrainingError, WeightsError
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.models import recognizer, weights
 from paddlex_feat.modes.train_parts import _fit_steps
-from paddlex_feat.modes.train_resumed import resumed_from
-from paddlex_feat.pipeline.preprocess import Preprocess
+from paddlex_feat.provenance.lineage import resumed_from
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, TrainingState
 from paddlex_feat.training.ema import Ema
 from paddlex_feat.training.run_folder import RunFolder
+from paddlex_feat.training.run_logger import Watch
 from paddlex_feat.training.step import Step, TrainingNetwork
 from paddlex_feat.training.trainer import Plan, Trainer
-from paddlex_feat.training.watch import Watch
 
 CHECKPOINT = ["pdopt", "pdparams", "pdstates"]
 INFERENCE = ["inference.json", "inference.pdiparams", "inference.yml"]

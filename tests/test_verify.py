@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import QUICK, ROOT, run_main, train
 
-from paddlex_feat import manifest
 from paddlex_feat.cli import main
+from paddlex_feat.provenance import run_record
 
 pytest.importorskip("paddle")
 SAME = "the same (images: by path, label and size, not by content)\n"
@@ -87,7 +87,7 @@ def test_files_that_are_gone_or_new_are_told(run, capsys):
 
 def test_other_packages_and_other_data_are_told(run, capsys, monkeypatch):
     monkeypatch.setattr(
-        manifest, "versions", lambda: {**json.loads((run / "run.json").read_text())["versions"], "x": "9"}
+        run_record, "versions", lambda: {**json.loads((run / "run.json").read_text())["versions"], "x": "9"}
     )
     record = json.loads((run / "run.json").read_text())
     record["dataset"]["query"]["images"] = 11
@@ -125,13 +125,13 @@ def test_another_kernel_or_processor_is_told_and_makes_no_difference(run, capsys
     change(run, versions={**versions, "platform": "Linux-1"}, processor="Abacus")
     code, text = verify(capsys, run)
     assert code == 0 and text.startswith("made differently:\n  platform: Linux-1 | Linux-"), text
-    assert f"\n  processor: Abacus | {manifest.processor()}\n{SAME}" in text
+    assert f"\n  processor: Abacus | {run_record.processor()}\n{SAME}" in text
 
 
 def test_a_data_set_is_found_from_another_directory(run, small_faces, capsys, monkeypatch):
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace(str(small_faces), small_faces.name))
-    change(run, config=manifest.sha256(run / "config.yaml"))
+    change(run, config=run_record.sha256(run / "config.yaml"))
     monkeypatch.chdir(run)
     assert verify(capsys, run)[0] == 1
     change(run, working_directory=str(small_faces.parent))
@@ -216,7 +216,7 @@ def test_images_are_compared_by_path_label_and_size_and_verify_says_so(run, smal
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace(str(small_faces), str(data)))
     record = json.loads((run / "run.json").read_text())
-    record["config"] = manifest.sha256(run / "config.yaml")
+    record["config"] = run_record.sha256(run / "config.yaml")
     (run / "run.json").write_text(json.dumps(record))
     image = data / "images/s01/01.pgm"
     image.write_bytes(bytes(image.stat().st_size))
@@ -262,7 +262,7 @@ def test_a_command_that_is_not_text_and_a_working_directory_that_is_gone(tmp_pat
     (tmp_path / "gone").rmdir()
     command = ["main.py", "-c", "/tmp/w\udcff/c.yaml"]
     for _ in range(2):  # the second time the record is there already
-        manifest.begin(tmp_path, command, "cpu", "native", 1, {})
+        run_record.begin(tmp_path, command, "cpu", "native", 1, {})
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["command"] == command and record["working_directory"] is None and record["git"] is None
     assert sorted(p.name for p in tmp_path.glob("run.json*")) == ["run.json"]
@@ -289,18 +289,18 @@ def test_the_commit_of_the_working_directory_is_recorded(tmp_path):
     def git(*words: str) -> None:
         git_in(tmp_path, *words)
 
-    assert manifest.git_state(tmp_path) is None
+    assert run_record.git_state(tmp_path) is None
     git("init")
-    assert manifest.git_state(tmp_path) is None  # no commit yet
+    assert run_record.git_state(tmp_path) is None  # no commit yet
     (tmp_path / "a").write_text("1")
     git("add", "a")
     git("commit", "-m", "a")
     (tmp_path / "output").mkdir()
     (tmp_path / "output/untracked").touch()
-    state = manifest.git_state(tmp_path)
+    state = run_record.git_state(tmp_path)
     assert state is not None and len(state["commit"]) == 40 and state["changed"] is False
     (tmp_path / "a").write_text("2")
-    assert manifest.git_state(tmp_path) == {**state, "changed": True}
+    assert run_record.git_state(tmp_path) == {**state, "changed": True}
 
 
 def evil_repository(folder: Path, mark: Path, included: bool = False) -> Path:
@@ -323,7 +323,7 @@ def evil_repository(folder: Path, mark: Path, included: bool = False) -> Path:
 def test_no_command_of_the_repositorys_configuration_runs(tmp_path, included):
     mark = tmp_path / "mark"
     folder = evil_repository(tmp_path / "evil", mark, included)
-    state = manifest.git_state(folder)
+    state = run_record.git_state(folder)
     assert state is not None and state["changed"] == "unknown" and len(state["commit"]) == 40
     assert not mark.exists()
     git_in(folder, "status")
@@ -342,7 +342,7 @@ def test_no_command_of_a_submodules_configuration_runs(tmp_path):
     git_in(outer / "part", "config", "filter.evil.clean", f"touch '{mark}'; cat")
     (inner / "info/attributes").write_text("* filter=evil\n")
     os.utime(outer / "part/a", (1, 1))
-    state = manifest.git_state(outer)
+    state = run_record.git_state(outer)
     assert state is not None and state["changed"] is False and not mark.exists()
     git_in(outer, "status")
     assert mark.exists()
@@ -354,7 +354,7 @@ def test_the_users_own_filters_are_used(tmp_path, monkeypatch):
     git_in(folder, "config", "--unset", "filter.evil.clean")
     (tmp_path / "gitconfig").write_text('[filter "evil"]\n\tclean = cat\n')
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
-    state = manifest.git_state(folder)
+    state = run_record.git_state(folder)
     assert state is not None and state["changed"] is False
 
 

@@ -14,13 +14,22 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from paddlex_feat import lookup, yaml_text
-from paddlex_feat.config.faults import MOST_FAULTS, empty, listed, meant_key, null_means, short, source, unusable_paths
+from paddlex_feat.config.base import fits_a_path
+from paddlex_feat.config.problems import (
+    MOST_FAULTS,
+    empty,
+    listed,
+    meant_key,
+    null_means,
+    short,
+    source,
+    unusable_paths,
+)
 from paddlex_feat.config.recipes import RECIPES
 from paddlex_feat.config.schema import INPUT, MODELS, TEXT_KEYS, Config, GlobalSection, walk
-from paddlex_feat.config.section import fits_a_path
 from paddlex_feat.errors import ConfigError
-from paddlex_feat.paths import expand_home, fault
+from paddlex_feat.fileio import lookup, safe_yaml
+from paddlex_feat.fileio.paths import expand_home, fault
 
 OUTPUT = "Global.output"
 # Keys of existing files whose function has not been built yet, by the mode that would use
@@ -32,7 +41,7 @@ _NOT_YET: dict[str, dict[str, Callable[[Any], bool]]] = {
 
 def shipped() -> dict[str, Path]:
     """The configuration files that come with the package, by name. Raises ConfigError if there is none."""
-    folder = resources.files("paddlex_feat") / "configs" / "modules" / "image_feature"
+    folder = resources.files("paddlex_feat") / "config" / "shipped" / "modules" / "image_feature"
     found = {}
     with suppress(OSError):
         found = {Path(f.name).stem: Path(str(f)) for f in folder.iterdir() if f.name.endswith(".yaml")}
@@ -84,18 +93,18 @@ def split_override(text: str) -> tuple[str, Any]:
     if not sign or not name:
         raise ValueError(f"{short(text)} has no form KEY=VALUE")
     if not value.strip() and (name in dict(walk()) or name in Config.model_fields):
-        return name, yaml_text.Scalar(None, "")
+        return name, safe_yaml.Scalar(None, "")
     if name in TEXT_KEYS or name == INPUT:
         return name, _text_value(name, value)
     try:
-        return name, yaml_text.parse_scalar(value)
+        return name, safe_yaml.parse_scalar(value)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{short(text)}: the value is not valid YAML ({getattr(error, 'problem', error)})") from None
 
 
 def _text_value(name: str, text: str) -> Any:
-    value = yaml_text.parse_text(text, many=name == INPUT)
-    nothing = value is None or (isinstance(value, yaml_text.Scalar) and value.value is None)
+    value = safe_yaml.parse_text(text, many=name == INPUT)
+    nothing = value is None or (isinstance(value, safe_yaml.Scalar) and value.value is None)
     if (
         nothing and text.strip() == "~" and not TEXT_KEYS.get(name, False)
     ):  # null means nothing there, so the home folder is meant
@@ -122,7 +131,7 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
 
 def _assign(raw: dict[str, Any], dotted: str, value: Any) -> str | None:
     *sections, last = dotted.split(".")
-    if len(sections) > yaml_text.DEEPEST:
+    if len(sections) > safe_yaml.DEEPEST:
         return f"{short(dotted)}: no key has so many parts"
     for section in sections:
         raw = raw.setdefault(section, {})
@@ -152,12 +161,12 @@ def load(file: str, overrides: list[tuple[str, Any]], usable: bool = True) -> tu
     path, notice = find_file(file)
     notices = [notice] if notice else []
     try:
-        text, encoding = yaml_text.read_encoded(path)
+        text, encoding = safe_yaml.read_encoded(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"The file cannot be read: {getattr(error, 'strerror', None) or error}.",
             where=str(path),
-            fix=f"Give UTF-8 text of at most {yaml_text.MOST_CHARACTERS:,} characters.",
+            fix=f"Give UTF-8 text of at most {safe_yaml.MOST_CHARACTERS:,} characters.",
         ) from None
     if encoding != "utf-8":
         notices.append(f"{path} is {encoding.upper()} text and was read as such; save it as UTF-8.")
@@ -185,12 +194,12 @@ def load(file: str, overrides: list[tuple[str, Any]], usable: bool = True) -> tu
 
 def _parse(text: str, name: str) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
     """The sections of a file, file:line of each key, and the text of each scalar; names among the inputs as text."""
-    raw, nodes = yaml_text.parse_nodes(text, name)
+    raw, nodes = safe_yaml.parse_nodes(text, name)
     sources = {dotted: f"{name}:{line}" for dotted, (line, _) in nodes.items()}
     texts = {dotted: node.value for dotted, (_, node) in nodes.items() if isinstance(node, yaml.ScalarNode)}
     if INPUT in nodes:
         section, _, last = INPUT.partition(".")
-        raw[section][last] = yaml_text.as_written(nodes[INPUT][1])
+        raw[section][last] = safe_yaml.as_written(nodes[INPUT][1])
     return raw, sources, texts
 
 
@@ -202,7 +211,7 @@ def _override(
     for dotted, value in overrides:
         sources[dotted] = "-o"
         texts.pop(dotted, None)
-        if isinstance(value, yaml_text.Scalar):
+        if isinstance(value, safe_yaml.Scalar):
             texts[dotted] = value.text
             if not value.text:
                 faults.append(f"{dotted} (-o): {empty(dotted)}")
@@ -215,7 +224,7 @@ def _override(
 
 def _nulls(overrides: list[tuple[str, Any]], mode: str) -> list[str]:
     """What null does, for each key that -o sets to null, except those that the mode itself logs."""
-    last = {dotted: value.value if isinstance(value, yaml_text.Scalar) else value for dotted, value in overrides}
+    last = {dotted: value.value if isinstance(value, safe_yaml.Scalar) else value for dotted, value in overrides}
     return [
         f"{dotted} is null: {null_means(dotted)}."
         for dotted, value in last.items()
@@ -256,7 +265,7 @@ def peek(file: str, overrides: list[tuple[str, Any]]) -> dict[str, str]:
     raw: Any = {}
     unnamed = ""
     with suppress(ConfigError, OSError, UnicodeDecodeError):
-        raw, _, _ = _parse(yaml_text.read_text(find_file(file)[0]), file)
+        raw, _, _ = _parse(safe_yaml.read_text(find_file(file)[0]), file)
         unnamed = Config().Global.output
     sources: dict[str, str] = {}
     faults = _override(raw, overrides, sources, {})
@@ -284,4 +293,4 @@ def without_resume(config: Config) -> Config:
 
 def dump(config: BaseModel) -> str:
     """The whole configuration as YAML, as a run folder keeps it."""
-    return yaml_text.dump(config.model_dump(mode="json"))
+    return safe_yaml.dump(config.model_dump(mode="json"))

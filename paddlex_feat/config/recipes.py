@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from paddlex_feat.config.section import PRETRAINED, official_weights
+from paddlex_feat.config.base import PRETRAINED, official_weights
 
 
 def _clip(name: str, **model: Any) -> dict[str, Any]:

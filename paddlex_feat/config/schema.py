@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from paddlex_feat.config.section import PRETRAINED, PathText, Section, key
-from paddlex_feat.config.training import ModelSection, TrainSection, amp_level
-from paddlex_feat.runtime import DEVICE
+from paddlex_feat.config.base import PRETRAINED, PathText, Section, key
+from paddlex_feat.config.train_schema import ModelSection, TrainSection, amp_level
+from paddlex_feat.runtime.device import DEVICE
 
 MODES = ("check_dataset", "train", "evaluate", "export", "predict")
 MODELS = ("PP-ShiTuV2_rec", "PP-ShiTuV2_rec_CLIP_vit_base", "PP-ShiTuV2_rec_CLIP_vit_large")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import FeatError, WeightsError, out_of_memory
-from paddlex_feat.inference.engines import create_engine
-from paddlex_feat.inference.info import read_info
-from paddlex_feat.pipeline.preprocess import Preprocess
+from paddlex_feat.inference.engines.registry import create_engine
+from paddlex_feat.inference.model_info import read_info
 
 
 def unit_rows(features: np.ndarray) -> np.ndarray:

@@ -17,15 +17,16 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from paddlex_feat import MOST_PIXELS, hub
+from paddlex_feat import MOST_PIXELS
+from paddlex_feat.data.images import tiff
+from paddlex_feat.data.images.decode import MOST_BYTES, SUFFIXES, Enough, read_bgr
+from paddlex_feat.data.images.formats import BEGINNING, looks_like_image
 from paddlex_feat.errors import DownloadError, ImageError
-from paddlex_feat.inference.paths import Search, images_of
-from paddlex_feat.inference.texts import ACCEPTED, cut
-from paddlex_feat.pipeline import tiff
-from paddlex_feat.pipeline.decode import MOST_BYTES, SUFFIXES, Enough, read_bgr
-from paddlex_feat.pipeline.formats import BEGINNING, looks_like_image
-from paddlex_feat.reading import first_bytes
-from paddlex_feat.scratch import ScratchFolder
+from paddlex_feat.fileio.reading import first_bytes
+from paddlex_feat.fileio.temporary import ScratchFolder
+from paddlex_feat.hub import fetch
+from paddlex_feat.inference.input_paths import Search, images_of
+from paddlex_feat.inference.input_texts import ACCEPTED, cut
 
 Resize = Callable[[np.ndarray], np.ndarray]
 _CODES = {1: cv2.COLOR_GRAY2BGR, 4: cv2.COLOR_BGRA2BGR}  # by the number of channels
@@ -93,7 +94,7 @@ class Item:
         return cv2.cvtColor(resize(image), cv2.COLOR_BGR2RGB)
 
     def _read(self, enough: Enough | None, ended: threading.Event | None) -> np.ndarray:
-        folder, path = _fetched(self.source, ended) if hub.is_url(self.source) else (None, self.source)
+        folder, path = _fetched(self.source, ended) if fetch.is_url(self.source) else (None, self.source)
         try:
             return read_bgr(path, enough)
         except ImageError as error:
@@ -117,7 +118,7 @@ def _fetched(url: str, ended: threading.Event | None = None) -> tuple[ScratchFol
     folder = ScratchFolder()
     fix = "Check the address, or download the image and give its path."
     try:
-        return folder, str(hub.fetch(url, str(folder.path), fix, most=MOST_BYTES, ended=ended))
+        return folder, str(fetch.fetch(url, str(folder.path), fix, most=MOST_BYTES, ended=ended))
     except BaseException:  # the error may be kept long, and the folder with it, which holds a file descriptor
         folder.close()
         raise
@@ -214,7 +215,7 @@ def may_wait(source: Any, depth: int = 0) -> bool:
     if isinstance(source, (list, tuple)):
         return any(may_wait(element, depth + 1) for element in source)
     if isinstance(source, (str, os.PathLike)):
-        return hub.is_url(os.fsdecode(source))
+        return fetch.is_url(os.fsdecode(source))
     return not isinstance(source, (np.ndarray, Image.Image)) and _is_stream(source)
 
 
@@ -255,14 +256,14 @@ def _fault(what: str, position: str, fix: str, path: str | None = None) -> Item:
 
 
 def _url_items(url: str, position: str) -> Iterator[Item]:
-    shown = hub.without_password(url)
+    shown = fetch.without_password(url)
     try:
         if Path(urlparse(url).path).suffix.lower() not in tiff.SUFFIXES:
             yield Item(shown, position, url)
             return
         folder, local = _fetched(url)  # now, for only the file tells how many pages there are
     except ValueError as error:
-        what = f"This is no address ({hub.without_password(str(error))})."
+        what = f"This is no address ({fetch.without_password(str(error))})."
         yield _fault(what, position, f"Give {ACCEPTED}.", shown)
     except DownloadError as error:
         yield Item(shown, position, error)
@@ -275,7 +276,7 @@ def _text_items(text: str, position: str, search: Search) -> Iterator[Item]:
         place = found.line or position
         if found.what:
             yield _fault(found.what, place, found.fix, found.path)
-        elif hub.is_url(found.path):
+        elif fetch.is_url(found.path):
             yield from _url_items(found.path, place)
         else:
             yield from _pages(found.path, place, found.path)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import paddle
 
+from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.inference.extractor import unit_rows
 from paddlex_feat.models.recognizer import Recognizer
-from paddlex_feat.pipeline.preprocess import Preprocess
 
 
 class NetworkExtractor:

@@ -17,21 +17,21 @@ from typing import Any
 
 import numpy as np
 
-from paddlex_feat import lookup
+from paddlex_feat.data.images.decode import Enough
+from paddlex_feat.data.loading.loader import map_then
 from paddlex_feat.errors import ConfigError, DownloadError, FeatError, ImageError, WeightsError
-from paddlex_feat.files import settled
+from paddlex_feat.fileio import lookup
+from paddlex_feat.fileio.atomic_folder import settled
+from paddlex_feat.fileio.paths import expand_home
+from paddlex_feat.inference.engines.options import engine_settings
 from paddlex_feat.inference.extractor import FeatureExtractor
-from paddlex_feat.inference.info import PREFIX, models_within, read_info
+from paddlex_feat.inference.input_paths import Search
 from paddlex_feat.inference.inputs import Item, StreamFault, items, may_wait
-from paddlex_feat.inference.official import official_model
-from paddlex_feat.inference.paths import Search
+from paddlex_feat.inference.model_info import PREFIX, models_within, read_info
+from paddlex_feat.inference.model_zoo import official_model
 from paddlex_feat.inference.results import Failed, FeatureResult, FileStems
-from paddlex_feat.inference.settings import engine_settings
-from paddlex_feat.opencv import silent_opencv
-from paddlex_feat.paths import expand_home
-from paddlex_feat.pipeline.decode import Enough
-from paddlex_feat.pipeline.loader import map_then
-from paddlex_feat.runtime import cpu_count
+from paddlex_feat.runtime.cpu import cpu_count
+from paddlex_feat.runtime.opencv import silent_opencv
 
 log = logging.getLogger(__name__)
 Outcome = tuple[Item, np.ndarray | Exception]

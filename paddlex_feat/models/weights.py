@@ -17,10 +17,11 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from paddlex_feat import lookup
 from paddlex_feat.errors import WeightsError, printable
-from paddlex_feat.files import atomic_path, open_settled
-from paddlex_feat.models import plain_pickle
+from paddlex_feat.fileio import lookup
+from paddlex_feat.fileio.atomic import atomic_path
+from paddlex_feat.fileio.atomic_folder import open_settled
+from paddlex_feat.models import safe_pickle
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         with open_settled(path) as stream:
-            state = _read_safetensors(stream) if is_safetensors(path) else plain_pickle.load(stream)
+            state = _read_safetensors(stream) if is_safetensors(path) else safe_pickle.load(stream)
     except WeightsError as error:
         raise WeightsError(error.what, where=str(path), fix=error.fix) from None
     except FileNotFoundError:

@@ -8,14 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from paddlex_feat.checks.context import DataSet, Settings
+from paddlex_feat.checks.runner import check
 from paddlex_feat.config.schema import Config, SplitSection
-from paddlex_feat.dataset import html, labelme, labelme_images, relist, report, split
-from paddlex_feat.dataset.check import check
-from paddlex_feat.dataset.findings import SEVERITIES, Finding, first_of_each, log_findings, stricter
-from paddlex_feat.dataset.records import LISTS, find_root, require_lists
-from paddlex_feat.dataset.subject import DataSet, Settings
+from paddlex_feat.data.converters import labelme, labelme_images
+from paddlex_feat.data.findings import SEVERITIES, Finding, first_of_each, log_findings, stricter
+from paddlex_feat.data.lists import split, transaction
+from paddlex_feat.data.lists.image_list import LISTS, find_root, require_lists
 from paddlex_feat.errors import DatasetError
-from paddlex_feat.runtime import cpu_count
+from paddlex_feat.reports import dataset_html, dataset_pictures
+from paddlex_feat.runtime.cpu import cpu_count
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +88,7 @@ def _convert(config: Config) -> list[Finding]:
         findings = [_plain(f) for f in first_of_each(converted.findings)]
         raise error.with_result({"check_pass": False, "findings": findings}) from None
     labelme_images.write_pictures(root, converted.inside)
-    relist.replace_lists(root, _texts(converted.paths, converted.labels, parts))
+    transaction.replace_lists(root, _texts(converted.paths, converted.labels, parts))
     log.info(
         "Converted %d annotated images of %d classes: %s",
         len(converted.paths),
@@ -106,7 +108,7 @@ def _split(dataset_dir: str, wanted: SplitSection, refuse_outside: bool) -> list
     percents = (wanted.train_percent or 0, wanted.gallery_percent or 0, wanted.query_percent or 0)
     parts = split.draw(labels, percents, wanted.by, wanted.seed)
     split.require_usable(parts, labels)
-    relist.replace_lists(lists["train"].root, _texts(paths, labels, parts))
+    transaction.replace_lists(lists["train"].root, _texts(paths, labels, parts))
     classes = {name: {labels[i] for i in parts[name]} for name in LISTS}
     told = ", ".join(f"{len(parts[name])} {name} ({len(classes[name])} classes)" for name in LISTS)
     twice = sum(map(len, lists.values())) - len(paths)
@@ -129,12 +131,12 @@ def _plain(finding: Finding) -> dict[str, str]:
 def _write(config: Config, output: Path, root: Path, data: DataSet, findings: list[Finding]) -> dict[str, Any]:
     """Samples, plots and the report below `<output>/check_dataset`; the content of the result file."""
     folder = output / "check_dataset"
-    samples = report.write_samples(data.lists, folder / "demo_img")
+    samples = dataset_pictures.write_samples(data.lists, folder / "demo_img")
     plots = [folder / "histogram.png", folder / "class_sizes.png"]
-    report.write_histogram(data.lists, plots[0])
-    report.write_class_sizes(data.lists, plots[1])
+    dataset_pictures.write_histogram(data.lists, plots[0])
+    dataset_pictures.write_class_sizes(data.lists, plots[1])
     pictures = {name: [folder / "demo_img" / s for s in files] for name, files in samples.items()}
-    html.write_report(folder / "report.html", data, findings, root, plots, pictures)
+    dataset_html.write_report(folder / "report.html", data, findings, root, plots, pictures)
     attributes: dict[str, Any] = {}
     for name in LISTS:
         attributes[f"{name}_samples"] = len(data.lists[name])

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from paddlex_feat import heartbeat, launch
 from paddlex_feat.config.schema import Config
-from paddlex_feat.dataset.records import ImageList, require_lists
+from paddlex_feat.data.lists.image_list import ImageList, require_lists
 from paddlex_feat.errors import EvaluationError, FeatError, output_errors
-from paddlex_feat.files import require_writable
-from paddlex_feat.group import Group
-from paddlex_feat.modes import evaluate_model
-from paddlex_feat.modes.common import evaluator_of, own_files, require_images, warn_of_own_files
-from paddlex_feat.modes.place import launch_processes
-from paddlex_feat.retrieval import report
-from paddlex_feat.retrieval.features_file import FEATURES, write_features
+from paddlex_feat.evaluation.features_file import FEATURES, write_features
+from paddlex_feat.fileio.atomic import require_writable
+from paddlex_feat.modes import trained_model
+from paddlex_feat.modes.build import evaluator_of, own_files, require_images, warn_of_own_files
+from paddlex_feat.modes.worker import launch_processes
+from paddlex_feat.reports import evaluation_report
+from paddlex_feat.runtime import heartbeat, launch
+from paddlex_feat.runtime.distributed import Group
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +33,14 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     if group.rank == 0:
         require_writable(folder)
         with output_errors(folder):
-            for name in (*report.FILES, FEATURES):  # of an earlier evaluation: what stands there is this one's
+            for name in (
+                *evaluation_report.FILES,
+                FEATURES,
+            ):  # of an earlier evaluation: what stands there is this one's
                 (folder / name).unlink(missing_ok=True)
     lists = _read_lists(config)
     own = own_files(config, lists)
-    path = evaluate_model.find(config)
+    path = trained_model.find(config)
     if launch.wanted(config.Global.device, None):
         return launch_processes(config, output)
     return _evaluate(config, output, lists, own, path)
@@ -49,7 +52,7 @@ def _evaluate(
     group, folder = Group.from_environment(), output / "evaluate"
     if group.rank == 0:
         warn_of_own_files(config, lists)
-    model = evaluate_model.make_ready(config, path, group)
+    model = trained_model.make_ready(config, path, group)
     evaluation = evaluator_of(config, lists, own, model.place, output)(model.extract)
     heartbeat.stop()
     if group.rank:
@@ -58,7 +61,7 @@ def _evaluate(
         log.warning("Nearly all images have the same features: these weights distinguish nothing.")
     result = {"metrics": evaluation.headline(), "weight_path": str(path)}
     try:
-        result |= report.write(evaluation, lists["query"], lists["gallery"], folder, str(path))
+        result |= evaluation_report.write(evaluation, lists["query"], lists["gallery"], folder, str(path))
         if config.Evaluate.save_features:
             file = folder / FEATURES
             write_features(file, evaluation.gallery, evaluation.query, lists["gallery"], lists["query"])

@@ -11,11 +11,12 @@ import numpy as np
 
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import WeightsError
-from paddlex_feat.inference.convert import require_forms, write_forms
-from paddlex_feat.modes.common import comparison_batches, exporter_of, load_trained, preprocess_of
+from paddlex_feat.fileio.temporary import ScratchFolder
+from paddlex_feat.inference.export.convert import require_forms, write_forms
+from paddlex_feat.modes.build import comparison_batches, exporter_of, load_trained, preprocess_of
 from paddlex_feat.modes.weight_paths import weight_file
-from paddlex_feat.runtime import first_device, prepare_paddle, select_device
-from paddlex_feat.scratch import ScratchFolder
+from paddlex_feat.runtime.device import first_device, select_device
+from paddlex_feat.runtime.paddle_import import prepare_paddle
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +34,8 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     device = select_device(first_device(config.Global.device))
     trained = load_trained(config, path)
 
-    from paddlex_feat.inference.export import require_agreement
-    from paddlex_feat.inference.placing import place
+    from paddlex_feat.inference.export.exporter import require_agreement
+    from paddlex_feat.inference.export.install import place
     from paddlex_feat.models import weights
 
     exporter = exporter_of(config, trained.config, trained.network)

@@ -14,14 +14,14 @@ from tqdm import tqdm
 
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import ConfigError, FeatError, ImageError, Interrupted, output_errors
-from paddlex_feat.hub import without_password
+from paddlex_feat.fileio.paths import expand_home
+from paddlex_feat.hub.fetch import without_password
+from paddlex_feat.inference.input_texts import ACCEPTED, cut
 from paddlex_feat.inference.predictor import Predictor, create_model
 from paddlex_feat.inference.results import Failed, FeatureResult
-from paddlex_feat.inference.savers import FeatureFile, feature_file
-from paddlex_feat.inference.texts import ACCEPTED, cut
-from paddlex_feat.paths import expand_home
-from paddlex_feat.progress import bar
-from paddlex_feat.runtime import first_device
+from paddlex_feat.inference.writers import FeatureFile, feature_file
+from paddlex_feat.runtime.device import first_device
+from paddlex_feat.runtime.progress import bar
 
 log = logging.getLogger(__name__)
 _NAMED = 5  # failed inputs that the error names; predict_result.json has all

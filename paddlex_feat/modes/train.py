@@ -10,24 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paddlex_feat import heartbeat, hub, launch
 from paddlex_feat.config import load as config_load
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import WeightsError
-from paddlex_feat.files import link_or_copy, settled, sync_files, write_json, write_keeping
-from paddlex_feat.gpus import expects_gpu
-from paddlex_feat.group import Group
-from paddlex_feat.inference.convert import INFERENCE_FILES, require_forms, write_forms
-from paddlex_feat.modes.common import comparison_batches, exporter_of, network_spec, preprocess_of
-from paddlex_feat.modes.place import Place, launch_processes, take_place, threads_of
+from paddlex_feat.fileio.atomic import link_or_copy, write_json
+from paddlex_feat.fileio.atomic_folder import settled, sync_files
+from paddlex_feat.fileio.backups import write_keeping
+from paddlex_feat.fileio.temporary import ScratchFolder
+from paddlex_feat.hub import fetch
+from paddlex_feat.inference.export.convert import INFERENCE_FILES, require_forms, write_forms
+from paddlex_feat.modes.build import comparison_batches, exporter_of, network_spec, preprocess_of
 from paddlex_feat.modes.train_data import Data, Loader, read_data
-from paddlex_feat.modes.train_resumed import resumed_from
 from paddlex_feat.modes.weight_paths import require_checkpoint, require_weights
-from paddlex_feat.runtime import prepare_paddle
-from paddlex_feat.scratch import ScratchFolder
+from paddlex_feat.modes.worker import Place, launch_processes, take_place, threads_of
+from paddlex_feat.provenance.lineage import resumed_from
+from paddlex_feat.runtime import heartbeat, launch
+from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.gpus import expects_gpu
+from paddlex_feat.runtime.paddle_import import prepare_paddle
 
 if TYPE_CHECKING:  # these import Paddle, which waits until data and configuration are known to be right
-    from paddlex_feat.inference.export import Exporter
+    from paddlex_feat.inference.export.exporter import Exporter
     from paddlex_feat.training.run_folder import RunFolder
     from paddlex_feat.training.trainer import Trainer
 
@@ -68,7 +71,7 @@ def _require_start(config: Config, output: Path) -> Path | None:
     if settings.resume == "auto" and settled(output / LATEST).is_dir():
         return output / LATEST / f"{LATEST}.pdparams"
     start = settings.pretrain_weight_path
-    if start and not hub.is_url(start):
+    if start and not fetch.is_url(start):
         require_weights("Train.pretrain_weight_path", settled(Path(start)))
     return None
 
@@ -126,7 +129,7 @@ def _skipped(data: Data, group: Group) -> list[str]:
 
 def _complete_inference_model(config: Config, exporter: Exporter, best: Path, place: Place) -> None:
     """Add the other forms of Export.format; all answer as the weight file does. Raises WeightsError."""
-    from paddlex_feat.inference.export import require_agreement
+    from paddlex_feat.inference.export.exporter import require_agreement
     from paddlex_feat.models import weights
 
     settings, folder = config.Export, best.parent / "inference"
@@ -151,14 +154,14 @@ def _describe_run(
     config: Config, output: Path, data: Data, place: Place, classes: list[int], convolutions: str, start: Path | None
 ) -> None:
     """config.yaml, class_map.json, run.json: what a run needs to be understood and repeated."""
-    from paddlex_feat import manifest
+    from paddlex_feat.provenance import run_record
     from paddlex_feat.training.run_folder import run_of
 
     prints = {name: {"images": p.images, "sha256": p.sha256} for name, p in data.prints.items()}
     resumed = resumed_from(run_of(start), config, prints) if start else []  # of whose config.yaml this may be the place
     write_keeping(output / "config.yaml", config_load.dump(config_load.without_resume(config)).encode())
     write_json(output / "class_map.json", {str(index): label for index, label in enumerate(classes)})
-    manifest.begin(output, manifest.command_line(), place.device, convolutions, place.group.size, prints, resumed)
+    run_record.begin(output, run_record.command_line(), place.device, convolutions, place.group.size, prints, resumed)
 
 
 def _say_what(config: Config, data: Data, place: Place, trainer: Trainer) -> None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from paddlex_feat.errors import ConfigError
-from paddlex_feat.files import open_settled, read_result
-from paddlex_feat.models import plain_pickle
+from paddlex_feat.fileio.atomic import read_result
+from paddlex_feat.fileio.atomic_folder import open_settled
+from paddlex_feat.models import safe_pickle
 
 if TYPE_CHECKING:  # it imports Paddle
     from paddlex_feat.training.checkpoint import Progress
@@ -45,7 +46,7 @@ def require_classes_of(start: Path, classes: Sequence[int], key: str) -> None:
     """
     try:
         with open_settled(start.with_suffix(".pdstates")) as stream:
-            former = plain_pickle.load(stream)["classes"]
+            former = safe_pickle.load(stream)["classes"]
         before = [int(label) for label in np.asarray(former, np.int64)]
     except Exception:  # noqa: BLE001 - a damaged file can raise nearly anything
         return

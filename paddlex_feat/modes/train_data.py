@@ -10,21 +10,21 @@ from pathlib import Path
 import numpy as np
 
 from paddlex_feat.config.schema import Config
-from paddlex_feat.config.training import TrainSection
-from paddlex_feat.dataset.fingerprint import Fingerprint, fingerprint
-from paddlex_feat.dataset.records import ImageList, require_lists
+from paddlex_feat.config.train_schema import TrainSection
+from paddlex_feat.data import samplers
+from paddlex_feat.data.augment.augment import Augment
+from paddlex_feat.data.augment.rand_augment import RandAugment
+from paddlex_feat.data.images.cache import ImageCache
+from paddlex_feat.data.lists.fingerprint import Fingerprint, fingerprint
+from paddlex_feat.data.lists.image_list import ImageList, require_lists
+from paddlex_feat.data.loading.loader import BATCHES_AHEAD, BadImages, training_batches
+from paddlex_feat.data.loading.processes import HELD, DecodingProcesses, ProcessEnded
 from paddlex_feat.errors import ConfigError, DatasetError
-from paddlex_feat.group import Group
-from paddlex_feat.modes.common import own_files, preprocess_of, require_images, warn_of_own_files
-from paddlex_feat.modes.place import Place
+from paddlex_feat.modes.build import own_files, preprocess_of, require_images, warn_of_own_files
 from paddlex_feat.modes.train_classes import require_classes_of
-from paddlex_feat.pipeline import sampler as samplers
-from paddlex_feat.pipeline.augment import Augment
-from paddlex_feat.pipeline.cache import ImageCache
-from paddlex_feat.pipeline.loader import BATCHES_AHEAD, BadImages, training_batches
-from paddlex_feat.pipeline.processes import HELD, DecodingProcesses, ProcessEnded
-from paddlex_feat.pipeline.rand_augment import RandAugment
-from paddlex_feat.runtime import memory_limit
+from paddlex_feat.modes.worker import Place
+from paddlex_feat.runtime.cpu import memory_limit
+from paddlex_feat.runtime.distributed import Group
 
 log = logging.getLogger(__name__)
 LEAST_PROCESSORS = 3  # of the training process: with fewer, threads can use them all

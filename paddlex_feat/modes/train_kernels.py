@@ -7,10 +7,10 @@ import logging
 
 import paddle
 
-from paddlex_feat.config.training import TrainSection
+from paddlex_feat.config.train_schema import TrainSection
 from paddlex_feat.errors import DeviceError
 from paddlex_feat.models.recognizer import Recognizer
-from paddlex_feat.modes.place import Place
+from paddlex_feat.modes.worker import Place
 
 log = logging.getLogger(__name__)
 # As PaddleClas sets them with mixed precision: BatchNorm in one pass where its sums cannot overflow, and up to 8

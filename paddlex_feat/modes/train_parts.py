@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from paddlex_feat import hub, manifest
 from paddlex_feat.config.schema import Config
-from paddlex_feat.config.training import LossSection, TrainSection
+from paddlex_feat.config.train_schema import LossSection, TrainSection
 from paddlex_feat.errors import ConfigError, EvaluationError
-from paddlex_feat.gpus import require_amp
-from paddlex_feat.group import Group
-from paddlex_feat.inference.export import Exporter
+from paddlex_feat.evaluation.embed import Extractor
+from paddlex_feat.hub import fetch
+from paddlex_feat.inference.export.exporter import Exporter
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.network import NetworkExtractor
 from paddlex_feat.losses.combined import CombinedLoss
@@ -23,24 +22,26 @@ from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.models import cpu_conv, recognizer, weights
 from paddlex_feat.models.backbones import PADDLECLAS
-from paddlex_feat.modes.common import evaluator_of, network_spec, preprocess_of
-from paddlex_feat.modes.place import Place
+from paddlex_feat.modes.build import evaluator_of, network_spec, preprocess_of
 from paddlex_feat.modes.train_classes import has_other_classes, log_classifier, require_same_classes
 from paddlex_feat.modes.train_data import Data
 from paddlex_feat.modes.train_kernels import choose_kernels, share_statistics
 from paddlex_feat.modes.train_rate import explain_collapse, explain_failure
-from paddlex_feat.retrieval.embed import Extractor
-from paddlex_feat.runtime import memory_limit
+from paddlex_feat.modes.worker import Place
+from paddlex_feat.provenance import run_record
+from paddlex_feat.runtime.cpu import memory_limit
+from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.gpus import require_amp
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.candidate import Candidate
 from paddlex_feat.training.checkpoint import Progress, TrainingState
 from paddlex_feat.training.ema import Ema
 from paddlex_feat.training.freeze import freeze
 from paddlex_feat.training.run_folder import RunFolder
+from paddlex_feat.training.run_logger import Watch
 from paddlex_feat.training.step import Precision, Step, TrainingNetwork
 from paddlex_feat.training.stop import held_back
 from paddlex_feat.training.trainer import Batches, Plan, Trainer
-from paddlex_feat.training.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -106,9 +107,9 @@ def _load_pretrained(settings: TrainSection, model: recognizer.Recognizer, class
         return
     fix = f"Give a local file with -o {key}=FILE, or null to train from scratch."
     if group.local_rank == 0:
-        hub.weight_file(settings.pretrain_weight_path, fix)
+        fetch.weight_file(settings.pretrain_weight_path, fix)
     group.any(False)  # one process a machine downloads, the others wait for it
-    path = hub.weight_file(settings.pretrain_weight_path, fix)
+    path = fetch.weight_file(settings.pretrain_weight_path, fix)
     other = has_other_classes(path, classes)
     if group.from_first(np.array([other is True], np.int32))[0]:  # only rank 0 may have the file
         other = True
@@ -223,7 +224,7 @@ def build_trainer(
         plan=plan,
         watch=Watch(own, plan.epochs, plan.steps_per_epoch, state.progress.step, settings.visualdl),
         group=group,
-        resume_command=f"{manifest.program()} -c {folder.root / 'config.yaml'} -o Train.resume=auto",
+        resume_command=f"{run_record.program()} -c {folder.root / 'config.yaml'} -o Train.resume=auto",
         frozen=still,
         skipped=data.bad.files if data.bad is not None else (),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from paddlex_feat.config.training import TrainSection
+from paddlex_feat.config.train_schema import TrainSection
 from paddlex_feat.errors import EvaluationError, WeightsError
 from paddlex_feat.training.checkpoint import TrainingState
 

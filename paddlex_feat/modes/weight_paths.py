@@ -7,11 +7,12 @@ import os
 from itertools import islice
 from pathlib import Path
 
-from paddlex_feat import hub, lookup
-from paddlex_feat.config.section import official_weights
+from paddlex_feat.config.base import official_weights
 from paddlex_feat.errors import WeightsError
-from paddlex_feat.files import settled
-from paddlex_feat.inference.info import PREFIX, lacking, models_within
+from paddlex_feat.fileio import lookup
+from paddlex_feat.fileio.atomic_folder import settled
+from paddlex_feat.hub import fetch
+from paddlex_feat.inference.model_info import PREFIX, lacking, models_within
 
 log = logging.getLogger(__name__)
 _OF_A_CHECKPOINT = {
@@ -57,8 +58,8 @@ def weight_file(key: str, weight_path: str | None, model: str) -> Path:
     if weight_path is None:
         weight_path = official_weights(model)
         log.info("%s is null: the official weights of %s, %s", key, model, weight_path)
-    if hub.is_url(weight_path):
-        return hub.weight_file(weight_path, f"Give a local file with -o {key}=FILE.")
+    if fetch.is_url(weight_path):
+        return fetch.weight_file(weight_path, f"Give a local file with -o {key}=FILE.")
     path = settled(Path(weight_path))
     require_weights(key, path)
     return path

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from paddlex_feat.errors import Interrupted
-from paddlex_feat.group import Group
-from paddlex_feat.inference.export import Exporter
+from paddlex_feat.fileio.temporary import ScratchFolder
+from paddlex_feat.inference.export.exporter import Exporter
 from paddlex_feat.models.weights import HEAD
-from paddlex_feat.scratch import ScratchFolder
+from paddlex_feat.runtime.distributed import Group
 from paddlex_feat.training.checkpoint import TrainingState
 from paddlex_feat.training.votes import Votes
 

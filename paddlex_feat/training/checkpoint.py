@@ -18,7 +18,8 @@ import paddle
 from pydantic import ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
 
 from paddlex_feat.errors import WeightsError
-from paddlex_feat.files import settled, write_json
+from paddlex_feat.fileio.atomic import write_json
+from paddlex_feat.fileio.atomic_folder import settled
 from paddlex_feat.models import weights
 from paddlex_feat.training.ema import Ema
 

@@ -19,14 +19,15 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from paddlex_feat import logs
 from paddlex_feat.errors import output_errors
-from paddlex_feat.files import atomic_folder, link_or_copy, recover_folder, settled, sync_files, write_bytes, write_text
-from paddlex_feat.inference.convert import INFERENCE_FILES
-from paddlex_feat.scratch import ScratchFolder
+from paddlex_feat.fileio.atomic import link_or_copy, write_bytes, write_text
+from paddlex_feat.fileio.atomic_folder import atomic_folder, recover_folder, settled, sync_files
+from paddlex_feat.fileio.temporary import ScratchFolder
+from paddlex_feat.inference.export.convert import INFERENCE_FILES
+from paddlex_feat.runtime import logs
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, Snapshot, TrainingState
-from paddlex_feat.training.watch import CURVES, METRICS, VISUALDL, metrics_until
+from paddlex_feat.training.run_logger import CURVES, METRICS, VISUALDL, metrics_until
 
 log = logging.getLogger(__name__)
 

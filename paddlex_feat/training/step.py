@@ -12,10 +12,10 @@ import paddle
 import paddle.distributed
 from paddle import nn
 
-from paddlex_feat.group import Group
+from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.models.recognizer import Recognizer
-from paddlex_feat.pipeline.preprocess import Preprocess
+from paddlex_feat.runtime.distributed import Group
 from paddlex_feat.training.scaler import LossScaler
 from paddlex_feat.training.transfer import Feed
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from paddlex_feat.signals import ENDING, INSISTING, handled, is_news
+from paddlex_feat.runtime.signals import ENDING, INSISTING, handled, is_news
 
 
 @contextmanager

@@ -12,19 +12,19 @@ from typing import NoReturn
 import numpy as np
 import paddle
 
-from paddlex_feat import heartbeat
 from paddlex_feat.errors import FeatError, Interrupted
-from paddlex_feat.group import Group
-from paddlex_feat.inference.export import Exporter
+from paddlex_feat.inference.export.exporter import Exporter
+from paddlex_feat.runtime import heartbeat
+from paddlex_feat.runtime.distributed import Group
 from paddlex_feat.training.candidate import Candidate, candidate
 from paddlex_feat.training.checkpoint import TrainingState
-from paddlex_feat.training.losses_log import LossesLog
+from paddlex_feat.training.loss_log import LossesLog
 from paddlex_feat.training.run_folder import BEST, LATEST, RunFolder, epoch_name
+from paddlex_feat.training.run_logger import Watch
 from paddlex_feat.training.schedule import warmup_cosine
 from paddlex_feat.training.step import Step
 from paddlex_feat.training.stop import StopRequest
 from paddlex_feat.training.votes import Votes
-from paddlex_feat.training.watch import Watch
 
 log = logging.getLogger(__name__)
 Batches = Callable[[int, int], Iterable[tuple[np.ndarray, np.ndarray]]]

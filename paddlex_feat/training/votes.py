@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from paddlex_feat.group import Group
+from paddlex_feat.runtime.distributed import Group
 
 # Between two votes, as rank 0's clock predicts. Each vote waits for the device; Paddle's launcher kills 30 s after a
 # signal, and the state has to be saved by then.

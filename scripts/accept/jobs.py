@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from accept.bench import METRICS, NO_TF32, ROOT, SWAPPED, Bench, Failed, Line, NotRun, last_words, result, run
-from paddlex_feat.runtime import prepare_paddle
+from paddlex_feat.runtime.paddle_import import prepare_paddle
 
 BEST = "best_model/best_model.pdparams"
 PATIENCE = 120  # seconds until the first epoch of a run is saved

@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from accept.bench import FAIL, ROOT, Bench, Failed, Line, features, last_words, records
-from paddlex_feat import create_model, manifest, paddle_build
+from paddlex_feat import create_model
 from paddlex_feat.errors import FeatError
-from paddlex_feat.runtime import prepare_paddle
+from paddlex_feat.provenance import run_record
+from paddlex_feat.runtime import paddle_build
+from paddlex_feat.runtime.paddle_import import prepare_paddle
 
 # Others only change what the process reserves.
 DECISIVE = ("FLAGS_conv_workspace_size_limit", "FLAGS_cudnn_deterministic", "FLAGS_use_mkldnn")
@@ -30,7 +32,7 @@ def environment(bench: Bench) -> Iterator[Line]:
     prepare_paddle()
     import paddle
 
-    versions = manifest.versions()
+    versions = run_record.versions()
     yield bench.line("versions", ", ".join(f"{n} {versions[n]}" for n in ("python", *wheels, "numpy") if n in versions))
     with contextlib.redirect_stdout(io.StringIO()) as said:
         paddle.utils.run_check()

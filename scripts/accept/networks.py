@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from accept.bench import Bench
-from paddlex_feat.gpus import exact_products
 from paddlex_feat.models.spec import NetworkSpec
-from paddlex_feat.runtime import prepare_paddle
+from paddlex_feat.runtime.gpus import exact_products
+from paddlex_feat.runtime.paddle_import import prepare_paddle
 
 CLASSES, IMAGES = 4, 16
 SHITU = NetworkSpec(dropout=0.0, input_size=64)
@@ -49,11 +49,11 @@ def build(
     prepare_paddle()
     import paddle
 
+    from paddlex_feat.data.images.preprocess import Preprocess
     from paddlex_feat.losses.combined import CombinedLoss
     from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
     from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
     from paddlex_feat.models import recognizer
-    from paddlex_feat.pipeline.preprocess import Preprocess
     from paddlex_feat.training.step import TrainingNetwork
 
     paddle.set_device(device)

@@ -11,7 +11,7 @@ import numpy as np
 from accept.bench import Bench, Line
 from accept.networks import CLIP_BASE, CLIP_LARGE, IMAGES, Training, batch, build, exact, lowered, shitu
 from paddlex_feat.models.spec import NetworkSpec
-from paddlex_feat.runtime import prepare_paddle
+from paddlex_feat.runtime.paddle_import import prepare_paddle
 
 Gradients = tuple[float, dict[str, np.ndarray], dict[str, np.ndarray]]
 

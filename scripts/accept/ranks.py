@@ -11,8 +11,8 @@ import sys
 import numpy as np
 
 from accept.networks import CLIP_BASE, batch, build
-from paddlex_feat.group import Group
-from paddlex_feat.runtime import prepare_paddle
+from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.paddle_import import prepare_paddle
 
 
 def main(target: str) -> None:

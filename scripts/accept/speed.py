@@ -15,7 +15,8 @@ from accept.bench import Bench, Failed, Line, records
 from accept.networks import Training, batch, build
 from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.modes.train_data import LEAST_PROCESSORS
-from paddlex_feat.runtime import cpu_count, prepare_paddle
+from paddlex_feat.runtime.cpu import cpu_count
+from paddlex_feat.runtime.paddle_import import prepare_paddle
 
 RATE = "rate.json"  # images/s with ready tensors, for the loader's bound
 COPIES = 10  # of each JPEG, under names of their own: 16 steps an epoch
@@ -179,8 +180,8 @@ def _rate_from(bench: Bench, data: Path, name: str, kind: str, workers: int) -> 
 def evaluation(bench: Bench) -> Iterator[Line]:
     """The network as an extractor of features."""
     prepare_paddle()
+    from paddlex_feat.data.images.preprocess import Preprocess
     from paddlex_feat.inference.network import NetworkExtractor
-    from paddlex_feat.pipeline.preprocess import Preprocess
 
     pixels, _, steps = _sizes(bench)
     training = build(NetworkSpec(input_size=pixels), bench.device)

@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path
 
 from fuzz.target import Target
-from paddlex_feat.archive import unpack_tar
+from paddlex_feat.hub.tar import unpack_tar
 
 _BLOCK = tarfile.BLOCKSIZE
 

@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from fuzz.target import Target
-from paddlex_feat.dataset.images import inspect
+from paddlex_feat.checks.image_facts import inspect
+from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ImageError
 from paddlex_feat.inference.inputs import items
-from paddlex_feat.pipeline.preprocess import Preprocess
 
 LARGEST = (10000, 11000)  # no image of more pixels is decoded
 _PAGES = 4  # of a file that are read

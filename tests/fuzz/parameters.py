@@ -9,7 +9,7 @@ import pytest
 
 from fuzz.target import Target
 from paddlex_feat.errors import WeightsError
-from paddlex_feat.inference.parameters import require_whole
+from paddlex_feat.inference.engines.parameter_check import require_whole
 
 
 def _tensor(description: bytes, numbers: int, levels: tuple[int, ...] = ()) -> bytes:

@@ -12,15 +12,16 @@ import yaml
 
 from fuzz.target import Target
 from fuzz.yaml_attacks import ODD, YAML, hostile_yaml, laughs
+from paddlex_feat.checks.context import Settings
+from paddlex_feat.checks.runner import check
 from paddlex_feat.config import load
-from paddlex_feat.dataset import labelme, relist, split
-from paddlex_feat.dataset.check import check
-from paddlex_feat.dataset.records import LISTS, read_list, require_lists
-from paddlex_feat.dataset.subject import Settings
+from paddlex_feat.data.converters import labelme
+from paddlex_feat.data.images.preprocess import Preprocess
+from paddlex_feat.data.lists import split, transaction
+from paddlex_feat.data.lists.image_list import LISTS, read_list, require_lists
 from paddlex_feat.errors import FeatError
-from paddlex_feat.files import write_json
-from paddlex_feat.inference.info import read_info
-from paddlex_feat.pipeline.preprocess import Preprocess
+from paddlex_feat.fileio.atomic import write_json
+from paddlex_feat.inference.model_info import read_info
 
 
 def _use_config(data: bytes, folder: Path) -> str:
@@ -101,7 +102,7 @@ def _use_list(data: bytes, folder: Path) -> str:
     write_json(folder / "result.json", [vars(finding) for finding in findings])
     lists = require_lists(str(folder))
     pairs = list(zip(lists["train"].paths, lists["train"].labels, strict=True))
-    relist.replace_lists(folder, {"train": "".join(f"{path} {label}\n" for path, label in pairs)})
+    transaction.replace_lists(folder, {"train": "".join(f"{path} {label}\n" for path, label in pairs)})
     again, _ = read_list(folder, "train")  # what was read is written by mode check_dataset, and read again
     assert list(zip(again.paths, again.labels, strict=True)) == pairs
     return "accepted"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from paddlex_feat.dataset.records import require_lists
-from paddlex_feat.group import Group
+from paddlex_feat.data.lists.image_list import require_lists
+from paddlex_feat.evaluation.evaluator import Evaluator
 from paddlex_feat.inference.extractor import FeatureExtractor
-from paddlex_feat.retrieval.evaluator import Evaluator
-from paddlex_feat.runtime import prepare_paddle
+from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.paddle_import import prepare_paddle
 
 
 def main(inference: str, data: str, result: str, batch_size: int) -> None:

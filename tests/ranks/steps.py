@@ -10,8 +10,8 @@ import sys
 
 import numpy as np
 
-from paddlex_feat.group import Group
-from paddlex_feat.runtime import prepare_paddle
+from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.paddle_import import prepare_paddle
 
 STEPS, IMAGES = 3, 12
 
@@ -22,11 +22,11 @@ def main(result: str, accumulate: int, ce_weight: float) -> None:
     import paddle
     from networks import TINY_CLIP
 
+    from paddlex_feat.data.images.preprocess import Preprocess
     from paddlex_feat.losses.combined import CombinedLoss
     from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
     from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
     from paddlex_feat.models import recognizer
-    from paddlex_feat.pipeline.preprocess import Preprocess
     from paddlex_feat.training.freeze import freeze
     from paddlex_feat.training.step import Step, TrainingNetwork
 

@@ -1,0 +1,106 @@
+"""What the checks look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from paddlex_feat.checks.image_facts import ImageFacts
+from paddlex_feat.data.lists.image_list import ImageList
+
+SAMPLED = 500  # images a list that CheckDataset.decode=sample decodes
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The training settings that a data set must fit, and how it is checked.
+
+    Attributes:
+        samples_per_class: K of P x K sampling, None without it.
+        num_classes: width of the classifier, None for the labels of train.txt.
+        input_size: side of the network's input in pixels.
+        workers: threads that decode.
+        decode: "all", "sample" or "none" of the images.
+        strict: warnings count as errors.
+        refuse_outside: paths outside a list's folder are errors, and not opened.
+    """
+
+    batch_size: int
+    samples_per_class: int | None
+    num_classes: int | None
+    workers: int
+    input_size: int = 224
+    decode: str = "all"
+    strict: bool = False
+    refuse_outside: bool = False
+
+
+class Place(NamedTuple):
+    """One record: where it stands and what it says."""
+
+    records: ImageList
+    position: int
+
+    @property
+    def list(self) -> str:
+        """Name of the list."""
+        return self.records.name
+
+    @property
+    def path(self) -> str:
+        """The image as the list writes it."""
+        return self.records.paths[self.position]
+
+    @property
+    def file(self) -> str:
+        """The image file."""
+        return self.records.files()[self.position]
+
+    @property
+    def label(self) -> int:
+        """The label."""
+        return self.records.labels[self.position]
+
+    @property
+    def where(self) -> str:
+        """file:line."""
+        return self.records.where(self.position)
+
+
+@dataclass
+class DataSet:
+    """The three lists by name, and what is known of their image files by path."""
+
+    root: Path
+    lists: dict[str, ImageList] = field(default_factory=dict)
+    facts: dict[str, ImageFacts] = field(default_factory=dict)
+
+    def readable(self, *files: str) -> tuple[str, ...]:
+        """Those of the files that were decoded, and so can be shown."""
+        return tuple(file for file in files if file in self.facts and not self.facts[file].fault)
+
+    def records(self) -> Iterator[tuple[str, Place]]:
+        """(file, its place) of every record; what a place says is worked out only when asked."""
+        for records in self.lists.values():
+            for i, file in enumerate(records.files()):
+                yield file, Place(records, i)
+
+    @cached_property
+    def repeated(self) -> list[list[Place]]:
+        """The records of every image that stands on more than one line, in their order.
+
+        Images are the same if their files' contents are known and equal, or else their paths.
+        """
+        first: dict[str, Place] = {}
+        groups: dict[str, list[Place]] = {}
+        for file, place in self.records():
+            facts = self.facts.get(file)
+            key = facts.content or file if facts else file
+            if key in first:
+                groups.setdefault(key, [first[key]]).append(place)
+            else:
+                first[key] = place
+        return list(groups.values())

@@ -1,0 +1,77 @@
+"""Size and properties of an image by its header."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from contextlib import suppress
+from typing import NamedTuple
+
+from PIL import Image
+
+from paddlex_feat.data.images.jpeg import Layout
+
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # damaged files are reported as findings
+Image.MAX_IMAGE_PIXELS = None  # headers only are read by Pillow; MOST_PIXELS is the limit here
+_PNM_GREATEST = re.compile(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s+(\d+)")
+_PNG_BIT_DEPTH = 24  # offset of that byte in a PNG file
+
+
+class Header(NamedTuple):
+    """Width and height in pixels, zero where they are not known, traits as of ImageFacts, EXIF orientation 1 to 8."""
+
+    width: int = 0
+    height: int = 0
+    traits: tuple[str, ...] = ()
+    orientation: int = 1
+
+
+def jpeg_header(layout: Layout) -> Header:
+    """The header of a JPEG."""
+    traits = ["cmyk"] if layout.components == 4 else []
+    orientation = 1
+    if layout.exif:
+        with suppress(Exception):  # damaged EXIF data raise nearly anything
+            tags = Image.Exif()
+            tags.load(layout.exif)
+            orientation = _orientation(tags)
+    return Header(layout.width, layout.height, (*traits, "rotated") if orientation != 1 else tuple(traits), orientation)
+
+
+def _orientation(tags: Image.Exif) -> int:
+    value = tags.get(0x0112, 1)  # any number, or a text
+    return value if value in range(1, 9) else 1
+
+
+def read_header(data: bytes) -> Header:
+    """The header of any image, as Pillow reads it."""
+    try:
+        with Image.open(io.BytesIO(data)) as header:
+            traits = []
+            if getattr(header, "is_animated", False) and header.format != "MPO":  # a phone's photograph and preview
+                traits.append("multi-page" if header.format == "TIFF" else "animated")
+            if header.mode == "CMYK":
+                traits.append("cmyk")
+            if header.mode.startswith("I") or _deep(header, data):
+                traits.append("16-bit")
+            if header.mode in ("RGBA", "LA", "PA") or "transparency" in header.info:
+                traits.append("alpha")
+            # Pillow decodes a whole PNG in search of EXIF data that may follow the pixels.
+            orientation = _orientation(header.getexif()) if header.format != "PNG" or "exif" in header.info else 1
+            if orientation != 1:
+                traits.append("rotated")
+            return Header(header.width, header.height, tuple(traits), orientation)
+    except Exception:  # noqa: BLE001 - damaged headers raise nearly anything; the decoder has the last word
+        return Header()
+
+
+def _deep(header: Image.Image, data: bytes) -> bool:
+    """16 bits a channel, where Pillow's mode does not tell."""
+    if header.format == "PNG":
+        return data[_PNG_BIT_DEPTH] == 16
+    if header.format == "TIFF":
+        depth = getattr(header, "tag_v2", {}).get(258, 8)  # the tag BitsPerSample
+        return max(depth if isinstance(depth, tuple) else (depth,)) > 8
+    greatest = _PNM_GREATEST.match(data[:200]) if header.format == "PPM" else None
+    return bool(greatest and int(greatest[1]) > 255)

@@ -1,0 +1,52 @@
+"""What all sections of the configuration share."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from paddlex_feat.fileio.paths import expand_home
+
+PRETRAINED = "https://paddle-model-ecology.bj.bcebos.com/paddlex/official_pretrained_model/"
+
+
+def official_weights(model: str) -> str:
+    """Address of a model's official weights."""
+    return f"{PRETRAINED}{model}_pretrained.pdparams"
+
+
+def key(default: Any, meaning: str, unit: str = "", **bounds: Any) -> Any:
+    """A field with its documentation."""
+    return Field(default, description=meaning, json_schema_extra={"unit": unit} if unit else None, **bounds)
+
+
+# NUL, and halves of surrogate pairs but for those that stand for bytes of a file name.
+_IN_NO_PATH = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
+
+
+def fits_a_path(value: Any) -> bool:
+    """Can every text in a value be handed to the system as a path or a word?"""
+    if isinstance(value, dict):
+        return all(fits_a_path(part) for pair in value.items() for part in pair)
+    if isinstance(value, list):
+        return all(map(fits_a_path, value))
+    return not (isinstance(value, str) and _IN_NO_PATH.search(value))
+
+
+PathText = Annotated[str, AfterValidator(expand_home)]  # text that is a path, or may be one
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values cannot change."""
+
+    # strict: True is no number, "7" is no number, 5 is no text.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+    @field_validator("*", check_fields=False)
+    @classmethod
+    def _no_nul(cls, value: Any) -> Any:
+        if not fits_a_path(value):
+            raise ValueError("holds NUL or half a surrogate pair, which no path can")
+        return value

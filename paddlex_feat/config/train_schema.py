@@ -1,0 +1,212 @@
+"""The sections Model and Train. Defaults are those of PP-ShiTuV2_rec; recipes.py holds the others'."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from paddlex_feat.config.base import PRETRAINED, PathText, Section, key
+
+
+def amp_level(value: Any) -> Any:
+    """The level as it is written here: off, None and False are OFF."""
+    return "OFF" if value in (False, None) else str(value).upper()  # YAML reads a bare OFF as false
+
+
+def _pair(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _ordered(value: tuple[float, float]) -> tuple[float, float]:
+    low, high = value
+    if not 0 < low <= high:
+        raise ValueError("must be two numbers, 0 < least <= greatest")
+    return value
+
+
+Amp = Annotated[Literal["OFF", "O1", "O2"], BeforeValidator(amp_level)]
+Range = Annotated[tuple[float, float], BeforeValidator(_pair), AfterValidator(_ordered)]
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+class ModelSection(Section):
+    """The network, as the named model's recipe builds it."""
+
+    backbone: str = key(
+        "PPLCNetV2_base_ShiTu", "PPLCNetV2_base_ShiTu, CLIP_vit, or paddleclas/NAME (extra paddleclas)."
+    )
+    embedding_size: int = key(512, "Length of a feature; the three models' contract is 512.", ge=2, le=65536)
+    dropout: float = key(0.2, "Dropout before the neck, of PPLCNetV2_base_ShiTu.", ge=0, lt=1)
+    patch_size: int = key(16, "Side of a patch, of CLIP_vit.", "px", ge=2, le=256)
+    width: int = key(768, "Length of a token, of CLIP_vit.", ge=2, le=16384)
+    depth: int = key(12, "Number of blocks, of CLIP_vit.", "blocks", ge=1, le=256)
+    heads: int = key(12, "Attention heads, of CLIP_vit.", ge=1, le=256)
+    class_token: bool = key(False, "Whether the class token takes part in the mean of tokens, of CLIP_vit.")
+    neck: Literal["bn", "linear"] = key("bn", "bn: BatchNorm with shift 0; linear: fully connected.")
+    head: Literal["linear", "arc_margin"] = key("linear", "Classifier of training; arc_margin: ArcFace.")
+    arc_margin: float = key(0.2, "Angular margin of arc_margin.", "radians", ge=0, lt=1.57)
+    arc_scale: float = key(30.0, "Scale of arc_margin's logits.", gt=0)
+
+
+class RandAugmentSection(Section):
+    """RandAugment (rand-mM-mstdS-inc1 of timm) on the squared image."""
+
+    ops: int = key(0, "Operations drawn for an image, of 15; 0: off.", ge=0, le=15)
+    prob: float = key(0.5, "Probability that a drawn operation is applied.", ge=0, le=1)
+    magnitude: float = key(7.0, "Mean magnitude.", "of 10", ge=0, le=10)
+    magnitude_std: float = key(0.5, "Standard deviation of the magnitude.", ge=0, le=10)
+
+
+class AugmentSection(Section):
+    """Training augmentation, in the order in which it is applied."""
+
+    crop: Literal["padded", "area"] = key(
+        "padded", "padded: resize, flip, pad, crop back to the input size; area: crop a random part, resize, flip."
+    )
+    area: Range = key((0.08, 1.0), "Part of the image that an area crop takes, uniform between these.", "of 1")
+    aspect: Range = key((0.75, 1.3333333333333333), "Width to height of an area crop, uniform between these.")
+    flip_prob: float = key(0.5, "Probability of a horizontal flip.", ge=0, le=1)
+    pad: int = key(10, "Zero pixels on each side before a padded crop.", "px", ge=0, le=1024)
+    zoom: float = key(0.0, "Side of a padded crop is uniform in 1 - zoom .. 1 of the input size.", ge=0, lt=1)
+    rand_augment: RandAugmentSection = RandAugmentSection()
+    rotation_prob: float = key(0.5, "Probability of a rotation about the centre, black fill.", ge=0, le=1)
+    rotation_degrees: float = key(90.0, "Rotation angle is uniform in plus or minus this.", "degrees", ge=0, le=180)
+    rotation_interpolation: Interpolation = key("bilinear", "Resampling of the rotation.")
+    brightness: float = key(0.0, "Brightness factor is uniform in 1 - b .. 1 + b.", ge=0, le=1)
+    contrast: float = key(0.0, "Contrast factor is uniform in 1 - c .. 1 + c.", ge=0, le=1)
+    fused: bool = key(
+        True, "Interpolate a rotated padded crop once, in one warp; False: step by step, as PaddleClas does."
+    )
+    reduced_decode: bool = key(True, "Decode a JPEG at 1/2, 1/4 or 1/8 size where that leaves enough pixels.")
+
+    @model_validator(mode="after")
+    def _area_of_1(self) -> AugmentSection:
+        if self.area[1] > 1:
+            raise ValueError("area: no crop is larger than the image, so the greatest is at most 1")
+        return self
+
+
+class LossSection(Section):
+    """Terms of the loss; the total is their weighted sum."""
+
+    ce_weight: float = key(1.0, "Weight of the label-smoothed cross-entropy.", ge=0)
+    label_smoothing: float = key(0.1, "Probability mass spread over all classes.", ge=0, lt=1)
+    triplet_weight: float = key(1.0, "Weight of TripletAngularMarginLoss.", ge=0)
+    triplet_margin: float = key(0.5, "Margin between hardest negative and hardest positive.", "cosine", ge=0)
+    absolute_weight: float = key(0.1, "Weight of its absolute terms.", ge=0)
+    absolute_positive: float = key(0.8, "Least similarity that a positive should have.", "cosine", ge=-1, le=1)
+    absolute_negative: float = key(0.4, "Greatest similarity that a negative may have.", "cosine", ge=-1, le=1)
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> LossSection:
+        if not self.ce_weight and not self.triplet_weight:
+            raise ValueError("ce_weight and triplet_weight are both 0, so nothing would be learnt")
+        return self
+
+
+class TrainSection(Section):
+    """Training."""
+
+    num_classes: Annotated[int, Field(ge=1, le=10_000_000)] | Literal["auto"] | None = key(
+        "auto", "Width of the classifier; auto or null: the labels of train.txt."
+    )
+    epochs_iters: int = key(20, "Length of the run.", "epochs", ge=1)
+    batch_size: int = key(128, "Images per step and device.", "images", ge=1)
+    accumulate: int = key(1, "Batches whose gradients are averaged for one optimizer step.", "batches", ge=1)
+    learning_rate: float = key(0.01, "Peak learning rate.", gt=0)
+    lr_scaling: Literal["none", "linear", "sqrt"] = key(
+        "none", "Multiply learning_rate by n or its square root; n is devices times accumulate."
+    )
+    warmup_steps: float = key(5, "Linear warm-up (epochs, despite the key's historical name).", "epochs", ge=0)
+    pretrain_weight_path: PathText | None = key(
+        PRETRAINED + "PP-ShiTuV2_rec_pretrained.pdparams",
+        "Weights to start from: .pdparams or .safetensors, file or URL; null: from scratch, nothing is downloaded.",
+    )
+    freeze: list[str] = key([], "Parameters that stay as they are, by name patterns such as backbone.stages.0.*.")
+    resume_path: PathText | None = key(
+        None, "A .pdparams file of an earlier run, with .pdopt and .pdstates beside it; null: a new run."
+    )
+    resume: Literal["auto"] | None = key(
+        None, "auto: go on from latest/ in Global.output if it is there, else begin; null: a new run."
+    )
+    log_interval: int = key(
+        10, "Interval between log lines; losses are fetched and checked one interval late.", "steps", ge=1
+    )
+    eval_interval: int = key(1, "Interval between evaluations.", "epochs", ge=1)
+    eval_start: bool = key(False, "Evaluate before the first step too, to know where training started from.")
+    early_stopping: int | None = key(
+        None, "Stop after this many evaluations without a better recall1; null: never.", "evaluations", ge=1
+    )
+    save_interval: int = key(1, "Interval between epoch_N checkpoints.", "epochs", ge=1)
+    save_minutes: float | None = key(None, "Write latest/ at this interval too; null: not.", "minutes", gt=0)
+    keep_last: int = key(5, "How many epoch_N checkpoints are kept; best_model and latest always are.", ge=1)
+    input_size: int = key(
+        224,
+        "Side of the square input: a multiple of 8 for PP-ShiTuV2_rec, of the patch for CLIP.",
+        "px",
+        ge=16,
+        le=4096,
+    )
+    interpolation: Interpolation = key("bilinear", "Resampling of evaluation, export and padded crops.")
+    samples_per_class: int | None = key(
+        4, "K of P x K sampling (P = batch_size / K); null: plain shuffled epochs.", "images", ge=2
+    )
+    class_sampling: Literal["size", "uniform"] = key(
+        "size", "Classes of a P x K batch are drawn in proportion to their size, or all alike."
+    )
+    augment: AugmentSection = AugmentSection()
+    loss: LossSection = LossSection()
+    momentum: float = key(0.9, "Momentum of SGD.", ge=0, lt=1)
+    weight_decay: float = key(1e-5, "L2 coefficient, added to the gradient; BatchNorm of the backbone is exempt.", ge=0)
+    clip_norm: float | None = key(None, "Largest L2 norm of the whole gradient; null: no clipping.", gt=0)
+    ema_decay: float | None = key(
+        None, "Keep a moving average of the weights, evaluate and save it; 0.9999 is usual, null: none.", gt=0, lt=1
+    )
+    seed: int = key(42, "Seed of weights, sampling, augmentation and dropout.", ge=0, lt=2**31)
+    deterministic: bool = key(
+        False, "On a GPU, deterministic kernels, slower; on a CPU runs repeat bit for bit anyway."
+    )
+    num_workers: int = key(
+        0,
+        "Threads or processes that decode images; 0: one per processor, at most 8 threads or 16 processes.",
+        "threads",
+        ge=0,
+        le=1024,
+    )
+    loader: Literal["auto", "threads", "processes"] = key(
+        "auto",
+        "Training images are decoded by threads or by processes; auto: processes on a GPU with enough processors.",
+    )
+    cache_mib: int = key(
+        1024, "Memory for decoded training images, which later epochs need not decode again; 0: none.", "MiB", ge=0
+    )
+    skip_bad_images: bool = key(
+        False, "Replace an undecodable image by another of its class and count it, instead of stopping."
+    )
+    onednn_conv: bool = key(True, "On a CPU, compute training convolutions with oneDNN (checked at start).")
+    amp: Amp = key("OFF", "Mixed precision on a GPU: OFF, O1 or O2.")
+    amp_dtype: Literal["float16", "bfloat16"] = key("float16", "Number format of mixed precision.")
+    dy2st: bool = key(False, "Compile the training graph (to_static).")
+    autotune: bool = key(
+        False, "On a GPU, let Paddle search convolution algorithms and, with amp in float16, channels-last layouts."
+    )
+    tf32: bool | None = key(
+        None, "On a GPU, compute float32 products and convolutions in TF32; null: as Paddle does by default."
+    )
+    cross_device_negatives: bool = key(False, "The triplet loss looks at the batches of all devices together.")
+    sync_bn: bool = key(False, "On several GPUs, BatchNorm takes its statistics from the batches of all devices.")
+    dist_ips: str | None = key(None, "Addresses of the machines of one job, separated by commas, the same on each.")
+    dist_port: int = key(6070, "First port of the job on each machine of dist_ips.", ge=1024, le=65000)
+    dist_timeout: float = key(5, "Silence of a machine of dist_ips after which the others end.", "minutes", gt=0)
+    visualdl: bool = key(False, "Write a VisualDL log too (extra visualdl).")
+    basic_config_path: str | None = key(None, "Not used: the recipe's keys are public here.")
+    uniform_output_enabled: bool = key(True, "Accepted for compatibility, without effect: the layout is always this.")
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> TrainSection:
+        if self.resume and self.resume_path:
+            raise ValueError("resume: auto and resume_path exclude each other")
+        if self.deterministic and self.autotune:
+            raise ValueError("deterministic and autotune exclude each other: a search may choose otherwise each time")
+        return self

@@ -1,0 +1,102 @@
+"""Replacing the three list files together: all or none, the originals kept as `.bak`, `.bak.1`, …
+
+New lists are written beside the old ones first, then the old ones get their second name, then a mark
+says that the new ones are whole, then each takes its place. What a run that was killed after the mark left behind
+is read as if it had ended (`read`), and finished by the next one that writes; one that was killed before it has
+changed nothing. One process at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from paddlex_feat.errors import OutputError, output_errors
+from paddlex_feat.fileio.atomic import link_or_copy, write_bytes, write_text
+from paddlex_feat.fileio.backups import free_backup_name
+from paddlex_feat.fileio.locks import alone
+from paddlex_feat.fileio.reading import read_small
+from paddlex_feat.fileio.temporary import clear_leftovers
+
+log = logging.getLogger(__name__)
+
+LISTS = ("train", "gallery", "query")
+_MARK = ".lists_being_replaced"
+
+
+def _waiting(root: Path, name: str) -> Path:
+    return root / f".{name}.txt.new"
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    try:
+        with output_errors(root), alone(root):
+            yield
+    except OutputError as error:
+        raise OutputError(
+            error.what,
+            where=str(root),
+            fix="The lists of a data set are written beside it: copy it to a folder that can be written, or free space "
+            "and fix the permissions.",
+        ) from error
+
+
+def replace_lists(root: Path, texts: dict[str, str]) -> dict[str, Path]:
+    """Write `<root>/<name>.txt` for every name; return where the former ones are kept.
+
+    Raises OutputError, with everything as it was, if the folder cannot be written.
+    """
+    kept = {}
+    with _locked(root):
+        _finish(root)
+        clear_leftovers(root)  # of a run that was killed before it changed anything
+        for name, text in texts.items():
+            write_bytes(_waiting(root, name), os.fsencode(text))  # a name that is not UTF-8 keeps its bytes
+        for name in texts:
+            former = root / f"{name}.txt"
+            if former.exists():
+                kept[name] = free_backup_name(former)
+                with output_errors(kept[name]):
+                    link_or_copy(former, kept[name])
+        write_text(root / _MARK, "The lists .*.txt.new are whole and are about to take their places.\n")
+        _finish(root)
+    for name, path in kept.items():
+        log.info("The former %s.txt is now %s", name, path)
+    return kept
+
+
+def place(root: Path, name: str) -> Path:
+    """Where list `name` of `root` is, also after a `replace_lists` that was killed."""
+    new = _waiting(root, name)
+    return new if new.is_file() and (root / _MARK).exists() else root / f"{name}.txt"
+
+
+def read(root: Path, name: str, most: int) -> bytes:
+    """The bytes of list `name` of `root`, `most` of them at most. Nothing is written. Raises OSError."""
+    path = place(root, name)
+    if path.name != f"{name}.txt":
+        log.warning(
+            "%s is read in the place of %s.txt: a split or conversion was ended halfway, and the next one finishes it. "
+            "To keep the former lists, delete %s.",
+            path,
+            name,
+            root / _MARK,
+        )
+    try:
+        return read_small(path, most)
+    except FileNotFoundError:  # it took its place meanwhile
+        return read_small(root / f"{name}.txt", most)
+
+
+def _finish(root: Path) -> None:
+    if not (root / _MARK).exists():
+        return
+    with output_errors(root):
+        for name in LISTS:
+            if _waiting(root, name).is_file():
+                os.replace(_waiting(root, name), root / f"{name}.txt")
+        (root / _MARK).unlink()

@@ -1,0 +1,112 @@
+"""Which gallery images count for a query: what the lists alone tell, before anything is embedded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+from paddlex_feat.data.lists.image_list import ImageList
+from paddlex_feat.errors import DatasetError
+from paddlex_feat.fileio.reading import read_small
+
+MAX_COMPARED = 2**26  # bytes that `count_copies` reads: uncompressed images all have the same size
+
+
+def own_pairs(query: ImageList, gallery: ImageList) -> np.ndarray:
+    """int64 [P, 2], indices (query, gallery) of records of the same file, by path or link, ordered by query."""
+    places: dict[Hashable, list[int]] = {}
+    for index, file in enumerate(gallery.files()):
+        places.setdefault(_identity(file), []).append(index)
+    pairs = [(q, g) for q, file in enumerate(query.files()) for g in places.get(_identity(file), ())]
+    return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+def _identity(file: str) -> Hashable:
+    """Equal for all names of one file; the name itself where the system does not tell."""
+    try:
+        status = os.stat(file)  # noqa: PTH116 - for speed
+    except (OSError, ValueError):
+        return file
+    return (status.st_dev, status.st_ino) if status.st_ino else file
+
+
+def count_copies(query: ImageList, gallery: ImageList, own: np.ndarray) -> int:
+    """How many queries, without those of the pairs `own`, have a copy of their file, to the byte, in the gallery.
+
+    A lower bound where that means to read more than MAX_COMPARED bytes.
+    """
+    by_size: dict[int, list[str]] = {}
+    for file in gallery.files():
+        by_size.setdefault(_size(file), []).append(file)
+    known, left, count = set(own[:, 0].tolist()), MAX_COMPARED, 0
+    digests: dict[str, bytes] = {}
+    for index, file in enumerate(query.files()):
+        size = _size(file)
+        if index in known or size <= 0 or size not in by_size:
+            continue
+        for name in (file, *by_size[size]):
+            if name not in digests:
+                if left < size:
+                    return count
+                left -= size
+                digests[name] = _digest(name)
+        count += any(digests[name] == digests[file] for name in by_size[size])
+    return count
+
+
+def describe_own(query: ImageList, gallery: ImageList) -> str:
+    """How many queries find themselves in the gallery, and the key that leaves them out; "" if none does."""
+    own, parts = own_pairs(query, gallery), []
+    count, copies = len(np.unique(own[:, 0])), count_copies(query, gallery, own)
+    if count:
+        parts.append(
+            f"{count} of {len(query)} queries are in the gallery themselves and find themselves; "
+            "-o Evaluate.exclude_own=True leaves their own file out."
+        )
+    if copies:
+        parts.append(
+            f"{copies} of {len(query)} queries have a copy of their file in the gallery and find that; "
+            "Global.mode=check_dataset names them."
+        )
+    return " ".join(parts)
+
+
+def _size(file: str) -> int:
+    try:
+        return os.path.getsize(file)  # noqa: PTH202 - for speed
+    except (OSError, ValueError):
+        return -1
+
+
+def _digest(file: str) -> bytes:
+    try:
+        return sha256(read_small(Path(file), MAX_COMPARED)).digest()
+    except OSError:
+        return os.fsencode(file)  # equal to no other
+
+
+def match_counts(query: ImageList, gallery: ImageList, own: np.ndarray | None = None) -> np.ndarray:
+    """int64 [Q], how many gallery images have the query's label; the pairs `own` do not count."""
+    query_labels, gallery_labels = np.asarray(query.labels, np.int64), np.asarray(gallery.labels, np.int64)
+    ordered = np.sort(gallery_labels)
+    counts = np.searchsorted(ordered, query_labels, "right") - np.searchsorted(ordered, query_labels, "left")
+    if own is not None:
+        same = own[query_labels[own[:, 0]] == gallery_labels[own[:, 1]], 0]
+        counts -= np.bincount(same, minlength=len(counts))
+    return counts
+
+
+def require_matches(query: ImageList, gallery: ImageList, own: np.ndarray | None = None) -> None:
+    """Raise DatasetError if no query has a match: nothing could be measured."""
+    if match_counts(query, gallery, own).any():
+        return
+    other = "" if own is None else " besides its own file (Evaluate.exclude_own)"
+    raise DatasetError(
+        f"No query has a gallery image of its label{other}: no evaluation would be possible.",
+        where=f"query.txt, gallery.txt in {query.root}",
+        fix="Give the two lists the same labels; Global.mode=check_dataset lists what is wrong.",
+    )

@@ -1,0 +1,109 @@
+"""Writing without leaving half a file, and without losing one that was there."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from paddlex_feat.errors import output_errors
+from paddlex_feat.fileio.reading import MOST_RESULT, read_small
+from paddlex_feat.fileio.temporary import scratch_file
+
+log = logging.getLogger(__name__)
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES}  # some network file systems
+
+
+def require_writable(folder: Path) -> None:
+    """Make the folder if need be. Raises OutputError if nothing can be written there, before hours of work say so."""
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Raise OutputError if no file of `size` bytes fits: Paddle and OpenVINO write half of one and do not say so."""
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if hasattr(os, "posix_fallocate"):
+            with tempfile.TemporaryFile(dir=folder) as stream:
+                os.posix_fallocate(stream.fileno(), 0, size)
+
+
+@contextmanager
+def atomic_path(path: Path, lasting: bool = True) -> Iterator[Path]:
+    """Yield a temporary name in the same folder; it replaces `path` when the block succeeds.
+
+    lasting: wait until the name is on the disk too; without it a power cut may take the whole file back.
+    """
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with scratch_file(path.parent, path.suffix) as temporary:
+            yield temporary
+            sync_file(temporary)
+            temporary.replace(path)
+        if lasting:
+            sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file's content is on the disk. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where its file system can. Raises OSError."""
+    try:
+        sync_file(folder)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+
+
+def write_bytes(path: Path, data: bytes, lasting: bool = True) -> None:
+    """Write a whole file or nothing; `lasting` as for `atomic_path`."""
+    with atomic_path(path, lasting) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole UTF-8 file or nothing."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any, indent: int = 2, ensure_ascii: bool = False, lasting: bool = True) -> None:
+    """Write JSON; NaN is refused, because JSON has none. `lasting` as for `atomic_path`."""
+    text = json.dumps(value, indent=indent, ensure_ascii=ensure_ascii, allow_nan=False) + "\n"
+    # A file name that is not UTF-8 holds lone surrogates, which \\udcff writes in JSON's own way.
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"), lasting)
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A result file that this program wrote; empty where there is none, or something else."""
+    try:
+        content = json.loads(read_small(path, MOST_RESULT))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name for an immutable file; a copy where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,105 @@
+"""Replace a whole folder in one step, and find it while that happens."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from paddlex_feat.errors import output_errors
+from paddlex_feat.fileio.atomic import sync_file, sync_folder
+from paddlex_feat.fileio.locks import alone
+from paddlex_feat.fileio.temporary import ScratchFolder
+
+ATTEMPTS = 10  # to open a file whose folder is being exchanged, which takes two renames
+
+
+def _displaced(path: Path) -> Path:
+    return path.with_name(f".{path.name}.replaced")
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`; it replaces `path` when the block succeeds.
+
+    The exchange is two renames. If the process dies between them, `recover_folder(path)`
+    puts the former folder back.
+    """
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        recover_folder(path)
+        with ScratchFolder(path.parent, 0o777) as temporary:
+            yield temporary
+            sync_files(temporary)
+            try:
+                _exchange(temporary, path)
+            finally:
+                recover_folder(path)  # an interrupt between the two renames
+        sync_folder(path.parent)
+
+
+def sync_files(folder: Path) -> None:
+    """Wait until all that is in a folder is on the disk. Raises OSError."""
+    for path in folder.rglob("*"):
+        sync_folder(path) if path.is_dir() else sync_file(path)
+    sync_folder(folder)
+
+
+def _exchange(temporary: Path, path: Path) -> None:
+    if not path.exists():
+        temporary.rename(path)
+        return
+    with alone(path):  # a reader who finds it displaced waits
+        path.rename(_displaced(path))
+        temporary.rename(path)
+    _remove(_displaced(path))
+
+
+def _remove(folder: Path) -> None:
+    """A folder with all that is in it; of a link the link alone."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def recover_folder(path: Path) -> None:
+    """Put back a folder that a killed `atomic_folder` had moved aside; wait for one at work. Not for readers."""
+    if not path.name:  # "." was never exchanged
+        return
+    former = _displaced(path)
+    if not former.exists():
+        if former.is_symlink():  # and leads nowhere
+            former.unlink(missing_ok=True)
+        return
+    with suppress(FileNotFoundError), alone(former):  # not found: its process has removed it meanwhile
+        if path.exists():
+            _remove(former)
+        elif former.exists():
+            former.rename(path)
+
+
+def settled(path: Path) -> Path:
+    """Where a file or folder lies now: `path`, or where an exchange of it or of its folder has left it for the moment.
+
+    For readers: nothing is renamed, as `recover_folder` would, for a run may be at it. The path as it is if
+    there is nothing at all.
+    """
+    places = [path]
+    if path.name:
+        places.append(_displaced(path))
+    if path.parent.name:
+        places.append(_displaced(path.parent) / path.name)
+    return next((place for place in places * 2 if place.exists()), path)  # it may change places between two looks
+
+
+def open_settled(path: Path) -> BinaryIO:
+    """Open the file at `settled(path)`; what is open stays readable. Raises FileNotFoundError if it is no file."""
+    for _ in range(ATTEMPTS):
+        place = settled(path)
+        with suppress(FileNotFoundError):  # exchanged since
+            if place.is_file():
+                return place.open("rb")
+    raise FileNotFoundError(path)

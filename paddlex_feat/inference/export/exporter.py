@@ -1,0 +1,139 @@
+"""From weights to an inference directory, and the proof that both say the same."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import yaml
+
+from paddlex_feat.data.images.preprocess import Preprocess
+from paddlex_feat.errors import WeightsError, output_errors
+from paddlex_feat.fileio.atomic import require_room
+from paddlex_feat.inference.engines.graph_check import require_cpu_kernels
+from paddlex_feat.inference.export.pdmodel import old_format
+from paddlex_feat.inference.extractor import FeatureExtractor, unit_rows
+from paddlex_feat.inference.model_info import PREFIX
+from paddlex_feat.models.recognizer import Recognizer
+from paddlex_feat.runtime.gpus import exact_products
+
+_GRAPH_BYTES = 2**20  # of a graph without its weights, and more
+
+
+class Exporter:
+    """Writes inference directories of one network.
+
+    The graph is captured once; later calls exchange its weights, ten times faster.
+
+    Args:
+        network: a network for this purpose alone: its branches are fused.
+        model_name: goes into inference.yml, where PaddleX checks it.
+        preprocess: goes into inference.yml.
+        any_size: the graph takes images of any size, as far as the network can; else of `preprocess.size` alone.
+        pir: write inference.json, Paddle's current form; else inference.pdmodel.
+    """
+
+    def __init__(
+        self,
+        network: Recognizer,
+        model_name: str,
+        preprocess: Preprocess,
+        any_size: bool = False,
+        pir: bool = True,
+    ):
+        self._network = network
+        self._name = model_name
+        self._preprocess = preprocess
+        self._size = None if any_size else preprocess.size
+        self._pir = pir
+        self._graph: Any = None
+
+    @property
+    def network(self) -> Recognizer:
+        """The network that the weights are written through; `write` and `differences` overwrite its weights."""
+        return self._network
+
+    def write(self, state: dict[str, Any], folder: Path) -> None:
+        """Write inference.json (or .pdmodel), inference.pdiparams and inference.yml of the weights `state`.
+
+        The graph takes `x`, float32 [-1, 3, S, S], and returns features that are not normalised.
+        Raises OutputError, and WeightsError if Paddle cannot write the network in the older form, or if the graph
+        would run on GPUs alone.
+        """
+        require_room(folder, 4 * sum(math.prod(value.shape) for value in state.values()) + _GRAPH_BYTES)
+        with output_errors(folder):
+            self._write(state, folder)
+
+    def _write(self, state: dict[str, Any], folder: Path) -> None:
+        self._network.set_inference_weights(state)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.nullcontext() if self._pir else old_format():
+            if self._graph is None:
+                spec = [paddle.static.InputSpec([None, 3, self._size, self._size], "float32", "x")]
+                self._graph = paddle.jit.to_static(self._network, input_spec=spec, full_graph=True)
+            paddle.jit.save(self._graph, str(folder / PREFIX))
+        require_cpu_kernels(folder / f"{PREFIX}{'.json' if self._pir else '.pdmodel'}")
+        (folder / f"{PREFIX}.pdiparams.info").unlink(missing_ok=True)  # of the older form; nothing reads it
+        content = {
+            "Global": {"model_name": self._name},
+            "PreProcess": {"transform_ops": self._preprocess.to_ops()},
+            "PostProcess": {"NormalizeFeatures": None},
+        }
+        (folder / f"{PREFIX}.yml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+    def largest_difference(
+        self, state: dict[str, Any], folder: Path, images: np.ndarray, device: str, threads: int = 0
+    ) -> float:
+        """How far the inference directory `folder` is from the weights `state` on the same images.
+
+        The other side is the dynamic graph in evaluation mode with its branches not fused, so an
+        error of fusing shows too.
+
+        images: uint8 [N, S, S, 3]. Returns the largest absolute difference of the unit features.
+        """
+        return self.differences(state, folder, [images], device, threads, ["paddle"])["paddle"]
+
+    def differences(
+        self,
+        state: dict[str, Any],
+        folder: Path,
+        batches: Sequence[np.ndarray],
+        device: str,
+        threads: int,
+        forms: Iterable[str],
+    ) -> dict[str, float]:
+        """`largest_difference` of each form of the directory, over batches that may differ in size.
+
+        batches: uint8 [N, S, S, 3] each. Forms other than "paddle" run on the CPU.
+        """
+        self._network.set_inference_weights(state, fuse=False)
+        result = {}
+        # Fused and not fused, TF32 rounds other operands: the features differ by more than any error that counts.
+        with exact_products():
+            own = [self._by_weights(images) for images in batches]
+            for form in forms:
+                extract = FeatureExtractor(folder, device if form == "paddle" else "cpu", threads, engine=form)
+                gaps = [np.abs(extract(images) - own[i]).max() for i, images in enumerate(batches)]
+                result[form] = float(np.max(gaps))  # NaN, if any is
+        return result
+
+    def _by_weights(self, images: np.ndarray) -> np.ndarray:
+        with paddle.no_grad():
+            # The class's own forward: the object's is the captured graph once something was written.
+            features = type(self._network).forward(self._network, paddle.to_tensor(self._preprocess.normalise(images)))
+            return unit_rows(features.numpy())
+
+
+def require_agreement(difference: float, tolerance: float, folder: Path, form: str = "paddle") -> None:
+    """Raise WeightsError if an exported form of a model answers differently from its weights."""
+    if not difference <= tolerance:  # also catches NaN
+        raise WeightsError(
+            f"The exported model ({form}) differs from the weights by {difference:.2e}, more than {tolerance:.0e}.",
+            where=str(folder),
+            fix="If that is acceptable, raise Export.tolerance; otherwise report the Paddle version.",
+        )

@@ -1,0 +1,79 @@
+"""What an inference directory says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import yaml
+
+from paddlex_feat.data.images.preprocess import Preprocess
+from paddlex_feat.errors import WeightsError
+from paddlex_feat.fileio import safe_yaml
+
+PREFIX = "inference"
+GRAPHS = (f"{PREFIX}.json", f"{PREFIX}.pdmodel")
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What inference.yml says."""
+
+    name: str
+    preprocess: Preprocess
+    normalise_features: bool
+
+
+def read_info(folder: Path) -> ModelInfo:
+    """Read `inference.yml`. Raises WeightsError if it is missing or not understood."""
+    path = folder / f"{PREFIX}.yml"
+    try:
+        content, _ = safe_yaml.read(safe_yaml.read_text(path))
+        name = content["Global"]["model_name"]
+        if not isinstance(name, str):
+            raise TypeError("model_name is no text")
+        ops = content["PreProcess"]["transform_ops"]
+        after = content.get("PostProcess") or {}
+        unit = after.get("NormalizeFeatures", False)
+        refused = [step for step, options in after.items() if step != "NormalizeFeatures"]
+        refused += [] if unit in (None, True, False, {}) else ["NormalizeFeatures with options"]
+    except OSError as error:
+        meant = models_within(folder)
+        raise WeightsError(
+            f"No inference model: {PREFIX}.yml cannot be read ({error.strerror}).",
+            where=str(folder),
+            fix=f"Give {meant[0]}."
+            if meant
+            else "Give the folder with inference.json, inference.pdiparams and inference.yml; "
+            "training writes it to <output>/best_model/inference, and mode export makes one. "
+            "Where an export was killed, run it again.",
+        ) from error
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(
+            f"The file is not understood ({type(error).__name__}: {error}).", where=str(path), fix="Export again."
+        ) from error
+    if refused:
+        raise WeightsError(
+            f"The model wants its output processed by what is not implemented: {', '.join(map(str, refused))[:200]}.",
+            where=f"{path}: PostProcess",
+            fix="Use a model of image features; PostProcess is NormalizeFeatures, without options, or absent.",
+        )
+    return ModelInfo(name, Preprocess.from_ops(ops, str(path)), unit is not False)
+
+
+def lacking(folder: Path) -> list[str]:
+    """The files that a folder lacks to be an inference directory of Paddle."""
+    lacks = [f"{PREFIX}{suffix}" for suffix in (".yml", ".pdiparams") if not (folder / f"{PREFIX}{suffix}").is_file()]
+    return lacks if any((folder / name).is_file() for name in GRAPHS) else [*lacks, " or ".join(GRAPHS)]
+
+
+def models_within(folder: Path) -> list[str]:
+    """The inference directory below a folder, as a run, its best_model or an unpacked archive have it: one, or none."""
+    try:
+        below = sorted(islice((f for f in folder.iterdir() if f.is_dir()), 100))
+    except OSError:
+        return []
+    below.sort(key=lambda f: f.name != "best_model")
+    places = [place for f in (folder, *below) for place in (f / PREFIX, f) if place != folder]
+    return [str(place) for place in places if (place / f"{PREFIX}.yml").is_file()][:1]

@@ -1,0 +1,130 @@
+"""The official inference models by name: from PaddleX's cache, else from Paddle's server."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from paddlex_feat.errors import DownloadError, FeatError, WeightsError
+from paddlex_feat.fileio.backups import backup
+from paddlex_feat.hub import fetch
+from paddlex_feat.hub.tar import unpack_tar
+from paddlex_feat.inference.model_info import PREFIX, read_info
+
+log = logging.getLogger(__name__)
+NAMES = ("PP-ShiTuV2_rec", "PP-ShiTuV2_rec_CLIP_vit_base", "PP-ShiTuV2_rec_CLIP_vit_large")
+_RELEASES = ("paddle3.0.0", "paddle3.0b2")  # the second where the server does not have the first
+_MODELS = "official_models"  # folder of the cache
+_ARCHIVES = "official_archives"  # folder of the cache for what is not unpacked yet
+_MOST_BYTES, _MOST_FILES = 4 * 2**30, 100  # the largest of the three has about 1.2 GB in a handful of files
+
+
+def official_model(name: str) -> Path:
+    """The inference directory of an official model, `<cache>/official_models/<name>`, where PaddleX has it too.
+
+    A folder that is complete is used as it is, without any network access. Otherwise the model is fetched and
+    unpacked beside it, checked, and takes the name; what had the name stays as `.bak`. Processes that want the
+    same model wait for the one that fetches it.
+
+    Raises WeightsError for a name that is not among NAMES, DownloadError if the model is not there and cannot
+    be fetched.
+    """
+    if name not in NAMES:
+        nearest = difflib.get_close_matches(str(name), NAMES, n=1, cutoff=0)[0]
+        raise WeightsError(
+            f"There is no official model of this name; nearest is {nearest}.",
+            where=f"create_model({name!r})",
+            fix=f"Use one of {', '.join(NAMES)}, or give model_dir, the folder of an exported model.",
+        )
+    fault = "there is no home folder"
+    with suppress(DownloadError):
+        folder = fetch.cache_folder() / _MODELS / name
+        fault = _fault(folder, name)
+        if not fault:
+            return folder
+    cache = fetch.cache_to_write()
+    folder = cache / _MODELS / name
+    try:
+        with fetch.alone(cache / _ARCHIVES / name):
+            fault = _fault(folder, name)  # another process may have fetched it meanwhile
+            if fault:
+                log.info("%s is fetched; in the cache, %s: %s.", name, folder, fault)
+                _install(name, folder)
+    except (FeatError, OSError) as error:
+        tried = error.what if isinstance(error, FeatError) else error
+        raise DownloadError(
+            f"The official model {name} is not in the cache ({fault}) and cannot be fetched. Tried: {tried}",
+            where=str(folder),
+            fix=f"Give model_dir; or copy the unpacked model to that folder; or set {fetch.MIRROR} to a mirror of "
+            f"{fetch.OFFICIAL}, HTTPS_PROXY to a proxy, or PADDLE_PDX_CACHE_HOME to a folder that can be written.",
+        ) from error
+    return folder
+
+
+def _fault(folder: Path, name: str) -> str:
+    """Why a folder is no inference directory of this model, empty if it is one."""
+    try:
+        if not folder.is_dir():
+            return "no such folder"
+        found = read_info(folder).name
+        graphs = [f"{PREFIX}{suffix}" for suffix in (".json", ".pdmodel") if (folder / f"{PREFIX}{suffix}").exists()]
+        # The engine takes the first graph that exists.
+        needed = (graphs[0] if graphs else f"{PREFIX}.json", f"{PREFIX}.pdiparams")
+        lacking = [file for file in needed if not (folder / file).is_file() or not (folder / file).stat().st_size]
+    except FeatError as error:
+        return error.what.rstrip(".")
+    except OSError as error:
+        return str(error)
+    if lacking:
+        return f"{' and '.join(lacking)} missing or empty"
+    return "" if found == name else f"it holds {found[:60]!r}"
+
+
+def _install(name: str, folder: Path) -> None:
+    """Fetch and unpack the model. Raises DownloadError, which lists the addresses and what they gave; OSError."""
+    wanted = os.environ.get("PADDLE_PDX_MODEL_SOURCE", "").lower()
+    if wanted not in ("", "bos"):
+        log.info("PADDLE_PDX_MODEL_SOURCE is %s; BOS is used, for only it carries this model.", wanted)
+    tried = []
+    for release in _RELEASES:
+        address = f"{fetch.OFFICIAL}/paddlex/official_inference_model/{release}/{name}_infer.tar"
+        try:
+            _unpack(fetch.fetch(address, f"{_ARCHIVES}/{name}", fix=""), name, folder)
+            return
+        except (DownloadError, WeightsError) as error:
+            tried.append(f"{fetch.without_password(fetch.source(address))}: {error.what}")
+            if not fetch.absent(error):
+                break
+    raise DownloadError(" ".join(tried))
+
+
+def _unpack(archive: Path, name: str, folder: Path) -> None:
+    """Unpack beside `folder`, check, and exchange; the archive goes, good or bad, unless the disk is at fault.
+
+    Raises WeightsError, OSError.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{name}.unpacking."
+    for killed in folder.parent.glob(f"{prefix}*"):  # no other process is at work here: see hub.alone
+        shutil.rmtree(killed, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent, ignore_cleanup_errors=True) as scratch:
+        content = Path(scratch) / "content"
+        try:
+            unpack_tar(archive, content, _MOST_BYTES, _MOST_FILES)
+            top = content / f"{name}_infer"
+            model = top if top.is_dir() else content
+            fault = _fault(model, name)
+            if fault:
+                raise WeightsError(f"The archive does not hold the model: {fault}.")
+        except WeightsError:  # a page of a network's login, half a file: the next run fetches it anew
+            archive.unlink()
+            raise
+        if os.path.lexists(folder):
+            log.warning("%s was not complete and is now %s.", folder, backup(folder).name)
+        model.rename(folder)
+    archive.unlink()

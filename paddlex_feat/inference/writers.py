@@ -1,0 +1,257 @@
+"""Many features in one file: .jsonl, .npz or .parquet."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from paddlex_feat.errors import ConfigError, DependencyError, OutputError, output_errors
+from paddlex_feat.fileio.atomic import atomic_path, require_writable
+from paddlex_feat.fileio.backups import backup
+from paddlex_feat.inference.results import FeatureResult, output_path
+
+log = logging.getLogger(__name__)
+_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest a zip file knows: the same content gives the same bytes
+_ROW_GROUP = 4096  # rows of a Parquet file that are collected before they are written
+
+
+class Saver(Protocol):
+    """Takes results one by one."""
+
+    def __init__(self, path: Path): ...
+
+    def add(self, result: FeatureResult, feature: np.ndarray) -> None:
+        """Write one result with its feature, float32 [D], or keep it until there is a group to write."""
+
+    def close(self) -> None:
+        """Write what is left; the file is complete."""
+
+
+class JsonLines:
+    """A JSON object a line, with the keys that `save_to_json` writes, streamed."""
+
+    def __init__(self, path: Path):
+        self._stream = path.open("wb")
+
+    def add(self, result: FeatureResult, feature: np.ndarray) -> None:
+        text = json.dumps({**result, "feature": feature.tolist()}, ensure_ascii=False, allow_nan=False)
+        self._stream.write(_utf8(text) + b"\n")
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class Npz:
+    """features: float32 [N, D]; input_paths: text [N], "" for arrays; page_indices: int64 [N], -1 where there are none.
+
+    Features wait in a temporary file without a name; paths and page indices in memory.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._features = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - closed by `close`
+        self._paths: list[str] = []
+        self._pages: list[int] = []
+        self._width = 0
+
+    def add(self, result: FeatureResult, feature: np.ndarray) -> None:
+        self._features.write(feature.tobytes())
+        self._width = len(feature)
+        self._paths.append(result["input_path"] or "")
+        self._pages.append(result.get("page_index", -1))
+
+    def close(self) -> None:
+        with self._features, zipfile.ZipFile(self._path, "w") as archive:
+            self._features.truncate(
+                4 * len(self._paths) * self._width
+            )  # a Ctrl-C can have come between two lines above
+            self._features.seek(0)
+            with _member(archive, "features", np.dtype(np.float32), (len(self._paths), self._width)) as stream:
+                shutil.copyfileobj(self._features, stream, 2**20)
+            for name, column in (("input_paths", self._paths), ("page_indices", self._pages)):
+                array = np.array(column)
+                with _member(archive, name, array.dtype, array.shape) as stream:
+                    stream.write(array.tobytes())
+
+
+@contextmanager
+def _member(archive: zipfile.ZipFile, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> Iterator[Any]:
+    with archive.open(zipfile.ZipInfo(f"{name}.npy", _ZIP_EPOCH), "w", force_zip64=True) as stream:
+        header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        yield stream
+
+
+class Parquet:
+    """Columns input_path (text), page_index (int32) and feature (fixed_size_list<float32>[D]), in row groups."""
+
+    def __init__(self, path: Path):
+        self._arrow: Any = importlib.import_module("pyarrow")
+        self._path = path
+        self._writer: Any = None
+        self._rows: list[tuple[str | None, int | None, np.ndarray]] = []
+
+    def add(self, result: FeatureResult, feature: np.ndarray) -> None:
+        self._rows.append((result["input_path"], result.get("page_index"), feature))
+        if len(self._rows) == _ROW_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        arrow = self._arrow
+        paths, pages, rows = zip(*self._rows, strict=True)
+        features = np.stack(rows)
+        names = [None if path is None else _utf8(path).decode() for path in paths]
+        columns = {
+            "input_path": arrow.array(names, arrow.string()),
+            "page_index": arrow.array(pages, arrow.int32()),
+            "feature": arrow.FixedSizeListArray.from_arrays(arrow.array(features.reshape(-1)), features.shape[1]),
+        }
+        table = arrow.table(columns)
+        if self._writer is None:
+            self._writer = importlib.import_module("pyarrow.parquet").ParquetWriter(str(self._path), table.schema)
+        self._rows = []  # before they are written: a Ctrl-C between the two lines must not write them twice
+        self._writer.write_table(table)
+
+    def close(self) -> None:
+        if self._rows:
+            self._flush()
+        if self._writer is not None:
+            self._writer.close()
+
+
+SAVERS: dict[str, type[Saver]] = {".jsonl": JsonLines, ".npz": Npz, ".parquet": Parquet}
+
+
+def _utf8(text: str) -> bytes:
+    r"""A file name that is not UTF-8 holds lone surrogates, which become \udcff."""
+    return text.encode("utf-8", errors="backslashreplace")
+
+
+class FeatureFile:
+    """One file for many results; made by `feature_file`.
+
+    Attributes:
+        count: results so far.
+        placed: has the file got its name?
+    """
+
+    def __init__(self, path: Path, kind: type[Saver]):
+        self.count = 0
+        self.placed = False
+        self._path = path
+        self._kind = kind
+        self._saver: Saver | None = None
+        self._temporary = ExitStack()
+        self._width = 0
+        self._failed = False
+
+    def add(self, result: FeatureResult) -> None:
+        """Add one result, with its attribute `feature` as float32. Raises OutputError, also for what is no result."""
+        feature = self._checked(result)
+        try:
+            with output_errors(self._path):
+                if self._saver is None:  # only now: without a result nothing is written
+                    self._saver = self._kind(self._temporary.enter_context(atomic_path(self._path)))
+                self._saver.add(result, feature)
+        except Exception:
+            self._failed = True
+            raise
+        self.count += 1
+        self._width = len(feature)
+
+    def _checked(self, result: FeatureResult) -> np.ndarray:
+        where, fix = f"{self._path}, result {self.count} (from 0)", "Give the results of `predict`."
+        if not isinstance(result, FeatureResult):
+            raise OutputError(f"An object of type {type(result).__name__} is no FeatureResult.", where=where, fix=fix)
+        try:
+            with np.errstate(over="ignore"):  # too large for float32 is not finite, which is said below
+                feature = np.array(result.feature, np.float32)
+        except (TypeError, ValueError) as error:
+            raise OutputError(f"The feature is no array of numbers ({error}).", where=where, fix=fix) from error
+        if feature.ndim != 1 or not feature.size or not np.isfinite(feature).all():
+            what = f"The feature, of shape {feature.shape}, is no vector of finite numbers."
+            raise OutputError(what, where=where, fix=fix)
+        if self._width not in (0, len(feature)):
+            what = f"The feature has {len(feature)} numbers, those before it {self._width}."
+            raise OutputError(what, where=where, fix="Save the results of different models in files of their own.")
+        return feature
+
+    def close(self) -> None:
+        """Put the file in its place, if all that was added could be written. Raises OutputError."""
+        if self._saver is None or self._failed or not self.count:
+            self._discard()
+            return
+        with self._temporary:
+            self._saver.close()
+            if self._path.exists():
+                log.info("%s was there already and is now %s", self._path, backup(self._path).name)
+        self.placed = True
+
+    def _discard(self) -> None:
+        with suppress(Exception), self._temporary:
+            if self._saver is not None:
+                self._saver.close()
+            raise RuntimeError("atomic_path places nothing where the block fails")
+
+
+@contextmanager
+def feature_file(path: Path) -> Iterator[FeatureFile]:
+    """Collect results in a temporary file, which becomes `path` when the block ends, by an error or Ctrl-C too.
+
+    Without a result, and after one that could not be written, nothing is placed. A file that has the name already
+    is kept as `.bak`, `.bak.1`, …
+
+    Raises ConfigError for a suffix that is none of SAVERS, DependencyError, OutputError.
+    """
+    kind = SAVERS.get(path.suffix.lower())
+    if kind is None:
+        raise ConfigError("The file's form is not known.", where=str(path), fix=f"Name it {' or '.join(SAVERS)}.")
+    if kind is Parquet:
+        _require_pyarrow(path)
+    require_writable(path.parent)
+    file = FeatureFile(path, kind)
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+def save_features(results: Iterable[FeatureResult], path: str | Path) -> Path:
+    """Write the results of `predict` to one file, as they come, in the form its suffix names.
+
+    The feature is each result's attribute `feature`, as float32. .jsonl: a JSON object a line. .npz: `features`
+    float32 [N, D], `input_paths` and `page_indices`, read by `numpy.load(path, allow_pickle=False)`. .parquet: columns
+    input_path, page_index and feature.
+
+    Memory does not grow with the number of results but for the paths of .npz. If `results` raises, what came before
+    is written first. Raises what `feature_file` and `output_path` do, and OutputError if there is no result, or one of
+    another width.
+    """
+    path = output_path(path)
+    with feature_file(path) as file:
+        for result in results:
+            file.add(result)
+    if not file.count:
+        raise OutputError("There is no result to write.", where=str(path), fix="Look at what was predicted.")
+    return path
+
+
+def _require_pyarrow(path: Path) -> None:
+    try:
+        importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise DependencyError(
+            f"Parquet files need pyarrow ({error}).",
+            where=str(path),
+            fix="pip install 'paddlex_feat[parquet]', or save as jsonl or npz.",
+        ) from error

@@ -1,0 +1,79 @@
+"""What a run that is resumed was made from: what is other now is said, and run.json keeps it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from paddlex_feat.config.load import load
+from paddlex_feat.config.schema import Config, walk
+from paddlex_feat.data.lists.transaction import LISTS
+from paddlex_feat.errors import FeatError
+from paddlex_feat.fileio.atomic import read_result
+from paddlex_feat.provenance import run_record
+
+log = logging.getLogger(__name__)
+# Keys that decide what a training computes.
+_KEYS = re.compile(
+    r"(Global\.model$|Model\.|Train\.(?!resume|(loader|num_workers|cache_mib|log_interval|dist_timeout|visualdl)$))"
+)
+_MOST, _LONGEST = 100, 200  # entries that are kept; characters of a difference that is told
+
+
+def resumed_from(folder: Path, config: Config, dataset: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the run in `folder`, which is resumed, was made from, and the runs that it was resumed from; the last last.
+
+    One warning tells how this run differs: lists of images by their fingerprints, keys by their values. The run
+    may be anybody's: of its run.json nothing is taken but SHA-256s, of its config.yaml what is valid.
+
+    Args:
+        dataset: as run.json holds it, of this run.
+
+    Returns run.json's key "resumed": an entry {"config": SHA-256 or None, "dataset": {list: SHA-256}} for each run.
+    """
+    record = read_result(folder / run_record.NAME)
+    made = _made_from(record)
+    differences = [f"{name}.txt" for name, sha256 in made["dataset"].items() if sha256 != dataset[name]["sha256"]]
+    differences += _keys_that_differ(folder / "config.yaml", config)
+    if differences:
+        log.warning("The run that is resumed was made with other data or settings: %s", "; ".join(differences))
+    earlier = record.get("resumed")
+    runs = [_made_from(run) for run in earlier[-_MOST:] if isinstance(run, dict)] if isinstance(earlier, list) else []
+    return [*(run for run in runs if run != made), made]
+
+
+def _made_from(record: dict[str, Any]) -> dict[str, Any]:
+    """Configuration and data of a run.json, or of an entry of its "resumed"."""
+    data = record.get("dataset")
+    prints = {name: data.get(name) if isinstance(data, dict) else None for name in LISTS}
+    found = {name: _sha256(p.get("sha256") if isinstance(p, dict) else p) for name, p in prints.items()}
+    return {
+        "config": _sha256(record.get("config")),
+        "dataset": {name: sha256 for name, sha256 in found.items() if sha256},
+    }
+
+
+def _sha256(value: Any) -> str | None:
+    return value if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else None
+
+
+def _keys_that_differ(path: Path, config: Config) -> list[str]:
+    try:
+        former = load(str(path), [("Global.mode", "train")], usable=False)[0]
+    except FeatError as error:
+        return [f"its config.yaml cannot be read ({' '.join(error.what[:_LONGEST].split())})"]
+    lines = []
+    for name in (name for name, _ in walk() if _KEYS.match(name)):
+        before, now = (_value(c, name) for c in (former, config))
+        if before != now:
+            lines.append(f"{name} {before!r}, now {now!r}"[:_LONGEST])
+    return lines
+
+
+def _value(config: Config, name: str) -> Any:
+    value: Any = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value

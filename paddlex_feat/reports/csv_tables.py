@@ -1,0 +1,83 @@
+"""CSV files of an evaluation, safe to open in a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from paddlex_feat.data.lists.image_list import ImageList
+from paddlex_feat.evaluation.ranking.rank import Ranking
+from paddlex_feat.evaluation.summary import Summary
+from paddlex_feat.fileio.atomic import atomic_path
+from paddlex_feat.reports.examples import NEIGHBOURS
+
+# A spreadsheet runs a cell that begins with one of = + - @ (also their full-width forms), maybe behind
+# blanks. A cell begins behind a semicolon or a tab too where the spreadsheet splits at these.
+_FORMULA = re.compile(r"(?:^|(?<=[;\t\r\n]))(?=\s*[=+\-@＝＋－＠']|[\t\r\n])")
+_GUARD = re.compile(r"(?:^|(?<=[;\t\r\n]))'")
+
+
+def guarded(text: str) -> str:
+    """The text as a cell that no spreadsheet runs: an apostrophe stands where a formula could begin.
+
+    `unguarded` takes it away again; for that, an apostrophe of the text's own gets another one.
+    """
+    return _FORMULA.sub("'", text)
+
+
+def unguarded(cell: str) -> str:
+    """The text of a cell that `guarded` made."""
+    return _GUARD.sub("", cell)
+
+
+def _write(path: Path, head: list[str], rows: Iterable[list[str | int | float]]) -> None:
+    """Texts are guarded and quoted, numbers stand as they are; what is not UTF-8 as in the JSON files."""
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as f,
+    ):
+        writer = csv.writer(f, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+        writer.writerow(head)
+        for row in rows:
+            writer.writerow([guarded(cell) if isinstance(cell, str) else cell for cell in row])
+
+
+def write_queries(ranking: Ranking, query: ImageList, gallery: ImageList, path: Path) -> None:
+    """A row for every query, in the order of its list: where its first match stands, and what is nearest."""
+    head = ["path", "label", "rank_of_first_match", "average_precision"]
+    head += [f"top{k}_{name}" for k in range(1, NEIGHBOURS + 1) for name in ("path", "label", "similarity")]
+
+    near = ranking.nearest[:, :NEIGHBOURS]
+
+    def rows() -> Iterable[list[str | int | float]]:
+        for q in range(len(query)):
+            first = int(ranking.first_match[q])
+            row: list[str | int | float] = [query.paths[q], query.labels[q], first or ""]
+            row.append(round(float(ranking.average_precision[q]), 6) if first else "")
+            for g, similarity in zip(near[q].tolist(), ranking.similarity[q].tolist(), strict=False):
+                row += [gallery.paths[g], gallery.labels[g], round(similarity, 6)] if g >= 0 else ["", "", ""]
+            yield row
+
+    _write(path, head, rows())
+
+
+def write_classes(summary: Summary, path: Path) -> None:
+    """A row for every class, worst first; behind them those none of whose queries has a gallery match."""
+    unmatched = summary.unmatched_classes
+    rows: list[list[str | int | float]] = [
+        [c.label, c.queries, unmatched.get(c.label, 0), round(c.recall1, 6), round(c.mean_ap, 6)]
+        for c in summary.classes
+    ]
+    matched = {c.label for c in summary.classes}
+    rows += [[label, 0, count, "", ""] for label, count in unmatched.items() if label not in matched]
+    _write(path, ["label", "queries", "unmatched_queries", "recall1", "mean_average_precision"], rows)
+
+
+def write_confusions(summary: Summary, query: ImageList, path: Path) -> None:
+    """A row for every confused pair of classes, most frequent first, with one of its queries."""
+    rows: list[list[str | int | float]] = [
+        [c.label, c.taken_for, c.count, query.paths[c.query]] for c in summary.confused
+    ]
+    _write(path, ["label", "taken_for", "count", "query_path"], rows)

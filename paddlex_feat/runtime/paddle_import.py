@@ -1,0 +1,127 @@
+"""Import Paddle with the environment that it reads at import."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import logging
+import os
+import signal
+import sys
+import warnings
+
+from paddlex_feat.errors import DependencyError
+from paddlex_feat.fileio.temporary import private_folder
+from paddlex_feat.fileio.user_folders import home_for_paddle
+from paddlex_feat.runtime import paddle_build
+from paddlex_feat.runtime.cpu import cpu_threads, replaced, users_wish
+from paddlex_feat.runtime.signals import kept
+
+log = logging.getLogger(__name__)
+
+# What Paddle 3.3 says of its own code at every import or graph capture.
+_HARMLESS_WARNINGS = (
+    "No ccache found",
+    "Tensor do not have 'place' interface for pir graph mode",
+    "When training, we now always track global mean and variance",
+)
+
+
+# Signals that Paddle takes over when it is imported, to print a C++ trace.
+_TAKEN = (signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV, signal.SIGTERM)
+
+
+def prepare_paddle(
+    threads: int = 0, training: bool = False, onednn_training: bool = False, deterministic: bool = False
+) -> None:
+    """Set what Paddle reads from the environment at import, then import it.
+
+    Args:
+        threads: CPU threads of Paddle's operators; 0 takes OMP_NUM_THREADS, else the physical cores.
+        training: many small steps follow, between which idle threads must not fall asleep.
+        onednn_training: let static programs use oneDNN (see models/cpu_conv.py).
+        deterministic: ask for GPU kernels that give the same bits in every run.
+
+    Raises DependencyError if Paddle is not installed, damaged, or installed as both of its wheels.
+    """
+    users, own = users_wish(), str(cpu_threads(threads))
+    os.environ["OMP_NUM_THREADS"] = own
+    replaced.clear()
+    replaced[own] = users
+    # Paddle Inference on a GPU sets this flag to 32 MiB for the whole process unless the environment names it, and a
+    # training in the same process would then choose other convolutions. 512 is Paddle's default.
+    os.environ.setdefault("FLAGS_conv_workspace_size_limit", "512")
+    if onednn_training:
+        os.environ["FLAGS_use_mkldnn"] = "1"
+    if deterministic:
+        os.environ["FLAGS_cudnn_deterministic"] = os.environ["FLAGS_embedding_deterministic"] = "1"
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS on several streams
+    os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's own INFO lines are not for our users
+    if not training:
+        # ms that an idle thread of Paddle's OpenMP (Intel's) spins: its own 200 would take a core from the decoders.
+        os.environ.setdefault("KMP_BLOCKTIME", "1")
+    for message in _HARMLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    if "paddle" in sys.modules:
+        _set_onednn()
+    else:
+        notes = io.StringIO()
+        with contextlib.redirect_stderr(notes), kept(_TAKEN), home_for_paddle():
+            # It warns of any OMP_NUM_THREADS but 1.
+            _import_paddle()
+        log.debug("Paddle's notes at import: %s", notes.getvalue().strip() or "none")
+    keep_dynamic_mode()
+    # Captured graphs are written as Python files, and read back; Paddle's choice is below ~/.cache.
+    vars(importlib.import_module("paddle.jit.dy2static.utils"))["get_temp_dir"] = _captures_folder
+
+
+_dynamic: list[object] = []
+
+
+def keep_dynamic_mode() -> None:
+    """Paddle's dynamic mode would end with the thread that has imported it; the next run may be in another one."""
+    local = getattr(importlib.import_module("paddle.base.framework"), "global_var", None)
+    manager = getattr(local, "_functional_dygraph_context_manager", None)
+    if manager is not None and manager not in _dynamic:
+        _dynamic.append(manager)
+
+
+def _set_onednn() -> None:
+    """Tell a Paddle that is imported already what it reads from the environment at import."""
+    import paddle
+
+    wanted = os.environ.get("FLAGS_use_mkldnn")
+    if wanted in ("0", "1"):  # as a training sets it
+        with contextlib.suppress(ValueError):  # a Paddle that does not know the flag
+            paddle.set_flags({"FLAGS_use_mkldnn": wanted == "1"})
+
+
+def _captures_folder() -> str:
+    folder = private_folder() / "paddle"
+    folder.mkdir(exist_ok=True)
+    return str(folder)
+
+
+def _import_paddle() -> None:
+    paddle_build.require_one_paddle()
+    try:
+        paddle = importlib.import_module("paddle")
+    except ModuleNotFoundError as error:
+        if error.name != "paddle":
+            raise
+        raise DependencyError(
+            "PaddlePaddle is not installed, and this mode needs it.",
+            fix=paddle_build.reinstall()
+            if paddle_build.installed()
+            else f"CPU: {paddle_build.INSTALL_CPU}. GPU: {paddle_build.INSTALL_GPU} "
+            "(cu118, cu126, cu129 or cu130 by the driver; cu129 or newer for the newest cards).",
+        ) from None
+    if not hasattr(paddle, "disable_signal_handler"):
+        raise DependencyError(
+            "PaddlePaddle is damaged: files are missing. Probably one of its two wheels was removed after both were "
+            "installed.",
+            where=str(next(iter(paddle.__path__), "paddle")),
+            fix=paddle_build.reinstall(),
+        )
+    paddle.disable_signal_handler()

@@ -1,0 +1,67 @@
+"""What a run takes over in its process, which may be another program's, and gives back when it ends."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from paddlex_feat.fileio.temporary import temporary_files_in
+from paddlex_feat.fileio.user_folders import matplotlib_folder
+from paddlex_feat.runtime import logs
+from paddlex_feat.runtime.signals import handled, is_news
+
+log = logging.getLogger("paddlex_feat")
+_locks: dict[int, threading.Lock] = {}  # by process: one that is forked inherits no run
+
+
+@contextmanager
+def any_text() -> Iterator[None]:
+    """Within the block, standard output and error accept file names that cannot be encoded."""
+    streams = {s: s.errors for s in (sys.stdout, sys.stderr) if isinstance(s, io.TextIOWrapper)}
+    for stream in streams:
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, errors in streams.items():
+            with suppress(OSError, ValueError):  # it cannot be flushed, or is closed
+                stream.reconfigure(errors=errors)
+
+
+@contextmanager
+def one_run() -> Iterator[None]:
+    """One run at a time among the threads of a process, with the package's logger to itself.
+
+    Runs share Paddle's device, its number of threads and the environment.
+    """
+    lock = _locks.setdefault(os.getpid(), threading.Lock())
+    if not lock.acquire(blocking=False):
+        log.info("Waiting for the end of another run in this process.")
+        lock.acquire()
+    try:
+        with logs.kept():
+            yield
+    finally:
+        lock.release()
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    if is_news(signum):
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def surroundings(output: Path) -> Iterator[None]:
+    """Within the block, signals that end a run raise KeyboardInterrupt, and temporary files have a place.
+
+    output: folder of the run, where temporary files go if the system has no place for them.
+    """
+    with temporary_files_in(output), matplotlib_folder(), handled(_interrupt):
+        yield
