@@ -18,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from paddlex_feat import MOST_PIXELS
 from paddlex_feat.checks import duplicates, image_info
 from paddlex_feat.checks.context import CheckSettings
 from paddlex_feat.checks.duplicates import MAX_HAMMING_128, MAX_HAMMING_512, near_pairs
@@ -26,6 +25,7 @@ from paddlex_feat.checks.runner import check
 from paddlex_feat.data import findings as findings_module
 from paddlex_feat.data.findings import Finding
 from paddlex_feat.data.images.decode import read_rgb
+from paddlex_feat.data.images.limits import MAX_PIXELS
 from paddlex_feat.data.lists.image_list import LISTS, ImageList, find_root, read_list
 from paddlex_feat.errors import ImageError
 from paddlex_feat.reports import dataset_html, dataset_pictures
@@ -143,7 +143,7 @@ def test_a_decompression_bomb_is_refused_by_its_header_and_not_decoded(scene, mo
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
     bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(10**6))) + chunk(b"IEND", b"")
-    assert MOST_PIXELS < 60000 * 60000
+    assert MAX_PIXELS < 60000 * 60000
     where = scene.add("train", "bomb.png", 0, bomb)
     decoded = []
     decode = image_info.decode_admitted
