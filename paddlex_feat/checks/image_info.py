@@ -1,7 +1,7 @@
-"""What an image file is: readable or not, how large, of what kind, and what it looks like.
+"""Inspect image files: whether they decode, their size, properties, damage and perceptual hash.
 
-Every file is decoded in full, in threads. What was found is remembered by path, size and time of
-change, so that a second check of the same files reads none of them.
+Every file is decoded in full, in threads. Results are stored by path, size and time of change, so that a second check
+of the same files reads none of them.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ import numpy as np
 from paddlex_feat.checks.damage import has_converted_line_ends, has_step, hole, tiff_error
 from paddlex_feat.checks.image_headers import Header, jpeg_header, read_header
 from paddlex_feat.checks.phash import appearance_of, levels, upright
-from paddlex_feat.data.images.decode import MAX_READ_BYTES, decode_admitted, first_damage
+from paddlex_feat.data.images.decode import MAX_READ_BYTES, OPEN_FLAGS, decode_admitted, first_damage
 from paddlex_feat.data.images.formats import ends_early, require_decodable
 from paddlex_feat.data.images.jpeg import Layout
 from paddlex_feat.data.images.limits import MAX_PIXELS
 from paddlex_feat.data.images.opencv import cv2
-from paddlex_feat.errors import DownloadError, ImageError
+from paddlex_feat.errors import FeatError, ImageError
 from paddlex_feat.hub.fetch import cache_folder
 from paddlex_feat.runtime.malloc import keep_freed_memory
 from paddlex_feat.runtime.progress import bar
@@ -47,15 +47,17 @@ Stamp = tuple[bytes, int, str]  # path and size of a file; number and times of c
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """One image file.
+    """What is known of an image file.
 
     Attributes:
-        error: code of why it cannot be used, "" if it can; message: the reason in words.
-        width, height: in pixels, as stored.
-        properties: of "animated", "multi-page", "cmyk", "16-bit", "alpha", "rotated" what applies.
+        error: code of the finding if it cannot be used, such as "image-missing"; "" if it can.
+        message: the reason, in words.
+        width: in pixels, as stored.
+        height: likewise.
+        properties: those of "animated", "multi-page", "cmyk", "16-bit", "alpha", "rotated" that apply.
         sha256: SHA-256 of the file as hex; "" where no other file has its size, so that it is unique.
         phash: 640-bit perceptual hash as hex, "" for an image without contrast.
-        damage: how one sees that its data are damaged, though they decode; "" if they are sound.
+        damage: the sign that its data are damaged, though they decode; "" for undamaged data.
         empty: "blank", "dark" or "bright" for an image that shows next to nothing, else "".
         levels: darkest and brightest level of 255 of such an image, and of one with 16 bits.
     """
@@ -76,7 +78,12 @@ _FIELDS = [field.name for field in fields(ImageInfo)]
 
 
 def inspect(path: str, hashed: bool = True) -> ImageInfo:
-    """Read and decode one file; its content is hashed if asked."""
+    """Read and decode one file.
+
+    Args:
+        path: of the file.
+        hashed: compute its SHA-256.
+    """
     data = _read(path)
     if isinstance(data, ImageInfo):
         return data
@@ -101,9 +108,9 @@ def inspect(path: str, hashed: bool = True) -> ImageInfo:
 
 
 def _read(path: str) -> bytes | ImageInfo:
-    """The content of an image file, or why it cannot be had."""
+    """The content of an image file, or the reason why it cannot be read."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe is not waited for
+        handle = os.open(path, OPEN_FLAGS)
         try:
             status = os.fstat(handle)
             if stat.S_ISDIR(status.st_mode):
@@ -135,9 +142,13 @@ def _undecodable(data: bytes, head: Header, message: str) -> ImageInfo:
 
 
 def _damage(data: bytes, image: np.ndarray, layout: Layout | None, said: list[str]) -> str:
-    """How one sees that parts of a decoded image are wrong, as a clause; "" for a sound one.
+    """The sign that parts of a decoded image are wrong, as a clause; "" for an undamaged image.
 
-    said: the decoder's warnings.
+    Args:
+        data: content of the file.
+        image: its pixels.
+        layout: of a JPEG.
+        said: the decoder's warnings.
     """
     warning = first_damage("\n".join(said))
     if warning:
@@ -154,7 +165,12 @@ def _damage(data: bytes, image: np.ndarray, layout: Layout | None, said: list[st
 
 
 def inspect_all(paths: list[str], workers: int) -> dict[str, ImageInfo]:
-    """The info of every path, from the cache where the file has not changed since."""
+    """Inspect files, in threads; results of unchanged files come from the cache.
+
+    Args:
+        paths: of the files.
+        workers: number of threads.
+    """
     stamps = {path: _stamp(path) for path in paths}
     count = Counter(stamp[1] for stamp in stamps.values() if stamp)
     shared = {path for path, stamp in stamps.items() if stamp and count[stamp[1]] > 1}
@@ -199,13 +215,14 @@ def _stamp(path: str) -> Stamp | None:
 
 @contextmanager
 def _cache() -> Iterator[sqlite3.Connection | None]:
-    """The database; None, with a notice, where it cannot be used."""
+    """The database of earlier checks; None, with a warning, where it cannot be used."""
     try:
         path = cache_folder() / "check_dataset" / f"images_{_VERSION}.sqlite"
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = _open(path)
-    except (OSError, sqlite3.Error, DownloadError) as error:  # the last: there is no home folder
-        log.warning("Without a memory of earlier checks: %s", error.what if isinstance(error, DownloadError) else error)
+    except (OSError, sqlite3.Error, FeatError) as error:  # the last: there is no home folder
+        reason = error.what if isinstance(error, FeatError) else error
+        log.warning("Results of earlier checks are not used: %s", reason)
         yield None
         return
     with closing(connection):
@@ -213,7 +230,7 @@ def _cache() -> Iterator[sqlite3.Connection | None]:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """The database; a file that is none, which only a crash of the system leaves, is begun anew."""
+    """Open the database. A damaged file, which only a crash of the system leaves, is replaced."""
     table = "CREATE TABLE IF NOT EXISTS image (path PRIMARY KEY, size, changed, info) WITHOUT ROWID"
     connection = sqlite3.connect(path)
     try:
@@ -246,7 +263,7 @@ def _recall(cache: sqlite3.Connection | None, stamps: dict[str, Stamp | None]) -
                     **{**values, "properties": tuple(values["properties"]), "levels": tuple(values["levels"])}
                 )
     except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
-        log.warning("The memory of earlier checks is not readable, and not used: %s", error)
+        log.warning("Results of earlier checks cannot be read, and are not used: %s", error)
         return {}
     return known
 
@@ -259,4 +276,4 @@ def _remember(cache: sqlite3.Connection | None, fresh: dict[str, ImageInfo], sta
         with cache:
             cache.executemany("INSERT OR REPLACE INTO image VALUES (?, ?, ?, ?)", rows)
     except (sqlite3.Error, UnicodeError) as error:
-        log.warning("What was found is not remembered for the next check: %s", error)
+        log.warning("Results cannot be stored for the next check: %s", error)

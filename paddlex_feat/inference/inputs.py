@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from paddlex_feat.data.images import tiff
-from paddlex_feat.data.images.decode import MAX_FILE_BYTES, SUFFIXES, Enough, read_bgr
+from paddlex_feat.data.images.decode import MAX_FILE_BYTES, SUFFIXES, IsLargeEnough, read_bgr
 from paddlex_feat.data.images.formats import BEGINNING, looks_like_image
 from paddlex_feat.data.images.limits import MAX_PIXELS
 from paddlex_feat.data.images.opencv import cv2
@@ -74,7 +74,9 @@ class Item:
         """file:line of the text file that names it, "" for other inputs."""
         return self.position if re.search(r":\d+$", self.position) else ""
 
-    def load(self, resize: Resize, enough: Enough | None = None, ended: threading.Event | None = None) -> np.ndarray:
+    def load(
+        self, resize: Resize, enough: IsLargeEnough | None = None, ended: threading.Event | None = None
+    ) -> np.ndarray:
         """uint8 [H, W, 3], RGB, made smaller by `resize`; `enough` as for pipeline.decode.decode_bgr.
 
         A download is given up once `ended` is set. Raises ImageError or
@@ -93,7 +95,7 @@ class Item:
         # The colours are exchanged last, on the small image, as evaluation does.
         return cv2.cvtColor(resize(image), cv2.COLOR_BGR2RGB)
 
-    def _read(self, enough: Enough | None, ended: threading.Event | None) -> np.ndarray:
+    def _read(self, enough: IsLargeEnough | None, ended: threading.Event | None) -> np.ndarray:
         folder, path = _fetched(self.source, ended) if fetch.is_url(self.source) else (None, self.source)
         try:
             return read_bgr(path, enough)

@@ -1,4 +1,4 @@
-"""Which file a decoder's warning is about.
+"""Find out which file a decoder's warning is about.
 
 libjpeg and libpng repair damaged data and print a line to the C library's `stderr` that names no file, and OpenCV
 offers no other way to learn of it. So while an image is decoded, `stderr` is a stream of ours in memory. File
@@ -128,7 +128,7 @@ def _pass_on(text: str, beginnings: tuple[str, ...]) -> str:
 def _new() -> _Decoders:
     try:
         return _Decoders(_Stderr())
-    except (OSError, ValueError, AttributeError):  # another C library, or no memory files: lines stay without a name
+    except (OSError, TypeError, ValueError, AttributeError):  # another C library, or no memory files: not listened to
         return _Decoders(None)
 
 
@@ -144,15 +144,19 @@ def _forget() -> None:
     _decoders, _lock = None, threading.Lock()
 
 
-os.register_at_fork(after_in_child=_forget)
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_forget)
 
 
 def listen(decode: Callable[[], T], beginnings: tuple[str, ...] = _OF_DECODERS) -> tuple[T, str]:
-    """Call a decoder. Returns its result and the warnings that it printed, a line each.
+    """Call a decoder, and catch the warnings that it prints.
 
     Args:
-        decode: may be called twice; raises what it likes.
-        beginnings: of its lines. Others that are printed meanwhile still go to standard error.
+        decode: the decoder; it may be called twice, and may raise.
+        beginnings: of its lines. Other lines that are printed meanwhile still go to standard error.
+
+    Returns:
+        Its result, and its warnings, a line each.
     """
     global _decoders
     if _decoders is None:

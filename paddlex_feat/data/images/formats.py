@@ -1,7 +1,7 @@
-"""Which encoded images are handed to a decoder: of the formats promised, and no attack on time or memory.
+"""Decide which files are given to a decoder: supported formats only, and none that would exhaust time or memory.
 
-OpenCV knows a file by its content, whatever its name, and which formats it knows depends on its version. Those that
-are not promised are refused: some take 16 bytes of memory a pixel, some a temporary file.
+OpenCV recognizes a file by its content, and its formats depend on its version. Formats that are not documented are
+refused: some take 16 bytes of memory a pixel, some a temporary file.
 """
 
 from __future__ import annotations
@@ -52,19 +52,27 @@ _UNLIKE = re.compile(
 
 
 def looks_like_image(beginning: bytes) -> bool:
-    """Whether a file with these first BEGINNING bytes, or all of a shorter one, is of a format that is read."""
+    """Whether a file that begins with these bytes, BEGINNING of them at most, is of a supported format."""
     return bool(_BEGIN.match(beginning)) and not _UNLIKE.match(beginning)
 
 
 def require_decodable(data: bytes | mmap, name: str) -> jpeg.Layout | None:
-    """Raise ImageError, naming `name`, for an image of a format that is not read, or that is an attack.
+    """Refuse content that must not be given to a decoder.
 
-    Returns the layout of a JPEG.
+    Args:
+        data: content of an image file.
+        name: of the image, for the error.
+
+    Returns:
+        The layout of a JPEG, None for other formats.
+
+    Raises:
+        ImageError: the format is not supported, or decoding would take too much time or memory.
     """
     layout = None
     if not _BEGIN.match(data):
         what, fix = _other_kind(data)
-        raise ImageError(f"The image cannot be decoded: {what}.", where=name, fix=fix)
+        raise ImageError(f"The image cannot be decoded: {what}.", where=name, fix=fix, code="image-format")
     if not limits.opencv_has_limit:
         _require_size(data, name)
     if data[:2] == b"\xff\xd8":
@@ -79,24 +87,26 @@ def require_decodable(data: bytes | mmap, name: str) -> jpeg.Layout | None:
                 f"The image cannot be decoded: {pixels} pixels in {scans} scans are too many.",
                 where=name,
                 fix="Save it as baseline JPEG, not progressive.",
+                code="image-too-many-scans",
             )
     if data[:4] == b"\x89PNG" and not _chunks_fit(data):
         raise ImageError(
-            "The image cannot be decoded: its chunks do not lie in the file.",
+            "The image cannot be decoded: its chunks are longer than the file.",
             where=name,
             fix="Replace the file or take it off the list.",
+            code="image-undecodable",
         )
     return layout
 
 
 def _other_kind(data: bytes | mmap) -> tuple[str, str]:
-    """What a file is that is not one of the images that are read, and what to do about it."""
+    """What kind of file it is instead of a supported image, and what to do about it."""
     head = bytes(data[:4096])
     for pattern, what, fix in _OTHER_KINDS:
         if pattern.match(head):
             return what, fix
     if not head.strip(b"\0"):
-        return "it begins with zeros, as a copy or download that was never finished does", _REPLACE
+        return "it begins with zeros, like an unfinished copy or download", _REPLACE
     what = "it is not a JPEG, PNG, WebP, TIFF, BMP, GIF, PNM or Sun raster file"
     return what, "Save it in one of these formats, or take it off the list."
 
@@ -112,7 +122,10 @@ def _require_size(data: bytes | mmap, name: str) -> None:
         return
     if width * height > MAX_PIXELS:
         raise ImageError(
-            f"The image cannot be decoded: it has more than {MAX_PIXELS} pixels.", where=name, fix="Make it smaller."
+            f"The image cannot be decoded: it has more than {MAX_PIXELS} pixels.",
+            where=name,
+            fix="Make it smaller.",
+            code="image-too-large",
         )
 
 
@@ -129,7 +142,7 @@ def _chunks_fit(data: bytes | mmap) -> bool:
 
 
 def ends_early(data: bytes | mmap) -> bool:
-    """Whether the end of a JPEG, PNG or WebP image is missing. What stands behind the end does not matter."""
+    """Whether the end of a JPEG, PNG or WebP image is missing. Bytes after the end do not matter."""
     if data[:2] == b"\xff\xd8":
         return data[-2:] != b"\xff\xd9" and not jpeg.end_of_image(data)
     if data[:4] == b"\x89PNG":

@@ -1,4 +1,4 @@
-"""The one pre-processing that training, evaluation, export and prediction share."""
+"""The pre-processing that training, evaluation, export and prediction share."""
 
 from __future__ import annotations
 
@@ -80,32 +80,41 @@ class Preprocess:
             result = cls(**options_of(ops))
         except NotFollowed as error:
             raise WeightsError(
-                f"The model wants its images prepared otherwise: {error}.",
+                f"The model needs another pre-processing: {error}.",
                 where=f"{name}: PreProcess.transform_ops",
                 fix=f"Use a model that resizes to a square, by {' or '.join(INTERPOLATION)} interpolation, and "
                 "normalises RGB, as those of mode export do.",
+                code="transform-unsupported",
             ) from error
         except Misformed as error:
             raise WeightsError(
-                f"PreProcess.transform_ops {error}.", where=name, fix="Correct the file, or export the model again."
+                f"PreProcess.transform_ops {error}.",
+                where=name,
+                fix="Correct the file, or export the model again.",
+                code="transform-invalid",
             ) from error
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
             raise WeightsError(
                 f"PreProcess.transform_ops is not understood ({type(error).__name__}: {error}).",
                 where=name,
                 fix="Export the model again.",
+                code="transform-invalid",
             ) from error
         with np.errstate(all="ignore"):  # float32 may not hold what float64 does
             factor, offset = result.affine()
             whitest = 255 * factor + offset
         if not (np.isfinite(whitest).all() and factor.all()):
             raise WeightsError(
-                "mean, std or scale of NormalizeImage holds no usable number.", where=name, fix="Export again."
+                "mean, std or scale of NormalizeImage is not a usable number.",
+                where=name,
+                fix="Export again.",
+                code="transform-invalid",
             )
         if result.interpolation not in INTERPOLATION or not 1 <= result.size <= _MAX_SIDE:
             raise WeightsError(
                 f"Unsupported resize: size {result.size}, interpolation {result.interpolation}.",
                 where=name,
                 fix=f"Possible are squares of at most {_MAX_SIDE} px, by {' or '.join(INTERPOLATION)} interpolation.",
+                code="transform-unsupported",
             )
         return result

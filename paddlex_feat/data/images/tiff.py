@@ -31,9 +31,9 @@ _FORMS = {
 
 
 def page_offsets(path: str | Path) -> list[int]:
-    """Where the directories of the pages stand in the file, in order; empty if the file is no TIFF that can be read.
+    """Offsets of the pages' directories in the file, in order; empty for another or an unreadable file.
 
-    The last may lie beyond the end of a file that was cut off: reading that page is an error.
+    The last may be beyond the end of a truncated file: reading that page is an error.
     """
     offsets: dict[int, None] = {}
     if not Path(path).is_file():  # opening a pipe would wait for its writer
@@ -50,7 +50,7 @@ def page_offsets(path: str | Path) -> list[int]:
                     stream, following + struct.calcsize(order + count) + entries * entry, order + offset
                 )
     except (OSError, ValueError, KeyError, OverflowError, struct.error):
-        pass  # whoever reads the page says what is wrong
+        pass  # reading the page raises the error
     return list(offsets)
 
 
@@ -60,7 +60,19 @@ def _number(stream: IO[bytes], at: int, form: str) -> int:
 
 
 def read_page(path: str | Path, offset: int, name: str) -> np.ndarray:
-    """The page whose directory stands at `offset`: uint8 [H, W, 3], BGR. Raises ImageError, which says `name`."""
+    """Decode one page.
+
+    Args:
+        path: of the TIFF file.
+        offset: of the page's directory, from `page_offsets`.
+        name: of the page, for errors.
+
+    Returns:
+        uint8 [H, W, 3], BGR.
+
+    Raises:
+        ImageError: the page cannot be read or decoded.
+    """
     try:
         with Path(path).open("rb") as stream:
             content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)  # changed here, not in the file
@@ -70,6 +82,9 @@ def read_page(path: str | Path, offset: int, name: str) -> np.ndarray:
         content[at : at + struct.calcsize(order + form)] = struct.pack(order + form, offset)
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise ImageError(
-            f"The page cannot be read ({getattr(error, 'strerror', error)}).", where=name, fix="Check the file."
+            f"The page cannot be read ({getattr(error, 'strerror', error)}).",
+            where=name,
+            fix="Check the file.",
+            code="image-unreadable",
         ) from error
     return decode_with(content, name, cv2.IMREAD_COLOR)
