@@ -23,7 +23,7 @@ import paddlex_feat  # noqa: F401 - before OpenCV, as in main.py: otherwise it r
 import cv2
 import numpy as np
 
-from paddlex_feat.checks.image_info import inspect_all
+from paddlex_feat.checks.inspection import inspect_all
 from paddlex_feat.runtime.cpu import cpu_count
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from paddlex_feat.checks import CHECKS, CheckSpec, duplicates, image_info
+from paddlex_feat.checks import CHECKS, CheckSpec, duplicates, image_info, inspection
 from paddlex_feat.checks.context import CheckSettings
 from paddlex_feat.checks.duplicates import MAX_HAMMING_128, MAX_HAMMING_512, near_pairs
 from paddlex_feat.checks.runner import check
@@ -310,10 +310,10 @@ def test_a_pipe_in_a_list_does_not_hang(scene):
 def test_what_may_become_readable_is_not_remembered(scene, monkeypatch):
     read = os.read
     monkeypatch.setattr(os, "read", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
-    info = image_info.inspect_all([str(scene.root / "t0.png")], 1)
+    info = inspection.inspect_all([str(scene.root / "t0.png")], 1)
     assert [f.error for f in info.values()] == ["image-unreadable"]
     monkeypatch.setattr(os, "read", read)
-    assert [f.error for f in image_info.inspect_all([str(scene.root / "t0.png")], 1).values()] == [""]
+    assert [f.error for f in inspection.inspect_all([str(scene.root / "t0.png")], 1).values()] == [""]
 
 
 def test_a_jpeg_whose_rest_is_zeros_is_truncated(scene):
@@ -411,7 +411,16 @@ def test_a_user_without_a_home_folder_checks_without_a_memory(scene, monkeypatch
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", no_home)
-    assert scene.found() == [] and "Without a memory" in caplog.text
+    assert scene.found() == [] and "earlier checks are not used" in caplog.text
+
+
+def test_a_check_restores_opencvs_threads(scene):
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        assert scene.found() == [] and cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_a_folder_that_may_not_be_read_does_not_stop_the_search(tmp_path, monkeypatch, caplog):

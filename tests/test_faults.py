@@ -400,7 +400,7 @@ def test_a_changed_image_is_inspected_again_though_it_got_older(tmp_path, monkey
     import cv2
     import numpy as np
 
-    from paddlex_feat.checks.image_info import inspect_all
+    from paddlex_feat.checks.inspection import inspect_all
 
     monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", str(tmp_path / "cache"))
     path = tmp_path / "a.png"

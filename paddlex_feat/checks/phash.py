@@ -1,4 +1,8 @@
-"""What an image looks like: a perceptual hash, and whether it shows anything."""
+"""The look of an image: a perceptual hash, and whether it shows anything.
+
+The hash is a difference hash (is a cell brighter than its neighbour?) of two grids, along rows and along columns. The
+grey levels below have no outside source.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ _TAIL = 0.001  # share of the pixels at either end that do not count: dead pixel
 
 @dataclass(frozen=True, slots=True)
 class Appearance:
-    """What an image shows.
+    """The look of an image.
 
     Attributes:
         phash: 640-bit perceptual hash as hex, "" for an image without contrast.
@@ -29,7 +33,7 @@ class Appearance:
 
 
 def appearance_of(image: np.ndarray) -> Appearance:
-    """Hash an image, uint8 [H, W, 3], and tell whether it shows anything."""
+    """Hash an image, uint8 [H, W, 3], BGR or RGB, and find out whether it shows anything."""
     step_y, step_x = max(1, image.shape[0] // 64), max(1, image.shape[1] // 64)
     green = np.ascontiguousarray(image[::step_y, ::step_x, 1])  # most of what the eye sees as brightness
     low, high = int(green.min()), int(green.max())

@@ -9,7 +9,7 @@ import numpy as np
 
 from paddlex_feat.checks import CHECKS
 from paddlex_feat.checks.context import MAX_SAMPLED, CheckSettings, DataSet
-from paddlex_feat.checks.image_info import inspect_all
+from paddlex_feat.checks.inspection import inspect_all
 from paddlex_feat.checks.spec import CheckSpec
 from paddlex_feat.data.findings import Finding, cap_per_code, warnings_to_errors
 from paddlex_feat.data.readers import LISTS, ReaderSpec, reader_of

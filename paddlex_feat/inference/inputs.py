@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from paddlex_feat.data.images import tiff
-from paddlex_feat.data.images.decode import MAX_FILE_BYTES, SUFFIXES, IsLargeEnough, read_bgr
-from paddlex_feat.data.images.formats import BEGINNING, looks_like_image
+from paddlex_feat.data.images.decode import MAX_FILE_BYTES, IsLargeEnough, read_bgr
+from paddlex_feat.data.images.formats import BEGINNING, SUFFIXES, looks_like_image
 from paddlex_feat.data.images.limits import MAX_PIXELS
 from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.errors import DownloadError, ImageError

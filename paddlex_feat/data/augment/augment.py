@@ -18,17 +18,18 @@ from paddlex_feat.data.images.preprocess import Preprocess
 
 @dataclass(frozen=True)
 class AugmentParams:
-    """All that chance decides about one sample; it holds for an image of any size.
+    """The random parameters of one sample, for an image of any size.
 
     Attributes:
         flip: mirror left and right.
-        degrees: of the rotation, anti-clockwise; None for no rotation.
-        offset: offsets of the crop (down, right), as parts of the room there is, 0..1.
-        zoom: part taken off the side of the padded crop.
+        degrees: angle of the rotation, anti-clockwise; None: no rotation.
+        offset: of the crop (down, right), as a fraction of the largest offset, 0..1.
+        zoom: fraction taken off the side of the padded crop.
         area_fraction: position in the range of areas of the area crop, 0..1.
         aspect: width / height of the area crop.
         ops: operations of RandAugment.
-        brightness, contrast: factors.
+        brightness: factor.
+        contrast: factor.
     """
 
     flip: bool
@@ -83,7 +84,20 @@ class Augment:
     def read(
         self, path: str | Path, preprocess: Preprocess, rng: np.random.Generator, cache: ImageCache | None = None
     ) -> np.ndarray:
-        """Image file -> uint8 [size, size, 3], RGB, all randomness from `rng`. Raises ImageError."""
+        """Read and augment an image file.
+
+        Args:
+            path: of the file.
+            preprocess: gives size and interpolation.
+            rng: source of all randomness.
+            cache: of decoded images.
+
+        Returns:
+            uint8 [size, size, 3], RGB.
+
+        Raises:
+            ImageError: the image cannot be read or decoded.
+        """
         params = self.sample_params(rng)
 
         def is_large_enough(width: int, height: int) -> bool:
@@ -93,7 +107,7 @@ class Augment:
         return self.apply(params, image, preprocess, bgr=True)
 
     def __call__(self, image: np.ndarray, preprocess: Preprocess, rng: np.random.Generator) -> np.ndarray:
-        """uint8 [H, W, 3], RGB -> uint8 [size, size, 3], RGB, all randomness from `rng`."""
+        """Augment an image: uint8 [H, W, 3], RGB -> uint8 [size, size, 3], RGB, all randomness from `rng`."""
         return self.apply(self.sample_params(rng), image, preprocess)
 
     def sample_params(self, rng: np.random.Generator) -> AugmentParams:
@@ -119,7 +133,7 @@ class Augment:
         )
 
     def apply(self, params: AugmentParams, image: np.ndarray, preprocess: Preprocess, bgr: bool = False) -> np.ndarray:
-        """uint8 [H, W, 3] -> uint8 [size, size, 3], RGB; `bgr` says that the image is BGR."""
+        """Augment with given parameters: uint8 [H, W, 3], BGR if `bgr`, else RGB -> uint8 [size, size, 3], RGB."""
         area = self.crop == "area"
         image = self._area(params, image, preprocess) if area else self._padded(params, image, preprocess)
         if bgr:  # not before: the image is small now
@@ -142,7 +156,7 @@ class Augment:
         return geometry.area_window(height, width, self.area, params.area_fraction, params.aspect, params.offset)
 
     def _is_large_enough(self, params: AugmentParams, size: int, width: int, height: int) -> bool:
-        """Whether what becomes size x size pixels has as many in an image of this size."""
+        """Whether the part that becomes size x size pixels has at least as many in an image of this size."""
         if self.crop == "area":
             window = self._area_window(params, height, width)
             return min(window.height, window.width) >= size

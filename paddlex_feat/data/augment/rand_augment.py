@@ -1,7 +1,7 @@
-"""RandAugment (Cubuk et al. 2019) as timm's policy rand-m7-mstd0.5-inc1 defines it, 15 operations.
+"""RandAugment (Cubuk et al. 2019, arXiv:1909.13719), with the 15 operations of timm's policy rand-m7-mstd0.5-inc1.
 
-Pillow's arithmetic is the definition. Where a table of 256 values gives the same bits, the
-table is used, for it saves the way to Pillow's image and back.
+Results are bit for bit those of Pillow. Where a table of 256 values gives the same bits, the table is used, because
+it saves the conversion to Pillow's image and back.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ class RandAugment:
     """A random sequence of colour and geometric operations, all of about one magnitude.
 
     Attributes:
-        ops: how many are drawn, with replacement; 0 turns it off.
-        prob: probability that a drawn one is applied.
-        magnitude, magnitude_std: of the normal distribution of the magnitude, clipped to 0..10.
+        ops: number of operations drawn, with replacement; 0 turns RandAugment off.
+        prob: probability that a drawn operation is applied.
+        magnitude: mean of the normal distribution of the magnitude, which is clipped to 0..10.
+        magnitude_std: its standard deviation.
     """
 
     ops: int = 0
@@ -49,7 +50,7 @@ class RandAugment:
 
 
 def argument(name: str, magnitude: float, sign: int) -> float:
-    """What an operation takes at a magnitude of 0..10; `sign` (1 or -1) counts where there are two directions."""
+    """The argument of an operation at a magnitude of 0..10; `sign` (1 or -1) matters for those with two directions."""
     return OPERATIONS[name][0](magnitude / MAX_MAGNITUDE, sign)
 
 
@@ -144,7 +145,7 @@ def _shift(part: float, sign: int) -> float:
     return sign * 0.45 * part
 
 
-# Name: (argument from (magnitude / 10, sign), what is done with it).
+# Name: (argument from (magnitude / 10, sign), the operation).
 OPERATIONS: dict[str, tuple[Callable[[float, int], float], Callable[[np.ndarray, float], np.ndarray]]] = {
     "AutoContrast": (_nothing, _auto_contrast),
     "Equalize": (_nothing, _equalize),

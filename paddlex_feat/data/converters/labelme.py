@@ -4,7 +4,7 @@
     <root>/images/**             the images
     <root>/label.txt             class names, a line each (or flags.txt; or the names found, sorted)
 
-Where no folder annotations/ holds any, annotations lie beside their images, as LabelMe saves them.
+If annotations/ is missing or has no JSON file, annotations are next to their images, as LabelMe saves them.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from paddlex_feat.fileio.reading import read_small
 
 _NAME_FILES = ("label.txt", "flags.txt")
 _OTHER_LISTS = tuple(f"{name}.txt" for name in (*LISTS, "label", "flags", "labels"))  # and their .bak: no images
-_OF_LABELME = {"imagePath", "imageData", "shapes", "flags"}  # keys, of which an annotation has one at least
-_NO_CLASS = {"__ignore__", "_background_"}  # labels that LabelMe's own scripts leave out
+_ANNOTATION_KEYS = {"imagePath", "imageData", "shapes", "flags"}  # an annotation has one of them at least
+_IGNORED_LABELS = {"__ignore__", "_background_"}  # by LabelMe's own scripts too
 _MAX_NAMES_BYTES = 2**26  # bytes of a file
 
 
@@ -42,7 +42,7 @@ class _Claim(NamedTuple):
 
 
 class _Files(NamedTuple):
-    """The annotations below a root, in order, and its images; `beside` if there is no folder annotations/ with any."""
+    """Annotations below a root, in order, and its images; `beside`: annotations are next to their images."""
 
     annotations: list[Path]
     images: Images
@@ -65,7 +65,7 @@ def find_root(dataset_dir: str) -> Path:
         what = f"Several folders with LabelMe's annotations: {', '.join(map(str, found[:10]))}."
         raise DatasetError(what, where=where, fix="Give one of them.", code="several-datasets")
     if not found and top.name == "annotations" and (top.parent / "images").is_dir():
-        what = "This is the folder annotations/ itself; images/ is beside it."
+        what = "This is the folder annotations/ itself; images/ is next to it."
         raise DatasetError(what, where=where, fix=f"Give {top.parent}.", code="annotations-folder-given")
     if not found and not any(file.lower().endswith(".json") for file in files_below(walk, dataset_dir, follow=False)):
         raise DatasetError("No folder with LabelMe's annotations.", where=where, fix=give, code="no-annotations")
@@ -73,9 +73,10 @@ def find_root(dataset_dir: str) -> Path:
 
 
 def convert(root: Path) -> Converted:
-    """Read every annotation below `root`; nothing is written.
+    """Read every annotation below `root`. Nothing is written; annotations that cannot be used become findings.
 
-    What cannot be used becomes a finding, never an exception, unless it is the file of class names.
+    Raises:
+        DatasetError: the file of class names cannot be read.
     """
     result = Converted()
     annotations, images, beside = _files(root, result)
@@ -92,7 +93,7 @@ def convert(root: Path) -> Converted:
             content = read_annotation(path)
             if not isinstance(content, dict) and not beside:
                 raise UnusableError(kinds.FORMAT, f"The file holds a {type(content).__name__}, not an annotation.")
-            if not isinstance(content, dict) or _OF_LABELME.isdisjoint(content):
+            if not isinstance(content, dict) or _ANNOTATION_KEYS.isdisjoint(content):
                 foreign.append(where)
                 continue
             image, exact = images.find(content, path)
@@ -243,7 +244,7 @@ def _class_of(content: dict[str, Any], names: frozenset[str], unused: Counter[st
     given = content.get("shapes")
     shapes = [shape for shape in given if isinstance(shape, dict)] if isinstance(given, list) else []
     labels = {str(shape["label"]).strip() for shape in shapes if shape.get("label") not in (None, "")}
-    labels = labels - _NO_CLASS or labels & names
+    labels = labels - _IGNORED_LABELS or labels & names
     named = [("flags", _true_flags(content)), ("shapes", labels)]
     attributes = set().union(*map(_true_flags, shapes))
     known = [(origin, found & names) for origin, found in [*named, ("flags of shapes", attributes)]]

@@ -15,8 +15,9 @@ from typing import Any
 
 from paddlex_feat.data.converters import labelme_findings as kinds
 from paddlex_feat.data.findings import FindingSpec
-from paddlex_feat.data.images.decode import SUFFIXES, decode_bgr
+from paddlex_feat.data.images.decode import decode_bgr
 from paddlex_feat.data.images.folders import Walk
+from paddlex_feat.data.images.formats import SUFFIXES
 from paddlex_feat.data.readers.list_text import decode_list
 from paddlex_feat.data.readers.shitu_rec import is_listable_path
 from paddlex_feat.errors import DatasetError, ImageError

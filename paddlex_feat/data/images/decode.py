@@ -33,12 +33,6 @@ MAX_READ_BYTES = 350_000_000  # bytes of one that is read whole, so that it fits
 REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
 IsLargeEnough = Callable[[int, int], bool]  # (width, height) -> whether an image of this size suffices
 
-SUFFIXES = frozenset(
-    f".{s}"
-    for s in ("bmp", "dib", "gif", "jfi", "jfif", "jif", "jpe", "jpeg", "jpg", "pjp", "pjpeg", "png", "webp",
-              "pbm", "pgm", "ppm", "pnm", "sr", "ras", "tif", "tiff")
-)  # fmt: skip
-
 
 def decode_bgr(
     data: bytes, name: str, is_large_enough: IsLargeEnough | None = None, warnings: list[str] | None = None

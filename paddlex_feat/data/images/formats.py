@@ -13,6 +13,11 @@ from paddlex_feat.data.images import jpeg, limits
 from paddlex_feat.data.images.limits import MAX_PIXELS
 from paddlex_feat.errors import ImageError
 
+SUFFIXES = frozenset(
+    f".{s}"
+    for s in ("bmp", "dib", "gif", "jfi", "jfif", "jif", "jpe", "jpeg", "jpg", "pjp", "pjpeg", "png", "webp",
+              "pbm", "pgm", "ppm", "pnm", "sr", "ras", "tif", "tiff")
+)  # fmt: skip
 _BEGIN = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|BM|II[*+]\0|MM\0[*+]|P[1-6]\s|\x59\xa6\x6a\x95", re.DOTALL
 )

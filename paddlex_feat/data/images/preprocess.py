@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from paddlex_feat.data.images.opencv import cv2
-from paddlex_feat.data.images.transform_ops import MEAN, STD, Misformed, NotFollowed, options_of
+from paddlex_feat.data.images.transform_ops import MEAN, STD, InvalidTransform, UnsupportedTransform, options_of
 from paddlex_feat.errors import WeightsError
 
 _MAX_SIDE = 4096  # side of the network's input, in pixels
@@ -22,7 +22,8 @@ class Preprocess:
     Attributes:
         size: side in pixels.
         interpolation: "bilinear" or "bicubic", OpenCV's, without antialiasing.
-        mean, std: per RGB channel, in units of 1 / scale.
+        mean: per RGB channel, in units of 1 / scale.
+        std: likewise.
         scale: factor on 8-bit values.
     """
 
@@ -75,10 +76,18 @@ class Preprocess:
 
     @classmethod
     def from_ops(cls, ops: list[dict[str, Any]], name: str) -> Preprocess:
-        """Read `PreProcess.transform_ops`. Raises WeightsError, naming `name`, on what is not implemented."""
+        """Read `PreProcess.transform_ops` of inference.yml.
+
+        Args:
+            ops: its value.
+            name: of the file, for errors.
+
+        Raises:
+            WeightsError: it is invalid, or asks for something that is not implemented.
+        """
         try:
             result = cls(**options_of(ops))
-        except NotFollowed as error:
+        except UnsupportedTransform as error:
             raise WeightsError(
                 f"The model needs another pre-processing: {error}.",
                 where=f"{name}: PreProcess.transform_ops",
@@ -86,7 +95,7 @@ class Preprocess:
                 "normalises RGB, as those of mode export do.",
                 code="transform-unsupported",
             ) from error
-        except Misformed as error:
+        except InvalidTransform as error:
             raise WeightsError(
                 f"PreProcess.transform_ops {error}.",
                 where=name,
