@@ -89,9 +89,10 @@ def test_a_converter_of_another_package(tmp_path, install):
     assert sorted(lines) == sorted(f"{name}/{i}.png {label}" for name, label in labels.items() for i in range(6))
 
 
-def test_an_unknown_converter_lists_the_known_ones(tmp_path, install):
+@pytest.mark.parametrize("enable", ["True", "False"])
+def test_an_unknown_converter_lists_the_known_ones(enable, tmp_path, install):
     data = class_folders(tmp_path / "set")
-    words = ("CheckDataset.convert.enable=True", f"{CONVERT}=ClassFolder")
+    words = (f"CheckDataset.convert.enable={enable}", f"{CONVERT}=ClassFolder")
     code, result, log = check(data, tmp_path / "out", *words, PYTHONPATH=install("converters"))
     assert code == 1 and result["err_code"] == "unknown-name"
     assert "Did you mean ClassFolders?" in log and "LabelMe, ClassFolders" in log and f"where: {CONVERT}" in log

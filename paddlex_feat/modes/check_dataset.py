@@ -30,8 +30,10 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         DatasetError: the data set has errors; the result is attached.
     """
     wanted, before = config.CheckDataset, []
-    if wanted.convert.enable:
-        before += _convert(config, CONVERTERS.get(str(wanted.convert.src_dataset_type)))
+    name = wanted.convert.src_dataset_type
+    converter = None if name is None else CONVERTERS.get(name)  # a wrong name is an error even if nothing is converted
+    if wanted.convert.enable and converter is not None:
+        before += _convert(config, converter)
     if wanted.split.enable:
         before += _split(config.Global.dataset_dir, wanted.split, wanted.outside == "refuse")
     root = find_root(config.Global.dataset_dir)
