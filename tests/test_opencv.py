@@ -308,3 +308,16 @@ def test_a_filter_set_while_images_are_read_is_kept():
         opened.__exit__(None, None, None)
         assert list(warnings.filters) == before
     assert list(warnings.filters) == before  # also of the list that catch_warnings restores
+
+
+def test_headers_are_read_whatever_pillows_limit_is(monkeypatch):
+    png = io.BytesIO()
+    Image.new("L", (40, 30)).save(png, "png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(png)
+    with open_image(png.getvalue()) as image:
+        assert image.size == (40, 30)
+    assert Image.MAX_IMAGE_PIXELS == 10
+    with pytest.raises(ValueError, match="known format"), open_image(b"%PDF-1.7"):
+        pass

@@ -1,4 +1,4 @@
-"""The images of LabelMe annotations: files found by what an annotation calls them, and pictures inside annotations."""
+"""The images of LabelMe annotations: files found by imagePath, and pictures inside annotations."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def read_annotation(path: Path) -> Any:
 
 @dataclass
 class Written:
-    """What earlier conversions have written into images/.
+    """The record of what earlier conversions wrote into images/.
 
     Attributes:
         made: images/ was made for it, so other images are elsewhere.
@@ -107,12 +107,21 @@ class Images:
                 self._by_end.setdefault(end, []).append(file)
 
     def find(self, content: dict[str, Any], annotation: Path) -> tuple[str, bool]:
-        """The image of an annotation, relative to the root, and whether its path says so exactly.
+        """Find the image of an annotation.
 
-        A relative imagePath is taken from the annotation, from the root, from images/ and from the
-        folder there that corresponds to the annotation's. Only an absolute one, which another
-        machine wrote, is looked for by its last components. Where there is no such file, it is the picture in
-        imageData, if there is one, which is given a name below images/. Raises UnusableError.
+        A relative imagePath is taken from the annotation, from the root, from images/ and from the folder there that
+        corresponds to the annotation's. Only an absolute one, written on another machine, is searched for by its last
+        components. Without such a file, the picture in imageData is used, under a name below images/.
+
+        Args:
+            content: of the annotation.
+            annotation: its file.
+
+        Returns:
+            The path of the image, relative to the root, and whether it is exactly the annotation's imagePath.
+
+        Raises:
+            UnusableError: no image is found.
         """
         given, data = content.get("imagePath"), content.get("imageData")
         wanted = given.strip().replace("\\", "/") if isinstance(given, str) and "\0" not in given else ""
@@ -141,7 +150,7 @@ class Images:
 
     def _by_name(self, given: Any, wanted: str, annotation: Path) -> str:
         if not wanted:
-            raise UnusableError(kinds.NO_IMAGE, "imagePath is missing or no text.")
+            raise UnusableError(kinds.NO_IMAGE, "imagePath is missing or not text.")
         if not wanted.startswith("/") and wanted[1:2] != ":":
             folders = (self._root / "images", annotation.parent)
             hints = (self._lookup.explain(os.path.normpath(os.path.join(folder, wanted))) for folder in folders)
@@ -180,7 +189,7 @@ class Images:
         ).as_posix()
 
     def _reserve(self, target: str, picture: _Picture, annotation: Path) -> str:
-        """A name for a picture that is not a file yet: `target`, numbered where another picture has it."""
+        """Choose the name of a picture that is not a file yet: `target`, with a number if another picture has it."""
         picture.require_image()
         inside, folder = (os.path.join(os.path.realpath(self._root / p), "") for p in ("images", Path(target).parent))
         if not folder.startswith(inside) or not is_listable_path(target):
@@ -196,7 +205,7 @@ class Images:
 
 
 class _Picture:
-    """The picture in imageData, decoded when it is needed."""
+    """The picture in imageData, decoded on demand."""
 
     def __init__(self, text: str):
         self._text = text
@@ -220,7 +229,7 @@ class _Picture:
         return next((suffix for begins, suffix in _SUFFIXES.items() if self.data.startswith(begins)), ".png")
 
     def is_in(self, path: Path) -> bool:
-        """Whether a file holds just this picture."""
+        """Whether the content of a file is exactly this picture."""
         try:
             return path.stat().st_size == len(self.data) and read_small(path, len(self.data)) == self.data
         except OSError:
