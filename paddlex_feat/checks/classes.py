@@ -61,10 +61,7 @@ UNMATCHED = FindingSpec(
     "Add a gallery image of that label; evaluation leaves such queries out and counts them.",
 )
 NOT_QUERIED = FindingSpec(
-    "gallery-not-queried",
-    "note",
-    "labels of gallery.txt have no query",
-    "Nothing, if it is intended.",
+    "gallery-not-queried", "note", "labels of gallery.txt have no query", "Nothing, if it is intended."
 )
 
 

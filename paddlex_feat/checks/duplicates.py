@@ -22,10 +22,7 @@ _MAX_BAND = 400  # files that share a band; more share it by chance or by a comm
 
 _ONE_LIST = "Take it off one of the two lists."
 REPEATED = FindingSpec(
-    "line-repeated",
-    "warning",
-    "the same file and label twice in a list",
-    "Take one of the lines off the list.",
+    "line-repeated", "warning", "the same file and label twice in a list", "Take one of the lines off the list."
 )
 CONFLICT = FindingSpec(
     "label-conflict",
@@ -51,10 +48,7 @@ CONFLICT_NEAR = FindingSpec(
     "Look at both; if they show the same thing, give them one label.",
 )
 COPY_NEAR = FindingSpec(
-    "copy-near",
-    "note",
-    "pairs of near-identical images in one list and class",
-    "Nothing, if there are few of them.",
+    "copy-near", "note", "pairs of near-identical images in one list and class", "Nothing, if there are few of them."
 )
 MANY = FindingSpec(
     "copy-many",

@@ -16,26 +16,17 @@ IMAGE_DATA = FindingSpec(
     _REDO,
 )
 OTHER_FILE = FindingSpec(
-    "labelme-other-file",
-    "note",
-    "a file in annotations/ is not JSON; beside images: other files, counted",
-    "Nothing.",
+    "labelme-other-file", "note", "a file in annotations/ is not JSON; beside images: other files, counted", "Nothing."
 )
 OTHER_FORMAT = FindingSpec(
     "labelme-other-format", "note", "JSON files of other tools (COCO and others), counted", "Nothing."
 )
 FOLDER_UNREADABLE = FindingSpec(
-    "labelme-folder-unreadable",
-    "warning",
-    "a folder of images or annotations cannot be read",
-    "Fix its permissions.",
+    "labelme-folder-unreadable", "warning", "a folder of images or annotations cannot be read", "Fix its permissions."
 )
 FORMAT = FindingSpec("labelme-format", "warning", "an annotation holds something else", _REDO)
 IMAGE_INSIDE = FindingSpec(
-    "labelme-image-inside",
-    "note",
-    "there is no such image, and the picture in `imageData` becomes a file",
-    "Nothing.",
+    "labelme-image-inside", "note", "there is no such image, and the picture in `imageData` becomes a file", "Nothing."
 )
 NO_CLASS = FindingSpec("labelme-no-class", "warning", "no flag is true, and no shape names a class", _REDO)
 SEVERAL_CLASSES = FindingSpec("labelme-several-classes", "warning", "more than one class is named", _REDO)
