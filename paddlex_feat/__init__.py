@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from paddlex_feat.data.images.limits import MOST_PIXELS
     from paddlex_feat.errors import (
         ConfigError,
         DependencyError,
@@ -22,13 +21,6 @@ if TYPE_CHECKING:
     from paddlex_feat.inference.predictor import Predictor, create_model
     from paddlex_feat.inference.results import FeatureResult
     from paddlex_feat.inference.writers import save_features
-
-# An image of more pixels is refused, not decoded, for a small file can claim to be a huge image: the formats that
-# are read take up to 8 bytes a pixel here, so one image takes less than 1 GiB, and cameras of 108 megapixels fit.
-# OpenCV reads the limit when it is first imported; where that was before, data/images/formats.py looks at each header.
-MOST_PIXELS = 110_000_000
-OPENCV_CAME_FIRST = "cv2" in sys.modules and "OPENCV_IO_MAX_IMAGE_PIXELS" not in os.environ
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MOST_PIXELS))
 
 __version__ = "0.1.0"
 __all__ = [
@@ -50,6 +42,7 @@ __all__ = [
 ]
 _HOMES = {  # of what __all__ names and is not here, the others: errors
     "FeatureResult": "inference.results",
+    "MOST_PIXELS": "data.images.limits",
     "Predictor": "inference.predictor",
     "create_model": "inference.predictor",
     "save_features": "inference.writers",

@@ -185,7 +185,7 @@ def _run(config: Config, mode: str, output: Path) -> int:
         _start_logging(mode, output)
         # Whoever reads the file of a run that is under way, or was killed, must not find an older success.
         _write_result(mode, output, {"done_flag": False, "err_type": "unfinished", "err_msg": "The run has not ended."})
-        importlib.import_module("paddlex_feat.data.images")  # looks whether OpenCV is whole
+        importlib.import_module("paddlex_feat.data.images.opencv")  # raises if OpenCV is damaged
         run_mode = importlib.import_module(f"paddlex_feat.modes.{mode}").run
         with silent_opencv():
             result = run_mode(config, output)

@@ -18,19 +18,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from paddlex_feat import MOST_PIXELS
-from paddlex_feat.checks import duplicates, image_facts
-from paddlex_feat.checks.context import Settings
-from paddlex_feat.checks.duplicates import NEAR, NEAR_FINE, near_pairs
+from paddlex_feat.checks import CHECKS, CheckSpec, duplicates, image_info, inspection
+from paddlex_feat.checks.context import CheckSettings
+from paddlex_feat.checks.duplicates import MAX_HAMMING_128, MAX_HAMMING_512, near_pairs
 from paddlex_feat.checks.runner import check
 from paddlex_feat.data import findings as findings_module
 from paddlex_feat.data.findings import Finding
 from paddlex_feat.data.images.decode import read_rgb
-from paddlex_feat.data.lists.image_list import LISTS, ImageList, find_root, read_list
+from paddlex_feat.data.images.limits import MAX_PIXELS
+from paddlex_feat.data.lists.image_list import ImageList
+from paddlex_feat.data.readers import LISTS, find_root
+from paddlex_feat.data.readers.shitu_rec import read_list
 from paddlex_feat.errors import ImageError
 from paddlex_feat.reports import dataset_html, dataset_pictures
 
-SETTINGS = Settings(batch_size=4, samples_per_class=2, num_classes=None, workers=2, input_size=16)
+PACKAGE = ROOT / "paddlex_feat"
+SETTINGS = CheckSettings(batch_size=4, samples_per_class=2, num_classes=None, workers=2, input_size=16)
 
 
 @pytest.fixture(autouse=True)
@@ -143,12 +146,12 @@ def test_a_decompression_bomb_is_refused_by_its_header_and_not_decoded(scene, mo
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
     bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(10**6))) + chunk(b"IEND", b"")
-    assert MOST_PIXELS < 60000 * 60000
+    assert MAX_PIXELS < 60000 * 60000
     where = scene.add("train", "bomb.png", 0, bomb)
     decoded = []
-    decode = image_facts.decode_admitted
+    decode = image_info.decode_admitted
     monkeypatch.setattr(
-        image_facts, "decode_admitted", lambda data, name, *more: decoded.append(name) or decode(data, name, *more)
+        image_info, "decode_admitted", lambda data, name, *more: decoded.append(name) or decode(data, name, *more)
     )
     assert scene.found() == [("image-too-large", "error", where)]
     assert "bomb.png" not in {Path(name).name for name in decoded}
@@ -307,10 +310,10 @@ def test_a_pipe_in_a_list_does_not_hang(scene):
 def test_what_may_become_readable_is_not_remembered(scene, monkeypatch):
     read = os.read
     monkeypatch.setattr(os, "read", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
-    facts = image_facts.inspect_all([str(scene.root / "t0.png")], 1)
-    assert [f.fault for f in facts.values()] == ["image-unreadable"]
+    info = inspection.inspect_all([str(scene.root / "t0.png")], 1)
+    assert [f.error for f in info.values()] == ["image-unreadable"]
     monkeypatch.setattr(os, "read", read)
-    assert [f.fault for f in image_facts.inspect_all([str(scene.root / "t0.png")], 1).values()] == [""]
+    assert [f.error for f in inspection.inspect_all([str(scene.root / "t0.png")], 1).values()] == [""]
 
 
 def test_a_jpeg_whose_rest_is_zeros_is_truncated(scene):
@@ -384,10 +387,8 @@ def test_how_many_images_are_decoded(scene, decode, missing):
 def test_a_second_check_reads_only_what_has_changed(scene, monkeypatch):
     assert scene.found() == []
     read = []
-    inspect = image_facts.inspect
-    monkeypatch.setattr(
-        image_facts, "inspect", lambda path, *more: read.append(Path(path).name) or inspect(path, *more)
-    )
+    inspect = image_info.inspect
+    monkeypatch.setattr(image_info, "inspect", lambda path, *more: read.append(Path(path).name) or inspect(path, *more))
     assert scene.found() == [] and read == []
     (scene.root / "t3.png").write_bytes(b"damaged")
     assert [code for code, _, _ in scene.found()] == ["image-undecodable"] and read == ["t3.png"]
@@ -410,7 +411,16 @@ def test_a_user_without_a_home_folder_checks_without_a_memory(scene, monkeypatch
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", no_home)
-    assert scene.found() == [] and "Without a memory" in caplog.text
+    assert scene.found() == [] and "earlier checks are not used" in caplog.text
+
+
+def test_a_check_restores_opencvs_threads(scene):
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        assert scene.found() == [] and cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_a_folder_that_may_not_be_read_does_not_stop_the_search(tmp_path, monkeypatch, caplog):
@@ -471,20 +481,20 @@ def test_a_cache_that_cannot_be_used_is_done_without(scene, tmp_path, content):
 def test_near_pairs_against_brute_force():
     rng = np.random.default_rng(0)
     base = rng.integers(0, 256, (60, 80), dtype=np.uint8)
-    hashes = [base[i].copy() for i in rng.integers(0, 60, 300)]
-    for row in hashes:
+    rows = [base[i].copy() for i in rng.integers(0, 60, 300)]
+    for row in rows:
         for bit in [*rng.integers(0, 128, rng.integers(0, 7)), *rng.integers(128, 640, rng.integers(0, 20))]:
             row[bit // 8] ^= np.uint8(1 << (bit % 8))
-    looks = {str(i): row.tobytes().hex() for i, row in enumerate(hashes)}
-    numbers = [int(h, 16) for h in looks.values()]
+    hashes = {str(i): row.tobytes().hex() for i, row in enumerate(rows)}
+    numbers = [int(h, 16) for h in hashes.values()]
     expected = {
         (str(i), str(j))
         for i in range(300)
         for j in range(i + 1, 300)
-        if ((numbers[i] ^ numbers[j]) >> 512).bit_count() <= NEAR
-        and ((numbers[i] ^ numbers[j]) % 2**512).bit_count() <= NEAR_FINE
+        if ((numbers[i] ^ numbers[j]) >> 512).bit_count() <= MAX_HAMMING_128
+        and ((numbers[i] ^ numbers[j]) % 2**512).bit_count() <= MAX_HAMMING_512
     }
-    assert set(near_pairs(looks)) == expected and len(expected) > 300
+    assert set(near_pairs(hashes)) == expected and len(expected) > 300
     assert list(near_pairs({})) == list(near_pairs({"a": "00" * 80})) == []
 
 
@@ -502,22 +512,29 @@ def test_arbitrary_bytes_as_a_list_give_findings_and_no_traceback(tmp_path_facto
     shutil.rmtree(root)
 
 
-def test_every_code_is_documented_with_its_severity():
+def test_every_kind_of_finding_is_listed_on_the_page_and_has_one_code():
+    import make_docs
+
     page = (ROOT / "docs" / "check_dataset.md").read_text(encoding="utf-8")
-    documented = dict(re.findall(r"^\| `([a-z0-9-]+)` \| (\w+)", page, re.MULTILINE))
-    folders = [ROOT / "paddlex_feat" / room for room in ("checks", "data", "modes")]
-    sources = " ".join(p.read_text() for folder in folders for p in folder.rglob("*.py"))
-    families = "list|line|label|image|path|class|num-classes|sampler|train|query|gallery|copy|leak|labelme|split"
-    used = set(re.findall(rf'"((?:{families})-[a-z0-9-]+)"', sources))
-    used |= {f"image-{trait}" for trait in ("animated", "multi-page", "cmyk", "16-bit", "alpha", "rotated")}
-    used |= {f"image-{kind}" for kind in ("blank", "dark", "bright")}
-    assert used == set(documented)
-    for code, severity in re.findall(rf'Finding\(\s*"((?:{families})-[a-z0-9-]+)",\s*"(\w+)"', sources):
-        assert documented[code] == severity, code
+    assert page == make_docs.check_dataset_page(page)
+    listed = re.findall(r"^\| `([a-z0-9-]+)` \| (?:error|warning|note)", page, re.MULTILINE)
+    sources = "".join(p.read_text() for room in ("checks", "data", "modes") for p in (PACKAGE / room).rglob("*.py"))
+    declared = re.findall(r'FindingSpec\(\s*"([a-z0-9-]+)"', sources)
+    assert sorted(declared) == sorted(listed) and len(set(declared)) == len(declared) > 60
+    assert not re.findall(r'\bFinding\(\s*"', sources)  # a finding without a listed kind
+
+
+def test_an_undeclared_finding_of_a_check_is_an_error(scene, monkeypatch):
+    def run(data, settings):
+        yield Finding("unlisted", "note", "train.txt", "Message.", "Nothing.")
+
+    monkeypatch.setattr(CHECKS, "_entries", {"mine": CheckSpec("mine", run, ())})
+    with pytest.raises(ValueError, match="'mine' does not list its finding 'unlisted'"):
+        scene.findings()
 
 
 def test_a_million_faulty_lines_are_counted_and_the_first_kept(scene, monkeypatch):
-    monkeypatch.setattr(findings_module, "KEPT", 3)
+    monkeypatch.setattr(findings_module, "MAX_PER_CODE", 3)
     for number in range(20):
         scene.add("train", f"missing{number}.png", 0)
         scene.lines["train"].append("no label")
@@ -538,7 +555,7 @@ def test_memory_does_not_grow_with_faulty_lines(tmp_path):
 
 
 def test_thousands_of_look_alikes_are_an_end_to_the_search(scene, monkeypatch):
-    monkeypatch.setattr(duplicates, "MOST_PAIRS", 10)
+    monkeypatch.setattr(duplicates, "MAX_PAIRS", 10)
     for number in range(12):
         noisy = picture(60).copy()
         noisy[0, number] ^= 1

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from conftest import run_main
 
-from paddlex_feat.data.images.decode import SUFFIXES
-from paddlex_feat.data.images.formats import BEGINNING, looks_like_image
+from paddlex_feat.data.images.formats import BEGINNING, SUFFIXES, looks_like_image
 from paddlex_feat.errors import ImageError
 from paddlex_feat.inference.input_paths import Search
 from paddlex_feat.inference.input_texts import LONGEST_NAME

@@ -102,8 +102,9 @@ def test_a_size_given_as_one_number_is_understood():
 def test_every_batch_has_p_classes_with_k_images(sizes, p, k, seed):
     labels = np.repeat(np.arange(len(sizes)) * 7 + 3, sizes)
     if len(sizes) < p:
-        with pytest.raises(ConfigError, match="batch_size"):
+        with pytest.raises(ConfigError) as caught:
             samplers.PKSampler(labels, p * k, k, seed)
+        assert caught.value.code == "batch-impossible"
         return
     sampler = samplers.PKSampler(labels, p * k, k, seed)
     batches = list(sampler.epoch(0))
@@ -161,10 +162,10 @@ def test_epochs_differ_and_repeat_by_seed():
     ("classes", "batch", "k", "fit"), [(20, 128, 4, 80), (20, 42, 4, 40), (1, 3, 4, 4), (5, 16, 4, None)]
 )
 def test_the_preflight_names_the_batch_size_that_fits(classes, batch, k, fit):
-    fault = samplers.pk_fault(classes, batch, k)
+    fault = samplers.pk_error(classes, batch, k)
     assert (fault is None) if fit is None else f"batch_size={fit}," in fault[1]
     if fit:
-        assert samplers.pk_fault(classes, fit, k) is None
+        assert samplers.pk_error(classes, fit, k) is None
 
 
 def test_shuffled_epochs_hold_every_image_once():

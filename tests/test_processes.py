@@ -343,7 +343,7 @@ def test_the_processes_of_a_machine_share_one_cache(paths, monkeypatch):
 def test_a_cache_that_cannot_be_mapped_is_a_warning(paths, caplog):
     with caplog.at_level(logging.WARNING):
         cache = ImageCache(2**62)
-    assert cache.limit == 0 and "not kept" in caplog.text
+    assert cache.limit == 0 and "not cached" in caplog.text
     assert cache.read_bgr(paths[0]).size and cache.bytes == 0
 
 

@@ -1,11 +1,16 @@
-"""What an image looks like: a perceptual hash, and whether it shows anything."""
+"""The look of an image: a perceptual hash, and whether it shows anything.
+
+The hash is a difference hash (is a cell brighter than its neighbour?) of two grids, along rows and along columns. The
+grey levels below have no outside source.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
+
+from paddlex_feat.data.images.opencv import cv2
 
 _FLAT = 8  # grey levels; an image of less contrast looks like any other
 _STEP = 2  # grey levels; a smaller difference between cells may be noise
@@ -15,8 +20,8 @@ _TAIL = 0.001  # share of the pixels at either end that do not count: dead pixel
 
 
 @dataclass(frozen=True, slots=True)
-class Looks:
-    """What an image shows.
+class Appearance:
+    """The look of an image.
 
     Attributes:
         phash: 640-bit perceptual hash as hex, "" for an image without contrast.
@@ -27,13 +32,13 @@ class Looks:
     empty: str
 
 
-def look_at(image: np.ndarray) -> Looks:
-    """Hash an image, uint8 [H, W, 3], and tell whether it shows anything."""
+def appearance_of(image: np.ndarray) -> Appearance:
+    """Hash an image, uint8 [H, W, 3], BGR or RGB, and find out whether it shows anything."""
     step_y, step_x = max(1, image.shape[0] // 64), max(1, image.shape[1] // 64)
     green = np.ascontiguousarray(image[::step_y, ::step_x, 1])  # most of what the eye sees as brightness
     low, high = int(green.min()), int(green.max())
     plain = high - low < _FLAT or high <= _DARK or low >= _BRIGHT  # by some thousand of its pixels
-    return Looks(_difference_hash(green), _emptiness(image) if plain else "")
+    return Appearance(_difference_hash(green), _emptiness(image) if plain else "")
 
 
 def _difference_hash(grey: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""Which images form a batch. A sampler is a pure function of (seed, epoch)."""
+"""Samplers: which images form a batch. A sampler is a pure function of (seed, epoch, rank)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,17 @@ import numpy as np
 from paddlex_feat.errors import ConfigError
 
 
-def pk_fault(num_classes: int, batch_size: int, samples_per_class: int) -> tuple[str, str] | None:
-    """Why P x K sampling cannot fill a batch, and what would fit; None if it can."""
+def pk_error(num_classes: int, batch_size: int, samples_per_class: int) -> tuple[str, str] | None:
+    """Find out why P x K sampling cannot fill a batch.
+
+    Args:
+        num_classes: classes of the training images.
+        batch_size: P * K.
+        samples_per_class: K.
+
+    Returns:
+        What is wrong, and what to do; None if a batch can be filled.
+    """
     k = samples_per_class
     largest = num_classes * k
     fit = max(k, min(batch_size // k * k, largest))
@@ -39,10 +48,12 @@ class PKSampler:
         batch_size: P * K.
         samples_per_class: K.
         seed: together with the epoch and the rank it determines every draw.
-        rank, size: which of how many processes; each draws for itself, and they share an epoch.
-        uniform: draw all classes alike, not in proportion to their size.
+        rank: of this process; each process draws its own batches, and they share an epoch.
+        size: number of processes.
+        uniform: draw all classes with the same probability, not in proportion to their size.
 
-    Raises ConfigError if no such batch exists.
+    Raises:
+        ConfigError: a batch cannot be filled.
     """
 
     def __init__(
@@ -56,9 +67,9 @@ class PKSampler:
         uniform: bool = False,
     ):
         _, inverse, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
-        fault = pk_fault(len(counts), batch_size, samples_per_class)
-        if fault:
-            raise ConfigError(fault[0], where="Train.batch_size", fix=fault[1])
+        error = pk_error(len(counts), batch_size, samples_per_class)
+        if error:
+            raise ConfigError(error[0], where="Train.batch_size", fix=error[1], code="batch-impossible")
         self._members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(counts)[:-1])
         self._probability = np.full(len(counts), 1 / len(counts)) if uniform else counts / counts.sum()
         self._bounds = _cumulated(self._probability)
@@ -81,10 +92,10 @@ class PKSampler:
         return np.concatenate(groups)
 
     def _draw_classes(self, rng: np.random.Generator) -> np.ndarray:
-        """What `rng.choice(classes, P, replace=False, p=…)` draws, without its pass over all classes a batch.
+        """Draw the same classes as `rng.choice(classes, P, replace=False, p=…)`, faster.
 
-        Draw P, keep the first of each class, and draw what is missing among the other classes. Of 200,000 classes
-        NumPy's takes milliseconds, a minute an epoch of a million images.
+        Draw P, keep the first of each class, and draw the missing ones among the other classes. NumPy goes over all
+        classes for each batch: with 200,000 classes that takes a minute in an epoch of a million images.
         """
         drawn, left, bounds = np.empty(0, np.int64), self._probability, self._bounds
         while len(drawn) < self._classes_per_batch:
@@ -105,8 +116,15 @@ def _cumulated(probability: np.ndarray) -> np.ndarray:
 class ShuffleSampler:
     """Every image once an epoch in random order; the last batch may be smaller.
 
-    Several processes share one order, each taking every size-th image; so that all have as many,
-    the order goes on from its start where its length is no multiple of their number.
+    Several processes share one order, each taking every size-th image. If its length is not a multiple of their number,
+    the order is continued from its start, so that all have the same number of images.
+
+    Args:
+        labels: class of every image; only their number counts.
+        batch_size: images of a batch.
+        seed: together with the epoch it determines the order.
+        rank: of this process.
+        size: number of processes.
     """
 
     def __init__(self, labels: Sequence[int], batch_size: int, seed: int, rank: int = 0, size: int = 1):
@@ -133,7 +151,7 @@ def build(
     size: int = 1,
     uniform: bool = False,
 ) -> PKSampler | ShuffleSampler:
-    """P x K sampling, or plain shuffled epochs where samples_per_class is None."""
+    """A P x K sampler, or a shuffling one if samples_per_class is None. Arguments as of the classes."""
     if samples_per_class is None:
         return ShuffleSampler(labels, batch_size, seed, rank, size)
     return PKSampler(labels, batch_size, samples_per_class, seed, rank, size, uniform)

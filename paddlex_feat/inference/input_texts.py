@@ -11,8 +11,7 @@ from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from paddlex_feat.data.images.decode import SUFFIXES
-from paddlex_feat.data.images.formats import BEGINNING, looks_like_image
+from paddlex_feat.data.images.formats import BEGINNING, SUFFIXES, looks_like_image
 from paddlex_feat.fileio.lookup import Lookup
 from paddlex_feat.hub import fetch
 

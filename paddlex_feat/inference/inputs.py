@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from paddlex_feat import MOST_PIXELS
 from paddlex_feat.data.images import tiff
-from paddlex_feat.data.images.decode import MOST_BYTES, SUFFIXES, Enough, read_bgr
-from paddlex_feat.data.images.formats import BEGINNING, looks_like_image
+from paddlex_feat.data.images.decode import MAX_FILE_BYTES, IsLargeEnough, read_bgr
+from paddlex_feat.data.images.formats import BEGINNING, SUFFIXES, looks_like_image
+from paddlex_feat.data.images.limits import MAX_PIXELS
+from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.errors import DownloadError, ImageError
 from paddlex_feat.fileio.reading import first_bytes
 from paddlex_feat.fileio.temporary import ScratchFolder
@@ -74,7 +74,9 @@ class Item:
         """file:line of the text file that names it, "" for other inputs."""
         return self.position if re.search(r":\d+$", self.position) else ""
 
-    def load(self, resize: Resize, enough: Enough | None = None, ended: threading.Event | None = None) -> np.ndarray:
+    def load(
+        self, resize: Resize, enough: IsLargeEnough | None = None, ended: threading.Event | None = None
+    ) -> np.ndarray:
         """uint8 [H, W, 3], RGB, made smaller by `resize`; `enough` as for pipeline.decode.decode_bgr.
 
         A download is given up once `ended` is set. Raises ImageError or
@@ -93,7 +95,7 @@ class Item:
         # The colours are exchanged last, on the small image, as evaluation does.
         return cv2.cvtColor(resize(image), cv2.COLOR_BGR2RGB)
 
-    def _read(self, enough: Enough | None, ended: threading.Event | None) -> np.ndarray:
+    def _read(self, enough: IsLargeEnough | None, ended: threading.Event | None) -> np.ndarray:
         folder, path = _fetched(self.source, ended) if fetch.is_url(self.source) else (None, self.source)
         try:
             return read_bgr(path, enough)
@@ -118,7 +120,7 @@ def _fetched(url: str, ended: threading.Event | None = None) -> tuple[ScratchFol
     folder = ScratchFolder()
     fix = "Check the address, or download the image and give its path."
     try:
-        return folder, str(fetch.fetch(url, str(folder.path), fix, most=MOST_BYTES, ended=ended))
+        return folder, str(fetch.fetch(url, str(folder.path), fix, most=MAX_FILE_BYTES, ended=ended))
     except BaseException:  # the error may be kept long, and the folder with it, which holds a file descriptor
         folder.close()
         raise
@@ -129,9 +131,9 @@ def _where(name: str, position: str) -> str:
 
 
 def _require_size(width: int, height: int, position: str) -> None:
-    if width * height > MOST_PIXELS:
+    if width * height > MAX_PIXELS:
         raise ImageError(
-            f"The image has {width} x {height} pixels, more than {MOST_PIXELS}.", where=position, fix="Make it smaller."
+            f"The image has {width} x {height} pixels, more than {MAX_PIXELS}.", where=position, fix="Make it smaller."
         )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from paddlex_feat.data.images.decode import Enough
+from paddlex_feat.data.images.decode import IsLargeEnough
 from paddlex_feat.data.loading.loader import map_then
 from paddlex_feat.errors import ConfigError, DownloadError, FeatError, ImageError, WeightsError
 from paddlex_feat.fileio import lookup
@@ -263,7 +263,7 @@ def _batched(stream: Iterator[Item], size: int) -> Iterator[list[Item]]:
         yield group
 
 
-def _enough_for(size: int) -> Enough:
+def _enough_for(size: int) -> IsLargeEnough:
     side = _FAST_SIDES * size
     return lambda width, height: min(width, height) >= side
 

@@ -1,7 +1,7 @@
-"""RandAugment (Cubuk et al. 2019) as timm's policy rand-m7-mstd0.5-inc1 defines it, 15 operations.
+"""RandAugment (Cubuk et al. 2019, arXiv:1909.13719), with the 15 operations of timm's policy rand-m7-mstd0.5-inc1.
 
-Pillow's arithmetic is the definition. Where a table of 256 values gives the same bits, the
-table is used, for it saves the way to Pillow's image and back.
+Results are bit for bit those of Pillow. Where a table of 256 values gives the same bits, the table is used, because
+it saves the conversion to Pillow's image and back.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from paddlex_feat.data.images.opencv import cv2
+
 FILL = (124, 116, 104)  # ImageNet's mean colour, for what a geometric operation leaves uncovered
-MOST = 10.0  # the largest magnitude
+MAX_MAGNITUDE = 10.0  # the largest magnitude
 VALUES = np.arange(256)
 
 Chosen = tuple[str, float]  # an operation's name and its argument, sign included
@@ -25,9 +26,10 @@ class RandAugment:
     """A random sequence of colour and geometric operations, all of about one magnitude.
 
     Attributes:
-        ops: how many are drawn, with replacement; 0 turns it off.
-        prob: probability that a drawn one is applied.
-        magnitude, magnitude_std: of the normal distribution of the magnitude, clipped to 0..10.
+        ops: number of operations drawn, with replacement; 0 turns RandAugment off.
+        prob: probability that a drawn operation is applied.
+        magnitude: mean of the normal distribution of the magnitude, which is clipped to 0..10.
+        magnitude_std: its standard deviation.
     """
 
     ops: int = 0
@@ -35,12 +37,12 @@ class RandAugment:
     magnitude: float = 7.0
     magnitude_std: float = 0.5
 
-    def draw(self, rng: np.random.Generator) -> tuple[Chosen, ...]:
+    def sample_ops(self, rng: np.random.Generator) -> tuple[Chosen, ...]:
         """The operations to apply, in order."""
         chosen: list[Chosen] = []
         for number in rng.integers(len(NAMES), size=self.ops):
             applied, sign = rng.random() < self.prob, 1 if rng.random() < 0.5 else -1
-            magnitude = min(max(rng.normal(self.magnitude, self.magnitude_std), 0.0), MOST)
+            magnitude = min(max(rng.normal(self.magnitude, self.magnitude_std), 0.0), MAX_MAGNITUDE)
             if applied:
                 name = NAMES[number]
                 chosen.append((name, argument(name, magnitude, sign)))
@@ -48,8 +50,8 @@ class RandAugment:
 
 
 def argument(name: str, magnitude: float, sign: int) -> float:
-    """What an operation takes at a magnitude of 0..10; `sign` (1 or -1) counts where there are two directions."""
-    return OPERATIONS[name][0](magnitude / MOST, sign)
+    """The argument of an operation at a magnitude of 0..10; `sign` (1 or -1) matters for those with two directions."""
+    return OPERATIONS[name][0](magnitude / MAX_MAGNITUDE, sign)
 
 
 def apply(image: np.ndarray, chosen: tuple[Chosen, ...]) -> np.ndarray:
@@ -143,7 +145,7 @@ def _shift(part: float, sign: int) -> float:
     return sign * 0.45 * part
 
 
-# Name: (argument from (magnitude / 10, sign), what is done with it).
+# Name: (argument from (magnitude / 10, sign), the operation).
 OPERATIONS: dict[str, tuple[Callable[[float, int], float], Callable[[np.ndarray, float], np.ndarray]]] = {
     "AutoContrast": (_nothing, _auto_contrast),
     "Equalize": (_nothing, _equalize),

@@ -1,4 +1,4 @@
-"""The images of LabelMe annotations: files found by what an annotation calls them, and pictures inside annotations."""
+"""The images of LabelMe annotations: files found by imagePath, and pictures inside annotations."""
 
 from __future__ import annotations
 
@@ -13,43 +13,52 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from paddlex_feat.data.images.decode import SUFFIXES, decode_bgr
+from paddlex_feat.data.converters import labelme_findings as kinds
+from paddlex_feat.data.findings import FindingSpec
+from paddlex_feat.data.images.decode import decode_bgr
 from paddlex_feat.data.images.folders import Walk
-from paddlex_feat.data.lists.image_list import decode_list, writable
+from paddlex_feat.data.images.formats import SUFFIXES
+from paddlex_feat.data.readers.list_text import decode_list
+from paddlex_feat.data.readers.shitu_rec import is_listable_path
 from paddlex_feat.errors import DatasetError, ImageError
 from paddlex_feat.fileio.atomic import read_result, write_bytes, write_json
 from paddlex_feat.fileio.lookup import Lookup
 from paddlex_feat.fileio.reading import read_small
 from paddlex_feat.fileio.temporary import clear_leftovers
 
-_MOST_ANNOTATION = 2**27  # bytes of a file, which may hold its image
+_MAX_ANNOTATION_BYTES = 2**27  # bytes of a file, which may hold its image
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp", b"II": ".tif",
              b"MM": ".tif"}  # fmt: skip
 _RECORD = "images/.paddlex_feat.pictures.json"
-_LONGEST_PART = 200  # bytes of a folder or file name that is made of an imagePath
+_MAX_PART_BYTES = 200  # bytes of a folder or file name that is made of an imagePath
 
 
 class UnusableError(Exception):
-    """An annotation from which no image and class can be told; `code` of the finding that it becomes."""
+    """An annotation without a usable image or class.
 
-    def __init__(self, code: str, message: str):
+    Args:
+        kind: the kind of finding that it becomes.
+        message: what is wrong.
+    """
+
+    def __init__(self, kind: FindingSpec, message: str):
         super().__init__(message)
-        self.code = code
+        self.kind = kind
 
 
 def read_annotation(path: Path) -> Any:
     """The content of an annotation. Raises UnusableError."""
     try:
-        return json.loads(decode_list(read_small(path, _MOST_ANNOTATION))[0])
+        return json.loads(decode_list(read_small(path, _MAX_ANNOTATION_BYTES))[0])
     except OSError as error:
-        raise UnusableError("labelme-not-json", f"The file cannot be read ({error.strerror}).") from None
+        raise UnusableError(kinds.NOT_JSON, f"The file cannot be read ({error.strerror}).") from None
     except (ValueError, RecursionError) as error:
-        raise UnusableError("labelme-not-json", f"The file is not JSON ({type(error).__name__}).") from None
+        raise UnusableError(kinds.NOT_JSON, f"The file is not JSON ({type(error).__name__}).") from None
 
 
 @dataclass
 class Written:
-    """What earlier conversions have written into images/.
+    """The record of what earlier conversions wrote into images/.
 
     Attributes:
         made: images/ was made for it, so other images are elsewhere.
@@ -98,12 +107,21 @@ class Images:
                 self._by_end.setdefault(end, []).append(file)
 
     def find(self, content: dict[str, Any], annotation: Path) -> tuple[str, bool]:
-        """The image of an annotation, relative to the root, and whether its path says so exactly.
+        """Find the image of an annotation.
 
-        A relative imagePath is taken from the annotation, from the root, from images/ and from the
-        folder there that corresponds to the annotation's. Only an absolute one, which another
-        machine wrote, is looked for by its last components. Where there is no such file, it is the picture in
-        imageData, if there is one, which is given a name below images/. Raises UnusableError.
+        A relative imagePath is taken from the annotation, from the root, from images/ and from the folder there that
+        corresponds to the annotation's. Only an absolute one, written on another machine, is searched for by its last
+        components. Without such a file, the picture in imageData is used, under a name below images/.
+
+        Args:
+            content: of the annotation.
+            annotation: its file.
+
+        Returns:
+            The path of the image, relative to the root, and whether it is exactly the annotation's imagePath.
+
+        Raises:
+            UnusableError: no image is found.
         """
         given, data = content.get("imagePath"), content.get("imageData")
         wanted = given.strip().replace("\\", "/") if isinstance(given, str) and "\0" not in given else ""
@@ -132,12 +150,12 @@ class Images:
 
     def _by_name(self, given: Any, wanted: str, annotation: Path) -> str:
         if not wanted:
-            raise UnusableError("labelme-no-image", "imagePath is missing or no text.")
+            raise UnusableError(kinds.NO_IMAGE, "imagePath is missing or not text.")
         if not wanted.startswith("/") and wanted[1:2] != ":":
             folders = (self._root / "images", annotation.parent)
             hints = (self._lookup.explain(os.path.normpath(os.path.join(folder, wanted))) for folder in folders)
             meant = next((h for h in hints if h.startswith("Did you mean") and ".json" not in h), "")
-            raise UnusableError("labelme-image-missing", f"There is no image {given!r}. {meant}".rstrip())
+            raise UnusableError(kinds.IMAGE_MISSING, f"There is no image {given!r}. {meant}".rstrip())
         parts = [part for part in wanted.split("/") if part]
         for length in (2, 1):
             alike = self._by_end.get("/".join(parts[-length:]), [])
@@ -145,8 +163,8 @@ class Images:
                 return alike[0]
             if alike:
                 shown = ", ".join(alike[:3])
-                raise UnusableError("labelme-ambiguous-image", f"imagePath {given!r} may be any of {shown}.")
-        raise UnusableError("labelme-image-missing", f"There is no image {given!r}.")
+                raise UnusableError(kinds.AMBIGUOUS, f"imagePath {given!r} may be any of {shown}.")
+        raise UnusableError(kinds.IMAGE_MISSING, f"There is no image {given!r}.")
 
     def _target(self, wanted: str, annotation: Path, picture: _Picture) -> str:
         """Path of a picture below images/, relative to the root, from its imagePath, which may lead anywhere."""
@@ -159,7 +177,11 @@ class Images:
             parts = next((path for path in there if wanted and path[:2] != ".."), f"{below}/{wanted}").split("/")
         walk = Walk()
         parts = [p for p in parts if p not in ("", "..") and p[1:] != ":" and not walk.leaves_out(p, "")]
-        if not parts or not writable("/".join(parts)) or max(len(os.fsencode(p)) for p in parts) > _LONGEST_PART:
+        if (
+            not parts
+            or not is_listable_path("/".join(parts))
+            or max(len(os.fsencode(p)) for p in parts) > _MAX_PART_BYTES
+        ):
             parts = [*below.split("/"), annotation.stem]
         target = Path("images", *parts)
         return (
@@ -167,12 +189,12 @@ class Images:
         ).as_posix()
 
     def _reserve(self, target: str, picture: _Picture, annotation: Path) -> str:
-        """A name for a picture that is not a file yet: `target`, numbered where another picture has it."""
+        """Choose the name of a picture that is not a file yet: `target`, with a number if another picture has it."""
         picture.require_image()
         inside, folder = (os.path.join(os.path.realpath(self._root / p), "") for p in ("images", Path(target).parent))
-        if not folder.startswith(inside) or not writable(target):
+        if not folder.startswith(inside) or not is_listable_path(target):
             message = f"The picture in imageData cannot be written to {target!r}, by a link or by its name."
-            raise UnusableError("labelme-image-data", message)
+            raise UnusableError(kinds.IMAGE_DATA, message)
         for name in _names(target):
             if os.path.lexists(self._root / name):
                 if picture.is_in(self._root / name):
@@ -183,7 +205,7 @@ class Images:
 
 
 class _Picture:
-    """The picture in imageData, decoded when it is needed."""
+    """The picture in imageData, decoded on demand."""
 
     def __init__(self, text: str):
         self._text = text
@@ -207,7 +229,7 @@ class _Picture:
         return next((suffix for begins, suffix in _SUFFIXES.items() if self.data.startswith(begins)), ".png")
 
     def is_in(self, path: Path) -> bool:
-        """Whether a file holds just this picture."""
+        """Whether the content of a file is exactly this picture."""
         try:
             return path.stat().st_size == len(self.data) and read_small(path, len(self.data)) == self.data
         except OSError:
@@ -220,7 +242,7 @@ class _Picture:
         except ImageError as error:
             reason = error.what if self.data else "It is not base64."
             message = f"There is no image file, and imageData cannot be used. {reason}"
-            raise UnusableError("labelme-image-data", message) from None
+            raise UnusableError(kinds.IMAGE_DATA, message) from None
 
 
 def _names(target: str) -> Iterator[str]:
@@ -231,7 +253,16 @@ def _names(target: str) -> Iterator[str]:
 
 
 def write_pictures(root: Path, inside: dict[str, tuple[str, Path]]) -> None:
-    """Write `Images.inside`, or some of it, to files, none of which exists. Raises DatasetError, OutputError."""
+    """Write pictures inside annotations to files, none of which exists.
+
+    Args:
+        root: the data set's folder.
+        inside: `Images.inside`, or some of it.
+
+    Raises:
+        DatasetError: the folder has changed since the annotations were read.
+        OutputError: a file cannot be written.
+    """
     if not inside:
         return
     written = Written.read(root)
@@ -246,5 +277,10 @@ def write_pictures(root: Path, inside: dict[str, tuple[str, Path]]) -> None:
         except (UnusableError, LookupError, TypeError):
             changed = True
         if changed or os.path.lexists(root / name):
-            raise DatasetError("The folder changes while it is converted.", where=str(annotation), fix="Convert again.")
+            raise DatasetError(
+                "The folder changes while it is converted.",
+                where=str(annotation),
+                fix="Convert again.",
+                code="dataset-changes",
+            )
         write_bytes(root / name, picture.data, lasting=False)

@@ -1,3 +1,9 @@
-from paddlex_feat.runtime.opencv import require_opencv
+"""Image files: `decode` (read_rgb, read_bgr), `preprocess` (Preprocess), `cache` (ImageCache), `folders` (files_below).
 
-require_opencv()  # before any module of this package imports cv2 and looks for what a broken one lacks
+`formats` decides which files are given to a decoder, `limits` how large they may be. The package uses the two libraries
+through `opencv` and `pillow`. Importing this room imports neither.
+"""
+
+from paddlex_feat.data.images.limits import MAX_PIXELS
+
+__all__ = ["MAX_PIXELS"]

@@ -1,12 +1,11 @@
-"""Decoded images kept in memory from one epoch to the next, by all decoders of a machine together.
+"""Cache of decoded images, from one epoch to the next, shared by all decoders of a machine.
 
-The memory is a file without a name where the system has such (Linux), so that decoding processes and the other
-processes of a job can map it as well; it is freed with the last of them, however they end, and /dev/shm is not used.
+On Linux the memory is an anonymous file (memfd), which decoding processes and other processes of a job map too. It is
+freed with the last of them, however they end, and /dev/shm is not used.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -17,18 +16,18 @@ from contextlib import contextmanager, suppress
 from mmap import mmap
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from paddlex_feat.data.images.decode import (
     REDUCED,
-    Enough,
+    IsLargeEnough,
     decode_admitted,
     decode_flags,
     read_identified,
     require_admissible,
 )
 from paddlex_feat.data.images.jpeg import frame_size
+from paddlex_feat.data.images.opencv import cv2
 
 log = logging.getLogger(__name__)
 _FLAGS = (cv2.IMREAD_COLOR, *(flag for _, flag in REDUCED))
@@ -38,23 +37,23 @@ _HEADER, _RECORD = 8, 12
 _MARK, _BYTES, _RECORDS = range(3)
 _TYPICAL = 4096  # bytes of pixels a record is set aside for
 _ALIGNED = 64
-_MOST_ADMITTED = 2**20  # files whose header check is remembered, at about 70 bytes each
+_MAX_ADMITTED = 2**20  # files whose header check is remembered, at about 70 bytes each
 
 
 class ImageCache:
     """Pixels of image files, at the size at which they were decoded, up to a limit.
 
-    What was kept first stays: images are asked for in random order, so any byte kept is as good as
-    another, and dropping one for another would only cost. The pixels are those that decoding
-    would give again, so a cache of any size changes nothing but the time.
+    Images are never evicted: they are read in random order, so every cached byte is as useful as another. A cached
+    image has the pixels that decoding gives, so a cache of any size changes only the time.
 
     Readers take no lock: a record's key and an image's offset are written last.
 
     Args:
-        limit: bytes of pixels; 0 keeps nothing.
-        fd: memory of another cache of the same limit, of which this one takes over the descriptor.
+        limit: bytes of pixels; 0 caches nothing.
+        fd: descriptor of another cache's memory, of the same limit; this cache takes it over.
 
-    Raises OSError if `fd` cannot be mapped. Where memory of its own cannot be, a warning is logged and nothing kept.
+    Raises:
+        OSError: `fd` cannot be mapped. If new memory cannot be mapped, a warning is logged and nothing is cached.
     """
 
     def __init__(self, limit: int, fd: int | None = None):
@@ -69,7 +68,7 @@ class ImageCache:
             try:
                 self._map = self._allocated()
             except (OSError, OverflowError, ValueError) as error:
-                log.warning("Decoded images are not kept: %d MiB cannot be mapped (%s).", limit >> 20, error)
+                log.warning("Decoded images are not cached: %d MiB cannot be mapped (%s).", limit >> 20, error)
                 self.limit = 0
                 return
         else:
@@ -81,7 +80,7 @@ class ImageCache:
             self._table[_MARK] = int.from_bytes(os.urandom(7), "big")
 
     def _allocated(self) -> mmap:
-        """Memory that is taken only as far as it is written."""
+        """Map memory; the system allocates it when it is written."""
         if not hasattr(os, "memfd_create"):
             return mmap(-1, self._start + self.limit)
         self.fd = os.memfd_create("paddlex_feat_images")
@@ -94,7 +93,7 @@ class ImageCache:
             raise
 
     def address(self) -> tuple[int, int, int]:
-        """Where `attached` finds this cache: process, descriptor, mark; (0, 0, 0) if it cannot be shared."""
+        """Process, descriptor and mark by which `attached` finds this cache; (0, 0, 0) if it cannot be shared."""
         return (os.getpid(), self.fd, self._table[_MARK]) if self.limit and self.fd is not None else (0, 0, 0)
 
     @classmethod
@@ -114,26 +113,26 @@ class ImageCache:
 
     @property
     def bytes(self) -> int:
-        """Memory that the kept pixels take."""
+        """Size of the cached pixels in bytes."""
         return self._table[_BYTES] if self.limit else 0
 
-    def read_bgr(self, path: str | Path, enough: Enough | None = None) -> np.ndarray:
-        """As decode.read_bgr; the array is read-only. Raises ImageError."""
+    def read_bgr(self, path: str | Path, is_large_enough: IsLargeEnough | None = None) -> np.ndarray:
+        """Read an image file as decode.read_bgr does; the array is read-only. Raises ImageError."""
         name = str(path)
         key = _key(name) if self.limit else (0, 0)
         at = self._find(key) if self.limit else None
         if at is not None and self._table[at]:
             size = self._table[at + 2]
-            kept = self._kept(at, decode_flags((size >> 32, size & 0xFFFFFFFF) if size else None, enough))
+            kept = self._kept(at, decode_flags((size >> 32, size & 0xFFFFFFFF) if size else None, is_large_enough))
             if kept is not None:
                 return kept
         data, identity = read_identified(path)
         if identity not in self._admitted:  # the same bytes were checked in an earlier epoch
             require_admissible(data, name)
-            if len(self._admitted) < _MOST_ADMITTED:
+            if len(self._admitted) < _MAX_ADMITTED:
                 self._admitted.add(identity)
         frame = frame_size(data)
-        flags = decode_flags(frame, enough)
+        flags = decode_flags(frame, is_large_enough)
         image = decode_admitted(data, name, flags)
         image.flags.writeable = False
         if self.bytes + image.nbytes <= self.limit:
@@ -166,7 +165,7 @@ class ImageCache:
 
     def _keep(self, key: tuple[int, int], frame: tuple[int, int] | None, flags: int, image: np.ndarray) -> None:
         table, size = self._table, -(-image.nbytes // _ALIGNED) * _ALIGNED
-        with self._alone():
+        with self._exclusive():
             at, used = self._find(key), table[_BYTES]
             if at is None or used + size > self.limit:
                 return
@@ -184,16 +183,19 @@ class ImageCache:
         table[place] = offset
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """The only writer among threads and processes; the lock of a killed process is released."""
+    def _exclusive(self) -> Iterator[None]:
+        """Be the only writer among threads and processes; the lock of a killed process is released."""
         with self._lock:
-            if self.fd is not None:
-                fcntl.lockf(self.fd, fcntl.LOCK_EX)
+            if self.fd is None:  # not shared with other processes
+                yield
+                return
+            import fcntl  # on Unix alone, as are shared caches
+
+            fcntl.lockf(self.fd, fcntl.LOCK_EX)
             try:
                 yield
             finally:
-                if self.fd is not None:
-                    fcntl.lockf(self.fd, fcntl.LOCK_UN)
+                fcntl.lockf(self.fd, fcntl.LOCK_UN)
 
 
 def _key(name: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Encoded image bytes to pixels."""
+"""Decode image files to pixels."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Callable
 from mmap import mmap
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from paddlex_feat import MOST_PIXELS
 from paddlex_feat.data.images import decoder_warnings
 from paddlex_feat.data.images.formats import ends_early, require_decodable
 from paddlex_feat.data.images.jpeg import frame_size
+from paddlex_feat.data.images.limits import MAX_PIXELS
+from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.errors import ImageError
 
 log = logging.getLogger(__name__)
@@ -25,46 +25,54 @@ _DAMAGE = re.compile(
     r"^(Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|libpng \w+: (.*image data|IDAT))", re.MULTILINE
 )
 _repaired: set[str] = set()
-MOST_BYTES = 2**30  # of an image file; a larger one is not read
-MOST_WHOLE = 350_000_000  # bytes of one that is read whole, so that it fits beside MOST_PIXELS in 1 GiB
+_REPLACE = "Replace the file or take it off the list."
+# A pipe is refused and not waited for. Windows has O_BINARY alone of these.
+OPEN_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
+MAX_FILE_BYTES = 2**30  # of an image file; a larger one is not read
+MAX_READ_BYTES = 350_000_000  # bytes of one that is read whole, so that it fits beside MAX_PIXELS in 1 GiB
 REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
-Enough = Callable[[int, int], bool]  # of (width, height): is an image of this size large enough?
-
-SUFFIXES = frozenset(
-    f".{s}"
-    for s in ("bmp", "dib", "gif", "jfi", "jfif", "jif", "jpe", "jpeg", "jpg", "pjp", "pjpeg", "png", "webp",
-              "pbm", "pgm", "ppm", "pnm", "sr", "ras", "tif", "tiff")
-)  # fmt: skip
+IsLargeEnough = Callable[[int, int], bool]  # (width, height) -> whether an image of this size suffices
 
 
-def decode_bgr(data: bytes, name: str, enough: Enough | None = None, warnings: list[str] | None = None) -> np.ndarray:
-    """Pixels of an encoded image: uint8 [H, W, 3], BGR, EXIF rotation applied, alpha dropped.
+def decode_bgr(
+    data: bytes, name: str, is_large_enough: IsLargeEnough | None = None, warnings: list[str] | None = None
+) -> np.ndarray:
+    """Decode an image.
 
-    With `enough`, a JPEG is decoded at 1/8, 1/4 or 1/2 of its size, sides rounded up: the
-    smallest that is enough either way round, for the header does not know of the EXIF rotation.
+    Args:
+        data: content of an image file.
+        name: of the image, for errors and log lines.
+        is_large_enough: (width, height) -> whether an image of this size suffices. A JPEG is then decoded at 1/8, 1/4
+            or 1/2 of its size, sides rounded up: the smallest size that suffices, also with its sides exchanged,
+            because the header does not know of the EXIF rotation. None: at its full size.
+        warnings: receives the decoder's warnings, a text for each image; None: they are logged.
 
-    warnings: receives what the decoder repaired, a text for each image; without it that is logged, with `name`.
+    Returns:
+        uint8 [H, W, 3], BGR, EXIF rotation applied, alpha dropped.
 
-    Raises ImageError naming `name` if the bytes are not an image.
+    Raises:
+        ImageError: the bytes are not an image, or one that is refused (`require_admissible`).
     """
-    return decode_with(data, name, decode_flags(frame_size(data) if enough else None, enough), warnings)
+    return decode_with(
+        data, name, decode_flags(frame_size(data) if is_large_enough else None, is_large_enough), warnings
+    )
 
 
 def decode_with(data: bytes | mmap, name: str, flags: int, warnings: list[str] | None = None) -> np.ndarray:
-    """As `decode_bgr`, with the flags of cv2.imdecode."""
+    """Decode an image as `decode_bgr` does, with these flags of cv2.imdecode."""
     require_admissible(data, name)
     return decode_admitted(data, name, flags, warnings)
 
 
 def require_admissible(data: bytes | mmap, name: str) -> None:
-    """Raise ImageError for what `decode_admitted` must not be given."""
+    """Raise ImageError for content that `decode_admitted` must not be given."""
     if not data:
-        raise ImageError("The image file is empty.", where=name, fix="Replace the file or take it off the list.")
+        raise ImageError("The image file is empty.", where=name, fix=_REPLACE, code="image-empty")
     require_decodable(data, name)
 
 
 def decode_admitted(data: bytes | mmap, name: str, flags: int, warnings: list[str] | None = None) -> np.ndarray:
-    """As `decode_with`, of what `require_admissible` has admitted."""
+    """Decode an image as `decode_with` does, after `require_admissible`."""
     buffer = np.frombuffer(data, np.uint8)
     listened = data[:1] in (b"\xff", b"\x89")  # libjpeg and libpng print; the other decoders do not
     try:
@@ -72,15 +80,13 @@ def decode_admitted(data: bytes | mmap, name: str, flags: int, warnings: list[st
             image, said = decoder_warnings.listen(lambda: cv2.imdecode(buffer, flags))
         else:
             image, said = cv2.imdecode(buffer, flags), ""
-    except cv2.error as error:  # e.g. more pixels than MOST_PIXELS
+    except cv2.error as error:  # e.g. more pixels than MAX_PIXELS
         raise ImageError(
-            f"The image cannot be decoded ({error.err or error}).", where=name, fix="Replace or remove it."
+            f"The image cannot be decoded ({error.err or error}).", where=name, fix=_REPLACE, code="image-undecodable"
         ) from error
     if image is None:
         reason = " (the file ends early)" if ends_early(data) else f" ({said.splitlines()[-1]})" if said else ""
-        raise ImageError(
-            f"The image cannot be decoded{reason}.", where=name, fix="Replace the file or take it off the list."
-        )
+        raise ImageError(f"The image cannot be decoded{reason}.", where=name, fix=_REPLACE, code="image-undecodable")
     if said and warnings is None:
         on_repair(name, said)
     elif said and warnings is not None:
@@ -114,27 +120,31 @@ def first_damage(said: str) -> str:
 
 
 def decode_rgb(data: bytes, name: str) -> np.ndarray:
-    """As `decode_bgr`, in RGB order."""
+    """Decode an image as `decode_bgr` does, to RGB."""
     return cv2.cvtColor(decode_bgr(data, name), cv2.COLOR_BGR2RGB)
 
 
-def read_bgr(path: str | Path, enough: Enough | None = None, warnings: list[str] | None = None) -> np.ndarray:
-    """Pixels of an image file, as `decode_bgr`. Raises ImageError if it cannot be read."""
-    return decode_bgr(read_content(path), str(path), enough, warnings)
+def read_bgr(
+    path: str | Path, is_large_enough: IsLargeEnough | None = None, warnings: list[str] | None = None
+) -> np.ndarray:
+    """Read and decode an image file, as `decode_bgr` does. Raises ImageError if it cannot be read."""
+    return decode_bgr(read_content(path), str(path), is_large_enough, warnings)
 
 
-def read_rgb(path: str | Path, enough: Enough | None = None, warnings: list[str] | None = None) -> np.ndarray:
-    """As `read_bgr`, in RGB order."""
-    return cv2.cvtColor(read_bgr(path, enough, warnings), cv2.COLOR_BGR2RGB)
+def read_rgb(
+    path: str | Path, is_large_enough: IsLargeEnough | None = None, warnings: list[str] | None = None
+) -> np.ndarray:
+    """Read and decode an image file as `read_bgr` does, to RGB."""
+    return cv2.cvtColor(read_bgr(path, is_large_enough, warnings), cv2.COLOR_BGR2RGB)
 
 
-def decode_flags(size: tuple[int, int] | None, enough: Enough | None) -> int:
-    """How cv2.imdecode should decode a JPEG of this (width, height), or another image (None)."""
-    if enough is None or size is None or size[0] * size[1] > MOST_PIXELS:
+def decode_flags(size: tuple[int, int] | None, is_large_enough: IsLargeEnough | None) -> int:
+    """Flags of cv2.imdecode for a JPEG of this (width, height); None: for other images."""
+    if is_large_enough is None or size is None or size[0] * size[1] > MAX_PIXELS:
         return cv2.IMREAD_COLOR
     for factor, flag in REDUCED:
         width, height = (-(-side // factor) for side in size)
-        if enough(width, height) and enough(height, width):
+        if is_large_enough(width, height) and is_large_enough(height, width):
             return flag
     return cv2.IMREAD_COLOR
 
@@ -145,13 +155,13 @@ def read_content(path: str | Path) -> bytes:
 
 
 def read_identified(path: str | Path) -> tuple[bytes, int]:
-    """As `read_content`, with a number that differs once the file at this path is another, or has been written to."""
+    """The bytes of an image file, and a number that changes when the file is replaced or written to."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe is refused, not waited for
+        descriptor = os.open(path, OPEN_FLAGS)
         try:
             status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_WHOLE:
-                raise OSError(None, f"no file of at most {MOST_WHOLE} bytes")
+            if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_READ_BYTES:
+                raise OSError(None, f"not a file of at most {MAX_READ_BYTES} bytes")
             data = os.read(descriptor, status.st_size)
             while len(data) < status.st_size and (more := os.read(descriptor, status.st_size - len(data))):
                 data += more  # a network's file system may give less at once
@@ -162,6 +172,7 @@ def read_identified(path: str | Path) -> tuple[bytes, int]:
             f"The image cannot be read ({getattr(error, 'strerror', error)}).",
             where=str(path),
             fix="Check the path and its permissions.",
+            code="image-unreadable",
         ) from error
     changed = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return data, hash((str(path), changed))

@@ -1,11 +1,11 @@
-"""Which file a decoder's warning is about.
+"""Find out which file a decoder's warning is about.
 
 libjpeg and libpng repair damaged data and print a line to the C library's `stderr` that names no file, and OpenCV
 offers no other way to learn of it. So while an image is decoded, `stderr` is a stream of ours in memory. File
 descriptor 2 stays as it is: Python's sys.stderr and other processes are not affected.
 
-Images are decoded by several threads at once. Where something was printed meanwhile, the image is decoded once more
-with all other decoders waiting: what is printed then is about it.
+Images are decoded by several threads at once. If anything was printed meanwhile, the image is decoded again while all
+other decoders wait: the lines that are printed then are about this image.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 _MAX_CHARACTERS = 2000  # of what a decoder says of one image
-_OF_DECODERS = (  # how the lines of libjpeg (jerror.h) and libpng begin
+_DECODER_MESSAGES = (  # how the lines of libjpeg (jerror.h) and libpng begin
     "Corrupt JPEG data",
     "Premature end of JPEG",
     "Inconsistent progression sequence",
@@ -33,7 +33,7 @@ _UNBUFFERED = 2  # _IONBF of stdio.h
 
 
 class _Stderr:
-    """The C library's `stderr`, exchanged for a stream in memory while somebody decodes."""
+    """The C library's `stderr`, replaced by a stream in memory during decoding."""
 
     def __init__(self) -> None:
         libc = ctypes.CDLL(None)
@@ -88,11 +88,11 @@ class _Decoders:
 
     @contextmanager
     def _turn(self, stderr: _Stderr, alone: bool = False) -> Iterator[None]:
-        """Decode beside others, or `alone`, after those at work and before all others."""
+        """Decode at the same time as others, or `alone`: after those at work, before all later ones."""
         with self._changed:
             while self._alone:
                 self._changed.wait()
-            self._alone = alone  # nobody starts from here on
+            self._alone = alone  # no other decoder starts from here on
             while alone and self._at_work:
                 self._changed.wait()
             self._at_work += 1
@@ -114,7 +114,7 @@ class _Decoders:
 
 
 def _pass_on(text: str, beginnings: tuple[str, ...]) -> str:
-    """Write what is not a decoder's to standard error; return the decoder's lines, at most _MAX_CHARACTERS."""
+    """Write other lines to standard error; return those of a decoder, at most _MAX_CHARACTERS."""
     said = []
     for line in text.splitlines():
         if line.startswith(beginnings):
@@ -128,7 +128,7 @@ def _pass_on(text: str, beginnings: tuple[str, ...]) -> str:
 def _new() -> _Decoders:
     try:
         return _Decoders(_Stderr())
-    except (OSError, ValueError, AttributeError):  # another C library, or no memory files: lines stay without a name
+    except (OSError, TypeError, ValueError, AttributeError):  # another C library, or no memory files: not listened to
         return _Decoders(None)
 
 
@@ -144,15 +144,19 @@ def _forget() -> None:
     _decoders, _lock = None, threading.Lock()
 
 
-os.register_at_fork(after_in_child=_forget)
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_forget)
 
 
-def listen(decode: Callable[[], T], beginnings: tuple[str, ...] = _OF_DECODERS) -> tuple[T, str]:
-    """Call a decoder. Returns its result and the warnings that it printed, a line each.
+def listen(decode: Callable[[], T], beginnings: tuple[str, ...] = _DECODER_MESSAGES) -> tuple[T, str]:
+    """Call a decoder, and catch the warnings that it prints.
 
     Args:
-        decode: may be called twice; raises what it likes.
-        beginnings: of its lines. Others that are printed meanwhile still go to standard error.
+        decode: the decoder; it may be called twice, and may raise.
+        beginnings: of its lines. Other lines that are printed meanwhile still go to standard error.
+
+    Returns:
+        Its result, and its warnings, a line each.
     """
     global _decoders
     if _decoders is None:

@@ -1,7 +1,7 @@
-"""Walk a folder for images, without the files that systems leave beside photographs.
+"""Walk a folder for images, without hidden files and those that systems add, such as Thumbs.db.
 
 The rule is the same for predict's inputs, LabelMe's annotations and images, and the search for list files. It applies
-below the folder that the user names, not to that folder itself. Whatever is left out is counted.
+below the folder that the user names, not to that folder itself. Files and folders that are left out are counted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from paddlex_feat.data.images.formats import BEGINNING, looks_like_image
+from paddlex_feat.data.images.formats import BEGINNING, SUFFIXES, looks_like_image
 from paddlex_feat.fileio.reading import first_bytes
 
 log = logging.getLogger(__name__)
@@ -26,11 +26,11 @@ _SYSTEM = {"#recycle", "#snapshot", "$recycle.bin", "@eadir", "@recently-snapsho
            "network trash folder", "picasa.ini", "system volume information", "temporary items", "thumbs.db",
            "zbthumbnail.info"}  # fmt: skip
 # Raw data, which are TIFF files that hold a thumbnail as their image, and previews of cameras: not opened.
-_OF_CAMERAS = re.compile(
+_CAMERA_SUFFIXES = re.compile(
     r"\.(3fr|arw|cr[23w]|dcr|dng|erf|gpr|iiq|k25|kdc|mef|mos|mrw|nef|nrw|orf|pef|raf|raw|rw[2l]|sr[2fw]|thm|x3f)"
 )
 OURS = ".paddlex_feat."  # begins the names of files that this program itself leaves in a user's folder
-_BY_SYSTEM = ("hidden files", "hidden folders", "system files", "system folders")
+_HARMLESS = ("hidden files", "hidden folders", "system files", "system folders")
 _SHOWN = 8  # reasons in a line
 _SUFFIX = re.compile(r"\.(?!\d+$)\w{1,12}")  # names a kind of file; a number, as in log.20240101, does not
 
@@ -48,14 +48,19 @@ class Walk:
 
     Attributes:
         left_out: files and folders left out, counted by reason, as in {"hidden files": 2, ".txt files": 1}.
-        faults: errors of folders that cannot be read.
+        errors: errors of folders that cannot be read.
     """
 
     left_out: Counter[str] = field(default_factory=Counter)
-    faults: list[OSError] = field(default_factory=list)
+    errors: list[OSError] = field(default_factory=list)
 
     def leaves_out(self, name: str, kind: str) -> bool:
-        """Whether a system leaves files or folders (`kind`) of this name beside photographs; they are counted then."""
+        """Whether a file or folder is hidden or a system's; if so, it is counted.
+
+        Args:
+            name: of the file or folder.
+            kind: "files" or "folders".
+        """
         if name.startswith(OURS):
             return True
         reason = "system" if name.lower() in _SYSTEM else "hidden" if name.startswith(".") else ""
@@ -64,24 +69,27 @@ class Walk:
         return bool(reason)
 
     def log(self, where: str) -> None:
-        """One line, if anything was left out; a warning unless all of it is hidden or made by a system."""
+        """Log what was left out, if anything: a warning unless all of it is hidden or a system's."""
         if self.left_out:
-            level = logging.INFO if set(self.left_out) <= set(_BY_SYSTEM) else logging.WARNING
+            level = logging.INFO if set(self.left_out) <= set(_HARMLESS) else logging.WARNING
             log.log(level, "%s: left out: %s", where, in_words(self.left_out))
 
 
 def files_below(walk: Walk, *tops: str, follow: bool = True) -> Iterator[str]:
-    """All files but those that systems leave, in no order; each real folder once.
+    """All files below some folders, without hidden and system files, in no order; each real folder once.
 
-    What lies below the tops themselves keeps its own path: links to folders are followed after that, in the order of
-    their paths, if `follow` says so.
+    Args:
+        walk: counts what is left out, and collects errors.
+        tops: the folders. Files below them keep their own paths: links to folders are followed afterwards, in the
+            order of their paths.
+        follow: follow links to folders.
     """
     seen: set[str] = set()
     waiting = list(tops)
     while waiting:
         links: list[str] = []
         for place in sorted(waiting):
-            for folder, below, names in os.walk(place, onerror=walk.faults.append):
+            for folder, below, names in os.walk(place, onerror=walk.errors.append):
                 real = os.path.realpath(folder)
                 if real in seen:
                     below.clear()
@@ -94,17 +102,15 @@ def files_below(walk: Walk, *tops: str, follow: bool = True) -> Iterator[str]:
 
 
 def is_image(path: str, walk: Walk) -> bool:
-    """Whether a file is an image that is read: by its suffix, or for other suffixes by its first bytes.
+    """Whether a file is an image of a supported format: by its suffix, or for other suffixes by its first bytes.
 
-    Others are counted by their suffix. A file with the suffix of an image is not opened.
+    A file with the suffix of an image is not opened. Other files are counted in `walk`, by their suffix.
     """
-    from paddlex_feat.data.images.decode import SUFFIXES  # imports OpenCV, which the search for lists need not wait for
-
     suffix = os.path.splitext(path)[1].lower()
     if suffix in SUFFIXES:
         return True
     reason = f"{suffix} files" if _SUFFIX.fullmatch(suffix) else "other files" if suffix else "files without suffix"
-    if not _OF_CAMERAS.fullmatch(suffix):
+    if not _CAMERA_SUFFIXES.fullmatch(suffix):
         try:
             if looks_like_image(first_bytes(Path(path), BEGINNING)):
                 return True

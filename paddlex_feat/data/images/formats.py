@@ -1,20 +1,23 @@
-"""Which encoded images are handed to a decoder: of the formats promised, and no attack on time or memory.
+"""Decide which files are given to a decoder: supported formats only, and none that would exhaust time or memory.
 
-OpenCV knows a file by its content, whatever its name, and which formats it knows depends on its version. Those that
-are not promised are refused: some take 16 bytes of memory a pixel, some a temporary file.
+OpenCV recognizes a file by its content, and its formats depend on its version. Formats that are not documented are
+refused: some take 16 bytes of memory a pixel, some a temporary file.
 """
 
 from __future__ import annotations
 
-import io
 import re
 from mmap import mmap
-from typing import Any
 
-from paddlex_feat import MOST_PIXELS, OPENCV_CAME_FIRST
-from paddlex_feat.data.images import jpeg
+from paddlex_feat.data.images import jpeg, limits
+from paddlex_feat.data.images.limits import MAX_PIXELS
 from paddlex_feat.errors import ImageError
 
+SUFFIXES = frozenset(
+    f".{s}"
+    for s in ("bmp", "dib", "gif", "jfi", "jfif", "jif", "jpe", "jpeg", "jpg", "pjp", "pjpeg", "png", "webp",
+              "pbm", "pgm", "ppm", "pnm", "sr", "ras", "tif", "tiff")
+)  # fmt: skip
 _BEGIN = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|BM|II[*+]\0|MM\0[*+]|P[1-6]\s|\x59\xa6\x6a\x95", re.DOTALL
 )
@@ -42,9 +45,9 @@ _OTHER_KINDS = [  # how the content begins, what it is, what to do
     )
 ]
 # A JPEG may go over all its pixels in any number of scans, each of some bytes. Photographs have at most about ten.
-_MOST_PASSES = 2**31  # scans times pixels: a few seconds
-_MOST_CHUNKS = 2**18  # of a PNG file: those of 8 KiB make 2 GiB
-_MOST_PIXELS_KEPT = MOST_PIXELS // 2  # of several scans, the decoder keeps 8 bytes a pixel until the last
+_MAX_SCANNED_PIXELS = 2**31  # scans times pixels: a few seconds
+_MAX_PNG_CHUNKS = 2**18  # of a PNG file: those of 8 KiB make 2 GiB
+_MAX_PROGRESSIVE_PIXELS = MAX_PIXELS // 2  # of several scans, the decoder keeps 8 bytes a pixel until the last
 
 BEGINNING = 512  # bytes that tell whether a file is an image
 # Texts may begin with BM and P1 too, so BMP must have a header of a known length, PNM a size. CR2 is a camera's TIFF.
@@ -54,73 +57,87 @@ _UNLIKE = re.compile(
 
 
 def looks_like_image(beginning: bytes) -> bool:
-    """Whether a file with these first BEGINNING bytes, or all of a shorter one, is of a format that is read."""
+    """Whether a file that begins with these bytes, BEGINNING of them at most, is of a supported format."""
     return bool(_BEGIN.match(beginning)) and not _UNLIKE.match(beginning)
 
 
 def require_decodable(data: bytes | mmap, name: str) -> jpeg.Layout | None:
-    """Raise ImageError, naming `name`, for an image of a format that is not read, or that is an attack.
+    """Refuse content that must not be given to a decoder.
 
-    Returns the layout of a JPEG.
+    Args:
+        data: content of an image file.
+        name: of the image, for the error.
+
+    Returns:
+        The layout of a JPEG, None for other formats.
+
+    Raises:
+        ImageError: the format is not supported, or decoding would take too much time or memory.
     """
     layout = None
     if not _BEGIN.match(data):
         what, fix = _other_kind(data)
-        raise ImageError(f"The image cannot be decoded: {what}.", where=name, fix=fix)
-    if OPENCV_CAME_FIRST:
+        raise ImageError(f"The image cannot be decoded: {what}.", where=name, fix=fix, code="image-format")
+    if not limits.opencv_has_limit:
         _require_size(data, name)
     if data[:2] == b"\xff\xd8":
         layout = jpeg.read_layout(data)
         scans, pixels = layout.scans, layout.pixels
-        if scans > jpeg.MAX_SCANS or scans * pixels > _MOST_PASSES or (scans > 1 and pixels > _MOST_PIXELS_KEPT):
+        if (
+            scans > jpeg.MAX_SCANS
+            or scans * pixels > _MAX_SCANNED_PIXELS
+            or (scans > 1 and pixels > _MAX_PROGRESSIVE_PIXELS)
+        ):
             raise ImageError(
                 f"The image cannot be decoded: {pixels} pixels in {scans} scans are too many.",
                 where=name,
                 fix="Save it as baseline JPEG, not progressive.",
+                code="image-too-many-scans",
             )
     if data[:4] == b"\x89PNG" and not _chunks_fit(data):
         raise ImageError(
-            "The image cannot be decoded: its chunks do not lie in the file.",
+            "The image cannot be decoded: its chunks are longer than the file.",
             where=name,
             fix="Replace the file or take it off the list.",
+            code="image-undecodable",
         )
     return layout
 
 
 def _other_kind(data: bytes | mmap) -> tuple[str, str]:
-    """What a file is that is not one of the images that are read, and what to do about it."""
+    """What kind of file it is instead of a supported image, and what to do about it."""
     head = bytes(data[:4096])
     for pattern, what, fix in _OTHER_KINDS:
         if pattern.match(head):
             return what, fix
     if not head.strip(b"\0"):
-        return "it begins with zeros, as a copy or download that was never finished does", _REPLACE
+        return "it begins with zeros, like an unfinished copy or download", _REPLACE
     what = "it is not a JPEG, PNG, WebP, TIFF, BMP, GIF, PNM or Sun raster file"
     return what, "Save it in one of these formats, or take it off the list."
 
 
 def _require_size(data: bytes | mmap, name: str) -> None:
-    """Raise ImageError for more than MOST_PIXELS, which OpenCV was not told. What Pillow cannot read passes."""
-    from PIL import Image
+    """Raise ImageError for more than MAX_PIXELS, by the header. Headers that Pillow cannot read pass."""
+    from paddlex_feat.data.images.pillow import open_image
 
     try:
-        opened: Any = data if isinstance(data, mmap) else io.BytesIO(data)  # a page's map may be of a GiB
-        with Image.open(opened) as image:
+        with open_image(data) as image:
             width, height = image.size
-    except Image.DecompressionBombError:  # more than twice what Pillow warns of
-        width = height = 2**15
-    except Exception:  # noqa: BLE001 - any of Pillow's; whether it is an image OpenCV says
+    except Exception:  # noqa: BLE001 - Pillow raises nearly anything; OpenCV decides whether it is an image
         return
-    if width * height > MOST_PIXELS:
+    if width * height > MAX_PIXELS:
         raise ImageError(
-            f"The image cannot be decoded: it has more than {MOST_PIXELS} pixels.", where=name, fix="Make it smaller."
+            f"The image cannot be decoded: it has more than {MAX_PIXELS} pixels.",
+            where=name,
+            fix="Make it smaller.",
+            code="image-too-large",
         )
 
 
 def _chunks_fit(data: bytes | mmap) -> bool:
     """Whether no chunk of a PNG is longer than the file: OpenCV sets aside the up to 4 GiB that one claims."""
     at = 8
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(_MAX_PNG_CHUNKS):
         if at + 8 > len(data) or data[at + 4 : at + 8] == b"IEND":
             return True
         at += 12 + int.from_bytes(data[at : at + 4], "big")
@@ -130,7 +147,7 @@ def _chunks_fit(data: bytes | mmap) -> bool:
 
 
 def ends_early(data: bytes | mmap) -> bool:
-    """Whether the end of a JPEG, PNG or WebP image is missing. What stands behind the end does not matter."""
+    """Whether the end of a JPEG, PNG or WebP image is missing. Bytes after the end do not matter."""
     if data[:2] == b"\xff\xd8":
         return data[-2:] != b"\xff\xd9" and not jpeg.end_of_image(data)
     if data[:4] == b"\x89PNG":

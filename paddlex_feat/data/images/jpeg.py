@@ -15,10 +15,12 @@ MAX_SCANS = 500  # that are counted
 
 
 class Layout(NamedTuple):
-    """What the segments of a JPEG say.
+    """The content of a JPEG's segments, as far as it is needed.
 
     Attributes:
-        width, height, components: of the first frame header; 0 without one.
+        width: of the first frame header, in pixels; 0 without one.
+        height: likewise.
+        components: likewise, the number of channels.
         scans: number of scans, at most MAX_SCANS + 1.
         pixels: of the largest frame header.
         first_scan: offset of the entropy-coded data of the first scan; 0 if there is none.
@@ -65,12 +67,12 @@ def read_layout(data: bytes | mmap) -> Layout:
 
 
 def end_of_image(data: bytes | mmap) -> int:
-    """Offset behind the end-of-image marker; 0 if there is none."""
+    """Offset after the end-of-image marker; 0 without one."""
     return next((at for marker, at in _markers(data) if marker == _END), 0)
 
 
 def _markers(data: bytes | mmap) -> Iterator[tuple[int, int]]:
-    """(marker, offset behind it) up to the end of the image or one scan too many."""
+    """(marker, offset after it) up to the end of the image, or to one scan more than MAX_SCANS."""
     at, scans = 2, 0
     while scans <= MAX_SCANS and (found := _MARKER.search(data, at)):
         marker, at = data[found.start() + 1], found.end()

@@ -1,17 +1,17 @@
-"""The one pre-processing that training, evaluation, export and prediction share."""
+"""The pre-processing that training, evaluation, export and prediction share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 
-from paddlex_feat.data.images.transform_ops import MEAN, STD, Misformed, NotFollowed, options_of
+from paddlex_feat.data.images.opencv import cv2
+from paddlex_feat.data.images.transform_ops import MEAN, STD, InvalidTransform, UnsupportedTransform, options_of
 from paddlex_feat.errors import WeightsError
 
-_LARGEST = 4096  # side of the network's input, in pixels
+_MAX_SIDE = 4096  # side of the network's input, in pixels
 INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 
 
@@ -22,7 +22,8 @@ class Preprocess:
     Attributes:
         size: side in pixels.
         interpolation: "bilinear" or "bicubic", OpenCV's, without antialiasing.
-        mean, std: per RGB channel, in units of 1 / scale.
+        mean: per RGB channel, in units of 1 / scale.
+        std: likewise.
         scale: factor on 8-bit values.
     """
 
@@ -75,37 +76,54 @@ class Preprocess:
 
     @classmethod
     def from_ops(cls, ops: list[dict[str, Any]], name: str) -> Preprocess:
-        """Read `PreProcess.transform_ops`. Raises WeightsError, naming `name`, on what is not implemented."""
+        """Read `PreProcess.transform_ops` of inference.yml.
+
+        Args:
+            ops: its value.
+            name: of the file, for errors.
+
+        Raises:
+            WeightsError: it is invalid, or asks for something that is not implemented.
+        """
         try:
             result = cls(**options_of(ops))
-        except NotFollowed as error:
+        except UnsupportedTransform as error:
             raise WeightsError(
-                f"The model wants its images prepared otherwise: {error}.",
+                f"The model needs another pre-processing: {error}.",
                 where=f"{name}: PreProcess.transform_ops",
                 fix=f"Use a model that resizes to a square, by {' or '.join(INTERPOLATION)} interpolation, and "
                 "normalises RGB, as those of mode export do.",
+                code="transform-unsupported",
             ) from error
-        except Misformed as error:
+        except InvalidTransform as error:
             raise WeightsError(
-                f"PreProcess.transform_ops {error}.", where=name, fix="Correct the file, or export the model again."
+                f"PreProcess.transform_ops {error}.",
+                where=name,
+                fix="Correct the file, or export the model again.",
+                code="transform-invalid",
             ) from error
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
             raise WeightsError(
                 f"PreProcess.transform_ops is not understood ({type(error).__name__}: {error}).",
                 where=name,
                 fix="Export the model again.",
+                code="transform-invalid",
             ) from error
         with np.errstate(all="ignore"):  # float32 may not hold what float64 does
             factor, offset = result.affine()
             whitest = 255 * factor + offset
         if not (np.isfinite(whitest).all() and factor.all()):
             raise WeightsError(
-                "mean, std or scale of NormalizeImage holds no usable number.", where=name, fix="Export again."
+                "mean, std or scale of NormalizeImage is not a usable number.",
+                where=name,
+                fix="Export again.",
+                code="transform-invalid",
             )
-        if result.interpolation not in INTERPOLATION or not 1 <= result.size <= _LARGEST:
+        if result.interpolation not in INTERPOLATION or not 1 <= result.size <= _MAX_SIDE:
             raise WeightsError(
                 f"Unsupported resize: size {result.size}, interpolation {result.interpolation}.",
                 where=name,
-                fix=f"Possible are squares of at most {_LARGEST} px, by {' or '.join(INTERPOLATION)} interpolation.",
+                fix=f"Possible are squares of at most {_MAX_SIDE} px, by {' or '.join(INTERPOLATION)} interpolation.",
+                code="transform-unsupported",
             )
         return result

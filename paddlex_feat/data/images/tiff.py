@@ -12,14 +12,14 @@ import struct
 from pathlib import Path
 from typing import IO
 
-import cv2
 import numpy as np
 
-from paddlex_feat.data.images.decode import MOST_BYTES, decode_with
+from paddlex_feat.data.images.decode import MAX_FILE_BYTES, decode_with
+from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.errors import ImageError
 
 SUFFIXES = frozenset((".tif", ".tiff"))
-MOST_PAGES = 2**16  # of a file; a directory takes 6 bytes, so a small file can name millions
+MAX_PAGES = 2**16  # of a file; a directory takes 6 bytes, so a small file can name millions
 # By the first four bytes: byte order, where the header keeps the first directory's offset, then the formats of an
 # offset and of a count of entries, and the bytes of an entry (TIFF 6.0, section 2; BigTIFF).
 _FORMS = {
@@ -31,9 +31,9 @@ _FORMS = {
 
 
 def page_offsets(path: str | Path) -> list[int]:
-    """Where the directories of the pages stand in the file, in order; empty if the file is no TIFF that can be read.
+    """Offsets of the pages' directories in the file, in order; empty for another or an unreadable file.
 
-    The last may lie beyond the end of a file that was cut off: reading that page is an error.
+    The last may be beyond the end of a truncated file: reading that page is an error.
     """
     offsets: dict[int, None] = {}
     if not Path(path).is_file():  # opening a pipe would wait for its writer
@@ -43,14 +43,14 @@ def page_offsets(path: str | Path) -> list[int]:
             order, at, offset, count, entry = _FORMS[stream.read(4)]
             following = _number(stream, at, order + offset)
             # A chain that comes back to itself ends there.
-            while following and following not in offsets and len(offsets) < MOST_PAGES:
+            while following and following not in offsets and len(offsets) < MAX_PAGES:
                 offsets[following] = None
                 entries = _number(stream, following, order + count)
                 following = _number(
                     stream, following + struct.calcsize(order + count) + entries * entry, order + offset
                 )
     except (OSError, ValueError, KeyError, OverflowError, struct.error):
-        pass  # whoever reads the page says what is wrong
+        pass  # reading the page raises the error
     return list(offsets)
 
 
@@ -60,16 +60,31 @@ def _number(stream: IO[bytes], at: int, form: str) -> int:
 
 
 def read_page(path: str | Path, offset: int, name: str) -> np.ndarray:
-    """The page whose directory stands at `offset`: uint8 [H, W, 3], BGR. Raises ImageError, which says `name`."""
+    """Decode one page.
+
+    Args:
+        path: of the TIFF file.
+        offset: of the page's directory, from `page_offsets`.
+        name: of the page, for errors.
+
+    Returns:
+        uint8 [H, W, 3], BGR.
+
+    Raises:
+        ImageError: the page cannot be read or decoded.
+    """
     try:
         with Path(path).open("rb") as stream:
             content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)  # changed here, not in the file
-        if len(content) > MOST_BYTES:
-            raise OSError(None, f"more than {MOST_BYTES} bytes")
+        if len(content) > MAX_FILE_BYTES:
+            raise OSError(None, f"more than {MAX_FILE_BYTES} bytes")
         order, at, form, _, _ = _FORMS[content[:4]]
         content[at : at + struct.calcsize(order + form)] = struct.pack(order + form, offset)
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise ImageError(
-            f"The page cannot be read ({getattr(error, 'strerror', error)}).", where=name, fix="Check the file."
+            f"The page cannot be read ({getattr(error, 'strerror', error)}).",
+            where=name,
+            fix="Check the file.",
+            code="image-unreadable",
         ) from error
     return decode_with(content, name, cv2.IMREAD_COLOR)

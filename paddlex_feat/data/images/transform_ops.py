@@ -54,39 +54,42 @@ _OPTIONS: dict[str, dict[str, Accepts]] = {
 _ORDER = ("DecodeImage", "ResizeImage", "NormalizeImage", "ToCHWImage")
 
 
-class NotFollowed(ValueError):
+class UnsupportedTransform(ValueError):
     """An operation or option that would change the features and is not implemented."""
 
 
-class Misformed(ValueError):
+class InvalidTransform(ValueError):
     """An operation or value that is missing or has another form; the text continues the name of the list."""
 
 
 def options_of(ops: list[dict[str, Any]]) -> dict[str, Any]:
     """The fields of `Preprocess`: size, interpolation, mean, std, scale.
 
-    Raises NotFollowed for what is not implemented, Misformed, TypeError, ValueError and the like for another form.
+    Raises:
+        UnsupportedTransform: an operation or option is not implemented.
+        InvalidTransform: an operation or value is missing or has another form.
+        TypeError, ValueError and the like: likewise.
     """
     if not isinstance(ops, list) or not all(isinstance(entry, dict) for entry in ops):
-        raise Misformed("must be a list of operations, such as [{ResizeImage: {size: 224}}, …]")
+        raise InvalidTransform("must be a list of operations, such as [{ResizeImage: {size: 224}}, …]")
     given: dict[str, dict[str, Any]] = {}
     for name, options in ((name, options) for entry in ops for name, options in entry.items()):
         if name not in _OPTIONS:
-            raise NotFollowed(f"{_short(name)} is not among {', '.join(_ORDER)}")
+            raise UnsupportedTransform(f"{_short(name)} is not among {', '.join(_ORDER)}")
         if name in given:
-            raise NotFollowed(f"{name} is given twice")
+            raise UnsupportedTransform(f"{name} is given twice")
         given[name] = {} if options is None else options
         if not isinstance(given[name], dict):
-            raise Misformed(f"needs options by name in {name}, got {_short(options)}")
+            raise InvalidTransform(f"needs options by name in {name}, got {_short(options)}")
         for option, value in given[name].items():
             accepts = _OPTIONS[name].get(option, _is(None))
             if not accepts(value):
-                raise NotFollowed(f"{name}.{_short(option)} {_short(value)} is not implemented")
+                raise UnsupportedTransform(f"{name}.{_short(option)} {_short(value)} is not implemented")
     for name in ("ResizeImage", "NormalizeImage"):
         if name not in given:
-            raise Misformed(f"has no {name}")
+            raise InvalidTransform(f"has no {name}")
     if given["ResizeImage"].get("size") is None:
-        raise Misformed("has no ResizeImage.size")
+        raise InvalidTransform("has no ResizeImage.size")
     resize, normalise = given["ResizeImage"], given["NormalizeImage"]
     _require_order(list(given), normalise.get("order"))
     return {
@@ -105,9 +108,9 @@ def _require_order(names: list[str], channels: Any) -> None:
     if planes:
         wanted[-2:] = ["ToCHWImage", "NormalizeImage"]
     if names != wanted:
-        raise NotFollowed(f"the order {', '.join(names)} is not implemented, only {', '.join(_ORDER)}")
+        raise UnsupportedTransform(f"the order {', '.join(names)} is not implemented, only {', '.join(_ORDER)}")
     if not (_is("chw")(channels) if planes else _word("hwc", "")(channels)):
-        raise NotFollowed(
+        raise UnsupportedTransform(
             f"NormalizeImage.order {_short(channels)} does not fit an image that is {'chw' if planes else 'hwc'} there"
         )
 
@@ -119,9 +122,9 @@ def _side(size: Any) -> int:
     except (TypeError, ValueError, OverflowError):
         whole = False
     if not whole:
-        raise Misformed(f"needs one or two whole numbers in ResizeImage.size, got {_short(size)}")
+        raise InvalidTransform(f"needs one or two whole numbers in ResizeImage.size, got {_short(size)}")
     if int(sides[0]) != int(sides[1]):
-        raise NotFollowed(f"ResizeImage.size {_short(size)} is not a square")
+        raise UnsupportedTransform(f"ResizeImage.size {_short(size)} is not a square")
     return int(sides[0])
 
 
@@ -140,7 +143,7 @@ def _triple(name: str, values: Any, default: tuple[float, float, float]) -> tupl
             raise TypeError("a text has characters, not numbers")
         red, green, blue = (float(v) for v in values)
     except (TypeError, ValueError, OverflowError) as error:
-        raise Misformed(f"needs three numbers in NormalizeImage.{name}, got {_short(values)}") from error
+        raise InvalidTransform(f"needs three numbers in NormalizeImage.{name}, got {_short(values)}") from error
     return red, green, blue
 
 
@@ -153,7 +156,7 @@ def _scale(given: Any) -> float:
             return float(above) / float(below)
         return float(given)
     except (TypeError, ValueError, ArithmeticError) as error:
-        raise Misformed(f"needs a number in NormalizeImage.scale, got {_short(given)}") from error
+        raise InvalidTransform(f"needs a number in NormalizeImage.scale, got {_short(given)}") from error
 
 
 def _short(value: Any) -> str:

@@ -1,9 +1,8 @@
-"""Replacing the three list files together: all or none, the originals kept as `.bak`, `.bak.1`, …
+"""Replace the three list files together: all or none. The former ones are kept as `.bak`, `.bak.1`, …
 
-New lists are written beside the old ones first, then the old ones get their second name, then a mark
-says that the new ones are whole, then each takes its place. What a run that was killed after the mark left behind
-is read as if it had ended (`read`), and finished by the next one that writes; one that was killed before it has
-changed nothing. One process at a time.
+Stage the new lists, hard-link backups of the former ones, write a commit marker, rename. A run that is killed before
+the marker has changed nothing. After it, `read` gives the new lists, and the next `replace_lists` finishes the renames.
+A lock lets one process write at a time.
 """
 
 from __future__ import annotations
@@ -42,13 +41,22 @@ def _locked(root: Path) -> Iterator[None]:
             where=str(root),
             fix="The lists of a data set are written beside it: copy it to a folder that can be written, or free space "
             "and fix the permissions.",
+            code="lists-unwritable",
         ) from error
 
 
 def replace_lists(root: Path, texts: dict[str, str]) -> dict[str, Path]:
-    """Write `<root>/<name>.txt` for every name; return where the former ones are kept.
+    """Write `<root>/<name>.txt` for every name.
 
-    Raises OutputError, with everything as it was, if the folder cannot be written.
+    Args:
+        root: the data set's folder.
+        texts: content of each list's file, by the list's name.
+
+    Returns:
+        Paths of the former lists' backups.
+
+    Raises:
+        OutputError: the folder cannot be written; nothing has changed.
     """
     kept = {}
     with _locked(root):
@@ -62,34 +70,34 @@ def replace_lists(root: Path, texts: dict[str, str]) -> dict[str, Path]:
                 kept[name] = free_backup_name(former)
                 with output_errors(kept[name]):
                     link_or_copy(former, kept[name])
-        write_text(root / _MARK, "The lists .*.txt.new are whole and are about to take their places.\n")
+        write_text(root / _MARK, "The lists .*.txt.new are complete and about to be renamed.\n")
         _finish(root)
     for name, path in kept.items():
         log.info("The former %s.txt is now %s", name, path)
     return kept
 
 
-def place(root: Path, name: str) -> Path:
-    """Where list `name` of `root` is, also after a `replace_lists` that was killed."""
+def list_path(root: Path, name: str) -> Path:
+    """Path of a list of a data set, also after a killed `replace_lists`."""
     new = _waiting(root, name)
     return new if new.is_file() and (root / _MARK).exists() else root / f"{name}.txt"
 
 
-def read(root: Path, name: str, most: int) -> bytes:
-    """The bytes of list `name` of `root`, `most` of them at most. Nothing is written. Raises OSError."""
-    path = place(root, name)
+def read(root: Path, name: str, max_bytes: int) -> bytes:
+    """The content of a list, at most `max_bytes` of it. Nothing is written. Raises OSError."""
+    path = list_path(root, name)
     if path.name != f"{name}.txt":
         log.warning(
-            "%s is read in the place of %s.txt: a split or conversion was ended halfway, and the next one finishes it. "
+            "%s is read instead of %s.txt: a split or conversion was interrupted, and the next one finishes it. "
             "To keep the former lists, delete %s.",
             path,
             name,
             root / _MARK,
         )
     try:
-        return read_small(path, most)
-    except FileNotFoundError:  # it took its place meanwhile
-        return read_small(root / f"{name}.txt", most)
+        return read_small(path, max_bytes)
+    except FileNotFoundError:  # it was renamed meanwhile
+        return read_small(root / f"{name}.txt", max_bytes)
 
 
 def _finish(root: Path) -> None:

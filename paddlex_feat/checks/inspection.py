@@ -1,0 +1,163 @@
+"""Inspect many image files, in threads.
+
+Results are stored by path, size and time of change, so that a second check of the same files reads none of them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import fields
+from itertools import islice
+from pathlib import Path
+
+from paddlex_feat.checks import image_info
+from paddlex_feat.checks.image_info import ImageInfo
+from paddlex_feat.data.images.opencv import cv2
+from paddlex_feat.errors import FeatError
+from paddlex_feat.hub.fetch import cache_folder
+from paddlex_feat.runtime.malloc import keep_freed_memory
+from paddlex_feat.runtime.progress import bar
+
+log = logging.getLogger(__name__)
+_VERSION = 5  # of the stored results
+_CHUNK = 2048  # images after which results are stored
+_BATCH = 16  # images that a thread takes at once, because handing them over takes time too
+_FIELDS = [field.name for field in fields(ImageInfo)]
+Stamp = tuple[bytes, int, str]  # path and size of a file; number and times of change, which a copy does not keep
+
+
+def inspect_all(paths: list[str], workers: int) -> dict[str, ImageInfo]:
+    """Inspect files, in threads; results of unchanged files come from the cache.
+
+    Args:
+        paths: of the files.
+        workers: number of threads.
+    """
+    stamps = {path: _stamp(path) for path in paths}
+    count = Counter(stamp[1] for stamp in stamps.values() if stamp)
+    shared = {path for path, stamp in stamps.items() if stamp and count[stamp[1]] > 1}
+    with _cache() as cache:
+        known = {p: f for p, f in _load(cache, stamps).items() if f.sha256 or f.error or p not in shared}
+        unknown = [(path, path in shared) for path in paths if path not in known]
+        fresh: dict[str, ImageInfo] = {}
+        for chunk in _inspect_in_threads(unknown, workers):
+            fresh |= chunk
+            # An unreadable file may be readable the next time.
+            _store(cache, {p: f for p, f in chunk.items() if stamps[p] and f.error != "image-unreadable"}, stamps)
+    return {path: known[path] if path in known else fresh[path] for path in paths}
+
+
+def _inspect_in_threads(jobs: list[tuple[str, bool]], workers: int) -> Iterator[dict[str, ImageInfo]]:
+    """Results of the jobs, some at a time."""
+    keep_freed_memory()
+    stream = iter(jobs)
+    with (
+        _without_opencv_threads(),
+        ThreadPoolExecutor(workers) as pool,
+        bar(len(jobs), "decoding", "images") as progress,
+    ):
+        while chunk := list(islice(stream, _CHUNK)):
+            found: dict[str, ImageInfo] = {}
+            batches = [chunk[i : i + _BATCH] for i in range(0, len(chunk), _BATCH)]
+            for batch, infos in zip(batches, pool.map(_inspect_batch, batches), strict=True):
+                progress.update(len(batch))
+                found |= {path: each for (path, _), each in zip(batch, infos, strict=True)}
+            yield found
+
+
+@contextmanager
+def _without_opencv_threads() -> Iterator[None]:
+    """Switch off OpenCV's own threads: one image a thread is the parallelism."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def _inspect_batch(jobs: list[tuple[str, bool]]) -> list[ImageInfo]:
+    return [image_info.inspect(path, hashed) for path, hashed in jobs]
+
+
+def _stamp(path: str) -> Stamp | None:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    # The time of its content alone can be set, as tar and rsync do; that of its entry cannot.
+    changed = f"{status.st_ino} {status.st_mtime_ns} {status.st_ctime_ns}"
+    return os.fsencode(os.path.abspath(path)), status.st_size, changed
+
+
+@contextmanager
+def _cache() -> Iterator[sqlite3.Connection | None]:
+    """The database of earlier checks; None, with a warning, where it cannot be used."""
+    try:
+        path = cache_folder() / "check_dataset" / f"images_{_VERSION}.sqlite"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = _open(path)
+    except (OSError, sqlite3.Error, FeatError) as error:  # the last: there is no home folder
+        reason = error.what if isinstance(error, FeatError) else error
+        log.warning("Results of earlier checks are not used: %s", reason)
+        yield None
+        return
+    with closing(connection):
+        yield connection
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Open the database. A damaged file, which only a crash of the system leaves, is replaced."""
+    table = "CREATE TABLE IF NOT EXISTS image (path PRIMARY KEY, size, changed, info) WITHOUT ROWID"
+    connection = sqlite3.connect(path)
+    try:
+        connection.execute(table)
+    except sqlite3.OperationalError:  # locked, full, read-only
+        raise
+    except sqlite3.DatabaseError:
+        connection.close()
+        path.unlink()
+        connection = sqlite3.connect(path)
+        connection.execute(table)
+    return connection
+
+
+def _load(cache: sqlite3.Connection | None, stamps: dict[str, Stamp | None]) -> dict[str, ImageInfo]:
+    known: dict[str, ImageInfo] = {}
+    if cache is None:
+        return known
+    try:
+        for path, stamp in stamps.items():
+            row = (
+                stamp
+                and cache.execute(
+                    "SELECT info FROM image WHERE path = ? AND size = ? AND changed = ?", stamp
+                ).fetchone()
+            )
+            if row:
+                values = json.loads(row[0])
+                known[path] = ImageInfo(
+                    **{**values, "properties": tuple(values["properties"]), "levels": tuple(values["levels"])}
+                )
+    except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
+        log.warning("Results of earlier checks cannot be read, and are not used: %s", error)
+        return {}
+    return known
+
+
+def _store(cache: sqlite3.Connection | None, fresh: dict[str, ImageInfo], stamps: dict[str, Stamp | None]) -> None:
+    if cache is None or not fresh:
+        return
+    rows = [(*(stamps[path] or ()), json.dumps({n: getattr(f, n) for n in _FIELDS})) for path, f in fresh.items()]
+    try:
+        with cache:
+            cache.executemany("INSERT OR REPLACE INTO image VALUES (?, ?, ?, ?)", rows)
+    except (sqlite3.Error, UnicodeError) as error:
+        log.warning("Results cannot be stored for the next check: %s", error)
