@@ -18,7 +18,7 @@ paddle = pytest.importorskip("paddle")
 import paddlex_feat
 from paddlex_feat.config.load import load
 from paddlex_feat.models import recognizer, weights
-from paddlex_feat.modes.build import network_spec
+from paddlex_feat.modes.parts import network_spec
 
 BASE = "PP-ShiTuV2_rec_CLIP_vit_base"
 MODELS = ("PP-ShiTuV2_rec", BASE, "PP-ShiTuV2_rec_CLIP_vit_large")

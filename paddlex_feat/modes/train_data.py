@@ -21,6 +21,7 @@ from paddlex_feat.data.loading.loader import BATCHES_AHEAD, BadImages, training_
 from paddlex_feat.data.loading.processes import HELD, DecodingProcesses, ProcessEnded
 from paddlex_feat.errors import ConfigError, DatasetError
 from paddlex_feat.modes.build import own_files, preprocess_of, require_images, warn_of_own_files
+from paddlex_feat.modes.parts import loss_terms
 from paddlex_feat.modes.train_classes import require_classes_of
 from paddlex_feat.modes.worker import Place
 from paddlex_feat.runtime.cpu import memory_limit
@@ -96,11 +97,14 @@ def read_data(config: Config, group: Group, resumed: Path | None = None) -> Data
 
 
 def _warn_about_triplets(settings: TrainSection) -> None:
-    if settings.loss.triplet_weight:
-        if settings.samples_per_class is None:
-            log.warning("Train.samples_per_class is null: shuffled batches hold few images of a class for triplets.")
-        elif settings.samples_per_class == settings.batch_size:
-            log.warning("A batch holds one class: the triplet loss has no negatives. Raise Train.batch_size.")
+    """Warn if the batches suit no loss that compares their images."""
+    names = " and ".join(t.spec.term for t in loss_terms(settings.loss) if t.weight and t.spec.mines_pairs)
+    if not names:
+        return
+    if settings.samples_per_class is None:
+        log.warning("Train.samples_per_class is null: shuffled batches hold few images of a class for %s.", names)
+    elif settings.samples_per_class == settings.batch_size:
+        log.warning("A batch holds one class: %s has no negatives. Raise Train.batch_size.", names)
 
 
 def _num_classes(wanted: int | str | None, found: int) -> int:
@@ -112,7 +116,7 @@ def _num_classes(wanted: int | str | None, found: int) -> int:
             where="Train.num_classes",
             fix=f"Use -o Train.num_classes=auto, or {found}.",
         )
-    log.info("Train.num_classes is %d, train.txt has %d classes: the others stay without images.", wanted, found)
+    log.info("Train.num_classes is %d but train.txt has %d classes; the extra classes get no images.", wanted, found)
     return wanted
 
 

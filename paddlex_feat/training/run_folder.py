@@ -44,7 +44,7 @@ _OF_A_RUN = (
     "vdlrecords.*.log",
     "train_result.json.bak*",
 )
-_SUFFIXES = ("pdparams", "pdema", "pdopt", "pdstates", "info.json")
+_SUFFIXES = ("pdparams", "pdema", "pdloss", "pdopt", "pdstates", "info.json")
 
 
 def epoch_name(epoch: int) -> str:
@@ -274,6 +274,7 @@ class RunFolder:
         files = {
             "pdparams": f"{name}/{name}.pdparams",
             "pdema": f"{name}/{name}.pdema",
+            "pdloss": f"{name}/{name}.pdloss",
             "pdopt": f"{name}/{name}.pdopt",
             "pdstates": f"{name}/{name}.pdstates",
             "inference_config": f"{name}/inference/inference.yml",

@@ -23,9 +23,7 @@ def main(result: str, accumulate: int, ce_weight: float) -> None:
     from networks import TINY_CLIP
 
     from paddlex_feat.data.images.preprocess import Preprocess
-    from paddlex_feat.losses.combined import CombinedLoss
-    from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
-    from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
+    from paddlex_feat.losses.combined import recipe_loss
     from paddlex_feat.models import recognizer
     from paddlex_feat.training.freeze import freeze
     from paddlex_feat.training.step import Step, TrainingNetwork
@@ -37,7 +35,7 @@ def main(result: str, accumulate: int, ce_weight: float) -> None:
     if not ce_weight:
         freeze(model, ["head"])
     optimizer = paddle.optimizer.Momentum(0.05, 0.9, model.parameters(), weight_decay=1e-3)
-    criterion = CombinedLoss(LabelSmoothingCrossEntropy(0.1), TripletAngularMarginLoss(), ce_weight, 1.0)
+    criterion = recipe_loss(0.1, ce_weight, 1.0)
     network = TrainingNetwork(model, Preprocess(32), classify=ce_weight > 0)
     step = Step(network, criterion, optimizer, group=group, cross_device_negatives=True)
     rng = np.random.default_rng(0)
