@@ -25,8 +25,9 @@ from paddlex_feat.losses.combined import recipe_loss
 from paddlex_feat.models import cpu_conv, recognizer, weights
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, TrainingState
+from paddlex_feat.training.metrics_file import draw_curves, metrics_until
 from paddlex_feat.training.run_folder import RunFolder
-from paddlex_feat.training.run_logger import RunLogger, draw_curves, metrics_until, open_visualdl
+from paddlex_feat.training.run_logger import RunLogger, open_visualdl
 from paddlex_feat.training.step import Step, TrainingNetwork
 from paddlex_feat.training.stop import defer_signals
 from paddlex_feat.training.trainer import Trainer, TrainingPlan
@@ -188,7 +189,7 @@ def test_a_metrics_file_without_an_end_takes_no_memory(tmp_path):
     path.write_text(line("train", 1, 1))
     os.truncate(path, 6 * 2**30)
     code = (
-        "import resource, sys, pathlib; from paddlex_feat.training.run_logger import metrics_until;"
+        "import resource, sys, pathlib; from paddlex_feat.training.metrics_file import metrics_until;"
         "resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)); print(len(metrics_until(pathlib.Path(sys.argv[1]))))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120)

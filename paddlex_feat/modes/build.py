@@ -77,7 +77,7 @@ def _require_in_proportion(trained: Config, path: Path) -> None:
     file = settled(path)
     if not file.is_file():
         what = lookup.problem("The weight file", path, "file")
-        raise WeightsError(what, where=str(path), fix="Check the path, or train first.")
+        raise WeightsError(what, where=str(path), fix="Check the path, or train first.", code="weights-missing")
     if not find_backbone(trained.Model.backbone).size_from_keys:
         return
     with paddle.LazyGuard():  # shapes without tensors
@@ -88,6 +88,7 @@ def _require_in_proportion(trained: Config, path: Path) -> None:
             f"The network has {numbers:,} numbers, more than a file of {size:,} bytes holds.",
             where=str(path),
             fix="Use the config.yaml that these weights were trained with, beside them or one level up.",
+            code="weights-too-small",
         )
 
 

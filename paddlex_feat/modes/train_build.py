@@ -196,7 +196,7 @@ def build_trainer(
         run_logger=RunLogger(own, plan.epochs, plan.steps_per_epoch, state.progress.step, settings.visualdl),
         group=group,
         resume_command=f"{run_record.program()} -c {folder.root / 'config.yaml'} -o Train.resume=auto",
-        frozen=frozen_bn_layers,
+        frozen_bn_layers=frozen_bn_layers,
         skipped=data.bad.files if data.bad is not None else (),
     )
 

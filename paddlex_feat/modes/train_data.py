@@ -1,4 +1,4 @@
-"""What mode train reads before Paddle is imported: lists, classes, batches, and where it computes."""
+"""Data of mode train, read before Paddle is imported: lists, classes, batches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from paddlex_feat.runtime.cpu import memory_limit
 from paddlex_feat.runtime.distributed import Group
 
 log = logging.getLogger(__name__)
-MIN_PROCESSORS = 3  # of the training process: with fewer, threads can use them all
+MIN_PROCESSORS = 3  # for decoding processes; threads can use fewer processors fully
 MAX_PROCESSES = 16
 _PROCESS_BYTES = 50 * 2**20  # that a decoding process takes
 
@@ -72,6 +72,7 @@ def read_data(config: Config, group: Group, resumed: Path | None = None) -> Data
             "All images of train.txt have one label: there is nothing to tell apart.",
             where="train.txt",
             fix="Add images of other classes.",
+            code="one-class",
         )
     sampler = samplers.build(
         labels.tolist(),
@@ -115,6 +116,7 @@ def _num_classes(wanted: int | str | None, found: int) -> int:
             f"train.txt has {found} classes, the classifier would have {wanted}.",
             where="Train.num_classes",
             fix=f"Use -o Train.num_classes=auto, or {found}.",
+            code="classifier-too-narrow",
         )
     log.info("Train.num_classes is %d but train.txt has %d classes; the extra classes get no images.", wanted, found)
     return wanted

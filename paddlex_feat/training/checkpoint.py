@@ -114,14 +114,17 @@ class TrainingState:
         return {n: t if t is not None else tensors[n].astype("float32") for n, t in exact.items()}
 
     def cast_to(self, dtype: str, exact: Sequence[paddle.nn.Layer], exact_gradients: bool = False) -> None:
-        """Compute with weights of "float16" or "bfloat16", but for `exact`; the optimizer keeps float32 copies.
+        """Compute with weights of lower precision; the optimizer keeps float32 copies.
 
-        After the weights were loaded and before the momentum is: the copies are of the float32 values,
-        not of the rounded ones.
+        Call it after the weights were loaded and before the optimizer's state is: the copies are of the float32
+        values, not of the rounded ones.
 
-        exact_gradients: gradients become float32 at the end of each backward pass, before they are unscaled and
-            clipped. In float16 the norm of a large gradient overflows, and what the loss scale has saved from
-            underflow underflows when it is unscaled.
+        Args:
+            dtype: "float16" or "bfloat16".
+            exact: layers that stay float32.
+            exact_gradients: gradients become float32 at the end of each backward pass, before they are unscaled and
+                clipped. In float16 the norm of a large gradient overflows, and small gradients underflow when they are
+                unscaled.
         """
         before = {name: parameter.clone() for name, parameter in self.model.named_parameters()}
         _forget_earlier_networks()
@@ -137,7 +140,7 @@ class TrainingState:
         self.set_master_weights(before)
 
     def set_master_weights(self, before: dict[str, paddle.Tensor]) -> None:
-        """Make float32 parameters, by name, the optimizer's copies of those that have low precision now."""
+        """Make these float32 parameters, by name, the optimizer's copies of the network's low-precision ones."""
         masters = {}
         for name, parameter in self.model.named_parameters():
             if parameter.dtype != paddle.float32:
@@ -205,6 +208,7 @@ def read_progress(path: Path) -> Progress:
             "The file does not hold the state of a run of this program.",
             where=str(path),
             fix="To start from these weights alone, use Train.pretrain_weight_path instead of Train.resume_path.",
+            code="state-form",
         ) from error
 
 

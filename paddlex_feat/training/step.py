@@ -29,7 +29,7 @@ class Precision:
 
     @property
     def on(self) -> bool:
-        """Is it mixed at all?"""
+        """Whether precision is mixed."""
         return self.level != "OFF"
 
     def autocast(self) -> Any:
