@@ -141,7 +141,6 @@ def test_fine_tuning_from_the_best_model_of_the_same_folder(small_faces, tmp_pat
         ("Train.pretrain_weight_path=none.pdparams", "none.pdparams"),
         ("Train.resume_path=none.pdparams", "none.pdstates"),
         ("Train.freeze=[head.fcc]", "No parameter is called"),
-        ("Model.backbone=ResNet51", "no backbone"),
     ],
 )
 def test_what_cannot_work_is_said_before_the_first_step(small_faces, tmp_path, override, message):
