@@ -18,19 +18,17 @@ from paddlex_feat import create_model
 from paddlex_feat.config.load import load
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import TrainingError, WeightsError
-from paddlex_feat.losses.combined import CombinedLoss
-from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
-from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
+from paddlex_feat.losses.combined import recipe_loss
 from paddlex_feat.models import recognizer, weights
-from paddlex_feat.modes.train_parts import _fit_steps
 from paddlex_feat.provenance.lineage import resumed_from
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, TrainingState
 from paddlex_feat.training.ema import Ema
+from paddlex_feat.training.resume import count_steps
 from paddlex_feat.training.run_folder import RunFolder
-from paddlex_feat.training.run_logger import Watch
+from paddlex_feat.training.run_logger import RunLogger
 from paddlex_feat.training.step import Step, TrainingNetwork
-from paddlex_feat.training.trainer import Plan, Trainer
+from paddlex_feat.training.trainer import Trainer, TrainingPlan
 
 CHECKPOINT = ["pdopt", "pdparams", "pdstates"]
 INFERENCE = ["inference.json", "inference.pdiparams", "inference.yml"]
@@ -143,7 +141,6 @@ def test_fine_tuning_from_the_best_model_of_the_same_folder(small_faces, tmp_pat
         ("Train.pretrain_weight_path=none.pdparams", "none.pdparams"),
         ("Train.resume_path=none.pdparams", "none.pdstates"),
         ("Train.freeze=[head.fcc]", "No parameter is called"),
-        ("Model.backbone=ResNet51", "no backbone"),
     ],
 )
 def test_what_cannot_work_is_said_before_the_first_step(small_faces, tmp_path, override, message):
@@ -271,7 +268,7 @@ def test_a_best_model_caught_between_two_renames_goes_with_a_run_that_is_taken_u
     shutil.copytree(run_folder / "latest", source / "latest")
     out.mkdir()
     progress = checkpoint.read_progress(source / "latest/latest.pdstates")
-    RunFolder(out, 1).take_up(source / "latest/latest.pdparams", progress)
+    RunFolder(out, 1).resume_from(source / "latest/latest.pdparams", progress)
     assert (source / ".best_model.replaced").is_dir() and not (source / "best_model").exists()
     for path in sorted((run_folder / "best_model").glob("best_model.*")):
         assert (out / "best_model" / path.name).read_bytes() == path.read_bytes()
@@ -287,7 +284,7 @@ def test_keep_last(tmp_path):
     folder = RunFolder(root, keep_last=2)
     layer = paddle.nn.Linear(2, 2)
     for epoch in (1, 2, 3, 4):
-        state = state_of(layer, epoch=epoch, score=epoch / 10)
+        state = state_of(layer, epoch=epoch, last_recall1=epoch / 10)
         folder.save(["latest", f"epoch_{epoch}"], state, tmp_path / "inference")
     folder.finish()
     assert sorted(p.name for p in root.iterdir()) == ["epoch_3", "epoch_4", "latest"]
@@ -309,7 +306,7 @@ def test_momentum_survives_in_another_process_order(tmp_path):
     other = paddle.nn.Linear(3, 2)
     again = state_of(other)
     checkpoint.resume(tmp_path / "best_model/best_model.pdparams", again)
-    checkpoint.resume_momentum(tmp_path / "best_model/best_model.pdparams", again)
+    checkpoint.resume_optimizer(tmp_path / "best_model/best_model.pdparams", again)
     for (name, a), (_, b) in zip(layer.named_parameters(), other.named_parameters(), strict=True):
         assert np.array_equal(a.numpy(), b.numpy())
         velocity = [
@@ -333,7 +330,7 @@ def test_momentum_that_does_not_fit_is_an_error(tmp_path, momentum):
     checkpoint.snapshot(state).write(tmp_path, "x")
     weights.write(tmp_path / "x.pdopt", momentum)
     with pytest.raises(WeightsError, match=r"x\.pdopt"):
-        checkpoint.resume_momentum(tmp_path / "x.pdparams", state)
+        checkpoint.resume_optimizer(tmp_path / "x.pdparams", state)
 
 
 def test_weights_of_another_program_cannot_be_resumed(tmp_path):
@@ -375,10 +372,10 @@ def test_progress_that_no_run_has_cannot_be_resumed(tmp_path, wrong):
         checkpoint.read_progress(tmp_path / "x.pdstates")
 
 
-@pytest.mark.parametrize(("batching", "done", "counted"), [("x", 3, 13), ("x", 5, 15), ("y", 3, 10), ("x", 6, 10)])
-def test_steps_that_an_epoch_does_not_have_are_not_counted(batching, done, counted):
-    progress = Progress(epoch=2, step=99, step_in_epoch=done, batching=batching)
-    _fit_steps(progress, 5, "x")
+@pytest.mark.parametrize(("signature", "done", "counted"), [("x", 3, 13), ("x", 5, 15), ("y", 3, 10), ("x", 6, 10)])
+def test_steps_that_an_epoch_does_not_have_are_not_counted(signature, done, counted):
+    progress = Progress(epoch=2, step=99, step_in_epoch=done, batch_signature=signature)
+    count_steps(progress, 5, "x")
     assert progress.step == counted and progress.step_in_epoch == counted - 10
 
 
@@ -413,7 +410,7 @@ def test_a_loss_that_is_not_finite_names_step_terms_and_files(tmp_path):
     images = np.zeros((4, 32, 32, 3), np.uint8)
     model.head.fc.weight.set_value(np.full((512, 2), np.inf, np.float32))
     state = state_of(model)
-    loss = CombinedLoss(LabelSmoothingCrossEntropy(), TripletAngularMarginLoss())
+    loss = recipe_loss()
     trainer = Trainer(
         state=state,
         step=Step(TrainingNetwork(model, Preprocess(32)), loss, state.optimizer),
@@ -423,8 +420,8 @@ def test_a_loss_that_is_not_finite_names_step_terms_and_files(tmp_path):
         exporter=None,
         evaluate=None,
         folder=RunFolder(tmp_path, 1),
-        plan=Plan(1, 2, 0.1, 0, log_interval=2, eval_interval=1, save_interval=1, eval_start=False, seed=0),
-        watch=Watch(tmp_path, 1, 2),
+        plan=TrainingPlan(1, 2, 0.1, 0, log_interval=2, eval_interval=1, save_interval=1, eval_start=False, seed=0),
+        run_logger=RunLogger(tmp_path, 1, 2),
     )
     with pytest.raises(TrainingError) as caught:
         trainer.fit()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from paddlex_feat.config.base import fits_a_path
+from paddlex_feat.config.parts import Problem
 from paddlex_feat.config.problems import (
     MOST_FAULTS,
     empty,
@@ -147,7 +148,12 @@ def _model_of(raw: dict[str, Any]) -> str:
     return name if name in MODELS else MODELS[0]
 
 
-def load(file: str, overrides: list[tuple[str, Any]], usable: bool = True) -> tuple[Config, list[str]]:
+def load(
+    file: str,
+    overrides: list[tuple[str, Any]],
+    usable: bool = True,
+    check: Callable[[Config], Sequence[Problem]] | None = None,
+) -> tuple[Config, list[str]]:
     """Read, merge and validate.
 
     Args:
@@ -155,6 +161,7 @@ def load(file: str, overrides: list[tuple[str, Any]], usable: bool = True) -> tu
         overrides: (dotted key, value) pairs in the order given; the last one wins. A value may be a
             `yaml_text.Scalar`, as from `split_override`.
         usable: the paths that the mode uses must be those of this machine; False for the record of another run.
+        check: finds problems of a valid configuration that the schema does not know, as `modes.parts.find_problems`.
 
     Returns the Config and notices for the log. Raises ConfigError that lists every fault.
     """
@@ -180,7 +187,9 @@ def load(file: str, overrides: list[tuple[str, Any]], usable: bool = True) -> tu
         faults += rows
     if not faults:
         faults += unusable_paths(config, sources) if usable else []
-        faults += _unsupported(config, sources) + _misfits(config, sources)
+        faults += _unsupported(config, sources)
+        found = check(config) if check else ()
+        faults += [f"{problem.key}{_source_of(problem.key, sources)}: {problem.message}" for problem in found]
     if faults:
         count = "One fault" if len(faults) + more == 1 else f"{len(faults) + more} faults"
         faults += [f"… and {more} more"] if more else []
@@ -243,17 +252,11 @@ def _unsupported(config: Config, sources: dict[str, str]) -> list[str]:
     return rows
 
 
-def _misfits(config: Config, sources: dict[str, str]) -> list[str]:
-    """Values that are sound alone and do not fit each other."""
-    steps = {"PPLCNetV2_base_ShiTu": 8, "CLIP_vit": config.Model.patch_size}  # stride of the network, side of a patch
-    step, size = steps.get(config.Model.backbone, 1), config.Train.input_size
-    if size % step == 0:
-        return []
-    where = source("Train.input_size", sources)
-    nearest = max(step, round(size / step) * step)
-    return [
-        f"Train.input_size{where}: {size} is no multiple of {step}, as {config.Model.backbone} needs; use {nearest}"
-    ]
+def _source_of(dotted: str, sources: dict[str, str]) -> str:
+    """As `source`, of the key itself or of the mapping or list that holds it."""
+    while dotted and dotted not in sources:
+        dotted = dotted.rpartition(".")[0]
+    return source(dotted, sources)
 
 
 def peek(file: str, overrides: list[tuple[str, Any]]) -> dict[str, str]:

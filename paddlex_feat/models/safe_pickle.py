@@ -21,7 +21,7 @@ from paddlex_feat.errors import WeightsError
 
 # Instructions, and values in the result: of a checkpoint nearly all are the labels of the run's classes. A value
 # takes about 100 bytes, so a file that holds nothing else takes 200 MB, and some seconds.
-MOST, DEEPEST = 2_000_000, 20
+MAX_LOOKUPS, MAX_DEPTH = 2_000_000, 20
 _PLAIN_TYPE = re.compile(r"[<>=|]?(\?|[biufc]\d{1,2}|[SU]\d{1,4})")  # no objects, no fields
 _FIX = "Do not use this file: loading it with a plain unpickler could run code."
 
@@ -32,12 +32,13 @@ def load(stream: IO[bytes]) -> Any:
     Raises WeightsError that names what is neither an array nor a plain container. A damaged file raises any
     other exception. Arrays cannot be written to: they share the memory of what was read.
     """
-    left = [MOST]
-    return _plain(_Unpickler(stream).load(), DEEPEST, left)
+    left = [MAX_LOOKUPS]
+    return _plain(_Unpickler(stream).load(), MAX_DEPTH, left)
 
 
 def _refused(name: str) -> WeightsError:
-    return WeightsError(f"The file asks for {name}, which is neither an array nor a plain container.", fix=_FIX)
+    what = f"The file asks for {name}, which is neither an array nor a plain container."
+    return WeightsError(what, fix=_FIX, code="weights-unsafe")
 
 
 class _Type:
@@ -156,14 +157,15 @@ _OPCODES = (
 
 
 class _Counted(dict[int, Any]):
-    """The instructions there are; each look-up is one of `MOST`."""
+    """The instructions there are; each look-up is one of `MAX_LOOKUPS`."""
 
-    left = MOST
+    left = MAX_LOOKUPS
 
     def __getitem__(self, code: int) -> Any:
         self.left -= 1
         if self.left < 0:
-            raise WeightsError("The file is no weight file: it holds millions of values beside its arrays.")
+            what = "This is not a weight file: it holds millions of values besides its arrays."
+            raise WeightsError(what, code="weights-too-many-values")
         return super().__getitem__(code)
 
 
@@ -242,7 +244,8 @@ def _plain(value: Any, depth: int, left: list[int]) -> Any:
     """`value` with arrays for their stand-ins, as a tree: what occurs twice counts twice."""
     left[0] -= 1
     if left[0] < 0 or depth < 0:
-        raise WeightsError("The file is no weight file: its containers hold each other without end.")
+        what = "This is not a weight file: its containers are nested without end."
+        raise WeightsError(what, code="weights-nested")
     if isinstance(value, dict):
         return {_key(k): _plain(v, depth - 1, left) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
