@@ -32,8 +32,8 @@ from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ConfigError, DependencyError, DeviceError, OutputError, WeightsError
 from paddlex_feat.inference.engines import registry
 from paddlex_feat.inference.engines.onnx_engine import OnnxEngine, _provider
-from paddlex_feat.inference.engines.options import _RUN_MODES, ENGINES, EngineSettings, engine_settings
-from paddlex_feat.inference.engines.paddle_engine import CPU_PIECE
+from paddlex_feat.inference.engines.options import _RUN_MODES, ENGINES, EngineOptions, resolve_engine_options
+from paddlex_feat.inference.engines.paddle_engine import CPU_MICRO_BATCH
 from paddlex_feat.inference.engines.registry import create_engine
 from paddlex_feat.inference.export import convert
 from paddlex_feat.inference.export.exporter import Exporter
@@ -150,9 +150,9 @@ def test_lower_precisions_keep_the_features_of_photographs(name, precision, fold
 @pytest.mark.parametrize("name", ["paddle", *OTHERS])
 def test_features_do_not_depend_on_the_batch(name, folder, faces):
     extract = FeatureExtractor(folder, engine=name)
-    images = pictures(32, faces, 2 * CPU_PIECE + 3)
+    images = pictures(32, faces, 2 * CPU_MICRO_BATCH + 3)
     whole = extract(images)
-    for size in (1, 5, CPU_PIECE):
+    for size in (1, 5, CPU_MICRO_BATCH):
         parts = [extract(images[i : i + size]) for i in range(0, len(images), size)]
         assert np.abs(np.concatenate(parts) - whole).max() <= 1e-6
 
@@ -434,7 +434,7 @@ class Stub:
     def __init__(self, name, folder, *rest):
         if self.error.get(name) == np.inf:
             raise WeightsError(f"{name} is broken.")
-        self.name, self.piece, self.precision, self.device = name, 0, "fp32", "cpu"
+        self.name, self.micro_batch, self.precision, self.device = name, 0, "fp32", "cpu"
         self._real = OnnxEngine(folder, "cpu")
 
     def run(self, x):
@@ -500,8 +500,8 @@ def test_auto_on_the_real_engines(folder, caplog):
 # Settings
 
 
-def settings(engine="paddle", precision="fp32", threads=0, device="auto") -> EngineSettings:
-    return EngineSettings(engine, precision, threads, device)
+def settings(engine="paddle", precision="fp32", threads=0, device="auto") -> EngineOptions:
+    return EngineOptions(engine, precision, threads, device)
 
 
 @pytest.mark.parametrize(
@@ -538,7 +538,7 @@ def settings(engine="paddle", precision="fp32", threads=0, device="auto") -> Eng
     ],
 )
 def test_every_way_to_ask_for_an_engine(given, expected):
-    assert engine_settings(**given) == expected
+    assert resolve_engine_options(**given) == expected
 
 
 @pytest.mark.parametrize(
@@ -568,7 +568,7 @@ def test_every_way_to_ask_for_an_engine(given, expected):
 )
 def test_settings_that_contradict_or_do_not_exist(given, words):
     with pytest.raises(ConfigError) as caught:
-        engine_settings(**given)
+        resolve_engine_options(**given)
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 

@@ -25,7 +25,7 @@ from paddlex_feat.config import load
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ConnectionLostError, DeviceError, FeatError, OutOfMemoryError, WeightsError
 from paddlex_feat.inference.engines import onnx_engine, paddle_engine, registry
-from paddlex_feat.inference.engines.graph_check import _GPU_ONLY, _PURE, require_cpu_kernels
+from paddlex_feat.inference.engines.graph_check import _GPU_ONLY, _PURE, check_cpu_kernels
 from paddlex_feat.inference.export.convert import write_forms
 from paddlex_feat.inference.export.exporter import Exporter
 from paddlex_feat.inference.extractor import FeatureExtractor
@@ -205,7 +205,7 @@ def test_engines_on_a_gpu_are_compared_by_cosine(exported, monkeypatch, caplog):
     """Their float32 is TF32, each in its own way."""
 
     class Rounding:
-        precision, piece = "fp32", 0
+        precision, micro_batch = "fp32", 0
 
         def __init__(self, name, device):
             self.name, self.device = name, device
@@ -282,7 +282,7 @@ def test_a_graph_with_an_operator_of_gpus_is_an_error(pir, tmp_path, monkeypatch
 def test_the_operators_of_gpus_have_no_cpu_kernel(exported):
     kernels = set(paddle.base.core._get_registered_phi_kernels("function"))
     assert _GPU_ONLY <= _PURE and not _GPU_ONLY & kernels
-    require_cpu_kernels(exported / "inference.json")
+    check_cpu_kernels(exported / "inference.json")
 
 
 def test_float32_attention_never_reaches_paddles_choice_and_is_its_cpu_result(monkeypatch):
@@ -459,7 +459,7 @@ def test_onnx_runtime_loads_cuda_and_does_not_fall_back_silently(tmp_path, monke
     engine = onnx_engine.OnnxEngine(tmp_path, "gpu:1")
     options = {"device_id": 1, "cudnn_conv_algo_search": "HEURISTIC"}
     assert module.calls == ["preload", [("CUDAExecutionProvider", options)]]
-    assert (engine.device, engine.piece, capsys.readouterr().out) == ("gpu:1", 0, "")
+    assert (engine.device, engine.micro_batch, capsys.readouterr().out) == ("gpu:1", 0, "")
     monkeypatch.setitem(sys.modules, "onnxruntime", OnnxRuntime(["CPUExecutionProvider", "CUDAExecutionProvider"]))
     with pytest.raises(DeviceError, match="could not start CUDAExecutionProvider"):
         onnx_engine.OnnxEngine(tmp_path, "auto")
@@ -469,7 +469,7 @@ def test_onnx_runtime_loads_cuda_and_does_not_fall_back_silently(tmp_path, monke
 def test_the_default_batch_of_predictions(device, default, exported, monkeypatch):
     extract = FeatureExtractor(exported)
     monkeypatch.setattr(extract.engine, "device", device)
-    monkeypatch.setattr(extract.engine, "piece", 8 if device == "cpu" else 0)
+    monkeypatch.setattr(extract.engine, "micro_batch", 8 if device == "cpu" else 0)
     sizes: list[int] = []
     run = extract.engine.run
     monkeypatch.setattr(extract.engine, "run", lambda x: sizes.append(len(x)) or run(x))

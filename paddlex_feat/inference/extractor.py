@@ -68,9 +68,9 @@ class FeatureExtractor:
         Raises WeightsError if the graph fails, or gives anything but a row for each image, OutOfMemoryError.
         Rows have unit length if inference.yml asks for NormalizeFeatures, as all of ours do, or `unit` does.
         """
-        size = self.engine.piece or len(images)
-        pieces = [images[i : i + size] for i in range(0, len(images), size)]
-        features = np.concatenate([self._run(piece) for piece in pieces])
+        size = self.engine.micro_batch or len(images)
+        parts = [images[i : i + size] for i in range(0, len(images), size)]
+        features = np.concatenate([self._run(part) for part in parts])
         return unit_rows(features) if self._unit else features
 
     def _require_usable(self) -> None:

@@ -62,7 +62,7 @@ def read_info(folder: Path) -> ModelInfo:
     return ModelInfo(name, Preprocess.from_ops(ops, str(path)), unit is not False)
 
 
-def lacking(folder: Path) -> list[str]:
+def missing_files(folder: Path) -> list[str]:
     """The files that a folder lacks to be an inference directory of Paddle."""
     lacks = [f"{PREFIX}{suffix}" for suffix in (".yml", ".pdiparams") if not (folder / f"{PREFIX}{suffix}").is_file()]
     return lacks if any((folder / name).is_file() for name in GRAPHS) else [*lacks, " or ".join(GRAPHS)]

@@ -23,13 +23,13 @@ from paddlex_feat.errors import ConfigError, DownloadError, FeatError, ImageErro
 from paddlex_feat.fileio import lookup
 from paddlex_feat.fileio.atomic_folder import settled
 from paddlex_feat.fileio.paths import expand_home
-from paddlex_feat.inference.engines.options import engine_settings
+from paddlex_feat.inference.engines.options import resolve_engine_options
 from paddlex_feat.inference.extractor import FeatureExtractor
-from paddlex_feat.inference.input_paths import Search
-from paddlex_feat.inference.inputs import Item, StreamFault, items, may_wait
+from paddlex_feat.inference.inputs.items import InputIteratorError, Item, is_slow_source, iter_images
+from paddlex_feat.inference.inputs.paths import Search
 from paddlex_feat.inference.model_info import PREFIX, models_within, read_info
 from paddlex_feat.inference.model_zoo import official_model
-from paddlex_feat.inference.results import Failed, FeatureResult, FileStems
+from paddlex_feat.inference.results import Failed, FeatureResult, OutputNames
 from paddlex_feat.runtime.cpu import cpu_count
 from paddlex_feat.runtime.opencv import silent_opencv
 
@@ -67,12 +67,12 @@ def create_model(
         precision: "fp32" (None), "bf16" or "fp16", where engine and processor have it.
         threads: CPU threads; 0 takes OMP_NUM_THREADS, else the physical cores.
         fast_decode: decode large JPEGs at 1/2, 1/4 or 1/8 of their size. It changes features: see docs/predict.md.
-        engine_config, pp_option, use_hpip, hpi_config: PaddleX's ways to say the same, see `engine_settings`.
+        engine_config, pp_option, use_hpip, hpi_config: PaddleX's ways to say the same, see `resolve_engine_options`.
 
     Raises WeightsError if the directory cannot be used, ConfigError for settings that do not exist or contradict
     each other, DownloadError, DeviceError, DependencyError.
     """
-    wanted = engine_settings(engine, precision, threads, device, engine_config, pp_option, use_hpip, hpi_config)
+    wanted = resolve_engine_options(engine, precision, threads, device, engine_config, pp_option, use_hpip, hpi_config)
     folder = _official(model_name) if model_dir is None else _given(os.fspath(model_dir))
     info = read_info(folder)
     if info.name != model_name:
@@ -194,21 +194,21 @@ class Predictor:
             raise ConfigError(f"on_error must be 'raise' or 'skip', got {on_error!r}.", where="on_error")
         search = Search()
         self.failed, self.left_out = [], search.left_out
-        together = max(self.batch_size, self._extractor.engine.piece)
-        group = self._batch_size or 1 if may_wait(input) else together
-        return self._results(items(input, search), group, on_error == "skip", self.failed)
+        together = max(self.batch_size, self._extractor.engine.micro_batch)
+        group = self._batch_size or 1 if is_slow_source(input) else together
+        return self._results(iter_images(input, search), group, on_error == "skip", self.failed)
 
     __call__ = predict
 
     def _results(
         self, stream: Iterator[Item], batch_size: int, skip: bool, failed: list[Failed]
     ) -> Generator[FeatureResult, None, None]:
-        stems, number, process = FileStems(), 0, os.getpid()
+        names, number, process = OutputNames(), 0, os.getpid()
         with closing(self._outcomes(stream, batch_size)) as outcomes:
             for item, outcome in outcomes:
                 if not isinstance(outcome, Exception):
                     number += 1
-                    stem = stems.of(item.input_path, item.page_index)
+                    stem = names.next(item.input_path, item.page_index)
                     yield FeatureResult(item.input_path, outcome, stem, number, item.page_index)
                     if process != os.getpid():
                         raise FeatError(
@@ -216,7 +216,7 @@ class Predictor:
                             where=item.name,
                             fix="Call predict in this process.",
                         )
-                elif isinstance(outcome, StreamFault):
+                elif isinstance(outcome, InputIteratorError):
                     raise outcome.error
                 elif isinstance(outcome, (ImageError, DownloadError)):
                     what = f"{item.line}: {outcome.what}" if item.line else outcome.what

@@ -21,7 +21,7 @@ from paddlex_feat.hub import fetch
 
 # What some file system refuses: Windows' reserved characters, control characters, surrogates that are no byte.
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]')
-_LONGEST = 200  # bytes of a stem; with its number and `_res.json` it fits into the 255 of most file systems
+_MAX_STEM_BYTES = 200  # bytes of a stem; with its number and `_res.json` it fits into the 255 of most file systems
 
 
 class FeatureResult(dict[str, Any]):
@@ -72,7 +72,7 @@ class FeatureResult(dict[str, Any]):
 
         A path that ends in .json and is no folder is the file; the n-th result of the same `predict` call goes to
         NAME_n.json beside it. Any other path is a folder, the file in it `<stem>_res.json`, with the stem
-        of `FileStems`. So no result of a call overwrites another. `~` is the home folder. Raises OutputError, also
+        of `OutputNames`. So no result of a call overwrites another. `~` is the home folder. Raises OutputError, also
         for a path with a variable or of Windows that does not exist.
         """
         path = output_path(save_path)
@@ -119,7 +119,7 @@ class Failed(tuple[builtins.str, builtins.str]):
         return *self, self.fix
 
 
-class FileStems:
+class OutputNames:
     """Stems for the results of one `predict` call: the same call names the same files again.
 
     A stem is the input's own, of a URL that of its path, with `_<page_index>` for one of several pages;
@@ -137,20 +137,20 @@ class FileStems:
         self._array = f"array_{time.time_ns()}"
         self._arrays = 0
 
-    def of(self, input_path: str | None, page_index: int | None = None) -> str:
+    def next(self, input_path: str | None, page_index: int | None = None) -> str:
         """A stem that this object has not given before."""
         path = urlparse(input_path).path if input_path and fetch.is_url(input_path) else input_path
         own = Path(path).stem if path else ""
         if not own:
             self._arrays += 1
             return self._array if self._arrays == 1 else f"{self._array}_{self._arrays}"
-        return self._free(own if page_index is None else f"{own}_{page_index}")
+        return self._unique(own if page_index is None else f"{own}_{page_index}")
 
-    def _free(self, wanted: str) -> str:
+    def _unique(self, wanted: str) -> str:
         wanted = _FORBIDDEN.sub("_", wanted)
         if wanted.startswith(self._array):
             wanted = f"_{wanted}"
-        while len(wanted.encode("utf-8", "surrogatepass")) > _LONGEST:
+        while len(wanted.encode("utf-8", "surrogatepass")) > _MAX_STEM_BYTES:
             wanted = wanted[:-1]
         stem = wanted
         while _folded(stem) in self._taken:

@@ -35,7 +35,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     trained = load_trained(config, path)
 
     from paddlex_feat.inference.export.exporter import require_agreement
-    from paddlex_feat.inference.export.install import place
+    from paddlex_feat.inference.export.install import install_export
     from paddlex_feat.models import weights
 
     exporter = exporter_of(config, trained.config, trained.network)
@@ -56,7 +56,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         if settings.save_weights:
             tensors = {n: t for n, t in weights.read(path).items() if isinstance(t, np.ndarray)}
             weights.write(folder / f"weights.{settings.save_weights}", tensors)
-        names = place(folder, output, path)
+        names = install_export(folder, output, path)
     log.info("Inference model: %s", ", ".join(str(output / name) for name in names))
     return {
         "weight_path": str(trained.path),

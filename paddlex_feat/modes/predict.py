@@ -16,7 +16,7 @@ from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import ConfigError, FeatError, ImageError, Interrupted, output_errors
 from paddlex_feat.fileio.paths import expand_home
 from paddlex_feat.hub.fetch import without_password
-from paddlex_feat.inference.input_texts import ACCEPTED, cut
+from paddlex_feat.inference.inputs.texts import ACCEPTED, cut
 from paddlex_feat.inference.predictor import Predictor, create_model
 from paddlex_feat.inference.results import Failed, FeatureResult
 from paddlex_feat.inference.writers import FeatureFile, feature_file
@@ -24,7 +24,7 @@ from paddlex_feat.runtime.device import first_device
 from paddlex_feat.runtime.progress import bar
 
 log = logging.getLogger(__name__)
-_NAMED = 5  # failed inputs that the error names; predict_result.json has all
+_MAX_LISTED = 5  # failed inputs that the error names; predict_result.json has all
 
 
 class _Target(Protocol):
@@ -158,9 +158,9 @@ def _report(images: int, failed: list[Failed], seconds: float, where: Path) -> N
 def _failures(failed: list[Failed], images: int, output: Path) -> ImageError:
     count = "One input" if len(failed) == 1 else f"{len(failed)} inputs"
     fixes = list(dict.fromkeys(input.fix for input in failed if input.fix))
-    rows = [f"{': '.join(input)} {input.fix if len(fixes) > 1 else ''}".rstrip() for input in failed[:_NAMED]]
-    if len(failed) > _NAMED:
-        rows.append(f"and {len(failed) - _NAMED} more, all in predict_result.json")
+    rows = [f"{': '.join(input)} {input.fix if len(fixes) > 1 else ''}".rstrip() for input in failed[:_MAX_LISTED]]
+    if len(failed) > _MAX_LISTED:
+        rows.append(f"and {len(failed) - _MAX_LISTED} more, all in predict_result.json")
     kept = f"; what the other {_counted(images)} gave is kept" if images else ", and there is no other"
     return ImageError(
         f"{count} failed{kept}:\n    " + "\n    ".join(rows),

@@ -9,7 +9,7 @@ from typing import Any
 
 from paddlex_feat.errors import WeightsError
 
-_MOST_BYTES = 2**28  # of a graph, which holds no weights: that of CLIP_vit_large_patch14 has 2 MB
+_MAX_GRAPH_BYTES = 2**28  # of a graph, which holds no weights: that of CLIP_vit_large_patch14 has 2 MB
 # What computes tensors from tensors and nothing else, by its names in both formats. Paddle's others read and write
 # files and the network (save_combine, load, recv_v2), run Python (py_func), print, or repeat without end (while).
 _NAMES = """
@@ -69,7 +69,7 @@ _OTHERS = re.compile(r"p|[01]\.[ta]_\w+|region_\d+|block_\d+", re.ASCII)
 _OPERATOR = re.compile(r"[01]\.(\w+)", re.ASCII)  # of Paddle itself; other dialects are control flow and extensions
 
 
-def require_pure(graph: Path) -> None:
+def check_graph_operators(graph: Path) -> None:
     """Raise WeightsError for a Paddle graph, .json or .pdmodel, that does anything but compute tensors.
 
     Needs protobuf, which comes with Paddle, for a .pdmodel.
@@ -83,7 +83,7 @@ def require_pure(graph: Path) -> None:
         )
 
 
-def require_cpu_kernels(graph: Path) -> None:
+def check_cpu_kernels(graph: Path) -> None:
     """Raise WeightsError for a Paddle graph, .json or .pdmodel, with operators that exist on GPUs alone."""
     found = {name for name in _operators(graph) if name.rpartition(".")[2] in _GPU_ONLY}
     if found:
@@ -103,9 +103,9 @@ def _operators(graph: Path) -> set[str]:
     """Names of all operators of a graph, as its file has them. Raises WeightsError."""
     try:
         with graph.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-        if len(data) > _MOST_BYTES:
-            raise ValueError(f"more than {_MOST_BYTES} bytes")
+            data = file.read(_MAX_GRAPH_BYTES + 1)
+        if len(data) > _MAX_GRAPH_BYTES:
+            raise ValueError(f"more than {_MAX_GRAPH_BYTES} bytes")
         return _names_in_json(data) if graph.suffix == ".json" else _names_in_protobuf(data)
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise WeightsError(

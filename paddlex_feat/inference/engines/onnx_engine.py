@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from paddlex_feat.errors import DeviceError, WeightsError, out_of_memory
-from paddlex_feat.inference.engines.paddle_engine import CPU_PIECE
+from paddlex_feat.inference.engines.paddle_engine import CPU_MICRO_BATCH
 from paddlex_feat.inference.export.convert import onnx_file, require
 from paddlex_feat.runtime.cpu import cpu_threads
 from paddlex_feat.runtime.device import checked_device
@@ -66,7 +66,7 @@ class OnnxEngine:
                 f"ONNX Runtime could not start {provider}.", where="device", fix="See its message above, or use cpu."
             )
         self.device = "cpu" if provider != _CUDA else f"gpu:{options['device_id']}"
-        self.piece = CPU_PIECE if provider != _CUDA else 0
+        self.micro_batch = CPU_MICRO_BATCH if provider != _CUDA else 0
         self._input = self._session.get_inputs()[0].name
 
     def run(self, x: np.ndarray) -> np.ndarray:

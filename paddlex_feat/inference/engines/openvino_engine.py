@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from paddlex_feat.errors import DeviceError, WeightsError
-from paddlex_feat.inference.engines.paddle_engine import CPU_PIECE
+from paddlex_feat.inference.engines.paddle_engine import CPU_MICRO_BATCH
 from paddlex_feat.inference.export.convert import import_openvino, onnx_file, require
 from paddlex_feat.inference.model_info import PREFIX
 from paddlex_feat.runtime.cpu import cpu_threads
@@ -30,7 +30,7 @@ class OpenVINOEngine:
     """
 
     name = "openvino"
-    piece = CPU_PIECE
+    micro_batch = CPU_MICRO_BATCH
     device = "cpu"
 
     def __init__(self, folder: Path, device: str = "cpu", threads: int = 0, precision: str = "fp32"):

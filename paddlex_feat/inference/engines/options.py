@@ -41,7 +41,7 @@ _REFUSED = (
 
 
 @dataclass(frozen=True)
-class EngineSettings:
+class EngineOptions:
     """What `create_engine` takes: engine, precision, threads (0: by default) and device ("auto": by default)."""
 
     engine: str
@@ -50,7 +50,7 @@ class EngineSettings:
     device: str
 
 
-class _Wishes:
+class _OptionMerger:
     """What was asked for, and where: two that differ are an error that names both."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class _Wishes:
         return self._said.get(what, (default, ""))[0]
 
 
-def engine_settings(
+def resolve_engine_options(
     engine: str | None = None,
     precision: str | None = None,
     threads: int = 0,
@@ -80,7 +80,7 @@ def engine_settings(
     pp_option: Any = None,
     use_hpip: bool = False,
     hpi_config: Mapping[str, Any] | None = None,
-) -> EngineSettings:
+) -> EngineOptions:
     """Bring all settings to one form; PaddleX's names and dictionaries mean here what they mean there.
 
     Args:
@@ -93,7 +93,7 @@ def engine_settings(
 
     Raises ConfigError for two that contradict each other, for an unknown key or value, and for TensorRT.
     """
-    wishes = _Wishes()
+    wishes = _OptionMerger()
     wishes.add("precision", precision, f"precision={precision}")
     if threads != 0:
         _add_threads(wishes, "threads", threads)
@@ -118,7 +118,7 @@ def engine_settings(
         wishes.add("engine", ENGINES[backend or "auto"], said)
     for name, options in (("engine_config", engine_config), ("pp_option", pp_option)):
         _add_options(wishes, name, options)
-    return EngineSettings(
+    return EngineOptions(
         wishes.get("engine", "paddle"),
         wishes.get("precision", "fp32"),
         wishes.get("threads", 0),
@@ -126,7 +126,7 @@ def engine_settings(
     )
 
 
-def _add_options(wishes: _Wishes, name: str, options: Any) -> None:
+def _add_options(wishes: _OptionMerger, name: str, options: Any) -> None:
     """engine_config and pp_option; an object's other attributes are PaddleX's own affair."""
     if options is None:
         return
@@ -152,7 +152,7 @@ def _add_options(wishes: _Wishes, name: str, options: Any) -> None:
     _add_place(wishes, name, options)
 
 
-def _add_hpi(wishes: _Wishes, options: Mapping[str, Any]) -> str | None:
+def _add_hpi(wishes: _OptionMerger, options: Mapping[str, Any]) -> str | None:
     """hpi_config; returns its backend."""
     _check_keys("hpi_config", options, _HPI_KEYS)
     backend = options.get("backend")
@@ -187,7 +187,7 @@ def _check_keys(name: str, options: Any, known: tuple[str, ...]) -> None:
         )
 
 
-def _add_threads(wishes: _Wishes, where: str, value: Any) -> None:
+def _add_threads(wishes: _OptionMerger, where: str, value: Any) -> None:
     if value is None:
         return
     if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 1:
@@ -195,7 +195,7 @@ def _add_threads(wishes: _Wishes, where: str, value: Any) -> None:
     wishes.add("threads", int(value), f"{where}={value}")
 
 
-def _add_place(wishes: _Wishes, name: str, options: Mapping[str, Any]) -> None:
+def _add_place(wishes: _OptionMerger, name: str, options: Mapping[str, Any]) -> None:
     kind, number = (options.get(key) for key in _PLACE)
     if kind is None and number is None:
         return

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from paddlex_feat.errors import ConfigError, DeviceError, WeightsError, out_of_memory
-from paddlex_feat.inference.engines.graph_check import require_pure
-from paddlex_feat.inference.engines.parameter_check import require_whole
+from paddlex_feat.inference.engines.graph_check import check_graph_operators
+from paddlex_feat.inference.engines.parameter_check import check_params_complete
 from paddlex_feat.inference.model_info import PREFIX
 from paddlex_feat.runtime.cpu import cpu_threads
 from paddlex_feat.runtime.device import resolve_device
@@ -22,7 +22,7 @@ from paddlex_feat.runtime.paddle_import import prepare_paddle
 
 # Images of a call on a CPU: what 64 images need between two layers does not fit in the processor's caches.
 # At 224 px Paddle runs 8 at a time half as fast again as 64; OpenVINO and ONNX Runtime hardly differ.
-CPU_PIECE = 8
+CPU_MICRO_BATCH = 8
 _ONEDNN_SHAPES = 4  # input shapes whose oneDNN set-up is kept: full pieces and the last one
 
 
@@ -32,14 +32,14 @@ class Engine(Protocol):
     Attributes:
         name: "paddle", "onnx" or "openvino".
         precision: "fp32", "bf16" or "fp16", in which it computes; what goes in and comes out is float32.
-        piece: images that it takes best at a time; 0: all there are.
+        micro_batch: images that it takes best at a time; 0: all there are.
         device: "cpu" or "gpu:N".
     """
 
     name: str
     device: str
     precision: str
-    piece: int
+    micro_batch: int
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """float32 [N, 3, S, S] -> float32 [N, D], any N. The result is the caller's own."""
@@ -88,7 +88,7 @@ class PaddleEngine:
             require_dtype(device, dtype, "precision", "Use precision fp32.")
         self.device = "cpu" if on_cpu else device
         self.precision = precision
-        self.piece = CPU_PIECE if on_cpu else 0
+        self.micro_batch = CPU_MICRO_BATCH if on_cpu else 0
         self._renewing = threading.Lock()
         self._start_thread()
         self._threads = cpu_threads(threads)
@@ -145,8 +145,8 @@ def _create_predictor(folder: Path, device: str, threads: int, precision: str) -
     from paddle import inference
 
     files = graph_files(folder)
-    require_pure(files[0])
-    require_whole(files[1])
+    check_graph_operators(files[0])
+    check_params_complete(files[1])
     graph, parameters = map(str, files)
     config = inference.Config(graph, parameters)
     if device.startswith("gpu"):

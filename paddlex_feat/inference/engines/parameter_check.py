@@ -15,12 +15,12 @@ from typing import BinaryIO
 
 from paddlex_feat.errors import WeightsError
 
-_MOST_DESCRIPTION = 4096  # bytes; that of a tensor of four sides has some 15
+_MAX_DESCRIPTION_BYTES = 4096  # bytes; that of a tensor of four sides has some 15
 # Bytes a number by VarType.Type of Paddle's framework.proto: bool, int16 … float64, uint8, int8, bfloat16, complex.
 _WIDTHS = {0: 1, 1: 2, 2: 4, 3: 8, 4: 2, 5: 4, 6: 8, 20: 1, 21: 1, 22: 2, 23: 8, 24: 16}
 
 
-def require_whole(path: Path) -> None:
+def check_params_complete(path: Path) -> None:
     """Raise WeightsError unless the file, .pdiparams, ends where its last tensor does. No number is read."""
     try:
         with path.open("rb") as stream:
@@ -39,12 +39,12 @@ def require_whole(path: Path) -> None:
 
 def _skip_tensor(stream: BinaryIO) -> None:
     levels = _number(stream, "<4xQ")
-    if levels > _MOST_DESCRIPTION:
+    if levels > _MAX_DESCRIPTION_BYTES:
         raise ValueError(f"{levels} levels of detail")
     for _ in range(levels):
         stream.seek(_number(stream, "<Q"), os.SEEK_CUR)
     length = _number(stream, "<4xi")
-    if not 0 <= length <= _MOST_DESCRIPTION:
+    if not 0 <= length <= _MAX_DESCRIPTION_BYTES:
         raise ValueError(f"a description of {length} bytes")
     kind, sides = _described(stream.read(length))
     stream.seek(_WIDTHS[kind] * math.prod(sides), os.SEEK_CUR)

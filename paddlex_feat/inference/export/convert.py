@@ -19,9 +19,9 @@ from paddlex_feat.fileio.atomic import atomic_path, require_room
 from paddlex_feat.fileio.temporary import ScratchFolder, clear_leftovers
 from paddlex_feat.fileio.user_folders import home_for_paddle
 from paddlex_feat.hub import fetch
-from paddlex_feat.inference.engines.graph_check import require_pure
+from paddlex_feat.inference.engines.graph_check import check_graph_operators
 from paddlex_feat.inference.engines.paddle_engine import graph_files
-from paddlex_feat.inference.engines.parameter_check import require_whole
+from paddlex_feat.inference.engines.parameter_check import check_params_complete
 from paddlex_feat.inference.model_info import PREFIX
 
 log = logging.getLogger(__name__)
@@ -114,8 +114,8 @@ def to_onnx(graph: Path, parameters: Path, target: Path) -> None:
     """Write a Paddle graph as ONNX, whole or not at all. Raises WeightsError, DependencyError, OutputError."""
     for package in ("paddle", "paddle2onnx"):
         require(package)
-    require_pure(graph)
-    require_whole(parameters)
+    check_graph_operators(graph)
+    check_params_complete(parameters)
     with atomic_path(target) as temporary:
         words = [sys.executable, "-c", _CONVERT, *(str(p.resolve()) for p in (graph, parameters, temporary))]
         # Relative places of PYTHONPATH name nothing in an empty folder, and Paddle writes to the home folder.

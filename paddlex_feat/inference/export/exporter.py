@@ -16,8 +16,8 @@ import yaml
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import WeightsError, output_errors
 from paddlex_feat.fileio.atomic import require_room
-from paddlex_feat.inference.engines.graph_check import require_cpu_kernels
-from paddlex_feat.inference.export.pdmodel import old_format
+from paddlex_feat.inference.engines.graph_check import check_cpu_kernels
+from paddlex_feat.inference.export.pdmodel import pdmodel_format
 from paddlex_feat.inference.extractor import FeatureExtractor, unit_rows
 from paddlex_feat.inference.model_info import PREFIX
 from paddlex_feat.models.recognizer import Recognizer
@@ -72,12 +72,12 @@ class Exporter:
 
     def _write(self, state: dict[str, Any], folder: Path) -> None:
         self._network.set_inference_weights(state)
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.nullcontext() if self._pir else old_format():
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.nullcontext() if self._pir else pdmodel_format():
             if self._graph is None:
                 spec = [paddle.static.InputSpec([None, 3, self._size, self._size], "float32", "x")]
                 self._graph = paddle.jit.to_static(self._network, input_spec=spec, full_graph=True)
             paddle.jit.save(self._graph, str(folder / PREFIX))
-        require_cpu_kernels(folder / f"{PREFIX}{'.json' if self._pir else '.pdmodel'}")
+        check_cpu_kernels(folder / f"{PREFIX}{'.json' if self._pir else '.pdmodel'}")
         (folder / f"{PREFIX}.pdiparams.info").unlink(missing_ok=True)  # of the older form; nothing reads it
         content = {
             "Global": {"model_name": self._name},

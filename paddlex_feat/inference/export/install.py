@@ -21,7 +21,7 @@ _INFO = f"{PREFIX}.yml"
 _FILES = (_INFO, f"{PREFIX}.pdiparams", *sorted(GRAPH_FILES))
 
 
-def place(staged: Path, folder: Path, read: Path | None = None) -> list[str]:
+def install_export(staged: Path, folder: Path, read: Path | None = None) -> list[str]:
     """Move all files of `staged`, on the same file system, into `folder`; return their names.
 
     Where an earlier model differs in any file, all of its files are renamed to `.bak`, `.bak.1`, …, the same
@@ -38,7 +38,7 @@ def place(staged: Path, folder: Path, read: Path | None = None) -> list[str]:
         return names
     with output_errors(folder):
         sync_files(staged)
-        suffix = _free_suffix(folder, standing)
+        suffix = _next_backup_suffix(folder, standing)
         for name in standing:
             (folder / name).rename(folder / f"{name}{suffix}")
             log.info("%s was there already and is now %s", folder / name, f"{name}{suffix}")
@@ -54,7 +54,7 @@ def _same(path: Path, read: Path | None) -> bool:
     return read is not None and path.exists() and path.samefile(read)
 
 
-def _free_suffix(folder: Path, names: list[str]) -> str:
+def _next_backup_suffix(folder: Path, names: list[str]) -> str:
     """The first of `.bak`, `.bak.1`, `.bak.2`, … that is free behind every name."""
     suffixes = (f".bak.{number}" if number else ".bak" for number in count())
     return next(s for s in suffixes if not any(os.path.lexists(folder / f"{name}{s}") for name in names))

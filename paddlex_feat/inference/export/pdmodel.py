@@ -37,7 +37,7 @@ def _matmul(x: Any, y: Any, transpose_x: bool = False, transpose_y: bool = False
 
 
 @contextmanager
-def old_format() -> Iterator[None]:
+def pdmodel_format() -> Iterator[None]:
     """Within it, a graph is captured and saved in the older form. Raises WeightsError where Paddle cannot.
 
     Paddle 3.3 has dropped the older form of these three functions; the operators themselves are still there.

@@ -19,7 +19,7 @@ from paddlex_feat.data.lists.image_list import MOST_LIST, decode_list, mixture
 from paddlex_feat.fileio.lookup import Lookup
 from paddlex_feat.fileio.reading import first_bytes, read_small
 from paddlex_feat.hub import fetch
-from paddlex_feat.inference.input_texts import Found, cut, exists, local, missing, not_a_path, several
+from paddlex_feat.inference.inputs.texts import Found, cut, exists, local, missing, not_a_path, several
 
 _LIST_SUFFIXES = (".txt", ".lst", ".list", "")
 _LINE = re.compile(r"([^\r\n]*)(?:\r\n|\r|\n|\Z)")

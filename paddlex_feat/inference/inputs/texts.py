@@ -20,7 +20,7 @@ ACCEPTED = (
     "an image file, a folder, a pattern as photos/*.jpg, a .txt file with a path a line, a URL, a NumPy array, "
     "a PIL image, a dict {'img': …}, or a list or iterator of these"
 )
-LONGEST_NAME = 100  # characters shown of what is not a path: it may be a whole picture
+MAX_SHOWN = 100  # characters shown of what is not a path: it may be a whole picture
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SHORTEST_DATA = 64  # characters; a shorter text may be a path that happens to look like base64
 _SAVE = "{}, not a path: save it as a file, or in Python give cv2.imdecode(numpy.frombuffer({}, numpy.uint8), 1)."
@@ -30,7 +30,7 @@ class Found(NamedTuple):
     """One image file or address, or what keeps a text from being one.
 
     Attributes:
-        path: file or address; with a fault what was given, cut to LONGEST_NAME unless it may be a path.
+        path: file or address; with a fault what was given, cut to MAX_SHOWN unless it may be a path.
         what: what is wrong, and what may have been meant; "" if nothing is.
         fix: what to do about it.
         line: file:line, of a name in a list file.
@@ -42,7 +42,7 @@ class Found(NamedTuple):
     line: str = ""
 
 
-def cut(text: str, longest: int = LONGEST_NAME) -> str:
+def cut(text: str, longest: int = MAX_SHOWN) -> str:
     """A text on one line; of a long one the beginning and the end."""
     line = _shown(text[:longest])
     if max(len(line), len(text)) <= longest:
@@ -85,7 +85,7 @@ def missing(text: str, path: str, lookup: Lookup) -> Found:
         return fault
     meant = lookup.explain(path, "any")
     # It may be a path only if its folder exists; anything else may be data, of any length.
-    name = cut(text, 2 * LONGEST_NAME if os.path.isdir(os.path.dirname(path) or ".") else LONGEST_NAME)
+    name = cut(text, 2 * MAX_SHOWN if os.path.isdir(os.path.dirname(path) or ".") else MAX_SHOWN)
     return Found(name, f"The input does not exist.{meant and ' '}{meant}", f"Give {ACCEPTED}.")
 
 

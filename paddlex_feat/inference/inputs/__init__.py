@@ -1,0 +1,1 @@
+"""What `predict` accepts, as one stream of images."""
