@@ -40,7 +40,7 @@ def rates(model: Path, photographs: Path, rounds: int) -> None:
     """Print images/s, each way in turn."""
     from paddlex_feat import create_model
     from paddlex_feat.data.loading.loader import evaluation_batches
-    from paddlex_feat.inference.engines.paddle_engine import CPU_MICRO_BATCH
+    from paddlex_feat.inference.engines import CPU_MICRO_BATCH
     from paddlex_feat.runtime.cpu import cpu_count
 
     files = [str(f) for f in sorted(photographs.iterdir())]

@@ -25,6 +25,7 @@ from paddlex_feat.config import load
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ConnectionLostError, DeviceError, FeatError, OutOfMemoryError, WeightsError
 from paddlex_feat.inference.engines import onnx_engine, paddle_engine, registry
+from paddlex_feat.inference.engines import EngineOptions, EngineSpec
 from paddlex_feat.inference.engines.graph_check import _GPU_ONLY, _PURE, check_cpu_kernels
 from paddlex_feat.inference.export.convert import write_forms
 from paddlex_feat.inference.export.exporter import Exporter
@@ -175,7 +176,7 @@ def test_a_precision_that_the_gpu_lacks_is_an_error(capability, dtype, fix, fake
     asked = (
         ("Train.amp", lambda c: train_parts.build_state(c("Train.amp=O1"), 2, [0, 1], None, place)),
         ("Evaluate.amp", lambda c: trained_model.make_ready(c("Evaluate.amp=O1"), Path("absent.pdparams"), Group())),
-        ("precision", lambda _: paddle_engine.PaddleEngine(exported, "gpu:1", precision=short)),
+        ("precision", lambda _: paddle_engine.PaddleEngine(exported, EngineOptions("paddle", short, device="gpu:1"))),
     )
     for where, ask in asked:
         if fix is None:
@@ -406,10 +407,12 @@ def test_the_thread_of_an_engine_makes_its_gpu_the_current_one_first(exported, f
 
     core = paddle.base.core
     monkeypatch.setattr(core, "set_cuda_current_device_id", lambda gpu: note(f"gpu {gpu}"), raising=False)
-    monkeypatch.setattr(paddle_engine, "_create_predictor", lambda folder, device, *_: note(device))
-    engine = paddle_engine.PaddleEngine(exported, "gpu:1")
+    monkeypatch.setattr(paddle_engine, "_create_predictor", lambda folder, options: note(options.device))
+    engine = paddle_engine.PaddleEngine(exported, EngineOptions(device="gpu:1"))
     assert engine.device == "gpu:1" and done == [("gpu 1", "engine"), ("gpu:1", "engine")]
-    assert paddle_engine.PaddleEngine(exported, "cpu").device == "cpu" and done[2:] == [("cpu", "engine")]
+    assert paddle_engine.PaddleEngine(exported, EngineOptions(device="cpu")).device == "cpu" and done[2:] == [
+        ("cpu", "engine")
+    ]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork")
@@ -452,17 +455,17 @@ class OnnxRuntime:
 
 
 def test_onnx_runtime_loads_cuda_and_does_not_fall_back_silently(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(onnx_engine, "require", lambda package: None)
+    monkeypatch.setattr(EngineSpec, "require_installed", lambda spec: None)
     (tmp_path / "inference.onnx").touch()
     module = OnnxRuntime(["CUDAExecutionProvider", "CPUExecutionProvider"])
     monkeypatch.setitem(sys.modules, "onnxruntime", module)
-    engine = onnx_engine.OnnxEngine(tmp_path, "gpu:1")
+    engine = onnx_engine.OnnxEngine(tmp_path, EngineOptions(device="gpu:1"))
     options = {"device_id": 1, "cudnn_conv_algo_search": "HEURISTIC"}
     assert module.calls == ["preload", [("CUDAExecutionProvider", options)]]
     assert (engine.device, engine.micro_batch, capsys.readouterr().out) == ("gpu:1", 0, "")
     monkeypatch.setitem(sys.modules, "onnxruntime", OnnxRuntime(["CPUExecutionProvider", "CUDAExecutionProvider"]))
     with pytest.raises(DeviceError, match="could not start CUDAExecutionProvider"):
-        onnx_engine.OnnxEngine(tmp_path, "auto")
+        onnx_engine.OnnxEngine(tmp_path, EngineOptions(device="auto"))
 
 
 @pytest.mark.parametrize(("device", "default"), [("cpu", 1), ("gpu:0", 32)])

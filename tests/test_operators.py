@@ -19,7 +19,7 @@ import paddle
 from paddlex_feat.errors import WeightsError
 from paddlex_feat.inference.engines.graph_check import check_graph_operators
 from paddlex_feat.inference.engines.parameter_check import check_params_complete
-from paddlex_feat.inference.engines.registry import create_engine
+from paddlex_feat.inference.engines.create import create_engine
 from paddlex_feat.inference.export import convert
 
 RAW = paddle.base.core.VarDesc.VarType.RAW

@@ -36,7 +36,7 @@ import paddlex_feat
 from paddlex_feat.data.images import tiff
 from paddlex_feat.errors import ConfigError, FeatError, ImageError, OutputError, WeightsError
 from paddlex_feat.fileio.temporary import ScratchFolder
-from paddlex_feat.inference.inputs import items
+from paddlex_feat.inference.inputs import pixels
 from paddlex_feat.inference.inputs.items import iter_images
 
 NAME = "PP-ShiTuV2_rec"
@@ -132,7 +132,7 @@ def test_unusable_pil_images_are_errors(files, tmp_path):
 
 
 def test_limits_hold_for_what_is_no_file(monkeypatch):
-    monkeypatch.setattr(items, "MOST_PIXELS", 99)
+    monkeypatch.setattr(pixels, "MOST_PIXELS", 99)
     for source in (np.zeros((10, 10), np.uint8), Image.new("L", (10, 10))):
         with pytest.raises(ImageError, match="10 x 10 pixels"):
             loaded(source)
@@ -460,7 +460,7 @@ def test_fast_decoding_reduces_large_jpegs_alone(run_folder, files, tmp_path):
 @pytest.mark.parametrize("wrap", [bytes, bytearray, memoryview, io.BytesIO])
 def test_bytes_and_open_files_are_no_iterators(model, files, wrap):
     content = wrap(Path(files[0]).read_bytes())
-    with pytest.raises(ImageError, match=rf"{type(content).__name__} is not understood.*\n.*input\[1\].*\n.*imdecode"):
+    with pytest.raises(ImageError, match=rf"{type(content).__name__} are not accepted.*\n.*input\[1\].*\n.*imdecode"):
         list(model.predict([files[0], content]))
     with Path(files[0]).open("rb") as opened, tempfile.NamedTemporaryFile() as wrapped:
         for source in (opened, wrapped):

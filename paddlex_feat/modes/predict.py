@@ -12,10 +12,12 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from paddlex_feat.config.schema import Config
+from paddlex_feat.config.schema import Config, PredictSection
 from paddlex_feat.errors import ConfigError, FeatError, ImageError, Interrupted, output_errors
 from paddlex_feat.fileio.paths import expand_home
 from paddlex_feat.hub.fetch import without_password
+from paddlex_feat.inference.engines import AUTO, HPI, find_engine
+from paddlex_feat.inference.engines.options import find_run_mode
 from paddlex_feat.inference.inputs.texts import ACCEPTED, cut
 from paddlex_feat.inference.predictor import Predictor, create_model
 from paddlex_feat.inference.results import Failed, FeatureResult
@@ -46,7 +48,7 @@ class _Json:
 
 @contextmanager
 def _target(form: str, output: Path, names: list[str]) -> Iterator[_Target]:
-    """Where results go; `names` are the files that were written, when the block has ended."""
+    """Sink of the results. When the block has ended, `names` holds the files that were written."""
     if form == "json":
         yield _Json(output, names)
         return
@@ -67,7 +69,13 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     """
     settings = config.Predict
     if settings.input in (None, "", [], {}):
-        raise ConfigError("Nothing to predict.", where="Predict.input", fix="Give an image, a folder, a URL or a list.")
+        raise ConfigError(
+            "Nothing to predict.",
+            where="Predict.input",
+            fix="Give an image, a folder, a URL or a list.",
+            code="input-missing",
+        )
+    _check_names(settings)
     given = _as_text(settings.input)
     names: list[str] = []
     failed: list[Failed] = []
@@ -92,7 +100,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     except FeatError as error:
         raise error.with_result(found()) from error.__cause__
     except KeyboardInterrupt:
-        fix = "What was saved before is whole; run again."
+        fix = "Results saved so far are complete; run again."
         raise Interrupted("Interrupted.", where="predict", fix=fix).with_result(found()) from None
     _report(
         images,
@@ -107,21 +115,23 @@ def run(config: Config, output: Path) -> dict[str, Any]:
             "The input holds no image.",
             where=f"Predict.input={cut(without_password(repr(settings.input)))}",
             fix=f"Give {ACCEPTED}.",
+            code="input-without-images",
         ).with_result(found())
     return found()
 
 
 def _as_text(given: Any) -> Any:
-    """The input with whole numbers as text: they are names. Raises ConfigError for a value whose text is lost."""
+    """The input with integers as text: they are names. Raises ConfigError for a value whose original text is lost."""
     if isinstance(given, list):
         return [_as_text(element) for element in given]
     if isinstance(given, dict):
         return {key: _as_text(value) for key, value in given.items()}
     if given is None or isinstance(given, (bool, float)):
         raise ConfigError(
-            f"A name is needed, and YAML takes it for the value {given!r}.",
+            f"Predict.input needs names, but YAML reads this one as the value {given!r}.",
             where="Predict.input",
             fix="Put it in quotes twice, as in -o Predict.input='\"1.0\"'.",
+            code="input-not-text",
         )
     return expand_home(given) if isinstance(given, str) else str(given)
 
@@ -141,18 +151,29 @@ def _model(config: Config) -> Predictor:
         pp_option=settings.kernel_option.model_dump(),
         use_hpip=settings.use_hpip,
         hpi_config=settings.hpi_config,
+        trust_graph=settings.trust_graph,
     )
 
 
+def _check_names(settings: PredictSection) -> None:
+    """Raise ConfigError, with its key, for an engine or run mode that does not exist."""
+    if settings.engine not in (None, AUTO, HPI):
+        find_engine(settings.engine, "Predict.engine")
+    find_run_mode(settings.kernel_option.run_mode, "Predict.kernel_option.run_mode")
+
+
 def _progress(form: str) -> tqdm:
-    """A bar, unless results are printed to a terminal, whose lines it would share."""
+    """A progress bar; hidden if results are printed to a terminal, where it would break their lines."""
     printed = form == "json" and bool(sys.stdout and sys.stdout.isatty())
     return bar(None, "predicting", "images", shown=not printed)
 
 
 def _report(images: int, failed: list[Failed], seconds: float, where: Path) -> None:
     rate = f"{_counted(images)}, {len(failed)} failed, {images / seconds:.1f} images/s"
-    log.info("%s; results in %s", rate, where) if images else log.info("%s", rate)
+    if images:
+        log.info("%s; results in %s", rate, where)
+    else:
+        log.info("%s", rate)
 
 
 def _failures(failed: list[Failed], images: int, output: Path) -> ImageError:
@@ -161,11 +182,12 @@ def _failures(failed: list[Failed], images: int, output: Path) -> ImageError:
     rows = [f"{': '.join(input)} {input.fix if len(fixes) > 1 else ''}".rstrip() for input in failed[:_MAX_LISTED]]
     if len(failed) > _MAX_LISTED:
         rows.append(f"and {len(failed) - _MAX_LISTED} more, all in predict_result.json")
-    kept = f"; what the other {_counted(images)} gave is kept" if images else ", and there is no other"
+    kept = f"; the results of the other {_counted(images)} are kept" if images else ", and there is no other"
     return ImageError(
         f"{count} failed{kept}:\n    " + "\n    ".join(rows),
         where="Predict.input",
         fix=fixes[0] if len(fixes) == 1 else "Replace or remove them.",
+        code="inputs-failed",
     )
 
 

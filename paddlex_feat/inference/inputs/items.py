@@ -1,4 +1,4 @@
-"""What `predict` accepts, as one stream of images."""
+"""The inputs of `predict` as one stream of images."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from urllib.parse import urlparse
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from paddlex_feat import MOST_PIXELS
 from paddlex_feat.data.images import tiff
 from paddlex_feat.data.images.decode import MOST_BYTES, SUFFIXES, Enough, read_bgr
 from paddlex_feat.data.images.formats import BEGINNING, looks_like_image
@@ -26,12 +25,11 @@ from paddlex_feat.fileio.reading import first_bytes
 from paddlex_feat.fileio.temporary import ScratchFolder
 from paddlex_feat.hub import fetch
 from paddlex_feat.inference.inputs.paths import Search, images_of
+from paddlex_feat.inference.inputs.pixels import bgr_of_array, bgr_of_pil, unusable_pil
 from paddlex_feat.inference.inputs.texts import ACCEPTED, cut
 
 Resize = Callable[[np.ndarray], np.ndarray]
-_CODES = {1: cv2.COLOR_GRAY2BGR, 4: cv2.COLOR_BGRA2BGR}  # by the number of channels
-_MAX_DEPTH = 100  # lists in lists; Python's own limit of calls is not far above
-_pillow = threading.Lock()  # one PIL image, given twice, must not be loaded by two threads at once
+_MAX_DEPTH = 100  # lists in lists; Python's recursion limit is not far above
 
 
 class InputIteratorError(Exception):
@@ -47,13 +45,13 @@ class Item:
     """One image: where it comes from, and how to get its pixels.
 
     Attributes:
-        input_path: path, or URL without user and password; None where there is none.
-        location: where it stands in what `predict` was given, as in "input[3]"; "input" if it is that itself;
+        input_path: path, or URL without user and password; None for arrays and PIL images.
+        location: place in the input of `predict`, such as "input[3]"; "input" if it is the input itself;
             file:line if a text file names it.
-        source: path, URL, array, PIL image, or the InputIteratorError that stands in the image's place.
+        source: path, URL, array, PIL image, or an exception in place of the image.
         page_index: from 0, of a file with several pages.
-        offset: where that page's directory stands in the file.
-        folder: what keeps a fetched file until its last page is read.
+        offset: position of that page's directory in the file, in bytes.
+        folder: temporary folder of a downloaded file, kept until its last page is read.
     """
 
     input_path: str | None
@@ -65,7 +63,7 @@ class Item:
 
     @property
     def name(self) -> str:
-        """What an error calls it: the path, or else the location, with the page."""
+        """The path, or else the location, with the page; for error messages."""
         page = "" if self.page_index is None else f" page {self.page_index}"
         return f"{self.input_path or self.location}{page}"
 
@@ -75,33 +73,37 @@ class Item:
         return self.location if re.search(r":\d+$", self.location) else ""
 
     def load(self, resize: Resize, enough: Enough | None = None, ended: threading.Event | None = None) -> np.ndarray:
-        """uint8 [H, W, 3], RGB, made smaller by `resize`; `enough` as for pipeline.decode.decode_bgr.
+        """Decode the image.
 
-        A download is given up once `ended` is set. Raises ImageError or
-        DownloadError, or the InputIteratorError that stands in the image's place.
+        Args:
+            resize: reduces the decoded image, uint8 [H, W, 3] -> uint8 [h, w, 3].
+            enough: see data.images.decode.decode_bgr.
+            ended: a download is given up once it is set.
+
+        Returns uint8 [h, w, 3], RGB. Raises ImageError, DownloadError, or the exception in place of the image.
         """
         if isinstance(self.source, Exception):
             raise self.source
         if isinstance(self.source, np.ndarray):
-            image = _bgr_of_array(self.source, self.location)
+            image = bgr_of_array(self.source, self.location)
         elif isinstance(self.source, Image.Image):
-            image = _bgr_of_pil(self.source, self.location)
+            image = bgr_of_pil(self.source, self.location)
         elif self.page_index is not None:
             image = tiff.read_page(self.source, self.offset, _where(self.name, self.location))
         else:
             image = self._read(enough, ended)
-        # The colours are exchanged last, on the small image, as evaluation does.
+        # Colours are converted last, on the small image, as evaluation does.
         return cv2.cvtColor(resize(image), cv2.COLOR_BGR2RGB)
 
     def _read(self, enough: Enough | None, ended: threading.Event | None) -> np.ndarray:
-        folder, path = _fetched(self.source, ended) if fetch.is_url(self.source) else (None, self.source)
+        folder, path = _download(self.source, ended) if fetch.is_url(self.source) else (None, self.source)
         try:
             return read_bgr(path, enough)
         except ImageError as error:
             suffix, fix = Path(path).suffix.lower(), error.fix
             if suffix not in SUFFIXES and not _begins_as_image(path):
                 fix = f"{suffix or 'A name without suffix'} is not an image; give {ACCEPTED}."
-            raise ImageError(error.what, where=_where(self.name, self.location), fix=fix) from error
+            raise ImageError(error.what, where=_where(self.name, self.location), fix=fix, code=error.code) from error
         finally:
             if folder is not None:
                 folder.close()
@@ -113,13 +115,13 @@ def _begins_as_image(path: str) -> bool:
     return False
 
 
-def _fetched(url: str, ended: threading.Event | None = None) -> tuple[ScratchFolder, str]:
-    """A copy of what is behind the address now, and the folder of its own that goes with it."""
+def _download(url: str, ended: threading.Event | None = None) -> tuple[ScratchFolder, str]:
+    """Download a file into a temporary folder; returns the folder and the file's path."""
     folder = ScratchFolder()
     fix = "Check the address, or download the image and give its path."
     try:
         return folder, str(fetch.fetch(url, str(folder.path), fix, most=MOST_BYTES, ended=ended))
-    except BaseException:  # the error may be kept long, and the folder with it, which holds a file descriptor
+    except BaseException:  # the error may be kept long, and with it the folder, which holds a file descriptor
         folder.close()
         raise
 
@@ -128,87 +130,22 @@ def _where(name: str, location: str) -> str:
     return name if location in ("input", name) else f"{name} ({location})"
 
 
-def _require_size(width: int, height: int, location: str) -> None:
-    if width * height > MOST_PIXELS:
-        raise ImageError(
-            f"The image has {width} x {height} pixels, more than {MOST_PIXELS}.", where=location, fix="Make it smaller."
-        )
-
-
-def _bgr_of_array(array: np.ndarray, location: str) -> np.ndarray:
-    channels = 1 if array.ndim == 2 else array.shape[2] if array.ndim == 3 else 0
-    if array.ndim == 4 or array.dtype.kind in "OU":
-        what = f"An array of shape {array.shape} and type {array.dtype} is not one image."
-        raise ImageError(what, where=location, fix="Where it holds several inputs, give list(array).")
-    if array.dtype != np.uint8 or channels not in (1, 3, 4) or not array.size:
-        raise ImageError(
-            f"An array of shape {array.shape} and type {array.dtype} is no image.",
-            where=location,
-            fix="Give uint8 [H, W, 3] in BGR order, [H, W, 4] in BGRA order, or [H, W] in grey.",
-        )
-    _require_size(array.shape[1], array.shape[0], location)
-    array = np.ascontiguousarray(array)
-    return array if channels == 3 else cv2.cvtColor(array, _CODES[channels])
-
-
-def _bgr_of_pil(image: Image.Image, location: str) -> np.ndarray:
-    """As OpenCV reads such a file: EXIF rotation applied, alpha dropped, 16 bits reduced to the upper 8."""
-    _require_size(*image.size, location)
-    try:
-        with _pillow:
-            if image.mode == "F":
-                raise ValueError("mode F has no range that means black and white; convert it to L or RGB")
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode == "La":  # grey times alpha, which Pillow converts in two steps alone
-                upright = upright.convert("LA")
-            if upright.mode.startswith("I"):
-                grey = np.clip(np.asarray(upright), 0, 2**16 - 1) >> 8
-                return cv2.cvtColor(grey.astype(np.uint8), cv2.COLOR_GRAY2BGR)
-            return cv2.cvtColor(np.asarray(upright.convert("RGB")), cv2.COLOR_RGB2BGR)
-    except Exception as error:  # Pillow opens a file first and reads it now: any of its decoders' exceptions
-        raise ImageError(
-            f"The PIL image cannot be used ({type(error).__name__}: {error}).", where=location, fix="Replace it."
-        ) from error
-
-
 def iter_images(source: Any, search: Search | None = None) -> Iterator[Item]:
     """All images of an input, in order; folders recursively, sorted by path. Never raises an Exception.
 
-    In the place of what is nothing of ACCEPTED, of a path that does not exist or of a folder without images
-    stands an Item that holds an ImageError. An iterator that raises ends the stream with an Item that
-    holds a InputIteratorError. `search` counts what is left out of folders.
+    An Item with an ImageError stands for anything that is not in ACCEPTED, a path that does not exist, and a folder
+    without images. An iterator that raises ends the stream with an Item that holds an InputIteratorError.
+
+    Args:
+        source: see `Predictor.predict`.
+        search: counts what is left out of folders.
     """
-    return _items(source, "input", (), search or Search())
-
-
-def _items(source: Any, location: str, within: tuple[int, ...], search: Search) -> Iterator[Item]:
-    """`within`: the ids of the lists and dicts that the source stands in."""
-    if id(source) in within or len(within) > _MAX_DEPTH:
-        what = f"The input is nested in itself, or in more than {_MAX_DEPTH} others."
-        yield _failed(what, f"input, {len(within)} deep", "Give a flat list.")
-    elif isinstance(source, np.ndarray):
-        yield Item(None, location, source)
-    elif isinstance(source, Image.Image):
-        yield _pil_item(source, location)
-    elif isinstance(source, (str, os.PathLike)):
-        yield from _text_items(os.fsdecode(source), location, search)
-    elif isinstance(source, dict) and "img" in source:
-        yield from _items(source["img"], location, (*within, id(source)), search)
-    elif isinstance(source, dict):
-        what = f"A dict input needs the key 'img'; it has {cut(str(sorted(map(str, source))))}."
-        yield _failed(what, location, "Give {'img': image}.")
-    elif _is_file(source):
-        what = f"An input of type {type(source).__name__} is not understood."
-        yield _failed(what, location, "Give the file's path, or the array that cv2.imdecode makes of its bytes.")
-    elif _is_stream(source):
-        yield from _elements(source, location, (*within, id(source)), search)
-    else:
-        yield _failed(f"An input of type {type(source).__name__} is not understood.", location, f"Give {ACCEPTED}.")
+    return _Reader(search or Search()).read(source, "input", ())
 
 
 def is_slow_source(source: Any, depth: int = 0) -> bool:
-    """Whether an image may be long in coming: of a URL, or of what makes its elements when asked, as an iterator."""
-    if depth > _MAX_DEPTH:  # an error, which `iter_images` gives
+    """Whether the next image may take long: a URL, or an iterator, which makes its elements when asked."""
+    if depth > _MAX_DEPTH:  # an error, which `iter_images` reports
         return True
     if isinstance(source, dict):
         return is_slow_source(source.get("img"), depth + 1)
@@ -224,35 +161,95 @@ def _is_stream(source: Any) -> bool:
 
 
 def _is_file(source: Any) -> bool:
-    """Bytes, or an open file, also as tempfile wraps it: as an iterator it would give lines."""
+    """Bytes, or an open file, also as wrapped by tempfile: iterating one would give lines."""
     return isinstance(source, (bytes, bytearray, memoryview)) or isinstance(getattr(source, "file", source), io.IOBase)
 
 
-def _pil_item(image: Image.Image, location: str) -> Item:
-    try:
-        # Of an animation the frame that it stands at now: the caller may move on before it is read.
-        return Item(None, location, image.copy() if getattr(image, "is_animated", False) else image)
-    except Exception as error:  # noqa: BLE001 - Pillow reads the file now: any of its decoders' exceptions
-        return _failed(f"The PIL image cannot be used ({type(error).__name__}: {error}).", location, "Replace it.")
+_Handler = Callable[[Any, str, tuple[int, ...]], Iterator[Item]]
 
 
-def _elements(source: Iterable[Any], location: str, within: tuple[int, ...], search: Search) -> Iterator[Item]:
-    number = 0
-    try:
-        elements = iter(source)
-        while True:
-            try:
-                element = next(elements)
-            except StopIteration:
+class _Reader:
+    """Reads inputs of every kind; `_handler` is the table of kinds.
+
+    Each handler takes the input, its location, and `parents`: ids of the lists and dicts that contain the input.
+    """
+
+    def __init__(self, search: Search):
+        self._search = search
+        # The first kind that fits counts. Arrays and texts are iterable too, so streams come last.
+        self._handlers: list[tuple[Callable[[Any], bool], _Handler]] = [
+            (_is_a(np.ndarray), self._array),
+            (_is_a(Image.Image), self._pil),
+            (_is_a(str, os.PathLike), self._text),
+            (_is_a(dict), self._dict),
+            (_is_file, self._file),
+            (_is_stream, self._stream),
+        ]
+
+    def read(self, source: Any, location: str, parents: tuple[int, ...]) -> Iterator[Item]:
+        """The images of an input."""
+        if id(source) in parents or len(parents) > _MAX_DEPTH:
+            what = f"The input is nested in itself, or in more than {_MAX_DEPTH} others."
+            yield _failed(what, f"input, {len(parents)} deep", "Give a flat list.", "input-nested")
+            return
+        for fits, handler in self._handlers:
+            if fits(source):
+                yield from handler(source, location, (*parents, id(source)))
                 return
-            yield from _items(element, f"{location}[{number}]", within, search)
-            number += 1
-    except Exception as error:  # noqa: BLE001 - the caller's own, raised by Item.load after the results before it
-        yield Item(None, f"{location}[{number}]", InputIteratorError(error))
+        yield _failed(_not_accepted(source), location, f"Give {ACCEPTED}.", "input-type")
+
+    def _array(self, source: np.ndarray, location: str, parents: tuple[int, ...]) -> Iterator[Item]:
+        yield Item(None, location, source)
+
+    def _pil(self, source: Image.Image, location: str, parents: tuple[int, ...]) -> Iterator[Item]:
+        try:
+            # The current frame of an animation: the caller may move to another before it is read.
+            yield Item(None, location, source.copy() if getattr(source, "is_animated", False) else source)
+        except Exception as error:  # noqa: BLE001 - Pillow reads the file now: any exception of its decoders
+            yield Item(None, location, unusable_pil(error, location))
+
+    def _text(self, source: str | os.PathLike[str], location: str, parents: tuple[int, ...]) -> Iterator[Item]:
+        for found in images_of(os.fsdecode(source), self._search):
+            place = found.line or location
+            if found.what:
+                yield _failed(found.what, place, found.fix, "input-unusable", found.path)
+            elif fetch.is_url(found.path):
+                yield from _url_items(found.path, place)
+            else:
+                yield from _pages(found.path, place, found.path)
+
+    def _dict(self, source: dict[Any, Any], location: str, parents: tuple[int, ...]) -> Iterator[Item]:
+        if "img" in source:
+            yield from self.read(source["img"], location, parents)
+        else:
+            what = f"A dict input needs the key 'img'; it has {cut(str(sorted(map(str, source))))}."
+            yield _failed(what, location, "Give {'img': image}.", "input-dict")
+
+    def _file(self, source: Any, location: str, parents: tuple[int, ...]) -> Iterator[Item]:
+        fix = "Give the file's path, or the array that cv2.imdecode makes of its bytes."
+        yield _failed(_not_accepted(source), location, fix, "input-type")
+
+    def _stream(self, source: Iterable[Any], location: str, parents: tuple[int, ...]) -> Iterator[Item]:
+        number = 0
+        try:
+            for element in source:
+                yield from self.read(element, f"{location}[{number}]", parents)
+                number += 1
+        except Exception as error:  # noqa: BLE001 - the caller's own; `Predictor` raises it after the results before it
+            yield Item(None, f"{location}[{number}]", InputIteratorError(error))
 
 
-def _failed(what: str, location: str, fix: str, path: str | None = None) -> Item:
-    return Item(path, location, ImageError(what, where=_where(path or location, location), fix=fix))
+def _is_a(*kinds: type) -> Callable[[Any], bool]:
+    return lambda source: isinstance(source, kinds)
+
+
+def _not_accepted(source: Any) -> str:
+    return f"Inputs of type {type(source).__name__} are not accepted."
+
+
+def _failed(what: str, location: str, fix: str, code: str, path: str | None = None) -> Item:
+    """An item that holds an ImageError."""
+    return Item(path, location, ImageError(what, where=_where(path or location, location), fix=fix, code=code))
 
 
 def _url_items(url: str, location: str) -> Iterator[Item]:
@@ -261,31 +258,21 @@ def _url_items(url: str, location: str) -> Iterator[Item]:
         if Path(urlparse(url).path).suffix.lower() not in tiff.SUFFIXES:
             yield Item(shown, location, url)
             return
-        folder, local = _fetched(url)  # now, for only the file tells how many pages there are
+        folder, local = _download(url)  # now: only the file tells how many pages it has
     except ValueError as error:
-        what = f"This is no address ({fetch.without_password(str(error))})."
-        yield _failed(what, location, f"Give {ACCEPTED}.", shown)
+        what = f"This is not a valid address ({fetch.without_password(str(error))})."
+        yield _failed(what, location, f"Give {ACCEPTED}.", "address-invalid", shown)
     except DownloadError as error:
         yield Item(shown, location, error)
     else:
         yield from _pages(shown, location, local, folder)
 
 
-def _text_items(text: str, location: str, search: Search) -> Iterator[Item]:
-    for found in images_of(text, search):
-        place = found.line or location
-        if found.what:
-            yield _failed(found.what, place, found.fix, found.path)
-        elif fetch.is_url(found.path):
-            yield from _url_items(found.path, place)
-        else:
-            yield from _pages(found.path, place, found.path)
-
-
 def _pages(name: str, location: str, path: str, folder: ScratchFolder | None = None) -> Iterator[Item]:
-    """The pages of a TIFF file; any other file as it is."""
+    """One item for each page of a TIFF file; any other file is one item."""
     offsets = tiff.page_offsets(path) if Path(path).suffix.lower() in tiff.SUFFIXES else []
     if len(offsets) < 2:
         yield Item(name, location, path, folder=folder)
-    for index, offset in enumerate(offsets if len(offsets) > 1 else []):
+        return
+    for index, offset in enumerate(offsets):
         yield Item(name, location, path, index, offset, folder)
