@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -347,8 +349,10 @@ def test_threads_default_to_physical_cores(tmp_path, monkeypatch):
     assert (cpu.cpu_threads(3), cpu.cpu_threads(0)) == (3, 5)
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert cpu.cpu_threads(0) == 7
-    monkeypatch.setattr(cpu, "replaced", {})
-    paddle_import.prepare_paddle(1)  # one model's threads are no wish for the next one
+    replaced: dict[str, str] = {}
+    for module in (cpu, paddle_import):
+        monkeypatch.setattr(module, "replaced", replaced)
+    paddle_import.prepare_paddle(1)  # one model's threads do not apply to the next one
     assert os.environ["OMP_NUM_THREADS"] == "1" and cpu.cpu_threads(0) == 7
 
 
@@ -431,6 +435,119 @@ def test_a_forked_process_may_use_the_engine_of_its_parent(name, folder):
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+# The registry
+
+
+def test_each_engine_names_an_extra_that_installs_its_package():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    provides = {"paddle": "paddlepaddle"}
+    for name in ("paddle", *OTHERS):
+        spec = ENGINES.get(name)
+        extra = setup["options.extras_require"][re.fullmatch(r"paddlex_feat\[(\w+)]", spec.install)[1]]
+        for package in (spec.package, *spec.form_packages):
+            assert re.search(rf"^{provides.get(package, package)}\b", extra, re.MULTILINE), (name, package)
+
+
+PLUGIN = """
+'''An engine of another package: ONNX Runtime with one thread, on a graph file of its own.'''
+import onnxruntime
+from paddlex_feat.inference.engines import EngineSpec
+from paddlex_feat.inference.engines.paddle_engine import graph_files
+from paddlex_feat.inference.export.convert import to_onnx
+
+class Single:
+    name, device, precision, micro_batch = "single", "cpu", "fp32", 0
+
+    def __init__(self, folder, options):
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession((folder / "inference.single").read_bytes(), settings)
+
+    def run(self, x):
+        return self._session.run(None, {self._session.get_inputs()[0].name: x})[0]
+
+def write(folder):
+    to_onnx(*graph_files(folder), folder / "inference.single")
+
+ENGINE = EngineSpec("single", Single, "onnxruntime", "single_engine", aliases=("one",), graph_suffixes=(".single",),
+                    run_modes={"single_fp32": "fp32"}, write_form=write, form_packages=("paddle2onnx",))
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch) -> Path:
+    """An installed package that adds an engine: one module, one entry."""
+    site = tmp_path / "site"
+    info = site / "single_engine-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "single_engine.py").write_text(PLUGIN)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: single_engine\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[paddlex_feat.engines]\nsingle = single_engine:ENGINE\n")
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setattr(ENGINES, "_entries", dict(ENGINES._entries))
+    yield site
+    sys.modules.pop("single_engine", None)
+
+
+def test_an_engine_of_another_package_is_used_like_our_own(plugin, plain, faces, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(plain, folder)
+    convert.require_forms(["paddle", "single"])
+    convert.write_forms(folder, ["paddle", "single"])
+    assert (folder / "inference.single").is_file() and "inference.single" in convert.inference_file_names()
+    images = pictures(32, faces)
+    expected = FeatureExtractor(folder)(images)
+    assert np.abs(FeatureExtractor(folder, engine="single")(images) - expected).max() <= 1e-4
+    for given in (
+        {"engine": "one"},
+        {"pp_option": {"run_mode": "single_fp32"}},
+        {"engine": "hpi", "hpi_config": {"backend": "single"}},
+    ):
+        assert resolve_engine_options(**given) == settings("single")
+    with pytest.raises(DeviceError) as caught:
+        create_engine(folder, "single", "gpu:0")
+    assert caught.value.code == "device-unsupported"
+    with pytest.raises(ConfigError) as caught:
+        create_engine(folder, "sngle")
+    assert "Did you mean single" in caught.value.what and "single" in caught.value.fix
+
+
+def test_auto_considers_an_engine_of_another_package(plugin, plain, tmp_path, caplog):
+    caplog.set_level("INFO")
+    shutil.copytree(plain, tmp_path / "model")
+    convert.write_forms(tmp_path / "model", ["single"])
+    create_engine(tmp_path / "model", "auto", "cpu")
+    assert re.search(r"images/s in fp32: .*single \d", caplog.text)
+
+
+def test_mode_predict_runs_an_engine_of_another_package(plugin, plain, faces, tmp_path):
+    shutil.copytree(plain, tmp_path / "model")
+    convert.write_forms(tmp_path / "model", ["single"])
+    words = [f"Global.output={tmp_path / 'out'}", f"Predict.model_dir={tmp_path / 'model'}", "Predict.engine=single"]
+    words += ["Global.mode=predict", "Global.device=cpu", f"Predict.input={faces}/images/s01/01.pgm"]
+    search = os.pathsep.join([str(plugin), os.environ.get("PYTHONPATH", "")])
+    done = run_main("-c", NAME, *(word for key in words for word in ("-o", key)), PYTHONPATH=search)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/01_res.json").is_file()
+
+
+def test_a_package_that_cannot_be_imported_does_not_disturb_the_other_engines(plugin, folder, caplog):
+    (plugin / "single_engine.py").write_text("1 / 0")
+    assert create_engine(folder, "onnxruntime", "cpu").name == "onnx"
+    assert "single_engine cannot be imported" in caplog.text
+    with pytest.raises(DependencyError) as caught:
+        create_engine(folder, "single", "cpu")
+    assert caught.value.code == "plugin-broken"
+
+
+@pytest.mark.parametrize("form", ["onx", "auto"])
+def test_an_unknown_form_of_export_is_an_error(form):
+    with pytest.raises(ConfigError) as caught:
+        convert.require_forms(["paddle", form])
+    assert caught.value.code == "unknown-form" and "paddle, onnx, openvino" in caught.value.fix
 
 
 # engine=auto

@@ -24,8 +24,7 @@ from paddlex_feat import cli, errors
 from paddlex_feat.config import load
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ConnectionLostError, DeviceError, FeatError, OutOfMemoryError, WeightsError
-from paddlex_feat.inference.engines import onnx_engine, paddle_engine, registry
-from paddlex_feat.inference.engines import EngineOptions, EngineSpec
+from paddlex_feat.inference.engines import EngineOptions, EngineSpec, onnx_engine, paddle_engine, registry
 from paddlex_feat.inference.engines.graph_check import _GPU_ONLY, _PURE, check_cpu_kernels
 from paddlex_feat.inference.export.convert import write_forms
 from paddlex_feat.inference.export.exporter import Exporter

@@ -17,9 +17,10 @@ pytest.importorskip("paddle")
 import paddle
 
 from paddlex_feat.errors import WeightsError
+from paddlex_feat.inference.engines import EngineOptions
+from paddlex_feat.inference.engines.create import create_engine
 from paddlex_feat.inference.engines.graph_check import check_graph_operators
 from paddlex_feat.inference.engines.parameter_check import check_params_complete
-from paddlex_feat.inference.engines.create import create_engine
 from paddlex_feat.inference.export import convert
 
 RAW = paddle.base.core.VarDesc.VarType.RAW
@@ -63,6 +64,20 @@ def test_a_graph_that_writes_a_file_is_refused_and_never_runs(tmp_path):
     assert victim.read_text() == "the user's"
     sound = graph(tmp_path / "sound", None)
     assert create_engine(sound.parent).run(X).shape == (1, 4)
+
+
+def test_a_graph_that_the_user_trusts_runs_whatever_it_does(tmp_path, caplog):
+    victim = tmp_path / "victim"
+    victim.write_text("the user's")
+    trusted = EngineOptions(device="cpu", trust_graph=True)
+    evil = graph(tmp_path / "evil", victim)
+    assert create_engine(evil.parent, trusted).run(X).shape == (1, 4)
+    assert victim.read_bytes() != b"the user's" and "trust_graph" in caplog.text
+    parameters = evil.with_suffix(".pdiparams")
+    parameters.write_bytes(parameters.read_bytes()[:-1])
+    with pytest.raises(WeightsError) as caught:  # trust is about operators, not about damage
+        create_engine(evil.parent, trusted)
+    assert caught.value.code == "params-incomplete"
 
 
 def test_nor_does_the_converter_run_it(tmp_path):

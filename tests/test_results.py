@@ -186,10 +186,10 @@ def test_every_form_has_the_features_as_float32_whatever_they_were_made(tmp_path
         and (features[[0, 1, 3]] == expected[[0, 1, 3]]).all()
     )
     for bad, message in (
-        (FeatureResult("b", np.zeros(2, np.float32), "b", 2), "has 2 numbers, those before it 512"),
+        (FeatureResult("b", np.zeros(2, np.float32), "b", 2), "has 2 numbers, the earlier ones have 512"),
         (FeatureResult("b", np.full(512, np.nan), "b", 2), "finite"),
         (FeatureResult("b", np.zeros((1, 512), np.float32), "b", 2), r"shape \(1, 512\)"),
-        ({"input_path": "b", "feature": [0.0] * 512}, "type dict is no FeatureResult"),
+        ({"input_path": "b", "feature": [0.0] * 512}, "type dict is not a FeatureResult"),
     ):
         path.unlink()
         with pytest.raises(OutputError, match=rf"{message}.*\n.*result 1"):

@@ -206,11 +206,11 @@ class PredictSection(Section):
     kernel_option: KernelOptionSection = KernelOptionSection()
     engine: str | None = key(
         None,
-        "Inference engine: paddle (null), onnx, openvino, or one that another package adds; auto and hpi: the fastest "
-        "of those that are installed.",
+        "Inference engine: paddle, onnx, openvino, or one that another package adds; null: paddle; auto and hpi: the "
+        "fastest of those that are installed.",
     )
     precision: str | None = key(
-        None, "What the engine computes in, if it and the processor can: fp32 (null), bf16 or fp16."
+        None, "What the engine computes in, if it and the processor can: fp32, bf16 or fp16; null: fp32."
     )
     trust_graph: bool = key(
         False, "Run a Paddle graph even if it has operators that could read and write files, see docs/predict.md."

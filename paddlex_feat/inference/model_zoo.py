@@ -18,7 +18,7 @@ from paddlex_feat.inference.model_info import PREFIX, read_info
 
 log = logging.getLogger(__name__)
 NAMES = ("PP-ShiTuV2_rec", "PP-ShiTuV2_rec_CLIP_vit_base", "PP-ShiTuV2_rec_CLIP_vit_large")
-_RELEASES = ("paddle3.0.0", "paddle3.0b2")  # the second where the server does not have the first
+_RELEASES = ("paddle3.0.0", "paddle3.0b2")  # the second if the server does not have the first
 _MODELS = "official_models"  # folder of the cache
 _ARCHIVES = "official_archives"  # folder of the cache for what is not unpacked yet
 _MAX_ARCHIVE_BYTES, _MAX_ARCHIVE_FILES = (
@@ -30,12 +30,12 @@ _MAX_ARCHIVE_BYTES, _MAX_ARCHIVE_FILES = (
 def official_model(name: str) -> Path:
     """The inference directory of an official model, `<cache>/official_models/<name>`, where PaddleX has it too.
 
-    A folder that is complete is used as it is, without any network access. Otherwise the model is fetched and
-    unpacked beside it, checked, and takes the name; what had the name stays as `.bak`. Processes that want the
-    same model wait for the one that fetches it.
+    A complete folder is used without any network access. Otherwise the model is downloaded, unpacked next to it,
+    checked and renamed; a former folder of the name is kept as `.bak`. Other processes that need the
+    same model wait for the download.
 
-    Raises WeightsError for a name that is not among NAMES, DownloadError if the model is not there and cannot
-    be fetched.
+    Raises WeightsError for a name that is not among NAMES, DownloadError if the model is not in the cache and cannot
+    be downloaded.
     """
     if name not in NAMES:
         nearest = difflib.get_close_matches(str(name), NAMES, n=1, cutoff=0)[0]
@@ -43,6 +43,7 @@ def official_model(name: str) -> Path:
             f"There is no official model of this name; nearest is {nearest}.",
             where=f"create_model({name!r})",
             fix=f"Use one of {', '.join(NAMES)}, or give model_dir, the folder of an exported model.",
+            code="unknown-model",
         )
     problem = "there is no home folder"
     with suppress(DownloadError):
@@ -65,12 +66,13 @@ def official_model(name: str) -> Path:
             where=str(folder),
             fix=f"Give model_dir; or copy the unpacked model to that folder; or set {fetch.MIRROR} to a mirror of "
             f"{fetch.OFFICIAL}, HTTPS_PROXY to a proxy, or PADDLE_PDX_CACHE_HOME to a folder that can be written.",
+            code="model-unavailable",
         ) from error
     return folder
 
 
 def _problem(folder: Path, name: str) -> str:
-    """Why a folder is no inference directory of this model, empty if it is one."""
+    """Why a folder is not an inference directory of this model; "" if it is one."""
     try:
         if not folder.is_dir():
             return "no such folder"
@@ -89,7 +91,7 @@ def _problem(folder: Path, name: str) -> str:
 
 
 def _install(name: str, folder: Path) -> None:
-    """Fetch and unpack the model. Raises DownloadError, which lists the addresses and what they gave; OSError."""
+    """Download and unpack the model. Raises OSError, and DownloadError that lists each address and its answer."""
     wanted = os.environ.get("PADDLE_PDX_MODEL_SOURCE", "").lower()
     if wanted not in ("", "bos"):
         log.info("PADDLE_PDX_MODEL_SOURCE is %s; BOS is used, for only it carries this model.", wanted)
@@ -103,11 +105,11 @@ def _install(name: str, folder: Path) -> None:
             tried.append(f"{fetch.without_password(fetch.source(address))}: {error.what}")
             if not fetch.absent(error):
                 break
-    raise DownloadError(" ".join(tried))
+    raise DownloadError(" ".join(tried), code="model-unavailable")
 
 
 def _unpack(archive: Path, name: str, folder: Path) -> None:
-    """Unpack beside `folder`, check, and exchange; the archive goes, good or bad, unless the disk is at problem.
+    """Unpack next to `folder`, check, and rename. The archive is removed, unless the disk failed.
 
     Raises WeightsError, OSError.
     """
@@ -123,8 +125,8 @@ def _unpack(archive: Path, name: str, folder: Path) -> None:
             model = top if top.is_dir() else content
             problem = _problem(model, name)
             if problem:
-                raise WeightsError(f"The archive does not hold the model: {problem}.")
-        except WeightsError:  # a page of a network's login, half a file: the next run fetches it anew
+                raise WeightsError(f"The archive does not hold the model: {problem}.", code="archive-invalid")
+        except WeightsError:  # a login page of a network, half a file: the next run downloads it again
             archive.unlink()
             raise
         if os.path.lexists(folder):

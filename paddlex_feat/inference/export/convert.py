@@ -8,7 +8,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +19,7 @@ from paddlex_feat.fileio.atomic import atomic_path, require_room
 from paddlex_feat.fileio.temporary import ScratchFolder, clear_leftovers
 from paddlex_feat.fileio.user_folders import home_for_paddle
 from paddlex_feat.hub import fetch
-from paddlex_feat.inference.engines import ENGINES, EngineSpec, usable_engines
+from paddlex_feat.inference.engines import ENGINES, usable_engines
 from paddlex_feat.inference.engines.graph_check import check_graph_operators
 from paddlex_feat.inference.engines.paddle_engine import graph_files
 from paddlex_feat.inference.engines.parameter_check import check_params_complete
@@ -67,14 +67,14 @@ def import_openvino() -> ModuleType:
 def require_forms(forms: Iterable[str]) -> None:
     """Raise ConfigError for an unknown form of export, DependencyError if a package is missing that one needs."""
     for form in forms:
-        _form_spec(form)
+        if form != _PADDLE:
+            _form_writer(form)
 
 
-def _form_spec(form: str) -> EngineSpec | None:
-    """The engine whose graph is written as a form of export; None for Paddle's, which every export writes."""
-    if form == _PADDLE:
-        return None
-    if form not in ENGINES or ENGINES.get(form).write_form is None:
+def _form_writer(form: str) -> Callable[[Path], None]:
+    """The function that writes a form of export, whose packages are installed."""
+    spec = ENGINES.get(form) if form in ENGINES else None
+    if spec is None or spec.write_form is None:
         known = [_PADDLE, *(spec.name for spec in usable_engines() if spec.write_form)]
         raise ConfigError(
             f"Unknown form of export {form!r}.{did_you_mean(form, known)}",
@@ -82,9 +82,8 @@ def _form_spec(form: str) -> EngineSpec | None:
             fix=f"Choose from {', '.join(known)}.",
             code="unknown-form",
         )
-    spec = ENGINES.get(form)
     spec.require_writable()
-    return spec
+    return spec.write_form
 
 
 def onnx_file(folder: Path, trust_graph: bool = False) -> Path:
@@ -161,14 +160,14 @@ def write_forms(folder: Path, forms: Iterable[str]) -> None:
 
     Raises ConfigError for an unknown form, WeightsError, DependencyError, OutputError.
     """
-    specs = {spec.name: spec for form in forms if (spec := _form_spec(form))}
-    if not specs:
+    writers = {form: _form_writer(form) for form in forms if form != _PADDLE}
+    if not writers:
         return
     _, parameters = graph_files(folder)
-    require_room(folder, len(specs) * parameters.stat().st_size)
+    require_room(folder, len(writers) * parameters.stat().st_size)
     for name in ENGINES.names():  # onnx before openvino, which is made of it
-        if name in specs and specs[name].write_form is not None:
-            specs[name].write_form(folder)
+        if name in writers:
+            writers[name](folder)
 
 
 def write_onnx(folder: Path) -> None:
