@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pickle
 import shutil
 import struct
 from pathlib import Path
@@ -11,11 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from conftest import run_main
+from PIL import Image
 
 pytest.importorskip("paddle")
 
 import paddle
 
+import paddlex_feat
+from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import WeightsError
 from paddlex_feat.inference.engines import EngineOptions
 from paddlex_feat.inference.engines.create import create_engine
@@ -23,6 +29,7 @@ from paddlex_feat.inference.engines.graph_check import check_graph_operators
 from paddlex_feat.inference.engines.parameter_check import check_params_complete
 from paddlex_feat.inference.export import convert
 
+NAME = "PP-ShiTuV2_rec"
 RAW = paddle.base.core.VarDesc.VarType.RAW
 X = np.zeros((1, 3, 8, 8), np.float32)
 
@@ -78,6 +85,23 @@ def test_a_graph_that_the_user_trusts_runs_whatever_it_does(tmp_path, caplog):
     with pytest.raises(WeightsError) as caught:  # trust is about operators, not about damage
         create_engine(evil.parent, trusted)
     assert caught.value.code == "params-incomplete"
+
+
+def test_trust_graph_of_create_model_and_of_the_configuration(tmp_path):
+    evil = graph(tmp_path / "evil", tmp_path / "victim")
+    content = {"Global": {"model_name": NAME}, "PreProcess": {"transform_ops": Preprocess(8).to_ops()}}
+    (evil.parent / "inference.yml").write_text(yaml.safe_dump(content))
+    with pytest.raises(WeightsError) as caught:
+        paddlex_feat.create_model(NAME, evil.parent, "cpu")
+    assert caught.value.code == "graph-operators" and "Predict.trust_graph=True" in caught.value.fix
+    model = pickle.loads(pickle.dumps(paddlex_feat.create_model(NAME, evil.parent, "cpu", trust_graph=True)))
+    image = np.zeros((8, 8, 3), np.uint8)
+    assert len(next(model.predict(image)).feature) == 4
+    Image.fromarray(image).save(tmp_path / "a.png")
+    words = [f"Global.output={tmp_path / 'out'}", f"Predict.model_dir={evil.parent}", "Global.device=cpu"]
+    words += ["Global.mode=predict", f"Predict.input={tmp_path / 'a.png'}", "Predict.trust_graph=True"]
+    done = run_main("-c", NAME, *(word for key in words for word in ("-o", key)))
+    assert done.returncode == 0, done.stderr
 
 
 def test_nor_does_the_converter_run_it(tmp_path):

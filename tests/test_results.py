@@ -202,7 +202,7 @@ def test_a_good_file_stays_where_nothing_could_be_written(tmp_path, form, monkey
     pytest.importorskip("pyarrow") if form == "parquet" else None
     path = writers.save_features([made(1)], tmp_path / f"a.{form}")
     good = path.read_bytes()
-    with pytest.raises(OutputError, match="no FeatureResult"):
+    with pytest.raises(OutputError, match="not a FeatureResult"):
         writers.save_features([{"feature": [1.0]}], path)
 
     def full(*_):
@@ -332,7 +332,7 @@ def test_mode_predict_without_an_image_is_an_error(run_folder, tmp_path):
 def test_names_that_look_like_numbers_are_names(run_folder, tmp_path):
     assert predict_mode._as_text([123, {"img": [4, "a.jpg"]}]) == ["123", {"img": ["4", "a.jpg"]}]
     for value in (1.0, True, [["a.jpg", 2e5]], {"img": None}):
-        with pytest.raises(ConfigError, match=r"YAML takes it for.*\n.*Predict\.input\n.*quotes"):
+        with pytest.raises(ConfigError, match=r"YAML reads this one as.*\n.*Predict\.input\n.*quotes"):
             predict_mode._as_text(value)
     config = Config.model_validate({"Predict": {"input": 0, "model_dir": str(run_folder / "best_model/inference")}})
     with pytest.raises(ImageError, match="0: The input does not exist"):
@@ -342,7 +342,11 @@ def test_names_that_look_like_numbers_are_names(run_folder, tmp_path):
 def test_the_counts_of_images_are_said_well(run_folder, files, tmp_path):
     (tmp_path / "none").mkdir()
     done = predict(run_folder, tmp_path, f"Predict.input=[{tmp_path / 'none'}, {files[0]}]")
-    assert done.returncode == 1 and "1 image, 1 failed" in done.stderr and "the other 1 image gave" in done.stderr
+    assert (
+        done.returncode == 1
+        and "1 image, 1 failed" in done.stderr
+        and "the results of the other 1 image" in done.stderr
+    )
     done = predict(run_folder, tmp_path, f"Predict.input={tmp_path / 'none'}")
     assert done.returncode == 1 and "holds no images" in done.stderr and "there is no other" in done.stderr
     assert "other 0" not in done.stderr + outcome(tmp_path)["err_msg"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,6 +63,30 @@ def _target(form: str, output: Path, names: list[str]) -> Iterator[_Target]:
             names.append(path.name)
 
 
+@dataclass
+class _Outcome:
+    """What a run has done so far.
+
+    Attributes:
+        images: number of results.
+        seconds: that prediction took.
+        files: written ones, relative to the output folder.
+        failed: inputs that could not be used.
+        left_out: files of folders that were not read, counted by reason.
+    """
+
+    images: int = 0
+    seconds: float = 0.0
+    files: list[str] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def as_result(self) -> dict[str, Any]:
+        """Content of predict_result.json."""
+        rows = [{"input": name, "message": message} for name, message in self.failed]
+        return {"images": self.images, "failed": rows, "left_out": dict(self.left_out), "results": self.files}
+
+
 def run(config: Config, output: Path) -> dict[str, Any]:
     """Extract the features of Predict.input and save them in the form Predict.save.
 
@@ -77,47 +102,41 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         )
     _check_names(settings)
     given = _as_text(settings.input)
-    names: list[str] = []
-    failed: list[Failed] = []
-    left_out: dict[str, int] = {}
-    images, started = 0, time.perf_counter()
-
-    def found() -> dict[str, Any]:
-        rows = [{"input": name, "message": message} for name, message in failed]
-        return {"images": images, "failed": rows, "left_out": dict(left_out), "results": names}
-
+    outcome = _Outcome()
     try:
-        with _target(settings.save, output, names) as target, _progress(settings.save) as progress:
-            model = _model(config)
-            started = time.perf_counter()
-            results = model.predict(given, on_error=settings.on_error)
-            failed, left_out = model.failed, model.left_out
-            with closing(results):
-                for result in results:
-                    target.add(result)
-                    images += 1
-                    progress.update()
+        _predict(config, given, output, outcome)
     except FeatError as error:
-        raise error.with_result(found()) from error.__cause__
+        raise error.with_result(outcome.as_result()) from error.__cause__
     except KeyboardInterrupt:
         fix = "Results saved so far are complete; run again."
-        raise Interrupted("Interrupted.", where="predict", fix=fix).with_result(found()) from None
-    _report(
-        images,
-        failed,
-        time.perf_counter() - started,
-        output / ("<name>_res.json" if settings.save == "json" else f"features.{settings.save}"),
-    )
-    if failed:
-        raise _failures(failed, images, output).with_result(found())
-    if not images:
+        raise Interrupted("Interrupted.", where="predict", fix=fix).with_result(outcome.as_result()) from None
+    _log_summary(outcome, output / ("<name>_res.json" if settings.save == "json" else f"features.{settings.save}"))
+    if outcome.failed:
+        raise _failures(outcome.failed, outcome.images).with_result(outcome.as_result())
+    if not outcome.images:
         raise ImageError(
             "The input holds no image.",
             where=f"Predict.input={cut(without_password(repr(settings.input)))}",
             fix=f"Give {ACCEPTED}.",
             code="input-without-images",
-        ).with_result(found())
-    return found()
+        ).with_result(outcome.as_result())
+    return outcome.as_result()
+
+
+def _predict(config: Config, given: Any, output: Path, outcome: _Outcome) -> None:
+    """Predict and save; `outcome` is up to date at every moment, also when an error ends it."""
+    form = config.Predict.save
+    with _target(form, output, outcome.files) as target, _progress(form) as progress:
+        model = _model(config)
+        started = time.perf_counter()
+        results = model.predict(given, on_error=config.Predict.on_error)
+        outcome.failed, outcome.left_out = model.failed, model.left_out
+        with closing(results):
+            for result in results:
+                target.add(result)
+                outcome.images += 1
+                progress.update()
+    outcome.seconds = time.perf_counter() - started
 
 
 def _as_text(given: Any) -> Any:
@@ -168,15 +187,16 @@ def _progress(form: str) -> tqdm:
     return bar(None, "predicting", "images", shown=not printed)
 
 
-def _report(images: int, failed: list[Failed], seconds: float, where: Path) -> None:
-    rate = f"{_counted(images)}, {len(failed)} failed, {images / seconds:.1f} images/s"
-    if images:
+def _log_summary(outcome: _Outcome, where: Path) -> None:
+    speed = outcome.images / outcome.seconds
+    rate = f"{_counted(outcome.images)}, {len(outcome.failed)} failed, {speed:.1f} images/s"
+    if outcome.images:
         log.info("%s; results in %s", rate, where)
     else:
         log.info("%s", rate)
 
 
-def _failures(failed: list[Failed], images: int, output: Path) -> ImageError:
+def _failures(failed: list[Failed], images: int) -> ImageError:
     count = "One input" if len(failed) == 1 else f"{len(failed)} inputs"
     fixes = list(dict.fromkeys(input.fix for input in failed if input.fix))
     rows = [f"{': '.join(input)} {input.fix if len(fixes) > 1 else ''}".rstrip() for input in failed[:_MAX_LISTED]]
