@@ -451,6 +451,12 @@ def test_each_engine_names_an_extra_that_installs_its_package():
             assert re.search(rf"^{provides.get(package, package)}\b", extra, re.MULTILINE), (name, package)
 
 
+def test_naming_the_engines_imports_neither_paddle_nor_opencv():
+    code = "import sys; from paddlex_feat.inference import ENGINES; print(ENGINES.names(), *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "'openvino'" in done.stdout and not {"paddle", "cv2", "numpy"} & set(done.stdout.split())
+
+
 PLUGIN = """
 '''An engine of another package: ONNX Runtime with one thread, on a graph file of its own.'''
 import onnxruntime

@@ -24,7 +24,7 @@ from paddlex_feat import cli, errors
 from paddlex_feat.config import load
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ConnectionLostError, DeviceError, FeatError, OutOfMemoryError, WeightsError
-from paddlex_feat.inference.engines import EngineOptions, EngineSpec, onnx_engine, paddle_engine, registry
+from paddlex_feat.inference.engines import EngineOptions, EngineSpec, create, onnx_engine, paddle_engine
 from paddlex_feat.inference.engines.graph_check import _GPU_ONLY, _PURE, check_cpu_kernels
 from paddlex_feat.inference.export.convert import write_forms
 from paddlex_feat.inference.export.exporter import Exporter
@@ -213,12 +213,13 @@ def test_engines_on_a_gpu_are_compared_by_cosine(exported, monkeypatch, caplog):
         def run(self, x):
             return np.eye(len(x), 8, dtype=np.float32) + (3e-3 if self.name == "onnx" else 0)
 
-    monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: name != "openvino" or None)
-    monkeypatch.setattr(registry, "_seconds", lambda engine, x: {"paddle": 2.0, "onnx": 1.0}[engine.name])
+    monkeypatch.setattr(create, "_seconds", lambda engine, x: {"paddle": 2.0, "onnx": 1.0}[engine.name])
     for devices, fastest in ((("gpu:0", "gpu:0"), "onnx"), (("gpu:0", "cpu"), "onnx"), (("cpu", "cpu"), "paddle")):
-        makers = {n: (lambda *_, n=n, d=d: Rounding(n, d)) for n, d in zip(("paddle", "onnx"), devices, strict=True)}
-        monkeypatch.setattr(registry, "_MAKERS", makers)
-        assert registry._fastest(exported, list(makers), "auto", 0, "fp32").name == fastest
+        specs = [
+            EngineSpec(name, lambda *_, n=name, d=device: Rounding(n, d), package="numpy", install="numpy")
+            for name, device in zip(("paddle", "onnx"), devices, strict=True)
+        ]
+        assert create._fastest(exported, specs, EngineOptions()).name == fastest
 
 
 # Attention
