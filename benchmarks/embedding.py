@@ -81,11 +81,12 @@ def engine_and_embed(model: Path, photographs: Path) -> None:
     prepare_paddle()
     from paddlex_feat.data.loading.loader import evaluation_batches
     from paddlex_feat.evaluation.embed import embed
+    from paddlex_feat.inference.engines import EngineOptions
     from paddlex_feat.inference.engines.paddle_engine import PaddleEngine
     from paddlex_feat.inference.extractor import FeatureExtractor
 
     files, workers = [str(f) for f in sorted(photographs.iterdir())], cpu_count()
-    engine, extract = PaddleEngine(model), FeatureExtractor(model)
+    engine, extract = PaddleEngine(model, EngineOptions(device="cpu")), FeatureExtractor(model)
     first = next(evaluation_batches(files, extract.preprocess, BATCH, workers))[1]
     ready = extract.preprocess.normalise(first)
     engine.run(ready)  # oneDNN sets itself up

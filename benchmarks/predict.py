@@ -107,25 +107,25 @@ def answer_questions(model: Path, options: Options) -> None:
 def engine_seconds(predictor: object, batch: int, count: int) -> float:
     """Seconds of the engine for `count` images in batches, on tensors that are ready."""
     engine = predictor._extractor.engine  # type: ignore[attr-defined]
-    piece = min(batch, engine.piece or batch)
+    micro_batch = min(batch, engine.micro_batch or batch)
     ready = np.random.default_rng(0).standard_normal((batch, 3, SIZE, SIZE), dtype=np.float32)
     started = time.perf_counter()
     runs = max(1, count // batch)
     for _ in range(runs):
-        for first in range(0, batch, piece):  # as the predictor gives them to the engine
-            engine.run(ready[first : first + piece])
+        for first in range(0, batch, micro_batch):  # as the predictor gives them to the engine
+            engine.run(ready[first : first + micro_batch])
     return (time.perf_counter() - started) * count / (runs * batch)
 
 
 def decode_seconds(predictor: object, batch: int, files: list[str]) -> float:
     """Seconds of the predictor's own decoders for the files, with nothing after them."""
     from paddlex_feat.data.loading.loader import map_ahead
-    from paddlex_feat.inference.inputs import items
+    from paddlex_feat.inference.inputs.items import iter_images
     from paddlex_feat.inference.predictor import _batched
     from paddlex_feat.runtime.cpu import cpu_count
 
     started = time.perf_counter()
-    decoded = map_ahead(_batched(items(files), batch), predictor._load, cpu_count())  # type: ignore[attr-defined]
+    decoded = map_ahead(_batched(iter_images(files), batch), predictor._load, cpu_count())  # type: ignore[attr-defined]
     assert sum(len(images) for _, images in decoded) == len(files)
     return time.perf_counter() - started
 

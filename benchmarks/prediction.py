@@ -40,7 +40,7 @@ def rates(model: Path, photographs: Path, rounds: int) -> None:
     """Print images/s, each way in turn."""
     from paddlex_feat import create_model
     from paddlex_feat.data.loading.loader import evaluation_batches
-    from paddlex_feat.inference.engines.paddle_engine import CPU_PIECE
+    from paddlex_feat.inference.engines import CPU_MICRO_BATCH
     from paddlex_feat.runtime.cpu import cpu_count
 
     files = [str(f) for f in sorted(photographs.iterdir())]
@@ -52,9 +52,9 @@ def rates(model: Path, photographs: Path, rounds: int) -> None:
     ready = extractor.preprocess.normalise(pixels)
     ways: dict[str, Callable[[], object]] = {
         "engine, ready tensors": lambda: [
-            extractor.engine.run(ready[first : first + CPU_PIECE])  # as the predictor gives them to the engine
+            extractor.engine.run(ready[first : first + CPU_MICRO_BATCH])  # as the predictor gives them to the engine
             for _ in range(len(files) // BATCH)
-            for first in range(0, BATCH, CPU_PIECE)
+            for first in range(0, BATCH, CPU_MICRO_BATCH)
         ],
         "`predict`, files": lambda: sum(1 for _ in exact.predict(files)),
         "`predict`, files, `fast_decode`": lambda: sum(1 for _ in fast.predict(files)),

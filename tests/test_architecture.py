@@ -101,5 +101,5 @@ def test_prediction_imports_nothing_of_training():
     code = "import sys, paddlex_feat.inference.predictor; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
-    assert "paddlex_feat.inference.engines.paddle_engine" in loaded
+    assert "paddlex_feat.inference.engines.create" in loaded
     assert not loaded & {"paddle", "paddlex_feat.models", "paddlex_feat.training", "paddlex_feat.losses"}

@@ -22,8 +22,8 @@ from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ConfigError, DependencyError, WeightsError
 from paddlex_feat.inference.export import convert
 from paddlex_feat.inference.export.exporter import Exporter
-from paddlex_feat.inference.export.install import place
-from paddlex_feat.inference.export.pdmodel import old_format
+from paddlex_feat.inference.export.install import install_export
+from paddlex_feat.inference.export.pdmodel import pdmodel_format
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.models import recognizer, weights
 from paddlex_feat.models.spec import NetworkSpec
@@ -120,7 +120,7 @@ def test_copies_of_one_export_have_one_number(tmp_path):
         staged.mkdir()
         for name in names:
             (staged / name).write_text(text)
-        assert place(staged, tmp_path) == sorted(names)
+        assert install_export(staged, tmp_path) == sorted(names)
         staged.rmdir()
 
     plain = ("inference.yml", "inference.pdiparams", "inference.json")
@@ -272,7 +272,7 @@ def test_a_network_that_paddle_cannot_write_in_the_older_form_says_so():
         def forward(self, x):
             return paddle._C_ops.erf(x)  # which, like many, takes the current form alone
 
-    with pytest.raises(WeightsError, match=rf"Paddle {paddle.__version__} cannot write") as caught, old_format():
+    with pytest.raises(WeightsError, match=rf"Paddle {paddle.__version__} cannot write") as caught, pdmodel_format():
         spec = [paddle.static.InputSpec([None, 3], "float32", "x")]
         network = Other()
         paddle.jit.to_static(network, input_spec=spec, full_graph=True).forward.concrete_program  # noqa: B018

@@ -325,7 +325,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("moves", range(7))
 def test_an_export_stopped_after_any_move_is_one_export_or_refused(moves, tmp_path, monkeypatch):
     pytest.importorskip("paddle")
-    from paddlex_feat.inference.export.install import place
+    from paddlex_feat.inference.export.install import install_export
     from paddlex_feat.inference.model_info import read_info
 
     names = ("inference.json", "inference.pdiparams", "inference.yml")
@@ -345,7 +345,7 @@ def test_an_export_stopped_after_any_move_is_one_export_or_refused(moves, tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", rename)
         try:
-            place(staged, tmp_path)
+            install_export(staged, tmp_path)
         except Killed:
             assert moves < 6
     found = {name: (tmp_path / name).read_text() for name in names if (tmp_path / name).exists()}
@@ -359,7 +359,7 @@ def test_an_export_stopped_after_any_move_is_one_export_or_refused(moves, tmp_pa
     if moves < 6:
         for name in names:
             (staged / name).write_text("new")
-        assert place(staged, tmp_path) == sorted(names)  # the next run completes it
+        assert install_export(staged, tmp_path) == sorted(names)  # the next run completes it
     assert {name: (tmp_path / name).read_text() for name in names} == new
 
 
@@ -446,20 +446,20 @@ def test_a_full_disk_is_said_and_the_command_succeeds_once_there_is_room(
 ):
     """What stands under its final name is whole all the time, and what was there before is kept."""
     pytest.importorskip("paddle")
-    from test_kills import require_whole
+    from test_kills import check_params_complete
 
     (small_disk / "notes.txt").write_text("mine")
     remount(small_disk, f"size={ROOM[mode]}")
     command = words(mode, small_disk, *overrides(mode, small_faces, run_folder))
     require_said(run_main(*command), "No space left on device")
-    require_whole(small_disk, files[0])
+    check_params_complete(small_disk, files[0])
     if (small_disk / f"{mode}_result.json").exists():
         assert result(small_disk, mode)["done_flag"] is False
     assert not list(small_disk.rglob(".paddlex_feat.tmp-*"))
     remount(small_disk, "size=200m")
     done = run_main(*command)
     assert done.returncode == 0 and result(small_disk, mode)["done_flag"] is True, done.stderr
-    require_whole(small_disk, files[0])
+    check_params_complete(small_disk, files[0])
     assert (small_disk / "notes.txt").read_text() == "mine"
 
 
@@ -520,7 +520,7 @@ sys.exit(cli.main(sys.argv[1:]))
         ("evaluate", "paddlex_feat.modes.trained_model", "find", "run/best_model", "WeightsError"),
         ("export", "paddlex_feat.modes.export", "weight_file", "run/best_model", "WeightsError"),
         ("predict", "paddlex_feat.inference.predictor", "read_info", "run/best_model", "WeightsError"),
-        ("predict", "paddlex_feat.inference.input_paths", "exists", "data/images", "ImageError"),
+        ("predict", "paddlex_feat.inference.inputs.paths", "exists", "data/images", "ImageError"),
     ],
 )
 def test_what_vanishes_between_check_and_use_is_named(

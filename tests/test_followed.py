@@ -101,7 +101,7 @@ def test_the_order_of_the_operations_counts():
         ({}, None),
         ({"NormalizeFeatures": None, "Topk": {"topk": 5}}, "Topk"),
         ({"NormalizeFeatures": {"axis": 0}}, "NormalizeFeatures"),
-        ([{"NormalizeFeatures": None}], "not understood"),
+        ([{"NormalizeFeatures": None}], "not a valid"),
     ],
 )
 def test_post_processing_is_the_norm_or_nothing(steps, named, tmp_path):

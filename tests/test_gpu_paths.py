@@ -24,8 +24,8 @@ from paddlex_feat import cli, errors
 from paddlex_feat.config import load
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ConnectionLostError, DeviceError, FeatError, OutOfMemoryError, WeightsError
-from paddlex_feat.inference.engines import onnx_engine, paddle_engine, registry
-from paddlex_feat.inference.engines.graph_check import _GPU_ONLY, _PURE, require_cpu_kernels
+from paddlex_feat.inference.engines import EngineOptions, EngineSpec, create, onnx_engine, paddle_engine
+from paddlex_feat.inference.engines.graph_check import _GPU_ONLY, _PURE, check_cpu_kernels
 from paddlex_feat.inference.export.convert import write_forms
 from paddlex_feat.inference.export.exporter import Exporter
 from paddlex_feat.inference.extractor import FeatureExtractor
@@ -175,7 +175,7 @@ def test_a_precision_that_the_gpu_lacks_is_an_error(capability, dtype, fix, fake
     asked = (
         ("Train.amp", lambda c: train_build.build_state(c("Train.amp=O1"), 2, [0, 1], None, place)),
         ("Evaluate.amp", lambda c: trained_model.make_ready(c("Evaluate.amp=O1"), Path("absent.pdparams"), Group())),
-        ("precision", lambda _: paddle_engine.PaddleEngine(exported, "gpu:1", precision=short)),
+        ("precision", lambda _: paddle_engine.PaddleEngine(exported, EngineOptions("paddle", short, device="gpu:1"))),
     )
     for where, ask in asked:
         if fix is None:
@@ -205,7 +205,7 @@ def test_engines_on_a_gpu_are_compared_by_cosine(exported, monkeypatch, caplog):
     """Their float32 is TF32, each in its own way."""
 
     class Rounding:
-        precision, piece = "fp32", 0
+        precision, micro_batch = "fp32", 0
 
         def __init__(self, name, device):
             self.name, self.device = name, device
@@ -213,12 +213,13 @@ def test_engines_on_a_gpu_are_compared_by_cosine(exported, monkeypatch, caplog):
         def run(self, x):
             return np.eye(len(x), 8, dtype=np.float32) + (3e-3 if self.name == "onnx" else 0)
 
-    monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: name != "openvino" or None)
-    monkeypatch.setattr(registry, "_seconds", lambda engine, x: {"paddle": 2.0, "onnx": 1.0}[engine.name])
+    monkeypatch.setattr(create, "_seconds", lambda engine, x: {"paddle": 2.0, "onnx": 1.0}[engine.name])
     for devices, fastest in ((("gpu:0", "gpu:0"), "onnx"), (("gpu:0", "cpu"), "onnx"), (("cpu", "cpu"), "paddle")):
-        makers = {n: (lambda *_, n=n, d=d: Rounding(n, d)) for n, d in zip(("paddle", "onnx"), devices, strict=True)}
-        monkeypatch.setattr(registry, "_MAKERS", makers)
-        assert registry._fastest(exported, list(makers), "auto", 0, "fp32").name == fastest
+        specs = [
+            EngineSpec(name, lambda *_, n=name, d=device: Rounding(n, d), package="numpy", install="numpy")
+            for name, device in zip(("paddle", "onnx"), devices, strict=True)
+        ]
+        assert create._fastest(exported, specs, EngineOptions()).name == fastest
 
 
 # Attention
@@ -282,7 +283,7 @@ def test_a_graph_with_an_operator_of_gpus_is_an_error(pir, tmp_path, monkeypatch
 def test_the_operators_of_gpus_have_no_cpu_kernel(exported):
     kernels = set(paddle.base.core._get_registered_phi_kernels("function"))
     assert _GPU_ONLY <= _PURE and not _GPU_ONLY & kernels
-    require_cpu_kernels(exported / "inference.json")
+    check_cpu_kernels(exported / "inference.json")
 
 
 def test_float32_attention_never_reaches_paddles_choice_and_is_its_cpu_result(monkeypatch):
@@ -406,10 +407,12 @@ def test_the_thread_of_an_engine_makes_its_gpu_the_current_one_first(exported, f
 
     core = paddle.base.core
     monkeypatch.setattr(core, "set_cuda_current_device_id", lambda gpu: note(f"gpu {gpu}"), raising=False)
-    monkeypatch.setattr(paddle_engine, "_create_predictor", lambda folder, device, *_: note(device))
-    engine = paddle_engine.PaddleEngine(exported, "gpu:1")
+    monkeypatch.setattr(paddle_engine, "_create_predictor", lambda folder, options: note(options.device))
+    engine = paddle_engine.PaddleEngine(exported, EngineOptions(device="gpu:1"))
     assert engine.device == "gpu:1" and done == [("gpu 1", "engine"), ("gpu:1", "engine")]
-    assert paddle_engine.PaddleEngine(exported, "cpu").device == "cpu" and done[2:] == [("cpu", "engine")]
+    assert paddle_engine.PaddleEngine(exported, EngineOptions(device="cpu")).device == "cpu" and done[2:] == [
+        ("cpu", "engine")
+    ]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork")
@@ -452,24 +455,24 @@ class OnnxRuntime:
 
 
 def test_onnx_runtime_loads_cuda_and_does_not_fall_back_silently(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(onnx_engine, "require", lambda package: None)
+    monkeypatch.setattr(EngineSpec, "require_installed", lambda spec: None)
     (tmp_path / "inference.onnx").touch()
     module = OnnxRuntime(["CUDAExecutionProvider", "CPUExecutionProvider"])
     monkeypatch.setitem(sys.modules, "onnxruntime", module)
-    engine = onnx_engine.OnnxEngine(tmp_path, "gpu:1")
+    engine = onnx_engine.OnnxEngine(tmp_path, EngineOptions(device="gpu:1"))
     options = {"device_id": 1, "cudnn_conv_algo_search": "HEURISTIC"}
     assert module.calls == ["preload", [("CUDAExecutionProvider", options)]]
-    assert (engine.device, engine.piece, capsys.readouterr().out) == ("gpu:1", 0, "")
+    assert (engine.device, engine.micro_batch, capsys.readouterr().out) == ("gpu:1", 0, "")
     monkeypatch.setitem(sys.modules, "onnxruntime", OnnxRuntime(["CPUExecutionProvider", "CUDAExecutionProvider"]))
     with pytest.raises(DeviceError, match="could not start CUDAExecutionProvider"):
-        onnx_engine.OnnxEngine(tmp_path, "auto")
+        onnx_engine.OnnxEngine(tmp_path, EngineOptions(device="auto"))
 
 
 @pytest.mark.parametrize(("device", "default"), [("cpu", 1), ("gpu:0", 32)])
 def test_the_default_batch_of_predictions(device, default, exported, monkeypatch):
     extract = FeatureExtractor(exported)
     monkeypatch.setattr(extract.engine, "device", device)
-    monkeypatch.setattr(extract.engine, "piece", 8 if device == "cpu" else 0)
+    monkeypatch.setattr(extract.engine, "micro_batch", 8 if device == "cpu" else 0)
     sizes: list[int] = []
     run = extract.engine.run
     monkeypatch.setattr(extract.engine, "run", lambda x: sizes.append(len(x)) or run(x))

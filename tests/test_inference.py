@@ -20,7 +20,7 @@ import paddlex_feat
 from paddlex_feat.data.images.decode import read_rgb
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import DeviceError, WeightsError
-from paddlex_feat.inference.engines.options import engine_settings
+from paddlex_feat.inference.engines.options import resolve_engine_options
 from paddlex_feat.inference.export.exporter import Exporter, require_agreement
 from paddlex_feat.inference.extractor import unit_rows
 from paddlex_feat.inference.model_info import read_info
@@ -215,7 +215,9 @@ def test_a_device_that_is_not_there_is_said_for_both_ways_to_ask(run_folder):
 
 
 def test_settings_that_mean_the_same_do_not_contradict():
-    same = engine_settings(device="CPU:0", threads=np.int64(2), engine_config={"device_type": "cpu", "cpu_threads": 2})
+    same = resolve_engine_options(
+        device="CPU:0", threads=np.int64(2), engine_config={"device_type": "cpu", "cpu_threads": 2}
+    )
     assert same.device == "cpu" and same.threads == 2 and type(same.threads) is int
 
 

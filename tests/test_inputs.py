@@ -16,9 +16,9 @@ from conftest import run_main
 
 from paddlex_feat.data.images.formats import BEGINNING, SUFFIXES, looks_like_image
 from paddlex_feat.errors import ImageError
-from paddlex_feat.inference.input_paths import Search
-from paddlex_feat.inference.input_texts import LONGEST_NAME
-from paddlex_feat.inference.inputs import items
+from paddlex_feat.inference.inputs.items import iter_images
+from paddlex_feat.inference.inputs.paths import Search
+from paddlex_feat.inference.inputs.texts import MAX_SHOWN
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
 
@@ -44,16 +44,16 @@ def here(tmp_path, monkeypatch) -> Path:
 
 def found(source, search: Search | None = None) -> list[str | None]:
     """The paths of the images, each of which can be decoded."""
-    given = list(items(source, search))
+    given = list(iter_images(source, search))
     for item in given:
         assert item.load(lambda image: image).shape[2] == 3
     return [item.input_path for item in given]
 
 
 def fault(source) -> ImageError:
-    (item,) = items(source)
+    (item,) = iter_images(source)
     assert isinstance(item.source, ImageError), item
-    assert len(item.name) <= 2 * LONGEST_NAME and "\n" not in item.name
+    assert len(item.name) <= 2 * MAX_SHOWN and "\n" not in item.name
     return item.source
 
 
@@ -243,7 +243,7 @@ def test_a_list_in_a_folder_is_not_followed_nor_one_in_a_list():
     Path("p/l.txt").write_text("a.jpg\n")
     Path("outer.txt").write_text("p/b.jpg\np/l.txt\n")
     assert found("p") == ["p/a.jpg", "p/b.jpg"]
-    first, second = items("outer.txt")
+    first, second = iter_images("outer.txt")
     assert first.input_path == "p/b.jpg"
     with pytest.raises(ImageError, match=r"p/l\.txt \(outer\.txt:2\)"):
         second.load(lambda image: image)
@@ -252,7 +252,7 @@ def test_a_list_in_a_folder_is_not_followed_nor_one_in_a_list():
 def test_lines_that_cannot_be_used_are_named_with_their_number():
     put(Path("set"), "a.jpg", "Bild.jpg")
     Path("set/l.txt").write_text("a.jpg\nbild.jpg 3\nabsent.jpg\na.jpg,5\nftp://x/a.jpg\n")
-    given = list(items("set/l.txt"))
+    given = list(iter_images("set/l.txt"))
     assert [item.name for item in given] == ["set/a.jpg", "bild.jpg 3", "absent.jpg", "a.jpg,5", "ftp://x/a.jpg"]
     errors = [str(item.source) for item in given[1:]]
     assert all(f"set/l.txt:{n}" in error for n, error in enumerate(errors, 2))
@@ -276,7 +276,7 @@ def test_a_text_file_without_names_is_one_fault(content, what):
 def test_a_long_list_is_read_as_it_is_consumed():
     put(Path(), "a.jpg")
     Path("l.txt").write_text("a.jpg 1\n" * 200_000)
-    stream = items("l.txt")
+    stream = iter_images("l.txt")
     assert [next(stream).input_path for _ in range(3)] == ["a.jpg"] * 3
     stream.close()
 
@@ -350,9 +350,9 @@ DATA = encoded()
 def test_texts_that_are_not_paths_are_named_and_never_repeated(given, what):
     error = fault(given)
     assert what in error.what and len(str(error)) < 800
-    (item,) = items([given])
+    (item,) = iter_images([given])
     assert "input[0]" in str(item.source)
-    assert len(item.name) <= LONGEST_NAME + 60
+    assert len(item.name) <= MAX_SHOWN + 60
 
 
 def test_addresses_that_are_not_read_show_no_password():

@@ -181,7 +181,7 @@ WHOLE: dict[str, Callable[[Path], object]] = {
 }
 
 
-def require_whole(folder: Path, image: str) -> None:
+def check_params_complete(folder: Path, image: str) -> None:
     """Every file under its final name can be read to its end; every inference directory answers."""
     from paddlex_feat import create_model
 
@@ -257,7 +257,7 @@ class Job:
         assert not result or result["done_flag"] is True or result["err_type"] in ("unfinished", self._fault())
         self.states["none" if not result else "done" if result["done_flag"] else "unfinished"] += 1
         self.most_left = max(self.most_left, len(self.world.leftovers(self.name)))
-        require_whole(self.output, self.world.image)
+        check_params_complete(self.output, self.world.image)
         self._check_lists()
         self._check_the_users()
 

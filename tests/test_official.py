@@ -144,11 +144,11 @@ def test_a_folder_that_paddlex_made_is_used_as_it_is(offline, cache):
     [
         ({"inference.pdiparams": b""}, "inference.pdiparams missing or empty"),
         ({"inference.json": b""}, "inference.json missing or empty"),
-        ({"inference.yml": b""}, "not understood"),
-        ({"inference.yml": b"\xff"}, "not understood"),
-        ({"inference.yml": b"[" * 3000}, "not understood"),
-        ({"inference.yml": b"released: 2020-13-45"}, "not understood"),
-        ({"inference.yml": b"Global: {model_name: [a, b]}"}, "not understood"),
+        ({"inference.yml": b""}, "not a valid"),
+        ({"inference.yml": b"\xff"}, "not a valid"),
+        ({"inference.yml": b"[" * 3000}, "not a valid"),
+        ({"inference.yml": b"released: 2020-13-45"}, "not a valid"),
+        ({"inference.yml": b"Global: {model_name: [a, b]}"}, "not a valid"),
         ({"inference.yml": files_of(MODELS[1])["inference.yml"]}, f"it holds '{MODELS[1]}'"),
     ],
 )
@@ -205,7 +205,7 @@ GARBAGE = {
     "another model": model_tar(files_of(MODELS[1])),
     "a file missing": model_tar({k: v for k, v in files_of().items() if k != "inference.pdiparams"}),
     "a file empty": model_tar(files_of() | {"inference.json": b""}),
-    "not understood": model_tar(files_of() | {"inference.yml": b"[]"}),
+    "not a valid": model_tar(files_of() | {"inference.yml": b"[]"}),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pickle
 import shutil
 import struct
 from pathlib import Path
@@ -11,17 +12,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from conftest import run_main
+from PIL import Image
 
 pytest.importorskip("paddle")
 
 import paddle
 
+import paddlex_feat
+from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import WeightsError
-from paddlex_feat.inference.engines.graph_check import require_pure
-from paddlex_feat.inference.engines.parameter_check import require_whole
-from paddlex_feat.inference.engines.registry import create_engine
+from paddlex_feat.inference.engines import EngineOptions
+from paddlex_feat.inference.engines.create import create_engine
+from paddlex_feat.inference.engines.graph_check import check_graph_operators
+from paddlex_feat.inference.engines.parameter_check import check_params_complete
 from paddlex_feat.inference.export import convert
 
+NAME = "PP-ShiTuV2_rec"
 RAW = paddle.base.core.VarDesc.VarType.RAW
 X = np.zeros((1, 3, 8, 8), np.float32)
 
@@ -65,6 +73,37 @@ def test_a_graph_that_writes_a_file_is_refused_and_never_runs(tmp_path):
     assert create_engine(sound.parent).run(X).shape == (1, 4)
 
 
+def test_a_graph_that_the_user_trusts_runs_whatever_it_does(tmp_path, caplog):
+    victim = tmp_path / "victim"
+    victim.write_text("the user's")
+    trusted = EngineOptions(device="cpu", trust_graph=True)
+    evil = graph(tmp_path / "evil", victim)
+    assert create_engine(evil.parent, trusted).run(X).shape == (1, 4)
+    assert victim.read_bytes() != b"the user's" and "trust_graph" in caplog.text
+    parameters = evil.with_suffix(".pdiparams")
+    parameters.write_bytes(parameters.read_bytes()[:-1])
+    with pytest.raises(WeightsError) as caught:  # trust is about operators, not about damage
+        create_engine(evil.parent, trusted)
+    assert caught.value.code == "params-incomplete"
+
+
+def test_trust_graph_of_create_model_and_of_the_configuration(tmp_path):
+    evil = graph(tmp_path / "evil", tmp_path / "victim")
+    content = {"Global": {"model_name": NAME}, "PreProcess": {"transform_ops": Preprocess(8).to_ops()}}
+    (evil.parent / "inference.yml").write_text(yaml.safe_dump(content))
+    with pytest.raises(WeightsError) as caught:
+        paddlex_feat.create_model(NAME, evil.parent, "cpu")
+    assert caught.value.code == "graph-operators" and "Predict.trust_graph=True" in caught.value.fix
+    model = pickle.loads(pickle.dumps(paddlex_feat.create_model(NAME, evil.parent, "cpu", trust_graph=True)))
+    image = np.zeros((8, 8, 3), np.uint8)
+    assert len(next(model.predict(image)).feature) == 4
+    Image.fromarray(image).save(tmp_path / "a.png")
+    words = [f"Global.output={tmp_path / 'out'}", f"Predict.model_dir={evil.parent}", "Global.device=cpu"]
+    words += ["Global.mode=predict", f"Predict.input={tmp_path / 'a.png'}", "Predict.trust_graph=True"]
+    done = run_main("-c", NAME, *(word for key in words for word in ("-o", key)))
+    assert done.returncode == 0, done.stderr
+
+
 def test_nor_does_the_converter_run_it(tmp_path):
     pytest.importorskip("paddle2onnx")
     victim = tmp_path / "victim"
@@ -86,7 +125,7 @@ def exported(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
     spec = [paddle.static.InputSpec([None, 3, 8, 8], "float32")]
     paddle.jit.save(layer, str(tmp_path / "inference"), input_spec=spec)
     file = tmp_path / "inference.json"
-    require_pure(file)
+    check_graph_operators(file)
     return file, json.loads(file.read_text())
 
 
@@ -101,7 +140,7 @@ def test_every_other_operator_of_the_current_format_is_refused(tmp_path, name):
     next(o for o in operators if o["#"] == "1.relu")["#"] = name
     file.write_text(json.dumps(content))
     with pytest.raises(WeightsError, match="operators"):
-        require_pure(file)
+        check_graph_operators(file)
 
 
 def test_nothing_hides_in_a_block_within_or_behind_a_key_that_comes_twice(tmp_path):
@@ -111,12 +150,12 @@ def test_nothing_hides_in_a_block_within_or_behind_a_key_that_comes_twice(tmp_pa
     content["program"]["regions"][0]["blocks"][0]["ops"][-1].update(inner)
     file.write_text(json.dumps(content))
     with pytest.raises(WeightsError, match=r"1\.save"):
-        require_pure(file)
+        check_graph_operators(file)
     for twice in ('"#": "1.save", "#": "1.relu"', '"#": "1.relu", "#": "1.save"'):
         file.write_text(sound.replace('"#":"1.relu"', '"#": "1.relu"').replace('"#": "1.relu"', twice))
         assert "1.save" in file.read_text()
         with pytest.raises(WeightsError, match=r"1\.save"):
-            require_pure(file)
+            check_graph_operators(file)
 
 
 @pytest.mark.parametrize("data", [b"", b"[" * 10**6, b"\xff\xfe{\x00}\x00", b"{", b"\x0a\xff\xff\xff\xff\x0f"])
@@ -125,7 +164,7 @@ def test_what_is_no_graph_is_a_weights_error(tmp_path, data):
         (tmp_path / name).write_bytes(data)
         if name.endswith("json") or data not in (b"",):  # an empty protobuf is a program without operators
             with pytest.raises(WeightsError, match="cannot be read"):
-                require_pure(tmp_path / name)
+                check_graph_operators(tmp_path / name)
 
 
 def test_the_engine_of_a_damaged_directory_never_starts(tmp_path):
@@ -145,7 +184,7 @@ def test_parameters_that_are_cut_off_are_refused(tmp_path):
     for kept in (*range(1, len(whole), 7), len(whole) - 1):
         parameters.write_bytes(whole[:kept])
         with contextlib.suppress(WeightsError):  # where a tensor ends Paddle says what is missing
-            require_whole(parameters)
+            check_params_complete(parameters)
             with pytest.raises(WeightsError, match="Paddle cannot load"):
                 create_engine(file.parent)
     parameters.write_bytes(whole[:-1])
@@ -171,16 +210,16 @@ def test_parameters_that_are_cut_off_are_refused(tmp_path):
 def test_what_are_no_parameters_is_a_weights_error(tmp_path, data):
     (tmp_path / "p.pdiparams").write_bytes(data)
     with pytest.raises(WeightsError, match="cannot be read"):
-        require_whole(tmp_path / "p.pdiparams")
+        check_params_complete(tmp_path / "p.pdiparams")
 
 
 def test_sides_in_one_piece_are_understood(tmp_path):
     head = struct.pack("<IQQQIi", 0, 1, 8, 7, 0, 6) + b"\x08\x05\x12\x02\x02\x03"
     (tmp_path / "p.pdiparams").write_bytes((head + bytes(24)) * 2)
-    require_whole(tmp_path / "p.pdiparams")
+    check_params_complete(tmp_path / "p.pdiparams")
     (tmp_path / "p.pdiparams").write_bytes((head + bytes(24)) * 2 + b"\0")
     with pytest.raises(WeightsError):
-        require_whole(tmp_path / "p.pdiparams")
+        check_params_complete(tmp_path / "p.pdiparams")
 
 
 NETWORKS = (
@@ -197,4 +236,4 @@ def test_graphs_of_other_networks_pass(tmp_path, name):
     side = 299 if name == "inception_v3" else 224
     spec = [paddle.static.InputSpec([None, 3, side, side], "float32")]
     paddle.jit.save(network, str(tmp_path / "inference"), input_spec=spec)
-    require_pure(tmp_path / "inference.json")
+    check_graph_operators(tmp_path / "inference.json")

@@ -36,14 +36,15 @@ import paddlex_feat
 from paddlex_feat.data.images import tiff
 from paddlex_feat.errors import ConfigError, FeatError, ImageError, OutputError, WeightsError
 from paddlex_feat.fileio.temporary import ScratchFolder
-from paddlex_feat.inference import inputs
+from paddlex_feat.inference.inputs import pixels
+from paddlex_feat.inference.inputs.items import iter_images
 
 NAME = "PP-ShiTuV2_rec"
 
 
 def loaded(source) -> list[np.ndarray]:
     """The full pixels of every image of an input, RGB."""
-    return [item.load(lambda image: image) for item in inputs.items(source)]
+    return [item.load(lambda image: image) for item in iter_images(source)]
 
 
 def test_every_kind_of_input_gives_the_same_feature(model, files, tmp_path):
@@ -116,7 +117,7 @@ def test_each_frame_of_an_animation_is_the_one_that_was_given(tmp_path):
     frames = [Image.new("L", (8, 8), level) for level in (10, 80, 150, 220)]
     frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
     with Image.open(tmp_path / "a.png") as image:
-        given = list(inputs.items(ImageSequence.Iterator(image)))  # all, before the first is read
+        given = list(iter_images(ImageSequence.Iterator(image)))  # all, before the first is read
     assert [item.load(lambda i: i).mean() for item in given] == [10, 80, 150, 220]
 
 
@@ -131,7 +132,7 @@ def test_unusable_pil_images_are_errors(files, tmp_path):
 
 
 def test_limits_hold_for_what_is_no_file(monkeypatch):
-    monkeypatch.setattr(inputs, "MAX_PIXELS", 99)
+    monkeypatch.setattr(pixels, "MAX_PIXELS", 99)
     for source in (np.zeros((10, 10), np.uint8), Image.new("L", (10, 10))):
         with pytest.raises(ImageError, match="10 x 10 pixels"):
             loaded(source)
@@ -193,7 +194,7 @@ def test_damaged_tiff_files(files, tmp_path):
     whole = (tmp_path / "a.tif").read_bytes()
     offsets = tiff.page_offsets(tmp_path / "a.tif")
     (tmp_path / "cut.tif").write_bytes(whole[: offsets[2] - 100])
-    items = list(inputs.items(tmp_path / "cut.tif"))
+    items = list(iter_images(tmp_path / "cut.tif"))
     assert [i.page_index for i in items] == [0, 1, 2] and items[0].load(lambda i: i).shape == (112, 92, 3)
     with pytest.raises(ImageError, match=r"cut\.tif page 2"):
         items[2].load(lambda i: i)
@@ -261,7 +262,7 @@ def test_folders_behind_symbolic_links_are_read_once(files, tmp_path):
     ):
         (top / link).symlink_to(target)
     (aside / "loop").symlink_to(aside)
-    found = [item.input_path for item in inputs.items(top)]
+    found = [item.input_path for item in iter_images(top)]
     assert [Path(f or "").relative_to(top).as_posix() for f in found] == ["b/deep/a.pgm", "m/a.pgm", "z/a.pgm"]
 
 
@@ -409,7 +410,7 @@ def test_failed_downloads_leave_nothing_open(model, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with serving(b"x") as server:
         for name in ("absent", "absent.tif"):
-            found = list(inputs.items([f"{server.url}/{name}"] * 3))
+            found = list(iter_images([f"{server.url}/{name}"] * 3))
             errors = []
             for item in found:
                 with pytest.raises(FeatError, match="404") as caught:
@@ -459,7 +460,7 @@ def test_fast_decoding_reduces_large_jpegs_alone(run_folder, files, tmp_path):
 @pytest.mark.parametrize("wrap", [bytes, bytearray, memoryview, io.BytesIO])
 def test_bytes_and_open_files_are_no_iterators(model, files, wrap):
     content = wrap(Path(files[0]).read_bytes())
-    with pytest.raises(ImageError, match=rf"{type(content).__name__} is not understood.*\n.*input\[1\].*\n.*imdecode"):
+    with pytest.raises(ImageError, match=rf"{type(content).__name__} are not accepted.*\n.*input\[1\].*\n.*imdecode"):
         list(model.predict([files[0], content]))
     with Path(files[0]).open("rb") as opened, tempfile.NamedTemporaryFile() as wrapped:
         for source in (opened, wrapped):

@@ -68,9 +68,9 @@ def test_one_failed_input_keeps_its_own_advice(place, run_folder):
 
 def test_the_advice_for_several_failed_inputs():
     same = [Failed("a", "Bad.", "Do this."), Failed("b", "Bad.", "Do this.")]
-    assert predict._failures(same, 0, Path("out")).fix == "Do this."
+    assert predict._failures(same, 0).fix == "Do this."
     others = [*same, Failed("c", "Worse.", "Do that."), Failed("d", "Unknown.")]
-    error = predict._failures(others, 3, Path("out"))
+    error = predict._failures(others, 3)
     assert (
         "a: Bad. Do this.\n" in error.what
         and "c: Worse. Do that.\n" in error.what

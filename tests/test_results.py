@@ -32,7 +32,7 @@ from paddlex_feat.errors import ConfigError, DependencyError, ImageError, Output
 from paddlex_feat.fileio.atomic_folder import atomic_folder
 from paddlex_feat.fileio.temporary import ScratchFolder
 from paddlex_feat.inference import writers
-from paddlex_feat.inference.results import FeatureResult, FileStems
+from paddlex_feat.inference.results import FeatureResult, OutputNames
 from paddlex_feat.modes import predict as predict_mode
 
 NAME = "PP-ShiTuV2_rec"
@@ -104,11 +104,11 @@ def test_arrays_of_several_calls_are_saved_apart(model, files, tmp_path):
 
 
 def test_stems_that_look_numbered_or_are_alike_stay_apart():
-    stems = FileStems()
+    stems = OutputNames()
     paths = ("a.jpg", "b/a.jpg", "a_2.jpg", "c/A.jpg", "http://h/d/a.png?x=/b.c")
-    assert [stems.of(p) for p in paths] == ["a", "a_2", "a_2_2", "A_3", "a_4"]
-    assert [stems.of("a.tif", page) for page in (0, 2)] == ["a_0", "a_2_3"]
-    assert stems.of("e\u0301.jpg") == "e\u0301" and stems.of("\u00e9.jpg") == "\u00e9_2"
+    assert [stems.next(p) for p in paths] == ["a", "a_2", "a_2_2", "A_3", "a_4"]
+    assert [stems.next("a.tif", page) for page in (0, 2)] == ["a_0", "a_2_3"]
+    assert stems.next("e\u0301.jpg") == "e\u0301" and stems.next("\u00e9.jpg") == "\u00e9_2"
 
 
 ODD = ["x" * 255, "é" * 127 + ".jpg", "\udcff.jpg", ".hidden", ".jpg", 'a:b?*"<>|.png', "a\nb.png", "CON.jpg", "~"]
@@ -116,9 +116,9 @@ ODD += ["http://h/", "http://h", "http://h/a%20b.jpg?q=/c.d#e", "http://h/a:b\ud
 
 
 def test_odd_names_give_files(tmp_path):
-    stems = FileStems()
+    stems = OutputNames()
     for number, path in enumerate(ODD + ODD, 1):
-        result = FeatureResult(path, np.zeros(2, np.float32), stems.of(path), number)
+        result = FeatureResult(path, np.zeros(2, np.float32), stems.next(path), number)
         saved = result.save_to_json(tmp_path)
         assert json.loads(saved.read_text())["feature"] == [0, 0] and saved.parent == tmp_path
     assert len(list(tmp_path.iterdir())) == 2 * len(ODD)
@@ -128,12 +128,12 @@ def test_odd_names_give_files(tmp_path):
 
 @given(st.lists(st.one_of(st.none(), st.text("aA_2.éß/\\:", max_size=6), st.text(max_size=300)), max_size=40))
 def test_no_two_names_are_alike_and_the_same_inputs_give_the_same(paths):
-    stems, again = FileStems(), FileStems()
-    given_names = [stems.of(p) for p in paths]
+    stems, again = OutputNames(), OutputNames()
+    given_names = [stems.next(p) for p in paths]
     assert len({name.casefold() for name in given_names}) == len(paths)
     assert all(0 < len(os.fsencode(f"{n}_res.json")) <= 255 and "/" not in n and "\0" not in n for n in given_names)
     named = [i for i, name in enumerate(given_names) if not name.startswith("array_")]
-    others = [again.of(p) for p in paths]
+    others = [again.next(p) for p in paths]
     assert [others[i] for i in named] == [given_names[i] for i in named]
 
 
@@ -186,10 +186,10 @@ def test_every_form_has_the_features_as_float32_whatever_they_were_made(tmp_path
         and (features[[0, 1, 3]] == expected[[0, 1, 3]]).all()
     )
     for bad, message in (
-        (FeatureResult("b", np.zeros(2, np.float32), "b", 2), "has 2 numbers, those before it 512"),
+        (FeatureResult("b", np.zeros(2, np.float32), "b", 2), "has 2 numbers, the earlier ones have 512"),
         (FeatureResult("b", np.full(512, np.nan), "b", 2), "finite"),
         (FeatureResult("b", np.zeros((1, 512), np.float32), "b", 2), r"shape \(1, 512\)"),
-        ({"input_path": "b", "feature": [0.0] * 512}, "type dict is no FeatureResult"),
+        ({"input_path": "b", "feature": [0.0] * 512}, "type dict is not a FeatureResult"),
     ):
         path.unlink()
         with pytest.raises(OutputError, match=rf"{message}.*\n.*result 1"):
@@ -202,7 +202,7 @@ def test_a_good_file_stays_where_nothing_could_be_written(tmp_path, form, monkey
     pytest.importorskip("pyarrow") if form == "parquet" else None
     path = writers.save_features([made(1)], tmp_path / f"a.{form}")
     good = path.read_bytes()
-    with pytest.raises(OutputError, match="no FeatureResult"):
+    with pytest.raises(OutputError, match="not a FeatureResult"):
         writers.save_features([{"feature": [1.0]}], path)
 
     def full(*_):
@@ -256,13 +256,13 @@ def test_a_folder_may_end_in_json(tmp_path):
 SAVING = """
 import sys
 from pathlib import Path
-from test_results import FileStems, made, savers
+from test_results import OutputNames, made, savers
 
 def memory_kib():
     return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0])
 
-form, stems = sys.argv[1], FileStems()
-results = (made(i, f"folder/photograph_{i}.jpg") for i in range(30_000) if stems.of(f"photograph_{i}.jpg"))
+form, stems = sys.argv[1], OutputNames()
+results = (made(i, f"folder/photograph_{i}.jpg") for i in range(30_000) if stems.next(f"photograph_{i}.jpg"))
 savers.save_features((next(results) for _ in range(10_000)), f"a.{form}")
 before = memory_kib()
 savers.save_features(results, f"b.{form}")
@@ -332,7 +332,7 @@ def test_mode_predict_without_an_image_is_an_error(run_folder, tmp_path):
 def test_names_that_look_like_numbers_are_names(run_folder, tmp_path):
     assert predict_mode._as_text([123, {"img": [4, "a.jpg"]}]) == ["123", {"img": ["4", "a.jpg"]}]
     for value in (1.0, True, [["a.jpg", 2e5]], {"img": None}):
-        with pytest.raises(ConfigError, match=r"YAML takes it for.*\n.*Predict\.input\n.*quotes"):
+        with pytest.raises(ConfigError, match=r"YAML reads this one as.*\n.*Predict\.input\n.*quotes"):
             predict_mode._as_text(value)
     config = Config.model_validate({"Predict": {"input": 0, "model_dir": str(run_folder / "best_model/inference")}})
     with pytest.raises(ImageError, match="0: The input does not exist"):
@@ -342,7 +342,11 @@ def test_names_that_look_like_numbers_are_names(run_folder, tmp_path):
 def test_the_counts_of_images_are_said_well(run_folder, files, tmp_path):
     (tmp_path / "none").mkdir()
     done = predict(run_folder, tmp_path, f"Predict.input=[{tmp_path / 'none'}, {files[0]}]")
-    assert done.returncode == 1 and "1 image, 1 failed" in done.stderr and "the other 1 image gave" in done.stderr
+    assert (
+        done.returncode == 1
+        and "1 image, 1 failed" in done.stderr
+        and "the results of the other 1 image" in done.stderr
+    )
     done = predict(run_folder, tmp_path, f"Predict.input={tmp_path / 'none'}")
     assert done.returncode == 1 and "holds no images" in done.stderr and "there is no other" in done.stderr
     assert "other 0" not in done.stderr + outcome(tmp_path)["err_msg"]

@@ -11,6 +11,7 @@ from networks import TINY_CLIP
 
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ConfigError
+from paddlex_feat.inference.engines import EngineOptions
 from paddlex_feat.inference.engines.paddle_engine import PaddleEngine
 from paddlex_feat.losses.combined import recipe_loss
 from paddlex_feat.models import recognizer, weights
@@ -212,7 +213,9 @@ def test_an_evaluation_changes_no_bit_of_what_is_trained(run_folder):
     a, b = (paddle.to_tensor(RNG.standard_normal(shape), "float32") for shape in ((16, 512), (512, 20)))
     paddle.base.core.set_num_threads(2)
     before = (a @ b).numpy()
-    PaddleEngine(run_folder / "best_model/inference", "cpu", 2).run(np.zeros((4, 3, 32, 32), np.float32))
+    PaddleEngine(run_folder / "best_model/inference", EngineOptions(device="cpu", threads=2)).run(
+        np.zeros((4, 3, 32, 32), np.float32)
+    )
     assert np.array_equal((a @ b).numpy(), before)
 
 

@@ -23,6 +23,7 @@ PATH_KEYS = [
     key
     for key in TEXT_KEYS
     if key not in ("Global.device", "Model.backbone", "Train.dist_ips", "Train.basic_config_path")
+    and not key.endswith((".run_mode", ".engine", ".precision"))
 ]
 
 

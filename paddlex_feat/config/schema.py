@@ -55,12 +55,9 @@ def _forms(value: Any) -> Any:
 
 Device = Annotated[str, AfterValidator(_device)]
 Ks = Annotated[list[Annotated[int, Field(ge=1)]], AfterValidator(_ascending)]
-FORMS = ("paddle", "onnx", "openvino")
-_ANY_FORM = {"enum": list(FORMS)}
+_FORM = {"type": "string"}
 ExportForms = Annotated[
-    list[Literal[FORMS]],  # type: ignore[valid-type]
-    BeforeValidator(_forms),
-    WithJsonSchema({"anyOf": [_ANY_FORM, {"type": "array", "items": _ANY_FORM}]}),
+    list[str], BeforeValidator(_forms), WithJsonSchema({"anyOf": [_FORM, {"type": "array", "items": _FORM}]})
 ]
 EvaluationAmp = Annotated[Literal["OFF", "O1"], BeforeValidator(amp_level)]
 
@@ -169,21 +166,18 @@ class ExportSection(Section):
     tolerance: float = key(1e-4, "Largest allowed difference of a unit feature after export.", gt=0)
     format: ExportForms = key(
         ["paddle"],
-        "Forms to write, one or a list; paddle is always among them. At the end of a training, of its best model.",
+        "Forms to write, one or a list: paddle (always among them), onnx, openvino, or that of an engine which another "
+        "package adds. At the end of a training, of its best model.",
     )
     input_size: Literal["fixed", "dynamic"] = key(
         "fixed", "fixed: the graph takes images of Train.input_size; dynamic: of any size, which CLIP networks cannot."
     )
 
 
-EngineName = Literal["paddle", "paddle_static", "onnx", "onnxruntime", "openvino", "auto", "hpi"]
-RunMode = Literal["paddle", "paddle_fp32", "paddle_fp16", "trt_fp32", "trt_fp16", "trt_int8", "mkldnn", "mkldnn_bf16"]
-
-
 class KernelOptionSection(Section):
     """Engine settings of older configuration files."""
 
-    run_mode: RunMode | None = key(
+    run_mode: str | None = key(
         None,
         "paddle: as Predict.engine and Predict.precision say; paddle_fp32 and mkldnn: engine paddle in fp32, "
         "mkldnn_bf16: in bf16, paddle_fp16: in fp16. TensorRT is not supported.",
@@ -210,11 +204,16 @@ class PredictSection(Section):
         False, "Decode large JPEGs at 1/2, 1/4 or 1/8 of their size; features change, see docs/predict.md."
     )
     kernel_option: KernelOptionSection = KernelOptionSection()
-    engine: EngineName | None = key(
-        None, "Inference engine; null: paddle; auto and hpi: the fastest of those that are installed."
+    engine: str | None = key(
+        None,
+        "Inference engine: paddle, onnx, openvino, or one that another package adds; null: paddle; auto and hpi: the "
+        "fastest of those that are installed.",
     )
-    precision: Literal["fp32", "bf16", "fp16"] | None = key(
-        None, "What the engine computes in, where it and the processor can; null: fp32."
+    precision: str | None = key(
+        None, "What the engine computes in, if it and the processor can: fp32, bf16 or fp16; null: fp32."
+    )
+    trust_graph: bool = key(
+        False, "Run a Paddle graph even if it has operators that could read and write files, see docs/predict.md."
     )
     engine_config: dict[str, Any] | None = key(
         None, "PaddleX's dictionary: run_mode, cpu_threads, intra_op_num_threads, device_type, device_id."

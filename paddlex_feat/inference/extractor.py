@@ -9,7 +9,8 @@ import numpy as np
 
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import FeatError, WeightsError, out_of_memory
-from paddlex_feat.inference.engines.registry import create_engine
+from paddlex_feat.inference.engines import EngineOptions
+from paddlex_feat.inference.engines.create import create_engine
 from paddlex_feat.inference.model_info import read_info
 
 
@@ -37,8 +38,8 @@ class FeatureExtractor:
 
     Args:
         folder: inference directory.
+        device: see `EngineOptions`, as for threads, engine, precision and trust_graph.
         unit: give unit rows even if inference.yml does not ask for them.
-        device, threads, engine, precision: see `create_engine`.
     """
 
     def __init__(
@@ -49,11 +50,12 @@ class FeatureExtractor:
         unit: bool = False,
         engine: str = "paddle",
         precision: str = "fp32",
+        trust_graph: bool = False,
     ):
         self._folder = folder
         self.info = read_info(folder)
         self._unit = unit or self.info.normalise_features
-        self.engine = create_engine(folder, engine, device, threads, precision)
+        self.engine = create_engine(folder, EngineOptions(engine, precision, threads, device, trust_graph))
         self._process = os.getpid()
         self._running: list[None] = []  # an entry for each thread that runs the engine
 
@@ -68,9 +70,9 @@ class FeatureExtractor:
         Raises WeightsError if the graph fails, or gives anything but a row for each image, OutOfMemoryError.
         Rows have unit length if inference.yml asks for NormalizeFeatures, as all of ours do, or `unit` does.
         """
-        size = self.engine.piece or len(images)
-        pieces = [images[i : i + size] for i in range(0, len(images), size)]
-        features = np.concatenate([self._run(piece) for piece in pieces])
+        size = self.engine.micro_batch or len(images)
+        parts = [images[i : i + size] for i in range(0, len(images), size)]
+        features = np.concatenate([self._run(part) for part in parts])
         return unit_rows(features) if self._unit else features
 
     def _require_usable(self) -> None:
@@ -78,18 +80,20 @@ class FeatureExtractor:
         if self._process != os.getpid():
             if self.engine.device != "cpu":  # a CUDA context does not survive a fork
                 raise FeatError(
-                    f"This process was forked after the model was loaded on {self.engine.device}, and a GPU cannot be "
-                    "used in it by that model.",
+                    f"This process was forked after the model was loaded on {self.engine.device}; the model cannot "
+                    "use the GPU here.",
                     where=str(self._folder),
                     fix="Start processes with multiprocessing.get_context('spawn'), or fork before Paddle has used the "
                     "GPU, and make the model in each process.",
+                    code="forked-gpu",
                 )
             if self._running:
                 raise FeatError(
-                    "This process was forked while the model was predicting, and the engine cannot go on in it.",
+                    "This process was forked while the model was predicting; the engine cannot continue here.",
                     where=str(self._folder),
                     fix="Make the model in this process, fork when no prediction is running, or start processes with "
                     "multiprocessing.get_context('spawn').",
+                    code="forked-while-running",
                 )
             self._process = os.getpid()
 
@@ -100,20 +104,22 @@ class FeatureExtractor:
         try:
             rows = self.engine.run(x)
         except Exception as error:  # every engine has exceptions of its own
-            lacking = out_of_memory(error, str(self._folder), _SMALLER.format(len(x)))
-            if lacking:
-                raise lacking from error
+            no_memory = out_of_memory(error, str(self._folder), _SMALLER.format(len(x)))
+            if no_memory:
+                raise no_memory from error
             raise WeightsError(
                 f"The graph cannot be run on input of shape {x.shape} ({type(error).__name__}: {_first_line(error)}).",
                 where=str(self._folder),
                 fix="Export the model again; its graph and inference.yml must belong together.",
+                code="graph-failed",
             ) from error
         finally:
             self._running.pop()
         if rows.dtype.kind != "f" or rows.ndim != 2 or len(rows) != len(images):
             raise WeightsError(
-                f"The graph answers {len(images)} images with {rows.dtype} of shape {rows.shape}.",
+                f"The graph returns {rows.dtype} of shape {rows.shape} for {len(images)} images.",
                 where=str(self._folder),
-                fix="Take a network that gives one feature, a row of numbers, for each image.",
+                fix="Use a network that returns one feature, a row of floats, for each image.",
+                code="graph-output",
             )
         return rows

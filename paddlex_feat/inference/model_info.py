@@ -1,4 +1,4 @@
-"""What an inference directory says of itself."""
+"""inference.yml: name, pre-processing and post-processing of an exported model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ GRAPHS = (f"{PREFIX}.json", f"{PREFIX}.pdmodel")
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What inference.yml says."""
+    """Content of inference.yml.
+
+    Attributes:
+        name: of the model.
+        preprocess: how images are resized and normalised.
+        normalise_features: whether features are divided by their L2 norm.
+    """
 
     name: str
     preprocess: Preprocess
@@ -26,13 +32,13 @@ class ModelInfo:
 
 
 def read_info(folder: Path) -> ModelInfo:
-    """Read `inference.yml`. Raises WeightsError if it is missing or not understood."""
+    """Read `inference.yml`. Raises WeightsError if it is missing, malformed, or asks for unsupported processing."""
     path = folder / f"{PREFIX}.yml"
     try:
         content, _ = safe_yaml.read(safe_yaml.read_text(path))
         name = content["Global"]["model_name"]
         if not isinstance(name, str):
-            raise TypeError("model_name is no text")
+            raise TypeError("model_name is not a text")
         ops = content["PreProcess"]["transform_ops"]
         after = content.get("PostProcess") or {}
         unit = after.get("NormalizeFeatures", False)
@@ -47,29 +53,34 @@ def read_info(folder: Path) -> ModelInfo:
             if meant
             else "Give the folder with inference.json, inference.pdiparams and inference.yml; "
             "training writes it to <output>/best_model/inference, and mode export makes one. "
-            "Where an export was killed, run it again.",
+            "If an export was killed, run it again.",
+            code="model-info-missing",
         ) from error
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(
-            f"The file is not understood ({type(error).__name__}: {error}).", where=str(path), fix="Export again."
+            f"The file is not a valid inference.yml ({type(error).__name__}: {error}).",
+            where=str(path),
+            fix="Export again.",
+            code="model-info-invalid",
         ) from error
     if refused:
         raise WeightsError(
-            f"The model wants its output processed by what is not implemented: {', '.join(map(str, refused))[:200]}.",
+            f"The model asks for post-processing that is not implemented: {', '.join(map(str, refused))[:200]}.",
             where=f"{path}: PostProcess",
             fix="Use a model of image features; PostProcess is NormalizeFeatures, without options, or absent.",
+            code="postprocess-unsupported",
         )
     return ModelInfo(name, Preprocess.from_ops(ops, str(path)), unit is not False)
 
 
-def lacking(folder: Path) -> list[str]:
-    """The files that a folder lacks to be an inference directory of Paddle."""
+def missing_files(folder: Path) -> list[str]:
+    """Names of the files that are missing from an inference directory of Paddle."""
     lacks = [f"{PREFIX}{suffix}" for suffix in (".yml", ".pdiparams") if not (folder / f"{PREFIX}{suffix}").is_file()]
     return lacks if any((folder / name).is_file() for name in GRAPHS) else [*lacks, " or ".join(GRAPHS)]
 
 
 def models_within(folder: Path) -> list[str]:
-    """The inference directory below a folder, as a run, its best_model or an unpacked archive have it: one, or none."""
+    """The inference directory below the folder of a run, a checkpoint or an unpacked archive; one, or none."""
     try:
         below = sorted(islice((f for f in folder.iterdir() if f.is_dir()), 100))
     except OSError:

@@ -18,21 +18,24 @@ from paddlex_feat.inference.model_info import PREFIX, read_info
 
 log = logging.getLogger(__name__)
 NAMES = ("PP-ShiTuV2_rec", "PP-ShiTuV2_rec_CLIP_vit_base", "PP-ShiTuV2_rec_CLIP_vit_large")
-_RELEASES = ("paddle3.0.0", "paddle3.0b2")  # the second where the server does not have the first
+_RELEASES = ("paddle3.0.0", "paddle3.0b2")  # the second if the server does not have the first
 _MODELS = "official_models"  # folder of the cache
 _ARCHIVES = "official_archives"  # folder of the cache for what is not unpacked yet
-_MOST_BYTES, _MOST_FILES = 4 * 2**30, 100  # the largest of the three has about 1.2 GB in a handful of files
+_MAX_ARCHIVE_BYTES, _MAX_ARCHIVE_FILES = (
+    4 * 2**30,
+    100,
+)  # the largest of the three has about 1.2 GB in a handful of files
 
 
 def official_model(name: str) -> Path:
     """The inference directory of an official model, `<cache>/official_models/<name>`, where PaddleX has it too.
 
-    A folder that is complete is used as it is, without any network access. Otherwise the model is fetched and
-    unpacked beside it, checked, and takes the name; what had the name stays as `.bak`. Processes that want the
-    same model wait for the one that fetches it.
+    A complete folder is used without any network access. Otherwise the model is downloaded, unpacked next to it,
+    checked and renamed; a former folder of the name is kept as `.bak`. Other processes that need the
+    same model wait for the download.
 
-    Raises WeightsError for a name that is not among NAMES, DownloadError if the model is not there and cannot
-    be fetched.
+    Raises WeightsError for a name that is not among NAMES, DownloadError if the model is not in the cache and cannot
+    be downloaded.
     """
     if name not in NAMES:
         nearest = difflib.get_close_matches(str(name), NAMES, n=1, cutoff=0)[0]
@@ -40,34 +43,36 @@ def official_model(name: str) -> Path:
             f"There is no official model of this name; nearest is {nearest}.",
             where=f"create_model({name!r})",
             fix=f"Use one of {', '.join(NAMES)}, or give model_dir, the folder of an exported model.",
+            code="unknown-model",
         )
-    fault = "there is no home folder"
+    problem = "there is no home folder"
     with suppress(DownloadError):
         folder = fetch.cache_folder() / _MODELS / name
-        fault = _fault(folder, name)
-        if not fault:
+        problem = _problem(folder, name)
+        if not problem:
             return folder
     cache = fetch.cache_to_write()
     folder = cache / _MODELS / name
     try:
         with fetch.alone(cache / _ARCHIVES / name):
-            fault = _fault(folder, name)  # another process may have fetched it meanwhile
-            if fault:
-                log.info("%s is fetched; in the cache, %s: %s.", name, folder, fault)
+            problem = _problem(folder, name)  # another process may have fetched it meanwhile
+            if problem:
+                log.info("%s is fetched; in the cache, %s: %s.", name, folder, problem)
                 _install(name, folder)
     except (FeatError, OSError) as error:
         tried = error.what if isinstance(error, FeatError) else error
         raise DownloadError(
-            f"The official model {name} is not in the cache ({fault}) and cannot be fetched. Tried: {tried}",
+            f"The official model {name} is not in the cache ({problem}) and cannot be fetched. Tried: {tried}",
             where=str(folder),
             fix=f"Give model_dir; or copy the unpacked model to that folder; or set {fetch.MIRROR} to a mirror of "
             f"{fetch.OFFICIAL}, HTTPS_PROXY to a proxy, or PADDLE_PDX_CACHE_HOME to a folder that can be written.",
+            code="model-unavailable",
         ) from error
     return folder
 
 
-def _fault(folder: Path, name: str) -> str:
-    """Why a folder is no inference directory of this model, empty if it is one."""
+def _problem(folder: Path, name: str) -> str:
+    """Why a folder is not an inference directory of this model; "" if it is one."""
     try:
         if not folder.is_dir():
             return "no such folder"
@@ -75,18 +80,18 @@ def _fault(folder: Path, name: str) -> str:
         graphs = [f"{PREFIX}{suffix}" for suffix in (".json", ".pdmodel") if (folder / f"{PREFIX}{suffix}").exists()]
         # The engine takes the first graph that exists.
         needed = (graphs[0] if graphs else f"{PREFIX}.json", f"{PREFIX}.pdiparams")
-        lacking = [file for file in needed if not (folder / file).is_file() or not (folder / file).stat().st_size]
+        missing = [file for file in needed if not (folder / file).is_file() or not (folder / file).stat().st_size]
     except FeatError as error:
         return error.what.rstrip(".")
     except OSError as error:
         return str(error)
-    if lacking:
-        return f"{' and '.join(lacking)} missing or empty"
+    if missing:
+        return f"{' and '.join(missing)} missing or empty"
     return "" if found == name else f"it holds {found[:60]!r}"
 
 
 def _install(name: str, folder: Path) -> None:
-    """Fetch and unpack the model. Raises DownloadError, which lists the addresses and what they gave; OSError."""
+    """Download and unpack the model. Raises OSError, and DownloadError that lists each address and its answer."""
     wanted = os.environ.get("PADDLE_PDX_MODEL_SOURCE", "").lower()
     if wanted not in ("", "bos"):
         log.info("PADDLE_PDX_MODEL_SOURCE is %s; BOS is used, for only it carries this model.", wanted)
@@ -100,11 +105,11 @@ def _install(name: str, folder: Path) -> None:
             tried.append(f"{fetch.without_password(fetch.source(address))}: {error.what}")
             if not fetch.absent(error):
                 break
-    raise DownloadError(" ".join(tried))
+    raise DownloadError(" ".join(tried), code="model-unavailable")
 
 
 def _unpack(archive: Path, name: str, folder: Path) -> None:
-    """Unpack beside `folder`, check, and exchange; the archive goes, good or bad, unless the disk is at fault.
+    """Unpack next to `folder`, check, and rename. The archive is removed, unless the disk failed.
 
     Raises WeightsError, OSError.
     """
@@ -115,13 +120,13 @@ def _unpack(archive: Path, name: str, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent, ignore_cleanup_errors=True) as scratch:
         content = Path(scratch) / "content"
         try:
-            unpack_tar(archive, content, _MOST_BYTES, _MOST_FILES)
+            unpack_tar(archive, content, _MAX_ARCHIVE_BYTES, _MAX_ARCHIVE_FILES)
             top = content / f"{name}_infer"
             model = top if top.is_dir() else content
-            fault = _fault(model, name)
-            if fault:
-                raise WeightsError(f"The archive does not hold the model: {fault}.")
-        except WeightsError:  # a page of a network's login, half a file: the next run fetches it anew
+            problem = _problem(model, name)
+            if problem:
+                raise WeightsError(f"The archive does not hold the model: {problem}.", code="archive-invalid")
+        except WeightsError:  # a login page of a network, half a file: the next run downloads it again
             archive.unlink()
             raise
         if os.path.lexists(folder):

@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,13 +23,13 @@ from paddlex_feat.errors import ConfigError, DownloadError, FeatError, ImageErro
 from paddlex_feat.fileio import lookup
 from paddlex_feat.fileio.atomic_folder import settled
 from paddlex_feat.fileio.paths import expand_home
-from paddlex_feat.inference.engines.options import engine_settings
+from paddlex_feat.inference.engines.options import resolve_engine_options
 from paddlex_feat.inference.extractor import FeatureExtractor
-from paddlex_feat.inference.input_paths import Search
-from paddlex_feat.inference.inputs import Item, StreamFault, items, may_wait
+from paddlex_feat.inference.inputs.items import InputIteratorError, Item, is_slow_source, iter_images
+from paddlex_feat.inference.inputs.paths import Search
 from paddlex_feat.inference.model_info import PREFIX, models_within, read_info
 from paddlex_feat.inference.model_zoo import official_model
-from paddlex_feat.inference.results import Failed, FeatureResult, FileStems
+from paddlex_feat.inference.results import Failed, FeatureResult, OutputNames
 from paddlex_feat.runtime.cpu import cpu_count
 from paddlex_feat.runtime.opencv import silent_opencv
 
@@ -53,26 +53,31 @@ def create_model(
     pp_option: Any = None,
     use_hpip: bool = False,
     hpi_config: Mapping[str, Any] | None = None,
+    trust_graph: bool = False,
 ) -> Predictor:
     """A feature extractor from an inference directory.
 
     Args:
         model_name: must be the one in the directory's inference.yml.
-        model_dir: folder with inference.json (or .pdmodel), .pdiparams and inference.yml; the engines onnx and
-            openvino need inference.yml and inference.onnx or .xml alone, and no Paddle, where these are there.
-            None: the official model.
+        model_dir: folder with inference.json (or .pdmodel), .pdiparams and inference.yml. For the engine onnx
+            inference.yml and inference.onnx suffice, for openvino inference.yml and inference.xml; then Paddle is not
+            needed. None: the official model.
         device: "cpu", "gpu:N" or None for the first visible GPU, else the CPU.
         batch_size: images computed together, see `Predictor.predict`, which can override it; None: 32 on a GPU, else 1.
-        engine: "paddle" (None), "onnx", "openvino", or "auto" for the fastest that is installed.
-        precision: "fp32" (None), "bf16" or "fp16", where engine and processor have it.
+        engine: "paddle" (None), "onnx", "openvino", one of another package, or "auto" for the fastest that is
+            installed.
+        precision: "fp32" (None), "bf16" or "fp16", if engine and processor have it.
         threads: CPU threads; 0 takes OMP_NUM_THREADS, else the physical cores.
         fast_decode: decode large JPEGs at 1/2, 1/4 or 1/8 of their size. It changes features: see docs/predict.md.
-        engine_config, pp_option, use_hpip, hpi_config: PaddleX's ways to say the same, see `engine_settings`.
+        engine_config: PaddleX's way to say the same, see `resolve_engine_options`; so are pp_option, use_hpip and
+            hpi_config.
+        trust_graph: run the Paddle graph even if it has operators that are not on the allow-list. They can read and
+            write files, so use it only for a model from a source that you trust.
 
     Raises WeightsError if the directory cannot be used, ConfigError for settings that do not exist or contradict
     each other, DownloadError, DeviceError, DependencyError.
     """
-    wanted = engine_settings(engine, precision, threads, device, engine_config, pp_option, use_hpip, hpi_config)
+    options = resolve_engine_options(engine, precision, threads, device, engine_config, pp_option, use_hpip, hpi_config)
     folder = _official(model_name) if model_dir is None else _given(os.fspath(model_dir))
     info = read_info(folder)
     if info.name != model_name:
@@ -80,18 +85,25 @@ def create_model(
             f"The directory holds {info.name}, not {model_name}.",
             where=str(folder),
             fix=f"Use the model name {info.name}, or another directory.",
+            code="model-name-differs",
         )
+    options = replace(options, trust_graph=trust_graph)
     extractor = FeatureExtractor(
-        folder, wanted.device, wanted.threads, engine=wanted.engine, precision=wanted.precision
+        folder,
+        options.device,
+        options.threads,
+        engine=options.engine,
+        precision=options.precision,
+        trust_graph=trust_graph,
     )
-    again = {
+    arguments = {
         "model_name": model_name,
         "model_dir": None if model_dir is None else str(Path(expand_home(os.fspath(model_dir))).absolute()),
-        **asdict(wanted),
+        **asdict(options),
         "engine": extractor.engine.name,  # what auto has chosen
         "fast_decode": fast_decode,
     }
-    return Predictor(extractor, batch_size, fast_decode, again)
+    return Predictor(extractor, batch_size, fast_decode, arguments)
 
 
 def _official(model_name: str) -> Path:
@@ -100,42 +112,45 @@ def _official(model_name: str) -> Path:
 
 
 def _given(model_dir: str) -> Path:
-    """The folder that `model_dir` names. Raises WeightsError, which says what was probably meant, if it is none."""
+    """The existing folder that `model_dir` names. Raises WeightsError that suggests what was meant, ConfigError."""
     text = expand_home(model_dir)
-    folder = settled(Path(text))
-    if text.strip() and not folder.is_dir():
-        is_file, beside = folder.is_file(), []
-        if is_file or folder.name == PREFIX:  # the prefix of the model's files, as Paddle is given it
-            holds = (folder.parent / f"{PREFIX}.yml").is_file()
-            beside = [str(folder.parent)] if holds else models_within(folder.parent)
-        raise WeightsError(
-            f"The inference directory cannot be used. {text} is a file, not a folder."
-            if is_file and not text.lower().endswith(lookup.ARCHIVES)
-            else lookup.problem("The inference directory", text, "folder"),
-            where=f"model_dir={text}",
-            fix=f"Give {beside[0]}."
-            if beside
-            else f"Give a folder with {PREFIX}.yml, as mode export and training write it.",
-        )
     if not text.strip():
         fix = "Give the folder of an exported model, or null (None in Python) for the official model."
-        raise ConfigError("model_dir is empty.", where="model_dir", fix=fix)
-    return folder
+        raise ConfigError("model_dir is empty.", where="model_dir", fix=fix, code="model-dir-empty")
+    folder = settled(Path(text))
+    if folder.is_dir():
+        return folder
+    is_file = folder.is_file()
+    nearby: list[str] = []
+    if is_file or folder.name == PREFIX:  # Paddle takes the prefix of the model's files
+        here = (folder.parent / f"{PREFIX}.yml").is_file()
+        nearby = [str(folder.parent)] if here else models_within(folder.parent)
+    if is_file and not text.lower().endswith(lookup.ARCHIVES):
+        what = f"The inference directory cannot be used. {text} is a file, not a folder."
+    else:
+        what = lookup.problem("The inference directory", text, "folder")
+    fix = f"Give {nearby[0]}." if nearby else f"Give a folder with {PREFIX}.yml, as mode export and training write it."
+    raise WeightsError(what, where=f"model_dir={text}", fix=fix, code="model-dir-missing")
 
 
 class Predictor:
     """Extracts features; made by `create_model`. Calling it is the same as calling `predict`.
 
-    Pickled, copied or sent to another process, it is the arguments of `create_model`, by which it is made there.
+    Pickling and copying keep the arguments of `create_model`; the copy is made from them, also in another process.
+
+    Args:
+        extractor: pixels to features.
+        batch_size: images computed together; None: 32 on a GPU, else 1.
+        fast_decode: decode large JPEGs at a reduced size.
+        arguments: those of `create_model` that make such a model; None: it cannot be pickled or copied.
 
     Attributes:
-        batch_size: images computed together; raises ConfigError if it is set to what is no whole number of at least 1.
-        failed: (path, or position as in "input[3]"; what is wrong) of every input that the last call of `predict`
-            could not use, with the attribute `fix`, what to do; the position counts from 0. The reason begins with
-            file:line for a name from a text file. Each call has a list of
-            its own, so where several run in turn, take it right after the call; threads that share a Predictor cannot
-            tell whose was the last.
-        left_out: what was not read in the folders of that call, counted by reason, as in {".txt files": 1}.
+        batch_size: images computed together; setting anything but a whole number of at least 1 raises ConfigError.
+        failed: (path, or location such as "input[3]", counted from 0; what is wrong) of every input that the last call
+            of `predict` could not use, with advice in the attribute `fix`. The reason begins with file:line for a name
+            from a text file. Each call makes a list of its own: read it right after the call. Threads that share a
+            Predictor cannot tell whose call was the last.
+        left_out: files of that call's folders that were not read, counted by reason, as in {".txt files": 1}.
     """
 
     def __init__(
@@ -143,10 +158,9 @@ class Predictor:
         extractor: FeatureExtractor,
         batch_size: int | None = None,
         fast_decode: bool = False,
-        again: Mapping[str, Any] | None = None,
+        arguments: Mapping[str, Any] | None = None,
     ):
-        """again: arguments of `create_model` that make such a model; without them it cannot be pickled or copied."""
-        self._again = again
+        self._arguments = arguments
         self._extractor = extractor
         self._batch_size = None if batch_size is None else _positive(batch_size)
         self._enough = _enough_for(extractor.preprocess.size) if fast_decode else None
@@ -154,9 +168,9 @@ class Predictor:
         self.left_out: Counter[str] = Counter()
 
     def __reduce__(self) -> tuple[Callable[..., Predictor], tuple[()], dict[str, Any]]:
-        if self._again is None:
+        if self._arguments is None:
             raise TypeError("a Predictor that was not made by create_model cannot be pickled or copied")
-        make = partial(create_model, **self._again, batch_size=self._batch_size)
+        make = partial(create_model, **self._arguments, batch_size=self._batch_size)
         return make, (), {"failed": self.failed}
 
     @property
@@ -178,57 +192,55 @@ class Predictor:
             input: image file, folder (recursive), pattern, text file of paths, URL, uint8 array (HWC in BGR order,
                 grey or BGRA), PIL image, a dict {"img": any of these}, or a list or iterator of these, nested at will.
                 An iterator is read three batches ahead at most; an array must not change before its result is there.
-            batch_size: images computed together; it stays for later calls. On a CPU at least 8 are, which is faster,
-                unless the input has a URL or an iterator, whose next image may be long in coming. Where none was
-                ever given: 32 on a GPU, and 1 on a CPU and with such inputs.
-            on_error: what an input does that cannot be used: "raise" its ImageError or DownloadError after the
-                results before it, or "skip", which logs it, adds it to `failed` and goes on.
+            batch_size: images computed together, for later calls too. On a CPU at least 8 are, which is faster,
+                unless the input has a URL or an iterator, whose next image may take long. Without any batch size:
+                32 on a GPU, and 1 on a CPU and with such inputs.
+            on_error: what to do about an input that cannot be used: "raise" its ImageError or DownloadError after
+                the results before it, or "skip" it: log it, add it to `failed` and continue.
 
-        Decoding runs in threads ahead of the engine, and the engine ahead of the caller; they end with the
-        iterator, and downloads too. An exception of an iterator among the inputs comes through, after the
+        Threads decode ahead of the engine, and the engine computes ahead of the caller; they and their downloads end
+        with the iterator. An exception of an iterator among the inputs is raised unchanged, after the
         results before it. Raises ConfigError at once for a wrong batch_size or on_error.
         """
         if batch_size is not None:
             self.batch_size = batch_size
         if on_error not in ("raise", "skip"):
-            raise ConfigError(f"on_error must be 'raise' or 'skip', got {on_error!r}.", where="on_error")
+            raise ConfigError(
+                f"on_error must be 'raise' or 'skip', got {on_error!r}.", where="on_error", code="on-error-invalid"
+            )
         search = Search()
-        self.failed, self.left_out = [], search.left_out
-        together = max(self.batch_size, self._extractor.engine.piece)
-        group = self._batch_size or 1 if may_wait(input) else together
-        return self._results(items(input, search), group, on_error == "skip", self.failed)
+        failed: list[Failed] = []
+        self.failed, self.left_out = failed, search.left_out
+        if is_slow_source(input):
+            size = self._batch_size or 1
+        else:
+            size = max(self.batch_size, self._extractor.engine.micro_batch)
+        return self._results(iter_images(input, search), size, on_error == "skip", failed)
 
     __call__ = predict
 
     def _results(
         self, stream: Iterator[Item], batch_size: int, skip: bool, failed: list[Failed]
     ) -> Generator[FeatureResult, None, None]:
-        stems, number, process = FileStems(), 0, os.getpid()
+        names, number, process = OutputNames(), 0, os.getpid()
         with closing(self._outcomes(stream, batch_size)) as outcomes:
             for item, outcome in outcomes:
-                if not isinstance(outcome, Exception):
-                    number += 1
-                    stem = stems.of(item.input_path, item.page_index)
-                    yield FeatureResult(item.input_path, outcome, stem, number, item.page_index)
-                    if process != os.getpid():
-                        raise FeatError(
-                            "This iterator was begun before the process was forked, and its threads are not here.",
-                            where=item.name,
-                            fix="Call predict in this process.",
-                        )
-                elif isinstance(outcome, StreamFault):
-                    raise outcome.error
-                elif isinstance(outcome, (ImageError, DownloadError)):
-                    what = f"{item.line}: {outcome.what}" if item.line else outcome.what
-                    failed.append(Failed(item.name, what, outcome.fix))
-                    if not skip:
-                        raise outcome
-                    log.warning("%s: %s Left out.", item.name, what)
-                else:
-                    raise outcome
+                if isinstance(outcome, Exception):
+                    _record_failure(item, outcome, skip, failed)
+                    continue
+                number += 1
+                name = names.next(item.input_path, item.page_index)
+                yield FeatureResult(item.input_path, outcome, name, number, item.page_index)
+                if process != os.getpid():
+                    raise FeatError(
+                        "This iterator was started before the process was forked; its threads do not exist here.",
+                        where=item.name,
+                        fix="Call predict in this process.",
+                        code="forked-iterator",
+                    )
 
     def _outcomes(self, stream: Iterator[Item], batch_size: int) -> Generator[Outcome, None, None]:
-        """Every item with its feature, or with what kept it from having one."""
+        """Every item with its feature, or with the error that prevented it."""
         ended = threading.Event()
         load = partial(self._load, ended=ended)
         # A thread waits for the engine while the caller decides what to read next and uses the results.
@@ -240,7 +252,7 @@ class Predictor:
     def _load(self, item: Item, ended: threading.Event | None = None) -> np.ndarray | Exception:
         try:
             return item.load(self._extractor.preprocess.resize, self._enough, ended)
-        except Exception as error:  # noqa: BLE001 - raised when the results before it have been given
+        except Exception as error:  # noqa: BLE001 - raised after the results before it
             return error
 
     def _compute(self, batch: Sequence[Item], loaded: list[np.ndarray | Exception]) -> list[Outcome]:
@@ -251,11 +263,26 @@ class Predictor:
                 "The model gives features that are not finite.",
                 where=batch[0].name,
                 fix="Evaluate the weights; with half precision, compute in float32.",
+                code="features-not-finite",
             )
         features = iter(rows)
-        return [
-            (item, o if isinstance(o, Exception) else next(features)) for item, o in zip(batch, loaded, strict=True)
-        ]
+        outcomes: list[Outcome] = []
+        for item, image in zip(batch, loaded, strict=True):
+            outcomes.append((item, image if isinstance(image, Exception) else next(features)))
+        return outcomes
+
+
+def _record_failure(item: Item, error: Exception, skip: bool, failed: list[Failed]) -> None:
+    """Add an input that cannot be used to `failed`. Raises its error unless `skip`, and any other error always."""
+    if isinstance(error, InputIteratorError):
+        raise error.error
+    if not isinstance(error, (ImageError, DownloadError)):
+        raise error
+    what = f"{item.line}: {error.what}" if item.line else error.what
+    failed.append(Failed(item.name, what, error.fix))
+    if not skip:
+        raise error
+    log.warning("%s: %s Skipped.", item.name, what)
 
 
 def _batched(stream: Iterator[Item], size: int) -> Iterator[list[Item]]:
@@ -270,7 +297,9 @@ def _enough_for(size: int) -> IsLargeEnough:
 
 def _positive(batch_size: int) -> int:
     if not isinstance(batch_size, (int, np.integer)) or isinstance(batch_size, bool) or batch_size < 1:
-        raise ConfigError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.", where="batch_size")
-    if batch_size > sys.maxsize:
-        raise ConfigError(f"batch_size is at most {sys.maxsize}, got {batch_size!r}.", where="batch_size")
-    return int(batch_size)
+        what = f"batch_size must be a whole number of at least 1, got {batch_size!r}."
+    elif batch_size > sys.maxsize:
+        what = f"batch_size is at most {sys.maxsize}, got {batch_size!r}."
+    else:
+        return int(batch_size)
+    raise ConfigError(what, where="batch_size", code="batch-size-invalid")

@@ -21,7 +21,7 @@ from paddlex_feat.hub import fetch
 
 # What some file system refuses: Windows' reserved characters, control characters, surrogates that are no byte.
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]')
-_LONGEST = 200  # bytes of a stem; with its number and `_res.json` it fits into the 255 of most file systems
+_MAX_STEM_BYTES = 200  # bytes of a stem; with its number and `_res.json` it fits into the 255 of most file systems
 
 
 class FeatureResult(dict[str, Any]):
@@ -70,9 +70,9 @@ class FeatureResult(dict[str, Any]):
     def save_to_json(self, save_path: builtins.str | Path, indent: int = 4, ensure_ascii: bool = False) -> Path:
         """Write `{"input_path": …, "feature": […]}` and return the file's path.
 
-        A path that ends in .json and is no folder is the file; the n-th result of the same `predict` call goes to
-        NAME_n.json beside it. Any other path is a folder, the file in it `<stem>_res.json`, with the stem
-        of `FileStems`. So no result of a call overwrites another. `~` is the home folder. Raises OutputError, also
+        A path that ends in .json and is not a folder is the file; the n-th result of the same `predict` call is
+        written to NAME_n.json in the same folder. Any other path is a folder, and the file is `<name>_res.json`, named
+        by `OutputNames`. So no result of a call overwrites another. `~` is the home folder. Raises OutputError, also
         for a path with a variable or of Windows that does not exist.
         """
         path = output_path(save_path)
@@ -96,7 +96,12 @@ def output_path(given: str | Path) -> Path:
     path = expand_home(os.fspath(given))
     wrong = fault(path, written=True)
     if wrong:
-        raise OutputError(f"Cannot write: {wrong}.", where=str(given), fix="Give a path of this system in full.")
+        raise OutputError(
+            f"Cannot write: {wrong}.",
+            where=str(given),
+            fix="Give a complete path of this system.",
+            code="output-path-invalid",
+        )
     return Path(path)
 
 
@@ -119,16 +124,16 @@ class Failed(tuple[builtins.str, builtins.str]):
         return *self, self.fix
 
 
-class FileStems:
-    """Stems for the results of one `predict` call: the same call names the same files again.
+class OutputNames:
+    """File names, without suffix, for the results of one `predict` call; the same inputs get the same names again.
 
-    A stem is the input's own, of a URL that of its path, with `_<page_index>` for one of several pages;
-    `_` stands for characters that some file system forbids, and at most 200 bytes are kept. Where an
-    earlier input of the call has it, `_2`, `_3`, … follow; stems that differ in upper and lower case
-    alone are the same, as they are on some file systems. An input without a name is
-    `array_<time of the call>`, numbered, so that arrays of several calls stay apart.
+    A name is the stem of the input's path or URL, with `_<page_index>` for one of several pages;
+    `_` replaces characters that some file system forbids, and at most 200 bytes are kept. If an
+    earlier input of the call has the name, `_2`, `_3`, … is appended; upper and lower case count as
+    equal, as on some file systems. An input without a path is
+    `array_<time of the call>`, numbered, so that arrays of several calls do not collide.
 
-    It remembers every stem of a path, about 200 bytes each, and nothing of arrays.
+    Every name of a path is remembered, about 200 bytes each; names of arrays are not.
     """
 
     def __init__(self) -> None:
@@ -137,20 +142,20 @@ class FileStems:
         self._array = f"array_{time.time_ns()}"
         self._arrays = 0
 
-    def of(self, input_path: str | None, page_index: int | None = None) -> str:
-        """A stem that this object has not given before."""
+    def next(self, input_path: str | None, page_index: int | None = None) -> str:
+        """A name that this object has not returned before."""
         path = urlparse(input_path).path if input_path and fetch.is_url(input_path) else input_path
         own = Path(path).stem if path else ""
         if not own:
             self._arrays += 1
             return self._array if self._arrays == 1 else f"{self._array}_{self._arrays}"
-        return self._free(own if page_index is None else f"{own}_{page_index}")
+        return self._unique(own if page_index is None else f"{own}_{page_index}")
 
-    def _free(self, wanted: str) -> str:
+    def _unique(self, wanted: str) -> str:
         wanted = _FORBIDDEN.sub("_", wanted)
         if wanted.startswith(self._array):
             wanted = f"_{wanted}"
-        while len(wanted.encode("utf-8", "surrogatepass")) > _LONGEST:
+        while len(wanted.encode("utf-8", "surrogatepass")) > _MAX_STEM_BYTES:
             wanted = wanted[:-1]
         stem = wanted
         while _folded(stem) in self._taken:

@@ -137,12 +137,16 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", errors="backslashreplace")
 
 
+class _Discarded(Exception):
+    """Ends the block of `atomic_path`, which then removes its temporary file."""
+
+
 class FeatureFile:
     """One file for many results; made by `feature_file`.
 
     Attributes:
         count: results so far.
-        placed: has the file got its name?
+        placed: whether the complete file exists under its name.
     """
 
     def __init__(self, path: Path, kind: type[Saver]):
@@ -172,22 +176,25 @@ class FeatureFile:
     def _checked(self, result: FeatureResult) -> np.ndarray:
         where, fix = f"{self._path}, result {self.count} (from 0)", "Give the results of `predict`."
         if not isinstance(result, FeatureResult):
-            raise OutputError(f"An object of type {type(result).__name__} is no FeatureResult.", where=where, fix=fix)
+            what = f"An object of type {type(result).__name__} is not a FeatureResult."
+            raise OutputError(what, where=where, fix=fix, code="result-type")
         try:
-            with np.errstate(over="ignore"):  # too large for float32 is not finite, which is said below
+            with np.errstate(over="ignore"):  # values too large for float32 become infinite, and are refused below
                 feature = np.array(result.feature, np.float32)
         except (TypeError, ValueError) as error:
-            raise OutputError(f"The feature is no array of numbers ({error}).", where=where, fix=fix) from error
+            what = f"The feature is not an array of numbers ({error})."
+            raise OutputError(what, where=where, fix=fix, code="feature-invalid") from error
         if feature.ndim != 1 or not feature.size or not np.isfinite(feature).all():
-            what = f"The feature, of shape {feature.shape}, is no vector of finite numbers."
-            raise OutputError(what, where=where, fix=fix)
+            what = f"The feature, of shape {feature.shape}, is not a vector of finite numbers."
+            raise OutputError(what, where=where, fix=fix, code="feature-invalid")
         if self._width not in (0, len(feature)):
-            what = f"The feature has {len(feature)} numbers, those before it {self._width}."
-            raise OutputError(what, where=where, fix="Save the results of different models in files of their own.")
+            what = f"The feature has {len(feature)} numbers, the earlier ones have {self._width}."
+            fix = "Save the results of different models in separate files."
+            raise OutputError(what, where=where, fix=fix, code="feature-width")
         return feature
 
     def close(self) -> None:
-        """Put the file in its place, if all that was added could be written. Raises OutputError."""
+        """Give the file its name, if every result could be written; otherwise discard it. Raises OutputError."""
         if self._saver is None or self._failed or not self.count:
             self._discard()
             return
@@ -198,10 +205,12 @@ class FeatureFile:
         self.placed = True
 
     def _discard(self) -> None:
-        with suppress(Exception), self._temporary:
-            if self._saver is not None:
+        if self._saver is None:
+            return
+        with suppress(_Discarded, OutputError), self._temporary:
+            with suppress(Exception):  # such as that of a full disk, which add has raised already
                 self._saver.close()
-            raise RuntimeError("atomic_path places nothing where the block fails")
+            raise _Discarded
 
 
 @contextmanager
@@ -215,7 +224,12 @@ def feature_file(path: Path) -> Iterator[FeatureFile]:
     """
     kind = SAVERS.get(path.suffix.lower())
     if kind is None:
-        raise ConfigError("The file's form is not known.", where=str(path), fix=f"Name it {' or '.join(SAVERS)}.")
+        raise ConfigError(
+            "The suffix names no known file format.",
+            where=str(path),
+            fix=f"Use one of {', '.join(SAVERS)}.",
+            code="unknown-suffix",
+        )
     if kind is Parquet:
         _require_pyarrow(path)
     require_writable(path.parent)
@@ -242,7 +256,9 @@ def save_features(results: Iterable[FeatureResult], path: str | Path) -> Path:
         for result in results:
             file.add(result)
     if not file.count:
-        raise OutputError("There is no result to write.", where=str(path), fix="Look at what was predicted.")
+        raise OutputError(
+            "There is no result to write.", where=str(path), fix="Check the input of predict.", code="no-results"
+        )
     return path
 
 
@@ -254,4 +270,5 @@ def _require_pyarrow(path: Path) -> None:
             f"Parquet files need pyarrow ({error}).",
             where=str(path),
             fix="pip install 'paddlex_feat[parquet]', or save as jsonl or npz.",
+            code="package-missing",
         ) from error

@@ -1,4 +1,4 @@
-"""Mode export: from a weight file to an inference directory, proven to answer the same."""
+"""Mode export: convert a weight file to an inference directory, and compare the two."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import WeightsError
 from paddlex_feat.fileio.temporary import ScratchFolder
 from paddlex_feat.inference.export.convert import require_forms, write_forms
+from paddlex_feat.inference.export.install import install_export
 from paddlex_feat.modes.build import comparison_batches, exporter_of, load_trained, preprocess_of
 from paddlex_feat.modes.weight_paths import weight_file
 from paddlex_feat.runtime.device import first_device, select_device
@@ -22,10 +23,10 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Config, output: Path) -> dict[str, Any]:
-    """Write inference.json, inference.pdiparams and inference.yml, and what else is asked for, into the output.
+    """Write inference.json, inference.pdiparams, inference.yml and the other forms asked for into the output folder.
 
-    What an earlier export left there is renamed, forms that are not asked for now too: it has other weights.
-    The file that is exported is never touched.
+    All files of an earlier export there are renamed, also of forms that are not asked for now: they have other
+    weights. The exported weight file is never touched.
     """
     settings, threads = config.Export, config.Global.threads
     require_forms(settings.format)
@@ -34,8 +35,8 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     device = select_device(first_device(config.Global.device))
     trained = load_trained(config, path)
 
+    # They import Paddle, which prepare_paddle has configured.
     from paddlex_feat.inference.export.exporter import require_agreement
-    from paddlex_feat.inference.export.install import place
     from paddlex_feat.models import weights
 
     exporter = exporter_of(config, trained.config, trained.network)
@@ -56,7 +57,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         if settings.save_weights:
             tensors = {n: t for n, t in weights.read(path).items() if isinstance(t, np.ndarray)}
             weights.write(folder / f"weights.{settings.save_weights}", tensors)
-        names = place(folder, output, path)
+        names = install_export(folder, output, path)
     log.info("Inference model: %s", ", ".join(str(output / name) for name in names))
     return {
         "weight_path": str(trained.path),

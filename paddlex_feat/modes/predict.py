@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from paddlex_feat.config.schema import Config
+from paddlex_feat.config.schema import Config, PredictSection
 from paddlex_feat.errors import ConfigError, FeatError, ImageError, Interrupted, output_errors
 from paddlex_feat.fileio.paths import expand_home
 from paddlex_feat.hub.fetch import without_password
-from paddlex_feat.inference.input_texts import ACCEPTED, cut
+from paddlex_feat.inference.engines import AUTO, HPI, find_engine
+from paddlex_feat.inference.engines.options import find_run_mode
+from paddlex_feat.inference.inputs.texts import ACCEPTED, cut
 from paddlex_feat.inference.predictor import Predictor, create_model
 from paddlex_feat.inference.results import Failed, FeatureResult
 from paddlex_feat.inference.writers import FeatureFile, feature_file
@@ -24,7 +27,7 @@ from paddlex_feat.runtime.device import first_device
 from paddlex_feat.runtime.progress import bar
 
 log = logging.getLogger(__name__)
-_NAMED = 5  # failed inputs that the error names; predict_result.json has all
+_MAX_LISTED = 5  # failed inputs that the error names; predict_result.json has all
 
 
 class _Target(Protocol):
@@ -46,7 +49,7 @@ class _Json:
 
 @contextmanager
 def _target(form: str, output: Path, names: list[str]) -> Iterator[_Target]:
-    """Where results go; `names` are the files that were written, when the block has ended."""
+    """Sink of the results. When the block has ended, `names` holds the files that were written."""
     if form == "json":
         yield _Json(output, names)
         return
@@ -60,6 +63,30 @@ def _target(form: str, output: Path, names: list[str]) -> Iterator[_Target]:
             names.append(path.name)
 
 
+@dataclass
+class _Outcome:
+    """What a run has done so far.
+
+    Attributes:
+        images: number of results.
+        seconds: that prediction took.
+        files: written ones, relative to the output folder.
+        failed: inputs that could not be used.
+        left_out: files of folders that were not read, counted by reason.
+    """
+
+    images: int = 0
+    seconds: float = 0.0
+    files: list[str] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def as_result(self) -> dict[str, Any]:
+        """Content of predict_result.json."""
+        rows = [{"input": name, "message": message} for name, message in self.failed]
+        return {"images": self.images, "failed": rows, "left_out": dict(self.left_out), "results": self.files}
+
+
 def run(config: Config, output: Path) -> dict[str, Any]:
     """Extract the features of Predict.input and save them in the form Predict.save.
 
@@ -67,61 +94,63 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     """
     settings = config.Predict
     if settings.input in (None, "", [], {}):
-        raise ConfigError("Nothing to predict.", where="Predict.input", fix="Give an image, a folder, a URL or a list.")
+        raise ConfigError(
+            "Nothing to predict.",
+            where="Predict.input",
+            fix="Give an image, a folder, a URL or a list.",
+            code="input-missing",
+        )
+    _check_names(settings)
     given = _as_text(settings.input)
-    names: list[str] = []
-    failed: list[Failed] = []
-    left_out: dict[str, int] = {}
-    images, started = 0, time.perf_counter()
-
-    def found() -> dict[str, Any]:
-        rows = [{"input": name, "message": message} for name, message in failed]
-        return {"images": images, "failed": rows, "left_out": dict(left_out), "results": names}
-
+    outcome = _Outcome()
     try:
-        with _target(settings.save, output, names) as target, _progress(settings.save) as progress:
-            model = _model(config)
-            started = time.perf_counter()
-            results = model.predict(given, on_error=settings.on_error)
-            failed, left_out = model.failed, model.left_out
-            with closing(results):
-                for result in results:
-                    target.add(result)
-                    images += 1
-                    progress.update()
+        _predict(config, given, output, outcome)
     except FeatError as error:
-        raise error.with_result(found()) from error.__cause__
+        raise error.with_result(outcome.as_result()) from error.__cause__
     except KeyboardInterrupt:
-        fix = "What was saved before is whole; run again."
-        raise Interrupted("Interrupted.", where="predict", fix=fix).with_result(found()) from None
-    _report(
-        images,
-        failed,
-        time.perf_counter() - started,
-        output / ("<name>_res.json" if settings.save == "json" else f"features.{settings.save}"),
-    )
-    if failed:
-        raise _failures(failed, images, output).with_result(found())
-    if not images:
+        fix = "Results saved so far are complete; run again."
+        raise Interrupted("Interrupted.", where="predict", fix=fix).with_result(outcome.as_result()) from None
+    _log_summary(outcome, output / ("<name>_res.json" if settings.save == "json" else f"features.{settings.save}"))
+    if outcome.failed:
+        raise _failures(outcome.failed, outcome.images).with_result(outcome.as_result())
+    if not outcome.images:
         raise ImageError(
             "The input holds no image.",
             where=f"Predict.input={cut(without_password(repr(settings.input)))}",
             fix=f"Give {ACCEPTED}.",
-        ).with_result(found())
-    return found()
+            code="input-without-images",
+        ).with_result(outcome.as_result())
+    return outcome.as_result()
+
+
+def _predict(config: Config, given: Any, output: Path, outcome: _Outcome) -> None:
+    """Predict and save; `outcome` is up to date at every moment, also when an error ends it."""
+    form = config.Predict.save
+    with _target(form, output, outcome.files) as target, _progress(form) as progress:
+        model = _model(config)
+        started = time.perf_counter()
+        results = model.predict(given, on_error=config.Predict.on_error)
+        outcome.failed, outcome.left_out = model.failed, model.left_out
+        with closing(results):
+            for result in results:
+                target.add(result)
+                outcome.images += 1
+                progress.update()
+    outcome.seconds = time.perf_counter() - started
 
 
 def _as_text(given: Any) -> Any:
-    """The input with whole numbers as text: they are names. Raises ConfigError for a value whose text is lost."""
+    """The input with integers as text: they are names. Raises ConfigError for a value whose original text is lost."""
     if isinstance(given, list):
         return [_as_text(element) for element in given]
     if isinstance(given, dict):
         return {key: _as_text(value) for key, value in given.items()}
     if given is None or isinstance(given, (bool, float)):
         raise ConfigError(
-            f"A name is needed, and YAML takes it for the value {given!r}.",
+            f"Predict.input needs names, but YAML reads this one as the value {given!r}.",
             where="Predict.input",
             fix="Put it in quotes twice, as in -o Predict.input='\"1.0\"'.",
+            code="input-not-text",
         )
     return expand_home(given) if isinstance(given, str) else str(given)
 
@@ -141,31 +170,44 @@ def _model(config: Config) -> Predictor:
         pp_option=settings.kernel_option.model_dump(),
         use_hpip=settings.use_hpip,
         hpi_config=settings.hpi_config,
+        trust_graph=settings.trust_graph,
     )
 
 
+def _check_names(settings: PredictSection) -> None:
+    """Raise ConfigError, with its key, for an engine or run mode that does not exist."""
+    if settings.engine not in (None, AUTO, HPI):
+        find_engine(settings.engine, "Predict.engine")
+    find_run_mode(settings.kernel_option.run_mode, "Predict.kernel_option.run_mode")
+
+
 def _progress(form: str) -> tqdm:
-    """A bar, unless results are printed to a terminal, whose lines it would share."""
+    """A progress bar; hidden if results are printed to a terminal, where it would break their lines."""
     printed = form == "json" and bool(sys.stdout and sys.stdout.isatty())
     return bar(None, "predicting", "images", shown=not printed)
 
 
-def _report(images: int, failed: list[Failed], seconds: float, where: Path) -> None:
-    rate = f"{_counted(images)}, {len(failed)} failed, {images / seconds:.1f} images/s"
-    log.info("%s; results in %s", rate, where) if images else log.info("%s", rate)
+def _log_summary(outcome: _Outcome, where: Path) -> None:
+    speed = outcome.images / outcome.seconds
+    rate = f"{_counted(outcome.images)}, {len(outcome.failed)} failed, {speed:.1f} images/s"
+    if outcome.images:
+        log.info("%s; results in %s", rate, where)
+    else:
+        log.info("%s", rate)
 
 
-def _failures(failed: list[Failed], images: int, output: Path) -> ImageError:
+def _failures(failed: list[Failed], images: int) -> ImageError:
     count = "One input" if len(failed) == 1 else f"{len(failed)} inputs"
     fixes = list(dict.fromkeys(input.fix for input in failed if input.fix))
-    rows = [f"{': '.join(input)} {input.fix if len(fixes) > 1 else ''}".rstrip() for input in failed[:_NAMED]]
-    if len(failed) > _NAMED:
-        rows.append(f"and {len(failed) - _NAMED} more, all in predict_result.json")
-    kept = f"; what the other {_counted(images)} gave is kept" if images else ", and there is no other"
+    rows = [f"{': '.join(input)} {input.fix if len(fixes) > 1 else ''}".rstrip() for input in failed[:_MAX_LISTED]]
+    if len(failed) > _MAX_LISTED:
+        rows.append(f"and {len(failed) - _MAX_LISTED} more, all in predict_result.json")
+    kept = f"; the results of the other {_counted(images)} are kept" if images else ", and there is no other"
     return ImageError(
         f"{count} failed{kept}:\n    " + "\n    ".join(rows),
         where="Predict.input",
         fix=fixes[0] if len(fixes) == 1 else "Replace or remove them.",
+        code="inputs-failed",
     )
 
 

@@ -18,7 +18,7 @@ from paddlex_feat.fileio.atomic_folder import settled, sync_files
 from paddlex_feat.fileio.backups import write_keeping
 from paddlex_feat.fileio.temporary import ScratchFolder
 from paddlex_feat.hub import fetch
-from paddlex_feat.inference.export.convert import INFERENCE_FILES, require_forms, write_forms
+from paddlex_feat.inference.export.convert import inference_file_names, require_forms, write_forms
 from paddlex_feat.modes.build import comparison_batches, exporter_of, preprocess_of
 from paddlex_feat.modes.parts import network_spec
 from paddlex_feat.modes.train_data import Data, Loader, read_data
@@ -135,7 +135,7 @@ def _complete_inference_model(config: Config, exporter: Exporter, best: Path, pl
 
     settings, folder = config.Export, best.parent / "inference"
     with ScratchFolder(best.parent.parent) as scratch:
-        for name in INFERENCE_FILES & {file.name for file in folder.iterdir()}:
+        for name in inference_file_names() & {file.name for file in folder.iterdir()}:
             link_or_copy((folder / name).resolve(), scratch / name)
         write_forms(scratch, settings.format)
         batches, source = comparison_batches(config, preprocess_of(config))

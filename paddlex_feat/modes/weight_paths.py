@@ -12,7 +12,7 @@ from paddlex_feat.errors import WeightsError
 from paddlex_feat.fileio import lookup
 from paddlex_feat.fileio.atomic_folder import settled
 from paddlex_feat.hub import fetch
-from paddlex_feat.inference.model_info import PREFIX, lacking, models_within
+from paddlex_feat.inference.model_info import PREFIX, missing_files, models_within
 
 log = logging.getLogger(__name__)
 _OF_A_CHECKPOINT = {
@@ -90,7 +90,7 @@ def require_weights(key: str, path: Path, beside: str = "", graphs: bool = False
         whole: suggest only checkpoints that training can resume from, the latest of a run first.
     """
     if path.is_dir():
-        if not (graphs and not lacking(path)):
+        if not (graphs and not missing_files(path)):
             raise _folder_error(key, path, graphs, whole)
         return
     if not path.is_file():
@@ -117,7 +117,7 @@ def _in_a_model(path: Path) -> bool:
     if os.path.isfile(f"{path}.pdparams"):  # noqa: PTH113 - pathlib raises for a name that is too long
         return False
     is_prefix = os.path.isfile(f"{path}.pdiparams")  # noqa: PTH113
-    return is_prefix or not (lacking(path.parent) or weights_within(path.parent))
+    return is_prefix or not (missing_files(path.parent) or weights_within(path.parent))
 
 
 def _advice(todo: str, meant: list[str], whole: bool) -> str:
@@ -127,7 +127,7 @@ def _advice(todo: str, meant: list[str], whole: bool) -> str:
 
 
 def _folder_error(key: str, folder: Path, graphs: bool, whole: bool) -> WeightsError:
-    lacks = lacking(folder)
+    lacks = missing_files(folder)
     if not lacks:
         what = "The folder is an inference directory; its graph has no weights to train or to export again."
     elif graphs:
@@ -198,6 +198,6 @@ def _beside(path: Path, graphs: bool, whole: bool) -> list[str]:
     meant = meant or weights_within(path.parent, whole)
     if path.name.lower().endswith(_OF_A_MODEL):
         meant = meant or weights_within(path.parent.parent, whole)
-        if graphs and not lacking(path.parent):
+        if graphs and not missing_files(path.parent):
             meant.append(f"{path.parent}, the inference directory")
     return meant

@@ -23,7 +23,7 @@ from paddlex_feat.errors import output_errors
 from paddlex_feat.fileio.atomic import link_or_copy, write_bytes, write_text
 from paddlex_feat.fileio.atomic_folder import atomic_folder, recover_folder, settled, sync_files
 from paddlex_feat.fileio.temporary import ScratchFolder
-from paddlex_feat.inference.export.convert import INFERENCE_FILES
+from paddlex_feat.inference.export.convert import inference_file_names
 from paddlex_feat.runtime import logs
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, Snapshot, TrainingState
@@ -61,7 +61,7 @@ def run_of(parameters: Path) -> Path:
 def _members(folder: Path, name: str) -> dict[Path, str]:
     """Map the files of a checkpoint, relative to its folder, to what follows its name in theirs ("" if nothing)."""
     places = {Path(f"{name}.{suffix}"): f".{suffix}" for suffix in _SUFFIXES}
-    places |= {Path("inference", file): "" for file in sorted(INFERENCE_FILES)}
+    places |= {Path("inference", file): "" for file in sorted(inference_file_names())}
     return {place: suffix for place, suffix in places.items() if (folder / place).is_file()}
 
 

@@ -18,7 +18,7 @@ from fuzz.target import Target
 from paddlex_feat.checks.image_info import inspect
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ImageError
-from paddlex_feat.inference.inputs import items
+from paddlex_feat.inference.inputs.items import iter_images
 
 LARGEST = (10000, 11000)  # no image of more pixels is decoded
 _PAGES = 4  # of a file that are read
@@ -293,7 +293,7 @@ def _use(suffix: str, mend: Callable[[bytes], bytes] | None = None) -> Callable[
         path.write_bytes(mend(data) if mend and zlib.crc32(data) % 2 else data)
         info = inspect(str(path))
         faults = []
-        for item in islice(items(str(path)), _PAGES):
+        for item in islice(iter_images(str(path)), _PAGES):
             for enough in (None, lambda width, height: min(width, height) >= 8):
                 try:
                     pixels = item.load(_SMALL.resize, enough)

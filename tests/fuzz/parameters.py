@@ -9,7 +9,7 @@ import pytest
 
 from fuzz.target import Target
 from paddlex_feat.errors import WeightsError
-from paddlex_feat.inference.engines.parameter_check import require_whole
+from paddlex_feat.inference.engines.parameter_check import check_params_complete
 
 
 def _tensor(description: bytes, numbers: int, levels: tuple[int, ...] = ()) -> bytes:
@@ -46,11 +46,11 @@ def _crafted() -> list[bytes]:
 def _use(data: bytes, folder: Path) -> str:
     file = folder / "inference.pdiparams"
     file.write_bytes(data)
-    require_whole(file)
+    check_params_complete(file)
     if data:  # no file is whole both with its last byte and without it
         file.write_bytes(data[:-1])
         with pytest.raises(WeightsError):
-            require_whole(file)
+            check_params_complete(file)
     return "accepted"
 
 

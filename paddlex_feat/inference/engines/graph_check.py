@@ -1,17 +1,19 @@
-"""Which operators a Paddle graph may use. A graph is a program, and comes from strangers as weights do."""
+"""Allow-list of the operators of a Paddle graph: a graph is a program, and may come from strangers."""
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
 
 from paddlex_feat.errors import WeightsError
 
-_MOST_BYTES = 2**28  # of a graph, which holds no weights: that of CLIP_vit_large_patch14 has 2 MB
-# What computes tensors from tensors and nothing else, by its names in both formats. Paddle's others read and write
-# files and the network (save_combine, load, recv_v2), run Python (py_func), print, or repeat without end (while).
+log = logging.getLogger(__name__)
+_MAX_GRAPH_BYTES = 2**28  # of a graph, which holds no weights: that of CLIP_vit_large_patch14 has 2 MB
+# Operators that only compute tensors from tensors, by their names in both formats. Paddle's others read and write
+# files and the network (save_combine, load, recv_v2), run Python (py_func), print, or may loop for ever (while).
 _NAMES = """
     feed fetch data parameter constant combine shadow_output share_data share_data_ nop
     conv2d conv3d depthwise_conv2d conv2d_transpose conv3d_transpose depthwise_conv2d_transpose conv2d_bias
@@ -58,7 +60,7 @@ _NAMES = """
     fake_channel_wise_quantize_dequantize_abs_max fake_channel_wise_dequantize_max_abs fake_dequantize_max_abs
 """
 _PURE = frozenset(_NAMES.split())
-# Of these, the operators that Paddle has for GPUs alone.
+# Those of them that have only a GPU kernel.
 _GPU_NAMES = """
     flash_attn memory_efficient_attention multihead_matmul skip_layernorm squeeze_excitation_block rms_norm
     fused_bias_act fused_conv2d_add_act fused_fc_elementwise_layernorm max_pool2d_v2 sync_batch_norm sync_batch_norm_
@@ -69,21 +71,28 @@ _OTHERS = re.compile(r"p|[01]\.[ta]_\w+|region_\d+|block_\d+", re.ASCII)
 _OPERATOR = re.compile(r"[01]\.(\w+)", re.ASCII)  # of Paddle itself; other dialects are control flow and extensions
 
 
-def require_pure(graph: Path) -> None:
-    """Raise WeightsError for a Paddle graph, .json or .pdmodel, that does anything but compute tensors.
+def check_graph_operators(graph: Path, trusted: bool = False) -> None:
+    """Raise WeightsError if a Paddle graph has an operator that is not on the allow-list.
 
-    Needs protobuf, which comes with Paddle, for a .pdmodel.
+    Args:
+        graph: .json, or .pdmodel, which needs the package protobuf that comes with Paddle.
+        trusted: log a warning instead of the check: the user vouches for the graph.
     """
+    if trusted:
+        log.warning("The operators of %s are not checked: trust_graph is on.", graph)
+        return
     foreign = {name for name in _operators(graph) if not _is_pure(name, graph.suffix)}
     if foreign:
         raise WeightsError(
             f"The graph has operators that a feature extractor does not need: {_listed(foreign)}.",
             where=str(graph),
-            fix="Paddle would run them, and some write files. Take the model from a source that you trust.",
+            fix="Paddle would run them, and some operators write files. Take the model from a source that you trust. "
+            "If you trust this one, allow its operators: -o Predict.trust_graph=True, in Python trust_graph=True.",
+            code="graph-operators",
         )
 
 
-def require_cpu_kernels(graph: Path) -> None:
+def check_cpu_kernels(graph: Path) -> None:
     """Raise WeightsError for a Paddle graph, .json or .pdmodel, with operators that exist on GPUs alone."""
     found = {name for name in _operators(graph) if name.rpartition(".")[2] in _GPU_ONLY}
     if found:
@@ -92,6 +101,7 @@ def require_cpu_kernels(graph: Path) -> None:
             where=str(graph),
             fix="It would run neither on a CPU nor in ONNX or OpenVINO. Export on a CPU (Global.device=cpu), "
             "or report the network and the Paddle version.",
+            code="graph-gpu-operators",
         )
 
 
@@ -103,30 +113,31 @@ def _operators(graph: Path) -> set[str]:
     """Names of all operators of a graph, as its file has them. Raises WeightsError."""
     try:
         with graph.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-        if len(data) > _MOST_BYTES:
-            raise ValueError(f"more than {_MOST_BYTES} bytes")
+            data = file.read(_MAX_GRAPH_BYTES + 1)
+        if len(data) > _MAX_GRAPH_BYTES:
+            raise ValueError(f"more than {_MAX_GRAPH_BYTES} bytes")
         return _names_in_json(data) if graph.suffix == ".json" else _names_in_protobuf(data)
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise WeightsError(
             f"The graph cannot be read ({type(error).__name__}: {str(error)[:100]}).",
             where=str(graph),
             fix="Export the model again; an official one is fetched again once its folder is deleted.",
+            code="graph-unreadable",
         ) from error
 
 
 def _names_in_json(data: bytes) -> set[str]:
-    """What "#" names in a graph in Paddle's current format."""
+    """Values of all keys "#" of a graph in Paddle's current format."""
     names: set[str] = set()
 
-    def see(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        # Pair by pair, so that a key that comes twice hides nothing.
+    def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        # Pair by pair: json keeps only the last value of a duplicate key.
         for key, value in pairs:
             if key == "#":
                 names.add(str(value))
         return dict(pairs)
 
-    json.loads(data.decode(), object_pairs_hook=see)  # as UTF-8, which is all that Paddle reads
+    json.loads(data.decode(), object_pairs_hook=collect)  # Paddle reads UTF-8 only
     return names
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from paddlex_feat.errors import DeviceError, WeightsError, out_of_memory
-from paddlex_feat.inference.engines.paddle_engine import CPU_PIECE
-from paddlex_feat.inference.export.convert import onnx_file, require
+from paddlex_feat.inference.engines import CPU_MICRO_BATCH, ENGINES, EngineOptions
+from paddlex_feat.inference.export.convert import onnx_file
 from paddlex_feat.runtime.cpu import cpu_threads
 from paddlex_feat.runtime.device import checked_device
 
@@ -27,46 +27,48 @@ class OnnxEngine:
 
     Args:
         folder: inference directory.
-        device: "auto" (a GPU if the installed ONNX Runtime is built for one, else the CPU), "cpu" or "gpu:N".
-        threads: CPU threads; 0 takes OMP_NUM_THREADS, else the physical cores.
-        precision: fp32.
+        options: how to run it; the device "auto" is a GPU if the installed ONNX Runtime is built for one.
 
     Raises WeightsError, DeviceError, DependencyError.
     """
 
     name = "onnx"
 
-    def __init__(self, folder: Path, device: str = "cpu", threads: int = 0, precision: str = "fp32"):
-        require("onnxruntime")
-        # Else it keeps a data base of events and an identity below ~/.cache.
+    def __init__(self, folder: Path, options: EngineOptions):
+        ENGINES.get(self.name).require_installed()
+        # Otherwise it keeps a data base of events and an identity below ~/.cache.
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
 
-        self.precision = precision
-        provider, options = _provider(device, onnxruntime.get_available_providers())
+        self.precision = options.precision
+        provider, provider_options = _provider(options.device, onnxruntime.get_available_providers())
         if provider == _CUDA:
             _load_cuda(onnxruntime)
-        file = onnx_file(folder)
+        file = onnx_file(folder, options.trust_graph)
         settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = cpu_threads(threads)
+        settings.intra_op_num_threads = cpu_threads(options.threads)
         settings.log_severity_level = _ERRORS_ONLY
         try:
-            self._session = onnxruntime.InferenceSession(str(file), settings, providers=[(provider, options)])
+            self._session = onnxruntime.InferenceSession(str(file), settings, providers=[(provider, provider_options)])
         except Exception as error:  # its exceptions have no family
-            lacking = out_of_memory(error, str(file), "Use a smaller model or another device.")
-            if lacking:
-                raise lacking from error
+            no_memory = out_of_memory(error, str(file), "Use a smaller model or another device.")
+            if no_memory:
+                raise no_memory from error
             raise WeightsError(
                 f"ONNX Runtime cannot load the graph ({type(error).__name__}).",
                 where=str(file),
                 fix="Export the model again, or remove the file: it is then made from inference.json.",
+                code="graph-damaged",
             ) from error
         if self._session.get_providers()[:1] != [provider]:  # it falls back to the CPU
             raise DeviceError(
-                f"ONNX Runtime could not start {provider}.", where="device", fix="See its message above, or use cpu."
+                f"ONNX Runtime could not start {provider}.",
+                where="device",
+                fix="See its message above, or use cpu.",
+                code="device-failed",
             )
-        self.device = "cpu" if provider != _CUDA else f"gpu:{options['device_id']}"
-        self.piece = CPU_PIECE if provider != _CUDA else 0
+        self.device = "cpu" if provider != _CUDA else f"gpu:{provider_options['device_id']}"
+        self.micro_batch = CPU_MICRO_BATCH if provider != _CUDA else 0
         self._input = self._session.get_inputs()[0].name
 
     def run(self, x: np.ndarray) -> np.ndarray:
@@ -94,6 +96,7 @@ def _provider(device: str, available: list[str]) -> tuple[str, dict[str, Any]]:
             f"The installed ONNX Runtime does not compute on {device}; it has {', '.join(available)}.",
             where="device",
             fix="Use device cpu or engine paddle, or install onnxruntime-gpu for your CUDA version.",
+            code="device-unsupported",
         )
     # Its own choice, EXHAUSTIVE, tries every algorithm for seconds at each new batch size.
     return _CUDA, {"device_id": int(number or 0), "cudnn_conv_algo_search": "HEURISTIC"}

@@ -1,77 +1,85 @@
-"""Every way to ask for an engine, PaddleX's among them, brought to one form."""
+"""PaddleX's ways to choose an engine, merged into `EngineOptions`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from numbers import Integral
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from paddlex_feat.config.registry import did_you_mean
 from paddlex_feat.errors import ConfigError
+from paddlex_feat.inference.engines import AUTO, HPI, EngineOptions, find_engine, usable_engines
 
-# What users may say -> our names.
-ENGINES = {
-    "paddle": "paddle",
-    "paddle_static": "paddle",
-    "onnx": "onnx",
-    "onnxruntime": "onnx",
-    "openvino": "openvino",
-    "auto": "auto",
-    "hpi": "auto",
-}
-_BACKENDS = ("paddle", "onnx", "onnxruntime", "openvino")
-# PaddleX's run modes -> (engine, precision). "paddle" is what its configuration files hold where nobody has chosen.
-_RUN_MODES: dict[str, tuple[str | None, str | None]] = {
-    "paddle": (None, None),
-    "paddle_fp32": ("paddle", "fp32"),
-    "mkldnn": ("paddle", "fp32"),
-    "paddle_fp16": ("paddle", "fp16"),
-    "mkldnn_bf16": ("paddle", "bf16"),
-}
-_PLACE = ("device_type", "device_id")
-_OPTION_KEYS = ("run_mode", "cpu_threads", "intra_op_num_threads", *_PLACE)
-_HPI_KEYS = ("backend", "backend_config", "auto_config", "auto_paddle2onnx", *_PLACE)
-_BACKEND_KEYS = ("cpu_num_threads",)
-# PaddleX knows these too; they tune what is not here, or name one of its own files.
-_REFUSED = (
+# PaddleX knows these keys too; they tune what this package does not have, or name one of PaddleX's own files.
+_UNSUPPORTED = (
     "delete_pass, enable_new_ir, enable_cinn, mkldnn_cache_capacity, trt_*, shape_info_filename, providers, "
     "provider_options, graph_optimization_level, inter_op_num_threads, execution_mode, session_options, hpi_info"
 )
+_Setting = tuple[str, Any, str]  # field of EngineOptions, value, the place that gives it and how
 
 
-@dataclass(frozen=True)
-class EngineSettings:
-    """What `create_engine` takes: engine, precision, threads (0: by default) and device ("auto": by default)."""
-
-    engine: str
-    precision: str
-    threads: int
-    device: str
+def _whole(value: Any) -> int | None:
+    if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 1):
+        raise ValueError(f"must be a whole number of at least 1, got {value!r}")
+    return value if value is None else int(value)  # of NumPy's integers
 
 
-class _Wishes:
-    """What was asked for, and where: two that differ are an error that names both."""
-
-    def __init__(self) -> None:
-        self._said: dict[str, tuple[Any, str]] = {}
-
-    def add(self, what: str, value: Any, where: str) -> None:
-        if value is None:
-            return
-        other, there = self._said.setdefault(what, (value, where))
-        if other != value:
-            raise ConfigError(
-                f"{there} and {where} contradict each other: {what} {other} and {value}.",
-                where=where.partition("=")[0],
-                fix="Leave one of them out.",
-            )
-
-    def get(self, what: str, default: Any) -> Any:
-        return self._said.get(what, (default, ""))[0]
+def _on(value: Any) -> Any:
+    if value not in (None, True):
+        raise ValueError("cannot be switched off, name an engine instead")
+    return value
 
 
-def engine_settings(
+Threads = Annotated[Any, AfterValidator(_whole)]
+On = Annotated[Any, AfterValidator(_on)]
+M = TypeVar("M", bound=BaseModel)
+V = TypeVar("V")
+
+
+class _Device(BaseModel):
+    """The keys of a device, which both dictionaries have."""
+
+    model_config = ConfigDict(extra="forbid")
+    device_type: Any = None
+    device_id: Any = None
+
+    def device(self, name: str) -> _Setting:
+        """The device that a dictionary `name` asks for."""
+        if self.device_type is None and self.device_id is None:
+            return "device", None, name
+        kind = str(self.device_type or "gpu").lower()
+        device = kind if kind == "cpu" or self.device_id is None else f"{kind}:{self.device_id}"
+        return "device", _canonical(device), f"{name}.device_type={device}"
+
+
+class RuntimeOptions(_Device):
+    """engine_config and pp_option."""
+
+    run_mode: Any = None
+    cpu_threads: Threads = None
+    intra_op_num_threads: Threads = None
+
+
+class BackendOptions(BaseModel):
+    """hpi_config.backend_config."""
+
+    model_config = ConfigDict(extra="forbid")
+    cpu_num_threads: Threads = None
+
+
+class HpiOptions(_Device):
+    """hpi_config."""
+
+    backend: Any = None
+    backend_config: Any = None
+    auto_config: On = None
+    auto_paddle2onnx: On = None
+
+
+def resolve_engine_options(
     engine: str | None = None,
     precision: str | None = None,
     threads: int = 0,
@@ -80,132 +88,151 @@ def engine_settings(
     pp_option: Any = None,
     use_hpip: bool = False,
     hpi_config: Mapping[str, Any] | None = None,
-) -> EngineSettings:
-    """Bring all settings to one form; PaddleX's names and dictionaries mean here what they mean there.
+) -> EngineOptions:
+    """Merge all settings; PaddleX's names and dictionaries mean what they mean there.
 
     Args:
-        engine: a key of ENGINES. precision: "fp32", "bf16" or "fp16". threads: 0 says nothing.
-        device: "auto" and None say nothing.
+        engine: name or alias of an engine, "auto", or "hpi".
+        precision: "fp32", "bf16" or "fp16".
+        threads: CPU threads; 0: not given.
+        device: "cpu" or "gpu:N"; "auto" and None: not given.
         engine_config: run_mode, cpu_threads or intra_op_num_threads, device_type, device_id.
         pp_option: a dictionary of the same keys, or an object with such attributes.
-        use_hpip: the fastest engine, or the one that `hpi_config` names.
+        use_hpip: take the fastest engine, or the one that `hpi_config` names.
         hpi_config: backend, backend_config (cpu_num_threads), device_type, device_id.
 
-    Raises ConfigError for two that contradict each other, for an unknown key or value, and for TensorRT.
+    Raises ConfigError for settings that contradict each other, for an unknown key or value, and for TensorRT.
     """
-    wishes = _Wishes()
-    wishes.add("precision", precision, f"precision={precision}")
-    if threads != 0:
-        _add_threads(wishes, "threads", threads)
-    if device not in (None, "auto"):
-        wishes.add("device", _full(str(device)), f"device={device}")
-    if engine == "hpi" and engine_config:
+    if engine == HPI and engine_config:
         if hpi_config:
-            raise ConfigError("engine=hpi takes hpi_config or engine_config, not both.", where="engine_config")
+            what = "engine=hpi takes hpi_config or engine_config, not both."
+            raise ConfigError(what, where="engine_config", code="engine-options-contradict")
         engine_config, hpi_config = None, engine_config
-    wants_hpi = use_hpip or engine == "hpi"
-    if hpi_config and not wants_hpi:
+    if hpi_config and not use_hpip and engine != HPI:
+        fix = "Set use_hpip, or remove hpi_config."
         raise ConfigError(
-            "hpi_config is given and use_hpip is not.", where="hpi_config", fix="Set use_hpip, or remove hpi_config."
+            "hpi_config is given without use_hpip.", where="hpi_config", fix=fix, code="hpi-config-unused"
         )
-    if engine is not None and engine not in ENGINES:
-        raise ConfigError(f"{engine!r} is no engine.", where="engine", fix=f"Possible are {', '.join(ENGINES)}.")
-    backend = _add_hpi(wishes, hpi_config or {})
-    if engine is not None and engine != "hpi":
-        wishes.add("engine", ENGINES[engine], f"engine={engine}")
-    if wants_hpi:
-        said = f"hpi_config.backend={backend}" if backend else "use_hpip" if use_hpip else "engine=hpi"
-        wishes.add("engine", ENGINES[backend or "auto"], said)
-    for name, options in (("engine_config", engine_config), ("pp_option", pp_option)):
-        _add_options(wishes, name, options)
-    return EngineSettings(
-        wishes.get("engine", "paddle"),
-        wishes.get("precision", "fp32"),
-        wishes.get("threads", 0),
-        wishes.get("device", "auto"),
+    settings: list[_Setting] = [("precision", precision, f"precision={precision}")]
+    if threads != 0:
+        try:
+            settings.append(("threads", _whole(threads), f"threads={threads}"))
+        except ValueError as error:
+            raise ConfigError(f"threads {error}.", where="threads", code="engine-option-invalid") from None
+    if device not in (None, AUTO):
+        settings.append(("device", _canonical(str(device)), f"device={device}"))
+    if engine not in (None, HPI):
+        settings.append(("engine", AUTO if engine == AUTO else find_engine(str(engine)).name, f"engine={engine}"))
+    settings += _hpi_settings(hpi_config or {}, use_hpip, engine == HPI)
+    settings += _runtime_settings("engine_config", engine_config) + _runtime_settings("pp_option", pp_option)
+    return _merge(settings)
+
+
+def _merge(settings: Iterable[_Setting]) -> EngineOptions:
+    """One value for each setting. Raises ConfigError that names both places of two values that differ."""
+    merged: dict[str, tuple[Any, str]] = {}
+    for name, value, place in settings:
+        if value is None:
+            continue
+        other, first = merged.setdefault(name, (value, place))
+        if other != value:
+            raise ConfigError(
+                f"{first} and {place} contradict each other: {name} {other} and {value}.",
+                where=place.partition("=")[0],
+                fix="Leave one of them out.",
+                code="engine-options-contradict",
+            )
+    return EngineOptions(**{name: value for name, (value, _) in merged.items()})
+
+
+def _hpi_settings(options: Any, use_hpip: bool, hpi: bool) -> list[_Setting]:
+    """What hpi_config, use_hpip and engine=hpi ask for."""
+    given = _parse(HpiOptions, "hpi_config", options)
+    threads = _parse(BackendOptions, "hpi_config.backend_config", given.backend_config or {}).cpu_num_threads
+    where = f"hpi_config.backend_config.cpu_num_threads={threads}"
+    settings: list[_Setting] = [("threads", threads, where), given.device("hpi_config")]
+    if given.backend is not None:
+        backends = {name: spec.name for spec in usable_engines() for name in (spec.name, *spec.hpi_backends)}
+        engine = _look_up(given.backend, backends, "backend", "hpi_config.backend")
+        settings.append(("engine", engine, f"hpi_config.backend={given.backend}"))
+    elif use_hpip or hpi:
+        settings.append(("engine", AUTO, "use_hpip" if use_hpip else "engine=hpi"))
+    return settings
+
+
+def _runtime_settings(name: str, options: Any) -> list[_Setting]:
+    """What engine_config or pp_option asks for; other attributes of an object are PaddleX's own."""
+    if options is None:
+        return []
+    if hasattr(options, "run_mode"):
+        options = {key: getattr(options, key, None) for key in ("run_mode", "cpu_threads", "device_type", "device_id")}
+    given = _parse(RuntimeOptions, name, options)
+    engine, precision = find_run_mode(given.run_mode, f"{name}.run_mode")
+    return [
+        ("engine", engine, f"{name}.run_mode={given.run_mode}"),
+        ("precision", precision, f"{name}.run_mode={given.run_mode}"),
+        ("threads", given.cpu_threads, f"{name}.cpu_threads={given.cpu_threads}"),
+        ("threads", given.intra_op_num_threads, f"{name}.intra_op_num_threads={given.intra_op_num_threads}"),
+        given.device(name),
+    ]
+
+
+def find_run_mode(mode: str | None, where: str) -> tuple[str | None, str | None]:
+    """Engine and precision of one of PaddleX's run modes; (None, None) for "paddle", its default, and None.
+
+    Raises ConfigError for an unknown run mode, and for TensorRT's.
+    """
+    if mode is None:
+        return None, None
+    if str(mode).startswith("trt_"):
+        raise ConfigError(
+            f"TensorRT is not supported: {where}={mode}.",
+            where=where,
+            fix="Use paddle_fp32 or paddle_fp16 on a GPU, or an engine of onnx, openvino and auto on a CPU.",
+            code="tensorrt-unsupported",
+        )
+    modes: dict[str, tuple[str | None, str | None]] = {"paddle": (None, None)}
+    for spec in usable_engines():
+        modes |= {name: (spec.name, precision) for name, precision in spec.run_modes.items()}
+    return _look_up(mode, modes, "run_mode", where)
+
+
+def _look_up(name: str, known: Mapping[str, V], what: str, where: str) -> V:
+    if name not in known:
+        raise ConfigError(
+            f"Unknown {what} {name!r}.{did_you_mean(str(name), list(known))}",
+            where=where,
+            fix=f"Choose from {', '.join(known)}.",
+            code=f"unknown-{what.replace('_', '-')}",
+        )
+    return known[name]
+
+
+def _parse(model: type[M], name: str, options: Any) -> M:
+    """Validate the dictionary `name`. Raises ConfigError that names all keys that are unknown or have a wrong value."""
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"{name} must be a dictionary, got {options!r}.", where=name, code="engine-option-invalid")
+    try:
+        return model.model_validate({str(key): value for key, value in options.items()})
+    except ValidationError as error:
+        problems = error.errors()
+    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
+    reasons = [
+        f"{'.'.join(map(str, (name, *problem['loc'])))} {problem['msg'].removeprefix('Value error, ')}"
+        for problem in unknown or problems
+    ]
+    raise ConfigError(
+        f"{'; '.join(reasons)}.".replace("Extra inputs are not permitted", "is an unknown key"),
+        where=name,
+        fix=f"Known are {', '.join(model.model_fields)}. PaddleX's keys that are not supported: {_UNSUPPORTED}."
+        if unknown
+        else None,
+        code="unknown-engine-option" if unknown else "engine-option-invalid",
     )
 
 
-def _add_options(wishes: _Wishes, name: str, options: Any) -> None:
-    """engine_config and pp_option; an object's other attributes are PaddleX's own affair."""
-    if options is None:
-        return
-    if hasattr(options, "run_mode"):
-        options = {key: getattr(options, key, None) for key in ("run_mode", "cpu_threads", *_PLACE)}
-    _check_keys(name, options, _OPTION_KEYS)
-    mode = options.get("run_mode")
-    if mode is not None:
-        if str(mode).startswith("trt_"):
-            raise ConfigError(
-                f"TensorRT is not supported: {name}.run_mode={mode}.",
-                where=f"{name}.run_mode",
-                fix="Use paddle_fp32 or paddle_fp16 on a GPU, or an engine of onnx, openvino and auto on a CPU.",
-            )
-        if mode not in _RUN_MODES:
-            raise ConfigError(
-                f"{mode!r} is no run_mode.", where=f"{name}.run_mode", fix=f"Possible are {', '.join(_RUN_MODES)}."
-            )
-        for what, value in zip(("engine", "precision"), _RUN_MODES[mode], strict=True):
-            wishes.add(what, value, f"{name}.run_mode={mode}")
-    for key in ("cpu_threads", "intra_op_num_threads"):
-        _add_threads(wishes, f"{name}.{key}", options.get(key))
-    _add_place(wishes, name, options)
-
-
-def _add_hpi(wishes: _Wishes, options: Mapping[str, Any]) -> str | None:
-    """hpi_config; returns its backend."""
-    _check_keys("hpi_config", options, _HPI_KEYS)
-    backend = options.get("backend")
-    if backend is not None and backend not in _BACKENDS:
-        raise ConfigError(
-            f"{backend!r} is no backend here.",
-            where="hpi_config.backend",
-            fix=f"Possible are {', '.join(_BACKENDS)}.",
-        )
-    for key in ("auto_config", "auto_paddle2onnx"):
-        if options.get(key) not in (None, True):
-            raise ConfigError(
-                f"hpi_config.{key} cannot be switched off.", where="hpi_config", fix="Name an engine instead."
-            )
-    backend_config = options.get("backend_config") or {}
-    _check_keys("hpi_config.backend_config", backend_config, _BACKEND_KEYS)
-    where = "hpi_config.backend_config.cpu_num_threads"
-    _add_threads(wishes, where, backend_config.get("cpu_num_threads"))
-    _add_place(wishes, "hpi_config", options)
-    return backend
-
-
-def _check_keys(name: str, options: Any, known: tuple[str, ...]) -> None:
-    if not isinstance(options, Mapping):
-        raise ConfigError(f"{name} must be a dictionary, got {options!r}.", where=name)
-    unknown = sorted(str(key) for key in options if key not in known)
-    if unknown:
-        raise ConfigError(
-            f"{name} has keys that are not known here: {', '.join(unknown)}.",
-            where=name,
-            fix=f"Known are {', '.join(known)}. Of PaddleX's keys, not supported are: {_REFUSED}.",
-        )
-
-
-def _add_threads(wishes: _Wishes, where: str, value: Any) -> None:
-    if value is None:
-        return
-    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 1:
-        raise ConfigError(f"{where} must be a whole number of at least 1, got {value!r}.", where=where)
-    wishes.add("threads", int(value), f"{where}={value}")
-
-
-def _add_place(wishes: _Wishes, name: str, options: Mapping[str, Any]) -> None:
-    kind, number = (options.get(key) for key in _PLACE)
-    if kind is None and number is None:
-        return
-    kind = str(kind or "gpu").lower()
-    place = kind if kind == "cpu" or number is None else f"{kind}:{number}"
-    wishes.add("device", _full(place), f"{name}.device_type={place}")
-
-
-def _full(device: str) -> str:
-    """A device's name in one way of writing it."""
+def _canonical(device: str) -> str:
+    """One spelling of each device: "CPU:0" -> "cpu", "gpu" -> "gpu:0"."""
     device = device.lower()
     if re.fullmatch(r"cpu:\d+", device):
         return "cpu"

@@ -1,18 +1,20 @@
-"""What an engine is, and the first of them: Paddle Inference. Nothing of training is imported."""
+"""Paddle Inference on an inference directory. Nothing of training is imported."""
 
 from __future__ import annotations
 
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from paddlex_feat.errors import ConfigError, DeviceError, WeightsError, out_of_memory
-from paddlex_feat.inference.engines.graph_check import require_pure
-from paddlex_feat.inference.engines.parameter_check import require_whole
+from paddlex_feat.inference.engines.graph_check import check_graph_operators
+from paddlex_feat.inference.engines.parameter_check import check_params_complete
+from paddlex_feat.inference.engines.spec import CPU_MICRO_BATCH, EngineOptions
 from paddlex_feat.inference.model_info import PREFIX
 from paddlex_feat.runtime.cpu import cpu_threads
 from paddlex_feat.runtime.device import resolve_device
@@ -20,65 +22,43 @@ from paddlex_feat.runtime.gpus import require_dtype
 from paddlex_feat.runtime.malloc import keep_freed_memory
 from paddlex_feat.runtime.paddle_import import prepare_paddle
 
-# Images of a call on a CPU: what 64 images need between two layers does not fit in the processor's caches.
-# At 224 px Paddle runs 8 at a time half as fast again as 64; OpenVINO and ONNX Runtime hardly differ.
-CPU_PIECE = 8
 _ONEDNN_SHAPES = 4  # input shapes whose oneDNN set-up is kept: full pieces and the last one
 
 
-class Engine(Protocol):
-    """A graph, ready to run.
-
-    Attributes:
-        name: "paddle", "onnx" or "openvino".
-        precision: "fp32", "bf16" or "fp16", in which it computes; what goes in and comes out is float32.
-        piece: images that it takes best at a time; 0: all there are.
-        device: "cpu" or "gpu:N".
-    """
-
-    name: str
-    device: str
-    precision: str
-    piece: int
-
-    def run(self, x: np.ndarray) -> np.ndarray:
-        """float32 [N, 3, S, S] -> float32 [N, D], any N. The result is the caller's own."""
-
-
 def graph_files(folder: Path) -> tuple[Path, Path]:
-    """Paddle's graph and parameters in an inference directory. Raises WeightsError if they are not both there."""
+    """Paddle's graph and parameters in an inference directory. Raises WeightsError if one is missing."""
     parameters = folder / f"{PREFIX}.pdiparams"
     for suffix in (".json", ".pdmodel"):  # the current format first, then the older one
         graph = folder / f"{PREFIX}{suffix}"
         if graph.is_file() and parameters.is_file():
             return graph, parameters
     raise WeightsError(
-        f"{PREFIX}.json (or .pdmodel) and {PREFIX}.pdiparams are not both there.",
+        f"{PREFIX}.json (or .pdmodel) or {PREFIX}.pdiparams is missing.",
         where=str(folder),
         fix="Export the model again.",
+        code="graph-missing",
     )
 
 
 class PaddleEngine:
     """An inference directory on Paddle Inference.
 
-    It lives on a thread of its own: Paddle keeps oneDNN's settings per thread, and a graph that
-    runs in the caller's would halve the speed of a training that goes on there.
+    It has a thread of its own: Paddle keeps oneDNN's settings per thread, and a graph that
+    runs in the caller's thread would halve the speed of a training that continues there.
 
     Args:
         folder: inference directory.
-        device: "auto", "cpu" or "gpu:N".
-        threads: CPU threads; 0 takes OMP_NUM_THREADS, else the physical cores.
-        precision: fp32, bf16, or on a GPU fp16.
+        options: how to run it.
 
     Raises WeightsError, DeviceError, DependencyError, OutOfMemoryError, and ConfigError for fp16 on a CPU.
     """
 
     name = "paddle"
 
-    def __init__(self, folder: Path, device: str = "cpu", threads: int = 0, precision: str = "fp32"):
-        prepare_paddle(threads)
-        device = resolve_device(device).split(",")[0]
+    def __init__(self, folder: Path, options: EngineOptions):
+        precision = options.precision
+        prepare_paddle(options.threads)
+        device = resolve_device(options.device).split(",")[0]
         on_cpu = device.startswith("cpu")
         if on_cpu:
             _require_on_cpu(precision)
@@ -88,11 +68,12 @@ class PaddleEngine:
             require_dtype(device, dtype, "precision", "Use precision fp32.")
         self.device = "cpu" if on_cpu else device
         self.precision = precision
-        self.piece = CPU_PIECE if on_cpu else 0
+        self.micro_batch = CPU_MICRO_BATCH if on_cpu else 0
         self._renewing = threading.Lock()
         self._start_thread()
-        self._threads = cpu_threads(threads)
-        self._predictor = self._thread.submit(_create_predictor, folder, device, self._threads, precision).result()
+        self._threads = cpu_threads(options.threads)
+        resolved = replace(options, device=device, threads=self._threads)
+        self._predictor = self._thread.submit(_create_predictor, folder, resolved).result()
 
     def _start_thread(self) -> None:
         # A new thread's current GPU is 0, and what asks CUDA for memory there creates a context on that one too.
@@ -134,34 +115,42 @@ def _require_on_cpu(precision: str) -> None:
 
     if precision == "fp16":
         raise ConfigError(
-            "Paddle does not compute in fp16 on a CPU.", where="precision", fix="Use fp32 or bf16, or a GPU."
+            "Paddle does not compute in fp16 on a CPU.",
+            where="precision",
+            fix="Use fp32 or bf16, or a GPU.",
+            code="fp16-on-cpu",
         )
-    # Without the instructions Paddle would compute in fp32 and not say so, or slowly in their place.
+    # Without the instructions Paddle would silently compute in fp32, or emulate them slowly.
     if precision == "bf16" and not paddle.base.core.supports_bfloat16_fast_performance():
-        raise DeviceError("This processor has no bfloat16 instructions.", where="precision", fix="Use precision fp32.")
+        raise DeviceError(
+            "This processor has no bfloat16 instructions.",
+            where="precision",
+            fix="Use precision fp32.",
+            code="precision-unsupported",
+        )
 
 
-def _create_predictor(folder: Path, device: str, threads: int, precision: str) -> Any:
+def _create_predictor(folder: Path, options: EngineOptions) -> Any:
+    """Load the graph. The options are resolved: device "cpu" or "gpu:N", a number of threads."""
     from paddle import inference
 
-    files = graph_files(folder)
-    require_pure(files[0])
-    require_whole(files[1])
-    graph, parameters = map(str, files)
-    config = inference.Config(graph, parameters)
-    if device.startswith("gpu"):
+    graph, parameters = graph_files(folder)
+    check_graph_operators(graph, options.trust_graph)
+    check_params_complete(parameters)
+    config = inference.Config(str(graph), str(parameters))
+    if options.device.startswith("gpu"):
         # Written by Paddle's documentation; no GPU was there to run fp16 and bf16 on.
         modes = {"fp32": "Float32", "fp16": "Half", "bf16": "Bfloat16"}
-        mode = getattr(inference.PrecisionType, modes[precision])
-        config.enable_use_gpu(256, int(device.partition(":")[2] or 0), mode)
+        mode = getattr(inference.PrecisionType, modes[options.precision])
+        config.enable_use_gpu(256, int(options.device.partition(":")[2] or 0), mode)
     else:
         config.disable_gpu()
         config.enable_mkldnn()
         config.set_mkldnn_cache_capacity(_ONEDNN_SHAPES)
-        config.set_cpu_math_library_num_threads(threads)
-        if precision == "bf16":
+        config.set_cpu_math_library_num_threads(options.threads)
+        if options.precision == "bf16":
             config.enable_mkldnn_bfloat16()
-    if graph.endswith(".json"):
+    if graph.suffix == ".json":
         config.enable_new_ir()
         config.enable_new_executor()
     config.set_optimization_level(3)
@@ -169,11 +158,12 @@ def _create_predictor(folder: Path, device: str, threads: int, precision: str) -
     try:
         return inference.create_predictor(config)
     except Exception as error:  # Paddle reports a damaged file by many exception types
-        lacking = out_of_memory(error, graph, "Use a smaller model or another device.")
-        if lacking:
-            raise lacking from error
+        no_memory = out_of_memory(error, str(graph), "Use a smaller model or another device.")
+        if no_memory:
+            raise no_memory from error
         raise WeightsError(
             f"Paddle cannot load the graph ({type(error).__name__}).",
-            where=graph,
+            where=str(graph),
             fix="Export the model again; an official one is fetched again once its folder is deleted.",
+            code="graph-damaged",
         ) from error

@@ -1,4 +1,4 @@
-"""From weights to an inference directory, and the proof that both say the same."""
+"""Export weights to an inference directory, and compare the two."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import yaml
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import WeightsError, output_errors
 from paddlex_feat.fileio.atomic import require_room
-from paddlex_feat.inference.engines.graph_check import require_cpu_kernels
-from paddlex_feat.inference.export.pdmodel import old_format
+from paddlex_feat.inference.engines.graph_check import check_cpu_kernels
+from paddlex_feat.inference.export.pdmodel import pdmodel_format
 from paddlex_feat.inference.extractor import FeatureExtractor, unit_rows
 from paddlex_feat.inference.model_info import PREFIX
 from paddlex_feat.models.recognizer import Recognizer
 from paddlex_feat.runtime.gpus import exact_products
 
-_GRAPH_BYTES = 2**20  # of a graph without its weights, and more
+_GRAPH_BYTES = 2**20  # upper bound of a graph without its weights
 
 
 class Exporter:
@@ -32,10 +32,10 @@ class Exporter:
     The graph is captured once; later calls exchange its weights, ten times faster.
 
     Args:
-        network: a network for this purpose alone: its branches are fused.
-        model_name: goes into inference.yml, where PaddleX checks it.
-        preprocess: goes into inference.yml.
-        any_size: the graph takes images of any size, as far as the network can; else of `preprocess.size` alone.
+        network: used by the exporter only: its weights are overwritten and its branches are fused.
+        model_name: written to inference.yml, where PaddleX checks it.
+        preprocess: written to inference.yml.
+        any_size: the graph takes images of any size that the network supports; False: of `preprocess.size` only.
         pir: write inference.json, Paddle's current form; else inference.pdmodel.
     """
 
@@ -72,12 +72,12 @@ class Exporter:
 
     def _write(self, state: dict[str, Any], folder: Path) -> None:
         self._network.set_inference_weights(state)
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.nullcontext() if self._pir else old_format():
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.nullcontext() if self._pir else pdmodel_format():
             if self._graph is None:
                 spec = [paddle.static.InputSpec([None, 3, self._size, self._size], "float32", "x")]
                 self._graph = paddle.jit.to_static(self._network, input_spec=spec, full_graph=True)
             paddle.jit.save(self._graph, str(folder / PREFIX))
-        require_cpu_kernels(folder / f"{PREFIX}{'.json' if self._pir else '.pdmodel'}")
+        check_cpu_kernels(folder / f"{PREFIX}{'.json' if self._pir else '.pdmodel'}")
         (folder / f"{PREFIX}.pdiparams.info").unlink(missing_ok=True)  # of the older form; nothing reads it
         content = {
             "Global": {"model_name": self._name},
@@ -89,12 +89,19 @@ class Exporter:
     def largest_difference(
         self, state: dict[str, Any], folder: Path, images: np.ndarray, device: str, threads: int = 0
     ) -> float:
-        """How far the inference directory `folder` is from the weights `state` on the same images.
+        """Compare the inference directory `folder` with the weights `state` on the same images.
 
-        The other side is the dynamic graph in evaluation mode with its branches not fused, so an
-        error of fusing shows too.
+        The weights are run by the dynamic graph in evaluation mode without fused branches, so that an
+        error of fusing is found too.
 
-        images: uint8 [N, S, S, 3]. Returns the largest absolute difference of the unit features.
+        Args:
+            state: weights by name.
+            folder: inference directory.
+            images: uint8 [N, S, S, 3].
+            device: where the exported graph runs.
+            threads: CPU threads; 0: the default.
+
+        Returns the largest absolute difference of a unit feature.
         """
         return self.differences(state, folder, [images], device, threads, ["paddle"])["paddle"]
 
@@ -107,22 +114,30 @@ class Exporter:
         threads: int,
         forms: Iterable[str],
     ) -> dict[str, float]:
-        """`largest_difference` of each form of the directory, over batches that may differ in size.
+        """`largest_difference` of each form of the directory, over batches of different image sizes.
 
-        batches: uint8 [N, S, S, 3] each. Forms other than "paddle" run on the CPU.
+        Args:
+            state: weights by name.
+            folder: inference directory.
+            batches: uint8 [N, S, S, 3] each.
+            device: where Paddle's form runs; the others run on the CPU.
+            threads: CPU threads; 0: the default.
+            forms: names of engines.
+
+        Returns form -> difference.
         """
         self._network.set_inference_weights(state, fuse=False)
         result = {}
-        # Fused and not fused, TF32 rounds other operands: the features differ by more than any error that counts.
+        # With TF32, fused and unfused graphs round different operands: that difference would hide real errors.
         with exact_products():
-            own = [self._by_weights(images) for images in batches]
+            expected = [self._features_of_network(images) for images in batches]
             for form in forms:
                 extract = FeatureExtractor(folder, device if form == "paddle" else "cpu", threads, engine=form)
-                gaps = [np.abs(extract(images) - own[i]).max() for i, images in enumerate(batches)]
+                gaps = [np.abs(extract(images) - expected[i]).max() for i, images in enumerate(batches)]
                 result[form] = float(np.max(gaps))  # NaN, if any is
         return result
 
-    def _by_weights(self, images: np.ndarray) -> np.ndarray:
+    def _features_of_network(self, images: np.ndarray) -> np.ndarray:
         with paddle.no_grad():
             # The class's own forward: the object's is the captured graph once something was written.
             features = type(self._network).forward(self._network, paddle.to_tensor(self._preprocess.normalise(images)))
@@ -130,10 +145,11 @@ class Exporter:
 
 
 def require_agreement(difference: float, tolerance: float, folder: Path, form: str = "paddle") -> None:
-    """Raise WeightsError if an exported form of a model answers differently from its weights."""
+    """Raise WeightsError if the features of an exported form differ too much from those of the weights."""
     if not difference <= tolerance:  # also catches NaN
         raise WeightsError(
             f"The exported model ({form}) differs from the weights by {difference:.2e}, more than {tolerance:.0e}.",
             where=str(folder),
             fix="If that is acceptable, raise Export.tolerance; otherwise report the Paddle version.",
+            code="export-differs",
         )

@@ -1,4 +1,4 @@
-"""An exported model takes its place in a folder where an earlier one may stand."""
+"""Install an exported model in a folder that may hold an earlier one."""
 
 from __future__ import annotations
 
@@ -11,50 +11,57 @@ from pathlib import Path
 from paddlex_feat.errors import output_errors
 from paddlex_feat.fileio.atomic import sync_folder
 from paddlex_feat.fileio.atomic_folder import sync_files
-from paddlex_feat.inference.export.convert import GRAPH_FILES
+from paddlex_feat.inference.export.convert import graph_file_names
 from paddlex_feat.inference.model_info import PREFIX
 
 log = logging.getLogger(__name__)
-# No engine takes a folder without inference.yml. It goes first and comes last: a model of which
-# only a part was exchanged, by a killed run, is refused.
+# No engine accepts a folder without inference.yml. It is moved away first and moved in last, so a model of which
+# a killed run has exchanged only a part is refused.
 _INFO = f"{PREFIX}.yml"
-_FILES = (_INFO, f"{PREFIX}.pdiparams", *sorted(GRAPH_FILES))
 
 
-def place(staged: Path, folder: Path, read: Path | None = None) -> list[str]:
+def install_export(staged: Path, folder: Path, source: Path | None = None) -> list[str]:
     """Move all files of `staged`, on the same file system, into `folder`; return their names.
 
-    Where an earlier model differs in any file, all of its files are renamed to `.bak`, `.bak.1`, …, the same
-    for each: graph, weights and inference.yml belong together. Of other files, such as weights.pdparams, which
-    may be the user's own, only those are renamed whose names are taken now. Raises OutputError.
+    If an earlier model in `folder` differs in any file, all of its files are renamed to `.bak`, `.bak.1`, …, with the
+    same suffix for each: graph, weights and inference.yml belong together. Other files, such as weights.pdparams, may
+    be the user's own, and are renamed only if a new file has their name.
 
     Args:
-        read: the file that was exported. It stays as it is, and what would take its place is left out.
+        staged: folder of the new files.
+        folder: where they go.
+        source: the weight file that was exported. It is not touched, and a new file of its name is not installed.
+
+    Raises OutputError.
     """
-    names = sorted(file.name for file in staged.iterdir() if not _same(folder / file.name, read))
-    own = [name for name in names if name not in _FILES]
-    standing = [name for name in (*_FILES, *own) if (folder / name).exists()]
-    if sorted(standing) == names and not filecmp.cmpfiles(staged, folder, names, shallow=False)[1]:
+    model_files = [_INFO, f"{PREFIX}.pdiparams", *sorted(graph_file_names())]
+    names = sorted(file.name for file in staged.iterdir() if not _same(folder / file.name, source))
+    other_files = [name for name in names if name not in model_files]
+    existing = [name for name in (*model_files, *other_files) if (folder / name).exists()]
+    if sorted(existing) == names and not filecmp.cmpfiles(staged, folder, names, shallow=False)[1]:
         return names
     with output_errors(folder):
         sync_files(staged)
-        suffix = _free_suffix(folder, standing)
-        for name in standing:
+        suffix = _next_backup_suffix(folder, existing)
+        for name in existing:
             (folder / name).rename(folder / f"{name}{suffix}")
-            log.info("%s was there already and is now %s", folder / name, f"{name}{suffix}")
+            log.info("%s existed and is now %s", folder / name, f"{name}{suffix}")
         sync_folder(folder)
-        for name in sorted(names, key=_INFO.__eq__):
-            sync_folder(folder) if name == _INFO else None
-            (staged / name).rename(folder / name)
+        for name in names:
+            if name != _INFO:
+                (staged / name).rename(folder / name)
         sync_folder(folder)
+        if _INFO in names:
+            (staged / _INFO).rename(folder / _INFO)
+            sync_folder(folder)
     return names
 
 
-def _same(path: Path, read: Path | None) -> bool:
-    return read is not None and path.exists() and path.samefile(read)
+def _same(path: Path, source: Path | None) -> bool:
+    return source is not None and path.exists() and path.samefile(source)
 
 
-def _free_suffix(folder: Path, names: list[str]) -> str:
-    """The first of `.bak`, `.bak.1`, `.bak.2`, … that is free behind every name."""
+def _next_backup_suffix(folder: Path, names: list[str]) -> str:
+    """The first of `.bak`, `.bak.1`, `.bak.2`, … that no name has yet."""
     suffixes = (f".bak.{number}" if number else ".bak" for number in count())
     return next(s for s in suffixes if not any(os.path.lexists(folder / f"{name}{s}") for name in names))

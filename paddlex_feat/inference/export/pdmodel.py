@@ -20,7 +20,7 @@ def _operator(kind: str, inputs: dict[str, Any], **attributes: Any) -> Any:
     return out
 
 
-# not_to_static: else Paddle translates the bodies too, down into itself, which takes minutes.
+# not_to_static: otherwise Paddle translates the bodies and its own functions below them, which takes minutes.
 @paddle.jit.not_to_static
 def _sigmoid(x: Any, name: str | None = None) -> Any:
     return _operator("sigmoid", {"X": x})
@@ -37,10 +37,10 @@ def _matmul(x: Any, y: Any, transpose_x: bool = False, transpose_y: bool = False
 
 
 @contextmanager
-def old_format() -> Iterator[None]:
-    """Within it, a graph is captured and saved in the older form. Raises WeightsError where Paddle cannot.
+def pdmodel_format() -> Iterator[None]:
+    """Capture and save graphs in the older form within the block. Raises WeightsError if Paddle cannot.
 
-    Paddle 3.3 has dropped the older form of these three functions; the operators themselves are still there.
+    Paddle 3.3 dropped the older form of these three functions; the operators still exist.
     """
     ours = {
         (F, "sigmoid"): _sigmoid,
@@ -57,9 +57,10 @@ def old_format() -> Iterator[None]:
         reason = str(error).strip().splitlines()
         raise WeightsError(
             f"Paddle {paddle.__version__} cannot write this network in the older form, .pdmodel "
-            f"({type(error).__name__}: {reason[-1].strip() if reason else 'it gives no reason'}).",
+            f"({type(error).__name__}: {reason[-1].strip() if reason else 'no reason given'}).",
             where="Global.export_with_pir=False",
             fix="Leave Global.export_with_pir out: inference.json is Paddle's current form.",
+            code="pdmodel-unsupported",
         ) from error
     finally:
         for (module, name), function in theirs.items():

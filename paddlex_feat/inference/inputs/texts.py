@@ -1,4 +1,4 @@
-"""Texts given to predict that are not paths of existing files: what they are, and what to give instead."""
+"""Texts given to `predict` that are not paths of existing files: recognise what they are, and suggest a fix."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ ACCEPTED = (
     "an image file, a folder, a pattern as photos/*.jpg, a .txt file with a path a line, a URL, a NumPy array, "
     "a PIL image, a dict {'img': …}, or a list or iterator of these"
 )
-LONGEST_NAME = 100  # characters shown of what is not a path: it may be a whole picture
+MAX_SHOWN = 100  # characters shown of a text that is not a path: it may be a whole picture
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_SHORTEST_DATA = 64  # characters; a shorter text may be a path that happens to look like base64
+_MIN_DATA = 64  # characters; a shorter text may be a path that happens to look like base64
 _SAVE = "{}, not a path: save it as a file, or in Python give cv2.imdecode(numpy.frombuffer({}, numpy.uint8), 1)."
 
 
 class Found(NamedTuple):
-    """One image file or address, or what keeps a text from being one.
+    """One image file or address, or the problem of a text that is neither.
 
     Attributes:
-        path: file or address; with a fault what was given, cut to LONGEST_NAME unless it may be a path.
-        what: what is wrong, and what may have been meant; "" if nothing is.
+        path: file or address; with a problem the text, shortened to MAX_SHOWN characters unless it may be a path.
+        what: the problem, and what may have been meant; "" if there is none.
         fix: what to do about it.
-        line: file:line, of a name in a list file.
+        line: file:line of a name in a list file, else "".
     """
 
     path: str
@@ -41,8 +41,8 @@ class Found(NamedTuple):
     line: str = ""
 
 
-def cut(text: str, longest: int = LONGEST_NAME) -> str:
-    """A text on one line; of a long one the beginning and the end."""
+def cut(text: str, longest: int = MAX_SHOWN) -> str:
+    """A text on one line; a long one is shortened to its beginning and its end."""
     line = _shown(text[:longest])
     if max(len(line), len(text)) <= longest:
         return line
@@ -60,7 +60,7 @@ def exists(path: str) -> bool:
 
 
 def local(text: str) -> str:
-    """The local path that a text means: ~/a.jpg is expanded, file:///tmp/a%20b.jpg decoded, other text unchanged."""
+    """The local path of a text: ~/a.jpg is expanded, file:///tmp/a%20b.jpg decoded, other text unchanged."""
     if exists(text):
         return text
     if text.startswith("~"):
@@ -73,23 +73,23 @@ def local(text: str) -> str:
 
 
 def not_a_path(text: str) -> Found | None:
-    """The fault of a text that holds data or an address that is not read; None if it may be a path."""
+    """The problem of a text that holds data or an unsupported address; None if it may be a path."""
     return _data(text) or _address(text)
 
 
 def missing(text: str, path: str, lookup: Lookup) -> Found:
-    """The fault of a text for which `path` does not exist; `lookup` finds what was meant."""
-    fault = not_a_path(text)
-    if fault is not None:
-        return fault
+    """The problem of a text for which `path` does not exist; `lookup` finds what was meant."""
+    problem = not_a_path(text)
+    if problem is not None:
+        return problem
     meant = lookup.explain(path, "any")
     # It may be a path only if its folder exists; anything else may be data, of any length.
-    name = cut(text, 2 * LONGEST_NAME if os.path.isdir(os.path.dirname(path) or ".") else LONGEST_NAME)
+    name = cut(text, 2 * MAX_SHOWN if os.path.isdir(os.path.dirname(path) or ".") else MAX_SHOWN)
     return Found(name, f"The input does not exist.{meant and ' '}{meant}", f"Give {ACCEPTED}.")
 
 
 def several(text: str) -> Found | None:
-    """The fault of a text that joins several names, by commas or blanks for instance; None if it does not seem to."""
+    """The problem of a text that joins several names, such as by commas or blanks; None for other texts."""
     for separator in (",", ";", "|", ":", None):
         names = [name for part in text.split(separator, 10_000) if (name := part.strip(" \t\"'"))]
         if len(names) < 2:
@@ -109,7 +109,7 @@ def _quoted(name: str) -> str:
 
 
 def _address(text: str) -> Found | None:
-    """The fault of an address that is not read; None for other texts."""
+    """The problem of an unsupported address; None for other texts."""
     scheme = re.match(r"([A-Za-z][\w+.-]+):/", text)
     if scheme is None:
         return None
@@ -129,7 +129,7 @@ def _address(text: str) -> Found | None:
 
 
 def _data(text: str) -> Found | None:
-    """The fault of a text that holds data, or several lines, in place of a path; None for other texts."""
+    """The problem of a text that holds data or several lines; None for other texts."""
     stripped, name = text.strip(), cut(text)
     head = stripped[:BEGINNING]
     if not head:
@@ -138,7 +138,7 @@ def _data(text: str) -> Found | None:
         decode = "base64.b64decode(text.partition(',')[2])"
         return Found(name, _SAVE.format("This is a picture in a data: address", decode), f"Give {ACCEPTED}.")
     of_bytes = head.startswith(("b'\\x", 'b"\\x'))  # str() of bytes, which no file is called
-    if (len(text) >= _SHORTEST_DATA or of_bytes) and (decode := _encoding(head)):
+    if (len(text) >= _MIN_DATA or of_bytes) and (decode := _encoding(head)):
         return Found(name, _SAVE.format("This looks like an encoded picture", decode), f"Give {ACCEPTED}.")
     if stripped[0] + stripped[-1] in ("{}", "[]") and re.search("[\"',:]", head):
         what = (

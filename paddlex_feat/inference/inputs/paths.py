@@ -1,4 +1,4 @@
-"""What a text given to predict means: a file, a folder, a pattern, a list of names, an address, or a mistake."""
+"""Resolve a text given to `predict`: a file, folder, pattern, list of names or address, or a mistake."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from paddlex_feat.data.readers.list_text import MAX_LIST_BYTES, decode_list, mix
 from paddlex_feat.fileio.lookup import Lookup
 from paddlex_feat.fileio.reading import first_bytes, read_small
 from paddlex_feat.hub import fetch
-from paddlex_feat.inference.input_texts import Found, cut, exists, local, missing, not_a_path, several
+from paddlex_feat.inference.inputs.texts import Found, cut, exists, local, missing, not_a_path, several
 
 _LIST_SUFFIXES = (".txt", ".lst", ".list", "")
 _LINE = re.compile(r"([^\r\n]*)(?:\r\n|\r|\n|\Z)")
@@ -28,11 +28,11 @@ _NOT_TEXT = re.compile(rb"[\0-\x08\x0e-\x1f]")
 
 @dataclass
 class Search:
-    """What is shared while the inputs of one call are looked for.
+    """State of one call's search for images.
 
     Attributes:
         left_out: files and folders that are not read, counted by reason.
-        lookup: finds what was meant by paths that do not exist.
+        lookup: suggests existing paths for those that do not exist.
     """
 
     left_out: Counter[str] = field(default_factory=Counter)
@@ -40,7 +40,7 @@ class Search:
 
 
 def images_of(text: str, search: Search) -> Iterator[Found]:
-    """The images that a text names, in order; in place of what cannot be used, what is wrong. Never raises."""
+    """The images that a text names, in order, and the problems of names that cannot be used. Never raises."""
     path = local(text)
     if fetch.is_url(text):
         yield Found(text)
@@ -53,7 +53,7 @@ def images_of(text: str, search: Search) -> Iterator[Found]:
 
 
 def _of_existing(path: str, search: Search) -> Iterator[Found]:
-    """A file as it is; of a folder the images below, sorted by path."""
+    """A file itself; the images below a folder, sorted by path."""
     if os.path.isdir(path):
         fix = f"Give a folder with images; they are known by their suffix ({', '.join(sorted(SUFFIXES))}) or content."
         yield from _images_among([path], Found(path, "The folder holds no images", fix), search, Walk())
@@ -62,10 +62,13 @@ def _of_existing(path: str, search: Search) -> Iterator[Found]:
 
 
 def _images_among(matches: list[str], none: Found, search: Search, walk: Walk) -> Iterator[Found]:
-    """The images among files, and in folders and below, that were found for a folder or pattern.
+    """The images among the files and below the folders that a folder or pattern gave.
 
     Args:
-        none: the fault if there is none. walk: what finding the matches left out.
+        matches: files and folders.
+        none: the problem if there is no image.
+        search: counts what is left out.
+        walk: what was left out while the matches were looked for.
     """
     folders = [match for match in matches if os.path.isdir(match)]
     files = chain(files_below(walk, *folders), (match for match in matches if not os.path.isdir(match)))
@@ -88,15 +91,15 @@ def _of_pattern(pattern: str, search: Search) -> Iterator[Found]:
     fix = "Check the folder and the suffix; a folder as input gives all images in it and below."
     if matches or walk.errors:
         yield from _images_among(matches, Found(pattern, "The pattern matches no image", fix), search, walk)
-    elif (fault := several(pattern)) is not None:
-        yield fault
+    elif (problem := several(pattern)) is not None:
+        yield problem
     else:
         what = f"No file has this name, and none matches it as a pattern.{_near_pattern(pattern, search.lookup)}"
         yield Found(cut(pattern), what, fix)
 
 
 def _near_pattern(pattern: str, lookup: Lookup) -> str:
-    """What may have been meant by a pattern without a match: a blank and a sentence, or ""."""
+    """A suggestion for a pattern without a match: a blank and a sentence, or ""."""
     folder, _, last = pattern.rpartition("/")
     if "{" in pattern:
         return " Braces are not expanded: give a list of patterns."
@@ -113,7 +116,7 @@ def _near_pattern(pattern: str, lookup: Lookup) -> str:
 def _matches(pattern: str, walk: Walk) -> list[str]:
     """Files and folders that match, sorted; only files if the pattern has `**`, which matches any number of folders.
 
-    A wildcard does not match what systems leave beside photographs.
+    A wildcard does not match files that operating systems add to folders of photographs.
     """
     parts = pattern.split("/")
     if "**" not in parts:
@@ -129,7 +132,7 @@ def _matches(pattern: str, walk: Walk) -> list[str]:
 
 
 def _by_system(parts: list[str], pattern: list[str], walk: Walk) -> bool:
-    """Whether a wildcard of a pattern has matched something that systems leave; both are given by their parts."""
+    """Whether a wildcard matched a file that operating systems add. Path and pattern are given by their parts."""
     wild = (part for part, given in zip(parts, pattern, strict=False) if glob.has_magic(given) and given[0] != ".")
     return any(walk.leaves_out(part, "files") for part in wild)
 
@@ -150,7 +153,7 @@ def _is_list(path: str) -> bool:
         return False
     try:
         beginning = first_bytes(Path(path), BEGINNING)
-    except OSError:  # a folder, or what reading it as an image will report
+    except OSError:  # a folder, or unreadable, which reading it as an image reports
         return False
     if looks_like_image(beginning):
         return False
@@ -197,11 +200,11 @@ def _missing_line(line: str, base: str, lookup: Lookup) -> Found:
         if separator in line and _resolved(line.partition(separator)[0].strip(" \t\"'"), base):
             what = f"The line has more than a path: there is {separator!r} after it."
             return Found(cut(line), what, "Write one path a line, or a path, a blank and an integer label.")
-    fault = missing(line, os.path.join(base, line), lookup)
+    problem = missing(line, os.path.join(base, line), lookup)
     if glob.has_magic(line) and not_a_path(line) is None:
-        what = f"{fault.what} Patterns are expanded only where they are the input itself, not in a list file."
-        return fault._replace(what=what, fix="Give the pattern as an input of its own, or write one path a line.")
-    return fault
+        what = f"{problem.what} Patterns are expanded only where they are the input itself, not in a list file."
+        return problem._replace(what=what, fix="Give the pattern as an input of its own, or write one path a line.")
+    return problem
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:

@@ -1,0 +1,280 @@
+"""The inputs of `predict` as one stream of images."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from paddlex_feat.data.images import tiff
+from paddlex_feat.data.images.decode import MAX_FILE_BYTES, IsLargeEnough, read_bgr
+from paddlex_feat.data.images.formats import BEGINNING, SUFFIXES, looks_like_image
+from paddlex_feat.errors import DownloadError, ImageError
+from paddlex_feat.fileio.reading import first_bytes
+from paddlex_feat.fileio.temporary import ScratchFolder
+from paddlex_feat.hub import fetch
+from paddlex_feat.inference.inputs.paths import Search, images_of
+from paddlex_feat.inference.inputs.pixels import bgr_of_array, bgr_of_pil, unusable_pil
+from paddlex_feat.inference.inputs.texts import ACCEPTED, cut
+
+Resize = Callable[[np.ndarray], np.ndarray]
+_MAX_DEPTH = 100  # lists in lists; Python's recursion limit is not far above
+
+
+class InputIteratorError(Exception):
+    """An iterator among the inputs raised `error`, and has ended."""
+
+    def __init__(self, error: Exception):
+        super().__init__(str(error))
+        self.error = error
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image: where it comes from, and how to get its pixels.
+
+    Attributes:
+        input_path: path, or URL without user and password; None for arrays and PIL images.
+        location: place in the input of `predict`, such as "input[3]"; "input" if it is the input itself;
+            file:line if a text file names it.
+        source: path, URL, array, PIL image, or an exception in place of the image.
+        page_index: from 0, of a file with several pages.
+        offset: position of that page's directory in the file, in bytes.
+        folder: temporary folder of a downloaded file, kept until its last page is read.
+    """
+
+    input_path: str | None
+    location: str
+    source: Any
+    page_index: int | None = None
+    offset: int = 0
+    folder: ScratchFolder | None = None
+
+    @property
+    def name(self) -> str:
+        """The path, or else the location, with the page; for error messages."""
+        page = "" if self.page_index is None else f" page {self.page_index}"
+        return f"{self.input_path or self.location}{page}"
+
+    @property
+    def line(self) -> str:
+        """file:line of the text file that names it, "" for other inputs."""
+        return self.location if re.search(r":\d+$", self.location) else ""
+
+    def load(
+        self, resize: Resize, enough: IsLargeEnough | None = None, ended: threading.Event | None = None
+    ) -> np.ndarray:
+        """Decode the image.
+
+        Args:
+            resize: reduces the decoded image, uint8 [H, W, 3] -> uint8 [h, w, 3].
+            enough: see data.images.decode.decode_bgr.
+            ended: a download is given up once it is set.
+
+        Returns uint8 [h, w, 3], RGB. Raises ImageError, DownloadError, or the exception in place of the image.
+        """
+        if isinstance(self.source, Exception):
+            raise self.source
+        if isinstance(self.source, np.ndarray):
+            image = bgr_of_array(self.source, self.location)
+        elif isinstance(self.source, Image.Image):
+            image = bgr_of_pil(self.source, self.location)
+        elif self.page_index is not None:
+            image = tiff.read_page(self.source, self.offset, _where(self.name, self.location))
+        else:
+            image = self._read(enough, ended)
+        # Colours are converted last, on the small image, as evaluation does.
+        return cv2.cvtColor(resize(image), cv2.COLOR_BGR2RGB)
+
+    def _read(self, enough: IsLargeEnough | None, ended: threading.Event | None) -> np.ndarray:
+        folder, path = _download(self.source, ended) if fetch.is_url(self.source) else (None, self.source)
+        try:
+            return read_bgr(path, enough)
+        except ImageError as error:
+            suffix, fix = Path(path).suffix.lower(), error.fix
+            if suffix not in SUFFIXES and not _begins_as_image(path):
+                fix = f"{suffix or 'A name without suffix'} is not an image; give {ACCEPTED}."
+            raise ImageError(error.what, where=_where(self.name, self.location), fix=fix, code=error.code) from error
+        finally:
+            if folder is not None:
+                folder.close()
+
+
+def _begins_as_image(path: str) -> bool:
+    with suppress(OSError):
+        return looks_like_image(first_bytes(Path(path), BEGINNING))
+    return False
+
+
+def _download(url: str, ended: threading.Event | None = None) -> tuple[ScratchFolder, str]:
+    """Download a file into a temporary folder; returns the folder and the file's path."""
+    folder = ScratchFolder()
+    fix = "Check the address, or download the image and give its path."
+    try:
+        return folder, str(fetch.fetch(url, str(folder.path), fix, most=MAX_FILE_BYTES, ended=ended))
+    except BaseException:  # the error may be kept long, and with it the folder, which holds a file descriptor
+        folder.close()
+        raise
+
+
+def _where(name: str, location: str) -> str:
+    return name if location in ("input", name) else f"{name} ({location})"
+
+
+def iter_images(source: Any, search: Search | None = None) -> Iterator[Item]:
+    """All images of an input, in order; folders recursively, sorted by path. Never raises an Exception.
+
+    An Item with an ImageError stands for anything that is not in ACCEPTED, a path that does not exist, and a folder
+    without images. An iterator that raises ends the stream with an Item that holds an InputIteratorError.
+
+    Args:
+        source: see `Predictor.predict`.
+        search: counts what is left out of folders.
+    """
+    return _Reader(search or Search()).read(source, "input", ())
+
+
+def is_slow_source(source: Any, depth: int = 0) -> bool:
+    """Whether the next image may take long: a URL, or an iterator, which makes its elements when asked."""
+    if depth > _MAX_DEPTH:  # an error, which `iter_images` reports
+        return True
+    if isinstance(source, dict):
+        return is_slow_source(source.get("img"), depth + 1)
+    if isinstance(source, (list, tuple)):
+        return any(is_slow_source(element, depth + 1) for element in source)
+    if isinstance(source, (str, os.PathLike)):
+        return fetch.is_url(os.fsdecode(source))
+    return not isinstance(source, (np.ndarray, Image.Image)) and _is_stream(source)
+
+
+def _is_stream(source: Any) -> bool:
+    return isinstance(source, Iterable) and getattr(source, "ndim", 1) == 1 and not _is_file(source)
+
+
+def _is_file(source: Any) -> bool:
+    """Bytes, or an open file, also as wrapped by tempfile: iterating one would give lines."""
+    return isinstance(source, (bytes, bytearray, memoryview)) or isinstance(getattr(source, "file", source), io.IOBase)
+
+
+_Handler = Callable[[Any, str, tuple[int, ...]], Iterator[Item]]
+
+
+class _Reader:
+    """Reads inputs of every kind; `_handler` is the table of kinds.
+
+    Each handler takes the input, its location, and `parents`: ids of the lists and dicts that contain the input.
+    """
+
+    def __init__(self, search: Search):
+        self._search = search
+        # The first kind that fits counts. Arrays and texts are iterable too, so streams come last.
+        self._handlers: list[tuple[Callable[[Any], bool], _Handler]] = [
+            (_is_a(np.ndarray), self._array),
+            (_is_a(Image.Image), self._pil),
+            (_is_a(str, os.PathLike), self._text),
+            (_is_a(dict), self._dict),
+            (_is_file, self._file),
+            (_is_stream, self._stream),
+        ]
+
+    def read(self, source: Any, location: str, parents: tuple[int, ...]) -> Iterator[Item]:
+        """The images of an input."""
+        if id(source) in parents or len(parents) > _MAX_DEPTH:
+            what = f"The input is nested in itself, or in more than {_MAX_DEPTH} others."
+            yield _failed(what, f"input, {len(parents)} deep", "Give a flat list.", "input-nested")
+            return
+        for fits, handler in self._handlers:
+            if fits(source):
+                yield from handler(source, location, (*parents, id(source)))
+                return
+        yield _failed(_not_accepted(source), location, f"Give {ACCEPTED}.", "input-type")
+
+    def _array(self, source: np.ndarray, location: str, parents: tuple[int, ...]) -> Iterator[Item]:
+        yield Item(None, location, source)
+
+    def _pil(self, source: Image.Image, location: str, parents: tuple[int, ...]) -> Iterator[Item]:
+        try:
+            # The current frame of an animation: the caller may move to another before it is read.
+            yield Item(None, location, source.copy() if getattr(source, "is_animated", False) else source)
+        except Exception as error:  # noqa: BLE001 - Pillow reads the file now: any exception of its decoders
+            yield Item(None, location, unusable_pil(error, location))
+
+    def _text(self, source: str | os.PathLike[str], location: str, parents: tuple[int, ...]) -> Iterator[Item]:
+        for found in images_of(os.fsdecode(source), self._search):
+            place = found.line or location
+            if found.what:
+                yield _failed(found.what, place, found.fix, "input-unusable", found.path)
+            elif fetch.is_url(found.path):
+                yield from _url_items(found.path, place)
+            else:
+                yield from _pages(found.path, place, found.path)
+
+    def _dict(self, source: dict[Any, Any], location: str, parents: tuple[int, ...]) -> Iterator[Item]:
+        if "img" in source:
+            yield from self.read(source["img"], location, parents)
+        else:
+            what = f"A dict input needs the key 'img'; it has {cut(str(sorted(map(str, source))))}."
+            yield _failed(what, location, "Give {'img': image}.", "input-dict")
+
+    def _file(self, source: Any, location: str, parents: tuple[int, ...]) -> Iterator[Item]:
+        fix = "Give the file's path, or the array that cv2.imdecode makes of its bytes."
+        yield _failed(_not_accepted(source), location, fix, "input-type")
+
+    def _stream(self, source: Iterable[Any], location: str, parents: tuple[int, ...]) -> Iterator[Item]:
+        number = 0
+        try:
+            for element in source:
+                yield from self.read(element, f"{location}[{number}]", parents)
+                number += 1
+        except Exception as error:  # noqa: BLE001 - the caller's own; `Predictor` raises it after the results before it
+            yield Item(None, f"{location}[{number}]", InputIteratorError(error))
+
+
+def _is_a(*kinds: type) -> Callable[[Any], bool]:
+    return lambda source: isinstance(source, kinds)
+
+
+def _not_accepted(source: Any) -> str:
+    return f"Inputs of type {type(source).__name__} are not accepted."
+
+
+def _failed(what: str, location: str, fix: str, code: str, path: str | None = None) -> Item:
+    """An item that holds an ImageError."""
+    return Item(path, location, ImageError(what, where=_where(path or location, location), fix=fix, code=code))
+
+
+def _url_items(url: str, location: str) -> Iterator[Item]:
+    shown = fetch.without_password(url)
+    try:
+        if Path(urlparse(url).path).suffix.lower() not in tiff.SUFFIXES:
+            yield Item(shown, location, url)
+            return
+        folder, local = _download(url)  # now: only the file tells how many pages it has
+    except ValueError as error:
+        what = f"This is not a valid address ({fetch.without_password(str(error))})."
+        yield _failed(what, location, f"Give {ACCEPTED}.", "address-invalid", shown)
+    except DownloadError as error:
+        yield Item(shown, location, error)
+    else:
+        yield from _pages(shown, location, local, folder)
+
+
+def _pages(name: str, location: str, path: str, folder: ScratchFolder | None = None) -> Iterator[Item]:
+    """One item for each page of a TIFF file; any other file is one item."""
+    offsets = tiff.page_offsets(path) if Path(path).suffix.lower() in tiff.SUFFIXES else []
+    if len(offsets) < 2:
+        yield Item(name, location, path, folder=folder)
+        return
+    for index, offset in enumerate(offsets):
+        yield Item(name, location, path, index, offset, folder)
