@@ -192,7 +192,7 @@ def _run(config: Config, mode: str, output: Path) -> int:
         _flush_stdout()
         _write_result(mode, output, {"done_flag": True, **result})
         if mode == "train" and Group.from_environment().rank == 0:
-            run_record.end(output)
+            run_record.write_end(output)
         return 0
     except FeatError as error:
         return _fail(error, mode, output)

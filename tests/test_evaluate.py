@@ -171,7 +171,7 @@ def test_null_is_the_official_weights_of_the_model(run_folder, inference, data, 
     assert Path(first["weight_path"]).is_relative_to(tmp_path / "cache")
     assert first["metrics"] == run(data, tmp_path / "b", inference)["metrics"]
     address = words(data, tmp_path, base.official_weights(MODEL))
-    assert str(trained_model.find(load(MODEL, address)[0])) == first["weight_path"]  # from the cache
+    assert str(trained_model.resolve_weights(load(MODEL, address)[0])) == first["weight_path"]  # from the cache
 
 
 def test_official_weights_without_a_network_are_a_clear_error(data, tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from paddlex_feat.models import recognizer
 from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.modes import train, train_parts
 from paddlex_feat.modes.build import evaluator_of
-from paddlex_feat.modes.worker import Place
+from paddlex_feat.modes.worker import Worker
 from paddlex_feat.runtime.distributed import Group
 from paddlex_feat.training import votes as votes_of
 from paddlex_feat.training.checkpoint import read_progress
@@ -54,7 +54,7 @@ class Job:
         self.config = load.load("PP-ShiTuV2_rec_CLIP_vit_base", [load.split_override(word) for word in words])[0]
         self.output = output
         monkeypatch.undo()  # of an earlier job
-        monkeypatch.setattr(train, "take_place", lambda *_: Place("gpu:0", 2, 2, Group()))
+        monkeypatch.setattr(train, "init_worker", lambda *_: Worker("gpu:0", 2, 2, Group()))
         monkeypatch.setattr(train_parts, "build_trainer", self._catch(train_parts.build_trainer))
         monkeypatch.setattr(Exporter, "write", self._count("exports", Exporter.write))
         monkeypatch.setattr(
@@ -103,7 +103,7 @@ def test_on_a_gpu_no_predictor_is_built_and_only_checkpoints_are_exported(job):
     # What was exported after the evaluation are the weights that were evaluated.
     own, group = job.trainer, Group()
     exported = FeatureExtractor(job.output / "latest/inference", "cpu", 2)
-    found = evaluator_of(job.config, job.data.lists, job.data.own, Place("cpu", 2, 2, group), job.output)(exported)
+    found = evaluator_of(job.config, job.data.lists, job.data.own, Worker("cpu", 2, 2, group), job.output)(exported)
     assert {n: v for n, v in found.headline().items() if n != "mAP"} == {
         n: v for n, v in job.calls[-1].items() if n != "mAP"
     }
@@ -111,7 +111,7 @@ def test_on_a_gpu_no_predictor_is_built_and_only_checkpoints_are_exported(job):
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     before = {n: t.numpy() for n, t in own.state.raw_weights().items()}
     with own._candidate() as network:
-        extract = train_parts._extractors(job.config, job.exporter, Place("gpu:0", 2, 2, group))(network)
+        extract = train_parts._extractors(job.config, job.exporter, Worker("gpu:0", 2, 2, group))(network)
         assert np.abs(extract(images) - exported(images)).max() < 1e-5  # the moving average
         # Nothing of the training's own tensors is shared or changed.
         assert all(np.array_equal(before[n], t.numpy()) for n, t in own.state.raw_weights().items())

@@ -31,7 +31,7 @@ from paddlex_feat.data.loading.slices import slices
 from paddlex_feat.errors import ImageError
 from paddlex_feat.modes import train_data
 from paddlex_feat.modes import worker as places
-from paddlex_feat.modes.worker import Place
+from paddlex_feat.modes.worker import Worker
 from paddlex_feat.runtime.distributed import Group
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory files are Linux's")
@@ -241,8 +241,8 @@ def data_of(paths: list[str]) -> SimpleNamespace:
     )
 
 
-def place(device: str = "cpu", local_size: int = 1) -> Place:
-    return Place(device, 0, 2, Group(rank=0, size=local_size, local_rank=0, local_size=local_size))
+def place(device: str = "cpu", local_size: int = 1) -> Worker:
+    return Worker(device, 0, 2, Group(rank=0, size=local_size, local_rank=0, local_size=local_size))
 
 
 @pytest.mark.parametrize(
@@ -271,8 +271,8 @@ def test_at_most_eight_threads_decode_unless_more_are_asked_for(monkeypatch):
     pytest.importorskip("paddle")
     monkeypatch.setattr(places, "cpu_count", lambda: 64)
     config = SimpleNamespace(Global=SimpleNamespace(device="cpu", threads=1))
-    assert places.take_place(config, Group()).workers == 8
-    assert places.take_place(config, Group(), 20).workers == 20
+    assert places.init_worker(config, Group()).decoding_threads == 8
+    assert places.init_worker(config, Group(), 20).decoding_threads == 20
 
 
 def open_files() -> int:

@@ -23,7 +23,7 @@ from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.models import recognizer
 from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.modes import train_kernels, train_parts
-from paddlex_feat.modes.worker import Place
+from paddlex_feat.modes.worker import Worker
 from paddlex_feat.runtime import paddle_import
 from paddlex_feat.runtime.distributed import Group
 from paddlex_feat.training.step import Step, TrainingNetwork
@@ -44,8 +44,8 @@ def config(**settings):
     return load("PP-ShiTuV2_rec", [(key.replace("__", "."), value) for key, value in pairs])[0]
 
 
-def place(device: str = "gpu:0", size: int = 1) -> Place:
-    return Place(device, 1, 1, Pair(0, size, 0, size) if size > 1 else Group())
+def place(device: str = "gpu:0", size: int = 1) -> Worker:
+    return Worker(device, 1, 1, Pair(0, size, 0, size) if size > 1 else Group())
 
 
 @pytest.fixture

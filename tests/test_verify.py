@@ -262,7 +262,7 @@ def test_a_command_that_is_not_text_and_a_working_directory_that_is_gone(tmp_pat
     (tmp_path / "gone").rmdir()
     command = ["main.py", "-c", "/tmp/w\udcff/c.yaml"]
     for _ in range(2):  # the second time the record is there already
-        run_record.begin(tmp_path, command, "cpu", "native", 1, {})
+        run_record.write_start(tmp_path, command, "cpu", "native", 1, {})
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["command"] == command and record["working_directory"] is None and record["git"] is None
     assert sorted(p.name for p in tmp_path.glob("run.json*")) == ["run.json"]

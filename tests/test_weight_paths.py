@@ -67,7 +67,7 @@ def error_of(key: str, path: Path, tmp_path: Path) -> WeightsError:
     pairs = [("Global.mode", mode), ("Global.output", str(tmp_path)), (key, str(path)), ("Global.device", "cpu")]
     config = load(MODEL, pairs)[0]
     call = {
-        "evaluate": lambda: trained_model.find(config),
+        "evaluate": lambda: trained_model.resolve_weights(config),
         "export": lambda: export.run(config, tmp_path),
         "train": lambda: train.run(config, tmp_path),
     }[mode]
@@ -130,7 +130,7 @@ def test_what_is_no_weight_file_is_explained_in_every_key(place, path, key, tmp_
 def test_an_inference_directory_is_what_evaluation_takes_and_no_weight_file(place, tmp_path):
     inference = place / "run/best_model/inference"
     pairs = [("Global.mode", "evaluate"), ("Evaluate.weight_path", str(inference))]
-    assert trained_model.find(load(MODEL, pairs)[0]) == inference
+    assert trained_model.resolve_weights(load(MODEL, pairs)[0]) == inference
     error = error_of("Evaluate.weight_path", inference / "inference.pdiparams", tmp_path)
     assert error.fix.endswith(f"or {inference}, the inference directory.")
     for key in list(KEYS)[1:]:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from paddlex_feat.config.base import fits_a_path
 from paddlex_feat.config.problems import (
-    MOST_FAULTS,
+    MAX_PROBLEMS,
     empty,
     listed,
     meant_key,
@@ -276,7 +276,7 @@ def peek(file: str, overrides: list[tuple[str, Any]]) -> dict[str, str]:
     mode, output = section.get("mode", defaults.mode), section.get("output", unnamed)
     names = [f"Global.{name}" for name in section if name not in GlobalSection.model_fields] + list(sources)
     known = dict(walk())
-    misspelt = any(meant_key(str(name)) == OUTPUT for name in names[:MOST_FAULTS] if name not in known)
+    misspelt = any(meant_key(str(name)) == OUTPUT for name in names[:MAX_PROBLEMS] if name not in known)
     sound = isinstance(output, str) and output.strip() and not any(f.startswith(OUTPUT) for f in faults)
     output = expand_home(output) if sound else ""
     return {

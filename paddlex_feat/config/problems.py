@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from paddlex_feat.config.schema import INPUT, TEXT_KEYS, Config, walk
 from paddlex_feat.fileio import paths
 
-MOST_FAULTS = 20  # that are listed; each may take a search for the key that was meant
+MAX_PROBLEMS = 20  # that are listed; each may take a search for the key that was meant
 # Names of keys in other programs.
 _ELSEWHERE = {
     "lr": "Train.learning_rate",
@@ -102,7 +102,7 @@ def listed(error: ValidationError, sources: Mapping[str, str], texts: Mapping[st
     names = {name for name, _ in walk()}
     rows: dict[str, str] = {}
     items = error.errors()
-    for item in items[:MOST_FAULTS]:
+    for item in items[:MAX_PROBLEMS]:
         parts = [str(p) for p in item["loc"]]
         if item["type"] == "extra_forbidden" and len(parts) == 1:
             parts = next((s for s in sources if s.startswith(f"{parts[0]}.")), parts[0]).split(".")
@@ -120,7 +120,7 @@ def listed(error: ValidationError, sources: Mapping[str, str], texts: Mapping[st
         rows[dotted] = (
             f"{rows[dotted]}; or {message}" if dotted in rows else f"{dotted}{source(dotted, sources)}: {message}"
         )
-    return list(rows.values()), max(0, len(items) - MOST_FAULTS)
+    return list(rows.values()), max(0, len(items) - MAX_PROBLEMS)
 
 
 def _got(item: Any, text: str | None) -> str:

@@ -21,7 +21,7 @@ from paddlex_feat.errors import ConfigError, DatasetError, ImageError, WeightsEr
 from paddlex_feat.evaluation.matches import describe_own, own_pairs, require_matches
 from paddlex_feat.fileio import lookup, safe_yaml
 from paddlex_feat.fileio.atomic_folder import settled
-from paddlex_feat.modes.worker import Place, threads_of
+from paddlex_feat.modes.worker import Worker, threads_of
 
 if TYPE_CHECKING:
     from paddlex_feat.evaluation.evaluator import Evaluator
@@ -36,7 +36,7 @@ OTHER_SIZE = 32  # pixels more, a multiple of every network's stride
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedNetwork:
     """A network with its weights, for features alone: it has no head.
 
     Attributes:
@@ -48,7 +48,7 @@ class Trained:
     network: Recognizer
 
 
-def load_trained(config: Config, path: Path) -> Trained:
+def load_trained_network(config: Config, path: Path) -> TrainedNetwork:
     """The network of a weight file, built as its run's configuration says, and filled.
 
     Raises WeightsError for weights that do not fit, ConfigError for a damaged configuration.
@@ -60,7 +60,7 @@ def load_trained(config: Config, path: Path) -> Trained:
     _require_in_proportion(own, path)
     network = recognizer.build(network_spec(own), num_classes=None)
     log.info("Weights %s: %s", path, weights.load(network, path, head="ignored"))
-    return Trained(path, own, network)
+    return TrainedNetwork(path, own, network)
 
 
 def _require_in_proportion(trained: Config, path: Path) -> None:
@@ -91,7 +91,7 @@ def _require_in_proportion(trained: Config, path: Path) -> None:
 
 
 def evaluator_of(
-    config: Config, lists: dict[str, ImageList], own: np.ndarray | None, place: Place, scratch: Path
+    config: Config, lists: dict[str, ImageList], own: np.ndarray | None, place: Worker, scratch: Path
 ) -> Evaluator:
     """What evaluates on these lists by the keys of the section Evaluate.
 
@@ -105,7 +105,7 @@ def evaluator_of(
     return Evaluator(
         lists,
         settings.batch_size,
-        place.workers,
+        place.decoding_threads,
         group,
         own=own,
         recall_ks=settings.recall_ks,
@@ -165,7 +165,7 @@ def run_config(weights: Path, config: Config) -> Config:
                     ) from error
                 log.warning("%s is PaddleClas's, not of this program: -c is used.", path)
                 return config
-            _say_contradictions(own, config, path)
+            _warn_of_mismatch(own, config, path)
             return own
     log.warning("No config.yaml beside %s or above it: network and input size are taken from -c.", weights)
     return config
@@ -178,17 +178,17 @@ def _of_paddleclas(path: Path) -> bool:
         return False
 
 
-def _say_contradictions(own: Config, config: Config, path: Path) -> None:
+def _warn_of_mismatch(own: Config, config: Config, path: Path) -> None:
     pairs = {
         "Global.model": (own.Global.model, config.Global.model),
         "Model": (own.Model, config.Model),
         "Train.input_size": (own.Train.input_size, config.Train.input_size),
         "Train.interpolation": (own.Train.interpolation, config.Train.interpolation),
     }
-    say_contradictions(pairs, path)
+    warn_config_mismatch(pairs, path)
 
 
-def say_contradictions(pairs: dict[str, tuple[Any, Any]], path: Path) -> None:
+def warn_config_mismatch(pairs: dict[str, tuple[Any, Any]], path: Path) -> None:
     """Warn of each key whose value in `path`, which is used, is not that of -c: key -> (used, given)."""
     for key, (used, given) in pairs.items():
         if used != given:

@@ -40,7 +40,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
                 (folder / name).unlink(missing_ok=True)
     lists = _read_lists(config)
     own = own_files(config, lists)
-    path = trained_model.find(config)
+    path = trained_model.resolve_weights(config)
     if launch.wanted(config.Global.device, None):
         return launch_processes(config, output)
     return _evaluate(config, output, lists, own, path)
@@ -52,7 +52,7 @@ def _evaluate(
     group, folder = Group.from_environment(), output / "evaluate"
     if group.rank == 0:
         warn_of_own_files(config, lists)
-    model = trained_model.make_ready(config, path, group)
+    model = trained_model.load_model(config, path, group)
     evaluation = evaluator_of(config, lists, own, model.place, output)(model.extract)
     heartbeat.stop()
     if group.rank:

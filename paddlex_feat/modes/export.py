@@ -13,7 +13,7 @@ from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import WeightsError
 from paddlex_feat.fileio.temporary import ScratchFolder
 from paddlex_feat.inference.export.convert import require_forms, write_forms
-from paddlex_feat.modes.build import comparison_batches, exporter_of, load_trained, preprocess_of
+from paddlex_feat.modes.build import comparison_batches, exporter_of, load_trained_network, preprocess_of
 from paddlex_feat.modes.weight_paths import weight_file
 from paddlex_feat.runtime.device import first_device, select_device
 from paddlex_feat.runtime.paddle_import import prepare_paddle
@@ -32,7 +32,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     path = weight_file("Export.weight_path", settings.weight_path, config.Global.model)
     prepare_paddle(threads)
     device = select_device(first_device(config.Global.device))
-    trained = load_trained(config, path)
+    trained = load_trained_network(config, path)
 
     from paddlex_feat.inference.export.exporter import require_agreement
     from paddlex_feat.inference.export.install import place

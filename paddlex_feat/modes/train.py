@@ -22,7 +22,7 @@ from paddlex_feat.inference.export.convert import INFERENCE_FILES, require_forms
 from paddlex_feat.modes.build import comparison_batches, exporter_of, network_spec, preprocess_of
 from paddlex_feat.modes.train_data import Data, Loader, read_data
 from paddlex_feat.modes.weight_paths import require_checkpoint, require_weights
-from paddlex_feat.modes.worker import Place, launch_processes, take_place, threads_of
+from paddlex_feat.modes.worker import Worker, init_worker, launch_processes, threads_of
 from paddlex_feat.provenance.lineage import resumed_from
 from paddlex_feat.runtime import heartbeat, launch
 from paddlex_feat.runtime.distributed import Group
@@ -55,7 +55,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     if config.Train.dy2st and on_cpu:
         os.environ["FLAGS_use_mkldnn"] = "0"
     prepare_paddle(threads_of(config, group), True, onednn, config.Train.deterministic)
-    place = take_place(config, group, config.Train.num_workers)
+    place = init_worker(config, group, config.Train.num_workers)
     return _train(config, output, data, place)
 
 
@@ -76,7 +76,7 @@ def _require_start(config: Config, output: Path) -> Path | None:
     return None
 
 
-def _train(config: Config, output: Path, data: Data, place: Place) -> dict[str, Any]:
+def _train(config: Config, output: Path, data: Data, place: Worker) -> dict[str, Any]:
     from paddlex_feat.models import recognizer
     from paddlex_feat.modes import train_parts as parts
     from paddlex_feat.training.run_folder import RunFolder
@@ -99,7 +99,7 @@ def _train(config: Config, output: Path, data: Data, place: Place) -> dict[str, 
 
 
 def _finish(
-    config: Config, folder: RunFolder, trainer: Trainer, exporter: Exporter, data: Data, place: Place
+    config: Config, folder: RunFolder, trainer: Trainer, exporter: Exporter, data: Data, place: Worker
 ) -> dict[str, Any]:
     skipped = _skipped(data, place.group)
     heartbeat.stop()
@@ -127,7 +127,7 @@ def _skipped(data: Data, group: Group) -> list[str]:
     return sorted({name for part in parts for name in json.loads(part.astype(np.uint8).tobytes())})
 
 
-def _complete_inference_model(config: Config, exporter: Exporter, best: Path, place: Place) -> None:
+def _complete_inference_model(config: Config, exporter: Exporter, best: Path, place: Worker) -> None:
     """Add the other forms of Export.format; all answer as the weight file does. Raises WeightsError."""
     from paddlex_feat.inference.export.exporter import require_agreement
     from paddlex_feat.models import weights
@@ -151,7 +151,7 @@ def _complete_inference_model(config: Config, exporter: Exporter, best: Path, pl
 
 
 def _describe_run(
-    config: Config, output: Path, data: Data, place: Place, classes: list[int], convolutions: str, start: Path | None
+    config: Config, output: Path, data: Data, place: Worker, classes: list[int], convolutions: str, start: Path | None
 ) -> None:
     """config.yaml, class_map.json, run.json: what a run needs to be understood and repeated."""
     from paddlex_feat.provenance import run_record
@@ -161,10 +161,12 @@ def _describe_run(
     resumed = resumed_from(run_of(start), config, prints) if start else []  # of whose config.yaml this may be the place
     write_keeping(output / "config.yaml", config_load.dump(config_load.without_resume(config)).encode())
     write_json(output / "class_map.json", {str(index): label for index, label in enumerate(classes)})
-    run_record.begin(output, run_record.command_line(), place.device, convolutions, place.group.size, prints, resumed)
+    run_record.write_start(
+        output, run_record.command_line(), place.device, convolutions, place.group.size, prints, resumed
+    )
 
 
-def _say_what(config: Config, data: Data, place: Place, trainer: Trainer) -> None:
+def _say_what(config: Config, data: Data, place: Worker, trainer: Trainer) -> None:
     settings, plan = config.Train, trainer.plan
     several = f", {place.group.size} processes" if place.group.size > 1 else ""
     log.info("Training %s on %s%s at %d px", config.Global.model, place.device, several, settings.input_size)

@@ -22,7 +22,7 @@ from paddlex_feat.data.loading.processes import HELD, DecodingProcesses, Process
 from paddlex_feat.errors import ConfigError, DatasetError
 from paddlex_feat.modes.build import own_files, preprocess_of, require_images, warn_of_own_files
 from paddlex_feat.modes.train_classes import require_classes_of
-from paddlex_feat.modes.worker import Place
+from paddlex_feat.modes.worker import Worker
 from paddlex_feat.runtime.cpu import memory_limit
 from paddlex_feat.runtime.distributed import Group
 
@@ -123,7 +123,7 @@ class Loader:
     cannot be used or one of them ends.
     """
 
-    def __init__(self, config: Config, data: Data, place: Place):
+    def __init__(self, config: Config, data: Data, place: Worker):
         settings = self._settings = config.Train
         options = settings.augment.model_dump()
         self._augment = Augment(**{**options, "rand_augment": RandAugment(**options["rand_augment"])})
@@ -155,7 +155,7 @@ class Loader:
             except (OSError, ProcessEnded) as error:
                 _warn_of_threads(error)
                 self.close()
-        own, workers = sampler.epoch(epoch), place.workers
+        own, workers = sampler.epoch(epoch), place.decoding_threads
         yield from training_batches(
             own, self._files, self._preprocess, self._augment, key, workers, first, bad, self._cache
         )
@@ -173,7 +173,7 @@ class Loader:
             self._processes = None
 
 
-def _processes(settings: TrainSection, place: Place) -> int:
+def _processes(settings: TrainSection, place: Worker) -> int:
     """Number of decoding processes, 0 for threads."""
     auto = place.device.startswith("gpu") and place.processors >= LEAST_PROCESSORS
     if settings.loader == "threads" or (settings.loader == "auto" and not auto):

@@ -10,7 +10,7 @@ import paddle
 from paddlex_feat.config.train_schema import TrainSection
 from paddlex_feat.errors import DeviceError
 from paddlex_feat.models.recognizer import Recognizer
-from paddlex_feat.modes.worker import Place
+from paddlex_feat.modes.worker import Worker
 
 log = logging.getLogger(__name__)
 # As PaddleClas sets them with mixed precision: BatchNorm in one pass where its sums cannot overflow, and up to 8
@@ -19,7 +19,7 @@ _AMP_FLAGS = {"FLAGS_cudnn_batchnorm_spatial_persistent": 1, "FLAGS_max_inplace_
 _TF32_SWITCHES = ("set_cublas_switch", "set_cudnn_switch")
 
 
-def choose_kernels(settings: TrainSection, place: Place) -> None:
+def choose_kernels(settings: TrainSection, place: Worker) -> None:
     """Set Paddle's process-wide switches as Train.amp, autotune and tf32 ask. Nothing on a CPU."""
     if place.device == "cpu":
         return
@@ -39,7 +39,7 @@ def choose_kernels(settings: TrainSection, place: Place) -> None:
             switch(settings.tf32)
 
 
-def share_statistics(settings: TrainSection, model: Recognizer, place: Place) -> None:
+def share_statistics(settings: TrainSection, model: Recognizer, place: Worker) -> None:
     """With Train.sync_bn make every BatchNorm take its statistics from the batches of all processes.
 
     Before the optimizer is made. Names and tensors of the state stay as they are. Raises DeviceError for several

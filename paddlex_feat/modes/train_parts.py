@@ -27,7 +27,7 @@ from paddlex_feat.modes.train_classes import has_other_classes, log_classifier, 
 from paddlex_feat.modes.train_data import Data
 from paddlex_feat.modes.train_kernels import choose_kernels, share_statistics
 from paddlex_feat.modes.train_rate import explain_collapse, explain_failure
-from paddlex_feat.modes.worker import Place
+from paddlex_feat.modes.worker import Worker
 from paddlex_feat.provenance import run_record
 from paddlex_feat.runtime.cpu import memory_limit
 from paddlex_feat.runtime.distributed import Group
@@ -62,7 +62,7 @@ def resume_from(config: Config, folder: RunFolder, group: Group) -> Path | None:
 
 
 def build_state(
-    config: Config, num_classes: int, classes: list[int], start: Path | None, place: Place
+    config: Config, num_classes: int, classes: list[int], start: Path | None, place: Worker
 ) -> tuple[TrainingState, list[paddle.nn.Layer]]:
     """Network, optimizer and progress: from a checkpoint, from pretrained weights, or as initialised.
 
@@ -99,7 +99,7 @@ def build_state(
     return state, still
 
 
-def _load_pretrained(settings: TrainSection, model: recognizer.Recognizer, classes: list[int], place: Place) -> None:
+def _load_pretrained(settings: TrainSection, model: recognizer.Recognizer, classes: list[int], place: Worker) -> None:
     """Fill the network of a new run, and log its source."""
     key, group = "Train.pretrain_weight_path", place.group
     if not settings.pretrain_weight_path:
@@ -172,7 +172,7 @@ def _fit_steps(progress: Progress, steps_per_epoch: int, batching: str) -> None:
     progress.step = progress.epoch * steps_per_epoch + progress.step_in_epoch
 
 
-def choose_convolutions(config: Config, model: paddle.nn.Layer, place: Place) -> str:
+def choose_convolutions(config: Config, model: paddle.nn.Layer, place: Worker) -> str:
     """Route the convolutions of a training on a CPU through oneDNN where that works: "oneDNN", else "native"."""
     settings = config.Train
     if place.device != "cpu" or not settings.onednn_conv or settings.dy2st:
@@ -190,7 +190,7 @@ def build_trainer(
     exporter: Exporter,
     folder: RunFolder,
     data: Data,
-    place: Place,
+    place: Worker,
     batches: Batches,
 ) -> Trainer:
     """The loop with everything that it calls."""
@@ -230,7 +230,7 @@ def build_trainer(
     )
 
 
-def _extractors(config: Config, exporter: Exporter, place: Place) -> Callable[[Candidate], Extractor]:
+def _extractors(config: Config, exporter: Exporter, place: Worker) -> Callable[[Candidate], Extractor]:
     """What computes the features of an evaluation: the exported graph on a CPU, the network itself on a GPU.
 
     On a GPU that is the exporter's network, which takes no memory beyond what there is, and no predictor is built.
@@ -246,7 +246,7 @@ def _extractors(config: Config, exporter: Exporter, place: Place) -> Callable[[C
     return filled
 
 
-def _step(config: Config, state: TrainingState, place: Place) -> Step:
+def _step(config: Config, state: TrainingState, place: Worker) -> Step:
     settings = config.Train
     precision = Precision(settings.amp, settings.amp_dtype)
     step = Step(

@@ -14,9 +14,9 @@ from paddlex_feat.fileio.temporary import ScratchFolder
 from paddlex_feat.hub import fetch
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.model_info import PREFIX
-from paddlex_feat.modes.build import load_trained, preprocess_of, say_contradictions
+from paddlex_feat.modes.build import load_trained_network, preprocess_of, warn_config_mismatch
 from paddlex_feat.modes.weight_paths import require_weights, weight_file
-from paddlex_feat.modes.worker import Place, take_place, threads_of
+from paddlex_feat.modes.worker import Worker, init_worker, threads_of
 from paddlex_feat.runtime.distributed import Group
 from paddlex_feat.runtime.gpus import require_amp
 from paddlex_feat.runtime.paddle_import import prepare_paddle
@@ -29,14 +29,14 @@ KEY = "Evaluate.weight_path"
 
 
 @dataclass(frozen=True)
-class Model:
+class LoadedModel:
     """What is evaluated, ready to compute, and where it computes."""
 
     extract: Extractor
-    place: Place
+    place: Worker
 
 
-def find(config: Config) -> Path:
+def resolve_weights(config: Config) -> Path:
     """The weight file or inference directory of Evaluate.weight_path; a URL is fetched. Paddle is not imported.
 
     Raises WeightsError for what is neither, DownloadError.
@@ -55,26 +55,26 @@ def find(config: Config) -> Path:
     return path
 
 
-def make_ready(config: Config, path: Path, group: Group) -> Model:
-    """Import Paddle, choose the device and load what `find` found.
+def load_model(config: Config, path: Path, group: Group) -> LoadedModel:
+    """Import Paddle, choose the device and load what `resolve_weights` found.
 
     On a CPU weights run as the exported graph, which is several times faster there and is what will
     be deployed; on a GPU the network runs itself. Raises DeviceError for mixed precision
     on a CPU, or in a format that the GPU lacks.
     """
     prepare_paddle(threads_of(config, group))
-    place = take_place(config, group)
+    place = init_worker(config, group)
     if config.Evaluate.amp != "OFF":
         require_amp(place.device, config.Train.amp_dtype, "Evaluate.amp")
     if path.is_dir():
-        return Model(_inference_directory(config, path, place), place)
-    trained = load_trained(config, path)
+        return LoadedModel(_inference_directory(config, path, place), place)
+    trained = load_trained_network(config, path)
     preprocess = preprocess_of(trained.config)
     if place.device != "cpu":
         from paddlex_feat.inference.network import NetworkExtractor
 
         amp_dtype = config.Train.amp_dtype if config.Evaluate.amp != "OFF" else None
-        return Model(NetworkExtractor(trained.network, preprocess, amp_dtype), place)
+        return LoadedModel(NetworkExtractor(trained.network, preprocess, amp_dtype), place)
 
     from paddlex_feat.inference.export.exporter import Exporter
 
@@ -82,10 +82,10 @@ def make_ready(config: Config, path: Path, group: Group) -> Model:
         folder = temporary / "inference"
         exporter = Exporter(trained.network, trained.config.Global.model, preprocess)
         exporter.write(trained.network.state_dict(), folder)
-        return Model(FeatureExtractor(folder, place.device, place.threads), place)
+        return LoadedModel(FeatureExtractor(folder, place.device, place.threads), place)
 
 
-def _inference_directory(config: Config, folder: Path, place: Place) -> FeatureExtractor:
+def _inference_directory(config: Config, folder: Path, place: Worker) -> FeatureExtractor:
     extract = FeatureExtractor(folder, place.device, place.threads, unit=True)
     info = extract.info
     if not info.normalise_features:
@@ -96,5 +96,5 @@ def _inference_directory(config: Config, folder: Path, place: Place) -> FeatureE
         "Train.input_size": (info.preprocess.size, config.Train.input_size),
         "Train.interpolation": (info.preprocess.interpolation, config.Train.interpolation),
     }
-    say_contradictions(pairs, folder / f"{PREFIX}.yml")
+    warn_config_mismatch(pairs, folder / f"{PREFIX}.yml")
     return extract

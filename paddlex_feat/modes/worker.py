@@ -16,21 +16,23 @@ from paddlex_feat.runtime.device import own_device, resolve_device, select_devic
 from paddlex_feat.runtime.distributed import Group
 from paddlex_feat.runtime.paddle_import import prepare_paddle
 
-MOST_THREADS = 8  # that decode: more of them decode hardly more, and hold up the thread that launches kernels
+MAX_DECODING_THREADS = 8  # that decode: more of them decode hardly more, and hold up the thread that launches kernels
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where this process computes: its device, its CPU threads, its place among the others.
+class Worker:
+    """Where this process computes: its device, its CPU threads, its rank among the processes of the run.
 
     Attributes:
         device: "cpu" or "gpu:N".
-        threads: of Paddle, 0: all processors. workers: that decode images.
+        threads: CPU threads of Paddle; 0: one per processor.
+        decoding_threads: threads that decode images.
+        group: the processes of the run.
     """
 
     device: str
     threads: int
-    workers: int
+    decoding_threads: int
     group: Group
 
     @property
@@ -48,13 +50,15 @@ def _share(group: Group) -> int:
     return max(1, cpu_count() // group.local_size)
 
 
-def take_place(config: Config, group: Group, workers: int = 0) -> Place:
+def init_worker(config: Config, group: Group, workers: int = 0) -> Worker:
     """Choose this process's device and connect to the others; Paddle is imported already.
 
-    workers: decoding threads; 0 takes a process's share of the processors, at most MOST_THREADS.
+    workers: decoding threads; 0 takes a process's share of the processors, at most MAX_DECODING_THREADS.
     """
     device = own_device(config.Global.device, group.size, group.local_rank)
-    place = Place(select_device(device), threads_of(config, group), workers or min(_share(group), MOST_THREADS), group)
+    place = Worker(
+        select_device(device), threads_of(config, group), workers or min(_share(group), MAX_DECODING_THREADS), group
+    )
     group.join()
     if group.size > group.local_size:  # on one machine the launcher watches all of them
         report = partial(launch.report_loss, config.Global.mode, Path(config.Global.output))

@@ -24,7 +24,13 @@ _AS_MODULE = "python -m paddlex_feat"
 PACKAGES = ("paddlex_feat", "paddlepaddle", "paddlepaddle-gpu", "numpy", "opencv-python-headless", "pillow")
 # Not among them: logs and curves, which tell times, and config.yaml, which is recorded when the run begins.
 _OUTPUTS = ("best_model/**/*", "latest/**/*", "epoch_*/**/*", "class_map.json", "train_result.json")
-_OF_MODES = ("check_dataset_result.json", "evaluate_result.json", "export_result.json", "inference.*", "weights.*")
+_OF_OTHER_MODES = (
+    "check_dataset_result.json",
+    "evaluate_result.json",
+    "export_result.json",
+    "inference.*",
+    "weights.*",
+)
 
 
 def versions() -> dict[str, str]:
@@ -89,7 +95,7 @@ def working_directory() -> Path | None:
         return None
 
 
-def begin(
+def write_start(
     folder: Path,
     command: Sequence[str],
     device: str,
@@ -133,25 +139,25 @@ def begin(
         write_keeping(path, text.encode(errors="backslashreplace"))  # as write_json does
 
 
-def end(folder: Path) -> None:
+def write_end(folder: Path) -> None:
     """Add SHA-256 and size in bytes of every output to run.json, now that the run has ended."""
     record = read_result(folder / NAME)
     if record:
         with output_errors(folder):
             files = outputs(folder)
-            record["outputs"] = digests(files)
+            record["outputs"] = sha256_of(files)
             record["sizes"] = {name: path.stat().st_size for name, path in files.items()}
         write_json(folder / NAME, record)
 
 
 def outputs(folder: Path, of_other_modes: bool = False) -> dict[str, Path]:
     """The outputs of a run by path below its folder, of other modes' too if asked for. May raise OSError."""
-    patterns = _OUTPUTS + (_OF_MODES if of_other_modes else ())
+    patterns = _OUTPUTS + (_OF_OTHER_MODES if of_other_modes else ())
     files = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
     return {path.relative_to(folder).as_posix(): path for path in files}
 
 
-def digests(files: dict[str, Path]) -> dict[str, str]:
+def sha256_of(files: dict[str, Path]) -> dict[str, str]:
     """SHA-256 of each file, by its name. May raise OSError."""
     known: dict[tuple[int, int], str] = {}  # by inode: checkpoints share their files
     found = {}
