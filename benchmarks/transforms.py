@@ -30,7 +30,9 @@ EPOCHS = 20  # of both recipes
 SIZE, PAD = 224, 10
 PREPROCESS = Preprocess(SIZE)
 MEAN, STD = (np.array(values, np.float32).reshape(1, 1, 3) for values in (PREPROCESS.mean, PREPROCESS.std))
-CLIP = Augment(crop="area", rotation_prob=0.3, rotation_interpolation="bicubic", rand_augment=RandAugment(ops=2))
+CLIP = Augment(
+    crop="random_resized_crop", rotation_prob=0.3, rotation_interpolation="bicubic", rand_augment=RandAugment(num_ops=2)
+)
 
 CACHE_BYTES = 2**30  # the default of Train.cache_mib
 RUN, CLIP_RUN = (f"{who}, normalised to float32, a run of {EPOCHS} epochs" for who in ("ours", "CLIP recipe, ours"))

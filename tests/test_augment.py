@@ -21,7 +21,9 @@ from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ImageError
 
 OFF = Augment(flip_prob=0, pad=0, rotation_prob=0)
-CLIP = Augment(crop="area", rotation_prob=0.3, rotation_interpolation="bicubic", rand_augment=RandAugment(ops=2))
+CLIP = Augment(
+    crop="random_resized_crop", rotation_prob=0.3, rotation_interpolation="bicubic", rand_augment=RandAugment(num_ops=2)
+)
 STILL = OFF.draw(np.random.default_rng(0))
 
 
@@ -99,7 +101,7 @@ def test_draws_of_the_area_recipe(height, width):
 def test_draws_of_rand_augment():
     """Operations, their number, their signs and magnitudes of 30,000 draws."""
     generator, n = rng(3), 30_000
-    draws = [RandAugment(ops=2).draw(generator) for _ in range(n)]
+    draws = [RandAugment(num_ops=2).draw(generator) for _ in range(n)]
     names = Counter(name for ops in draws for name, _ in ops)
     assert set(names) == set(NAMES) and len(NAMES) == 15
     assert np.abs(np.array(list(names.values())) / n - 2 * 0.5 / 15).max() < 0.006
@@ -114,7 +116,7 @@ def test_draws_of_rand_augment():
 
 def test_magnitudes_are_clipped():
     generator = rng(4)
-    draws = [RandAugment(ops=2, prob=1, magnitude=9.5, magnitude_std=5).draw(generator) for _ in range(3000)]
+    draws = [RandAugment(num_ops=2, prob=1, magnitude=9.5, magnitude_std=5).draw(generator) for _ in range(3000)]
     degrees = [abs(v) for ops in draws for name, v in ops if name == "Rotate"]
     assert min(degrees) == 0 and max(degrees) == 30
 
@@ -503,7 +505,7 @@ def test_what_becomes_the_result_keeps_its_pixels(augment):
             height, width = -(-600 // factor), -(-410 // factor)
             if augment._suffices(plan, size, width, height):
                 factors.append(factor)
-                if augment.crop == "area":
+                if augment.crop == "random_resized_crop":
                     window = augment._area_window(plan, height, width)
                     assert min(window.height, window.width) >= size
                 else:

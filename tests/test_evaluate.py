@@ -237,7 +237,7 @@ def test_faults_of_the_lists_are_found_first(inference, data, tmp_path, monkeypa
     append(data, "query", "images/s21/03.pgm 999")
     first = (data / "gallery.txt").read_text().splitlines()
     (data / "gallery.txt").write_text("\n".join(line for line in first if "s21/02" not in line) + "\n")
-    assert "besides its own file" in say(exclude_own=True)
+    assert "besides its own file" in say(exclude_self=True)
     (data / "query.txt").write_text("")
     assert "query.txt: The list holds no image" in say()
     (data / "query.txt").unlink()
@@ -286,14 +286,14 @@ def test_faulty_keys_are_named():
     assert config.Evaluate.recall_ks == [2, 20] and config.Evaluate.amp == "OFF"
 
 
-def test_recall_ks_exclude_own_and_features(inference, data, tmp_path):
+def test_recall_ks_exclude_self_and_features(inference, data, tmp_path):
     gallery, query = ((data / f"{name}.txt").read_text() for name in ("gallery", "query"))
     (data / "gallery.txt").write_text(gallery + query.replace("images/", "./images/"))  # query is part of it
     plain = run(data, tmp_path / "a", inference, recall_ks=[2, 10], save_features=True)
     assert list(plain["metrics"]) == ["recall1", "recall5", "mAP"]
     assert list(plain["recall"]) == ["1", "2", "5", "10"]
     assert plain["metrics"]["recall1"] == 1 and plain["features"] == "evaluate/features.npz"
-    own = run(data, tmp_path / "b", inference, exclude_own=True, save_features=True)
+    own = run(data, tmp_path / "b", inference, exclude_self=True, save_features=True)
     assert own["metrics"]["recall1"] < 1 and list(own["metrics"]) == ["recall1", "recall5", "mAP"]
     files = [tmp_path / f"{name}/evaluate/features.npz" for name in "ab"]
     assert files[0].read_bytes() == files[1].read_bytes()

@@ -39,7 +39,7 @@ def overrides(mode: str, data: Path, run: Path) -> tuple[str, ...]:
         "predict": (
             f"Predict.model_dir={best}/inference",
             f"Predict.input={data}/images/s21",
-            "Predict.save=npz",
+            "Predict.save_format=npz",
             *QUICK,
         ),
     }[mode]

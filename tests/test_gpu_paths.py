@@ -383,7 +383,7 @@ def test_a_training_step_without_memory_ends_with_the_error(tmp_path, monkeypatc
     monkeypatch.setattr(train, "run", lambda *_: paddle.zeros([10**13]))
     assert cli.run(config("Global.mode=train", f"Global.output={tmp_path}")) == 1
     result = json.loads((tmp_path / "train_result.json").read_text())
-    assert "OutOfMemoryError" in result["err_type"] and "Train.accumulate" in result["err_msg"]
+    assert "OutOfMemoryError" in result["err_type"] and "Train.accumulate_steps" in result["err_msg"]
 
 
 def test_an_engine_out_of_memory_raises_that_error(exported, monkeypatch):

@@ -48,13 +48,13 @@ def warnings(lists: dict[str, ImageList], caplog: pytest.LogCaptureFixture, **ev
 def test_paths_and_links_are_the_same_file_and_copies_are_counted(lists, caplog):
     assert own_pairs(lists["query"], lists["gallery"]).tolist() == [[0, 0], [1, 1], [2, 2]]
     (warning,) = warnings(lists, caplog)
-    assert "3 of 5 queries are in the gallery themselves" in warning and "-o Evaluate.exclude_own=True" in warning
+    assert "3 of 5 queries are in the gallery themselves" in warning and "-o Evaluate.exclude_self=True" in warning
     assert "1 of 5 queries have a copy of their file in the gallery" in warning
 
 
 def test_nothing_is_said_where_they_are_left_out_or_there_are_none(lists, caplog):
-    assert warnings(lists, caplog, exclude_own=True) == []
-    config = load("PP-ShiTuV2_rec", [("Evaluate.exclude_own", True)])[0]
+    assert warnings(lists, caplog, exclude_self=True) == []
+    config = load("PP-ShiTuV2_rec", [("Evaluate.exclude_self", True)])[0]
     lists["gallery"].labels[4] = 0  # the match of the first query
     assert own_files(config, lists).tolist() == [[0, 0], [1, 1], [2, 2]]
     lists["query"].paths[:4], lists["query"]._files = ["own.jpg"] * 4, []

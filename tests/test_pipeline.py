@@ -192,7 +192,7 @@ def test_the_cache_changes_nothing_and_keeps_its_limit(faces, tmp_path):
         image = cv2.resize(cv2.imread(str(faces / f"images/s0{i + 1}/01.pgm")), (side, side))
         paths.append(str(tmp_path / f"{i}.jpg"))
         cv2.imwrite(paths[-1], image)
-    augment, preprocess = Augment(crop="area"), Preprocess(64)
+    augment, preprocess = Augment(crop="random_resized_crop"), Preprocess(64)
 
     def run(cache: ImageCache | None) -> list[np.ndarray]:
         samples = [(path, seed) for seed in range(12) for path in paths]

@@ -529,7 +529,11 @@ def test_a_silent_server_keeps_no_run_from_ending_and_what_is_done_is_saved(
 ):
     words = {"mode": "predict", "output": tmp_path, "device": "cpu"}
     options = [f"Global.{key}={value}" for key, value in words.items()]
-    options += ["Predict.batch_size=1", "Predict.save=npz", f"Predict.model_dir={run_folder / 'best_model/inference'}"]
+    options += [
+        "Predict.batch_size=1",
+        "Predict.save_format=npz",
+        f"Predict.model_dir={run_folder / 'best_model/inference'}",
+    ]
     options += [f"Predict.input=[{', '.join([*files, silent])}]"]
     command = [sys.executable, ROOT / "main.py", "-c", NAME, *(word for option in options for word in ("-o", option))]
     # A shell's background jobs, CI's among them, ignore SIGINT, and their children with them.

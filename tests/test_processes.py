@@ -35,7 +35,7 @@ from paddlex_feat.modes.worker import Worker
 from paddlex_feat.runtime.distributed import Group
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory files are Linux's")
-AUGMENT, PREPROCESS, KEY = Augment(rand_augment=RandAugment(ops=2)), Preprocess(32), (7, 1, 0)
+AUGMENT, PREPROCESS, KEY = Augment(rand_augment=RandAugment(num_ops=2)), Preprocess(32), (7, 1, 0)
 
 
 @pytest.fixture(scope="module")

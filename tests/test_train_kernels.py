@@ -118,7 +118,7 @@ def test_o2_in_float16_asks_for_float32_gradients(monkeypatch, dtype, size, accu
     asked = []
     monkeypatch.setattr(paddle.amp, "decorate", lambda *a, **named: asked.append((a[2:], named)))
     monkeypatch.setattr(paddle.device.cuda, "get_device_capability", lambda *_: (9, 0))
-    settings = {"Train__amp": "O2", "Train__amp_dtype": dtype, "Train__accumulate": accumulate}
+    settings = {"Train__amp": "O2", "Train__amp_dtype": dtype, "Train__accumulate_steps": accumulate}
     state, _ = train_parts.build_state(config(**settings), 3, [0, 1, 2], None, place(size=size))
     ((level, as_dtype), named), *others = asked
     assert (level, as_dtype, others) == ("O2", dtype, []) and named["master_weight"] is True

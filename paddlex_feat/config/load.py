@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from paddlex_feat.config.aliases import Renamer, current_key
 from paddlex_feat.config.base import fits_a_path
 from paddlex_feat.config.problems import (
     MAX_PROBLEMS,
@@ -92,7 +93,7 @@ def split_override(text: str) -> tuple[str, Any]:
     name = name.strip()
     if not sign or not name:
         raise ValueError(f"{short(text)} has no form KEY=VALUE")
-    if not value.strip() and (name in dict(walk()) or name in Config.model_fields):
+    if not value.strip() and (current_key(name) in dict(walk()) or name in Config.model_fields):
         return name, safe_yaml.Scalar(None, "")
     if name in TEXT_KEYS or name == INPUT:
         return name, _text_value(name, value)
@@ -171,7 +172,10 @@ def load(file: str, overrides: list[tuple[str, Any]], usable: bool = True) -> tu
     if encoding != "utf-8":
         notices.append(f"{path} is {encoding.upper()} text and was read as such; save it as UTF-8.")
     raw, sources, texts = _parse(text, str(path))
-    faults, more = _override(raw, overrides, sources, texts), 0
+    raw, faults = _rename(raw, sources, texts, notices)
+    overrides, renamed = _rename_overrides(overrides, notices)
+    faults += renamed + _override(raw, overrides, sources, texts)
+    more = 0
     merged = _merge(RECIPES[_model_of(raw)], {k: v for k, v in raw.items() if v is not None})
     try:
         config = Config.model_validate(merged)
@@ -201,6 +205,30 @@ def _parse(text: str, name: str) -> tuple[dict[str, Any], dict[str, str], dict[s
         section, _, last = INPUT.partition(".")
         raw[section][last] = safe_yaml.as_written(nodes[INPUT][1])
     return raw, sources, texts
+
+
+def _rename(
+    raw: dict[str, Any], sources: dict[str, str], texts: dict[str, str], notices: list[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """The sections of a file with the present names of keys and values; the problems. Adds to the notices."""
+    renamer = Renamer()
+    renamed = {name: renamer.value(name, section) for name, section in raw.items()}
+    for known in (sources, texts):
+        for dotted in [name for name in known if current_key(name) != name]:
+            known[current_key(dotted)] = known.pop(dotted)
+    notices += renamer.notices
+    return renamed, renamer.problems
+
+
+def _rename_overrides(overrides: list[tuple[str, Any]], notices: list[str]) -> tuple[list[tuple[str, Any]], list[str]]:
+    """The assignments of -o with the present names of keys and values; the problems. Adds to the notices."""
+    renamer = Renamer()
+    renamed = []
+    for dotted, value in overrides:
+        key = renamer.key(dotted, " (-o)")
+        renamed.append((key, renamer.value(key, value, " (-o)")))
+    notices += renamer.notices
+    return renamed, renamer.problems
 
 
 def _override(
@@ -269,6 +297,7 @@ def peek(file: str, overrides: list[tuple[str, Any]]) -> dict[str, str]:
         unnamed = Config().Global.output
     sources: dict[str, str] = {}
     faults = _override(raw, overrides, sources, {})
+    sources = {current_key(name): where for name, where in sources.items()}
     section = raw.get("Global")
     if not isinstance(section, dict):
         section, unnamed = {}, unnamed if section is None else ""

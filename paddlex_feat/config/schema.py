@@ -142,7 +142,7 @@ class EvaluateSection(Section):
     log_interval: int = key(1, "Accepted for compatibility; progress is a bar.", "batches", ge=1)
     batch_size: int = key(64, "Images per inference call, in training's evaluations too.", "images", ge=1)
     recall_ks: Ks = key([1, 5], "The k of recall@k; 1 and 5 are always among them.")
-    exclude_own: bool = key(
+    exclude_self: bool = key(
         False, "Leave out a query's own file where the gallery lists it too, in training's evaluations as well."
     )
     memory_mib: int = key(
@@ -198,7 +198,7 @@ class PredictSection(Section):
     )
     model_dir: PathText | None = key("output/best_model/inference", "Inference directory; null: the official model.")
     input: Any = key(None, "Image file, folder, pattern, text file of paths, URL, {img: any of these}, or a list.")
-    save: Literal["json", "jsonl", "npz", "parquet"] = key(
+    save_format: Literal["json", "jsonl", "npz", "parquet"] = key(
         "json",
         "json: each result is printed, and saved as <name>_res.json; jsonl, npz, parquet: all in one file features.*, "
         "nothing printed; parquet needs pyarrow.",

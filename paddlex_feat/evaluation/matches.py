@@ -65,7 +65,7 @@ def describe_own(query: ImageList, gallery: ImageList) -> str:
     if count:
         parts.append(
             f"{count} of {len(query)} queries are in the gallery themselves and find themselves; "
-            "-o Evaluate.exclude_own=True leaves their own file out."
+            "-o Evaluate.exclude_self=True leaves their own file out."
         )
     if copies:
         parts.append(
@@ -104,7 +104,7 @@ def require_matches(query: ImageList, gallery: ImageList, own: np.ndarray | None
     """Raise DatasetError if no query has a match: nothing could be measured."""
     if match_counts(query, gallery, own).any():
         return
-    other = "" if own is None else " besides its own file (Evaluate.exclude_own)"
+    other = "" if own is None else " besides its own file (Evaluate.exclude_self)"
     raise DatasetError(
         f"No query has a gallery image of its label{other}: no evaluation would be possible.",
         where=f"query.txt, gallery.txt in {query.root}",

@@ -121,14 +121,14 @@ def own_files(config: Config, lists: dict[str, ImageList]) -> np.ndarray | None:
     Raises DatasetError if no query has a match otherwise.
     """
     query, gallery = lists["query"], lists["gallery"]
-    own = own_pairs(query, gallery) if config.Evaluate.exclude_own else None
+    own = own_pairs(query, gallery) if config.Evaluate.exclude_self else None
     require_matches(query, gallery, own)
     return own
 
 
 def warn_of_own_files(config: Config, lists: dict[str, ImageList]) -> None:
     """Warn where queries are in the gallery themselves and find themselves, unless they are left out."""
-    found = "" if config.Evaluate.exclude_own else describe_own(lists["query"], lists["gallery"])
+    found = "" if config.Evaluate.exclude_self else describe_own(lists["query"], lists["gallery"])
     if found:
         log.warning("%s", found)
 

@@ -61,7 +61,7 @@ def _target(form: str, output: Path, names: list[str]) -> Iterator[_Target]:
 
 
 def run(config: Config, output: Path) -> dict[str, Any]:
-    """Extract the features of Predict.input and save them in the form Predict.save.
+    """Extract the features of Predict.input and save them in the form Predict.save_format.
 
     Raises ImageError if an input failed; the others' results are kept.
     """
@@ -79,7 +79,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         return {"images": images, "failed": rows, "left_out": dict(left_out), "results": names}
 
     try:
-        with _target(settings.save, output, names) as target, _progress(settings.save) as progress:
+        with _target(settings.save_format, output, names) as target, _progress(settings.save_format) as progress:
             model = _model(config)
             started = time.perf_counter()
             results = model.predict(given, on_error=settings.on_error)
@@ -98,7 +98,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         images,
         failed,
         time.perf_counter() - started,
-        output / ("<name>_res.json" if settings.save == "json" else f"features.{settings.save}"),
+        output / ("<name>_res.json" if settings.save_format == "json" else f"features.{settings.save_format}"),
     )
     if failed:
         raise _failures(failed, images, output).with_result(found())

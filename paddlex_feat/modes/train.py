@@ -81,7 +81,7 @@ def _train(config: Config, output: Path, data: Data, place: Worker) -> dict[str,
     from paddlex_feat.modes import train_parts as parts
     from paddlex_feat.training.run_folder import RunFolder
 
-    folder = RunFolder(output, config.Train.keep_last)
+    folder = RunFolder(output, config.Train.keep_checkpoints)
     start = parts.resume_from(config, folder, place.group)
     state, still = parts.build_state(config, data.num_classes, data.classes, start, place)
     if data.bad is not None:

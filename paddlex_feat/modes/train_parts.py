@@ -90,7 +90,7 @@ def build_state(
         _check_resumed(state.progress, config, start)
     if settings.amp == "O2" and model.head is not None:
         # DataParallel's buffers are float16: they cannot take gradients of which an earlier batch's part is float32.
-        mixed = place.group.size > 1 and settings.accumulate > 1
+        mixed = place.group.size > 1 and settings.accumulate_steps > 1
         exact_gradients = settings.amp_dtype == "float16" and not mixed
         state.lower_precision(settings.amp_dtype, model.head.sublayers(include_self=True), exact_gradients)
     if start is not None:
@@ -124,7 +124,7 @@ def _optimizer(settings: TrainSection, model: recognizer.Recognizer) -> paddle.o
         settings.momentum,
         model.parameters(),
         weight_decay=settings.weight_decay,
-        grad_clip=paddle.nn.ClipGradByGlobalNorm(settings.clip_norm) if settings.clip_norm else None,
+        grad_clip=paddle.nn.ClipGradByGlobalNorm(settings.max_grad_norm) if settings.max_grad_norm else None,
         # One call for all tensors instead of one each; with float32 copies of low-precision weights it was never tried.
         use_multi_tensor=paddle.get_device().startswith("gpu") and settings.amp != "O2",
     )
@@ -196,7 +196,7 @@ def build_trainer(
     """The loop with everything that it calls."""
     settings, group = config.Train, place.group
     plan = _plan(settings, data.sampler.batches_per_epoch, group)
-    batches_are = f"{settings.batch_size} images x {settings.accumulate} x {group.size} processes"
+    batches_are = f"{settings.batch_size} images x {settings.accumulate_steps} x {group.size} processes"
     _fit_steps(state.progress, plan.steps_per_epoch, f"{batches_are}, {plan.steps_per_epoch} an epoch")
     step = _step(config, state, place)
     evaluator = evaluator_of(config, data.lists, data.own, place, folder.root)
@@ -273,14 +273,14 @@ def _criterion(loss: LossSection) -> CombinedLoss:
 
 
 def _plan(settings: TrainSection, batches_per_epoch: int, group: Group) -> Plan:
-    times = group.size * settings.accumulate
+    times = group.size * settings.accumulate_steps
     scale = {"none": 1.0, "linear": float(times), "sqrt": times**0.5}[settings.lr_scaling]
     if settings.lr_scaling == "none" and group.size > 1:
         hint = "Train.learning_rate %g is used as given for batches of %d devices together; Train.lr_scaling scales it."
         log.info(hint, settings.learning_rate, group.size)
     return Plan(
         epochs=settings.epochs_iters,
-        steps_per_epoch=-(-batches_per_epoch // settings.accumulate),
+        steps_per_epoch=-(-batches_per_epoch // settings.accumulate_steps),
         learning_rate=settings.learning_rate * scale,
         warmup_epochs=settings.warmup_steps,
         log_interval=settings.log_interval,
@@ -288,7 +288,7 @@ def _plan(settings: TrainSection, batches_per_epoch: int, group: Group) -> Plan:
         save_interval=settings.save_interval,
         eval_start=settings.eval_start,
         seed=settings.seed,
-        accumulate=settings.accumulate,
-        save_minutes=settings.save_minutes,
+        accumulate=settings.accumulate_steps,
+        save_minutes=settings.save_interval_minutes,
         early_stopping=settings.early_stopping,
     )

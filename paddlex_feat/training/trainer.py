@@ -36,7 +36,7 @@ class Plan:
     """Length and pace of a run; epochs and warm-up in epochs, intervals as in the section Train.
 
     Attributes:
-        steps_per_epoch: optimizer steps, each of `accumulate` batches (the last of an epoch: of what is left).
+        steps_per_epoch: optimizer steps, each of `accumulate_steps` batches (the last of an epoch: of what is left).
     """
 
     epochs: int

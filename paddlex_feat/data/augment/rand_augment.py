@@ -25,12 +25,12 @@ class RandAugment:
     """A random sequence of colour and geometric operations, all of about one magnitude.
 
     Attributes:
-        ops: how many are drawn, with replacement; 0 turns it off.
+        num_ops: how many are drawn, with replacement; 0 turns it off.
         prob: probability that a drawn one is applied.
         magnitude, magnitude_std: of the normal distribution of the magnitude, clipped to 0..10.
     """
 
-    ops: int = 0
+    num_ops: int = 0
     prob: float = 0.5
     magnitude: float = 7.0
     magnitude_std: float = 0.5
@@ -38,7 +38,7 @@ class RandAugment:
     def draw(self, rng: np.random.Generator) -> tuple[Chosen, ...]:
         """The operations to apply, in order."""
         chosen: list[Chosen] = []
-        for number in rng.integers(len(NAMES), size=self.ops):
+        for number in rng.integers(len(NAMES), size=self.num_ops):
             applied, sign = rng.random() < self.prob, 1 if rng.random() < 0.5 else -1
             magnitude = min(max(rng.normal(self.magnitude, self.magnitude_std), 0.0), MOST)
             if applied:
