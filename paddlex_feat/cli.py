@@ -43,8 +43,8 @@ log = logging.getLogger("paddlex_feat")
 _OF_THE_CONNECTION = re.compile(r"gloo|nccl|tcp_store|socket|connection|timeout", re.IGNORECASE)
 # What needs less memory, by mode.
 _TO_LOWER = {
-    "train": "Lower Train.batch_size and raise Train.accumulate_steps instead, or lower Evaluate.batch_size if an evaluation "
-    "failed; on a GPU, Train.amp=O1 takes less. See docs/training.md.",
+    "train": "Lower Train.batch_size and raise Train.accumulate_steps instead, or lower Evaluate.batch_size if an "
+    "evaluation failed; on a GPU, Train.amp=O1 takes less. See docs/training.md.",
     "evaluate": "Lower Evaluate.batch_size or Evaluate.memory_mib.",
     "export": "Lower Train.input_size if the model allows it.",
     "predict": "Lower Predict.batch_size.",

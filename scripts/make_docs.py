@@ -36,7 +36,7 @@ one that is misspelt, creates nothing.
 
 **Encoding.** The file is UTF-8 text; UTF-16 is read too, with a notice.
 """
-FORMER = """They keep working in YAML files, in `-o` and in the `config.yaml` of earlier runs, each with a notice in the log.
+FORMER = """They keep working in YAML files, in `-o` and in the `config.yaml` of earlier runs, each with a notice.
 Both names of a key in one file, or both in `-o`, are an error; `-o` overrides a file under either name.
 """
 

@@ -438,5 +438,5 @@ def test_every_former_name_belongs_to_the_section_of_a_key():
 
 def test_a_value_under_a_former_name_is_checked_and_the_message_names_the_present_one():
     assert "Train.keep_checkpoints (-o)" in faults(("Train.keep_last", 0))
-    with pytest.raises(ConfigError, match="write Train.max_grad_norm=null"):
+    with pytest.raises(ConfigError, match=r"write Train\.max_grad_norm=null"):
         load.load("PP-ShiTuV2_rec", [load.split_override("Train.clip_norm=")])

@@ -63,7 +63,8 @@ class AugmentSection(Section):
 
     crop: Literal["pad_crop", "random_resized_crop"] = key(
         "pad_crop",
-        "pad_crop: resize, flip, pad, crop back to the input size; random_resized_crop: crop a random part, resize, flip.",
+        "pad_crop: resize, flip, pad, crop back to the input size; "
+        "random_resized_crop: crop a random part, resize, flip.",
     )
     scale: Range = key(
         (0.08, 1.0), "Share of the image's area that random_resized_crop takes, uniform between these.", "of 1"
