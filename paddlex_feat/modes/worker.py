@@ -13,7 +13,7 @@ from paddlex_feat.fileio.atomic import read_result
 from paddlex_feat.runtime import heartbeat, launch, logs
 from paddlex_feat.runtime.cpu import cpu_count
 from paddlex_feat.runtime.device import own_device, resolve_device, select_device
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.runtime.paddle_import import prepare_paddle
 
 MOST_THREADS = 8  # that decode: more of them decode hardly more, and hold up the thread that launches kernels
@@ -31,7 +31,7 @@ class Place:
     device: str
     threads: int
     workers: int
-    group: Group
+    group: ProcessGroup
 
     @property
     def processors(self) -> int:
@@ -39,23 +39,23 @@ class Place:
         return _share(self.group)
 
 
-def threads_of(config: Config, group: Group) -> int:
+def threads_of(config: Config, group: ProcessGroup) -> int:
     """Paddle's CPU threads in this process: one of several on a machine takes its share."""
     return config.Global.threads or (_share(group) if group.size > 1 else 0)
 
 
-def _share(group: Group) -> int:
+def _share(group: ProcessGroup) -> int:
     return max(1, cpu_count() // group.local_size)
 
 
-def take_place(config: Config, group: Group, workers: int = 0) -> Place:
+def take_place(config: Config, group: ProcessGroup, workers: int = 0) -> Place:
     """Choose this process's device and connect to the others; Paddle is imported already.
 
     workers: decoding threads; 0 takes a process's share of the processors, at most MOST_THREADS.
     """
     device = own_device(config.Global.device, group.size, group.local_rank)
     place = Place(select_device(device), threads_of(config, group), workers or min(_share(group), MOST_THREADS), group)
-    group.join()
+    group.init()
     if group.size > group.local_size:  # on one machine the launcher watches all of them
         report = partial(launch.report_loss, config.Global.mode, Path(config.Global.output))
         heartbeat.start(group, 60 * config.Train.dist_timeout, report)

@@ -13,7 +13,7 @@ from paddlex_feat.config.schema import Config, walk
 from paddlex_feat.data.lists.fingerprint import fingerprint
 from paddlex_feat.data.lists.image_list import require_lists
 from paddlex_feat.data.lists.transaction import LISTS
-from paddlex_feat.errors import ConfigError, FeatError, OutputError, printable
+from paddlex_feat.errors import ConfigError, FeatError, OutputError, sanitize
 from paddlex_feat.fileio import lookup
 from paddlex_feat.fileio.atomic import read_result
 from paddlex_feat.provenance import run_record
@@ -22,9 +22,12 @@ from paddlex_feat.runtime import paddle_build
 _PLACES = ("Global.output", "Global.dataset_dir")  # may differ: the data set is compared by its fingerprint
 _ABSENT = "absent"
 SAME = "the same (images: by path, label and size, not by content)"
-_MOST_LINES, _LONGEST = 1000, 400  # differences that are printed, and characters of each: run.json may hold anything
-_MOST_CONFIG = 4 * 2**20  # bytes, more than config.load reads
-_HOW = ("git", "device", "convolutions", "processes", "threads", "processor")
+_MAX_LINES, _MAX_CHARACTERS = (
+    1000,
+    400,
+)  # differences that are printed, and characters of each: run.json may hold anything
+_MAX_CONFIG_BYTES = 4 * 2**20  # bytes, more than config.load reads
+_COMPARED_FIELDS = ("git", "device", "convolutions", "processes", "threads", "processor")
 EPILOG = """verify RUN compares a training's folder with its run.json: outputs and configuration with their SHA-256,
 the data set with its fingerprint, the installed packages with the recorded versions. The fingerprint is of the path,
 label and size of each image: an image exchanged by another of the same size is not seen. It also tells whether
@@ -65,10 +68,10 @@ def main(words: Sequence[str]) -> int:
 
 
 def _print(lines: list[str], indent: str = "") -> None:
-    for line in lines[:_MOST_LINES]:
-        print(indent + printable(line, _LONGEST))
-    if len(lines) > _MOST_LINES:
-        print(f"{indent}… and {len(lines) - _MOST_LINES} more")
+    for line in lines[:_MAX_LINES]:
+        print(indent + sanitize(line, _MAX_CHARACTERS))
+    if len(lines) > _MAX_LINES:
+        print(f"{indent}… and {len(lines) - _MAX_LINES} more")
 
 
 def _record(run: Path) -> dict[str, Any]:
@@ -94,7 +97,7 @@ def _is_record(record: dict[str, Any]) -> bool:
         and _is_table(record.get("sizes", {}), int)
         and _is_table(record.get("git") or {}, str, bool)
         and _is_table(record.get("gpu") or {}, str, int, NoneType)
-        and all(isinstance(record.get(key), str | int | None) for key in ("config", *_HOW[1:]))
+        and all(isinstance(record.get(key), str | int | None) for key in ("config", *_COMPARED_FIELDS[1:]))
         and isinstance(record.get("working_directory"), str | None)
     )
 
@@ -147,7 +150,7 @@ def _digest(path: Path) -> str | None:
     if not path.is_file():
         return None
     size = path.stat().st_size
-    return run_record.sha256(path) if size <= _MOST_CONFIG else f"{size} bytes"
+    return run_record.sha256(path) if size <= _MAX_CONFIG_BYTES else f"{size} bytes"
 
 
 def _data(config: Config, record: dict[str, Any]) -> dict[str, Any]:
@@ -168,7 +171,7 @@ def _with_another(run: Path, other: Path) -> tuple[list[str], list[str]]:
     lines += _differences("data set, ", *(r["dataset"] for r in records))
     made = _differences("", *(_keys(load(str(folder / "config.yaml"), [], usable=False)[0]) for folder in folders))
     made += _differences("version of ", *(r["versions"] for r in records))
-    made += _differences("", *({k: r[k] for k in _HOW if k in r} for r in records))
+    made += _differences("", *({k: r[k] for k in _COMPARED_FIELDS if k in r} for r in records))
     return lines, made + _differences("gpu ", *(_gpu(record) for record in records))
 
 
