@@ -23,7 +23,7 @@ from paddlex_feat.data.augment.augment import Augment
 from paddlex_feat.data.augment.rand_augment import RandAugment
 from paddlex_feat.data.images.cache import ImageCache
 from paddlex_feat.data.images.preprocess import Preprocess
-from paddlex_feat.data.loading.loader import map_ahead
+from paddlex_feat.data.loading.loader import prefetch_map
 
 PAIRS = 7
 EPOCHS = 20  # of both recipes
@@ -164,7 +164,7 @@ def loaders(paths: list[str]) -> None:
         list(pool.map(sample_of, jobs[:8]))
         for _ in range(PAIRS):
             started = time.perf_counter()
-            for _, images in map_ahead(groups, sample_of, 2):
+            for _, images in prefetch_map(groups, sample_of, 2):
                 np.stack(images)
             rates["2 threads"].append(len(jobs) / (time.perf_counter() - started))
             started = time.perf_counter()

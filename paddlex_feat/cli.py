@@ -23,16 +23,16 @@ from paddlex_feat.errors import (
     FeatError,
     Interrupted,
     OutputError,
+    as_output_error,
     out_of_memory,
-    output_errors,
     run_output,
 )
 from paddlex_feat.fileio.atomic import read_result, write_json
 from paddlex_feat.fileio.backups import backup
 from paddlex_feat.fileio.locks import locked
-from paddlex_feat.fileio.temporary import clear_leftovers
+from paddlex_feat.fileio.temporary import remove_stale
 from paddlex_feat.provenance import run_record
-from paddlex_feat.runtime.distributed import COMMAND, Group, logs_folder
+from paddlex_feat.runtime.distributed import ENV_COMMAND, ProcessGroup, logs_folder
 from paddlex_feat.runtime.logs import log_to_console, log_to_file
 from paddlex_feat.runtime.opencv import silent_opencv
 from paddlex_feat.runtime.process import any_text, one_run, surroundings
@@ -94,13 +94,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _start_logging(mode: str, output: Path) -> None:
-    rank = Group.from_environment().rank
-    with output_errors(output):
+    rank = ProcessGroup.from_environment().rank
+    with as_output_error(output):
         log_to_file(output / logs_folder(mode) / f"rank_{rank}.log" if rank else output / f"{mode}.log")
 
 
 def _write_result(mode: str, output: Path, result: dict[str, Any]) -> None:
-    if Group.from_environment().rank == 0:  # the others' results are rank 0's
+    if ProcessGroup.from_environment().rank == 0:  # the others' results are rank 0's
         write_json(output / f"{mode}_result.json", result)
 
 
@@ -111,7 +111,7 @@ def _is_done(mode: str, output: Path) -> bool:
 
 def _keep_finished_training(output: Path) -> None:
     """A finished training's record, which describes the checkpoints beside it, outlives a later attempt."""
-    if Group.from_environment().rank == 0 and _is_done("train", output):
+    if ProcessGroup.from_environment().rank == 0 and _is_done("train", output):
         backup(output / "train_result.json")
 
 
@@ -126,7 +126,7 @@ def _fail(error: FeatError, mode: str, output: Path) -> int:
             "err_msg": str(error),
         }
         _write_result(mode, output, result)
-        if Group.from_environment().size > 1:
+        if ProcessGroup.from_environment().size > 1:
             importlib.import_module("paddlex_feat.runtime.launch").report_failure(output / logs_folder(mode), error)
     except OutputError as failure:
         if not isinstance(error, OutputError):  # which has said so already
@@ -137,7 +137,7 @@ def _fail(error: FeatError, mode: str, output: Path) -> int:
 def _report(error: FeatError) -> int:
     """Say an error on the console and in the log."""
     # Of a worker, the process that started it says why the job ended.
-    log.log(logging.DEBUG if COMMAND in os.environ else logging.ERROR, "%s", error)
+    log.log(logging.DEBUG if ENV_COMMAND in os.environ else logging.ERROR, "%s", error)
     log.debug("traceback", exc_info=error)
     return 1
 
@@ -161,7 +161,7 @@ def _lock(
 
     The processes of a job share the lock, on several machines too, where the folder may be the same.
     """
-    return locked(output / f"{mode}.log", Group.from_environment().size > 1 or several_machines, patience)
+    return locked(output / f"{mode}.log", ProcessGroup.from_environment().size > 1 or several_machines, patience)
 
 
 def run(config: Config) -> int:
@@ -179,7 +179,7 @@ def run(config: Config) -> int:
 def _run(config: Config, mode: str, output: Path) -> int:
     try:
         for folder in (output, output / mode, *output.glob("previous_*")):
-            clear_leftovers(folder)
+            remove_stale(folder)
         if mode == "train":
             _keep_finished_training(output)
         _start_logging(mode, output)
@@ -191,7 +191,7 @@ def _run(config: Config, mode: str, output: Path) -> int:
             result = run_mode(config, output)
         _flush_stdout()
         _write_result(mode, output, {"done_flag": True, **result})
-        if mode == "train" and Group.from_environment().rank == 0:
+        if mode == "train" and ProcessGroup.from_environment().rank == 0:
             run_record.write_end(output)
         return 0
     except FeatError as error:
@@ -206,7 +206,7 @@ def _run(config: Config, mode: str, output: Path) -> int:
 
 def _unexpected(error: Exception, mode: str, output: Path) -> FeatError:
     """A fault of this program, or the consequence of another process's end, in three lines."""
-    group = Group.from_environment()
+    group = ProcessGroup.from_environment()
     lacking = out_of_memory(error, f"mode {mode}", _TO_LOWER[mode])
     if lacking:  # before the connection: on several GPUs the text may name NCCL
         wrapped: FeatError = lacking
@@ -259,7 +259,7 @@ def _main(words: Sequence[str]) -> int:
 
 def _configured(args: argparse.Namespace) -> int:
     log_to_console()
-    if Group.from_environment().size > 1:
+    if ProcessGroup.from_environment().size > 1:
         importlib.import_module("paddlex_feat.runtime.launch").die_with_parent()
     if args.profiler_options:
         log.warning("-p/--profiler_options has no effect here.")

@@ -415,14 +415,14 @@ def jpeg(image: np.ndarray, orientation: int = 1, **options) -> bytes:
 
 
 def asks(least: int):
-    """An `enough` that wants both sides of at least this length and notes what it is asked."""
+    """An `is_large_enough` that wants both sides of at least this length and notes what it is asked."""
 
-    def enough(width, height):
-        enough.seen.append((width, height))
+    def is_large_enough(width, height):
+        is_large_enough.seen.append((width, height))
         return min(width, height) >= least
 
-    enough.seen = []
-    return enough
+    is_large_enough.seen = []
+    return is_large_enough
 
 
 @pytest.mark.parametrize(
@@ -447,11 +447,11 @@ def test_the_smallest_size_that_suffices_is_decoded(height, width, least, expect
 def test_orientations_come_out_as_in_the_full_decode(tmp_path, orientation):
     path = tmp_path / "x.jpg"
     path.write_bytes(jpeg(positions(203, 331), orientation))
-    enough = asks(40)
-    full, reduced = read_rgb(path), read_rgb(path, enough)
+    is_large_enough = asks(40)
+    full, reduced = read_rgb(path), read_rgb(path, is_large_enough)
     assert full.shape[:2] == ((203, 331) if orientation < 5 else (331, 203))
     assert reduced.shape[:2] == ((51, 83) if orientation < 5 else (83, 51))
-    assert all((h, w) in enough.seen for w, h in enough.seen[-2:])  # asked both ways round
+    assert all((h, w) in is_large_enough.seen for w, h in is_large_enough.seen[-2:])  # asked both ways round
     expected = cv2.resize(full, reduced.shape[1::-1], interpolation=cv2.INTER_AREA).astype(int)
     assert np.abs(reduced - expected).mean() < 2
 

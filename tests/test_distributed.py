@@ -29,7 +29,7 @@ from paddlex_feat.errors import (
     TrainingError,
 )
 from paddlex_feat.runtime import launch
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 
 TWO = ("Global.device=cpu:0,1", "Train.batch_size=8")
 
@@ -239,11 +239,11 @@ def test_addresses_that_are_not_ours_are_said():
 
 
 def test_one_process_starts_others_only_if_it_is_not_one_itself(monkeypatch):
-    assert launch.wanted("gpu:0,1", None) and launch.wanted("cpu", "10.0.0.1,10.0.0.2")
-    assert not launch.wanted("gpu:0", None) and not launch.wanted("auto", None)
+    assert launch.needs_workers("gpu:0,1", None) and launch.needs_workers("cpu", "10.0.0.1,10.0.0.2")
+    assert not launch.needs_workers("gpu:0", None) and not launch.needs_workers("auto", None)
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
     monkeypatch.setenv("PADDLE_TRAINER_ID", "1")
-    assert not launch.wanted("gpu:0,1", None) and Group.from_environment().rank == 1
+    assert not launch.needs_workers("gpu:0,1", None) and ProcessGroup.from_environment().rank == 1
 
 
 def test_the_first_worker_that_failed_gives_the_reason(tmp_path):

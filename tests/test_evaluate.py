@@ -415,7 +415,7 @@ class Together:
     def __init__(self, rank: int, size: int, barrier: threading.Barrier, shelf: list):
         self.rank, self.size, self._barrier, self._shelf = rank, size, barrier, shelf
 
-    def gather_rows(self, rows: np.ndarray) -> list[np.ndarray]:
+    def all_gather_rows(self, rows: np.ndarray) -> list[np.ndarray]:
         self._shelf[self.rank] = rows.copy()
         self._barrier.wait(10)
         parts = list(self._shelf)

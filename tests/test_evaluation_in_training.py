@@ -24,7 +24,7 @@ from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.modes import train, train_parts
 from paddlex_feat.modes.build import evaluator_of
 from paddlex_feat.modes.worker import Worker
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.training import votes as votes_of
 from paddlex_feat.training.checkpoint import read_progress
 from paddlex_feat.training.trainer import Trainer
@@ -54,7 +54,7 @@ class Job:
         self.config = load.load("PP-ShiTuV2_rec_CLIP_vit_base", [load.split_override(word) for word in words])[0]
         self.output = output
         monkeypatch.undo()  # of an earlier job
-        monkeypatch.setattr(train, "init_worker", lambda *_: Worker("gpu:0", 2, 2, Group()))
+        monkeypatch.setattr(train, "init_worker", lambda *_: Worker("gpu:0", 2, 2, ProcessGroup()))
         monkeypatch.setattr(train_parts, "build_trainer", self._catch(train_parts.build_trainer))
         monkeypatch.setattr(Exporter, "write", self._count("exports", Exporter.write))
         monkeypatch.setattr(
@@ -101,7 +101,7 @@ def test_on_a_gpu_no_predictor_is_built_and_only_checkpoints_are_exported(job):
     assert (job.output / "best_model/inference/inference.json").is_file()
     assert read_progress(job.output / "best_model/best_model.pdstates").epoch == 1
     # What was exported after the evaluation are the weights that were evaluated.
-    own, group = job.trainer, Group()
+    own, group = job.trainer, ProcessGroup()
     exported = FeatureExtractor(job.output / "latest/inference", "cpu", 2)
     found = evaluator_of(job.config, job.data.lists, job.data.own, Worker("cpu", 2, 2, group), job.output)(exported)
     assert {n: v for n, v in found.headline().items() if n != "mAP"} == {
@@ -160,14 +160,14 @@ def test_a_signal_is_answered_between_two_batches_and_the_evaluation_repeated(jo
     assert len(again.calls) == 3 and again.trainer.state.progress.epoch == 4
 
 
-class Counted(Group):
+class Counted(ProcessGroup):
     """One of several ranks, alone: it counts votes and hears itself in each."""
 
     def vote(self, flag, number):
         cast.append(number)
         return flag, number
 
-    def gather_rows(self, rows):
+    def all_gather_rows(self, rows):
         raise Ended
 
 

@@ -21,8 +21,8 @@ from paddlex_feat.config.schema import MODES
 from paddlex_feat.errors import OutputError
 from paddlex_feat.fileio import locks
 from paddlex_feat.fileio.atomic_folder import recover_folder
-from paddlex_feat.fileio.locks import alone, locked
-from paddlex_feat.fileio.temporary import ScratchFolder, clear_leftovers, scratch_file
+from paddlex_feat.fileio.locks import folder_lock, locked
+from paddlex_feat.fileio.temporary import TemporaryFolder, remove_stale, temporary_file
 from paddlex_feat.runtime import launch, logs
 
 NAME = "PP-ShiTuV2_rec"
@@ -165,7 +165,7 @@ HOSTILE = "zz\n::error title=forged::x\x1b]0;pwned\x07\r\u202e"
 def require_no_forgery(text: str) -> None:
     assert "forged" in text and not set("\x1b\x07\r\u202e") & set(text), text
     assert not any(line.lstrip().startswith(("::", "##")) for line in text.splitlines()), text
-    assert max(map(len, text.splitlines())) <= errors.LONGEST + 50  # time and level
+    assert max(map(len, text.splitlines())) <= errors.MAX_MESSAGE + 50  # time and level
 
 
 def test_the_names_of_tensors_cannot_forge_a_message(run_folder, small_faces, tmp_path):
@@ -202,7 +202,7 @@ def test_an_error_is_three_lines_and_30_000_characters_whatever_it_quotes(part):
         assert len(str(error).splitlines()) == 3
         require_no_forgery(f"{error} forged")
     error = errors.WeightsError("\x1b" * 10**6, where="\n" * 10**6, fix="\ud800" * 10**6)
-    assert len(str(error)) <= errors.LONGEST == 30_000
+    assert len(str(error)) <= errors.MAX_MESSAGE == 30_000
 
 
 def test_an_error_keeps_its_own_list():
@@ -227,7 +227,7 @@ def test_a_traceback_in_the_log_is_readable_and_forges_no_line(tmp_path):
     assert all(line.startswith("| ") for line in traceback) and lines[-1].endswith(r" ERROR 3 of a\x0ab")
     assert any(line.startswith(r"| \::error title=forged::x\x1b]0;pwned\x07") for line in traceback)
     said = done.stderr.splitlines()
-    assert len(said) == 3 and len(said[0]) == errors.LONGEST
+    assert len(said) == 3 and len(said[0]) == errors.MAX_MESSAGE
     require_no_forgery("\n".join(lines))
     require_no_forgery(done.stderr)
 
@@ -238,14 +238,14 @@ def test_a_traceback_in_the_log_is_readable_and_forges_no_line(tmp_path):
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
     code = (
         "import os, sys; from pathlib import Path; from paddlex_feat.fileio.temporary import *\n"
-        "folder = ScratchFolder(Path(sys.argv[1])); (folder.path / 'x').write_text('x')\n"
-        "with scratch_file(Path(sys.argv[1]), '.json'): os.kill(os.getpid(), 9)"
+        "folder = TemporaryFolder(Path(sys.argv[1])); (folder.path / 'x').write_text('x')\n"
+        "with temporary_file(Path(sys.argv[1]), '.json'): os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT)
     (tmp_path / ".notes.abcdefgh.json").write_text("mine")
     assert len(list(tmp_path.iterdir())) == 3
-    with ScratchFolder(tmp_path) as folder, scratch_file(tmp_path, ".json") as file:
-        clear_leftovers(tmp_path)
+    with TemporaryFolder(tmp_path) as folder, temporary_file(tmp_path, ".json") as file:
+        remove_stale(tmp_path)
         assert {p.name for p in tmp_path.iterdir()} == {folder.name, file.name, ".notes.abcdefgh.json"}
     assert [p.name for p in tmp_path.iterdir()] == [".notes.abcdefgh.json"]
 
@@ -289,10 +289,10 @@ def test_errors_name_what_lasts(tmp_path):
         (tmp_path / "source", tmp_path / "a", tmp_path / "source"),
         (None, tmp_path / "a", tmp_path / "a"),
     ):
-        with pytest.raises(errors.OutputError) as found, errors.output_errors(path):
+        with pytest.raises(errors.OutputError) as found, errors.as_output_error(path):
             raise OSError(28, "No space left on device", file and str(file))
         assert found.value.where == str(named)
-    with pytest.raises(errors.OutputError) as found, errors.output_errors(staged / "a"):
+    with pytest.raises(errors.OutputError) as found, errors.as_output_error(staged / "a"):
         raise OSError(28, "No space left on device")
     assert found.value.where == f"{tmp_path}/"
 
@@ -302,7 +302,7 @@ def test_recovery_waits_for_a_folder_that_is_being_exchanged(tmp_path):
     path = tmp_path / "best"
     former = tmp_path / ".best.replaced"
     former.mkdir()
-    with alone(former):
+    with folder_lock(former):
         code = (
             "import sys, pathlib, paddlex_feat.fileio.atomic_folder as a; a.recover_folder(pathlib.Path(sys.argv[1]))"
         )

@@ -35,7 +35,7 @@ from paddlex_feat.models.heads import ArcMargin
 from paddlex_feat.modes import train, train_parts, trained_model
 from paddlex_feat.modes import worker as places
 from paddlex_feat.runtime import device, gpus, launch, paddle_import
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 
 NAME = "PP-ShiTuV2_rec"
 
@@ -80,11 +80,11 @@ def test_each_process_of_a_job_takes_the_gpu_that_is_its_own(
 ):
     taken = fake_gpus(visible)
     joined = []
-    monkeypatch.setattr(Group, "join", lambda group: joined.append(os.environ.get("FLAGS_selected_gpus")))
+    monkeypatch.setattr(ProcessGroup, "init", lambda group: joined.append(os.environ.get("FLAGS_selected_gpus")))
     monkeypatch.delenv("FLAGS_selected_gpus", raising=False)
     if selected:
         monkeypatch.setenv("FLAGS_selected_gpus", selected)
-    place = places.init_worker(config(f"Global.device={device}"), Group(rank, 4, rank, 4))
+    place = places.init_worker(config(f"Global.device={device}"), ProcessGroup(rank, 4, rank, 4))
     assert place.device == own and taken == [own]
     if own != "cpu":  # Paddle's collectives take this device
         assert joined == [own.partition(":")[2]]
@@ -93,10 +93,10 @@ def test_each_process_of_a_job_takes_the_gpu_that_is_its_own(
 def test_auto_names_the_value_for_all_gpus(fake_gpus, caplog):
     caplog.set_level(logging.INFO)
     fake_gpus(1)
-    places.init_worker(config("Global.device=auto"), Group())
+    places.init_worker(config("Global.device=auto"), ProcessGroup())
     assert "gpu:0,1" not in caplog.text
     assert fake_gpus(3) == []
-    assert places.init_worker(config("Global.device=auto"), Group()).device == "gpu:0"
+    assert places.init_worker(config("Global.device=auto"), ProcessGroup()).device == "gpu:0"
     lines = [r.message for r in caplog.records if "Global.device=gpu:0,1,2" in r.message]
     assert len(lines) == 1
 
@@ -169,12 +169,15 @@ def test_a_precision_that_the_gpu_lacks_is_an_error(capability, dtype, fix, fake
     monkeypatch.setattr(paddle.device.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(paddle.device.cuda, "get_device_name", lambda device: f"card {device}")
     monkeypatch.setattr(paddle_engine, "_create_predictor", lambda *_: None)
-    place = places.Worker("gpu:1", 0, 1, Group())
+    place = places.Worker("gpu:1", 0, 1, ProcessGroup())
     monkeypatch.setattr(trained_model, "init_worker", lambda *_: place)
     short = {"float16": "fp16", "bfloat16": "bf16"}[dtype]
     asked = (
         ("Train.amp", lambda c: train_parts.build_state(c("Train.amp=O1"), 2, [0, 1], None, place)),
-        ("Evaluate.amp", lambda c: trained_model.load_model(c("Evaluate.amp=O1"), Path("absent.pdparams"), Group())),
+        (
+            "Evaluate.amp",
+            lambda c: trained_model.load_model(c("Evaluate.amp=O1"), Path("absent.pdparams"), ProcessGroup()),
+        ),
         ("precision", lambda _: paddle_engine.PaddleEngine(exported, "gpu:1", precision=short)),
     )
     for where, ask in asked:

@@ -35,7 +35,7 @@ pytest.importorskip("paddle")
 import paddlex_feat
 from paddlex_feat.data.images import tiff
 from paddlex_feat.errors import ConfigError, FeatError, ImageError, OutputError, WeightsError
-from paddlex_feat.fileio.temporary import ScratchFolder
+from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.inference import inputs
 
 NAME = "PP-ShiTuV2_rec"
@@ -424,7 +424,7 @@ def test_a_folder_for_downloads_that_cannot_be_listed_is_an_error_of_ours(tmp_pa
 
     monkeypatch.setattr(Path, "glob", refuse)
     with pytest.raises(OutputError, match="Too many open files"):
-        ScratchFolder(tmp_path)
+        TemporaryFolder(tmp_path)
 
 
 def test_wrong_settings_are_errors_at_once(model, files):

@@ -30,7 +30,7 @@ import paddlex_feat
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import ConfigError, DependencyError, ImageError, OutputError
 from paddlex_feat.fileio.atomic_folder import atomic_folder
-from paddlex_feat.fileio.temporary import ScratchFolder
+from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.inference import writers
 from paddlex_feat.inference.results import FeatureResult, FileStems
 from paddlex_feat.modes import predict as predict_mode
@@ -226,7 +226,7 @@ def test_files_have_the_permissions_of_the_umask_which_is_never_changed(tmp_path
         with atomic_folder(tmp_path / "folder"):
             pass
         assert [p.stat().st_mode & 0o777 for p in (path, tmp_path / "folder")] == [0o640, 0o750]
-        with ScratchFolder() as folder:
+        with TemporaryFolder() as folder:
             assert folder.stat().st_mode & 0o777 == 0o700
     finally:
         monkeypatch.undo()

@@ -25,17 +25,17 @@ from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.modes import train_kernels, train_parts
 from paddlex_feat.modes.worker import Worker
 from paddlex_feat.runtime import paddle_import
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.training.step import Step, TrainingNetwork
 
 
-class Pair(Group):
+class Pair(ProcessGroup):
     """A group of two in which the other rank never has anything to say."""
 
-    def any(self, own: bool) -> bool:
+    def any_rank(self, own: bool) -> bool:
         return own
 
-    def from_first(self, array):
+    def broadcast(self, array):
         return array
 
 
@@ -45,7 +45,7 @@ def config(**settings):
 
 
 def place(device: str = "gpu:0", size: int = 1) -> Worker:
-    return Worker(device, 1, 1, Pair(0, size, 0, size) if size > 1 else Group())
+    return Worker(device, 1, 1, Pair(0, size, 0, size) if size > 1 else ProcessGroup())
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_batchnorm_of_all_devices_needs_gpus_and_several_of_them(caplog):
 @pytest.mark.parametrize(("scaling", "size", "hints"), [("none", 8, 1), ("none", 1, 0), ("linear", 8, 0)])
 def test_an_unscaled_learning_rate_of_several_devices_gets_a_hint(caplog, scaling, size, hints):
     with caplog.at_level(logging.INFO):
-        train_parts._plan(config(Train__lr_scaling=scaling).Train, 10, Group(0, size, 0, size))
+        train_parts._plan(config(Train__lr_scaling=scaling).Train, 10, ProcessGroup(0, size, 0, size))
     assert caplog.text.count("Train.lr_scaling scales it") == hints and caplog.text.count("8 devices") == hints
 
 

@@ -295,7 +295,7 @@ def test_a_second_run_is_kept_out_of_the_folder_and_a_dead_one_is_not_waited_for
     assert holder.stdout.readline() == b"held\n"
     with pytest.raises(OutputError, match="Another run"), locked(tmp_path / "train.log"):
         pass
-    with locked(tmp_path / "train.log", joins=True):  # one of several processes of that run
+    with locked(tmp_path / "train.log", shared=True):  # one of several processes of that run
         pass
     holder.kill()
     holder.communicate()

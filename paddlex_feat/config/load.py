@@ -132,7 +132,7 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
 
 def _assign(raw: dict[str, Any], dotted: str, value: Any) -> str | None:
     *sections, last = dotted.split(".")
-    if len(sections) > safe_yaml.DEEPEST:
+    if len(sections) > safe_yaml.MAX_DEPTH:
         return f"{short(dotted)}: no key has so many parts"
     for section in sections:
         raw = raw.setdefault(section, {})
@@ -167,7 +167,7 @@ def load(file: str, overrides: list[tuple[str, Any]], usable: bool = True) -> tu
         raise ConfigError(
             f"The file cannot be read: {getattr(error, 'strerror', None) or error}.",
             where=str(path),
-            fix=f"Give UTF-8 text of at most {safe_yaml.MOST_CHARACTERS:,} characters.",
+            fix=f"Give UTF-8 text of at most {safe_yaml.MAX_CHARACTERS:,} characters.",
         ) from None
     if encoding != "utf-8":
         notices.append(f"{path} is {encoding.upper()} text and was read as such; save it as UTF-8.")

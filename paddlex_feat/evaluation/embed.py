@@ -10,7 +10,7 @@ import numpy as np
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.data.loading.loader import evaluation_batches
 from paddlex_feat.errors import EvaluationError, ImageError
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.runtime.progress import bar
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -33,7 +33,7 @@ def embed(
     files: Sequence[str],
     batch_size: int,
     workers: int,
-    group: Group | None = None,
+    group: ProcessGroup | None = None,
     allocate: Callable[[tuple[int, int]], np.ndarray] | None = None,
     name: Callable[[int], str] | None = None,
     look: Callable[[], None] | None = None,
@@ -53,7 +53,7 @@ def embed(
     Raises ImageError naming the file if one cannot be decoded, EvaluationError if features are not
     finite; nothing is substituted.
     """
-    group, allocate = group or Group(), allocate or _in_memory
+    group, allocate = group or ProcessGroup(), allocate or _in_memory
     features: np.ndarray | None = None
     name = name or files.__getitem__
     batches = evaluation_batches(files, extract.preprocess, batch_size, workers, group.rank, group.size)
@@ -107,16 +107,16 @@ def _exchange(
     features: np.ndarray | None,
     count: int,
     batch_size: int,
-    group: Group,
+    group: ProcessGroup,
     allocate: Callable[[tuple[int, int]], np.ndarray],
 ) -> np.ndarray:
     """Fill in the other ranks' rows, a bounded piece at a time."""
     own_dim = np.array([0 if features is None else features.shape[1]], np.int64)
-    dim = int(np.concatenate(group.gather_rows(own_dim)).max())  # a rank may have no batch at all
+    dim = int(np.concatenate(group.all_gather_rows(own_dim)).max())  # a rank may have no batch at all
     if features is None:
         features = allocate((count, dim))
     for pieces in _pieces(count, batch_size, group.size, EXCHANGED_BYTES // (4 * dim)):
-        for rank, part in enumerate(group.gather_rows(features[pieces[group.rank]])):
+        for rank, part in enumerate(group.all_gather_rows(features[pieces[group.rank]])):
             if rank != group.rank:
                 features[pieces[rank]] = part
     return features

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from paddlex_feat.data.lists.image_list import ImageList
-from paddlex_feat.errors import OTHER_OUTPUT, OTHER_TEMPORARY, output_errors
+from paddlex_feat.errors import OTHER_OUTPUT, OTHER_TEMPORARY, as_output_error
 from paddlex_feat.evaluation.embed import Extractor, embed
 from paddlex_feat.evaluation.metrics import RetrievalMetrics, metrics_of
 from paddlex_feat.evaluation.ranking.rank import Ranking, rank
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 
 log = logging.getLogger(__name__)
 MAX_COMPARED = 1000  # features of a list by which `Evaluation.collapsed` judges
@@ -72,7 +72,7 @@ class Evaluator:
         lists: dict[str, ImageList],
         batch_size: int,
         workers: int,
-        group: Group | None = None,
+        group: ProcessGroup | None = None,
         *,
         own: np.ndarray | None = None,
         recall_ks: Sequence[int] = (),
@@ -83,7 +83,7 @@ class Evaluator:
         self._query, self._gallery = lists["query"], lists["gallery"]
         self._batch_size = batch_size
         self._workers = workers
-        self._group = group or Group()
+        self._group = group or ProcessGroup()
         self._own = own
         self._ks = sorted({1, 5, *recall_ks})
         self._memory = memory
@@ -115,7 +115,7 @@ class Evaluator:
             return np.empty(shape, np.float32)
         folder = self._scratch or Path(tempfile.gettempdir())
         log.info("%d MiB of features are kept in a temporary file in %s.", size >> 20, folder)
-        with output_errors(folder, OTHER_OUTPUT if self._scratch else OTHER_TEMPORARY):
+        with as_output_error(folder, OTHER_OUTPUT if self._scratch else OTHER_TEMPORARY):
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder) as stream:  # without a name: nothing is left after a kill either
                 if hasattr(os, "posix_fallocate"):  # a disk that fills up later would kill the process
@@ -135,7 +135,7 @@ class Evaluator:
             return part
         columns = {}
         for name in (field.name for field in dataclasses.fields(part)):
-            parts = self._group.gather_rows(getattr(part, name))
+            parts = self._group.all_gather_rows(getattr(part, name))
             whole = np.empty((len(query), *parts[0].shape[1:]), parts[0].dtype)
             for other, rows in enumerate(parts):
                 whole[other::size] = rows

@@ -6,13 +6,13 @@ import logging
 import os
 from pathlib import Path
 
-from paddlex_feat.errors import output_errors
+from paddlex_feat.errors import as_output_error
 from paddlex_feat.fileio.atomic import write_bytes
 
 log = logging.getLogger(__name__)
 
 
-def write_keeping(path: Path, data: bytes) -> None:
+def write_with_backup(path: Path, data: bytes) -> None:
     """Write a whole file; what another content had this name keeps as `.bak`, `.bak.1`, …"""
     if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
         return
@@ -21,7 +21,7 @@ def write_keeping(path: Path, data: bytes) -> None:
     write_bytes(path, data)
 
 
-def free_backup_name(path: Path) -> Path:
+def next_backup_path(path: Path) -> Path:
     """The first name of `.bak`, `.bak.1`, `.bak.2`, … behind `path` that is not taken."""
     target = path.with_name(path.name + ".bak")
     number = 0
@@ -32,8 +32,8 @@ def free_backup_name(path: Path) -> Path:
 
 
 def backup(path: Path) -> Path:
-    """Rename `path` to its `free_backup_name` and return that."""
-    target = free_backup_name(path)
-    with output_errors(target):
+    """Rename `path` to its `next_backup_path` and return that."""
+    target = next_backup_path(path)
+    with as_output_error(target):
         path.rename(target)
     return target

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from paddlex_feat.errors import OutputError, output_errors
+from paddlex_feat.errors import OutputError, as_output_error
 from paddlex_feat.fileio.reading import NOT_A_FILE, require_file
 
 log = logging.getLogger(__name__)
@@ -24,24 +24,24 @@ _ANNOUNCED, _LOOK = 1.0, 0.1  # seconds of waiting that are announced; between t
 
 
 @contextmanager
-def locked(path: Path, joins: bool = False, patience: float | None = None) -> Iterator[None]:
+def locked(path: Path, shared: bool = False, patience: float | None = None) -> Iterator[None]:
     """Keep other runs out while this one writes what `path`, a file, stands for; it is made if it is not there.
 
     The system frees the lock of a process that dies, which takes seconds where it holds much memory. Programs that
     the process started do not hold it.
 
     Args:
-        joins: this process is one of several of a run that holds the lock, or will.
+        shared: this process is one of several of a run that holds the lock, or will.
         patience: seconds for which another holder is waited for; None is PATIENCE.
 
     Raises OutputError if another run holds it, or if `path` is no file.
     """
-    with output_errors(path):
+    with as_output_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = open_log(path)
     with stream:
         try:
-            _wait_for_lock(stream, path.parent, joins, PATIENCE if patience is None else patience)
+            _wait_for_lock(stream, path.parent, shared, PATIENCE if patience is None else patience)
         except BlockingIOError:
             raise OutputError(
                 "Another run of this mode writes into this folder.",
@@ -53,12 +53,12 @@ def locked(path: Path, joins: bool = False, patience: float | None = None) -> It
         yield
 
 
-def _wait_for_lock(stream: BinaryIO, folder: Path, joins: bool, patience: float) -> None:
+def _wait_for_lock(stream: BinaryIO, folder: Path, shared: bool, patience: float) -> None:
     """Raise BlockingIOError if another run holds the lock for longer than `patience`, OSError if there are no locks."""
     began, announced = time.monotonic(), False
     while True:
         try:
-            if not joins:
+            if not shared:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody is there
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)  # others of this run may come
             return
@@ -95,7 +95,7 @@ def open_log(path: Path) -> BinaryIO:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path) -> Iterator[None]:
     """Hold a folder; another process waits. The lock dies with the process and leaves no file. Raises OSError."""
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-MOST_RESULT = 64 * 2**20  # bytes of a result file; as Python's objects JSON may take some 25 times as much
+MAX_RESULT_BYTES = 64 * 2**20  # bytes of a result file; as Python's objects JSON may take some 25 times as much
 NOT_A_FILE = "it is a device, a pipe or a socket, not a file"
 
 
@@ -40,15 +40,15 @@ def first_bytes(path: Path, size: int) -> bytes:
         return stream.read(size) or b""
 
 
-def read_small(path: Path, most: int) -> bytes:
-    """The content of a regular file. Raises OSError, also for what is none and for more than `most` bytes."""
+def read_small(path: Path, max_bytes: int) -> bytes:
+    """The content of a regular file. Raises OSError, also for what is none and for more than `max_bytes` bytes."""
     with _open_file(path) as stream:
         size = os.fstat(stream.fileno()).st_size
-        data = stream.read(min(size, most) + 1) or b""
+        data = stream.read(min(size, max_bytes) + 1) or b""
         if len(data) > size:  # it grows meanwhile, or is one of /proc, whose sizes are 0
-            data += stream.read(most) or b""
-    if len(data) > most:
-        raise OSError(errno.EFBIG, f"it has more than the {most:,} bytes that are read", str(path))
+            data += stream.read(max_bytes) or b""
+    if len(data) > max_bytes:
+        raise OSError(errno.EFBIG, f"it has more than the {max_bytes:,} bytes that are read", str(path))
     return data
 
 

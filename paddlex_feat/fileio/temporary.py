@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from paddlex_feat.errors import OTHER_TEMPORARY, TEMPORARY, output_errors
+from paddlex_feat.errors import OTHER_TEMPORARY, TEMPORARY, as_output_error
 
 # All names are of this form, and nothing else is ever removed: a user may have a `.paddlex_feat.toml`.
 _OURS = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{16}(\.[^.]*)?")
@@ -28,17 +28,17 @@ def _new_name(folder: Path, suffix: str = "") -> str:
 
 
 def _hold(make: Callable[[], tuple[int, str]]) -> tuple[int, str]:
-    """Make something temporary and lock it: `clear_leftovers` sees by the lock that its process lives."""
+    """Make something temporary and lock it: `remove_stale` sees by the lock that its process lives."""
     while True:
         handle, name = make()
-        with suppress(OSError):  # a file system without locks, where clear_leftovers does nothing
+        with suppress(OSError):  # a file system without locks, where remove_stale does nothing
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.path.lexists(name):  # else another process has removed it before it was locked
             return handle, name
         os.close(handle)
 
 
-def clear_leftovers(folder: Path) -> None:
+def remove_stale(folder: Path) -> None:
     """Remove the temporary files and folders that killed processes left directly in `folder`."""
     for path in folder.glob(f"{TEMPORARY}*"):
         if not _OURS.fullmatch(path.name):
@@ -53,7 +53,7 @@ def clear_leftovers(folder: Path) -> None:
                 os.close(handle)
 
 
-class ScratchFolder:
+class TemporaryFolder:
     """A temporary folder that goes with the block, `close`, or the object.
 
     That of a killed process goes when the next one is made in the same place. Raises OutputError.
@@ -68,8 +68,8 @@ class ScratchFolder:
 
     def __init__(self, parent: Path | None = None, mode: int = 0o700) -> None:
         place = parent or _temporary_folder()
-        with output_errors(place, None if parent else OTHER_TEMPORARY):
-            clear_leftovers(place)
+        with as_output_error(place, None if parent else OTHER_TEMPORARY):
+            remove_stale(place)
             handle, name = _hold(lambda: _new_folder(place, mode))
         self.path = Path(name)
         self.close = weakref.finalize(self, _remove_held, handle, name, os.getpid())
@@ -82,7 +82,7 @@ class ScratchFolder:
 
 
 def _temporary_folder() -> Path:
-    with output_errors(Path("TMPDIR"), OTHER_TEMPORARY):
+    with as_output_error(Path("TMPDIR"), OTHER_TEMPORARY):
         return Path(tempfile.gettempdir())
 
 
@@ -100,7 +100,7 @@ def _remove_held(handle: int, name: str, process: int) -> None:
     os.close(handle)
 
 
-_private: list[tuple[int, ScratchFolder]] = []  # the process, and its folder
+_private: list[tuple[int, TemporaryFolder]] = []  # the process, and its folder
 _making_private = threading.Lock()
 
 
@@ -111,7 +111,7 @@ def private_folder() -> Path:
     """
     with _making_private:
         if not _private or _private[0][0] != os.getpid() or not _private[0][1].path.is_dir():
-            _private[:] = [(os.getpid(), ScratchFolder())]
+            _private[:] = [(os.getpid(), TemporaryFolder())]
         return _private[0][1].path
 
 
@@ -145,7 +145,7 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
     if usable:
         yield
         return
-    with ScratchFolder(folder) as place, variable("TMPDIR", str(place)):
+    with TemporaryFolder(folder) as place, variable("TMPDIR", str(place)):
         tempfile.tempdir = str(place)
         try:
             yield
@@ -160,7 +160,7 @@ def _new_file(folder: Path, suffix: str) -> tuple[int, str]:
 
 
 @contextmanager
-def scratch_file(folder: Path, suffix: str) -> Iterator[Path]:
+def temporary_file(folder: Path, suffix: str) -> Iterator[Path]:
     """An empty file in `folder` that goes with the block, unless it was renamed. Raises OSError.
 
     suffix: with one dot, at its beginning, or empty.

@@ -19,11 +19,11 @@ from PIL import Image, ImageOps
 
 from paddlex_feat import MOST_PIXELS
 from paddlex_feat.data.images import tiff
-from paddlex_feat.data.images.decode import MOST_BYTES, SUFFIXES, Enough, read_bgr
+from paddlex_feat.data.images.decode import MOST_BYTES, SUFFIXES, SizeTest, read_bgr
 from paddlex_feat.data.images.formats import BEGINNING, looks_like_image
 from paddlex_feat.errors import DownloadError, ImageError
 from paddlex_feat.fileio.reading import first_bytes
-from paddlex_feat.fileio.temporary import ScratchFolder
+from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.hub import fetch
 from paddlex_feat.inference.input_paths import Search, images_of
 from paddlex_feat.inference.input_texts import ACCEPTED, cut
@@ -61,7 +61,7 @@ class Item:
     source: Any
     page_index: int | None = None
     offset: int = 0
-    folder: ScratchFolder | None = None
+    folder: TemporaryFolder | None = None
 
     @property
     def name(self) -> str:
@@ -74,8 +74,10 @@ class Item:
         """file:line of the text file that names it, "" for other inputs."""
         return self.position if re.search(r":\d+$", self.position) else ""
 
-    def load(self, resize: Resize, enough: Enough | None = None, ended: threading.Event | None = None) -> np.ndarray:
-        """uint8 [H, W, 3], RGB, made smaller by `resize`; `enough` as for pipeline.decode.decode_bgr.
+    def load(
+        self, resize: Resize, is_large_enough: SizeTest | None = None, ended: threading.Event | None = None
+    ) -> np.ndarray:
+        """uint8 [H, W, 3], RGB, made smaller by `resize`; `is_large_enough` as for pipeline.decode.decode_bgr.
 
         A download is given up once `ended` is set. Raises ImageError or
         DownloadError, or the StreamFault that stands in the image's place.
@@ -89,14 +91,14 @@ class Item:
         elif self.page_index is not None:
             image = tiff.read_page(self.source, self.offset, _where(self.name, self.position))
         else:
-            image = self._read(enough, ended)
+            image = self._read(is_large_enough, ended)
         # The colours are exchanged last, on the small image, as evaluation does.
         return cv2.cvtColor(resize(image), cv2.COLOR_BGR2RGB)
 
-    def _read(self, enough: Enough | None, ended: threading.Event | None) -> np.ndarray:
+    def _read(self, is_large_enough: SizeTest | None, ended: threading.Event | None) -> np.ndarray:
         folder, path = _fetched(self.source, ended) if fetch.is_url(self.source) else (None, self.source)
         try:
-            return read_bgr(path, enough)
+            return read_bgr(path, is_large_enough)
         except ImageError as error:
             suffix, fix = Path(path).suffix.lower(), error.fix
             if suffix not in SUFFIXES and not _begins_as_image(path):
@@ -113,9 +115,9 @@ def _begins_as_image(path: str) -> bool:
     return False
 
 
-def _fetched(url: str, ended: threading.Event | None = None) -> tuple[ScratchFolder, str]:
+def _fetched(url: str, ended: threading.Event | None = None) -> tuple[TemporaryFolder, str]:
     """A copy of what is behind the address now, and the folder of its own that goes with it."""
-    folder = ScratchFolder()
+    folder = TemporaryFolder()
     fix = "Check the address, or download the image and give its path."
     try:
         return folder, str(fetch.fetch(url, str(folder.path), fix, most=MOST_BYTES, ended=ended))
@@ -282,7 +284,7 @@ def _text_items(text: str, position: str, search: Search) -> Iterator[Item]:
             yield from _pages(found.path, place, found.path)
 
 
-def _pages(name: str, position: str, path: str, folder: ScratchFolder | None = None) -> Iterator[Item]:
+def _pages(name: str, position: str, path: str, folder: TemporaryFolder | None = None) -> Iterator[Item]:
     """The pages of a TIFF file; any other file as it is."""
     offsets = tiff.page_offsets(path) if Path(path).suffix.lower() in tiff.SUFFIXES else []
     if len(offsets) < 2:

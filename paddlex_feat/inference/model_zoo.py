@@ -50,7 +50,7 @@ def official_model(name: str) -> Path:
     cache = fetch.cache_to_write()
     folder = cache / _MODELS / name
     try:
-        with fetch.alone(cache / _ARCHIVES / name):
+        with fetch.download_lock(cache / _ARCHIVES / name):
             fault = _fault(folder, name)  # another process may have fetched it meanwhile
             if fault:
                 log.info("%s is fetched; in the cache, %s: %s.", name, folder, fault)
@@ -110,7 +110,7 @@ def _unpack(archive: Path, name: str, folder: Path) -> None:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{name}.unpacking."
-    for killed in folder.parent.glob(f"{prefix}*"):  # no other process is at work here: see hub.alone
+    for killed in folder.parent.glob(f"{prefix}*"):  # no other process is at work here: see download_lock
         shutil.rmtree(killed, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent, ignore_cleanup_errors=True) as scratch:
         content = Path(scratch) / "content"

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from paddlex_feat.data.images.decode import Enough
-from paddlex_feat.data.loading.loader import map_then
+from paddlex_feat.data.images.decode import SizeTest
+from paddlex_feat.data.loading.loader import prefetch_map_then
 from paddlex_feat.errors import ConfigError, DownloadError, FeatError, ImageError, WeightsError
 from paddlex_feat.fileio import lookup
-from paddlex_feat.fileio.atomic_folder import settled
+from paddlex_feat.fileio.atomic_folder import resolve_during_swap
 from paddlex_feat.fileio.paths import expand_home
 from paddlex_feat.inference.engines.options import engine_settings
 from paddlex_feat.inference.extractor import FeatureExtractor
@@ -102,7 +102,7 @@ def _official(model_name: str) -> Path:
 def _given(model_dir: str) -> Path:
     """The folder that `model_dir` names. Raises WeightsError, which says what was probably meant, if it is none."""
     text = expand_home(model_dir)
-    folder = settled(Path(text))
+    folder = resolve_during_swap(Path(text))
     if text.strip() and not folder.is_dir():
         is_file, beside = folder.is_file(), []
         if is_file or folder.name == PREFIX:  # the prefix of the model's files, as Paddle is given it
@@ -149,7 +149,7 @@ class Predictor:
         self._again = again
         self._extractor = extractor
         self._batch_size = None if batch_size is None else _positive(batch_size)
-        self._enough = _enough_for(extractor.preprocess.size) if fast_decode else None
+        self._is_large_enough = _is_large_enough_for(extractor.preprocess.size) if fast_decode else None
         self.failed: list[Failed] = []
         self.left_out: Counter[str] = Counter()
 
@@ -232,14 +232,14 @@ class Predictor:
         ended = threading.Event()
         load = partial(self._load, ended=ended)
         # A thread waits for the engine while the caller decides what to read next and uses the results.
-        done = map_then(_batched(stream, batch_size), load, cpu_count(), self._compute, ended.set)
+        done = prefetch_map_then(_batched(stream, batch_size), load, cpu_count(), self._compute, ended.set)
         with closing(done), silent_opencv():
             for outcomes in done:
                 yield from outcomes
 
     def _load(self, item: Item, ended: threading.Event | None = None) -> np.ndarray | Exception:
         try:
-            return item.load(self._extractor.preprocess.resize, self._enough, ended)
+            return item.load(self._extractor.preprocess.resize, self._is_large_enough, ended)
         except Exception as error:  # noqa: BLE001 - raised when the results before it have been given
             return error
 
@@ -263,7 +263,7 @@ def _batched(stream: Iterator[Item], size: int) -> Iterator[list[Item]]:
         yield group
 
 
-def _enough_for(size: int) -> Enough:
+def _is_large_enough_for(size: int) -> SizeTest:
     side = _FAST_SIDES * size
     return lambda width, height: min(width, height) >= side
 

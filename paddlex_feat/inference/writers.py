@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from paddlex_feat.errors import ConfigError, DependencyError, OutputError, output_errors
+from paddlex_feat.errors import ConfigError, DependencyError, OutputError, as_output_error
 from paddlex_feat.fileio.atomic import atomic_path, require_writable
 from paddlex_feat.fileio.backups import backup
 from paddlex_feat.inference.results import FeatureResult, output_path
@@ -159,7 +159,7 @@ class FeatureFile:
         """Add one result, with its attribute `feature` as float32. Raises OutputError, also for what is no result."""
         feature = self._checked(result)
         try:
-            with output_errors(self._path):
+            with as_output_error(self._path):
                 if self._saver is None:  # only now: without a result nothing is written
                     self._saver = self._kind(self._temporary.enter_context(atomic_path(self._path)))
                 self._saver.add(result, feature)

@@ -20,7 +20,7 @@ from paddlex_feat.data.lists.image_list import ImageList, find_root, read_list
 from paddlex_feat.errors import ConfigError, DatasetError, ImageError, WeightsError
 from paddlex_feat.evaluation.matches import describe_own, own_pairs, require_matches
 from paddlex_feat.fileio import lookup, safe_yaml
-from paddlex_feat.fileio.atomic_folder import settled
+from paddlex_feat.fileio.atomic_folder import resolve_during_swap
 from paddlex_feat.modes.worker import Worker, threads_of
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _require_in_proportion(trained: Config, path: Path) -> None:
 
     from paddlex_feat.models import backbones, recognizer
 
-    file = settled(path)
+    file = resolve_during_swap(path)
     if not file.is_file():
         what = lookup.problem("The weight file", path, "file")
         raise WeightsError(what, where=str(path), fix="Check the path, or train first.")

@@ -11,7 +11,7 @@ import numpy as np
 
 from paddlex_feat.config.schema import Config
 from paddlex_feat.data.lists.image_list import ImageList, require_lists
-from paddlex_feat.errors import EvaluationError, FeatError, output_errors
+from paddlex_feat.errors import EvaluationError, FeatError, as_output_error
 from paddlex_feat.evaluation.features_file import FEATURES, write_features
 from paddlex_feat.fileio.atomic import require_writable
 from paddlex_feat.modes import trained_model
@@ -19,7 +19,7 @@ from paddlex_feat.modes.build import evaluator_of, own_files, require_images, wa
 from paddlex_feat.modes.worker import launch_processes
 from paddlex_feat.reports import evaluation_report
 from paddlex_feat.runtime import heartbeat, launch
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +29,10 @@ def run(config: Config, output: Path) -> dict[str, Any]:
 
     All that lists, folders and configuration tell is checked before Paddle is imported.
     """
-    group, folder = Group.from_environment(), output / "evaluate"
+    group, folder = ProcessGroup.from_environment(), output / "evaluate"
     if group.rank == 0:
         require_writable(folder)
-        with output_errors(folder):
+        with as_output_error(folder):
             for name in (
                 *evaluation_report.FILES,
                 FEATURES,
@@ -41,7 +41,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     lists = _read_lists(config)
     own = own_files(config, lists)
     path = trained_model.resolve_weights(config)
-    if launch.wanted(config.Global.device, None):
+    if launch.needs_workers(config.Global.device, None):
         return launch_processes(config, output)
     return _evaluate(config, output, lists, own, path)
 
@@ -49,7 +49,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
 def _evaluate(
     config: Config, output: Path, lists: dict[str, ImageList], own: np.ndarray | None, path: Path
 ) -> dict[str, Any]:
-    group, folder = Group.from_environment(), output / "evaluate"
+    group, folder = ProcessGroup.from_environment(), output / "evaluate"
     if group.rank == 0:
         warn_of_own_files(config, lists)
     model = trained_model.load_model(config, path, group)

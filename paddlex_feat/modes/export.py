@@ -11,7 +11,7 @@ import numpy as np
 
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import WeightsError
-from paddlex_feat.fileio.temporary import ScratchFolder
+from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.inference.export.convert import require_forms, write_forms
 from paddlex_feat.modes.build import comparison_batches, exporter_of, load_trained_network, preprocess_of
 from paddlex_feat.modes.weight_paths import weight_file
@@ -39,7 +39,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     from paddlex_feat.models import weights
 
     exporter = exporter_of(config, trained.config, trained.network)
-    with ScratchFolder(output) as folder:
+    with TemporaryFolder(output) as folder:
         state = {name: tensor.numpy() for name, tensor in trained.network.state_dict().items()}
         exporter.write(state, folder)
         write_forms(folder, settings.format)

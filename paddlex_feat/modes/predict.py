@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from paddlex_feat.config.schema import Config
-from paddlex_feat.errors import ConfigError, FeatError, ImageError, Interrupted, output_errors
+from paddlex_feat.errors import ConfigError, FeatError, ImageError, Interrupted, as_output_error
 from paddlex_feat.fileio.paths import expand_home
 from paddlex_feat.hub.fetch import without_password
 from paddlex_feat.inference.input_texts import ACCEPTED, cut
@@ -40,7 +40,7 @@ class _Json:
 
     def add(self, result: FeatureResult) -> None:
         self._names.append(str(result.save_to_json(self._output).relative_to(self._output)))
-        with output_errors(Path("standard output"), "redirect it to a file with room"):
+        with as_output_error(Path("standard output"), "redirect it to a file with room"):
             result.print(format_json=False)
 
 

@@ -14,9 +14,9 @@ from paddlex_feat.config import load as config_load
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import WeightsError
 from paddlex_feat.fileio.atomic import link_or_copy, write_json
-from paddlex_feat.fileio.atomic_folder import settled, sync_files
-from paddlex_feat.fileio.backups import write_keeping
-from paddlex_feat.fileio.temporary import ScratchFolder
+from paddlex_feat.fileio.atomic_folder import resolve_during_swap, sync_files
+from paddlex_feat.fileio.backups import write_with_backup
+from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.hub import fetch
 from paddlex_feat.inference.export.convert import INFERENCE_FILES, require_forms, write_forms
 from paddlex_feat.modes.build import comparison_batches, exporter_of, network_spec, preprocess_of
@@ -25,7 +25,7 @@ from paddlex_feat.modes.weight_paths import require_checkpoint, require_weights
 from paddlex_feat.modes.worker import Worker, init_worker, launch_processes, threads_of
 from paddlex_feat.provenance.lineage import resumed_from
 from paddlex_feat.runtime import heartbeat, launch
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.runtime.gpus import expects_gpu
 from paddlex_feat.runtime.paddle_import import prepare_paddle
 
@@ -44,10 +44,10 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     All that can be wrong with data and configuration is found before Paddle is imported.
     """
     resumed = _require_start(config, output)
-    if launch.wanted(config.Global.device, config.Train.dist_ips):
+    if launch.needs_workers(config.Global.device, config.Train.dist_ips):
         return launch_processes(config, output, config.Train.dist_ips)
     require_forms(config.Export.format)
-    group = Group.from_environment()
+    group = ProcessGroup.from_environment()
     data = read_data(config, group, resumed)
     on_cpu = not expects_gpu(config.Global.device)
     # A compiled training graph would take the flag for itself, and Paddle 3.3 crashes in oneDNN's gradients.
@@ -66,13 +66,13 @@ def _require_start(config: Config, output: Path) -> Path | None:
     """
     settings = config.Train
     if settings.resume_path:
-        require_checkpoint("Train.resume_path", settled(Path(settings.resume_path)))
+        require_checkpoint("Train.resume_path", resolve_during_swap(Path(settings.resume_path)))
         return Path(settings.resume_path)
-    if settings.resume == "auto" and settled(output / LATEST).is_dir():
+    if settings.resume == "auto" and resolve_during_swap(output / LATEST).is_dir():
         return output / LATEST / f"{LATEST}.pdparams"
     start = settings.pretrain_weight_path
     if start and not fetch.is_url(start):
-        require_weights("Train.pretrain_weight_path", settled(Path(start)))
+        require_weights("Train.pretrain_weight_path", resolve_during_swap(Path(start)))
     return None
 
 
@@ -120,10 +120,10 @@ def _finish(
     return result
 
 
-def _skipped(data: Data, group: Group) -> list[str]:
+def _skipped(data: Data, group: ProcessGroup) -> list[str]:
     """Files that any rank had to replace."""
     own = json.dumps(sorted(data.bad.files) if data.bad else []).encode()
-    parts = group.gather_rows(np.frombuffer(own, np.uint8).astype(np.int32))
+    parts = group.all_gather_rows(np.frombuffer(own, np.uint8).astype(np.int32))
     return sorted({name for part in parts for name in json.loads(part.astype(np.uint8).tobytes())})
 
 
@@ -133,7 +133,7 @@ def _complete_inference_model(config: Config, exporter: Exporter, best: Path, pl
     from paddlex_feat.models import weights
 
     settings, folder = config.Export, best.parent / "inference"
-    with ScratchFolder(best.parent.parent) as scratch:
+    with TemporaryFolder(best.parent.parent) as scratch:
         for name in INFERENCE_FILES & {file.name for file in folder.iterdir()}:
             link_or_copy((folder / name).resolve(), scratch / name)
         write_forms(scratch, settings.format)
@@ -159,7 +159,7 @@ def _describe_run(
 
     prints = {name: {"images": p.images, "sha256": p.sha256} for name, p in data.prints.items()}
     resumed = resumed_from(run_of(start), config, prints) if start else []  # of whose config.yaml this may be the place
-    write_keeping(output / "config.yaml", config_load.dump(config_load.without_resume(config)).encode())
+    write_with_backup(output / "config.yaml", config_load.dump(config_load.without_resume(config)).encode())
     write_json(output / "class_map.json", {str(index): label for index, label in enumerate(classes)})
     run_record.write_start(
         output, run_record.command_line(), place.device, convolutions, place.group.size, prints, resumed

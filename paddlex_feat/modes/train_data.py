@@ -17,14 +17,14 @@ from paddlex_feat.data.augment.rand_augment import RandAugment
 from paddlex_feat.data.images.cache import ImageCache
 from paddlex_feat.data.lists.fingerprint import Fingerprint, fingerprint
 from paddlex_feat.data.lists.image_list import ImageList, require_lists
-from paddlex_feat.data.loading.loader import BATCHES_AHEAD, BadImages, training_batches
+from paddlex_feat.data.loading.loader import BATCHES_AHEAD, CorruptImageReplacer, training_batches
 from paddlex_feat.data.loading.processes import HELD, DecodingProcesses, ProcessEnded
 from paddlex_feat.errors import ConfigError, DatasetError
 from paddlex_feat.modes.build import own_files, preprocess_of, require_images, warn_of_own_files
 from paddlex_feat.modes.train_classes import require_classes_of
 from paddlex_feat.modes.worker import Worker
 from paddlex_feat.runtime.cpu import memory_limit
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 
 log = logging.getLogger(__name__)
 LEAST_PROCESSORS = 3  # of the training process: with fewer, threads can use them all
@@ -50,12 +50,12 @@ class Data:
     labels: np.ndarray
     num_classes: int
     sampler: samplers.PKSampler | samplers.ShuffleSampler
-    bad: BadImages | None
+    bad: CorruptImageReplacer | None
     prints: dict[str, Fingerprint]
     own: np.ndarray | None
 
 
-def read_data(config: Config, group: Group, resumed: Path | None = None) -> Data:
+def read_data(config: Config, group: ProcessGroup, resumed: Path | None = None) -> Data:
     """Read the data set of a training and report what cannot work. Raises DatasetError, ConfigError.
 
     resumed: the checkpoint (.pdparams) to resume from. Its classes are compared first, because fewer classes may
@@ -85,7 +85,7 @@ def read_data(config: Config, group: Group, resumed: Path | None = None) -> Data
     if group.rank == 0:
         warn_of_own_files(config, lists)
     labels = labels.astype(np.int64)
-    bad = BadImages(labels) if settings.skip_bad_images else None
+    bad = CorruptImageReplacer(labels) if settings.skip_bad_images else None
     prints = {n: fingerprint(r.paths, r.files(), r.labels) for n, r in lists.items()}
     for name, found in prints.items():
         if not (bad and name == "train"):
@@ -193,12 +193,12 @@ def _warn_of_threads(error: OSError | ProcessEnded) -> None:
     log.warning("Decoding processes cannot be used (%s): threads decode instead.", reason)
 
 
-def _cache(limit: int, group: Group) -> ImageCache:
+def _cache(limit: int, group: ProcessGroup) -> ImageCache:
     """The cache that the ranks of a machine share, or a rank's part of it where they cannot."""
     if group.local_size == 1 or not limit:
         return ImageCache(limit)
     first = ImageCache(limit) if not group.local_rank else None
-    addresses = group.gather_rows(np.array([first.address() if first else (0, 0, 0)], np.int64))
+    addresses = group.all_gather_rows(np.array([first.address() if first else (0, 0, 0)], np.int64))
     if first is not None:
         return first
     address = addresses[group.rank - group.local_rank][0].tolist()

@@ -30,7 +30,7 @@ from paddlex_feat.modes.train_rate import explain_collapse, explain_failure
 from paddlex_feat.modes.worker import Worker
 from paddlex_feat.provenance import run_record
 from paddlex_feat.runtime.cpu import memory_limit
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.runtime.gpus import require_amp
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.candidate import Candidate
@@ -46,7 +46,7 @@ from paddlex_feat.training.trainer import Batches, Plan, Trainer
 log = logging.getLogger(__name__)
 
 
-def resume_from(config: Config, folder: RunFolder, group: Group) -> Path | None:
+def resume_from(config: Config, folder: RunFolder, group: ProcessGroup) -> Path | None:
     """The checkpoint to go on from, None for a new run; rank 0 decides whether there is one."""
     settings = config.Train
     if settings.resume_path:
@@ -55,7 +55,7 @@ def resume_from(config: Config, folder: RunFolder, group: Group) -> Path | None:
         log.info("Train.resume and Train.resume_path are null: a new run in %s.", folder.root)
         return None
     latest = folder.latest() if group.rank == 0 else None
-    if not group.from_first(np.array([latest is not None], np.int32))[0]:
+    if not group.broadcast(np.array([latest is not None], np.int32))[0]:
         log.info("Train.resume=auto: nothing to resume in %s, the run begins.", folder.root)
         return None
     return folder.root / "latest" / "latest.pdparams"
@@ -95,7 +95,7 @@ def build_state(
         state.lower_precision(settings.amp_dtype, model.head.sublayers(include_self=True), exact_gradients)
     if start is not None:
         checkpoint.resume_momentum(start, state)
-    place.group.any(False)  # all have read before rank 0 moves folders
+    place.group.any_rank(False)  # all have read before rank 0 moves folders
     return state, still
 
 
@@ -108,10 +108,10 @@ def _load_pretrained(settings: TrainSection, model: recognizer.Recognizer, class
     fix = f"Give a local file with -o {key}=FILE, or null to train from scratch."
     if group.local_rank == 0:
         fetch.weight_file(settings.pretrain_weight_path, fix)
-    group.any(False)  # one process a machine downloads, the others wait for it
+    group.any_rank(False)  # one process a machine downloads, the others wait for it
     path = fetch.weight_file(settings.pretrain_weight_path, fix)
     other = has_other_classes(path, classes)
-    if group.from_first(np.array([other is True], np.int32))[0]:  # only rank 0 may have the file
+    if group.broadcast(np.array([other is True], np.int32))[0]:  # only rank 0 may have the file
         other = True
     report = weights.load(model, path, head="fresh" if other else "optional")
     log.info("Pretrained weights %s: %s", path, report)
@@ -149,7 +149,7 @@ def _check_resumed(progress: Progress, config: Config, start: Path) -> None:
     log.info("Nothing is left to train: %s.", done)
 
 
-def open_folder(folder: RunFolder, config: Config, progress: Progress, start: Path | None, group: Group) -> None:
+def open_folder(folder: RunFolder, config: Config, progress: Progress, start: Path | None, group: ProcessGroup) -> None:
     """Make room for the run, or take up the one that is resumed; rank 0 does, the others learn of it."""
     if group.rank == 0:
         if start is None:
@@ -157,7 +157,7 @@ def open_folder(folder: RunFolder, config: Config, progress: Progress, start: Pa
         else:
             folder.take_up(start, progress)
             folder.complete(progress, config.Train.save_interval, config.Train.epochs_iters)
-    best = group.from_first(np.array([progress.best, progress.best_epoch], np.float64))
+    best = group.broadcast(np.array([progress.best, progress.best_epoch], np.float64))
     progress.best, progress.best_epoch = float(best[0]), int(best[1])
     if start is not None:
         log.info("Resuming after epoch %d, step %d, from %s", progress.epoch, progress.step, start)
@@ -272,7 +272,7 @@ def _criterion(loss: LossSection) -> CombinedLoss:
     return CombinedLoss(LabelSmoothingCrossEntropy(loss.label_smoothing), triplet, loss.ce_weight, loss.triplet_weight)
 
 
-def _plan(settings: TrainSection, batches_per_epoch: int, group: Group) -> Plan:
+def _plan(settings: TrainSection, batches_per_epoch: int, group: ProcessGroup) -> Plan:
     times = group.size * settings.accumulate_steps
     scale = {"none": 1.0, "linear": float(times), "sqrt": times**0.5}[settings.lr_scaling]
     if settings.lr_scaling == "none" and group.size > 1:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import ConfigError
-from paddlex_feat.fileio.atomic_folder import settled
-from paddlex_feat.fileio.temporary import ScratchFolder
+from paddlex_feat.fileio.atomic_folder import resolve_during_swap
+from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.hub import fetch
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.model_info import PREFIX
 from paddlex_feat.modes.build import load_trained_network, preprocess_of, warn_config_mismatch
 from paddlex_feat.modes.weight_paths import require_weights, weight_file
 from paddlex_feat.modes.worker import Worker, init_worker, threads_of
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.runtime.gpus import require_amp
 from paddlex_feat.runtime.paddle_import import prepare_paddle
 
@@ -42,7 +42,7 @@ def resolve_weights(config: Config) -> Path:
     Raises WeightsError for what is neither, DownloadError.
     """
     given = config.Evaluate.weight_path
-    path = None if given is None or fetch.is_url(given) else settled(Path(given))
+    path = None if given is None or fetch.is_url(given) else resolve_during_swap(Path(given))
     if path is None:
         return weight_file(KEY, given, config.Global.model)
     require_weights(KEY, path, graphs=True)
@@ -55,7 +55,7 @@ def resolve_weights(config: Config) -> Path:
     return path
 
 
-def load_model(config: Config, path: Path, group: Group) -> LoadedModel:
+def load_model(config: Config, path: Path, group: ProcessGroup) -> LoadedModel:
     """Import Paddle, choose the device and load what `resolve_weights` found.
 
     On a CPU weights run as the exported graph, which is several times faster there and is what will
@@ -78,7 +78,7 @@ def load_model(config: Config, path: Path, group: Group) -> LoadedModel:
 
     from paddlex_feat.inference.export.exporter import Exporter
 
-    with ScratchFolder() as temporary:
+    with TemporaryFolder() as temporary:
         folder = temporary / "inference"
         exporter = Exporter(trained.network, trained.config.Global.model, preprocess)
         exporter.write(trained.network.state_dict(), folder)

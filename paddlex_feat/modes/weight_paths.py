@@ -10,7 +10,7 @@ from pathlib import Path
 from paddlex_feat.config.base import official_weights
 from paddlex_feat.errors import WeightsError
 from paddlex_feat.fileio import lookup
-from paddlex_feat.fileio.atomic_folder import settled
+from paddlex_feat.fileio.atomic_folder import resolve_during_swap
 from paddlex_feat.hub import fetch
 from paddlex_feat.inference.model_info import PREFIX, lacking, models_within
 
@@ -60,7 +60,7 @@ def weight_file(key: str, weight_path: str | None, model: str) -> Path:
         log.info("%s is null: the official weights of %s, %s", key, model, weight_path)
     if fetch.is_url(weight_path):
         return fetch.weight_file(weight_path, f"Give a local file with -o {key}=FILE.")
-    path = settled(Path(weight_path))
+    path = resolve_during_swap(Path(weight_path))
     require_weights(key, path)
     return path
 
@@ -84,7 +84,7 @@ def require_weights(key: str, path: Path, beside: str = "", graphs: bool = False
     """Raise WeightsError, with what the path is and what to give, unless it is a file that may hold weights.
 
     Args:
-        path: `files.settled`.
+        path: `resolve_during_swap`.
         beside: an addition to the advice.
         graphs: accept an inference directory too.
         whole: suggest only checkpoints that training can resume from, the latest of a run first.
@@ -164,7 +164,7 @@ def _suits(file: Path, whole: bool) -> bool:
 def _missing(path: Path) -> list[str]:
     """The names of the files that the checkpoint `path` (.pdparams) lacks."""
     names = [path.with_suffix(suffix).name for suffix in _OF_A_CHECKPOINT]
-    return [name for name in names if not settled(path.with_name(name)).is_file()]
+    return [name for name in names if not resolve_during_swap(path.with_name(name)).is_file()]
 
 
 def _kind(path: Path) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from paddlex_feat.fileio.atomic import read_result
 from paddlex_feat.runtime import heartbeat, launch, logs
 from paddlex_feat.runtime.cpu import cpu_count
 from paddlex_feat.runtime.device import own_device, resolve_device, select_device
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.runtime.paddle_import import prepare_paddle
 
 MAX_DECODING_THREADS = 8  # that decode: more of them decode hardly more, and hold up the thread that launches kernels
@@ -33,7 +33,7 @@ class Worker:
     device: str
     threads: int
     decoding_threads: int
-    group: Group
+    group: ProcessGroup
 
     @property
     def processors(self) -> int:
@@ -41,16 +41,16 @@ class Worker:
         return _share(self.group)
 
 
-def threads_of(config: Config, group: Group) -> int:
+def threads_of(config: Config, group: ProcessGroup) -> int:
     """Paddle's CPU threads in this process: one of several on a machine takes its share."""
     return config.Global.threads or (_share(group) if group.size > 1 else 0)
 
 
-def _share(group: Group) -> int:
+def _share(group: ProcessGroup) -> int:
     return max(1, cpu_count() // group.local_size)
 
 
-def init_worker(config: Config, group: Group, workers: int = 0) -> Worker:
+def init_worker(config: Config, group: ProcessGroup, workers: int = 0) -> Worker:
     """Choose this process's device and connect to the others; Paddle is imported already.
 
     workers: decoding threads; 0 takes a process's share of the processors, at most MAX_DECODING_THREADS.
@@ -59,7 +59,7 @@ def init_worker(config: Config, group: Group, workers: int = 0) -> Worker:
     place = Worker(
         select_device(device), threads_of(config, group), workers or min(_share(group), MAX_DECODING_THREADS), group
     )
-    group.join()
+    group.init()
     if group.size > group.local_size:  # on one machine the launcher watches all of them
         report = partial(launch.report_loss, config.Global.mode, Path(config.Global.output))
         heartbeat.start(group, 60 * config.Train.dist_timeout, report)

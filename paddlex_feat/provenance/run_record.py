@@ -14,10 +14,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from paddlex_feat.fileio.atomic import output_errors, read_result, write_json
-from paddlex_feat.fileio.backups import write_keeping
+from paddlex_feat.fileio.atomic import as_output_error, read_result, write_json
+from paddlex_feat.fileio.backups import write_with_backup
 from paddlex_feat.runtime import paddle_build
-from paddlex_feat.runtime.distributed import COMMAND
+from paddlex_feat.runtime.distributed import ENV_COMMAND
 
 NAME = "run.json"
 _AS_MODULE = "python -m paddlex_feat"
@@ -136,14 +136,14 @@ def write_start(
         write_json(path, content)
     else:
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        write_keeping(path, text.encode(errors="backslashreplace"))  # as write_json does
+        write_with_backup(path, text.encode(errors="backslashreplace"))  # as write_json does
 
 
 def write_end(folder: Path) -> None:
     """Add SHA-256 and size in bytes of every output to run.json, now that the run has ended."""
     record = read_result(folder / NAME)
     if record:
-        with output_errors(folder):
+        with as_output_error(folder):
             files = outputs(folder)
             record["outputs"] = sha256_of(files)
             record["sizes"] = {name: path.stat().st_size for name, path in files.items()}
@@ -181,7 +181,7 @@ def sha256(path: Path) -> str:
 
 def command_line() -> list[str]:
     """The command that the user gave, also in a process that was started for it."""
-    handed_down = os.environ.get(COMMAND)
+    handed_down = os.environ.get(ENV_COMMAND)
     if handed_down:
         return json.loads(handed_down)
     as_module = program() == _AS_MODULE and Path(sys.argv[0]).parent == Path(__file__).parent
@@ -190,6 +190,6 @@ def command_line() -> list[str]:
 
 def program() -> str:
     """How this program can be started again, as far as possible as the user has started it."""
-    handed_down = os.environ.get(COMMAND)
+    handed_down = os.environ.get(ENV_COMMAND)
     name = Path(json.loads(handed_down)[0] if handed_down else sys.argv[0]).name
     return {"main.py": "python main.py", "paddlex-feat": "paddlex-feat"}.get(name, _AS_MODULE)

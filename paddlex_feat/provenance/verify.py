@@ -13,7 +13,7 @@ from paddlex_feat.config.schema import Config, walk
 from paddlex_feat.data.lists.fingerprint import fingerprint
 from paddlex_feat.data.lists.image_list import require_lists
 from paddlex_feat.data.lists.transaction import LISTS
-from paddlex_feat.errors import ConfigError, FeatError, OutputError, printable
+from paddlex_feat.errors import ConfigError, FeatError, OutputError, sanitize
 from paddlex_feat.fileio import lookup
 from paddlex_feat.fileio.atomic import read_result
 from paddlex_feat.provenance import run_record
@@ -22,7 +22,7 @@ from paddlex_feat.runtime import paddle_build
 _PLACES = ("Global.output", "Global.dataset_dir")  # may differ: the data set is compared by its fingerprint
 _ABSENT = "absent"
 SAME = "the same (images: by path, label and size, not by content)"
-_MAX_LINES, _MAX_LINE_CHARACTERS = 1000, 400  # of the output; run.json may hold anything
+_MAX_LINES, _MAX_CHARACTERS = 1000, 400  # of the output; run.json may hold anything
 _MAX_CONFIG_BYTES = 4 * 2**20  # bytes, more than config.load reads
 _COMPARED_FIELDS = ("git", "device", "convolutions", "processes", "threads", "processor")
 EPILOG = """verify RUN compares a training's folder with its run.json: outputs and configuration with their SHA-256,
@@ -66,7 +66,7 @@ def main(words: Sequence[str]) -> int:
 
 def _print(lines: list[str], indent: str = "") -> None:
     for line in lines[:_MAX_LINES]:
-        print(indent + printable(line, _MAX_LINE_CHARACTERS))
+        print(indent + sanitize(line, _MAX_CHARACTERS))
     if len(lines) > _MAX_LINES:
         print(f"{indent}… and {len(lines) - _MAX_LINES} more")
 

@@ -15,11 +15,11 @@ from PIL import Image
 
 from paddlex_feat.data.images.decode import read_rgb
 from paddlex_feat.data.lists.image_list import LISTS, ImageList
-from paddlex_feat.errors import ImageError, output_errors
+from paddlex_feat.errors import ImageError, as_output_error
 from paddlex_feat.fileio.atomic import atomic_path, read_result, write_bytes, write_json
 from paddlex_feat.fileio.atomic_folder import recover_folder
 from paddlex_feat.fileio.reading import read_small
-from paddlex_feat.fileio.temporary import clear_leftovers
+from paddlex_feat.fileio.temporary import remove_stale
 
 SAMPLES_PER_LIST = 10
 _LONGEST_SIDE = 4096  # of a sample, in pixels
@@ -58,7 +58,7 @@ class _Samples:
 
     def __init__(self, folder: Path):
         for place, _, _ in os.walk(folder):
-            clear_leftovers(Path(place))  # of a run that was killed
+            remove_stale(Path(place))  # of a run that was killed
         self._folder = folder
         former = read_result(folder / _RECORD).get("samples")
         former = former if isinstance(former, dict) else {}
@@ -80,7 +80,7 @@ class _Samples:
         while self._taken.setdefault(name, mine) != mine or not self._may_be(name, data):
             number += 1
             name = str(relative.with_name(f"{relative.stem}_{number}{relative.suffix}"))
-        write_bytes(self._folder / name, data, lasting=False)
+        write_bytes(self._folder / name, data, fsync_dir=False)
         self._written[name] = sha256(data).hexdigest()
         return name
 
@@ -94,7 +94,7 @@ class _Samples:
 
     def finish(self) -> None:
         """Remove the earlier samples that were not written again, with the folders that become empty."""
-        with output_errors(self._folder):
+        with as_output_error(self._folder):
             for name in self._former.keys() - self._written.keys():
                 path = self._folder / name
                 if self._is_former(name):
@@ -102,7 +102,7 @@ class _Samples:
                     for parent in PurePosixPath(name).parents[:-1]:
                         with suppress(OSError):  # not empty
                             (self._folder / parent).rmdir()
-        write_json(self._folder / _RECORD, {"samples": self._written}, lasting=False)
+        write_json(self._folder / _RECORD, {"samples": self._written}, fsync_dir=False)
 
 
 def _content(path: Path) -> str:

@@ -34,12 +34,12 @@ from paddlex_feat.errors import (
     FeatError,
     Interrupted,
     TrainingError,
-    output_errors,
+    as_output_error,
 )
 from paddlex_feat.fileio.atomic import atomic_path, write_json
-from paddlex_feat.fileio.temporary import ScratchFolder
+from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.fileio.user_folders import home_for_paddle
-from paddlex_feat.runtime.distributed import COMMAND, Group, logs_folder
+from paddlex_feat.runtime.distributed import ENV_COMMAND, ProcessGroup, logs_folder
 from paddlex_feat.runtime.logs import LOG_START
 from paddlex_feat.runtime.signals import INSISTING, handled, ignore_others, is_news
 
@@ -59,14 +59,14 @@ def device_ids(device: str) -> list[int]:
     return [int(i) for i in device.partition(":")[2].split(",") if i]
 
 
-def wanted(device: str, machines: str | None) -> bool:
+def needs_workers(device: str, machines: str | None) -> bool:
     """Does this process have to start others? Not if it is one of them itself."""
-    return (len(device_ids(device)) > 1 or bool(machines)) and Group.from_environment().size == 1
+    return (len(device_ids(device)) > 1 or bool(machines)) and ProcessGroup.from_environment().size == 1
 
 
 def report_failure(logs: Path, error: FeatError) -> None:
     """Leave a worker's error where the process that started it looks."""
-    rank = Group.from_environment().rank
+    rank = ProcessGroup.from_environment().rank
     earlier = len(list(logs.glob("error_*.json")))  # the order of the errors; clocks may jump
     content = {"type": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
     write_json(logs / f"error_{rank}.json", {**content, "earlier": earlier})
@@ -75,10 +75,10 @@ def report_failure(logs: Path, error: FeatError) -> None:
 def report_loss(mode: str, output: Path, error: FeatError) -> None:
     """Leave the error of a lost machine in the files of the run; the process ends after that."""
     report_failure(output / logs_folder(mode), error)
-    if Group.from_environment().rank == 0:
+    if ProcessGroup.from_environment().rank == 0:
         result = {"done_flag": False, "err_type": str(type(error)), "err_msg": str(error)}
         write_json(output / f"{mode}_result.json", result)
-    log.log(logging.DEBUG if COMMAND in os.environ else logging.ERROR, "%s", error)
+    log.log(logging.DEBUG if ENV_COMMAND in os.environ else logging.ERROR, "%s", error)
 
 
 def run(
@@ -97,13 +97,13 @@ def run(
     Raises the error of the first worker that failed, or Interrupted.
     """
     logs = output / logs_folder(mode)
-    with output_errors(logs):
+    with as_output_error(logs):
         logs.mkdir(parents=True, exist_ok=True)
         for error in logs.glob("error_*.json"):  # of an earlier job
             error.unlink()
     # Private, because launch writes the whole environment, passwords included, beside its logs.
-    with ScratchFolder() as folder:
-        with output_errors(folder):
+    with TemporaryFolder() as folder:
+        with as_output_error(folder):
             (folder / "config.yaml").write_text(configuration, encoding="utf-8")
         command = [*_START, "paddlex_feat.runtime.launch", *_options(device, machines, port)]
         command += ["--log_dir", str(folder), "--log_level", "ERROR"]
@@ -168,7 +168,7 @@ def _environment(device: str, machines: str | None, log_start: int) -> dict[str,
     environment = {
         **os.environ,
         LOG_START: str(log_start),
-        COMMAND: json.dumps(sys.argv),
+        ENV_COMMAND: json.dumps(sys.argv),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")])),
         "PYTHONUNBUFFERED": "1",
     }

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from paddlex_feat.errors import LONGEST, FeatError, printable
+from paddlex_feat.errors import MAX_MESSAGE, FeatError, sanitize
 from paddlex_feat.fileio.locks import open_log
 
 FILE_ONLY = "paddlex_feat.file"  # the logger whose records the console leaves out
@@ -24,7 +24,7 @@ def _message(record: logging.LogRecord) -> str:
     """A record's text as one line; an error's has lines of its own."""
     if record.msg == "%s" and isinstance(record.args, tuple) and isinstance(record.args[0], FeatError):
         return str(record.args[0])  # which has seen to what it quotes
-    return printable(record.getMessage())
+    return sanitize(record.getMessage())
 
 
 class ConsoleHandler(logging.Handler):
@@ -70,12 +70,12 @@ class _FileFormatter(logging.Formatter):
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:
-        lines = super().formatException(ei)[:LONGEST].split("\n")  # an exception may quote any text
-        return "\n".join(f"| {printable(line)}" for line in lines)[:LONGEST]
+        lines = super().formatException(ei)[:MAX_MESSAGE].split("\n")  # an exception may quote any text
+        return "\n".join(f"| {sanitize(line)}" for line in lines)[:MAX_MESSAGE]
 
 
 @contextlib.contextmanager
-def kept() -> Iterator[None]:
+def restored_logger() -> Iterator[None]:
     """Put handlers, level and propagation of the package's logger back when the block ends, and close its log files."""
     logger = logging.getLogger("paddlex_feat")
     former = logger.handlers[:], logger.level, logger.propagate

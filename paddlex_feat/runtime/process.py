@@ -46,7 +46,7 @@ def one_run() -> Iterator[None]:
         log.info("Waiting for the end of another run in this process.")
         lock.acquire()
     try:
-        with logs.kept():
+        with logs.restored_logger():
             yield
     finally:
         lock.release()

@@ -47,7 +47,7 @@ def handled(handler: Handler, though_ignored: Sequence[signal.Signals] = (signal
     if not _blocks:
         _came.clear()
     taken = [n for n in ENDING if n in though_ignored or signal.getsignal(n) != signal.SIG_IGN]
-    with kept(taken):
+    with restored_handlers(taken):
         _blocks += 1
         try:
             for number in taken:
@@ -65,7 +65,7 @@ def ignore_others() -> None:
 
 
 @contextmanager
-def kept(numbers: Sequence[signal.Signals]) -> Iterator[None]:
+def restored_handlers(numbers: Sequence[signal.Signals]) -> Iterator[None]:
     """Put the handlers of signals back when the block ends, also those that Python does not know, as faulthandler's."""
     library = ctypes.CDLL(None)
     actions = {number: ctypes.create_string_buffer(_STRUCT_SIGACTION) for number in numbers}

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationE
 
 from paddlex_feat.errors import WeightsError
 from paddlex_feat.fileio.atomic import write_json
-from paddlex_feat.fileio.atomic_folder import settled
+from paddlex_feat.fileio.atomic_folder import resolve_during_swap
 from paddlex_feat.models import weights
 from paddlex_feat.training.ema import Ema
 
@@ -187,7 +187,7 @@ def resume(path: Path, state: TrainingState) -> None:
     if state.ema:  # a run that had none begins its average here
         state.ema.load(state.model.state_dict())
     raw = path.with_suffix(".pdema")
-    if settled(raw).is_file():
+    if resolve_during_swap(raw).is_file():
         weights.load(state.model, raw)
 
 

@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from paddlex_feat.errors import DependencyError, output_errors
+from paddlex_feat.errors import DependencyError, as_output_error
 from paddlex_feat.fileio.atomic import atomic_path
 from paddlex_feat.runtime.logs import FILE_ONLY
 from paddlex_feat.runtime.progress import bar
@@ -142,7 +142,7 @@ class Watch:
         if self._folder is None:
             return
         path = self._folder / METRICS
-        with output_errors(path), path.open("a", encoding="utf-8") as stream:
+        with as_output_error(path), path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"kind": kind, **row}) + "\n")
         if self._visualdl:
             for name, value in row.items():

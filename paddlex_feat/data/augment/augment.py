@@ -86,10 +86,10 @@ class Augment:
         """Image file -> uint8 [size, size, 3], RGB, all randomness from `rng`. Raises ImageError."""
         plan = self.draw(rng)
 
-        def enough(width: int, height: int) -> bool:
+        def is_large_enough(width: int, height: int) -> bool:
             return self._suffices(plan, preprocess.size, width, height)
 
-        image = (cache.read_bgr if cache else read_bgr)(path, enough if self.reduced_decode else None)
+        image = (cache.read_bgr if cache else read_bgr)(path, is_large_enough if self.reduced_decode else None)
         return self.apply(plan, image, preprocess, bgr=True)
 
     def __call__(self, image: np.ndarray, preprocess: Preprocess, rng: np.random.Generator) -> np.ndarray:

@@ -22,7 +22,7 @@ import numpy as np
 
 from paddlex_feat.data.images.decode import (
     REDUCED,
-    Enough,
+    SizeTest,
     decode_admitted,
     decode_flags,
     read_identified,
@@ -117,14 +117,14 @@ class ImageCache:
         """Memory that the kept pixels take."""
         return self._table[_BYTES] if self.limit else 0
 
-    def read_bgr(self, path: str | Path, enough: Enough | None = None) -> np.ndarray:
+    def read_bgr(self, path: str | Path, is_large_enough: SizeTest | None = None) -> np.ndarray:
         """As decode.read_bgr; the array is read-only. Raises ImageError."""
         name = str(path)
         key = _key(name) if self.limit else (0, 0)
         at = self._find(key) if self.limit else None
         if at is not None and self._table[at]:
             size = self._table[at + 2]
-            kept = self._kept(at, decode_flags((size >> 32, size & 0xFFFFFFFF) if size else None, enough))
+            kept = self._kept(at, decode_flags((size >> 32, size & 0xFFFFFFFF) if size else None, is_large_enough))
             if kept is not None:
                 return kept
         data, identity = read_identified(path)
@@ -133,7 +133,7 @@ class ImageCache:
             if len(self._admitted) < _MOST_ADMITTED:
                 self._admitted.add(identity)
         frame = frame_size(data)
-        flags = decode_flags(frame, enough)
+        flags = decode_flags(frame, is_large_enough)
         image = decode_admitted(data, name, flags)
         image.flags.writeable = False
         if self.bytes + image.nbytes <= self.limit:

@@ -28,7 +28,7 @@ _repaired: set[str] = set()
 MOST_BYTES = 2**30  # of an image file; a larger one is not read
 MOST_WHOLE = 350_000_000  # bytes of one that is read whole, so that it fits beside MOST_PIXELS in 1 GiB
 REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
-Enough = Callable[[int, int], bool]  # of (width, height): is an image of this size large enough?
+SizeTest = Callable[[int, int], bool]  # of (width, height): is an image of this size large enough?
 
 SUFFIXES = frozenset(
     f".{s}"
@@ -37,17 +37,21 @@ SUFFIXES = frozenset(
 )  # fmt: skip
 
 
-def decode_bgr(data: bytes, name: str, enough: Enough | None = None, warnings: list[str] | None = None) -> np.ndarray:
+def decode_bgr(
+    data: bytes, name: str, is_large_enough: SizeTest | None = None, warnings: list[str] | None = None
+) -> np.ndarray:
     """Pixels of an encoded image: uint8 [H, W, 3], BGR, EXIF rotation applied, alpha dropped.
 
-    With `enough`, a JPEG is decoded at 1/8, 1/4 or 1/2 of its size, sides rounded up: the
+    With `is_large_enough`, a JPEG is decoded at 1/8, 1/4 or 1/2 of its size, sides rounded up: the
     smallest that is enough either way round, for the header does not know of the EXIF rotation.
 
     warnings: receives what the decoder repaired, a text for each image; without it that is logged, with `name`.
 
     Raises ImageError naming `name` if the bytes are not an image.
     """
-    return decode_with(data, name, decode_flags(frame_size(data) if enough else None, enough), warnings)
+    return decode_with(
+        data, name, decode_flags(frame_size(data) if is_large_enough else None, is_large_enough), warnings
+    )
 
 
 def decode_with(data: bytes | mmap, name: str, flags: int, warnings: list[str] | None = None) -> np.ndarray:
@@ -118,23 +122,27 @@ def decode_rgb(data: bytes, name: str) -> np.ndarray:
     return cv2.cvtColor(decode_bgr(data, name), cv2.COLOR_BGR2RGB)
 
 
-def read_bgr(path: str | Path, enough: Enough | None = None, warnings: list[str] | None = None) -> np.ndarray:
+def read_bgr(
+    path: str | Path, is_large_enough: SizeTest | None = None, warnings: list[str] | None = None
+) -> np.ndarray:
     """Pixels of an image file, as `decode_bgr`. Raises ImageError if it cannot be read."""
-    return decode_bgr(read_content(path), str(path), enough, warnings)
+    return decode_bgr(read_content(path), str(path), is_large_enough, warnings)
 
 
-def read_rgb(path: str | Path, enough: Enough | None = None, warnings: list[str] | None = None) -> np.ndarray:
+def read_rgb(
+    path: str | Path, is_large_enough: SizeTest | None = None, warnings: list[str] | None = None
+) -> np.ndarray:
     """As `read_bgr`, in RGB order."""
-    return cv2.cvtColor(read_bgr(path, enough, warnings), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(read_bgr(path, is_large_enough, warnings), cv2.COLOR_BGR2RGB)
 
 
-def decode_flags(size: tuple[int, int] | None, enough: Enough | None) -> int:
+def decode_flags(size: tuple[int, int] | None, is_large_enough: SizeTest | None) -> int:
     """How cv2.imdecode should decode a JPEG of this (width, height), or another image (None)."""
-    if enough is None or size is None or size[0] * size[1] > MOST_PIXELS:
+    if is_large_enough is None or size is None or size[0] * size[1] > MOST_PIXELS:
         return cv2.IMREAD_COLOR
     for factor, flag in REDUCED:
         width, height = (-(-side // factor) for side in size)
-        if enough(width, height) and enough(height, width):
+        if is_large_enough(width, height) and is_large_enough(height, width):
             return flag
     return cv2.IMREAD_COLOR
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import ModuleType
 
 from paddlex_feat.errors import DependencyError, DownloadError, OutputError, WeightsError
-from paddlex_feat.fileio.atomic import atomic_path, require_room
-from paddlex_feat.fileio.temporary import ScratchFolder, clear_leftovers
+from paddlex_feat.fileio.atomic import atomic_path, require_disk_space
+from paddlex_feat.fileio.temporary import TemporaryFolder, remove_stale
 from paddlex_feat.fileio.user_folders import home_for_paddle
 from paddlex_feat.hub import fetch
 from paddlex_feat.inference.engines.graph_check import require_pure
@@ -90,7 +90,7 @@ def onnx_file(folder: Path) -> Path:
             return target
     target = fetch.cache_to_write() / part
     if not target.is_file():
-        clear_leftovers(target.parent)
+        remove_stale(target.parent)
         try:
             to_onnx(graph, parameters, target)
         except OutputError as error:
@@ -119,7 +119,7 @@ def to_onnx(graph: Path, parameters: Path, target: Path) -> None:
     with atomic_path(target) as temporary:
         words = [sys.executable, "-c", _CONVERT, *(str(p.resolve()) for p in (graph, parameters, temporary))]
         # Relative places of PYTHONPATH name nothing in an empty folder, and Paddle writes to the home folder.
-        with ScratchFolder() as empty, home_for_paddle():
+        with TemporaryFolder() as empty, home_for_paddle():
             environment = {**os.environ, "TMPDIR": str(empty)}  # where it leaves folders behind
             done = subprocess.run(  # noqa: S603 - our own interpreter and files
                 words, cwd=empty, env=environment, capture_output=True, text=True, errors="replace"
@@ -149,7 +149,7 @@ def write_forms(folder: Path, forms: Iterable[str]) -> None:
         return
     onnx = folder / f"{PREFIX}.onnx"
     graph, parameters = graph_files(folder)
-    require_room(folder, len(wanted) * parameters.stat().st_size)
+    require_disk_space(folder, len(wanted) * parameters.stat().st_size)
     to_onnx(graph, parameters, onnx)
     if "openvino" in wanted:
         require("openvino")

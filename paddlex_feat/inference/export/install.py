@@ -8,7 +8,7 @@ import os
 from itertools import count
 from pathlib import Path
 
-from paddlex_feat.errors import output_errors
+from paddlex_feat.errors import as_output_error
 from paddlex_feat.fileio.atomic import sync_folder
 from paddlex_feat.fileio.atomic_folder import sync_files
 from paddlex_feat.inference.export.convert import GRAPH_FILES
@@ -36,7 +36,7 @@ def place(staged: Path, folder: Path, read: Path | None = None) -> list[str]:
     standing = [name for name in (*_FILES, *own) if (folder / name).exists()]
     if sorted(standing) == names and not filecmp.cmpfiles(staged, folder, names, shallow=False)[1]:
         return names
-    with output_errors(folder):
+    with as_output_error(folder):
         sync_files(staged)
         suffix = _free_suffix(folder, standing)
         for name in standing:
