@@ -21,7 +21,7 @@ from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.network import NetworkExtractor
 from paddlex_feat.models import recognizer
 from paddlex_feat.models.spec import NetworkSpec
-from paddlex_feat.modes import train, train_parts
+from paddlex_feat.modes import train, train_build
 from paddlex_feat.modes.build import evaluator_of
 from paddlex_feat.modes.worker import Worker
 from paddlex_feat.runtime.distributed import ProcessGroup
@@ -55,7 +55,7 @@ class Job:
         self.output = output
         monkeypatch.undo()  # of an earlier job
         monkeypatch.setattr(train, "init_worker", lambda *_: Worker("gpu:0", 2, 2, ProcessGroup()))
-        monkeypatch.setattr(train_parts, "build_trainer", self._catch(train_parts.build_trainer))
+        monkeypatch.setattr(train_build, "build_trainer", self._catch(train_build.build_trainer))
         monkeypatch.setattr(Exporter, "write", self._count("exports", Exporter.write))
         monkeypatch.setattr(
             paddle_engine, "_create_predictor", self._count("predictors", paddle_engine._create_predictor)
@@ -70,9 +70,9 @@ class Job:
         return counted
 
     def _catch(self, build):
-        def built(config, state, still, exporter, folder, data, place, batches) -> Trainer:
+        def built(config, state, frozen_bn_layers, exporter, folder, data, place, batches) -> Trainer:
             self.exporter, self.data = exporter, data
-            self.trainer = build(config, state, still, exporter, folder, data, place, batches)
+            self.trainer = build(config, state, frozen_bn_layers, exporter, folder, data, place, batches)
             self.evaluate, self.trainer.evaluate = self.trainer.evaluate, self._evaluate
             return self.trainer
 
@@ -111,7 +111,7 @@ def test_on_a_gpu_no_predictor_is_built_and_only_checkpoints_are_exported(job):
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     before = {n: t.numpy() for n, t in own.state.raw_weights().items()}
     with own._candidate() as network:
-        extract = train_parts._extractors(job.config, job.exporter, Worker("gpu:0", 2, 2, group))(network)
+        extract = train_build._extractors(job.config, job.exporter, Worker("gpu:0", 2, 2, group))(network)
         assert np.abs(extract(images) - exported(images)).max() < 1e-5  # the moving average
         # Nothing of the training's own tensors is shared or changed.
         assert all(np.array_equal(before[n], t.numpy()) for n, t in own.state.raw_weights().items())
@@ -145,7 +145,7 @@ def test_a_signal_is_answered_between_two_batches_and_the_evaluation_repeated(jo
 
     def signalled(network):
         if len(job.calls) == 1:
-            job.trainer.stop.made = True
+            job.trainer.stop.received = True
         return evaluate(network)
 
     job._evaluate = signalled

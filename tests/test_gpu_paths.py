@@ -32,7 +32,7 @@ from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.predictor import Predictor
 from paddlex_feat.models import attention, clip_vit, recognizer
 from paddlex_feat.models.heads import ArcMargin
-from paddlex_feat.modes import train, train_parts, trained_model
+from paddlex_feat.modes import train, train_build, trained_model
 from paddlex_feat.modes import worker as places
 from paddlex_feat.runtime import device, gpus, launch, paddle_import
 from paddlex_feat.runtime.distributed import ProcessGroup
@@ -173,7 +173,7 @@ def test_a_precision_that_the_gpu_lacks_is_an_error(capability, dtype, fix, fake
     monkeypatch.setattr(trained_model, "init_worker", lambda *_: place)
     short = {"float16": "fp16", "bfloat16": "bf16"}[dtype]
     asked = (
-        ("Train.amp", lambda c: train_parts.build_state(c("Train.amp=O1"), 2, [0, 1], None, place)),
+        ("Train.amp", lambda c: train_build.build_state(c("Train.amp=O1"), 2, [0, 1], None, place)),
         (
             "Evaluate.amp",
             lambda c: trained_model.load_model(c("Evaluate.amp=O1"), Path("absent.pdparams"), ProcessGroup()),

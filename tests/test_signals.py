@@ -16,7 +16,7 @@ import pytest
 from conftest import QUICK, ROOT
 
 from paddlex_feat.runtime import signals
-from paddlex_feat.training.stop import StopRequest
+from paddlex_feat.training.stop import StopSignal
 
 NAMES = ("SIGHUP", "SIGUSR1", "SIGXCPU", "SIGQUIT", "SIGUSR2")
 
@@ -47,7 +47,7 @@ def signalled(name, numbers, *more):
 
 for name in ("SIGHUP", "SIGUSR1", "SIGXCPU", "SIGQUIT", "SIGUSR2"):
     number = getattr(signal, name)
-    # Twice, as a closed terminal and a limit of CPU time do: the second does not insist, as Ctrl-C would.
+    # Twice, as a closed terminal and a limit of CPU time do: the second does not second_signal_raises, as Ctrl-C would.
     folder, code, result = signalled(name, [number, number], "Train.epochs_iters=500")
     saved = json.loads((folder / "latest/latest.info.json").read_text()) if code else {}
     again = run(folder, "Train.epochs_iters=4", "Train.resume=auto")
@@ -152,14 +152,14 @@ def heard() -> Iterator[None]:
     ],
 )
 def test_somebody_insists_by_a_second_ctrl_c_or_sigterm_alone(sent, insists):
-    request, raised = StopRequest(), False
+    request, raised = StopSignal(), False
     with request.listening():
         try:
             for name in sent:
                 signal.raise_signal(getattr(signal, name))
         except KeyboardInterrupt:
             raised = True
-    assert request.made and raised is insists
+    assert request.received and raised is insists
 
 
 @pytest.mark.usefixtures("heard")

@@ -25,12 +25,12 @@ from paddlex_feat.models import recognizer
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, TrainingState
 from paddlex_feat.training.ema import Ema
-from paddlex_feat.training.loss_log import LossesLog
+from paddlex_feat.training.loss_log import LossLog
 from paddlex_feat.training.run_folder import RunFolder
-from paddlex_feat.training.run_logger import Watch
+from paddlex_feat.training.run_logger import RunLogger
 from paddlex_feat.training.scaler import LossScaler
 from paddlex_feat.training.step import Precision, Step, TrainingNetwork
-from paddlex_feat.training.trainer import Plan, Trainer
+from paddlex_feat.training.trainer import Trainer, TrainingPlan
 from paddlex_feat.training.transfer import STEPS_AHEAD, Feed
 
 
@@ -53,8 +53,8 @@ def trainer(root, steps: int, step=None, ema: bool = False, **plan) -> Trainer:
         exporter=NoExport(),
         evaluate=lambda _: metrics(0.5),
         folder=RunFolder(root, 9),
-        plan=Plan(epochs=1, steps_per_epoch=steps, learning_rate=0.01, warmup_epochs=0, seed=0, **settings),
-        watch=Watch(root, 1, steps),
+        plan=TrainingPlan(epochs=1, steps_per_epoch=steps, learning_rate=0.01, warmup_epochs=0, seed=0, **settings),
+        run_logger=RunLogger(root, 1, steps),
     )
 
 
@@ -206,8 +206,8 @@ class Terms:
 
 def test_losses_are_read_one_interval_late_and_all_of_them_by_a_flush():
     rows = []
-    watch = SimpleNamespace(lap=lambda: 1.5, steps=lambda *row: rows.append(row))
-    own, step = LossesLog(watch, ["a.jpg", "b.jpg"], 2), Terms(list(range(1, 8)))
+    run_logger = SimpleNamespace(lap=lambda: 1.5, log_steps=lambda *row: rows.append(row))
+    own, step = LossLog(run_logger, ["a.jpg", "b.jpg"], 2), Terms(list(range(1, 8)))
     seen = []
     for number in range(1, 8):
         own.add(3, number, 0.1 * number, np.arange(2), step(None), 0.25)
@@ -241,7 +241,7 @@ def test_nothing_is_saved_after_a_loss_that_was_not_finite(tmp_path, when):
         own.batches = lambda *_: ((i, b) for n, (i, b) in enumerate(trainer(tmp_path, 4).batches(0, 0)) if stop(n))
 
         def stop(number):
-            own.stop.made = number == 2
+            own.stop.received = number == 2
             return True
 
     with pytest.raises(TrainingError, match="step 2"):

@@ -191,7 +191,7 @@ def test_float32_copies_of_low_precision_weights_keep_their_momentum(tmp_path):
             checkpoint.resume(path, state)
         before = {n: p.clone() for n, p in model.named_parameters()}
         model.to(dtype="bfloat16")
-        state.keep_exact(before)
+        state.set_master_weights(before)
         if path:
             checkpoint.resume_momentum(path, state)
         optimizer._create_accumulators(paddle.static.default_main_program().global_block(), model.parameters())

@@ -22,7 +22,7 @@ from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.models import recognizer
 from paddlex_feat.models.spec import NetworkSpec
-from paddlex_feat.modes import train_kernels, train_parts
+from paddlex_feat.modes import train_build, train_kernels
 from paddlex_feat.modes.worker import Worker
 from paddlex_feat.runtime import paddle_import
 from paddlex_feat.runtime.distributed import ProcessGroup
@@ -119,7 +119,7 @@ def test_o2_in_float16_asks_for_float32_gradients(monkeypatch, dtype, size, accu
     monkeypatch.setattr(paddle.amp, "decorate", lambda *a, **named: asked.append((a[2:], named)))
     monkeypatch.setattr(paddle.device.cuda, "get_device_capability", lambda *_: (9, 0))
     settings = {"Train__amp": "O2", "Train__amp_dtype": dtype, "Train__accumulate_steps": accumulate}
-    state, _ = train_parts.build_state(config(**settings), 3, [0, 1, 2], None, place(size=size))
+    state, _ = train_build.build_state(config(**settings), 3, [0, 1, 2], None, place(size=size))
     ((level, as_dtype), named), *others = asked
     assert (level, as_dtype, others) == ("O2", dtype, []) and named["master_weight"] is True
     assert named["master_grad"] is expected and state.model.head in named["excluded_layers"]
@@ -132,14 +132,14 @@ def test_a_training_keeps_nothing_of_an_earlier_one_for_float32_gradients(monkey
     monkeypatch.setattr(state, "model_parameters", [paddle.ones([2])])
     monkeypatch.setattr(paddle.amp, "decorate", lambda *_, **__: None)
     monkeypatch.setattr(paddle.device.cuda, "get_device_capability", lambda *_: (9, 0))
-    train_parts.build_state(config(Train__amp="O2", Train__amp_dtype="bfloat16"), 3, [0, 1, 2], None, place())
+    train_build.build_state(config(Train__amp="O2", Train__amp_dtype="bfloat16"), 3, [0, 1, 2], None, place())
     assert not state.use_master_grad and state.model_parameters == []
 
 
 def test_batchnorm_of_all_devices_keeps_names_tensors_and_frozen_layers():
     settings = config(Train__sync_bn=True, Train__freeze=["backbone.stem", "neck"])
-    state, still = train_parts.build_state(settings, 3, [0, 1, 2], None, place(size=2))
-    plain, rest = train_parts.build_state(config(Train__freeze=["backbone.stem", "neck"]), 3, [0, 1, 2], None, place())
+    state, frozen_bn_layers = train_build.build_state(settings, 3, [0, 1, 2], None, place(size=2))
+    plain, rest = train_build.build_state(config(Train__freeze=["backbone.stem", "neck"]), 3, [0, 1, 2], None, place())
     names = [type(layer).__name__ for layer in state.model.sublayers()]
     assert "SyncBatchNorm" in names and not {"BatchNorm1D", "BatchNorm2D"} & set(names)
     assert list(state.model.state_dict()) == list(plain.model.state_dict())
@@ -150,7 +150,9 @@ def test_batchnorm_of_all_devices_keeps_names_tensors_and_frozen_layers():
     for one, other in zip(own, others, strict=True):  # decay and learning rate of each parameter as without it
         assert (one.regularizer is None) == (other.regularizer is None) and one.stop_gradient == other.stop_gradient
         assert one.optimize_attr == other.optimize_attr
-    assert len(still) == len(rest) > 1 and all(type(layer).__name__ == "SyncBatchNorm" for layer in still)
+    assert len(frozen_bn_layers) == len(rest) > 1 and all(
+        type(layer).__name__ == "SyncBatchNorm" for layer in frozen_bn_layers
+    )
 
 
 def test_batchnorm_of_all_devices_needs_gpus_and_several_of_them(caplog):
@@ -166,16 +168,16 @@ def test_batchnorm_of_all_devices_needs_gpus_and_several_of_them(caplog):
 @pytest.mark.parametrize(("scaling", "size", "hints"), [("none", 8, 1), ("none", 1, 0), ("linear", 8, 0)])
 def test_an_unscaled_learning_rate_of_several_devices_gets_a_hint(caplog, scaling, size, hints):
     with caplog.at_level(logging.INFO):
-        train_parts._plan(config(Train__lr_scaling=scaling).Train, 10, ProcessGroup(0, size, 0, size))
+        train_build._plan(config(Train__lr_scaling=scaling).Train, 10, ProcessGroup(0, size, 0, size))
     assert caplog.text.count("Train.lr_scaling scales it") == hints and caplog.text.count("8 devices") == hints
 
 
 def test_a_head_without_its_loss_stays_and_something_else_has_to_train():
-    state, _ = train_parts.build_state(config(Train__loss__ce_weight=0), 3, [0, 1, 2], None, place("cpu"))
+    state, _ = train_build.build_state(config(Train__loss__ce_weight=0), 3, [0, 1, 2], None, place("cpu"))
     assert all(parameter.stop_gradient for parameter in state.model.head.parameters())
     with pytest.raises(ConfigError, match="nothing is left to train"):
         freeze = config(Train__loss__ce_weight=0, Train__freeze=["backbone", "neck"])
-        train_parts.build_state(freeze, 3, [0, 1, 2], None, place("cpu"))
+        train_build.build_state(freeze, 3, [0, 1, 2], None, place("cpu"))
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -28,10 +28,10 @@ from paddlex_feat.models import cpu_conv, recognizer, weights
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, TrainingState
 from paddlex_feat.training.run_folder import RunFolder
-from paddlex_feat.training.run_logger import Watch, draw_curves, metrics_until, open_visualdl
+from paddlex_feat.training.run_logger import RunLogger, draw_curves, metrics_until, open_visualdl
 from paddlex_feat.training.step import Step, TrainingNetwork
-from paddlex_feat.training.stop import held_back
-from paddlex_feat.training.trainer import Plan, Trainer
+from paddlex_feat.training.stop import defer_signals
+from paddlex_feat.training.trainer import Trainer, TrainingPlan
 
 STEPS = 2  # an epoch
 
@@ -52,7 +52,7 @@ def trainer(root: Path, evaluate, progress: Progress | None = None, **plan) -> T
     images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
     folder = RunFolder(root, 9)
     settings = {"epochs": 3, "log_interval": 1, "eval_interval": 1, "save_interval": 9, "eval_start": False, **plan}
-    whole = Plan(steps_per_epoch=STEPS, learning_rate=0.01, warmup_epochs=0, seed=0, **settings)
+    whole = TrainingPlan(steps_per_epoch=STEPS, learning_rate=0.01, warmup_epochs=0, seed=0, **settings)
     root.mkdir(exist_ok=True)
     return Trainer(
         state=state,
@@ -64,7 +64,7 @@ def trainer(root: Path, evaluate, progress: Progress | None = None, **plan) -> T
         evaluate=evaluate,
         folder=folder,
         plan=whole,
-        watch=Watch(root, whole.epochs, STEPS),
+        run_logger=RunLogger(root, whole.epochs, STEPS),
     )
 
 
@@ -83,7 +83,7 @@ def test_a_signal_during_an_evaluation_loses_nothing(tmp_path, recalls):
 
     def evaluate(_):
         if len(left) == 1:
-            own.stop.made = True
+            own.stop.received = True
         return metrics(left.pop(0))
 
     own = trainer(tmp_path, evaluate)
@@ -96,7 +96,7 @@ def test_a_signal_during_an_evaluation_loses_nothing(tmp_path, recalls):
 @pytest.mark.parametrize("log_interval", [1, 1000])
 def test_a_signal_is_heard_at_the_next_step_whatever_the_log_interval(tmp_path, log_interval):
     own = trainer(tmp_path, lambda _: metrics(0.5), log_interval=log_interval)
-    own.stop.made = True
+    own.stop.received = True
     with pytest.raises(Interrupted):
         own.fit()
     assert latest(tmp_path).step == 1 and latest(tmp_path).step_in_epoch == 1
@@ -120,12 +120,14 @@ def test_early_stopping_counts_ties_as_no_gain(tmp_path):
     own = trainer(tmp_path, lambda _: metrics(0.5), epochs=9, early_stopping=2)
     own.fit()
     assert own.state.progress.epoch == 3 and own.state.progress.best_epoch == 3  # the newest of equals is kept
-    assert latest(tmp_path).stale == 2 and (tmp_path / "epoch_3").is_dir()
+    assert latest(tmp_path).evals_since_best == 2 and (tmp_path / "epoch_3").is_dir()
 
 
 def state_at(epoch: int, best_epoch: int) -> TrainingState:
     layer = paddle.nn.Linear(2, 2)
-    progress = Progress(epoch=epoch, step=10 * epoch, best=best_epoch / 10, best_epoch=best_epoch, score=epoch / 10)
+    progress = Progress(
+        epoch=epoch, step=10 * epoch, best=best_epoch / 10, best_epoch=best_epoch, last_recall1=epoch / 10
+    )
     return TrainingState(layer, paddle.optimizer.Momentum(0.1, 0.9, layer.parameters()), progress)
 
 
@@ -137,7 +139,7 @@ def test_going_back_sets_everything_later_aside_the_best_model_too(tmp_path):
     bytes_of_3 = (tmp_path / "best_model/best_model.pdparams").read_bytes()
     source = tmp_path / "epoch_1/epoch_1.pdparams"
     progress = checkpoint.read_progress(source.with_suffix(".pdstates"))
-    RunFolder(tmp_path, 9).take_up(source, progress)
+    RunFolder(tmp_path, 9).resume_from(source, progress)
     for name in ("best_model", "latest"):
         assert (tmp_path / "previous_1" / name / f"{name}.pdparams").read_bytes() == bytes_of_3
     assert checkpoint.read_progress(tmp_path / "best_model/best_model.pdstates").epoch == 1  # of epoch_1
@@ -151,7 +153,7 @@ def test_a_best_model_made_just_before_the_kill_is_made_again(tmp_path):
     folder.save(["best_model"], state_at(3, 3), None)
     folder.finish()
     progress = latest(tmp_path)
-    RunFolder(tmp_path, 9).take_up(tmp_path / "latest/latest.pdparams", progress)
+    RunFolder(tmp_path, 9).resume_from(tmp_path / "latest/latest.pdparams", progress)
     assert (progress.best, progress.best_epoch) == (0.1, 1) and not (tmp_path / "previous_1").exists()
 
 
@@ -216,7 +218,7 @@ def test_a_users_files_in_a_checkpoint_stay_and_do_not_go_along(tmp_path, monkey
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     monkeypatch.chdir(tmp_path)
     for root in (Path("out"), Path("elsewhere")):
-        RunFolder(root, 9).take_up(Path("out/latest/latest.pdparams"), latest(out))
+        RunFolder(root, 9).resume_from(Path("out/latest/latest.pdparams"), latest(out))
         assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
     copied = {p.relative_to("elsewhere").as_posix() for p in Path("elsewhere").rglob("*") if p.is_file()}
     suffixes = ("pdparams", "pdopt", "pdstates", "info.json")
@@ -233,7 +235,7 @@ def test_a_run_whose_latest_is_a_link_is_still_its_own(tmp_path):
     (out / "latest").rename(tmp_path / "elsewhere")
     (out / "latest").symlink_to("../elsewhere")
     folder, progress = RunFolder(out, 9), latest(out)
-    folder.take_up(folder.latest(), progress)
+    folder.resume_from(folder.latest(), progress)
     assert progress.best == 0.1 and not (out / "previous_1").exists() and (out / "epoch_1").is_dir()
     for epoch in (2, 3):  # the second one is exchanged with a folder
         checkpoints(folder, state_at(epoch, 1), "latest")
@@ -241,7 +243,7 @@ def test_a_run_whose_latest_is_a_link_is_still_its_own(tmp_path):
     assert checkpoint.read_progress(tmp_path / "elsewhere/latest.pdstates").epoch == 1
     (out / "epoch_1").rename(tmp_path / "epoch")
     (out / "epoch_1").symlink_to("../epoch")
-    folder.open_new()
+    folder.start_new()
     assert checkpoint.read_progress(out / "previous_1/epoch_1/epoch_1.pdstates").epoch == 1
 
 
@@ -254,7 +256,7 @@ def test_an_epoch_that_is_no_longer_kept_goes_but_for_a_users_files(tmp_path):
     checkpoints(folder, state_at(2, 1), "epoch_2", "latest", "best_model")
     assert [p.name for p in (out / "epoch_1").rglob("*") if p.is_file()] == ["mine.txt"]
     progress, again = latest(out), RunFolder(out, 1)
-    again.take_up(again.latest(), progress)
+    again.resume_from(again.latest(), progress)
     assert list(again.scores) == [2] and (out / "epoch_1/inference/mine.txt").read_text() == "mine"
     assert (out / "previous_1/epoch_9").is_dir() and not list(out.glob(".*"))
 
@@ -267,7 +269,7 @@ def test_a_best_model_of_links_is_brought_along_as_files(tmp_path):
     file.rename(tmp_path / "blob")
     file.symlink_to("../../blob")
     out.mkdir(parents=True)
-    RunFolder(out, 9).take_up(source / "latest/latest.pdparams", latest(source))
+    RunFolder(out, 9).resume_from(source / "latest/latest.pdparams", latest(source))
     assert (out / "best_model/best_model.pdparams").read_bytes() == content
 
 
@@ -349,13 +351,13 @@ def test_a_signal_waits_where_paddle_would_take_it_for_a_failure_of_its_own(monk
     monkeypatch.setattr(cpu_conv, "_agrees", checks)
     monkeypatch.setenv("FLAGS_use_mkldnn", "1")
     monkeypatch.setattr(cpu_conv, "_attach", lambda layer: None)
-    with pytest.raises(KeyboardInterrupt), held_back():
+    with pytest.raises(KeyboardInterrupt), defer_signals():
         assert cpu_conv.accelerate(recognizer.build(TINY_CLIP, 3))
     assert len(done) == len(cpu_conv._KINDS)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    with held_back():  # nothing came: nothing happens
+    with defer_signals():  # nothing came: nothing happens
         pass
-    other = threading.Thread(target=lambda: done.append(held_back().__enter__()))
+    other = threading.Thread(target=lambda: done.append(defer_signals().__enter__()))
     other.start()
     other.join()
     assert done[-1] is None  # signals are of the main thread; here there is nothing to hold back
@@ -371,5 +373,5 @@ def test_the_visualdl_log_has_a_name_that_tells_no_time(tmp_path, monkeypatch):
     assert folder.result("x", 0.5)["visualdl_log"] == ""
     (tmp_path / made["file_name"]).write_text("x")
     assert folder.result("x", 0.5)["visualdl_log"] == made["file_name"]
-    folder.open_new()
+    folder.start_new()
     assert (tmp_path / "previous_1" / made["file_name"]).is_file()

@@ -22,15 +22,15 @@ from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.models import recognizer, weights
-from paddlex_feat.modes.train_parts import _fit_steps
+from paddlex_feat.modes.train_build import _fit_steps
 from paddlex_feat.provenance.lineage import resumed_from
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, TrainingState
 from paddlex_feat.training.ema import Ema
 from paddlex_feat.training.run_folder import RunFolder
-from paddlex_feat.training.run_logger import Watch
+from paddlex_feat.training.run_logger import RunLogger
 from paddlex_feat.training.step import Step, TrainingNetwork
-from paddlex_feat.training.trainer import Plan, Trainer
+from paddlex_feat.training.trainer import Trainer, TrainingPlan
 
 CHECKPOINT = ["pdopt", "pdparams", "pdstates"]
 INFERENCE = ["inference.json", "inference.pdiparams", "inference.yml"]
@@ -271,7 +271,7 @@ def test_a_best_model_caught_between_two_renames_goes_with_a_run_that_is_taken_u
     shutil.copytree(run_folder / "latest", source / "latest")
     out.mkdir()
     progress = checkpoint.read_progress(source / "latest/latest.pdstates")
-    RunFolder(out, 1).take_up(source / "latest/latest.pdparams", progress)
+    RunFolder(out, 1).resume_from(source / "latest/latest.pdparams", progress)
     assert (source / ".best_model.replaced").is_dir() and not (source / "best_model").exists()
     for path in sorted((run_folder / "best_model").glob("best_model.*")):
         assert (out / "best_model" / path.name).read_bytes() == path.read_bytes()
@@ -287,7 +287,7 @@ def test_keep_last(tmp_path):
     folder = RunFolder(root, keep_last=2)
     layer = paddle.nn.Linear(2, 2)
     for epoch in (1, 2, 3, 4):
-        state = state_of(layer, epoch=epoch, score=epoch / 10)
+        state = state_of(layer, epoch=epoch, last_recall1=epoch / 10)
         folder.save(["latest", f"epoch_{epoch}"], state, tmp_path / "inference")
     folder.finish()
     assert sorted(p.name for p in root.iterdir()) == ["epoch_3", "epoch_4", "latest"]
@@ -377,7 +377,7 @@ def test_progress_that_no_run_has_cannot_be_resumed(tmp_path, wrong):
 
 @pytest.mark.parametrize(("batching", "done", "counted"), [("x", 3, 13), ("x", 5, 15), ("y", 3, 10), ("x", 6, 10)])
 def test_steps_that_an_epoch_does_not_have_are_not_counted(batching, done, counted):
-    progress = Progress(epoch=2, step=99, step_in_epoch=done, batching=batching)
+    progress = Progress(epoch=2, step=99, step_in_epoch=done, batch_signature=batching)
     _fit_steps(progress, 5, "x")
     assert progress.step == counted and progress.step_in_epoch == counted - 10
 
@@ -423,8 +423,8 @@ def test_a_loss_that_is_not_finite_names_step_terms_and_files(tmp_path):
         exporter=None,
         evaluate=None,
         folder=RunFolder(tmp_path, 1),
-        plan=Plan(1, 2, 0.1, 0, log_interval=2, eval_interval=1, save_interval=1, eval_start=False, seed=0),
-        watch=Watch(tmp_path, 1, 2),
+        plan=TrainingPlan(1, 2, 0.1, 0, log_interval=2, eval_interval=1, save_interval=1, eval_start=False, seed=0),
+        run_logger=RunLogger(tmp_path, 1, 2),
     )
     with pytest.raises(TrainingError) as caught:
         trainer.fit()

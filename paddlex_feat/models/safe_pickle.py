@@ -21,7 +21,7 @@ from paddlex_feat.errors import WeightsError
 
 # Instructions, and values in the result: of a checkpoint nearly all are the labels of the run's classes. A value
 # takes about 100 bytes, so a file that holds nothing else takes 200 MB, and some seconds.
-MOST, DEEPEST = 2_000_000, 20
+MAX_LOOKUPS, MAX_DEPTH = 2_000_000, 20
 _PLAIN_TYPE = re.compile(r"[<>=|]?(\?|[biufc]\d{1,2}|[SU]\d{1,4})")  # no objects, no fields
 _FIX = "Do not use this file: loading it with a plain unpickler could run code."
 
@@ -32,8 +32,8 @@ def load(stream: IO[bytes]) -> Any:
     Raises WeightsError that names what is neither an array nor a plain container. A damaged file raises any
     other exception. Arrays cannot be written to: they share the memory of what was read.
     """
-    left = [MOST]
-    return _plain(_Unpickler(stream).load(), DEEPEST, left)
+    left = [MAX_LOOKUPS]
+    return _plain(_Unpickler(stream).load(), MAX_DEPTH, left)
 
 
 def _refused(name: str) -> WeightsError:
@@ -156,9 +156,9 @@ _OPCODES = (
 
 
 class _Counted(dict[int, Any]):
-    """The instructions there are; each look-up is one of `MOST`."""
+    """The instructions there are; each look-up is one of `MAX_LOOKUPS`."""
 
-    left = MOST
+    left = MAX_LOOKUPS
 
     def __getitem__(self, code: int) -> Any:
         self.left -= 1

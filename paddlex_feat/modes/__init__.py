@@ -20,7 +20,7 @@ class ModeSpec:
     Attributes:
         name: value of `Global.mode`; also the name of its log, result file and folder in `Global.output`.
         run: "module:function", imported when the mode runs. The function takes (config: Config, output: Path), and
-            `group: Group` by name if `multi_device` or `multi_machine`; it returns the content of the result file as
+            `group: ProcessGroup` by name if `multi_device` or `multi_machine`; it returns the content of the result file as
             plain data and raises FeatError.
         help: one line for `--help`.
         section: configuration section with the mode's keys, "" if it has none.

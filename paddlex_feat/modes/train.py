@@ -78,12 +78,12 @@ def _require_start(config: Config, output: Path) -> Path | None:
 
 def _train(config: Config, output: Path, data: Data, place: Worker) -> dict[str, Any]:
     from paddlex_feat.models import recognizer
-    from paddlex_feat.modes import train_parts as parts
+    from paddlex_feat.modes import train_build as parts
     from paddlex_feat.training.run_folder import RunFolder
 
     folder = RunFolder(output, config.Train.keep_checkpoints)
-    start = parts.resume_from(config, folder, place.group)
-    state, still = parts.build_state(config, data.num_classes, data.classes, start, place)
+    start = parts.checkpoint_to_resume(config, folder, place.group)
+    state, frozen_bn_layers = parts.build_state(config, data.num_classes, data.classes, start, place)
     if data.bad is not None:
         data.bad.files.update(state.progress.skipped)
     convolutions = parts.choose_convolutions(config, state.model, place)
@@ -92,8 +92,8 @@ def _train(config: Config, output: Path, data: Data, place: Worker) -> dict[str,
     if place.group.rank == 0:
         _describe_run(config, output, data, place, state.progress.classes, convolutions, start)
     with Loader(config, data, place) as batches:
-        trainer = parts.build_trainer(config, state, still, exporter, folder, data, place, batches)
-        _say_what(config, data, place, trainer)
+        trainer = parts.build_trainer(config, state, frozen_bn_layers, exporter, folder, data, place, batches)
+        _log_run_summary(config, data, place, trainer)
         trainer.fit()
     return _finish(config, folder, trainer, exporter, data, place)
 
@@ -166,7 +166,7 @@ def _describe_run(
     )
 
 
-def _say_what(config: Config, data: Data, place: Worker, trainer: Trainer) -> None:
+def _log_run_summary(config: Config, data: Data, place: Worker, trainer: Trainer) -> None:
     settings, plan = config.Train, trainer.plan
     several = f", {place.group.size} processes" if place.group.size > 1 else ""
     log.info("Training %s on %s%s at %d px", config.Global.model, place.device, several, settings.input_size)

@@ -27,8 +27,8 @@ from paddlex_feat.runtime.cpu import memory_limit
 from paddlex_feat.runtime.distributed import ProcessGroup
 
 log = logging.getLogger(__name__)
-LEAST_PROCESSORS = 3  # of the training process: with fewer, threads can use them all
-MOST_PROCESSES = 16
+MIN_PROCESSORS = 3  # of the training process: with fewer, threads can use them all
+MAX_PROCESSES = 16
 _PROCESS_BYTES = 50 * 2**20  # that a decoding process takes
 
 
@@ -90,12 +90,12 @@ def read_data(config: Config, group: ProcessGroup, resumed: Path | None = None) 
     for name, found in prints.items():
         if not (bad and name == "train"):
             require_images(lists[name], found.missing)
-    _say_what_triplets_lack(settings)
+    _warn_about_triplets(settings)
     num_classes = _num_classes(settings.num_classes, len(classes))
     return Data(lists, classes.tolist(), labels, num_classes, sampler, bad, prints, own)
 
 
-def _say_what_triplets_lack(settings: TrainSection) -> None:
+def _warn_about_triplets(settings: TrainSection) -> None:
     if settings.loss.triplet_weight:
         if settings.samples_per_class is None:
             log.warning("Train.samples_per_class is null: shuffled batches hold few images of a class for triplets.")
@@ -175,10 +175,10 @@ class Loader:
 
 def _processes(settings: TrainSection, place: Worker) -> int:
     """Number of decoding processes, 0 for threads."""
-    auto = place.device.startswith("gpu") and place.processors >= LEAST_PROCESSORS
+    auto = place.device.startswith("gpu") and place.processors >= MIN_PROCESSORS
     if settings.loader == "threads" or (settings.loader == "auto" and not auto):
         return 0
-    count = settings.num_workers or max(1, min(place.processors - 1, MOST_PROCESSES))
+    count = settings.num_workers or max(1, min(place.processors - 1, MAX_PROCESSES))
     ring = (BATCHES_AHEAD + 1 + HELD) * settings.batch_size * settings.input_size**2 * 3
     share = memory_limit() // place.group.local_size
     if ring + count * _PROCESS_BYTES > share // 2:  # the system would kill somebody, not refuse

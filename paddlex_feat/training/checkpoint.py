@@ -23,20 +23,25 @@ from paddlex_feat.fileio.atomic_folder import resolve_during_swap
 from paddlex_feat.models import weights
 from paddlex_feat.training.ema import Ema
 
+# Field of Progress -> its key in .pdstates, where the two differ: files of all versions can be resumed.
+_FILE_KEYS = {"evals_since_best": "stale", "last_recall1": "score", "batch_signature": "batching"}
 MASTER = "fp32_master_0"  # suffix of the name of a parameter's float32 copy, and part of its momentum's
 
 
 @dataclass
 class Progress:
-    """Where a run stands.
+    """How far a run has come.
 
     Attributes:
-        epoch: epochs completed, their evaluation included. step: optimizer steps completed.
-        step_in_epoch: those of the epoch that has begun.
-        batching: what decides how an epoch falls into steps, as text. epochs: length of the run.
-        best: best recall1 so far, -1 before the first evaluation. best_epoch: its epoch.
-        stale: evaluations since the last better one.
-        score: recall1 of the last evaluation of this epoch, None if it was not evaluated.
+        epoch: completed epochs, including their evaluation.
+        step: completed optimizer steps.
+        step_in_epoch: completed steps of the current epoch.
+        batch_signature: text that differs if an epoch is divided into other steps.
+        epochs: length of the run.
+        best: best recall1 so far, -1 before the first evaluation.
+        best_epoch: epoch of the best recall1.
+        evals_since_best: evaluations since recall1 last improved.
+        last_recall1: recall1 of the last evaluation of this epoch, None if it was not evaluated.
         classes: the data set's label of each class index.
         num_classes: width of the classifier, 0 where it was not recorded.
         scaler: state of the loss scaler of float16.
@@ -48,12 +53,12 @@ class Progress:
     epoch: NonNegativeInt = 0
     step: NonNegativeInt = 0
     step_in_epoch: NonNegativeInt = 0
-    batching: str = ""
+    batch_signature: str = ""
     epochs: NonNegativeInt = 0
     best: Annotated[float, Field(ge=-1, le=1)] = -1.0
     best_epoch: NonNegativeInt = 0
-    stale: NonNegativeInt = 0
-    score: Annotated[float, Field(ge=0, le=1)] | None = None
+    evals_since_best: NonNegativeInt = 0
+    last_recall1: Annotated[float, Field(ge=0, le=1)] | None = None
     classes: list[int] = field(default_factory=list)
     num_classes: NonNegativeInt = 0
     scaler: dict[str, Any] = field(default_factory=dict)
@@ -84,7 +89,7 @@ class TrainingState:
         exact = {n: t if t.dtype == paddle.float32 else masters.get(t.name) for n, t in tensors.items()}
         return {n: t if t is not None else tensors[n].astype("float32") for n, t in exact.items()}
 
-    def lower_precision(self, dtype: str, exact: Sequence[paddle.nn.Layer], exact_gradients: bool = False) -> None:
+    def cast_to(self, dtype: str, exact: Sequence[paddle.nn.Layer], exact_gradients: bool = False) -> None:
         """Compute with weights of "float16" or "bfloat16", but for `exact`; the optimizer keeps float32 copies.
 
         After the weights were loaded and before the momentum is: the copies are of the float32 values,
@@ -105,9 +110,9 @@ class TrainingState:
             master_grad=exact_gradients,
             excluded_layers=list(exact),
         )
-        self.keep_exact(before)
+        self.set_master_weights(before)
 
-    def keep_exact(self, before: dict[str, paddle.Tensor]) -> None:
+    def set_master_weights(self, before: dict[str, paddle.Tensor]) -> None:
         """Make float32 parameters, by name, the optimizer's copies of those that have low precision now."""
         masters = {}
         for name, parameter in self.model.named_parameters():
@@ -157,7 +162,7 @@ def snapshot(state: TrainingState) -> Snapshot:
         parts["pdema"] = state.raw_weights()
     # Tensor.numpy() copies.
     copies = {suffix: {n: t.numpy() for n, t in tensors.items()} for suffix, tensors in parts.items()}
-    progress = asdict(state.progress)
+    progress = {_FILE_KEYS.get(name, name): value for name, value in asdict(state.progress).items()}
     progress["classes"] = np.array(progress["classes"], np.int64)  # as one value: they may be millions
     return Snapshot(copies, progress)
 
@@ -168,13 +173,19 @@ def read_progress(path: Path) -> Progress:
     if isinstance(state.get("classes"), np.ndarray):  # a list in files of earlier versions
         state["classes"] = state["classes"].tolist()
     try:
-        return TypeAdapter(Progress).validate_python(state)
+        return TypeAdapter(Progress).validate_python(_fields_of(state))
     except ValidationError as error:
         raise WeightsError(
             "The file does not hold the state of a run of this program.",
             where=str(path),
             fix="To start from these weights alone, use Train.pretrain_weight_path instead of Train.resume_path.",
         ) from error
+
+
+def _fields_of(state: dict[str, Any]) -> dict[Any, Any]:
+    """The entries of a .pdstates file by the names of Progress's fields."""
+    names = {key: name for name, key in _FILE_KEYS.items()}
+    return {names.get(key, key): value for key, value in state.items()}
 
 
 def resume(path: Path, state: TrainingState) -> None:

@@ -38,10 +38,10 @@ def freeze(model: nn.Layer, patterns: Sequence[str]) -> list[nn.Layer]:
         parameters[name].stop_gradient = True
     if all(p.stop_gradient for p in parameters.values()):
         raise ConfigError("Everything is frozen: nothing is left to train.", where="Train.freeze", fix="Freeze less.")
-    return _batchnorms_at_rest(model, {id(parameters[name]) for name in frozen})
+    return _frozen_batchnorms(model, {id(parameters[name]) for name in frozen})
 
 
-def _batchnorms_at_rest(model: nn.Layer, frozen: set[int]) -> list[nn.Layer]:
+def _frozen_batchnorms(model: nn.Layer, frozen: set[int]) -> list[nn.Layer]:
     at_rest = []
     for layer in model.sublayers():
         own = layer.parameters(include_sublayers=False)

@@ -11,11 +11,11 @@ import numpy as np
 import paddle
 
 from paddlex_feat.errors import TrainingError
-from paddlex_feat.training.run_logger import Watch
+from paddlex_feat.training.run_logger import RunLogger
 from paddlex_feat.training.transfer import Fetch
 
-LEAST_SCALE = 2.0**-14  # below it float16 gradients are smaller than without a scale
-MOST_SKIPPED = 50  # steps in a row
+MIN_SCALE = 2.0**-14  # below it float16 gradients are smaller than without a scale
+MAX_SKIPPED = 50  # steps in a row
 
 
 @dataclass
@@ -49,8 +49,8 @@ class _Interval:
         return losses, values[count] if len(values) > count else None
 
 
-class LossesLog:
-    """Takes the losses of each step and hands their means to `watch`, an interval at a time.
+class LossLog:
+    """Takes the losses of each step and hands their means to `run_logger`, an interval at a time.
 
     An interval is read when the next one ends: its numbers have arrived by then, so the host does not wait for
     the device. A loss that is not finite is therefore found one interval late. `flush` reads everything, and has
@@ -61,8 +61,8 @@ class LossesLog:
         processes: ranks that take part in each step.
     """
 
-    def __init__(self, watch: Watch, files: Sequence[str], processes: int):
-        self._watch = watch
+    def __init__(self, run_logger: RunLogger, files: Sequence[str], processes: int):
+        self._run_logger = run_logger
         self._files = files
         self._processes = processes
         self._open, self._sent = _Interval(), _Interval()
@@ -86,7 +86,7 @@ class LossesLog:
         own.indices.append(indices)
         own.terms.append(terms)
         own.waited += waited
-        if skipped >= MOST_SKIPPED:
+        if skipped >= MAX_SKIPPED:
             self.flush()  # which may know a better reason
             _stop_unchanged(f"the gradients of the last {skipped} steps overflowed", step)
 
@@ -97,7 +97,7 @@ class LossesLog:
         """
         own = self._open
         own.send(scale)
-        own.seconds = self._watch.lap()
+        own.seconds = self._run_logger.lap()
         self._report(self._sent)
         self._open, self._sent = _Interval(), own
 
@@ -108,7 +108,7 @@ class LossesLog:
         self._report(sent)
         if own.terms:
             own.send(scale).wait()  # so that the interval's time is that of the device
-            own.seconds = self._watch.lap()
+            own.seconds = self._run_logger.lap()
             self._report(own)
 
     def _report(self, interval: _Interval) -> None:
@@ -121,7 +121,7 @@ class LossesLog:
                 self._stop_at(step, terms, indices, interval.rate)
         mean = {name: sum(terms[name] for terms in losses) / len(losses) for name in losses[0]}
         images = sum(len(indices) for indices in interval.indices) * self._processes
-        self._watch.steps(
+        self._run_logger.log_steps(
             interval.epoch,
             interval.step,
             len(losses),
@@ -132,7 +132,7 @@ class LossesLog:
             interval.seconds,
             scale,
         )
-        if scale is not None and scale < LEAST_SCALE:
+        if scale is not None and scale < MIN_SCALE:
             _stop_unchanged(f"the loss scale has fallen to {scale:g}", interval.step)
 
     def _stop_at(self, step: int, terms: dict[str, float], indices: np.ndarray, rate: float) -> NoReturn:

@@ -64,7 +64,7 @@ def _members(folder: Path, name: str) -> dict[Path, str]:
     return {place: suffix for place, suffix in places.items() if (folder / place).is_file()}
 
 
-def _carry_over(former: Path, folder: Path, name: str) -> None:
+def _preserve_user_files(former: Path, folder: Path, name: str) -> None:
     """Give `folder`, which replaces the checkpoint `former`, what a user has put there."""
     ours = _members(former, name)
     for path in former.rglob("*"):
@@ -93,15 +93,15 @@ class RunFolder:
         path = self.root / LATEST / f"{LATEST}.pdparams"
         return path if path.is_file() else None
 
-    def open_new(self) -> None:
+    def start_new(self) -> None:
         """Make room for a new run: what an earlier one left here moves to previous_1, previous_2, …"""
         self._tidy()
         found = [p for pattern in _OF_A_RUN for p in self.root.glob(pattern)] + list(self._epochs().values())
         if found:
-            target = self._set_aside(found)
+            target = self._archive(found)
             write_bytes(target / "train.log", logs.cut_earlier(self.root / "train.log"))
 
-    def take_up(self, parameters: Path, progress: Progress) -> None:
+    def resume_from(self, parameters: Path, progress: Progress) -> None:
         """Go on with the run of the checkpoint `parameters` (.pdparams), in its own folder or in another one.
 
         Afterwards this folder holds nothing later than `progress`: what a run that had gone further
@@ -120,11 +120,11 @@ class RunFolder:
             later = [path for epoch, path in self._epochs().items() if epoch > progress.epoch]
             later += [self.root / n for n in (BEST, LATEST) if self._position(n) > here and not replayed]
             if later:
-                self._set_aside([*later, *(self.root / n for n in (METRICS,) if (self.root / n).exists())])
+                self._archive([*later, *(self.root / n for n in (METRICS,) if (self.root / n).exists())])
         else:
-            self.open_new()
+            self.start_new()
         states = {n: p / f"{p.name}.pdstates" for n, p in self._epochs().items()}  # else it is a user's folder
-        self.scores = {n: checkpoint.read_progress(path).score for n, path in states.items() if path.is_file()}
+        self.scores = {n: checkpoint.read_progress(path).last_recall1 for n, path in states.items() if path.is_file()}
         if replayed:
             log.info("best_model was made after the state that is resumed; its epoch comes again.")
         elif best is None and progress.best >= 0:
@@ -144,13 +144,13 @@ class RunFolder:
         progress = checkpoint.read_progress(states)
         return progress.epoch, progress.step_in_epoch
 
-    def complete(self, progress: Progress, interval: int, last: int) -> None:
+    def write_missing_epoch(self, progress: Progress, interval: int, last: int) -> None:
         """Give `latest` the name epoch_N too, if it is due and the run was killed before it could."""
         epoch = progress.epoch
         due = epoch and not progress.step_in_epoch and (epoch % interval == 0 or epoch == last)
         if due and epoch not in self.scores and self._position(LATEST) == (epoch, 0):
             self._copy(self.root / LATEST / f"{LATEST}.pdparams", epoch_name(epoch))
-            self.scores[epoch] = progress.score
+            self.scores[epoch] = progress.last_recall1
 
     def _best_of(self, source: Path, progress: Progress) -> Path | None:
         """The checkpoint (.pdparams) of the best epoch of the run in `source`, if it still exists."""
@@ -170,7 +170,7 @@ class RunFolder:
         for name in (BEST, LATEST, *(f"epoch_{n}" for n in self._epochs())):
             recover_folder(self.root / name)
 
-    def _set_aside(self, paths: list[Path]) -> Path:
+    def _archive(self, paths: list[Path]) -> Path:
         number = 1
         while (self.root / f"previous_{number}").exists():
             number += 1
@@ -197,7 +197,7 @@ class RunFolder:
                 sync_files(folder)
                 path.unlink()
             else:
-                _carry_over(path, folder, name)
+                _preserve_user_files(path, folder, name)
 
     def _copy(self, parameters: Path, name: str) -> None:
         """A checkpoint (.pdparams) once more under another name; its files are shared, for they never change."""
@@ -251,7 +251,7 @@ class RunFolder:
         with as_output_error(path), TemporaryFolder(self.root) as gone, suppress(FileNotFoundError):
             path.rename(gone / name)
             if not (gone / name).is_symlink():
-                _carry_over(gone / name, path, name)
+                _preserve_user_files(gone / name, path, name)
 
     def result(self, model_name: str, best: float) -> dict[str, Any]:
         """The content of train_result.json, without done_flag; paths are relative to the folder."""

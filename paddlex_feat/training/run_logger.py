@@ -21,10 +21,16 @@ log = logging.getLogger(__name__)
 to_file = logging.getLogger(FILE_ONLY)  # train.log: one line a log interval
 METRICS, CURVES = "metrics.jsonl", "curves.png"
 VISUALDL = "vdlrecords.training.log"  # its own choice tells the time, and the result names the file
-# Of a line of metrics.jsonl, which anybody may have written: what each kind has, bytes, numbers; bytes of the file.
-_OF_ALL = {"epoch", "step"}
-_NEEDED = {"train": _OF_ALL | {"lr", "loss"}, "eval": _OF_ALL | {"recall1", "recall5", "mAP"}, "save": _OF_ALL}
-_LONGEST, _LARGEST, _MOST = 4096, 1e30, 2**30
+# metrics.jsonl may come from anybody: the keys that a line of each kind must have, and bounds.
+_COMMON_KEYS = {"epoch", "step"}
+REQUIRED_KEYS = {
+    "train": _COMMON_KEYS | {"lr", "loss"},
+    "eval": _COMMON_KEYS | {"recall1", "recall5", "mAP"},
+    "save": _COMMON_KEYS,
+}
+MAX_LINE_BYTES = 4096
+MAX_FILE_BYTES = 2**30
+MAX_NUMBER = 1e30
 SLOW_LOADER = 0.2  # share of an epoch from which waiting for images is worth a word
 HINT = (
     "The network waited for images during %.0f %% of this epoch. Raise Train.num_workers, try Train.loader=processes, "
@@ -32,7 +38,7 @@ HINT = (
 )
 
 
-class Watch:
+class RunLogger:
     """Records one run.
 
     Args:
@@ -66,7 +72,7 @@ class Watch:
         seconds, self._mark = now - self._mark, now
         return seconds
 
-    def steps(
+    def log_steps(
         self,
         epoch: int,
         step: int,
@@ -127,13 +133,13 @@ class Watch:
             log.info(HINT, 100 * share)
         self._epoch_seconds = self._epoch_waited = 0.0
 
-    def evaluated(self, epoch: int, step: int, metrics: dict[str, float]) -> None:
+    def log_eval(self, epoch: int, step: int, metrics: dict[str, float]) -> None:
         """One evaluation."""
         text = ", ".join(f"{name}: {value:.5f}" for name, value in metrics.items())
         log.info(f"[Eval][Epoch {epoch}][Avg]{text}")
         self._record("eval", {"epoch": epoch, "step": step, **metrics, "peak_memory_mib": peak_memory_mib()})
 
-    def saved(self, epoch: int, step: int, seconds: float) -> None:
+    def log_save(self, epoch: int, step: int, seconds: float) -> None:
         """One checkpoint of a finished epoch, and the seconds that it held training up."""
         row = {"epoch": epoch, "step": step, "seconds": seconds, "epoch_seconds": self._last_epoch_seconds}
         self._record("save", row)
@@ -208,23 +214,23 @@ def metrics_until(path: Path, epoch: int = sys.maxsize, step: int = sys.maxsize)
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a file, whatever it holds; of one that is too long the pieces, and nothing behind _MOST bytes."""
+    """The lines of a file, whatever it holds; of one that is too long the pieces, and nothing after MAX_FILE_BYTES."""
     with path.open("rb") as stream:
-        left = _MOST
-        while left > 0 and (line := stream.readline(_LONGEST)):
+        left = MAX_FILE_BYTES
+        while left > 0 and (line := stream.readline(MAX_LINE_BYTES)):
             left -= len(line)
             yield line.decode(errors="replace").rstrip("\n") + "\n"
 
 
 def _row(line: str) -> dict[str, Any] | None:
-    """A line as `Watch` writes them: its kind, and finite numbers. None for another."""
+    """A line as `RunLogger` writes them: its kind, and finite numbers. None for another."""
     try:
         row = json.loads(line)
         numbers = {name: value for name, value in row.items() if name != "kind"}
-        needed = _NEEDED[row["kind"]]
+        needed = REQUIRED_KEYS[row["kind"]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    sound = all(type(value) in (int, float) and abs(value) < _LARGEST for value in numbers.values())
+    sound = all(type(value) in (int, float) and abs(value) < MAX_NUMBER for value in numbers.values())
     return row if sound and needed <= set(numbers) and numbers["epoch"] >= (row["kind"] == "train") else None
 
 

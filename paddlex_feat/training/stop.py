@@ -1,4 +1,4 @@
-"""Signals that end a training: finish the step, save, then end; or wait where they would do harm."""
+"""Signals that end a training: finish the step, save, end; or wait until a critical block is done."""
 
 from __future__ import annotations
 
@@ -11,45 +11,48 @@ from paddlex_feat.runtime.signals import ENDING, INSISTING, handled, is_news
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
-    """Within the block signals that end a run wait, and take effect when it has ended.
+def defer_signals() -> Iterator[None]:
+    """Delay signals that end a run until the end of the block.
 
-    For where Paddle would take the exception of a signal's handler for a failure of its own and go on.
+    For calls of Paddle that would catch the KeyboardInterrupt of a signal handler and continue.
     """
-    came: list[int] = []
+    received: list[int] = []
     try:
-        with handled(lambda signum, _: came.append(signum)):
+        with handled(lambda signum, _: received.append(signum)):
             yield
     finally:
-        for number in came[:1]:
+        for number in received[:1]:
             signal.raise_signal(number)
 
 
-class StopRequest:
-    """Whether somebody asked the run to end.
+class StopSignal:
+    """Records whether a signal asked the run to end.
 
     Args:
-        insist: a second Ctrl-C or SIGTERM raises KeyboardInterrupt. Not for one of several processes: the
-            launcher signals them more than once, and kills them if they take too long.
+        second_signal_raises: a second Ctrl-C or SIGTERM raises KeyboardInterrupt. False for one of several
+            processes: the launcher signals them more than once, and kills them if they take too long.
+
+    Attributes:
+        received: whether a signal has arrived.
     """
 
-    def __init__(self, insist: bool = True) -> None:
-        self.made = False
-        self._insist = insist
+    def __init__(self, second_signal_raises: bool = True) -> None:
+        self.received = False
+        self._second_raises = second_signal_raises
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        insists = is_news(signum) and self.made
-        self.made = True
-        if insists and self._insist:
+        is_second = is_news(signum) and self.received
+        self.received = True
+        if is_second and self._second_raises:
             raise KeyboardInterrupt
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Within the block the first signal sets `made`; a second Ctrl-C or SIGTERM raises KeyboardInterrupt."""
+        """Within the block the first signal sets `received`; a second Ctrl-C or SIGTERM raises KeyboardInterrupt."""
         try:
             with handled(self._on_signal, INSISTING):
                 yield
         finally:
-            if self.made and not self._insist:  # until the end of this process, which the launcher started
+            if self.received and not self._second_raises:  # until the end of this process, which the launcher started
                 for signum in ENDING:
                     signal.signal(signum, signal.SIG_IGN)

@@ -18,12 +18,12 @@ from paddlex_feat.runtime import heartbeat
 from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.training.candidate import Candidate, candidate
 from paddlex_feat.training.checkpoint import TrainingState
-from paddlex_feat.training.loss_log import LossesLog
+from paddlex_feat.training.loss_log import LossLog
 from paddlex_feat.training.run_folder import BEST, LATEST, RunFolder, epoch_name
-from paddlex_feat.training.run_logger import Watch
+from paddlex_feat.training.run_logger import RunLogger
 from paddlex_feat.training.schedule import warmup_cosine
 from paddlex_feat.training.step import Step
-from paddlex_feat.training.stop import StopRequest
+from paddlex_feat.training.stop import StopSignal
 from paddlex_feat.training.votes import Votes
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ METRICS = ("recall1", "recall5", "mAP")
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """Length and pace of a run; epochs and warm-up in epochs, intervals as in the section Train.
 
     Attributes:
@@ -79,8 +79,8 @@ class Trainer:
         exporter: Exporter,
         evaluate: Callable[[Candidate], dict[str, float]],
         folder: RunFolder,
-        plan: Plan,
-        watch: Watch,
+        plan: TrainingPlan,
+        run_logger: RunLogger,
         group: ProcessGroup | None = None,
         resume_command: str = "the same command with -o Train.resume=auto",
         frozen: Sequence[paddle.nn.Layer] = (),
@@ -95,22 +95,22 @@ class Trainer:
         self.evaluate = evaluate
         self.folder = folder
         self.plan = plan
-        self.watch = watch
+        self.run_logger = run_logger
         self.group = group or ProcessGroup()
         self.resume_command = resume_command
         self.frozen = frozen
         self.skipped = skipped
-        self.stop = StopRequest(insist=self.group.size == 1)
+        self.stop = StopSignal(second_signal_raises=self.group.size == 1)
         # A vote among GPUs waits for them; among CPUs it costs next to nothing.
-        self._votes = Votes(self.group, lambda: self.stop.made, always=not paddle.get_device().startswith("gpu"))
-        self._losses = LossesLog(watch, files, self.group.size)
+        self._votes = Votes(self.group, lambda: self.stop.received, always=not paddle.get_device().startswith("gpu"))
+        self._losses = LossLog(run_logger, files, self.group.size)
         self._saved_at, self._saved_step = time.monotonic(), -1
 
     @property
     def finished(self) -> bool:
         """Is nothing left to train?"""
         progress, plan = self.state.progress, self.plan
-        impatient = plan.early_stopping is not None and progress.stale >= plan.early_stopping
+        impatient = plan.early_stopping is not None and progress.evals_since_best >= plan.early_stopping
         return progress.epoch >= plan.epochs or (impatient and not progress.step_in_epoch)
 
     def fit(self) -> None:
@@ -125,16 +125,16 @@ class Trainer:
             with self.stop.listening():
                 if self.plan.eval_start and not progress.step:
                     with self._candidate() as network:
-                        self.watch.evaluated(0, 0, self._measure(network))
+                        self.run_logger.log_eval(0, 0, self._measure(network))
                 while not self.finished:
                     self._train_epoch(progress.epoch)
-                    progress.epoch, progress.step_in_epoch, progress.score = progress.epoch + 1, 0, None
+                    progress.epoch, progress.step_in_epoch, progress.last_recall1 = progress.epoch + 1, 0, None
                     self._after_epoch(progress.epoch)
                     if self._votes.now() and not self.finished:
                         self._end()
                 self.folder.finish()
         finally:
-            self.watch.close()
+            self.run_logger.close()
 
     def _after_epoch(self, epoch: int) -> None:
         evaluate = epoch % self.plan.eval_interval == 0 or epoch == self.plan.epochs
@@ -151,10 +151,10 @@ class Trainer:
             names = [BEST] * improved + [LATEST] * (save or improved) + [epoch_name(epoch)] * save
             if names:
                 self._save(names, network)
-                self.watch.saved(epoch, self.state.progress.step, time.perf_counter() - began)
+                self.run_logger.log_save(epoch, self.state.progress.step, time.perf_counter() - began)
 
     def _candidate(self) -> AbstractContextManager[Candidate]:
-        votes = Votes(self.group, lambda: self.stop.made)
+        votes = Votes(self.group, lambda: self.stop.received)
         return candidate(self.state, self.exporter, self.group, self.folder.root, votes)
 
     def _measure(self, network: Candidate) -> dict[str, float]:
@@ -180,15 +180,15 @@ class Trainer:
 
     def _is_best(self, epoch: int, metrics: dict[str, float]) -> bool:
         progress = self.state.progress
-        progress.score = metrics["recall1"]
-        improved = progress.score >= progress.best  # a tie goes to the newer one
-        progress.stale = 0 if progress.score > progress.best else progress.stale + 1
+        progress.last_recall1 = metrics["recall1"]
+        improved = progress.last_recall1 >= progress.best  # a tie goes to the newer one
+        progress.evals_since_best = 0 if progress.last_recall1 > progress.best else progress.evals_since_best + 1
         if improved:
-            progress.best, progress.best_epoch = progress.score, epoch
-        self.watch.evaluated(epoch, progress.step, metrics)
+            progress.best, progress.best_epoch = progress.last_recall1, epoch
+        self.run_logger.log_eval(epoch, progress.step, metrics)
         log.info("best recall1: %.5f in epoch %d", progress.best, progress.best_epoch)
         if self.finished and epoch < self.plan.epochs:
-            log.info("No better recall1 in %d evaluations: the run ends here.", progress.stale)
+            log.info("No better recall1 in %d evaluations: the run ends here.", progress.evals_since_best)
         return improved
 
     def _save(self, names: Sequence[str], network: Candidate | None = None) -> None:
@@ -203,7 +203,7 @@ class Trainer:
         self.state.model.train()
         for layer in self.frozen:
             layer.eval()
-        self.watch.resume_clock()
+        self.run_logger.resume_clock()
         for batches, indices, waited in self._steps_of(epoch):
             rate = self._set_rate()
             self._seed_dropout()

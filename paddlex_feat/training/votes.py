@@ -10,7 +10,7 @@ from paddlex_feat.runtime.distributed import ProcessGroup
 # Between two votes, as rank 0's clock predicts. Each vote waits for the device; Paddle's launcher kills 30 s after a
 # signal, and the state has to be saved by then.
 SECONDS = 2.0
-_MOST_STEPS = 20  # between two votes: steps may become slower at any time
+_MAX_STEPS = 20  # between two votes: steps may become slower at any time
 
 
 class Votes:
@@ -38,7 +38,7 @@ class Votes:
         """Vote at once; whether any rank was told to end. All ranks call it at the same step."""
         now = time.monotonic()
         in_time = int(SECONDS * self._done / max(now - self._since, 1e-3))
-        steps = 1 if self._always else max(1, min(_MOST_STEPS, in_time))
+        steps = 1 if self._always else max(1, min(_MAX_STEPS, in_time))
         told, self._interval = self._group.vote(self._told(), steps)
         self._done, self._since = 0, time.monotonic()
         return told

@@ -95,4 +95,4 @@ def lowered(training: Training, level: str, dtype: str) -> None:
         from paddlex_feat.training.checkpoint import Progress, TrainingState
 
         state = TrainingState(training.model, training.optimizer, Progress())
-        state.lower_precision(dtype, training.model.head.sublayers(include_self=True))
+        state.cast_to(dtype, training.model.head.sublayers(include_self=True))

@@ -14,7 +14,7 @@ import numpy as np
 from accept.bench import Bench, Failed, Line, records
 from accept.networks import Training, batch, build
 from paddlex_feat.models.spec import NetworkSpec
-from paddlex_feat.modes.train_data import LEAST_PROCESSORS
+from paddlex_feat.modes.train_data import MIN_PROCESSORS
 from paddlex_feat.runtime.cpu import cpu_count
 from paddlex_feat.runtime.paddle_import import prepare_paddle
 
@@ -137,7 +137,7 @@ def loader(bench: Bench) -> Iterator[Line]:
         title = f"{workers} {kind}" if workers else f"{kind}, one less than processors"
         rates[kind, workers], waited = _rate_from(bench, data, f"loader_{kind}{workers}", kind, workers)
         yield bench.line(f"training from JPEGs, {title}", f"{rates[kind, workers]:.0f} images/s, waited {waited:.0%}")
-    own = ("processes", 0) if cpu_count() >= LEAST_PROCESSORS else ("threads", 2)  # what auto takes on a GPU
+    own = ("processes", 0) if cpu_count() >= MIN_PROCESSORS else ("threads", 2)  # what auto takes on a GPU
     share = rates[own] / json.loads((bench.folder / RATE).read_text())
     bound, ok = (">= 90 %", share >= 0.9) if bench.gpu else ("", True)
     title = f"training from JPEGs by {own[0]}, to the rate on ready tensors, batches of {images}"

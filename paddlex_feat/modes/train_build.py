@@ -38,15 +38,15 @@ from paddlex_feat.training.checkpoint import Progress, TrainingState
 from paddlex_feat.training.ema import Ema
 from paddlex_feat.training.freeze import freeze
 from paddlex_feat.training.run_folder import RunFolder
-from paddlex_feat.training.run_logger import Watch
+from paddlex_feat.training.run_logger import RunLogger
 from paddlex_feat.training.step import Precision, Step, TrainingNetwork
-from paddlex_feat.training.stop import held_back
-from paddlex_feat.training.trainer import Batches, Plan, Trainer
+from paddlex_feat.training.stop import defer_signals
+from paddlex_feat.training.trainer import Batches, Trainer, TrainingPlan
 
 log = logging.getLogger(__name__)
 
 
-def resume_from(config: Config, folder: RunFolder, group: ProcessGroup) -> Path | None:
+def checkpoint_to_resume(config: Config, folder: RunFolder, group: ProcessGroup) -> Path | None:
     """The checkpoint to go on from, None for a new run; rank 0 decides whether there is one."""
     settings = config.Train
     if settings.resume_path:
@@ -76,7 +76,7 @@ def build_state(
     model = recognizer.build(network_spec(config), num_classes)
     share_statistics(settings, model, place)
     # Without a classification loss the head gets no gradient: it stays as it is, without decay too.
-    still = freeze(model, [*settings.freeze, *([] if settings.loss.ce_weight else ["head"])])
+    frozen_bn_layers = freeze(model, [*settings.freeze, *([] if settings.loss.ce_weight else ["head"])])
     optimizer = _optimizer(settings, model)
     state = TrainingState(model, optimizer, Progress(classes=classes, num_classes=num_classes))
     if start is None:
@@ -92,11 +92,11 @@ def build_state(
         # DataParallel's buffers are float16: they cannot take gradients of which an earlier batch's part is float32.
         mixed = place.group.size > 1 and settings.accumulate_steps > 1
         exact_gradients = settings.amp_dtype == "float16" and not mixed
-        state.lower_precision(settings.amp_dtype, model.head.sublayers(include_self=True), exact_gradients)
+        state.cast_to(settings.amp_dtype, model.head.sublayers(include_self=True), exact_gradients)
     if start is not None:
         checkpoint.resume_momentum(start, state)
     place.group.any_rank(False)  # all have read before rank 0 moves folders
-    return state, still
+    return state, frozen_bn_layers
 
 
 def _load_pretrained(settings: TrainSection, model: recognizer.Recognizer, classes: list[int], place: Worker) -> None:
@@ -132,14 +132,14 @@ def _optimizer(settings: TrainSection, model: recognizer.Recognizer) -> paddle.o
 
 def _check_resumed(progress: Progress, config: Config, start: Path) -> None:
     settings = config.Train
-    stopped = settings.early_stopping is not None and progress.stale >= settings.early_stopping
+    stopped = settings.early_stopping is not None and progress.evals_since_best >= settings.early_stopping
     if stopped and settings.epochs_iters > progress.epochs > 0:  # more was asked for than before
-        progress.stale, stopped = 0, False
+        progress.evals_since_best, stopped = 0, False
     if progress.epoch < settings.epochs_iters and not (stopped and not progress.step_in_epoch):
         return
     done = f"{progress.epoch} epochs are done, Train.epochs_iters is {settings.epochs_iters}"
     if stopped:
-        done += f", and the last {progress.stale} evaluations gave no better recall1 (Train.early_stopping)"
+        done += f", and the last {progress.evals_since_best} evaluations gave no better recall1 (Train.early_stopping)"
     if not settings.resume:
         raise ConfigError(
             f"Nothing is left to train: {done}.",
@@ -153,10 +153,10 @@ def open_folder(folder: RunFolder, config: Config, progress: Progress, start: Pa
     """Make room for the run, or take up the one that is resumed; rank 0 does, the others learn of it."""
     if group.rank == 0:
         if start is None:
-            folder.open_new()
+            folder.start_new()
         else:
-            folder.take_up(start, progress)
-            folder.complete(progress, config.Train.save_interval, config.Train.epochs_iters)
+            folder.resume_from(start, progress)
+            folder.write_missing_epoch(progress, config.Train.save_interval, config.Train.epochs_iters)
     best = group.broadcast(np.array([progress.best, progress.best_epoch], np.float64))
     progress.best, progress.best_epoch = float(best[0]), int(best[1])
     if start is not None:
@@ -165,10 +165,10 @@ def open_folder(folder: RunFolder, config: Config, progress: Progress, start: Pa
 
 def _fit_steps(progress: Progress, steps_per_epoch: int, batching: str) -> None:
     """Count in this run's steps: other batches give an epoch other ones."""
-    if progress.step_in_epoch and (progress.batching != batching or progress.step_in_epoch > steps_per_epoch):
+    if progress.step_in_epoch and (progress.batch_signature != batching or progress.step_in_epoch > steps_per_epoch):
         log.warning("Batches are others than those of the resumed run: the epoch that had begun begins anew.")
         progress.step_in_epoch = 0
-    progress.batching = batching
+    progress.batch_signature = batching
     progress.step = progress.epoch * steps_per_epoch + progress.step_in_epoch
 
 
@@ -178,7 +178,7 @@ def choose_convolutions(config: Config, model: paddle.nn.Layer, place: Worker) -
     if place.device != "cpu" or not settings.onednn_conv or settings.dy2st:
         return "native"
     share = memory_limit() * 9 // 10 // place.group.local_size
-    with held_back():
+    with defer_signals():
         done = cpu_conv.accelerate(model, settings.batch_size, settings.input_size, share)
     return "oneDNN" if done else "native"
 
@@ -186,7 +186,7 @@ def choose_convolutions(config: Config, model: paddle.nn.Layer, place: Worker) -
 def build_trainer(
     config: Config,
     state: TrainingState,
-    still: list[paddle.nn.Layer],
+    frozen_bn_layers: list[paddle.nn.Layer],
     exporter: Exporter,
     folder: RunFolder,
     data: Data,
@@ -222,10 +222,10 @@ def build_trainer(
         evaluate=evaluate,
         folder=folder,
         plan=plan,
-        watch=Watch(own, plan.epochs, plan.steps_per_epoch, state.progress.step, settings.visualdl),
+        run_logger=RunLogger(own, plan.epochs, plan.steps_per_epoch, state.progress.step, settings.visualdl),
         group=group,
         resume_command=f"{run_record.program()} -c {folder.root / 'config.yaml'} -o Train.resume=auto",
-        frozen=still,
+        frozen=frozen_bn_layers,
         skipped=data.bad.files if data.bad is not None else (),
     )
 
@@ -272,13 +272,13 @@ def _criterion(loss: LossSection) -> CombinedLoss:
     return CombinedLoss(LabelSmoothingCrossEntropy(loss.label_smoothing), triplet, loss.ce_weight, loss.triplet_weight)
 
 
-def _plan(settings: TrainSection, batches_per_epoch: int, group: ProcessGroup) -> Plan:
+def _plan(settings: TrainSection, batches_per_epoch: int, group: ProcessGroup) -> TrainingPlan:
     times = group.size * settings.accumulate_steps
     scale = {"none": 1.0, "linear": float(times), "sqrt": times**0.5}[settings.lr_scaling]
     if settings.lr_scaling == "none" and group.size > 1:
         hint = "Train.learning_rate %g is used as given for batches of %d devices together; Train.lr_scaling scales it."
         log.info(hint, settings.learning_rate, group.size)
-    return Plan(
+    return TrainingPlan(
         epochs=settings.epochs_iters,
         steps_per_epoch=-(-batches_per_epoch // settings.accumulate_steps),
         learning_rate=settings.learning_rate * scale,
