@@ -23,7 +23,7 @@ import paddlex_feat  # noqa: F401 - before OpenCV, as in main.py: otherwise it r
 import cv2
 import numpy as np
 
-from paddlex_feat.checks.image_facts import inspect_all
+from paddlex_feat.checks.image_info import inspect_all
 from paddlex_feat.runtime.cpu import cpu_count
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,9 +66,9 @@ def inspected(paths: list[str], workers: int) -> float:
     with tempfile.TemporaryDirectory() as cache:
         os.environ["PADDLE_PDX_CACHE_HOME"] = cache
         started = time.perf_counter()
-        facts = inspect_all(paths, workers)
+        info = inspect_all(paths, workers)
         seconds = time.perf_counter() - started
-    if any(f.fault for f in facts.values()):
+    if any(f.error for f in info.values()):
         raise ValueError("a sound image was found faulty")
     return seconds
 

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from paddlex_feat.checks.image_facts import inspect
+from paddlex_feat.checks.image_info import inspect
 from paddlex_feat.data.images.decoder_warnings import listen
 from paddlex_feat.data.images.jpeg import read_layout
 
@@ -118,9 +118,9 @@ def judged(folder: Path, pictures: list[Image.Image], number: int) -> tuple[str,
     found, said = listen(lambda: decode(made))
     path = folder / f"{number}.jpg"
     path.write_bytes(made)
-    facts = inspect(str(path))
+    info = inspect(str(path))
     path.unlink()
-    finding = bool(facts.fault or facts.damage)
+    finding = bool(info.error or info.damage)
     return kind, finding, 0.0 if whole is None else changed(whole, found), bool(said) or found is None
 
 

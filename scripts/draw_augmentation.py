@@ -58,10 +58,10 @@ def rows(images: list[np.ndarray]) -> list[tuple[str, list[np.ndarray]]]:
     preprocess, rng = Preprocess(CELL), np.random.default_rng(3)
     found = [("original", [whole(image) for image in images])]
     for number in range(PLANS):
-        plans = [REC.draw(rng) for _ in images]
+        samples = [REC.sample_params(rng) for _ in images]
         for fused, name in ((True, "one warp"), (False, "step by step")):
             augment = replace(REC, fused=fused)
-            cells = [augment.apply(plan, image, preprocess) for plan, image in zip(plans, images, strict=True)]
+            cells = [augment.apply(params, image, preprocess) for params, image in zip(samples, images, strict=True)]
             found.append((f"PP-ShiTuV2_rec\nsample {number + 1}\n{name}", cells))
     for number in range(PLANS + 1):
         cells = [CLIP(image, preprocess, rng) for image in images]

@@ -24,7 +24,7 @@ OFF = Augment(flip_prob=0, pad=0, rotation_prob=0)
 CLIP = Augment(
     crop="random_resized_crop", rotation_prob=0.3, rotation_interpolation="bicubic", rand_augment=RandAugment(num_ops=2)
 )
-STILL = OFF.draw(np.random.default_rng(0))
+STILL = OFF.sample_params(np.random.default_rng(0))
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -55,41 +55,41 @@ def noise() -> np.ndarray:
 
 
 def test_draws_of_the_padded_recipe():
-    """Flips, rotations, angles and offsets of 20,000 plans against the distributions of the recipe."""
+    """Flips, rotations, angles and offsets of 20,000 samples against the distributions of the recipe."""
     generator, augment, n = rng(1), Augment(), 20_000
-    plans = [augment.draw(generator) for _ in range(n)]
-    assert abs(np.mean([p.flip for p in plans]) - 0.5) < 0.015
-    angles = np.array([p.degrees for p in plans if p.degrees is not None])
+    samples = [augment.sample_params(generator) for _ in range(n)]
+    assert abs(np.mean([p.flip for p in samples]) - 0.5) < 0.015
+    angles = np.array([p.degrees for p in samples if p.degrees is not None])
     assert abs(len(angles) / n - 0.5) < 0.015
     assert -90 <= angles.min() < -89 and 89 < angles.max() <= 90
     assert np.abs(np.histogram(angles, 9)[0] / len(angles) - 1 / 9).max() < 0.012
-    windows = [geometry.padded_window(224, 10, p.zoom, p.place) for p in plans]
+    windows = [geometry.padded_window(224, 10, p.zoom, p.offset) for p in samples]
     for axis, length in (("top", "height"), ("left", "width")):
         offsets = Counter(getattr(w, axis) + 10 for w in windows)
         assert sorted(offsets) == list(range(22))
         assert np.abs(np.array(list(offsets.values())) / n - 1 / 22).max() < 0.006
         assert all(getattr(w, length) == (223 if getattr(w, axis) == 11 else 224) for w in windows)
-    places = np.array([p.place for p in plans])
+    places = np.array([p.offset for p in samples])
     assert abs(np.corrcoef(places.T)[0, 1]) < 0.03
-    assert all(p.ops == () and p.brightness == p.contrast == 1 for p in plans)
+    assert all(p.ops == () and p.brightness == p.contrast == 1 for p in samples)
 
 
 @pytest.mark.parametrize(("height", "width"), [(300, 400), (400, 300), (100, 900)])
 def test_draws_of_the_area_recipe(height, width):
     """Area, aspect and offsets of 20,000 crops, the bounds recomputed here in their original form."""
     generator, n = rng(2), 20_000
-    plans = [CLIP.draw(generator) for _ in range(n)]
-    aspects, shares = np.array([p.aspect for p in plans]), np.array([p.share for p in plans])
+    samples = [CLIP.sample_params(generator) for _ in range(n)]
+    aspects, fractions = np.array([p.aspect for p in samples]), np.array([p.area_fraction for p in samples])
     assert np.abs(np.histogram(aspects, 7, (3 / 4, 4 / 3))[0] / n - 1 / 7).max() < 0.012  # linear, not logarithmic
-    assert np.abs(np.histogram(shares, 7, (0, 1))[0] / n - 1 / 7).max() < 0.012
-    assert abs(np.mean([p.degrees is not None for p in plans]) - 0.3) < 0.012
+    assert np.abs(np.histogram(fractions, 7, (0, 1))[0] / n - 1 / 7).max() < 0.012
+    assert abs(np.mean([p.degrees is not None for p in samples]) - 0.3) < 0.012
     down, right = [], []
-    for p in plans:
+    for p in samples:
         window = CLIP._area_window(p, height, width)
         w, h = math.sqrt(p.aspect), 1 / math.sqrt(p.aspect)
         bound = min((width / height) / w**2, (height / width) / h**2)
         low, high = min(0.08, bound), min(1.0, bound)
-        side = math.sqrt((low + (high - low) * p.share) * width * height)
+        side = math.sqrt((low + (high - low) * p.area_fraction) * width * height)
         assert abs(window.width - side * w) < 1.001 and abs(window.height - side * h) < 1.001
         assert 0 <= window.top <= height - window.height and 0 <= window.left <= width - window.width
         down.append((window.top + 0.5) / (height - window.height + 1))
@@ -101,7 +101,7 @@ def test_draws_of_the_area_recipe(height, width):
 def test_draws_of_rand_augment():
     """Operations, their number, their signs and magnitudes of 30,000 draws."""
     generator, n = rng(3), 30_000
-    draws = [RandAugment(num_ops=2).draw(generator) for _ in range(n)]
+    draws = [RandAugment(num_ops=2).sample_ops(generator) for _ in range(n)]
     names = Counter(name for ops in draws for name, _ in ops)
     assert set(names) == set(NAMES) and len(NAMES) == 15
     assert np.abs(np.array(list(names.values())) / n - 2 * 0.5 / 15).max() < 0.006
@@ -116,7 +116,7 @@ def test_draws_of_rand_augment():
 
 def test_magnitudes_are_clipped():
     generator = rng(4)
-    draws = [RandAugment(num_ops=2, prob=1, magnitude=9.5, magnitude_std=5).draw(generator) for _ in range(3000)]
+    draws = [RandAugment(num_ops=2, prob=1, magnitude=9.5, magnitude_std=5).sample_ops(generator) for _ in range(3000)]
     degrees = [abs(v) for ops in draws for name, v in ops if name == "Rotate"]
     assert min(degrees) == 0 and max(degrees) == 30
 
@@ -129,8 +129,11 @@ def test_the_same_generator_gives_the_same_sample(noise):
 
 
 def test_a_setting_changes_nothing_of_the_other_draws():
-    plain, other = Augment().draw(rng()), Augment(pad=0, flip_prob=0, rotation_prob=1, brightness=0.3).draw(rng())
-    assert (plain.place, plain.share, plain.aspect) == (other.place, other.share, other.aspect)
+    plain, other = (
+        Augment().sample_params(rng()),
+        Augment(pad=0, flip_prob=0, rotation_prob=1, brightness=0.3).sample_params(rng()),
+    )
+    assert (plain.offset, plain.area_fraction, plain.aspect) == (other.offset, other.area_fraction, other.aspect)
     assert plain.degrees in (None, other.degrees)
 
 
@@ -148,21 +151,21 @@ def test_flip(noise):
 
 
 @pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("place", [(0, 0), (0.5, 0.99), (0.99, 0.3), (0.99, 0.99)])
-def test_padding_and_crop_against_numpy(noise, fused, place):
+@pytest.mark.parametrize("offset", [(0, 0), (0.5, 0.99), (0.99, 0.3), (0.99, 0.99)])
+def test_padding_and_crop_against_numpy(noise, fused, offset):
     preprocess, pad = Preprocess(32), 5
     padded = np.pad(preprocess.resize(noise), ((pad, pad), (pad, pad), (0, 0)))
-    top, left = (int(p * 12) for p in place)
+    top, left = (int(p * 12) for p in offset)
     expected = preprocess.resize(padded[top : top + 32, left : left + 32])
-    plan = replace(STILL, place=place)
-    assert np.array_equal(Augment(pad=pad, fused=fused).apply(plan, noise, preprocess), expected)
+    params = replace(STILL, offset=offset)
+    assert np.array_equal(Augment(pad=pad, fused=fused).apply(params, noise, preprocess), expected)
 
 
 def test_zoom_crops_a_smaller_side():
     preprocess = Preprocess(64)
-    plan = replace(STILL, zoom=0.25, place=(0.5, 0.0))
+    params = replace(STILL, zoom=0.25, offset=(0.5, 0.0))
     for fused in (False, True):
-        out = Augment(pad=0, fused=fused).apply(plan, positions(128, 128), preprocess).astype(float)
+        out = Augment(pad=0, fused=fused).apply(params, positions(128, 128), preprocess).astype(float)
         columns = (out[20, :, 0] - 40) / 200 * 64  # of the resized image, pixel edges at whole numbers
         assert np.abs(columns - (np.arange(64) + 0.5) * 48 / 64).max() < 0.6
 
@@ -185,12 +188,12 @@ def test_a_quarter_turn_is_anticlockwise(fused):
 
 
 def test_area_crop_against_numpy(noise):
-    plan = replace(STILL, share=0.3, aspect=0.9, place=(0.4, 0.8), flip=True)
-    w = CLIP._area_window(plan, *noise.shape[:2])
+    params = replace(STILL, area_fraction=0.3, aspect=0.9, offset=(0.4, 0.8), flip=True)
+    w = CLIP._area_window(params, *noise.shape[:2])
     expected = cv2.resize(noise[w.top : w.top + w.height, w.left : w.left + w.width], (24, 24))[:, ::-1]
     for fused in (False, True):
-        assert np.array_equal(replace(CLIP, fused=fused).apply(plan, noise, Preprocess(24, "bicubic")), expected)
-    full = replace(STILL, share=1.0, aspect=53 / 37, place=(0.9, 0.9))
+        assert np.array_equal(replace(CLIP, fused=fused).apply(params, noise, Preprocess(24, "bicubic")), expected)
+    full = replace(STILL, area_fraction=1.0, aspect=53 / 37, offset=(0.9, 0.9))
     assert CLIP._area_window(full, 37, 53) == geometry.Window(0, 0, 37, 53)
 
 
@@ -210,21 +213,21 @@ def test_a_side_beyond_the_warps_coordinates_is_no_fault():
 
 def test_the_order_of_the_area_recipe():
     """RandAugment comes before the rotation, whose fill is black and stays black."""
-    plan = replace(STILL, share=1.0, aspect=1.0, degrees=45.0, ops=(("Invert", 0.0),))
-    out = CLIP.apply(plan, np.full((64, 64, 3), 55, np.uint8), Preprocess(64))
+    params = replace(STILL, area_fraction=1.0, aspect=1.0, degrees=45.0, ops=(("Invert", 0.0),))
+    out = CLIP.apply(params, np.full((64, 64, 3), 55, np.uint8), Preprocess(64))
     assert out[0, 0].tolist() == [0, 0, 0] and out[32, 32].tolist() == [200, 200, 200]
     bicubic = geometry.rotate(smooth(64, 64), 30, "bicubic")
     plain = replace(CLIP, rotation_interpolation="bilinear").apply(
-        replace(plan, ops=()), smooth(64, 64), Preprocess(64)
+        replace(params, ops=()), smooth(64, 64), Preprocess(64)
     )
     assert not np.array_equal(bicubic, plain)
 
 
 def test_bgr_is_turned_before_the_colours_change(noise):
-    plan = replace(STILL, ops=(("Rotate", 20.0), ("Color", 0.5)), share=0.5)
+    params = replace(STILL, ops=(("Rotate", 20.0), ("Color", 0.5)), area_fraction=0.5)
     for augment in (Augment(), CLIP):
-        a = augment.apply(plan, noise, Preprocess(32))
-        assert np.array_equal(a, augment.apply(plan, noise[..., ::-1].copy(), Preprocess(32), bgr=True))
+        a = augment.apply(params, noise, Preprocess(32))
+        assert np.array_equal(a, augment.apply(params, noise[..., ::-1].copy(), Preprocess(32), bgr=True))
 
 
 def test_light_moves_the_mean_within_its_bounds():
@@ -232,18 +235,18 @@ def test_light_moves_the_mean_within_its_bounds():
     augment = replace(OFF, brightness=0.2)
     values = [int(augment(image, Preprocess(32), rng(s))[0, 0, 0]) for s in range(300)]
     assert 80 <= min(values) < 85 and 115 < max(values) <= 120
-    plan = replace(STILL, contrast=1.5)
-    assert replace(OFF, contrast=0.5).apply(plan, image, Preprocess(32))[0, 0, 0] == round((100 - 128) * 1.5 + 128)
+    params = replace(STILL, contrast=1.5)
+    assert replace(OFF, contrast=0.5).apply(params, image, Preprocess(32))[0, 0, 0] == round((100 - 128) * 1.5 + 128)
 
 
 # One warp against the steps
 
 
-def where_from(x: float, y: float, size: int, window: geometry.Window, plan, pad: int) -> tuple[float, float]:
+def where_from(x: float, y: float, size: int, window: geometry.Window, params, pad: int) -> tuple[float, float]:
     """Walks an output point back, step by step in continuous coordinates, to 0..1 of the source; nan if black."""
     x, y = x * window.width / size, y * window.height / size  # the last resize
-    if plan.degrees is not None:
-        turn, cx, cy = math.radians(plan.degrees), window.width / 2, window.height / 2
+    if params.degrees is not None:
+        turn, cx, cy = math.radians(params.degrees), window.width / 2, window.height / 2
         dx, dy = x - cx, y - cy
         x, y = cx + dx * math.cos(turn) - dy * math.sin(turn), cy + dx * math.sin(turn) + dy * math.cos(turn)
     if not (0 <= x <= window.width and 0 <= y <= window.height):
@@ -251,7 +254,7 @@ def where_from(x: float, y: float, size: int, window: geometry.Window, plan, pad
     x, y = x + window.left, y + window.top
     if not (0 <= x <= size and 0 <= y <= size):
         return math.nan, math.nan
-    return (size - x if plan.flip else x) / size, y / size
+    return (size - x if params.flip else x) / size, y / size
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -260,11 +263,11 @@ def test_every_pixel_comes_from_where_it_should(height, width, size, fused):
     """To 0.45 pixels of the output or the source, whichever is coarser, and 0.1 on average; and black elsewhere."""
     image, augment = positions(height, width), Augment(zoom=0.1, rotation_prob=0.7, fused=fused)
     for seed in range(25):
-        plan = augment.draw(rng(seed))
-        window = geometry.padded_window(size, augment.pad, plan.zoom, plan.place)
-        out = augment.apply(plan, image, Preprocess(size)).astype(float)
+        params = augment.sample_params(rng(seed))
+        window = geometry.padded_window(size, augment.pad, params.zoom, params.offset)
+        out = augment.apply(params, image, Preprocess(size)).astype(float)
         source = np.array(
-            [[where_from(x + 0.5, y + 0.5, size, window, plan, 10) for x in range(size)] for y in range(size)]
+            [[where_from(x + 0.5, y + 0.5, size, window, params, 10) for x in range(size)] for y in range(size)]
         )
         black = np.isnan(source[..., 0])
         inner = cv2.erode((~black).astype(np.uint8), np.ones((9, 9)), borderValue=0).astype(bool)
@@ -282,21 +285,21 @@ def test_every_pixel_comes_from_where_it_should(height, width, size, fused):
 @pytest.mark.parametrize("size", [64, 224])
 @pytest.mark.parametrize("shape", [(1, 1), (1.5, 2.3), (4, 1.2), (0.7, 0.7), (0.5, 1.6)])
 def test_one_warp_against_the_steps(size, shape):
-    """Same plans, cuts, flips and rotations among them: nearly the same pixels, the same black."""
+    """Same samples, cuts, flips and rotations among them: nearly the same pixels, the same black."""
     height, width = (round(size * s) for s in shape)
     preprocess, augment = Preprocess(size), Augment(zoom=0.1)
     differences, overlaps = [], []
     for seed in range(60):
-        plan = augment.draw(rng(seed))
+        params = augment.sample_params(rng(seed))
         if seed % 4 == 0:
-            plan = replace(plan, zoom=0.0, place=(0.999, plan.place[1]))  # a cut axis
+            params = replace(params, zoom=0.0, offset=(0.999, params.offset[1]))  # a cut axis
         image = smooth(height, width, seed)
-        one, steps = (replace(augment, fused=f).apply(plan, image, preprocess) for f in (True, False))
-        if plan.degrees is None:
+        one, steps = (replace(augment, fused=f).apply(params, image, preprocess) for f in (True, False))
+        if params.degrees is None:
             assert np.array_equal(one, steps)
             continue
         white = np.full_like(image, 255)
-        black = [replace(augment, fused=f).apply(plan, white, preprocess)[..., 0] < 128 for f in (True, False)]
+        black = [replace(augment, fused=f).apply(params, white, preprocess)[..., 0] < 128 for f in (True, False)]
         overlaps.append((black[0] & black[1]).sum() / max((black[0] | black[1]).sum(), 1))
         differences.append(np.abs(one.astype(int) - steps)[~(black[0] | black[1])].mean())
     assert len(overlaps) > 20
@@ -306,8 +309,8 @@ def test_one_warp_against_the_steps(size, shape):
 
 
 def test_nothing_but_padding_is_black():
-    plan = replace(STILL, degrees=20.0, place=(0.0, 0.0))
-    assert not Augment(pad=40).apply(plan, smooth(64, 64), Preprocess(32)).any()
+    params = replace(STILL, degrees=20.0, offset=(0.0, 0.0))
+    assert not Augment(pad=40).apply(params, smooth(64, 64), Preprocess(32)).any()
 
 
 # RandAugment
@@ -436,7 +439,7 @@ def asks(least: int):
         (7, 5, 1, (1, 1)),
     ],
 )
-def test_the_smallest_size_that_suffices_is_decoded(height, width, least, expected):
+def test_the_smallest_size_that_is_large_enough_is_decoded(height, width, least, expected):
     data = jpeg(smooth(height, width))
     assert frame_size(data) == (width, height)
     assert decode_bgr(data, "x", asks(least)).shape[:2] == expected
@@ -500,16 +503,16 @@ def test_what_becomes_the_result_keeps_its_pixels(augment):
     """The recipe's own test of sizes: never fewer pixels than the result has, and the reduction is used."""
     size, used = 64, Counter()
     for seed in range(300):
-        plan, factors = augment.draw(rng(seed)), [1]
+        params, factors = augment.sample_params(rng(seed)), [1]
         for factor in (2, 4, 8):
             height, width = -(-600 // factor), -(-410 // factor)
-            if augment._suffices(plan, size, width, height):
+            if augment._is_large_enough(params, size, width, height):
                 factors.append(factor)
                 if augment.crop == "random_resized_crop":
-                    window = augment._area_window(plan, height, width)
+                    window = augment._area_window(params, height, width)
                     assert min(window.height, window.width) >= size
                 else:
-                    side = geometry.padded_window(size, 0, plan.zoom, (0, 0)).width
+                    side = geometry.padded_window(size, 0, params.zoom, (0, 0)).width
                     assert min(height, width) * side / size >= size
         used[max(factors)] += 1
     assert len(used) > 1 or set(used) == {4}, used
@@ -517,7 +520,7 @@ def test_what_becomes_the_result_keeps_its_pixels(augment):
 
 @pytest.mark.parametrize("augment", [Augment(), replace(CLIP, rand_augment=RandAugment())], ids=["padded", "area"])
 def test_reading_reduced_is_reading(augment, tmp_path):
-    """The same plan, the same sample but for the detail."""
+    """The same params, the same sample but for the detail."""
     path = tmp_path / "x.jpg"
     path.write_bytes(jpeg(smooth(601, 811)))
     differences = []

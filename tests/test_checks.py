@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from paddlex_feat import MOST_PIXELS
-from paddlex_feat.checks import duplicates, image_facts
-from paddlex_feat.checks.context import Settings
-from paddlex_feat.checks.duplicates import NEAR, NEAR_FINE, near_pairs
+from paddlex_feat.checks import duplicates, image_info
+from paddlex_feat.checks.context import CheckSettings
+from paddlex_feat.checks.duplicates import MAX_HAMMING_128, MAX_HAMMING_512, near_pairs
 from paddlex_feat.checks.runner import check
 from paddlex_feat.data import findings as findings_module
 from paddlex_feat.data.findings import Finding
@@ -30,7 +30,7 @@ from paddlex_feat.data.lists.image_list import LISTS, ImageList, find_root, read
 from paddlex_feat.errors import ImageError
 from paddlex_feat.reports import dataset_html, dataset_pictures
 
-SETTINGS = Settings(batch_size=4, samples_per_class=2, num_classes=None, workers=2, input_size=16)
+SETTINGS = CheckSettings(batch_size=4, samples_per_class=2, num_classes=None, workers=2, input_size=16)
 
 
 @pytest.fixture(autouse=True)
@@ -146,9 +146,9 @@ def test_a_decompression_bomb_is_refused_by_its_header_and_not_decoded(scene, mo
     assert MOST_PIXELS < 60000 * 60000
     where = scene.add("train", "bomb.png", 0, bomb)
     decoded = []
-    decode = image_facts.decode_admitted
+    decode = image_info.decode_admitted
     monkeypatch.setattr(
-        image_facts, "decode_admitted", lambda data, name, *more: decoded.append(name) or decode(data, name, *more)
+        image_info, "decode_admitted", lambda data, name, *more: decoded.append(name) or decode(data, name, *more)
     )
     assert scene.found() == [("image-too-large", "error", where)]
     assert "bomb.png" not in {Path(name).name for name in decoded}
@@ -307,10 +307,10 @@ def test_a_pipe_in_a_list_does_not_hang(scene):
 def test_what_may_become_readable_is_not_remembered(scene, monkeypatch):
     read = os.read
     monkeypatch.setattr(os, "read", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
-    facts = image_facts.inspect_all([str(scene.root / "t0.png")], 1)
-    assert [f.fault for f in facts.values()] == ["image-unreadable"]
+    info = image_info.inspect_all([str(scene.root / "t0.png")], 1)
+    assert [f.error for f in info.values()] == ["image-unreadable"]
     monkeypatch.setattr(os, "read", read)
-    assert [f.fault for f in image_facts.inspect_all([str(scene.root / "t0.png")], 1).values()] == [""]
+    assert [f.error for f in image_info.inspect_all([str(scene.root / "t0.png")], 1).values()] == [""]
 
 
 def test_a_jpeg_whose_rest_is_zeros_is_truncated(scene):
@@ -384,10 +384,8 @@ def test_how_many_images_are_decoded(scene, decode, missing):
 def test_a_second_check_reads_only_what_has_changed(scene, monkeypatch):
     assert scene.found() == []
     read = []
-    inspect = image_facts.inspect
-    monkeypatch.setattr(
-        image_facts, "inspect", lambda path, *more: read.append(Path(path).name) or inspect(path, *more)
-    )
+    inspect = image_info.inspect
+    monkeypatch.setattr(image_info, "inspect", lambda path, *more: read.append(Path(path).name) or inspect(path, *more))
     assert scene.found() == [] and read == []
     (scene.root / "t3.png").write_bytes(b"damaged")
     assert [code for code, _, _ in scene.found()] == ["image-undecodable"] and read == ["t3.png"]
@@ -471,20 +469,20 @@ def test_a_cache_that_cannot_be_used_is_done_without(scene, tmp_path, content):
 def test_near_pairs_against_brute_force():
     rng = np.random.default_rng(0)
     base = rng.integers(0, 256, (60, 80), dtype=np.uint8)
-    hashes = [base[i].copy() for i in rng.integers(0, 60, 300)]
-    for row in hashes:
+    rows = [base[i].copy() for i in rng.integers(0, 60, 300)]
+    for row in rows:
         for bit in [*rng.integers(0, 128, rng.integers(0, 7)), *rng.integers(128, 640, rng.integers(0, 20))]:
             row[bit // 8] ^= np.uint8(1 << (bit % 8))
-    looks = {str(i): row.tobytes().hex() for i, row in enumerate(hashes)}
-    numbers = [int(h, 16) for h in looks.values()]
+    hashes = {str(i): row.tobytes().hex() for i, row in enumerate(rows)}
+    numbers = [int(h, 16) for h in hashes.values()]
     expected = {
         (str(i), str(j))
         for i in range(300)
         for j in range(i + 1, 300)
-        if ((numbers[i] ^ numbers[j]) >> 512).bit_count() <= NEAR
-        and ((numbers[i] ^ numbers[j]) % 2**512).bit_count() <= NEAR_FINE
+        if ((numbers[i] ^ numbers[j]) >> 512).bit_count() <= MAX_HAMMING_128
+        and ((numbers[i] ^ numbers[j]) % 2**512).bit_count() <= MAX_HAMMING_512
     }
-    assert set(near_pairs(looks)) == expected and len(expected) > 300
+    assert set(near_pairs(hashes)) == expected and len(expected) > 300
     assert list(near_pairs({})) == list(near_pairs({"a": "00" * 80})) == []
 
 
@@ -517,7 +515,7 @@ def test_every_code_is_documented_with_its_severity():
 
 
 def test_a_million_faulty_lines_are_counted_and_the_first_kept(scene, monkeypatch):
-    monkeypatch.setattr(findings_module, "KEPT", 3)
+    monkeypatch.setattr(findings_module, "MAX_PER_CODE", 3)
     for number in range(20):
         scene.add("train", f"missing{number}.png", 0)
         scene.lines["train"].append("no label")
@@ -538,7 +536,7 @@ def test_memory_does_not_grow_with_faulty_lines(tmp_path):
 
 
 def test_thousands_of_look_alikes_are_an_end_to_the_search(scene, monkeypatch):
-    monkeypatch.setattr(duplicates, "MOST_PAIRS", 10)
+    monkeypatch.setattr(duplicates, "MAX_PAIRS", 10)
     for number in range(12):
         noisy = picture(60).copy()
         noisy[0, number] ^= 1

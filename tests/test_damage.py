@@ -16,8 +16,8 @@ from conftest import ROOT, run_main
 from PIL import Image
 
 from paddlex_feat.checks.damage import has_step
-from paddlex_feat.checks.image_facts import ImageFacts, inspect
-from paddlex_feat.checks.phash import look_at, upright
+from paddlex_feat.checks.image_info import ImageInfo, inspect
+from paddlex_feat.checks.phash import appearance_of, upright
 from paddlex_feat.data.images import decoder_warnings
 from paddlex_feat.data.images.decode import MAX_NAMED, _repaired, decode_bgr
 from paddlex_feat.data.images.jpeg import read_layout
@@ -39,7 +39,7 @@ def encode(image: Image.Image, form: str = "JPEG", **options) -> bytes:
     return stream.getvalue()
 
 
-def facts_of(tmp_path: Path, data: bytes, name: str = "a.jpg") -> ImageFacts:
+def info_of(tmp_path: Path, data: bytes, name: str = "a.jpg") -> ImageInfo:
     (tmp_path / name).write_bytes(data)
     return inspect(str(tmp_path / name))
 
@@ -59,15 +59,15 @@ TRAILERS = (
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"])
 @pytest.mark.parametrize("trailer", TRAILERS, ids=range(len(TRAILERS)))
 def test_bytes_behind_the_end_of_an_image_do_not_matter(photograph, tmp_path, form, trailer):
-    facts = facts_of(tmp_path, encode(photograph.resize((96, 80)), form) + trailer)
-    assert (facts.fault, facts.damage) == ("", "")
+    info = info_of(tmp_path, encode(photograph.resize((96, 80)), form) + trailer)
+    assert (info.error, info.damage) == ("", "")
 
 
 def test_a_photograph_and_its_preview_or_a_second_copy_behind_it_is_sound(photograph, tmp_path):
     data = encode(photograph.resize((200, 240)), quality=90)
     for trailer in (data, data[:3000], encode(photograph.resize((64, 64)))):
-        facts = facts_of(tmp_path, data + trailer)
-        assert (facts.fault, facts.damage) == ("", "")
+        info = info_of(tmp_path, data + trailer)
+        assert (info.error, info.damage) == ("", "")
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 8}, {"subsampling": 0}])
@@ -75,8 +75,8 @@ def test_a_photograph_and_its_preview_or_a_second_copy_behind_it_is_sound(photog
 @pytest.mark.parametrize("padding", [0, 4000])
 def test_a_jpeg_that_was_cut_off_is_an_error_also_where_zeros_follow(photograph, tmp_path, options, keep, padding):
     data = encode(photograph.resize((200, 240)), **options)
-    facts = facts_of(tmp_path, data[: int(keep * len(data))] + bytes(padding))
-    assert facts.fault == "image-truncated"
+    info = info_of(tmp_path, data[: int(keep * len(data))] + bytes(padding))
+    assert info.error == "image-truncated"
 
 
 @pytest.mark.parametrize(("kind", "share"), [("hole", 0.95), ("lost", 0.8), ("doubled", 0.9), ("text", 0.98)])
@@ -87,8 +87,8 @@ def test_damaged_jpegs_are_found(photograph, tmp_path, kind, share):
         data = damaged_images.encoded(photograph, rng)
         made = damaged_images.damage(data, kind, rng)
         if damaged_images.changed(damaged_images.decode(data), damaged_images.decode(made)) > 0.05:
-            facts = facts_of(tmp_path, made)
-            seen, found = seen + 1, found + bool(facts.damage or facts.fault)
+            info = info_of(tmp_path, made)
+            seen, found = seen + 1, found + bool(info.damage or info.error)
     assert seen > 40 and found >= share * seen
 
 
@@ -97,8 +97,8 @@ def test_sound_jpegs_with_trailers_are_not_findings(photograph, tmp_path, faces)
     for number in range(150):
         rng = random.Random(number)
         made = damaged_images.trailer(damaged_images.encoded(rng.choice(pictures), rng), rng)
-        facts = facts_of(tmp_path, made)
-        assert (facts.fault, facts.damage) == ("", ""), number
+        info = info_of(tmp_path, made)
+        assert (info.error, info.damage) == ("", ""), number
 
 
 def test_a_step_of_brightness_from_one_block_on_is_found_and_an_edge_of_the_picture_is_not(photograph):
@@ -120,7 +120,7 @@ def test_images_turned_by_exif_are_inspected_as_stored_and_compared_as_shown(pho
     data = encode(photograph.resize((160, 96)), exif=exif)
     stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     assert np.array_equal(upright(stored, orientation), decode_bgr(data, "x"))
-    assert ("rotated" in facts_of(tmp_path, data).traits) == (orientation != 1)
+    assert ("rotated" in info_of(tmp_path, data).properties) == (orientation != 1)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 255, 65535])
@@ -128,23 +128,23 @@ def test_an_orientation_out_of_range_is_no_rotation(photograph, tmp_path, orient
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(photograph.resize((160, 96)), exif=exif)
-    assert facts_of(tmp_path, data).traits == () and decode_bgr(data, "x").shape == (96, 160, 3)
+    assert info_of(tmp_path, data).properties == () and decode_bgr(data, "x").shape == (96, 160, 3)
 
 
 def test_a_tiff_that_decompresses_in_part_is_damaged(photograph, tmp_path, capfd):
     for compression in ("tiff_lzw", "tiff_adobe_deflate"):
         data = bytearray(encode(photograph.resize((300, 200)), "TIFF", compression=compression))
-        assert facts_of(tmp_path, bytes(data), "a.tif").damage == ""
+        assert info_of(tmp_path, bytes(data), "a.tif").damage == ""
         data[len(data) // 2 : len(data) // 2 + 600] = bytes(600)
-        assert facts_of(tmp_path, bytes(data), "b.tif").damage.startswith("its data cannot be decompressed")
+        assert info_of(tmp_path, bytes(data), "b.tif").damage.startswith("its data cannot be decompressed")
     assert "tempfile.tif" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("form", ["JPEG", "WEBP", "BMP", "TIFF", "PNG", "GIF"])
 def test_a_transfer_as_text_is_found(photograph, tmp_path, form):
     data = encode(photograph.resize((300, 200)), form)
-    facts = facts_of(tmp_path, data.replace(b"\n", b"\r\n"))
-    assert facts.damage or facts.fault
+    info = info_of(tmp_path, data.replace(b"\n", b"\r\n"))
+    assert info.damage or info.error
 
 
 def grey(level: int, noise: int = 0) -> np.ndarray:
@@ -164,7 +164,7 @@ def grey(level: int, noise: int = 0) -> np.ndarray:
     ],
 )
 def test_images_that_show_nothing(image, kind):
-    assert look_at(image).empty == kind
+    assert appearance_of(image).empty == kind
 
 
 def test_a_stroke_or_a_colour_is_something_and_dead_pixels_are_not():
@@ -172,15 +172,15 @@ def test_a_stroke_or_a_colour_is_something_and_dead_pixels_are_not():
     stroke[100:103, 20:140] = 0
     red[50:90, 40:80, 2] = 200
     dead[17, 23] = 255
-    assert [look_at(image).empty for image in (stroke, red, dead)] == ["", "", "blank"]
+    assert [appearance_of(image).empty for image in (stroke, red, dead)] == ["", "", "blank"]
 
 
 @pytest.mark.parametrize(("bits", "left"), [(10, 3), (12, 15), (14, 63), (16, 255)])
 def test_few_bits_in_sixteen_are_said_to_turn_dark(tmp_path, bits, left):
     values = np.linspace(0, 2**bits - 1, 96 * 96).reshape(96, 96).astype(np.uint16)
     cv2.imwrite(str(tmp_path / "a.png"), values)
-    facts = inspect(str(tmp_path / "a.png"))
-    assert facts.traits == ("16-bit",) and facts.levels[1] == left
+    info = inspect(str(tmp_path / "a.png"))
+    assert info.properties == ("16-bit",) and info.levels[1] == left
     lists = dict.fromkeys(("train", "gallery", "query"), "images/a.png 0\n")
     (tmp_path / "images").mkdir()
     (tmp_path / "a.png").rename(tmp_path / "images/a.png")
@@ -280,5 +280,5 @@ def test_decoding_names_damaged_files_once_and_not_without_end(photograph, caplo
     ],
 )
 def test_what_is_not_an_image_is_called_by_its_name(tmp_path, content, what):
-    facts = facts_of(tmp_path, content)
-    assert facts.fault == "image-undecodable" and what in facts.message
+    info = info_of(tmp_path, content)
+    assert info.error == "image-undecodable" and what in info.message

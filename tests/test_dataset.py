@@ -10,11 +10,11 @@ import pytest
 from conftest import run_main
 
 from paddlex_feat.checks import runner as checks
-from paddlex_feat.checks.context import Settings
+from paddlex_feat.checks.context import CheckSettings
 from paddlex_feat.data.lists.image_list import find_root, mixture, read_list, require_lists
 from paddlex_feat.errors import DatasetError
 
-SETTINGS = Settings(batch_size=16, samples_per_class=4, num_classes=None, workers=2, input_size=64)
+SETTINGS = CheckSettings(batch_size=16, samples_per_class=4, num_classes=None, workers=2, input_size=64)
 PX_KEYS = ["done_flag", "check_pass", "attributes", "analysis", "dataset_path", "show_type", "dataset_type"]
 
 
@@ -32,7 +32,7 @@ def append(file: Path, text: str | bytes) -> None:
         stream.write(text if isinstance(text, bytes) else text.encode())
 
 
-def codes(root: Path, settings: Settings = SETTINGS) -> dict[str, list[str]]:
+def codes(root: Path, settings: CheckSettings = SETTINGS) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for finding in checks.check(root, replace(settings, input_size=64))[1]:
         if finding.severity != "note":
@@ -129,10 +129,10 @@ def test_a_truncated_image_is_found(copy, faces):
 @pytest.mark.parametrize(
     ("settings", "code"),
     [
-        (Settings(18, 4, None, 2), "sampler-batch"),  # not a multiple
-        (Settings(40, 4, None, 2), "sampler-batch"),  # more than 8 classes
-        (Settings(16, 4, 7, 2), "num-classes-too-small"),
-        (Settings(22, 11, None, 2), "class-small"),
+        (CheckSettings(18, 4, None, 2), "sampler-batch"),  # not a multiple
+        (CheckSettings(40, 4, None, 2), "sampler-batch"),  # more than 8 classes
+        (CheckSettings(16, 4, 7, 2), "num-classes-too-small"),
+        (CheckSettings(22, 11, None, 2), "class-small"),
     ],
 )
 def test_the_lists_must_fit_the_training_settings(copy, settings, code):
@@ -140,13 +140,13 @@ def test_the_lists_must_fit_the_training_settings(copy, settings, code):
 
 
 def test_settings_that_fit(copy):
-    assert codes(copy, Settings(40, None, 8, 2)) == {}
+    assert codes(copy, CheckSettings(40, None, 8, 2)) == {}
 
 
 def test_one_class_is_an_error(copy):
     lines = (copy / "train.txt").read_text().splitlines()
     (copy / "train.txt").write_text("\n".join(f"{line.split()[0]} 7" for line in lines) + "\n")
-    assert codes(copy, Settings(4, 4, None, 2)) == {"train-one-class": ["train.txt"]}
+    assert codes(copy, CheckSettings(4, 4, None, 2)) == {"train-one-class": ["train.txt"]}
 
 
 def test_no_query_with_a_match_is_an_error(copy):

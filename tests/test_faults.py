@@ -400,15 +400,15 @@ def test_a_changed_image_is_inspected_again_though_it_got_older(tmp_path, monkey
     import cv2
     import numpy as np
 
-    from paddlex_feat.checks.image_facts import inspect_all
+    from paddlex_feat.checks.image_info import inspect_all
 
     monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", str(tmp_path / "cache"))
     path = tmp_path / "a.png"
     cv2.imwrite(str(path), np.zeros((8, 8, 3), np.uint8))
-    assert not inspect_all([str(path)], 1)[str(path)].fault
+    assert not inspect_all([str(path)], 1)[str(path)].error
     path.write_bytes(b"x" * path.stat().st_size)  # as long as before
     os.utime(path, (1e9, 1e9))
-    assert inspect_all([str(path)], 1)[str(path)].fault
+    assert inspect_all([str(path)], 1)[str(path)].error
 
 
 # Disks

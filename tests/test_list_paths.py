@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from paddlex_feat.checks import files
-from paddlex_feat.checks.context import DataSet, Settings
-from paddlex_feat.checks.image_facts import ImageFacts
+from paddlex_feat.checks.context import CheckSettings, DataSet
+from paddlex_feat.checks.image_info import ImageInfo
 from paddlex_feat.checks.runner import check
 from paddlex_feat.config.load import load
 from paddlex_feat.data.converters import labelme
@@ -23,7 +23,7 @@ from paddlex_feat.errors import DatasetError
 from paddlex_feat.modes import check_dataset
 from paddlex_feat.modes.build import require_images
 
-SETTINGS = Settings(batch_size=4, samples_per_class=2, num_classes=None, workers=1, input_size=16)
+SETTINGS = CheckSettings(batch_size=4, samples_per_class=2, num_classes=None, workers=1, input_size=16)
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_a_hundred_thousand_missing_images_are_explained_cheaply(data):
     for number in range(1000):
         (data / f"images/{number}.png").touch()
     records, _ = read_list(data, "train")
-    gone = ImageFacts("image-missing", "The file does not exist.")
+    gone = ImageInfo("image-missing", "The file does not exist.")
     found = DataSet(data, {"train": records}, dict.fromkeys(records.files(), gone))
     start = time.process_time()
     findings = list(files.images(found, SETTINGS))

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from conftest import run_main
 
-from paddlex_feat.checks import image_facts
-from paddlex_feat.checks.context import Settings
+from paddlex_feat.checks import image_info
+from paddlex_feat.checks.context import CheckSettings
 from paddlex_feat.checks.runner import check
 from paddlex_feat.data.images import decode
 from paddlex_feat.data.lists import outside
@@ -74,10 +74,10 @@ def test_refused_paths_are_errors_with_file_and_line_and_never_opened(root, kind
     path = linked(root, kind)
     add(root, "query", path)
     opened: list[str] = []
-    read, content = image_facts._read, decode.read_content
-    monkeypatch.setattr(image_facts, "_read", lambda path: opened.append(path) or read(path))
+    read, content = image_info._read, decode.read_content
+    monkeypatch.setattr(image_info, "_read", lambda path: opened.append(path) or read(path))
     monkeypatch.setattr(decode, "read_content", lambda path: opened.append(str(path)) or content(path))
-    settings = Settings(batch_size=4, samples_per_class=2, num_classes=None, workers=1, refuse_outside=True)
+    settings = CheckSettings(batch_size=4, samples_per_class=2, num_classes=None, workers=1, refuse_outside=True)
     data, findings = check(root, settings)
     (finding,) = (f for f in findings if f.code.startswith("path-"))
     assert (finding.code, finding.severity, finding.where) == (KINDS[kind], "error", "query.txt:3")

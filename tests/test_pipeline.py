@@ -167,10 +167,10 @@ def test_epochs_differ_and_repeat_by_seed():
     ("classes", "batch", "k", "fit"), [(20, 128, 4, 80), (20, 42, 4, 40), (1, 3, 4, 4), (5, 16, 4, None)]
 )
 def test_the_preflight_names_the_batch_size_that_fits(classes, batch, k, fit):
-    fault = samplers.pk_fault(classes, batch, k)
+    fault = samplers.pk_error(classes, batch, k)
     assert (fault is None) if fit is None else f"batch_size={fit}," in fault[1]
     if fit:
-        assert samplers.pk_fault(classes, fit, k) is None
+        assert samplers.pk_error(classes, fit, k) is None
 
 
 def test_shuffled_epochs_hold_every_image_once():

@@ -38,9 +38,9 @@ shares = (
 )
 def test_a_split_is_whole_repeatable_and_leaves_no_query_without_a_match(sizes, percents, by, seed):
     labels = np.repeat(np.arange(len(sizes)) * 3, sizes).tolist()
-    parts = split.draw(labels, percents, by, seed)
+    parts = split.random_split(labels, percents, by, seed)
     assert sorted(i for part in parts.values() for i in part) == list(range(len(labels)))
-    assert parts == split.draw(labels, percents, by, seed)
+    assert parts == split.random_split(labels, percents, by, seed)
     classes = {name: {labels[i] for i in parts[name]} for name in LISTS}
     assert classes["query"] <= classes["gallery"]
     if by == "class":
@@ -49,17 +49,17 @@ def test_a_split_is_whole_repeatable_and_leaves_no_query_without_a_match(sizes, 
 
 def test_a_split_meets_its_percentages_class_by_class():
     labels = [c for c in range(50) for _ in range(20)]
-    parts = split.draw(labels, (70, 20, 10), "image", 0)
+    parts = split.random_split(labels, (70, 20, 10), "image", 0)
     for name, each in (("train", 14), ("gallery", 4), ("query", 2)):
         assert set(Counter(labels[i] for i in parts[name]).values()) == {each}
-    parts = split.draw(labels, (60, 30, 10), "class", 0)
+    parts = split.random_split(labels, (60, 30, 10), "class", 0)
     assert [len(parts[name]) for name in LISTS] == [600, 300, 100]
-    assert split.draw(labels, (70, 20, 10), "image", 1) != split.draw(labels, (70, 20, 10), "image", 0)
+    assert split.random_split(labels, (70, 20, 10), "image", 1) != split.random_split(labels, (70, 20, 10), "image", 0)
 
 
 def test_small_classes_add_up():
     """Rounding is carried from class to class: 100 classes of 3 images at 60/20/20 come near 180/60/60."""
-    parts = split.draw([c for c in range(100) for _ in range(3)], (60, 20, 20), "image", 0)
+    parts = split.random_split([c for c in range(100) for _ in range(3)], (60, 20, 20), "image", 0)
     assert abs(len(parts["train"]) - 180) <= 30 and len(parts["gallery"]) >= len(parts["query"]) > 20
 
 
@@ -238,7 +238,7 @@ def test_nothing_usable_is_an_error_with_every_reason(annotated, tmp_path):
 def test_a_draw_that_leaves_nothing_to_train_or_evaluate_is_refused(sizes, percents, by):
     labels = np.repeat(np.arange(len(sizes)), sizes).tolist()
     with pytest.raises(DatasetError, match="cannot be divided"):
-        split.require_usable(split.draw(labels, percents, by, 0), labels)
+        split.validate_split(split.random_split(labels, percents, by, 0), labels)
 
 
 FIELDS = ["imagePath", "flags", "shapes", "label", "cat"]

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from paddlex_feat.checks.context import DataSet, Settings
+from paddlex_feat.checks.context import CheckSettings, DataSet
 from paddlex_feat.data.findings import Finding
-from paddlex_feat.data.samplers import pk_fault
+from paddlex_feat.data.samplers import pk_error
 
-LONG_TAIL = 50  # times the median class size; a larger class is said to be an extreme
+LONG_TAIL = 50  # times the median class size; a larger class gets a warning
 _SHOWN = 10
 
 
-def classifier(data: DataSet, settings: Settings) -> list[Finding]:
+def classifier(data: DataSet, settings: CheckSettings) -> list[Finding]:
     """train.txt has at least two classes, and the classifier is wide enough for them."""
     count = len(set(data.lists["train"].labels))
     if count == 1:
@@ -31,15 +31,15 @@ def classifier(data: DataSet, settings: Settings) -> list[Finding]:
     return []
 
 
-def sampler(data: DataSet, settings: Settings) -> list[Finding]:
+def sampler(data: DataSet, settings: CheckSettings) -> list[Finding]:
     """The batch can be filled with P classes of K images."""
     k, sizes = settings.samples_per_class, Counter(data.lists["train"].labels)
     if not k or not sizes:
         return []
     findings = []
-    fault = pk_fault(len(sizes), settings.batch_size, k)
-    if fault:
-        findings.append(Finding("sampler-batch", "error", "train.txt", *fault))
+    error = pk_error(len(sizes), settings.batch_size, k)
+    if error:
+        findings.append(Finding("sampler-batch", "error", "train.txt", *error))
     small = sorted(label for label, size in sizes.items() if size < k)
     if small:
         shown = ", ".join(map(str, small[:_SHOWN])) + (", …" if len(small) > _SHOWN else "")
@@ -51,7 +51,7 @@ def sampler(data: DataSet, settings: Settings) -> list[Finding]:
     return findings
 
 
-def distribution(data: DataSet, settings: Settings) -> list[Finding]:
+def distribution(data: DataSet, settings: CheckSettings) -> list[Finding]:
     """No class is larger than the others beyond measure."""
     sizes = Counter(data.lists["train"].labels)
     if len(sizes) < 2:
@@ -65,7 +65,7 @@ def distribution(data: DataSet, settings: Settings) -> list[Finding]:
     return [Finding("class-tail", "warning", "train.txt", message, fix)]
 
 
-def matches(data: DataSet, settings: Settings) -> Iterator[Finding]:
+def matches(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     """Queries have a gallery image of their label, and gallery labels are asked for."""
     query, gallery = data.lists["query"], data.lists["gallery"]
     if not query or not gallery:

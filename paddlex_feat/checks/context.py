@@ -8,14 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from paddlex_feat.checks.image_facts import ImageFacts
+from paddlex_feat.checks.image_info import ImageInfo
 from paddlex_feat.data.lists.image_list import ImageList
 
 SAMPLED = 500  # images a list that CheckDataset.decode=sample decodes
 
 
 @dataclass(frozen=True)
-class Settings:
+class CheckSettings:
     """The training settings that a data set must fit, and how it is checked.
 
     Attributes:
@@ -38,7 +38,7 @@ class Settings:
     refuse_outside: bool = False
 
 
-class Place(NamedTuple):
+class RecordLocation(NamedTuple):
     """One record: where it stands and what it says."""
 
     records: ImageList
@@ -76,31 +76,31 @@ class DataSet:
 
     root: Path
     lists: dict[str, ImageList] = field(default_factory=dict)
-    facts: dict[str, ImageFacts] = field(default_factory=dict)
+    image_info: dict[str, ImageInfo] = field(default_factory=dict)
 
     def readable(self, *files: str) -> tuple[str, ...]:
         """Those of the files that were decoded, and so can be shown."""
-        return tuple(file for file in files if file in self.facts and not self.facts[file].fault)
+        return tuple(file for file in files if file in self.image_info and not self.image_info[file].error)
 
-    def records(self) -> Iterator[tuple[str, Place]]:
-        """(file, its place) of every record; what a place says is worked out only when asked."""
+    def records(self) -> Iterator[tuple[str, RecordLocation]]:
+        """(file, its record) of every record; what a record says is worked out only when asked."""
         for records in self.lists.values():
             for i, file in enumerate(records.files()):
-                yield file, Place(records, i)
+                yield file, RecordLocation(records, i)
 
     @cached_property
-    def repeated(self) -> list[list[Place]]:
+    def repeated(self) -> list[list[RecordLocation]]:
         """The records of every image that stands on more than one line, in their order.
 
         Images are the same if their files' contents are known and equal, or else their paths.
         """
-        first: dict[str, Place] = {}
-        groups: dict[str, list[Place]] = {}
-        for file, place in self.records():
-            facts = self.facts.get(file)
-            key = facts.content or file if facts else file
+        first: dict[str, RecordLocation] = {}
+        groups: dict[str, list[RecordLocation]] = {}
+        for file, record in self.records():
+            info = self.image_info.get(file)
+            key = info.sha256 or file if info else file
             if key in first:
-                groups.setdefault(key, [first[key]]).append(place)
+                groups.setdefault(key, [first[key]]).append(record)
             else:
-                first[key] = place
+                first[key] = record
         return list(groups.values())

@@ -1,4 +1,4 @@
-"""Checks for the same image in more than one place, to the byte or to the eye."""
+"""Checks for the same image in more than one record, to the byte or to the eye."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from paddlex_feat.checks.context import DataSet, Place, Settings
+from paddlex_feat.checks.context import CheckSettings, DataSet, RecordLocation
 from paddlex_feat.data.findings import Finding
 
 # Bits of 128 in which the perceptual hashes of near-identical images differ at most: 8 bands of 16 bits,
 # one of which must then be equal.
-NEAR = 7
-NEAR_FINE = 24  # of the other 512 bits
+MAX_HAMMING_128 = 7
+MAX_HAMMING_512 = 24  # of the other 512 bits
 _COARSE = 16  # bytes that hold the first 128
 _ONES = np.array([i.bit_count() for i in range(256)], np.uint8)
-MOST_PAIRS = 200_000  # pairs after which no more are looked for: a thousand copies have half a million
-_LARGEST_BAND = 400  # files that share a band; more share it by chance or by a common background
+MAX_PAIRS = 200_000  # pairs after which no more are looked for: a thousand copies have half a million
+_MAX_BAND = 400  # files that share a band; more share it by chance or by a common background
 
 
-def repeated_lines(data: DataSet, settings: Settings) -> Iterator[Finding]:
+def repeated_lines(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     """No file stands twice in a list."""
     for name, records in data.lists.items():
         first: dict[str, int] = {}
@@ -31,37 +31,37 @@ def repeated_lines(data: DataSet, settings: Settings) -> Iterator[Finding]:
                 yield Finding("line-repeated", "warning", records.where(i), message, fix)
 
 
-def contradictory_labels(data: DataSet, settings: Settings) -> Iterator[Finding]:
+def contradictory_labels(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     """One image has one label in train.txt, and one in gallery.txt and query.txt together."""
-    for places in data.repeated:
+    for records in data.repeated:
         for names in (("train",), ("gallery", "query")):
-            here = [place for place in places if place.list in names]
-            for place in here[1:]:
-                if place.label != here[0].label:
-                    message = f"{place.path} has label {place.label} here and {here[0].label} in {here[0].where}."
+            here = [record for record in records if record.list in names]
+            for record in here[1:]:
+                if record.label != here[0].label:
+                    message = f"{record.path} has label {record.label} here and {here[0].label} in {here[0].where}."
                     fix = "Keep the line with the right label."
-                    shown = data.readable(place.file)
-                    yield Finding("label-conflict", "error", place.where, message, fix, shown)
+                    shown = data.readable(record.file)
+                    yield Finding("label-conflict", "error", record.where, message, fix, shown)
 
 
-def identical(data: DataSet, settings: Settings) -> Iterator[Finding]:
+def identical(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     """No list holds the same image under two names."""
-    for places in data.repeated:
-        first: dict[str, Place] = {}
-        for place in places:
-            other = first.setdefault(place.list, place)
-            if place.file != other.file and place.label == other.label:
-                message = f"{place.path} is the same image as {other.path} ({other.where})."
-                shown = data.readable(place.file)
-                yield Finding("copy-identical", "warning", place.where, message, "Keep one of the two.", shown)
+    for records in data.repeated:
+        first: dict[str, RecordLocation] = {}
+        for record in records:
+            other = first.setdefault(record.list, record)
+            if record.file != other.file and record.label == other.label:
+                message = f"{record.path} is the same image as {other.path} ({other.where})."
+                shown = data.readable(record.file)
+                yield Finding("copy-identical", "warning", record.where, message, "Keep one of the two.", shown)
 
 
-def query_in_gallery(data: DataSet, settings: Settings) -> Iterator[Finding]:
+def query_in_gallery(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     """Queries are not themselves in the gallery, where they would find themselves."""
-    found: list[tuple[Place, Place]] = []
-    for places in data.repeated:
-        gallery = next((p for p in places if p.list == "gallery"), None)
-        found += [(place, gallery) for place in places if gallery and place.list == "query"]
+    found: list[tuple[RecordLocation, RecordLocation]] = []
+    for records in data.repeated:
+        gallery = next((p for p in records if p.list == "gallery"), None)
+        found += [(record, gallery) for record in records if gallery and record.list == "query"]
     every = len(found) == len(data.lists["query"]) > 0
     severity, more = ("error", " So does every query.") if every else ("warning", "")
     for query, gallery in found:
@@ -72,36 +72,36 @@ def query_in_gallery(data: DataSet, settings: Settings) -> Iterator[Finding]:
         yield Finding("query-in-gallery", severity, query.where, message, fix, data.readable(query.file))
 
 
-def leaks(data: DataSet, settings: Settings) -> Iterator[Finding]:
+def leaks(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     """What is evaluated was not trained on."""
-    for places in data.repeated:
-        train = next((p for p in places if p.list == "train"), None)
-        for place in places if train else ():
-            if train and place.list != "train":
-                message = f"{place.path} is in {train.where} too: evaluation would look better than it is."
+    for records in data.repeated:
+        train = next((p for p in records if p.list == "train"), None)
+        for record in records if train else ():
+            if train and record.list != "train":
+                message = f"{record.path} is in {train.where} too: evaluation would look better than it is."
                 fix = "Take it off one of the two lists."
-                shown = data.readable(place.file)
-                yield Finding("leak-identical", "warning", place.where, message, fix, shown)
+                shown = data.readable(record.file)
+                yield Finding("leak-identical", "warning", record.where, message, fix, shown)
 
 
-def look_alikes(data: DataSet, settings: Settings) -> Iterator[Finding]:
+def near_duplicates(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     """Near-identical images: across train and evaluation, under two labels, and, as a note, otherwise."""
-    looks = {file: facts.looks for file, facts in data.facts.items() if facts.looks}
-    near = list(near_pairs(looks))
-    if len(near) >= MOST_PAIRS:
+    hashes = {file: info.phash for file, info in data.image_info.items() if info.phash}
+    near = list(near_pairs(hashes))
+    if len(near) >= MAX_PAIRS:
         message = (
             f"At least {len(near)} pairs of images look the same; where there are so many, the rest is not looked for."
         )
         yield Finding("copy-many", "warning", str(data.root), message, "Take copies off the lists, then check again.")
     pairs = [(a, b) for a, b in near if not _same(data, a, b)]
     wanted = {file for pair in pairs for file in pair}
-    places: dict[str, Place] = {}
-    for file, place in data.records() if wanted else ():
+    records: dict[str, RecordLocation] = {}
+    for file, record in data.records() if wanted else ():
         if file in wanted:
-            places.setdefault(file, place)
+            records.setdefault(file, record)
     harmless = []
     for a, b in pairs:
-        first, second = sorted((places[a], places[b]), key=lambda p: p.list != "train")
+        first, second = sorted((records[a], records[b]), key=lambda p: p.list != "train")
         shown = data.readable(second.file, first.file)
         message = f"{second.path} looks the same as {first.path} ({first.where})"
         if (first.list == "train") != (second.list == "train"):
@@ -121,29 +121,29 @@ def look_alikes(data: DataSet, settings: Settings) -> Iterator[Finding]:
 
 def _same(data: DataSet, a: str, b: str) -> bool:
     """Are the files equal to the byte? Then the checks above have said so."""
-    return bool(data.facts[a].content) and data.facts[a].content == data.facts[b].content
+    return bool(data.image_info[a].sha256) and data.image_info[a].sha256 == data.image_info[b].sha256
 
 
-def near_pairs(looks: dict[str, str]) -> Iterator[tuple[str, str]]:
+def near_pairs(hashes: dict[str, str]) -> Iterator[tuple[str, str]]:
     """Pairs of keys whose hashes, as hex, are near; each pair once, in order.
 
-    Near are hashes of which the first 128 bits differ in at most NEAR bits, and the others in at most
-    NEAR_FINE. Exact, except that files of a band that more than _LARGEST_BAND share are compared by
-    their other bands only, and that about MOST_PAIRS are enough.
+    Near are hashes of which the first 128 bits differ in at most MAX_HAMMING_128 bits, and the others in at most
+    MAX_HAMMING_512. Exact, except that files of a band that more than _MAX_BAND share are compared by
+    their other bands only, and that about MAX_PAIRS are enough.
     """
-    keys = list(looks)
+    keys = list(hashes)
     if len(keys) < 2:
         return
-    bits = np.frombuffer(bytes.fromhex("".join(looks.values())), np.uint8).reshape(len(keys), -1)
+    bits = np.frombuffer(bytes.fromhex("".join(hashes.values())), np.uint8).reshape(len(keys), -1)
     seen: set[tuple[int, int]] = set()
     for band in np.ascontiguousarray(bits[:, :_COARSE]).view(np.uint16).T:
         order = np.argsort(band, kind="stable")
         ends = np.flatnonzero(np.diff(band[order])) + 1
         starts = np.concatenate([[0], ends])
         lengths = np.diff(np.concatenate([starts, [len(keys)]]))
-        for i in np.flatnonzero((lengths > 1) & (lengths <= _LARGEST_BAND)):
+        for i in np.flatnonzero((lengths > 1) & (lengths <= _MAX_BAND)):
             seen |= _close(order[starts[i] : starts[i] + lengths[i]], bits)
-            if len(seen) >= MOST_PAIRS:
+            if len(seen) >= MAX_PAIRS:
                 break
     for first, second in sorted(seen):
         yield keys[first], keys[second]
@@ -153,7 +153,7 @@ def _close(group: np.ndarray, bits: np.ndarray) -> set[tuple[int, int]]:
     """The pairs of a group, as sorted indices, whose hashes are near."""
     members = bits[group]
     differing = _ONES[members[:, None] ^ members[None]]
-    near = differing[..., :_COARSE].sum(axis=-1) <= NEAR
-    near &= differing[..., _COARSE:].sum(axis=-1) <= NEAR_FINE
+    near = differing[..., :_COARSE].sum(axis=-1) <= MAX_HAMMING_128
+    near &= differing[..., _COARSE:].sum(axis=-1) <= MAX_HAMMING_512
     pairs = np.argwhere(np.triu(near, k=1))
     return {(min(a, b), max(a, b)) for a, b in group[pairs].tolist()}

@@ -19,24 +19,33 @@ _PNG_BIT_DEPTH = 24  # offset of that byte in a PNG file
 
 
 class Header(NamedTuple):
-    """Width and height in pixels, zero where they are not known, traits as of ImageFacts, EXIF orientation 1 to 8."""
+    """What the header of an image says.
+
+    Attributes:
+        width: in pixels, as stored; 0 if unknown.
+        height: likewise.
+        properties: as in `ImageInfo`.
+        orientation: of the EXIF data, 1 to 8.
+    """
 
     width: int = 0
     height: int = 0
-    traits: tuple[str, ...] = ()
+    properties: tuple[str, ...] = ()
     orientation: int = 1
 
 
 def jpeg_header(layout: Layout) -> Header:
     """The header of a JPEG."""
-    traits = ["cmyk"] if layout.components == 4 else []
+    properties = ["cmyk"] if layout.components == 4 else []
     orientation = 1
     if layout.exif:
         with suppress(Exception):  # damaged EXIF data raise nearly anything
             tags = Image.Exif()
             tags.load(layout.exif)
             orientation = _orientation(tags)
-    return Header(layout.width, layout.height, (*traits, "rotated") if orientation != 1 else tuple(traits), orientation)
+    if orientation != 1:
+        properties.append("rotated")
+    return Header(layout.width, layout.height, tuple(properties), orientation)
 
 
 def _orientation(tags: Image.Exif) -> int:
@@ -48,20 +57,20 @@ def read_header(data: bytes) -> Header:
     """The header of any image, as Pillow reads it."""
     try:
         with Image.open(io.BytesIO(data)) as header:
-            traits = []
+            properties = []
             if getattr(header, "is_animated", False) and header.format != "MPO":  # a phone's photograph and preview
-                traits.append("multi-page" if header.format == "TIFF" else "animated")
+                properties.append("multi-page" if header.format == "TIFF" else "animated")
             if header.mode == "CMYK":
-                traits.append("cmyk")
+                properties.append("cmyk")
             if header.mode.startswith("I") or _deep(header, data):
-                traits.append("16-bit")
+                properties.append("16-bit")
             if header.mode in ("RGBA", "LA", "PA") or "transparency" in header.info:
-                traits.append("alpha")
+                properties.append("alpha")
             # Pillow decodes a whole PNG in search of EXIF data that may follow the pixels.
             orientation = _orientation(header.getexif()) if header.format != "PNG" or "exif" in header.info else 1
             if orientation != 1:
-                traits.append("rotated")
-            return Header(header.width, header.height, tuple(traits), orientation)
+                properties.append("rotated")
+            return Header(header.width, header.height, tuple(properties), orientation)
     except Exception:  # noqa: BLE001 - damaged headers raise nearly anything; the decoder has the last word
         return Header()
 

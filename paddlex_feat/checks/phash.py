@@ -15,7 +15,7 @@ _TAIL = 0.001  # share of the pixels at either end that do not count: dead pixel
 
 
 @dataclass(frozen=True, slots=True)
-class Looks:
+class Appearance:
     """What an image shows.
 
     Attributes:
@@ -27,13 +27,13 @@ class Looks:
     empty: str
 
 
-def look_at(image: np.ndarray) -> Looks:
+def appearance_of(image: np.ndarray) -> Appearance:
     """Hash an image, uint8 [H, W, 3], and tell whether it shows anything."""
     step_y, step_x = max(1, image.shape[0] // 64), max(1, image.shape[1] // 64)
     green = np.ascontiguousarray(image[::step_y, ::step_x, 1])  # most of what the eye sees as brightness
     low, high = int(green.min()), int(green.max())
     plain = high - low < _FLAT or high <= _DARK or low >= _BRIGHT  # by some thousand of its pixels
-    return Looks(_difference_hash(green), _emptiness(image) if plain else "")
+    return Appearance(_difference_hash(green), _emptiness(image) if plain else "")
 
 
 def _difference_hash(grey: np.ndarray) -> str:

@@ -1,6 +1,6 @@
-"""What check_dataset checks. Every check adds findings; none stops at the first fault.
+"""What check_dataset checks. Every check adds findings; none stops at the first error.
 
-A new check is a function `(DataSet, Settings) -> Iterable[Finding]` and a name in CHECKS.
+A new check is a function `(DataSet, CheckSettings) -> Iterable[Finding]` and a name in CHECKS.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from paddlex_feat.checks import classes, duplicates, files
-from paddlex_feat.checks.context import SAMPLED, DataSet, Settings
-from paddlex_feat.checks.image_facts import inspect_all
-from paddlex_feat.data.findings import Finding, first_of_each, stricter
+from paddlex_feat.checks.context import SAMPLED, CheckSettings, DataSet
+from paddlex_feat.checks.image_info import inspect_all
+from paddlex_feat.data.findings import Finding, cap_per_code, warnings_to_errors
 from paddlex_feat.data.lists.image_list import LISTS, read_list
 
-CHECKS: tuple[Callable[[DataSet, Settings], Iterable[Finding]], ...] = (
+CHECKS: tuple[Callable[[DataSet, CheckSettings], Iterable[Finding]], ...] = (
     files.paths,
     files.images,
     files.damage,
-    files.traits,
+    files.properties,
     files.information,
     files.sizes,
     classes.classifier,
@@ -32,22 +32,22 @@ CHECKS: tuple[Callable[[DataSet, Settings], Iterable[Finding]], ...] = (
     duplicates.identical,
     duplicates.query_in_gallery,
     duplicates.leaks,
-    duplicates.look_alikes,
+    duplicates.near_duplicates,
 )
 
 
-def check(root: Path, settings: Settings) -> tuple[DataSet, list[Finding]]:
+def check(root: Path, settings: CheckSettings) -> tuple[DataSet, list[Finding]]:
     """Read the three lists in `root`, decode their images and run every check."""
     data = DataSet(root)
-    findings = first_of_each(_findings(data, settings))
-    return data, stricter(findings) if settings.strict else findings
+    findings = cap_per_code(_findings(data, settings))
+    return data, warnings_to_errors(findings) if settings.strict else findings
 
 
-def _findings(data: DataSet, settings: Settings) -> Iterator[Finding]:
+def _findings(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     for name in LISTS:
-        data.lists[name], faults = read_list(data.root, name, settings.refuse_outside)
-        yield from faults
-    data.facts = inspect_all(_chosen(data, settings.decode), settings.workers)
+        data.lists[name], found = read_list(data.root, name, settings.refuse_outside)
+        yield from found
+    data.image_info = inspect_all(_chosen(data, settings.decode), settings.workers)
     for run in CHECKS:
         yield from run(data, settings)
 

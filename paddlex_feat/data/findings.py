@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 SEVERITIES = ("error", "warning", "note")
 SHOWN_PER_CODE = 5
-KEPT = 10_000  # findings of a kind that are kept in full: a million faulty lines must not fill the memory
+MAX_PER_CODE = 10_000  # findings of a kind that are kept in full: a million faulty lines must not fill the memory
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Finding:
         message: what is wrong.
         fix: what to do.
         images: files of the images it is about, for the report.
-        count: how many findings it is: more than one where those beyond KEPT are put together.
+        count: how many findings it is: more than one where those beyond MAX_PER_CODE are put together.
     """
 
     code: str
@@ -46,14 +46,14 @@ def grouped(findings: list[Finding]) -> dict[tuple[str, str], list[Finding]]:
     return groups
 
 
-def first_of_each(findings: Iterable[Finding]) -> list[Finding]:
-    """The first KEPT of each kind, then, for each kind that has more, one that counts the others."""
+def cap_per_code(findings: Iterable[Finding]) -> list[Finding]:
+    """The first MAX_PER_CODE of each kind, then, for each kind that has more, one that counts the others."""
     kept: list[Finding] = []
     seen: Counter[tuple[str, str]] = Counter()
     rest: dict[tuple[str, str], Finding] = {}
     for finding in findings:
         kind = (finding.severity, finding.code)
-        if finding.count == 1 and seen[kind] < KEPT:
+        if finding.count == 1 and seen[kind] < MAX_PER_CODE:
             kept.append(finding)
             seen[kind] += 1
         else:
@@ -65,7 +65,7 @@ def first_of_each(findings: Iterable[Finding]) -> list[Finding]:
     ]
 
 
-def stricter(findings: list[Finding]) -> list[Finding]:
+def warnings_to_errors(findings: list[Finding]) -> list[Finding]:
     """The same with every warning an error."""
     return [replace(f, severity="error") if f.severity == "warning" else f for f in findings]
 

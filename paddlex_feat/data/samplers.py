@@ -10,7 +10,7 @@ import numpy as np
 from paddlex_feat.errors import ConfigError
 
 
-def pk_fault(num_classes: int, batch_size: int, samples_per_class: int) -> tuple[str, str] | None:
+def pk_error(num_classes: int, batch_size: int, samples_per_class: int) -> tuple[str, str] | None:
     """Why P x K sampling cannot fill a batch, and what would fit; None if it can."""
     k = samples_per_class
     largest = num_classes * k
@@ -56,9 +56,9 @@ class PKSampler:
         uniform: bool = False,
     ):
         _, inverse, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
-        fault = pk_fault(len(counts), batch_size, samples_per_class)
-        if fault:
-            raise ConfigError(fault[0], where="Train.batch_size", fix=fault[1])
+        error = pk_error(len(counts), batch_size, samples_per_class)
+        if error:
+            raise ConfigError(error[0], where="Train.batch_size", fix=error[1])
         self._members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(counts)[:-1])
         self._probability = np.full(len(counts), 1 / len(counts)) if uniform else counts / counts.sum()
         self._bounds = _cumulated(self._probability)

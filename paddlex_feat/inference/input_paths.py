@@ -15,7 +15,7 @@ from pathlib import Path
 from paddlex_feat.data.images.decode import SUFFIXES
 from paddlex_feat.data.images.folders import Walk, files_below, in_words, is_image
 from paddlex_feat.data.images.formats import BEGINNING, looks_like_image
-from paddlex_feat.data.lists.image_list import MOST_LIST, decode_list, mixture
+from paddlex_feat.data.lists.image_list import MAX_LIST_BYTES, decode_list, mixture
 from paddlex_feat.fileio.lookup import Lookup
 from paddlex_feat.fileio.reading import first_bytes, read_small
 from paddlex_feat.hub import fetch
@@ -73,9 +73,9 @@ def _images_among(matches: list[str], none: Found, search: Search, walk: Walk) -
     found = {file for file in files if is_image(file, walk)}
     walk.log(none.path)
     search.left_out.update(walk.left_out)
-    for fault in walk.faults:
+    for fault in walk.errors:
         yield Found(str(fault.filename), f"The folder cannot be read ({fault.strerror}).", "Fix its permissions.")
-    if not found and not walk.faults:
+    if not found and not walk.errors:
         yield none._replace(
             what=f"{none.what}; left out: {in_words(walk.left_out)}." if walk.left_out else f"{none.what}."
         )
@@ -87,7 +87,7 @@ def _of_pattern(pattern: str, search: Search) -> Iterator[Found]:
     walk = Walk()
     matches = _matches(pattern, walk)
     fix = "Check the folder and the suffix; a folder as input gives all images in it and below."
-    if matches or walk.faults:
+    if matches or walk.errors:
         yield from _images_among(matches, Found(pattern, "The pattern matches no image", fix), search, walk)
     elif (fault := several(pattern)) is not None:
         yield fault
@@ -161,7 +161,7 @@ def _is_list(path: str) -> bool:
 def _of_list(path: str, search: Search) -> Iterator[Found]:
     """The images that a text file names, one a line, perhaps with an integer label."""
     try:
-        data = read_small(Path(path), MOST_LIST)
+        data = read_small(Path(path), MAX_LIST_BYTES)
         text = decode_list(data)[0]
     except OSError as error:
         yield Found(path, f"The list cannot be read ({error.strerror}).", "Check the file.")

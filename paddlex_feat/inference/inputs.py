@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from paddlex_feat import MOST_PIXELS
 from paddlex_feat.data.images import tiff
-from paddlex_feat.data.images.decode import MOST_BYTES, SUFFIXES, SizeTest, read_bgr
+from paddlex_feat.data.images.decode import MAX_FILE_BYTES, SUFFIXES, read_bgr
 from paddlex_feat.data.images.formats import BEGINNING, looks_like_image
 from paddlex_feat.errors import DownloadError, ImageError
 from paddlex_feat.fileio.reading import first_bytes
@@ -120,7 +120,7 @@ def _fetched(url: str, ended: threading.Event | None = None) -> tuple[TemporaryF
     folder = TemporaryFolder()
     fix = "Check the address, or download the image and give its path."
     try:
-        return folder, str(fetch.fetch(url, str(folder.path), fix, most=MOST_BYTES, ended=ended))
+        return folder, str(fetch.fetch(url, str(folder.path), fix, most=MAX_FILE_BYTES, ended=ended))
     except BaseException:  # the error may be kept long, and the folder with it, which holds a file descriptor
         folder.close()
         raise

@@ -20,8 +20,8 @@ class ModeSpec:
     Attributes:
         name: value of `Global.mode`; also the name of its log, result file and folder in `Global.output`.
         run: "module:function", imported when the mode runs. The function takes (config: Config, output: Path), and
-            `group: ProcessGroup` by name if `multi_device` or `multi_machine`; it returns the content of the result file as
-            plain data and raises FeatError.
+            group: ProcessGroup by name if `multi_device` or `multi_machine`. It returns the content of the result
+            file as plain data, and raises FeatError.
         help: one line for `--help`.
         section: configuration section with the mode's keys, "" if it has none.
         multi_device: one process per device of `Global.device` can work together.

@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from paddlex_feat.checks.context import DataSet, Settings
+from paddlex_feat.checks.context import CheckSettings, DataSet
 from paddlex_feat.checks.runner import check
 from paddlex_feat.config.schema import Config, SplitSection
 from paddlex_feat.data.converters import labelme, labelme_images
-from paddlex_feat.data.findings import SEVERITIES, Finding, first_of_each, log_findings, stricter
+from paddlex_feat.data.findings import SEVERITIES, Finding, cap_per_code, log_findings, warnings_to_errors
 from paddlex_feat.data.lists import split, transaction
 from paddlex_feat.data.lists.image_list import LISTS, find_root, require_lists
 from paddlex_feat.errors import DatasetError
@@ -35,7 +35,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     root = find_root(config.Global.dataset_dir)
     log.info("Checking the data set in %s", root)
     data, findings = check(root, _settings(config))
-    findings = first_of_each(stricter(before) if wanted.strict else before) + findings
+    findings = cap_per_code(warnings_to_errors(before) if wanted.strict else before) + findings
     for name in LISTS:
         log.info("%s.txt: %d images, %d classes", name, len(data.lists[name]), len(set(data.lists[name].labels)))
     log_findings(findings)
@@ -52,9 +52,9 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     return result
 
 
-def _settings(config: Config) -> Settings:
+def _settings(config: Config) -> CheckSettings:
     train = config.Train
-    return Settings(
+    return CheckSettings(
         batch_size=train.batch_size,
         samples_per_class=train.samples_per_class,
         num_classes=train.num_classes if isinstance(train.num_classes, int) else None,
@@ -81,11 +81,11 @@ def _convert(config: Config) -> list[Finding]:
                 where=str(root),
                 fix="Correct what is listed above; each needs imagePath, and one true flag or shapes of one label.",
             )
-        parts = split.draw(converted.labels, labelme.PERCENTS, "image", config.CheckDataset.convert.seed)
-        split.require_usable(parts, converted.labels, "CheckDataset.convert", "Annotate more images of each class")
+        parts = split.random_split(converted.labels, labelme.PERCENTS, "image", config.CheckDataset.convert.seed)
+        split.validate_split(parts, converted.labels, "CheckDataset.convert", "Annotate more images of each class")
     except DatasetError as error:
         log_findings(converted.findings)
-        findings = [_plain(f) for f in first_of_each(converted.findings)]
+        findings = [_plain(f) for f in cap_per_code(converted.findings)]
         raise error.with_result({"check_pass": False, "findings": findings}) from None
     labelme_images.write_pictures(root, converted.inside)
     transaction.replace_lists(root, _texts(converted.paths, converted.labels, parts))
@@ -106,8 +106,8 @@ def _split(dataset_dir: str, wanted: SplitSection, refuse_outside: bool) -> list
     )
     paths, labels = [path for path, _ in pairs], [label for _, label in pairs]
     percents = (wanted.train_percent or 0, wanted.gallery_percent or 0, wanted.query_percent or 0)
-    parts = split.draw(labels, percents, wanted.by, wanted.seed)
-    split.require_usable(parts, labels)
+    parts = split.random_split(labels, percents, wanted.by, wanted.seed)
+    split.validate_split(parts, labels)
     transaction.replace_lists(lists["train"].root, _texts(paths, labels, parts))
     classes = {name: {labels[i] for i in parts[name]} for name in LISTS}
     told = ", ".join(f"{len(parts[name])} {name} ({len(classes[name])} classes)" for name in LISTS)

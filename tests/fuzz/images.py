@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from fuzz.target import Target
-from paddlex_feat.checks.image_facts import inspect
+from paddlex_feat.checks.image_info import inspect
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ImageError
 from paddlex_feat.inference.inputs import items
@@ -291,7 +291,7 @@ def _use(suffix: str, mend: Callable[[bytes], bytes] | None = None) -> Callable[
         cv2.setNumThreads(1)
         path = folder / f"a{suffix}"
         path.write_bytes(mend(data) if mend and zlib.crc32(data) % 2 else data)
-        facts = inspect(str(path))
+        info = inspect(str(path))
         faults = []
         for item in islice(items(str(path)), _PAGES):
             for is_large_enough in (None, lambda width, height: min(width, height) >= 8):
@@ -300,10 +300,10 @@ def _use(suffix: str, mend: Callable[[bytes], bytes] | None = None) -> Callable[
                     assert pixels.shape == (32, 32, 3) and pixels.dtype == np.uint8
                 except ImageError as error:
                     faults.append(error)
-        if not facts.fault and not suffix.startswith(".tif"):  # whose later pages check_dataset does not read
+        if not info.error and not suffix.startswith(".tif"):  # whose later pages check_dataset does not read
             assert not faults, f"check_dataset accepts what prediction cannot read: {faults[0]}"
-        if facts.fault:
-            return facts.fault
+        if info.error:
+            return info.error
         return "accepted"
 
     return use

@@ -12,7 +12,7 @@ import yaml
 
 from fuzz.target import Target
 from fuzz.yaml_attacks import ODD, YAML, hostile_yaml, laughs
-from paddlex_feat.checks.context import Settings
+from paddlex_feat.checks.context import CheckSettings
 from paddlex_feat.checks.runner import check
 from paddlex_feat.config import load
 from paddlex_feat.data.converters import labelme
@@ -98,7 +98,7 @@ def _use_list(data: bytes, folder: Path) -> str:
     for name in LISTS:
         (folder / f"{name}.txt").write_bytes(data)
     (folder / "images").mkdir()
-    _, findings = check(folder, Settings(batch_size=4, samples_per_class=2, num_classes=None, workers=1))
+    _, findings = check(folder, CheckSettings(batch_size=4, samples_per_class=2, num_classes=None, workers=1))
     write_json(folder / "result.json", [vars(finding) for finding in findings])
     lists = require_lists(str(folder))
     pairs = list(zip(lists["train"].paths, lists["train"].labels, strict=True))
@@ -206,7 +206,7 @@ def _use_labelme(data: bytes, folder: Path) -> str:
     write_json(folder / "result.json", [vars(finding) for finding in found.findings])
     if not found.paths:
         return found.findings[0].code
-    split.draw(found.labels, labelme.PERCENTS, "image", 0)
+    split.random_split(found.labels, labelme.PERCENTS, "image", 0)
     (folder / "label.txt").write_bytes(data)  # class names are as much others' text
     labelme.convert(folder)
     return "accepted"

@@ -17,15 +17,15 @@ from paddlex_feat.data.images.preprocess import Preprocess
 
 
 @dataclass(frozen=True)
-class Plan:
+class AugmentParams:
     """All that chance decides about one sample; it holds for an image of any size.
 
     Attributes:
         flip: mirror left and right.
         degrees: of the rotation, anti-clockwise; None for no rotation.
-        place: offsets of the crop (down, right), as parts of the room there is, 0..1.
+        offset: offsets of the crop (down, right), as parts of the room there is, 0..1.
         zoom: part taken off the side of the padded crop.
-        share: position in the range of areas of the area crop, 0..1.
+        area_fraction: position in the range of areas of the area crop, 0..1.
         aspect: width / height of the area crop.
         ops: operations of RandAugment.
         brightness, contrast: factors.
@@ -33,9 +33,9 @@ class Plan:
 
     flip: bool
     degrees: float | None
-    place: tuple[float, float]
+    offset: tuple[float, float]
     zoom: float
-    share: float
+    area_fraction: float
     aspect: float
     ops: tuple[Chosen, ...]
     brightness: float
@@ -84,70 +84,74 @@ class Augment:
         self, path: str | Path, preprocess: Preprocess, rng: np.random.Generator, cache: ImageCache | None = None
     ) -> np.ndarray:
         """Image file -> uint8 [size, size, 3], RGB, all randomness from `rng`. Raises ImageError."""
-        plan = self.draw(rng)
+        params = self.sample_params(rng)
 
-        def is_large_enough(width: int, height: int) -> bool:
-            return self._suffices(plan, preprocess.size, width, height)
+        def enough(width: int, height: int) -> bool:
+            return self._is_large_enough(params, preprocess.size, width, height)
 
-        image = (cache.read_bgr if cache else read_bgr)(path, is_large_enough if self.reduced_decode else None)
-        return self.apply(plan, image, preprocess, bgr=True)
+        image = (cache.read_bgr if cache else read_bgr)(path, enough if self.reduced_decode else None)
+        return self.apply(params, image, preprocess, bgr=True)
 
     def __call__(self, image: np.ndarray, preprocess: Preprocess, rng: np.random.Generator) -> np.ndarray:
         """uint8 [H, W, 3], RGB -> uint8 [size, size, 3], RGB, all randomness from `rng`."""
-        return self.apply(self.draw(rng), image, preprocess)
+        return self.apply(self.sample_params(rng), image, preprocess)
 
-    def draw(self, rng: np.random.Generator) -> Plan:
-        """A plan. The numbers drawn are the same whatever is switched on, but for RandAugment, drawn last."""
-        flip, rotated, down, right, zoom, share = rng.random(6).tolist()
+    def sample_params(self, rng: np.random.Generator) -> AugmentParams:
+        """Draw the parameters of one sample.
+
+        The other numbers do not depend on which augmentations are on: RandAugment, which needs a varying number of
+        draws, comes last.
+        """
+        flip, rotated, down, right, zoom, area_fraction = rng.random(6).tolist()
         degrees = rng.uniform(-self.rotation_degrees, self.rotation_degrees)
         aspect = rng.uniform(*self.ratio)
         brightness, contrast = (1 + rng.uniform(-most, most) for most in (self.brightness, self.contrast))
-        return Plan(
+        return AugmentParams(
             flip=flip < self.flip_prob,
             degrees=degrees if rotated < self.rotation_prob else None,
-            place=(down, right),
+            offset=(down, right),
             zoom=zoom * self.zoom,
-            share=share,
+            area_fraction=area_fraction,
             aspect=aspect,
-            ops=self.rand_augment.draw(rng),
+            ops=self.rand_augment.sample_ops(rng),
             brightness=brightness,
             contrast=contrast,
         )
 
-    def apply(self, plan: Plan, image: np.ndarray, preprocess: Preprocess, bgr: bool = False) -> np.ndarray:
+    def apply(self, params: AugmentParams, image: np.ndarray, preprocess: Preprocess, bgr: bool = False) -> np.ndarray:
         """uint8 [H, W, 3] -> uint8 [size, size, 3], RGB; `bgr` says that the image is BGR."""
         area = self.crop == "random_resized_crop"
-        image = self._area(plan, image, preprocess) if area else self._padded(plan, image, preprocess)
+        image = self._area(params, image, preprocess) if area else self._padded(params, image, preprocess)
         if bgr:  # not before: the image is small now
             image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        image = rand_augment.apply(image, plan.ops)
-        if area and plan.degrees is not None:
-            image = geometry.rotate(image, plan.degrees, self.rotation_interpolation)
-        return self._light(plan, image)
+        image = rand_augment.apply(image, params.ops)
+        if area and params.degrees is not None:
+            image = geometry.rotate(image, params.degrees, self.rotation_interpolation)
+        return self._color_jitter(params, image)
 
-    def _padded(self, plan: Plan, image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
-        window = geometry.padded_window(preprocess.size, self.pad, plan.zoom, plan.place)
-        transform = geometry.fused if self.fused else geometry.stepwise
-        return transform(image, preprocess, window, plan.flip, plan.degrees, self.rotation_interpolation)
+    def _padded(self, params: AugmentParams, image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+        window = geometry.padded_window(preprocess.size, self.pad, params.zoom, params.offset)
+        transform = geometry.padded_crop_single_warp if self.fused else geometry.padded_crop_reference
+        return transform(image, preprocess, window, params.flip, params.degrees, self.rotation_interpolation)
 
-    def _area(self, plan: Plan, image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
-        window = self._area_window(plan, *image.shape[:2])
-        return geometry.area_crop(image, window, preprocess.size, plan.flip)
+    def _area(self, params: AugmentParams, image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+        window = self._area_window(params, *image.shape[:2])
+        return geometry.area_crop(image, window, preprocess.size, params.flip)
 
-    def _area_window(self, plan: Plan, height: int, width: int) -> geometry.Window:
-        return geometry.area_window(height, width, self.scale, plan.share, plan.aspect, plan.place)
+    def _area_window(self, params: AugmentParams, height: int, width: int) -> geometry.Window:
+        return geometry.area_window(height, width, self.scale, params.area_fraction, params.aspect, params.offset)
 
-    def _suffices(self, plan: Plan, size: int, width: int, height: int) -> bool:
+    def _is_large_enough(self, params: AugmentParams, size: int, width: int, height: int) -> bool:
         """Whether what becomes size x size pixels has as many in an image of this size."""
         if self.crop == "random_resized_crop":
-            window = self._area_window(plan, height, width)
+            window = self._area_window(params, height, width)
             return min(window.height, window.width) >= size
-        side = size - int(plan.zoom * size)
+        side = size - int(params.zoom * size)
         return min(width, height) * side >= size * size
 
-    def _light(self, plan: Plan, image: np.ndarray) -> np.ndarray:
+    def _color_jitter(self, params: AugmentParams, image: np.ndarray) -> np.ndarray:
         if not self.brightness and not self.contrast:
             return image
         # About mid-grey of the brightened image; one table serves all 8-bit values.
-        table = (np.arange(256) * plan.brightness - 128) * plan.contrast + 128
+        table = (np.arange(256) * params.brightness - 128) * params.contrast + 128
         return cv2.LUT(image, np.clip(np.rint(table), 0, 255).astype(np.uint8))

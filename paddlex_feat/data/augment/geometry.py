@@ -14,7 +14,7 @@ import numpy as np
 
 from paddlex_feat.data.images.preprocess import INTERPOLATION, Preprocess
 
-MOST_SIDE = 2**15 - 2  # cv2.warpAffine holds coordinates of its source in 16 bits
+MAX_SIDE = 2**15 - 2  # cv2.warpAffine holds coordinates of its source in 16 bits
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,16 @@ class Window:
     width: int
 
 
-def padded_window(size: int, pad: int, zoom: float, place: tuple[float, float]) -> Window:
+def padded_window(size: int, pad: int, zoom: float, offset: tuple[float, float]) -> Window:
     """The crop of an image of size x size with `pad` pixels around it, in the image's coordinates.
 
-    `zoom` is the part taken off the side, `place` the offsets (down, right), all in 0..1. Offsets
+    `zoom` is the part taken off the side, `offset` the offsets (down, right), all in 0..1. Offsets
     go one pixel further than there is room (PaddleClas's RandCropImageV2), which cuts that axis short.
     """
     side = max(2, size - int(zoom * size))  # of which an axis that is cut short keeps one pixel
     if not pad and side == size:
         return Window(0, 0, size, size)
-    top, left = (int(p * (size + 2 * pad - side + 2)) for p in place)
+    top, left = (int(p * (size + 2 * pad - side + 2)) for p in offset)
     height, width = (min(side, size + 2 * pad - offset) for offset in (top, left))
     return Window(top - pad, left - pad, height, width)
 
@@ -45,22 +45,22 @@ def area_window(
     height: int,
     width: int,
     area: tuple[float, float],
-    share: float,
+    area_fraction: float,
     aspect: float,
-    place: tuple[float, float],
+    offset: tuple[float, float],
 ) -> Window:
     """A crop by its part of the image's area, as PaddleClas's RandCropImage chooses it.
 
-    `area` is the range of that part and `share`, 0..1, the position in it, after both ends were
-    bounded by what fits; `aspect` is width / height, `place` the offsets (down, right) in 0..1.
+    `area` is the range of that part and `area_fraction`, 0..1, the position in it, after both ends were
+    bounded by what fits; `aspect` is width / height, `offset` the offsets (down, right) in 0..1.
     """
     largest = min(width / height / aspect, height / width * aspect)
     low, high = (min(end, largest) for end in area)
-    pixels = height * width * (low + share * (high - low))
+    pixels = height * width * (low + area_fraction * (high - low))
     # At least one pixel, and rounding may not lead out of the image.
     crop_width = min(max(int(math.sqrt(pixels) * math.sqrt(aspect)), 1), width)
     crop_height = min(max(int(math.sqrt(pixels) / math.sqrt(aspect)), 1), height)
-    top, left = int(place[0] * (height - crop_height + 1)), int(place[1] * (width - crop_width + 1))
+    top, left = int(offset[0] * (height - crop_height + 1)), int(offset[1] * (width - crop_width + 1))
     return Window(top, left, crop_height, crop_width)
 
 
@@ -78,7 +78,7 @@ def area_crop(image: np.ndarray, window: Window, size: int, flip: bool) -> np.nd
     return cv2.flip(crop, 1) if flip else crop
 
 
-def stepwise(
+def padded_crop_reference(
     image: np.ndarray, preprocess: Preprocess, window: Window, flip: bool, degrees: float | None, interpolation: str
 ) -> np.ndarray:
     """Resize, flip, pad and crop to the window, rotate, resize: uint8 [H, W, 3] -> uint8 [size, size, 3]."""
@@ -91,19 +91,19 @@ def stepwise(
     return preprocess.resize(image)
 
 
-def fused(
+def padded_crop_single_warp(
     image: np.ndarray, preprocess: Preprocess, window: Window, flip: bool, degrees: float | None, interpolation: str
 ) -> np.ndarray:
-    """As `stepwise`, but a rotated sample is interpolated once, by one warp from the source.
+    """As `padded_crop_reference`, but a rotated sample is interpolated once, by one warp from the source.
 
     Without a rotation the steps interpolate once anyway, and copying costs less than a warp. A
     source smaller than the result is enlarged first: its pixels are too coarse for the edge between
     image and black, and cv2.resize continues the outermost ones where a warp would fade to black.
     """
     if degrees is None:
-        return stepwise(image, preprocess, window, flip, degrees, interpolation)
+        return padded_crop_reference(image, preprocess, window, flip, degrees, interpolation)
     size = preprocess.size
-    if min(image.shape[:2]) < size or max(image.shape[:2]) > MOST_SIDE:
+    if min(image.shape[:2]) < size or max(image.shape[:2]) > MAX_SIDE:
         image = preprocess.resize(image)
     rows = _visible(window.top, window.height, size, image.shape[0], False)
     columns = _visible(window.left, window.width, size, image.shape[1], flip)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 FILL = (124, 116, 104)  # ImageNet's mean colour, for what a geometric operation leaves uncovered
-MOST = 10.0  # the largest magnitude
+MAX_MAGNITUDE = 10.0  # the largest magnitude
 VALUES = np.arange(256)
 
 Chosen = tuple[str, float]  # an operation's name and its argument, sign included
@@ -35,12 +35,12 @@ class RandAugment:
     magnitude: float = 7.0
     magnitude_std: float = 0.5
 
-    def draw(self, rng: np.random.Generator) -> tuple[Chosen, ...]:
+    def sample_ops(self, rng: np.random.Generator) -> tuple[Chosen, ...]:
         """The operations to apply, in order."""
         chosen: list[Chosen] = []
         for number in rng.integers(len(NAMES), size=self.num_ops):
             applied, sign = rng.random() < self.prob, 1 if rng.random() < 0.5 else -1
-            magnitude = min(max(rng.normal(self.magnitude, self.magnitude_std), 0.0), MOST)
+            magnitude = min(max(rng.normal(self.magnitude, self.magnitude_std), 0.0), MAX_MAGNITUDE)
             if applied:
                 name = NAMES[number]
                 chosen.append((name, argument(name, magnitude, sign)))
@@ -49,7 +49,7 @@ class RandAugment:
 
 def argument(name: str, magnitude: float, sign: int) -> float:
     """What an operation takes at a magnitude of 0..10; `sign` (1 or -1) counts where there are two directions."""
-    return OPERATIONS[name][0](magnitude / MOST, sign)
+    return OPERATIONS[name][0](magnitude / MAX_MAGNITUDE, sign)
 
 
 def apply(image: np.ndarray, chosen: tuple[Chosen, ...]) -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from paddlex_feat.data.converters.labelme_images import Images, UnusableError, Written, read_annotation
 from paddlex_feat.data.findings import Finding
 from paddlex_feat.data.images.folders import Walk, files_below, in_words, is_image
-from paddlex_feat.data.lists.image_list import LISTS, decode_list, writable
+from paddlex_feat.data.lists.image_list import LISTS, decode_list, is_listable_path
 from paddlex_feat.errors import DatasetError
 from paddlex_feat.fileio.lookup import problem
 from paddlex_feat.fileio.reading import read_small
@@ -28,7 +28,7 @@ _NAME_FILES = ("label.txt", "flags.txt")
 _OTHER_LISTS = tuple(f"{name}.txt" for name in (*LISTS, "label", "flags", "labels"))  # and their .bak: no images
 _OF_LABELME = {"imagePath", "imageData", "shapes", "flags"}  # keys, of which an annotation has one at least
 _NO_CLASS = {"__ignore__", "_background_"}  # labels that LabelMe's own scripts leave out
-_MOST_NAMES = 2**26  # bytes of a file
+_MAX_NAMES_BYTES = 2**26  # bytes of a file
 _REDO = "Correct the annotation and convert again."
 
 
@@ -162,9 +162,9 @@ def _files(root: Path, result: Converted) -> _Files:
         if written.made:
             walk, top = Walk(), root  # in which annotations/ lies
         images = [path for path in map(Path, files_below(walk, str(top), follow=False)) if _is_image(path, walk)]
-    for fault in walk.faults:
-        message = f"The folder cannot be read ({fault.strerror})."
-        where = str(fault.filename)
+    for error in walk.errors:
+        message = f"The folder cannot be read ({error.strerror})."
+        where = str(error.filename)
         result.findings.append(Finding("labelme-folder-unreadable", "warning", where, message, "Fix its permissions."))
     if not beside:
         walk.log(str(root))
@@ -191,7 +191,7 @@ def _names_file(root: Path, beside: list[Path]) -> Path | None:
 def _read_names(source: Path, result: Converted) -> list[str]:
     """The class names by line. Raises DatasetError."""
     try:
-        text, encoding = decode_list(read_small(source, _MOST_NAMES))
+        text, encoding = decode_list(read_small(source, _MAX_NAMES_BYTES))
     except OSError as error:
         what = f"The class names cannot be read: {error.strerror}."
         raise DatasetError(what, where=str(source), fix="Write one class name a line.") from error
@@ -222,7 +222,7 @@ def _number(root: Path, classes: dict[str, _Claim], source: Path | None, result:
     numbers = {name: i for i, name in reversed(list(enumerate(result.names))) if name}
     alike = {name.casefold(): name for name in numbers}
     for image, (name, where, _) in sorted(classes.items()):
-        if not writable(image):
+        if not is_listable_path(image):
             message = f"{image!r} cannot be written in a list: it is left out."
             result.findings.append(Finding("labelme-image-name", "warning", where, message, "Rename the image."))
         elif name in numbers:

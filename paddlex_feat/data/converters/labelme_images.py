@@ -15,18 +15,18 @@ from typing import Any
 
 from paddlex_feat.data.images.decode import SUFFIXES, decode_bgr
 from paddlex_feat.data.images.folders import Walk
-from paddlex_feat.data.lists.image_list import decode_list, writable
+from paddlex_feat.data.lists.image_list import decode_list, is_listable_path
 from paddlex_feat.errors import DatasetError, ImageError
 from paddlex_feat.fileio.atomic import read_result, write_bytes, write_json
 from paddlex_feat.fileio.lookup import Lookup
 from paddlex_feat.fileio.reading import read_small
 from paddlex_feat.fileio.temporary import remove_stale
 
-_MOST_ANNOTATION = 2**27  # bytes of a file, which may hold its image
+_MAX_ANNOTATION_BYTES = 2**27  # bytes of a file, which may hold its image
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp", b"II": ".tif",
              b"MM": ".tif"}  # fmt: skip
 _RECORD = "images/.paddlex_feat.pictures.json"
-_LONGEST_PART = 200  # bytes of a folder or file name that is made of an imagePath
+_MAX_PART_BYTES = 200  # bytes of a folder or file name that is made of an imagePath
 
 
 class UnusableError(Exception):
@@ -40,7 +40,7 @@ class UnusableError(Exception):
 def read_annotation(path: Path) -> Any:
     """The content of an annotation. Raises UnusableError."""
     try:
-        return json.loads(decode_list(read_small(path, _MOST_ANNOTATION))[0])
+        return json.loads(decode_list(read_small(path, _MAX_ANNOTATION_BYTES))[0])
     except OSError as error:
         raise UnusableError("labelme-not-json", f"The file cannot be read ({error.strerror}).") from None
     except (ValueError, RecursionError) as error:
@@ -159,7 +159,11 @@ class Images:
             parts = next((path for path in there if wanted and path[:2] != ".."), f"{below}/{wanted}").split("/")
         walk = Walk()
         parts = [p for p in parts if p not in ("", "..") and p[1:] != ":" and not walk.leaves_out(p, "")]
-        if not parts or not writable("/".join(parts)) or max(len(os.fsencode(p)) for p in parts) > _LONGEST_PART:
+        if (
+            not parts
+            or not is_listable_path("/".join(parts))
+            or max(len(os.fsencode(p)) for p in parts) > _MAX_PART_BYTES
+        ):
             parts = [*below.split("/"), annotation.stem]
         target = Path("images", *parts)
         return (
@@ -170,7 +174,7 @@ class Images:
         """A name for a picture that is not a file yet: `target`, numbered where another picture has it."""
         picture.require_image()
         inside, folder = (os.path.join(os.path.realpath(self._root / p), "") for p in ("images", Path(target).parent))
-        if not folder.startswith(inside) or not writable(target):
+        if not folder.startswith(inside) or not is_listable_path(target):
             message = f"The picture in imageData cannot be written to {target!r}, by a link or by its name."
             raise UnusableError("labelme-image-data", message)
         for name in _names(target):

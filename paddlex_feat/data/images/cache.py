@@ -38,7 +38,7 @@ _HEADER, _RECORD = 8, 12
 _MARK, _BYTES, _RECORDS = range(3)
 _TYPICAL = 4096  # bytes of pixels a record is set aside for
 _ALIGNED = 64
-_MOST_ADMITTED = 2**20  # files whose header check is remembered, at about 70 bytes each
+_MAX_ADMITTED = 2**20  # files whose header check is remembered, at about 70 bytes each
 
 
 class ImageCache:
@@ -130,7 +130,7 @@ class ImageCache:
         data, identity = read_identified(path)
         if identity not in self._admitted:  # the same bytes were checked in an earlier epoch
             require_admissible(data, name)
-            if len(self._admitted) < _MOST_ADMITTED:
+            if len(self._admitted) < _MAX_ADMITTED:
                 self._admitted.add(identity)
         frame = frame_size(data)
         flags = decode_flags(frame, is_large_enough)

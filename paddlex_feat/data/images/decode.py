@@ -25,8 +25,8 @@ _DAMAGE = re.compile(
     r"^(Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|libpng \w+: (.*image data|IDAT))", re.MULTILINE
 )
 _repaired: set[str] = set()
-MOST_BYTES = 2**30  # of an image file; a larger one is not read
-MOST_WHOLE = 350_000_000  # bytes of one that is read whole, so that it fits beside MOST_PIXELS in 1 GiB
+MAX_FILE_BYTES = 2**30  # of an image file; a larger one is not read
+MAX_READ_BYTES = 350_000_000  # bytes of one that is read whole, so that it fits beside MOST_PIXELS in 1 GiB
 REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
 SizeTest = Callable[[int, int], bool]  # of (width, height): is an image of this size large enough?
 
@@ -158,8 +158,8 @@ def read_identified(path: str | Path) -> tuple[bytes, int]:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe is refused, not waited for
         try:
             status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_WHOLE:
-                raise OSError(None, f"no file of at most {MOST_WHOLE} bytes")
+            if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_READ_BYTES:
+                raise OSError(None, f"no file of at most {MAX_READ_BYTES} bytes")
             data = os.read(descriptor, status.st_size)
             while len(data) < status.st_size and (more := os.read(descriptor, status.st_size - len(data))):
                 data += more  # a network's file system may give less at once

@@ -48,11 +48,11 @@ class Walk:
 
     Attributes:
         left_out: files and folders left out, counted by reason, as in {"hidden files": 2, ".txt files": 1}.
-        faults: errors of folders that cannot be read.
+        errors: errors of folders that cannot be read.
     """
 
     left_out: Counter[str] = field(default_factory=Counter)
-    faults: list[OSError] = field(default_factory=list)
+    errors: list[OSError] = field(default_factory=list)
 
     def leaves_out(self, name: str, kind: str) -> bool:
         """Whether a system leaves files or folders (`kind`) of this name beside photographs; they are counted then."""
@@ -81,7 +81,7 @@ def files_below(walk: Walk, *tops: str, follow: bool = True) -> Iterator[str]:
     while waiting:
         links: list[str] = []
         for place in sorted(waiting):
-            for folder, below, names in os.walk(place, onerror=walk.faults.append):
+            for folder, below, names in os.walk(place, onerror=walk.errors.append):
                 real = os.path.realpath(folder)
                 if real in seen:
                     below.clear()

@@ -42,9 +42,9 @@ _OTHER_KINDS = [  # how the content begins, what it is, what to do
     )
 ]
 # A JPEG may go over all its pixels in any number of scans, each of some bytes. Photographs have at most about ten.
-_MOST_PASSES = 2**31  # scans times pixels: a few seconds
-_MOST_CHUNKS = 2**18  # of a PNG file: those of 8 KiB make 2 GiB
-_MOST_PIXELS_KEPT = MOST_PIXELS // 2  # of several scans, the decoder keeps 8 bytes a pixel until the last
+_MAX_SCANNED_PIXELS = 2**31  # scans times pixels: a few seconds
+_MAX_PNG_CHUNKS = 2**18  # of a PNG file: those of 8 KiB make 2 GiB
+_MAX_PROGRESSIVE_PIXELS = MOST_PIXELS // 2  # of several scans, the decoder keeps 8 bytes a pixel until the last
 
 BEGINNING = 512  # bytes that tell whether a file is an image
 # Texts may begin with BM and P1 too, so BMP must have a header of a known length, PNM a size. CR2 is a camera's TIFF.
@@ -72,7 +72,11 @@ def require_decodable(data: bytes | mmap, name: str) -> jpeg.Layout | None:
     if data[:2] == b"\xff\xd8":
         layout = jpeg.read_layout(data)
         scans, pixels = layout.scans, layout.pixels
-        if scans > jpeg.MAX_SCANS or scans * pixels > _MOST_PASSES or (scans > 1 and pixels > _MOST_PIXELS_KEPT):
+        if (
+            scans > jpeg.MAX_SCANS
+            or scans * pixels > _MAX_SCANNED_PIXELS
+            or (scans > 1 and pixels > _MAX_PROGRESSIVE_PIXELS)
+        ):
             raise ImageError(
                 f"The image cannot be decoded: {pixels} pixels in {scans} scans are too many.",
                 where=name,
@@ -120,7 +124,7 @@ def _require_size(data: bytes | mmap, name: str) -> None:
 def _chunks_fit(data: bytes | mmap) -> bool:
     """Whether no chunk of a PNG is longer than the file: OpenCV sets aside the up to 4 GiB that one claims."""
     at = 8
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(_MAX_PNG_CHUNKS):
         if at + 8 > len(data) or data[at + 4 : at + 8] == b"IEND":
             return True
         at += 12 + int.from_bytes(data[at : at + 4], "big")

@@ -11,7 +11,7 @@ import numpy as np
 from paddlex_feat.data.images.transform_ops import MEAN, STD, Misformed, NotFollowed, options_of
 from paddlex_feat.errors import WeightsError
 
-_LARGEST = 4096  # side of the network's input, in pixels
+_MAX_SIDE = 4096  # side of the network's input, in pixels
 INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 
 
@@ -102,10 +102,10 @@ class Preprocess:
             raise WeightsError(
                 "mean, std or scale of NormalizeImage holds no usable number.", where=name, fix="Export again."
             )
-        if result.interpolation not in INTERPOLATION or not 1 <= result.size <= _LARGEST:
+        if result.interpolation not in INTERPOLATION or not 1 <= result.size <= _MAX_SIDE:
             raise WeightsError(
                 f"Unsupported resize: size {result.size}, interpolation {result.interpolation}.",
                 where=name,
-                fix=f"Possible are squares of at most {_LARGEST} px, by {' or '.join(INTERPOLATION)} interpolation.",
+                fix=f"Possible are squares of at most {_MAX_SIDE} px, by {' or '.join(INTERPOLATION)} interpolation.",
             )
         return result

@@ -15,11 +15,11 @@ from typing import IO
 import cv2
 import numpy as np
 
-from paddlex_feat.data.images.decode import MOST_BYTES, decode_with
+from paddlex_feat.data.images.decode import MAX_FILE_BYTES, decode_with
 from paddlex_feat.errors import ImageError
 
 SUFFIXES = frozenset((".tif", ".tiff"))
-MOST_PAGES = 2**16  # of a file; a directory takes 6 bytes, so a small file can name millions
+MAX_PAGES = 2**16  # of a file; a directory takes 6 bytes, so a small file can name millions
 # By the first four bytes: byte order, where the header keeps the first directory's offset, then the formats of an
 # offset and of a count of entries, and the bytes of an entry (TIFF 6.0, section 2; BigTIFF).
 _FORMS = {
@@ -43,7 +43,7 @@ def page_offsets(path: str | Path) -> list[int]:
             order, at, offset, count, entry = _FORMS[stream.read(4)]
             following = _number(stream, at, order + offset)
             # A chain that comes back to itself ends there.
-            while following and following not in offsets and len(offsets) < MOST_PAGES:
+            while following and following not in offsets and len(offsets) < MAX_PAGES:
                 offsets[following] = None
                 entries = _number(stream, following, order + count)
                 following = _number(
@@ -64,8 +64,8 @@ def read_page(path: str | Path, offset: int, name: str) -> np.ndarray:
     try:
         with Path(path).open("rb") as stream:
             content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)  # changed here, not in the file
-        if len(content) > MOST_BYTES:
-            raise OSError(None, f"more than {MOST_BYTES} bytes")
+        if len(content) > MAX_FILE_BYTES:
+            raise OSError(None, f"more than {MAX_FILE_BYTES} bytes")
         order, at, form, _, _ = _FORMS[content[:4]]
         content[at : at + struct.calcsize(order + form)] = struct.pack(order + form, offset)
     except (OSError, ValueError, KeyError, IndexError) as error:

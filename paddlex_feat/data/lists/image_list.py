@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from paddlex_feat.data.findings import Finding, first_of_each
+from paddlex_feat.data.findings import Finding, cap_per_code
 from paddlex_feat.data.images.folders import Walk
 from paddlex_feat.data.lists import transaction
 from paddlex_feat.data.lists.outside import FIX, Bounds
@@ -32,8 +32,8 @@ _ENCODINGS = {
 }
 _LINE_OF_BYTES = re.compile(rb"[./ \t][^\n]*\n")
 _NOT_POWERSHELL = "; in PowerShell, append with Add-Content -Encoding UTF8 instead of >>."
-MOST_LIST = 2**30  # bytes of a list file: ten million lines, which take some 5 GiB of memory
-MOST_LINE = 8192  # bytes of a line that may name a file
+MAX_LIST_BYTES = 2**30  # bytes of a list file: ten million lines, which take some 5 GiB of memory
+MAX_LINE_BYTES = 8192  # bytes of a line that may name a file
 SEARCH_DEPTH = 4  # how far below Global.dataset_dir the list files may lie
 
 
@@ -111,7 +111,7 @@ def _files(names: tuple[str, ...]) -> str:
 
 
 def _lists_in(folder: Path, names: tuple[str, ...]) -> int:
-    return sum(transaction.place(folder, name).is_file() for name in names)
+    return sum(transaction.list_path(folder, name).is_file() for name in names)
 
 
 def _folders(top: Path, depth: int, walk: Walk) -> Iterable[Path]:
@@ -185,7 +185,7 @@ def _names_are_bytes(data: bytes, root: Path) -> bool:
     if first is None:
         return False
     start = max(data.rfind(end, 0, first.start()) for end in (b"\n", b"\r")) + 1
-    line = data[start : start + MOST_LINE].partition(b"\n")[0].partition(b"\r")[0]
+    line = data[start : start + MAX_LINE_BYTES].partition(b"\n")[0].partition(b"\r")[0]
     fields = _LINE.fullmatch(os.fsdecode(line).strip())
     try:
         return fields is not None and os.path.lexists(os.path.join(root, fields[1]))
@@ -193,14 +193,14 @@ def _names_are_bytes(data: bytes, root: Path) -> bool:
         return False
 
 
-def writable(path: str) -> bool:
+def is_listable_path(path: str) -> bool:
     """Would `read_list` read this path back as it is?"""
     fields = _LINE.fullmatch(f"{path} 0")
     return bool(fields and fields[1] == path == path.strip() and not _CONTROL.search(path) and path.isprintable())
 
 
 def read_list(root: Path, name: str, refuse_outside: bool = False) -> tuple[ImageList, list[Finding]]:
-    """Read `<root>/<name>.txt`; lines that cannot be read become findings (`first_of_each`), not records.
+    """Read `<root>/<name>.txt`; lines that cannot be read become findings (`cap_per_code`), not records.
 
     The last space or tab of a line separates path and label, so paths may hold spaces. With `refuse_outside`, lines
     whose path leads out of `root`, by a link too, are among the findings.
@@ -208,14 +208,14 @@ def read_list(root: Path, name: str, refuse_outside: bool = False) -> tuple[Imag
     records, findings = ImageList(name, root), []
     path = root / f"{name}.txt"  # as users know it
 
-    def fault(code: str, where: str, message: str, severity: str = "error") -> None:
+    def problem(code: str, where: str, message: str, severity: str = "error") -> None:
         findings.append(Finding(code, severity, where, message, RULE))
 
     try:
-        data = transaction.read(root, name, MOST_LIST)
+        data = transaction.read(root, name, MAX_LIST_BYTES)
     except OSError as error:
         hint = lookup.explain(path, "file")
-        fault("list-missing", path.name, f"The list cannot be read ({error.strerror}). {hint}".rstrip())
+        problem("list-missing", path.name, f"The list cannot be read ({error.strerror}). {hint}".rstrip())
         return records, findings
     if mixed := mixture(data):
         number, what, fix = mixed
@@ -238,9 +238,9 @@ def read_list(root: Path, name: str, refuse_outside: bool = False) -> tuple[Imag
         if encoding == "bytes":
             fix = "Rename the files to UTF-8, e.g. with convmv, and save the list as UTF-8 text."
         findings.append(Finding(code, "warning", path.name, f"The list is {kind} and was read as such.", fix))
-    findings += first_of_each(_read_lines(text, records, Bounds(root) if refuse_outside else None))
+    findings += cap_per_code(_read_lines(text, records, Bounds(root) if refuse_outside else None))
     if not records and not any(f.severity == "error" for f in findings):
-        fault("list-empty", path.name, "The list holds no image.")
+        problem("list-empty", path.name, "The list holds no image.")
     return records, findings
 
 
@@ -261,7 +261,7 @@ def _read_lines(text: str, records: ImageList, bounds: Bounds | None) -> Iterato
         elif len(label) > 18:
             message = f"The label {label[:40]!r} has more than 18 digits."
             yield Finding("label-not-integer", "error", where, message, RULE)
-        elif bounds is not None and (leads := bounds.fault(image)):
+        elif bounds is not None and (leads := bounds.problem(image)):
             fix = f"{FIX.format(records.name)} CheckDataset.outside=warn allows it."
             yield Finding(leads[0], "error", where, f"{image} {leads[1]}", fix)
         else:
@@ -273,22 +273,22 @@ def _read_lines(text: str, records: ImageList, bounds: Bounds | None) -> Iterato
 def require_lists(
     dataset_dir: str, names: tuple[str, ...] = LISTS, refuse_outside: bool = False
 ) -> dict[str, ImageList]:
-    """The lists that a mode needs. Raises DatasetError with the first faults if any line is bad.
+    """The lists that a mode needs. Raises DatasetError with the first errors if any line is bad.
 
     refuse_outside: as for `read_list`.
     """
     root = find_root(dataset_dir, names)
     lists: dict[str, ImageList] = {}
-    faults: list[Finding] = []
+    errors: list[Finding] = []
     for name in names:
         lists[name], findings = read_list(root, name, refuse_outside)
-        faults += [f for f in findings if f.severity == "error"]
-    if faults:
-        shown = "\n    ".join(f"{f.where}: {f.message}" for f in faults[:10])
-        total = sum(f.count for f in faults)
-        more = f"\n    … and {total - 10} more" if len(faults) > 10 else ""
+        errors += [f for f in findings if f.severity == "error"]
+    if errors:
+        shown = "\n    ".join(f"{f.where}: {f.message}" for f in errors[:10])
+        total = sum(f.count for f in errors)
+        more = f"\n    … and {total - 10} more" if len(errors) > 10 else ""
         raise DatasetError(
-            f"{total} faults in the list files:\n    {shown}{more}",
+            f"{total} errors in the list files:\n    {shown}{more}",
             where=str(root),
             fix="Correct those lines; Global.mode=check_dataset shows everything that is wrong.",
         )

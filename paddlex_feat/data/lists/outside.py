@@ -6,11 +6,11 @@ import os
 from pathlib import Path, PureWindowsPath
 
 FIX = "Move the image below the folder of {}.txt and write its path from there."
-Fault = tuple[str, str]  # code and words, as in "/a.jpg is absolute"
+Problem = tuple[str, str]  # code and words, as in "/a.jpg is absolute"
 
 
-def by_text(path: str) -> Fault | None:
-    """The fault of a path that is absolute, also on Windows, or leaves its folder; None for others."""
+def by_text(path: str) -> Problem | None:
+    """The problem of a path that is absolute, also on Windows, or leaves its folder; None for others."""
     if ".." not in path and path[0] not in "/\\" and path[1:2] != ":":
         return None
     if path[0] in "/\\" or PureWindowsPath(path).drive:
@@ -28,11 +28,11 @@ class Bounds:
         self._inside = os.path.join(os.path.realpath(root), "")
         self._folders: dict[str, str] = {}
 
-    def fault(self, path: str) -> Fault | None:
-        """The fault of a path of a list in the folder, None if it stays there."""
-        fault = by_text(path)
-        if fault is not None:
-            return fault
+    def problem(self, path: str) -> Problem | None:
+        """The problem of a path of a list in the folder, None if it stays there."""
+        problem = by_text(path)
+        if problem is not None:
+            return problem
         folder, name = os.path.split(os.path.join(self._root, path))
         real = self._folders.get(folder)
         if real is None:

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 TRAIN, GALLERY, QUERY = range(3)
 
 
-def draw(labels: Sequence[int], percents: tuple[int, int, int], by: str, seed: int) -> dict[str, list[int]]:
+def random_split(labels: Sequence[int], percents: tuple[int, int, int], by: str, seed: int) -> dict[str, list[int]]:
     """Assign every image to train, gallery or query.
 
     Args:
@@ -34,21 +34,21 @@ def draw(labels: Sequence[int], percents: tuple[int, int, int], by: str, seed: i
     members = {int(classes[i]): rng.permutation(groups[i]) for i in rng.permutation(len(classes))}
     trained = _trained_classes(members, shares[TRAIN]) if by == "class" else set()
     parts: dict[str, list[int]] = {name: [] for name in LISTS}
-    owed = np.zeros(3)  # images that rounding has kept from each list so far
+    rounding_carry = np.zeros(3)  # images that rounding has kept from each list so far
     for c, images in members.items():
         if by == "class":
             wanted = np.array([1.0, 0, 0]) if c in trained else shares * [0, 1, 1] / shares[GALLERY:].sum()
         else:
             wanted = shares
-        ideal = len(images) * wanted + owed * (wanted > 0)
+        ideal = len(images) * wanted + rounding_carry * (wanted > 0)
         counts = _apportion(len(images), ideal)
-        owed[wanted > 0] = (ideal - counts)[wanted > 0]
+        rounding_carry[wanted > 0] = (ideal - counts)[wanted > 0]
         for name, chosen in zip(LISTS, np.split(images, np.cumsum(counts)[:2]), strict=True):
             parts[name] += chosen.tolist()
     return {name: sorted(chosen) for name, chosen in parts.items()}
 
 
-def require_usable(
+def validate_split(
     parts: dict[str, list[int]],
     labels: Sequence[int],
     where: str = "CheckDataset.split",

@@ -69,15 +69,15 @@ def replace_lists(root: Path, texts: dict[str, str]) -> dict[str, Path]:
     return kept
 
 
-def place(root: Path, name: str) -> Path:
+def list_path(root: Path, name: str) -> Path:
     """Where list `name` of `root` is, also after a `replace_lists` that was killed."""
     new = _waiting(root, name)
     return new if new.is_file() and (root / _MARK).exists() else root / f"{name}.txt"
 
 
-def read(root: Path, name: str, most: int) -> bytes:
-    """The bytes of list `name` of `root`, `most` of them at most. Nothing is written. Raises OSError."""
-    path = place(root, name)
+def read(root: Path, name: str, max_bytes: int) -> bytes:
+    """The bytes of list `name` of `root`, `max_bytes` of them at most. Nothing is written. Raises OSError."""
+    path = list_path(root, name)
     if path.name != f"{name}.txt":
         log.warning(
             "%s is read in the place of %s.txt: a split or conversion was ended halfway, and the next one finishes it. "
@@ -87,9 +87,9 @@ def read(root: Path, name: str, most: int) -> bytes:
             root / _MARK,
         )
     try:
-        return read_small(path, most)
+        return read_small(path, max_bytes)
     except FileNotFoundError:  # it took its place meanwhile
-        return read_small(root / f"{name}.txt", most)
+        return read_small(root / f"{name}.txt", max_bytes)
 
 
 def _finish(root: Path) -> None:

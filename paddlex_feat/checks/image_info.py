@@ -26,8 +26,8 @@ import numpy as np
 from paddlex_feat import MOST_PIXELS
 from paddlex_feat.checks.damage import has_converted_line_ends, has_step, hole, tiff_error
 from paddlex_feat.checks.image_headers import Header, jpeg_header, read_header
-from paddlex_feat.checks.phash import levels, look_at, upright
-from paddlex_feat.data.images.decode import MOST_WHOLE, decode_admitted, first_damage
+from paddlex_feat.checks.phash import appearance_of, levels, upright
+from paddlex_feat.data.images.decode import MAX_READ_BYTES, decode_admitted, first_damage
 from paddlex_feat.data.images.formats import ends_early, require_decodable
 from paddlex_feat.data.images.jpeg import Layout
 from paddlex_feat.errors import DownloadError, ImageError
@@ -36,7 +36,7 @@ from paddlex_feat.runtime.malloc import keep_freed_memory
 from paddlex_feat.runtime.progress import bar
 
 log = logging.getLogger(__name__)
-_VERSION = 4  # of the facts in the cache
+_VERSION = 5  # of what the cache holds of an image
 _CHUNK = 2048  # images after which what was found is remembered
 _BATCH = 16  # images that a thread takes at once, for handing them over takes time too
 _AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # the blocks of a JPEG lie in the file's own rows
@@ -46,39 +46,39 @@ Stamp = tuple[bytes, int, str]  # path and size of a file; number and times of c
 
 
 @dataclass(frozen=True, slots=True)
-class ImageFacts:
+class ImageInfo:
     """One image file.
 
     Attributes:
-        fault: code of why it cannot be used, "" if it can; message: the reason in words.
+        error: code of why it cannot be used, "" if it can; message: the reason in words.
         width, height: in pixels, as stored.
-        traits: of "animated", "multi-page", "cmyk", "16-bit", "alpha", "rotated" what applies.
-        content: SHA-256 of the file as hex; "" where no other file has its size, so that it is unique.
-        looks: 640-bit perceptual hash as hex, "" for an image without contrast.
+        properties: of "animated", "multi-page", "cmyk", "16-bit", "alpha", "rotated" what applies.
+        sha256: SHA-256 of the file as hex; "" where no other file has its size, so that it is unique.
+        phash: 640-bit perceptual hash as hex, "" for an image without contrast.
         damage: how one sees that its data are damaged, though they decode; "" if they are sound.
         empty: "blank", "dark" or "bright" for an image that shows next to nothing, else "".
         levels: darkest and brightest level of 255 of such an image, and of one with 16 bits.
     """
 
-    fault: str = ""
+    error: str = ""
     message: str = ""
     width: int = 0
     height: int = 0
-    traits: tuple[str, ...] = ()
-    content: str = ""
-    looks: str = ""
+    properties: tuple[str, ...] = ()
+    sha256: str = ""
+    phash: str = ""
     damage: str = ""
     empty: str = ""
     levels: tuple[int, ...] = ()
 
 
-_FIELDS = [field.name for field in fields(ImageFacts)]
+_FIELDS = [field.name for field in fields(ImageInfo)]
 
 
-def inspect(path: str, hashed: bool = True) -> ImageFacts:
+def inspect(path: str, hashed: bool = True) -> ImageInfo:
     """Read and decode one file; its content is hashed if asked."""
     data = _read(path)
-    if isinstance(data, ImageFacts):
+    if isinstance(data, ImageInfo):
         return data
     said: list[str] = []
     head = None
@@ -92,38 +92,38 @@ def inspect(path: str, hashed: bool = True) -> ImageFacts:
         return _undecodable(data, head or read_header(data), error.what)
     height, width = (head.height, head.width) if head.width else image.shape[:2]
     if layout and ends_early(data):
-        return ImageFacts("image-truncated", "The file ends early.", width, height, head.traits)
-    looks = look_at(upright(image, head.orientation) if layout else image)
-    dim = levels(image) if looks.empty or "16-bit" in head.traits else ()
+        return ImageInfo("image-truncated", "The file ends early.", width, height, head.properties)
+    appearance = appearance_of(upright(image, head.orientation) if layout else image)
+    dim = levels(image) if appearance.empty or "16-bit" in head.properties else ()
     content = sha256(data).hexdigest() if hashed else ""
     damage = _damage(data, image, layout, said)
-    return ImageFacts("", "", width, height, head.traits, content, looks.phash, damage, looks.empty, dim)
+    return ImageInfo("", "", width, height, head.properties, content, appearance.phash, damage, appearance.empty, dim)
 
 
-def _read(path: str) -> bytes | ImageFacts:
+def _read(path: str) -> bytes | ImageInfo:
     """The content of an image file, or why it cannot be had."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe is not waited for
         try:
             status = os.fstat(handle)
             if stat.S_ISDIR(status.st_mode):
-                return ImageFacts("image-is-folder", "The path is a folder, not an image.")
+                return ImageInfo("image-is-folder", "The path is a folder, not an image.")
             if not stat.S_ISREG(status.st_mode):
-                return ImageFacts("image-unreadable", "The path is a device or a pipe, not a file.")
-            if status.st_size > MOST_WHOLE:
-                message = f"{status.st_size} bytes are more than the {MOST_WHOLE} that are read."
-                return ImageFacts("image-too-large", message)
+                return ImageInfo("image-unreadable", "The path is a device or a pipe, not a file.")
+            if status.st_size > MAX_READ_BYTES:
+                message = f"{status.st_size} bytes are more than the {MAX_READ_BYTES} that are read."
+                return ImageInfo("image-too-large", message)
             data = os.read(handle, status.st_size)
         finally:
             os.close(handle)
     except (FileNotFoundError, NotADirectoryError):
-        return ImageFacts("image-missing", "The file does not exist.")
+        return ImageInfo("image-missing", "The file does not exist.")
     except (OSError, ValueError) as error:
-        return ImageFacts("image-unreadable", f"The file cannot be read ({getattr(error, 'strerror', error)}).")
-    return data or ImageFacts("image-empty", "The file has no bytes.")
+        return ImageInfo("image-unreadable", f"The file cannot be read ({getattr(error, 'strerror', error)}).")
+    return data or ImageInfo("image-empty", "The file has no bytes.")
 
 
-def _undecodable(data: bytes, head: Header, message: str) -> ImageFacts:
+def _undecodable(data: bytes, head: Header, message: str) -> ImageInfo:
     """Why an image does not decode."""
     code = "image-undecodable"
     if head.width * head.height > MOST_PIXELS:
@@ -131,7 +131,7 @@ def _undecodable(data: bytes, head: Header, message: str) -> ImageFacts:
         message = f"{head.width} x {head.height} pixels are more than the {MOST_PIXELS} that are decoded."
     elif head.width and ends_early(data):
         code, message = "image-truncated", "The file ends early."
-    return ImageFacts(code, message, head.width, head.height, head.traits)
+    return ImageInfo(code, message, head.width, head.height, head.properties)
 
 
 def _damage(data: bytes, image: np.ndarray, layout: Layout | None, said: list[str]) -> str:
@@ -153,37 +153,37 @@ def _damage(data: bytes, image: np.ndarray, layout: Layout | None, said: list[st
     return f"its data cannot be decompressed: {error}" if error else ""
 
 
-def inspect_all(paths: list[str], workers: int) -> dict[str, ImageFacts]:
-    """The facts of every path, from the cache where the file has not changed since."""
+def inspect_all(paths: list[str], workers: int) -> dict[str, ImageInfo]:
+    """The info of every path, from the cache where the file has not changed since."""
     stamps = {path: _stamp(path) for path in paths}
     count = Counter(stamp[1] for stamp in stamps.values() if stamp)
     shared = {path for path, stamp in stamps.items() if stamp and count[stamp[1]] > 1}
     with _cache() as cache:
-        known = {p: f for p, f in _recall(cache, stamps).items() if f.content or f.fault or p not in shared}
+        known = {p: f for p, f in _recall(cache, stamps).items() if f.sha256 or f.error or p not in shared}
         unknown = [(path, path in shared) for path in paths if path not in known]
-        fresh: dict[str, ImageFacts] = {}
+        fresh: dict[str, ImageInfo] = {}
         for chunk in _inspect_in_threads(unknown, workers):
             fresh |= chunk
             # What may be readable the next time is not remembered.
-            _remember(cache, {p: f for p, f in chunk.items() if stamps[p] and f.fault != "image-unreadable"}, stamps)
+            _remember(cache, {p: f for p, f in chunk.items() if stamps[p] and f.error != "image-unreadable"}, stamps)
     return {path: known[path] if path in known else fresh[path] for path in paths}
 
 
-def _inspect_in_threads(jobs: list[tuple[str, bool]], workers: int) -> Iterator[dict[str, ImageFacts]]:
+def _inspect_in_threads(jobs: list[tuple[str, bool]], workers: int) -> Iterator[dict[str, ImageInfo]]:
     cv2.setNumThreads(0)  # one image a thread is the parallelism
     keep_freed_memory()
     stream = iter(jobs)
     with ThreadPoolExecutor(workers) as pool, bar(len(jobs), "decoding", "images") as progress:
         while chunk := list(islice(stream, _CHUNK)):
-            found: dict[str, ImageFacts] = {}
+            found: dict[str, ImageInfo] = {}
             batches = [chunk[i : i + _BATCH] for i in range(0, len(chunk), _BATCH)]
-            for batch, facts in zip(batches, pool.map(_inspect_batch, batches), strict=True):
+            for batch, infos in zip(batches, pool.map(_inspect_batch, batches), strict=True):
                 progress.update(len(batch))
-                found |= {path: each for (path, _), each in zip(batch, facts, strict=True)}
+                found |= {path: each for (path, _), each in zip(batch, infos, strict=True)}
             yield found
 
 
-def _inspect_batch(jobs: list[tuple[str, bool]]) -> list[ImageFacts]:
+def _inspect_batch(jobs: list[tuple[str, bool]]) -> list[ImageInfo]:
     return [inspect(path, hashed) for path, hashed in jobs]
 
 
@@ -199,7 +199,7 @@ def _stamp(path: str) -> Stamp | None:
 
 @contextmanager
 def _cache() -> Iterator[sqlite3.Connection | None]:
-    """The database of facts; None, with a notice, where it cannot be used."""
+    """The database; None, with a notice, where it cannot be used."""
     try:
         path = cache_folder() / "check_dataset" / f"images_{_VERSION}.sqlite"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -214,7 +214,7 @@ def _cache() -> Iterator[sqlite3.Connection | None]:
 
 def _open(path: Path) -> sqlite3.Connection:
     """The database; a file that is none, which only a crash of the system leaves, is begun anew."""
-    table = "CREATE TABLE IF NOT EXISTS image (path PRIMARY KEY, size, changed, facts) WITHOUT ROWID"
+    table = "CREATE TABLE IF NOT EXISTS image (path PRIMARY KEY, size, changed, info) WITHOUT ROWID"
     connection = sqlite3.connect(path)
     try:
         connection.execute(table)
@@ -228,8 +228,8 @@ def _open(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _recall(cache: sqlite3.Connection | None, stamps: dict[str, Stamp | None]) -> dict[str, ImageFacts]:
-    known: dict[str, ImageFacts] = {}
+def _recall(cache: sqlite3.Connection | None, stamps: dict[str, Stamp | None]) -> dict[str, ImageInfo]:
+    known: dict[str, ImageInfo] = {}
     if cache is None:
         return known
     try:
@@ -237,13 +237,13 @@ def _recall(cache: sqlite3.Connection | None, stamps: dict[str, Stamp | None]) -
             row = (
                 stamp
                 and cache.execute(
-                    "SELECT facts FROM image WHERE path = ? AND size = ? AND changed = ?", stamp
+                    "SELECT info FROM image WHERE path = ? AND size = ? AND changed = ?", stamp
                 ).fetchone()
             )
             if row:
                 values = json.loads(row[0])
-                known[path] = ImageFacts(
-                    **{**values, "traits": tuple(values["traits"]), "levels": tuple(values["levels"])}
+                known[path] = ImageInfo(
+                    **{**values, "properties": tuple(values["properties"]), "levels": tuple(values["levels"])}
                 )
     except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
         log.warning("The memory of earlier checks is not readable, and not used: %s", error)
@@ -251,7 +251,7 @@ def _recall(cache: sqlite3.Connection | None, stamps: dict[str, Stamp | None]) -
     return known
 
 
-def _remember(cache: sqlite3.Connection | None, fresh: dict[str, ImageFacts], stamps: dict[str, Stamp | None]) -> None:
+def _remember(cache: sqlite3.Connection | None, fresh: dict[str, ImageInfo], stamps: dict[str, Stamp | None]) -> None:
     if cache is None or not fresh:
         return
     rows = [(*(stamps[path] or ()), json.dumps({n: getattr(f, n) for n in _FIELDS})) for path, f in fresh.items()]
