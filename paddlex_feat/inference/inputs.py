@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from paddlex_feat import MOST_PIXELS
 from paddlex_feat.data.images import tiff
-from paddlex_feat.data.images.decode import MAX_FILE_BYTES, SUFFIXES, read_bgr
+from paddlex_feat.data.images.decode import MAX_FILE_BYTES, SUFFIXES, SizeTest, read_bgr
 from paddlex_feat.data.images.formats import BEGINNING, looks_like_image
 from paddlex_feat.errors import DownloadError, ImageError
 from paddlex_feat.fileio.reading import first_bytes
