@@ -259,7 +259,7 @@ def test_values_of_training_that_make_no_sense(key, value, message):
 
 
 def test_a_size_must_fit_the_patches():
-    with pytest.raises(ConfigError, match="no multiple of 14"):
+    with pytest.raises(ConfigError, match="a multiple of 14"):
         load.load("PP-ShiTuV2_rec_CLIP_vit_large", [("Train.input_size", 200)])
     load.load("PP-ShiTuV2_rec_CLIP_vit_large", [("Train.input_size", 196)])
 

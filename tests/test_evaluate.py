@@ -48,6 +48,7 @@ from paddlex_feat.inference.network import NetworkExtractor
 from paddlex_feat.models import recognizer, weights
 from paddlex_feat.modes import evaluate, trained_model
 from paddlex_feat.reports import evaluation_report
+from paddlex_feat.runtime.distributed import ProcessGroup
 
 MODEL = "PP-ShiTuV2_rec"
 
@@ -66,7 +67,7 @@ def words(data: Path, output: Path, weight: object, **settings: object) -> list[
 
 def run(data: Path, output: Path, weight: object, **settings: object) -> dict:
     """The mode in this process."""
-    return evaluate.run(load(MODEL, words(data, output, weight, **settings))[0], output)
+    return evaluate.run(load(MODEL, words(data, output, weight, **settings))[0], output, ProcessGroup())
 
 
 def run_process(

@@ -85,7 +85,7 @@ class Job:
 
     def run(self) -> None:
         self.output.mkdir()
-        train.run(self.config, self.output)
+        train.run(self.config, self.output, ProcessGroup())
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_a_signal_is_answered_between_two_batches_and_the_evaluation_repeated(jo
     again = Job(
         small_faces, job.output, monkeypatch, "Train.epochs_iters=4", "Train.ema_decay=0.5", "Train.resume=auto"
     )
-    train.run(again.config, again.output)
+    train.run(again.config, again.output, ProcessGroup())
     assert len(again.calls) == 3 and again.trainer.state.progress.epoch == 4
 
 

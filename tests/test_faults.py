@@ -17,12 +17,13 @@ import pytest
 from conftest import QUICK, ROOT, run_main
 
 from paddlex_feat import cli, errors
-from paddlex_feat.config.schema import MODES
+from paddlex_feat.config.schema import MODE_NAMES as MODES
 from paddlex_feat.errors import OutputError
 from paddlex_feat.fileio import locks
 from paddlex_feat.fileio.atomic_folder import recover_folder
 from paddlex_feat.fileio.locks import folder_lock, locked
 from paddlex_feat.fileio.temporary import TemporaryFolder, remove_stale, temporary_file
+from paddlex_feat.modes import session
 from paddlex_feat.runtime import launch, logs
 
 NAME = "PP-ShiTuV2_rec"
@@ -116,11 +117,9 @@ def test_a_lock_that_is_free_soon_is_not_spoken_of(tmp_path, caplog):
 
 
 @pytest.mark.usefixtures("impatient")
-def test_processes_of_one_job_share_its_lock(tmp_path, monkeypatch):
-    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
-    with locked(tmp_path / "train.log"), cli._lock("train", tmp_path):
-        monkeypatch.delenv("PADDLE_TRAINERS_NUM")
-        with pytest.raises(OutputError), cli._lock("train", tmp_path):
+def test_processes_of_one_job_share_its_lock(tmp_path):
+    with locked(tmp_path / "train.log"), session.hold_output("train", tmp_path, True):
+        with pytest.raises(OutputError), session.hold_output("train", tmp_path, False):
             pass
 
 
@@ -366,11 +365,9 @@ def test_an_export_stopped_after_any_move_is_one_export_or_refused(moves, tmp_pa
 # Clocks
 
 
-def test_the_first_error_of_a_job_is_told_by_order_not_by_clocks(tmp_path, monkeypatch):
+def test_the_first_error_of_a_job_is_told_by_order_not_by_clocks(tmp_path):
     for rank in (1, 0):
-        monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
-        monkeypatch.setenv("PADDLE_TRAINER_ID", str(rank))
-        launch.report_failure(tmp_path, errors.ImageError(f"of {rank}"))
+        launch.report_failure(tmp_path, errors.ImageError(f"of {rank}"), rank)
     os.utime(tmp_path / "error_1.json", (2e9, 2e9))  # the clock went back between the two
     assert [rank for rank, _ in launch._failures(tmp_path)] == [1, 0]
 

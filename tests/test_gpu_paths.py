@@ -32,7 +32,7 @@ from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.predictor import Predictor
 from paddlex_feat.models import attention, clip_vit, recognizer
 from paddlex_feat.models.heads import ArcMargin
-from paddlex_feat.modes import train, train_build, trained_model
+from paddlex_feat.modes import MODES, train, train_build, trained_model
 from paddlex_feat.modes import worker as places
 from paddlex_feat.runtime import device, gpus, launch, paddle_import
 from paddlex_feat.runtime.distributed import ProcessGroup
@@ -137,7 +137,7 @@ def test_a_training_on_auto_sets_the_flags_of_the_device_that_it_will_take(there
     if "driver" in there:
         (tmp_path / "version").touch()
     with pytest.raises(Stop) as stopped:
-        train.run(config("Global.device=auto"), tmp_path)
+        train.run(config("Global.device=auto"), tmp_path, ProcessGroup())
     assert stopped.value.args[0] is (there != "driver wheel")
 
 
@@ -361,29 +361,30 @@ def real_numpy_error() -> Exception:
     ],
 )
 @pytest.mark.parametrize("mode", ["train", "evaluate", "predict", "export", "check_dataset"])
-def test_a_lack_of_memory_names_what_to_lower_in_workers_too(error, where, mode, tmp_path, monkeypatch):
+def test_a_lack_of_memory_names_what_to_lower_in_workers_too(error, where, mode, tmp_path):
+    spec = MODES.get(mode)
     for size in (1, 2):
-        monkeypatch.setenv("PADDLE_TRAINERS_NUM", str(size))
-        found = cli._unexpected(error(), mode, tmp_path)
+        found = cli._explain(error(), spec, tmp_path, ProcessGroup(0, size))
         assert type(found) is OutOfMemoryError and f"memory on {where}" in found.what
         key = {"train": "Train.batch_size", "evaluate": "Evaluate.batch_size", "predict": "Predict.batch_size"}
         assert key.get(mode, "Lower Train.") in found.fix and ("nvidia-smi" in found.fix) == ("GPU" in where)
-    launch.report_failure(tmp_path, found)
-    job = launch._reason(launch._failures(tmp_path), tmp_path, 1, mode, 2)
+    launch.report_failure(tmp_path, found, 0)
+    job = launch._reason(launch._failures(tmp_path), tmp_path, 1, FeatError("Killed."), 2)
     assert type(job) is OutOfMemoryError and job.fix == found.fix and job.where == f"worker 0, mode {mode}"
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):
-    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
-    lost = cli._unexpected(RuntimeError("NCCL error: unhandled system error, connection closed"), "train", tmp_path)
+def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path):
+    group, spec = ProcessGroup(0, 2), MODES.get("train")
+    error = RuntimeError("NCCL error: unhandled system error, connection closed")
+    lost = cli._explain(error, spec, tmp_path, group)
     assert type(lost) is ConnectionLostError
-    assert type(cli._unexpected(ValueError("odd"), "train", tmp_path)) is FeatError
+    assert type(cli._explain(ValueError("odd"), spec, tmp_path, group)) is FeatError
     assert errors.out_of_memory(WeightsError("Cannot allocate."), "a", "b") is None
 
 
 def test_a_training_step_without_memory_ends_with_the_error(tmp_path, monkeypatch, capsys):
     """The mode raises what Paddle really raises; result file, console and exit code are the command's."""
-    monkeypatch.setattr(train, "run", lambda *_: paddle.zeros([10**13]))
+    monkeypatch.setattr(train, "run", lambda *_, **__: paddle.zeros([10**13]))
     assert cli.run(config("Global.mode=train", f"Global.output={tmp_path}")) == 1
     result = json.loads((tmp_path / "train_result.json").read_text())
     assert "OutOfMemoryError" in result["err_type"] and "Train.accumulate_steps" in result["err_msg"]

@@ -11,6 +11,7 @@ from paddlex_feat.config.load import load
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ConfigError, WeightsError
 from paddlex_feat.modes import export, train, trained_model, weight_paths
+from paddlex_feat.runtime.distributed import ProcessGroup
 
 MODEL = "PP-ShiTuV2_rec"
 KEYS = {
@@ -69,7 +70,7 @@ def error_of(key: str, path: Path, tmp_path: Path) -> WeightsError:
     call = {
         "evaluate": lambda: trained_model.resolve_weights(config),
         "export": lambda: export.run(config, tmp_path),
-        "train": lambda: train.run(config, tmp_path),
+        "train": lambda: train.run(config, tmp_path, ProcessGroup()),
     }[mode]
     with pytest.raises(WeightsError) as caught:
         call()

@@ -17,9 +17,18 @@ def official_weights(model: str) -> str:
     return f"{PRETRAINED}{model}_pretrained.pdparams"
 
 
-def key(default: Any, meaning: str, unit: str = "", **bounds: Any) -> Any:
-    """A field with its documentation."""
-    return Field(default, description=meaning, json_schema_extra={"unit": unit} if unit else None, **bounds)
+def key(default: Any, meaning: str, unit: str = "", values: str = "", **bounds: Any) -> Any:
+    """A field with its documentation.
+
+    Args:
+        default: value where neither recipe nor file nor -o gives one.
+        meaning: one or more sentences for `--help` and the documentation.
+        unit: of the value.
+        values: the allowed values in words, where the type does not say it.
+        bounds: constraints of pydantic's Field.
+    """
+    extra: Any = {name: text for name, text in (("unit", unit), ("values", values)) if text}
+    return Field(default, description=meaning, json_schema_extra=extra or None, **bounds)
 
 
 # NUL, and halves of surrogate pairs but for those that stand for bytes of a file name.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import difflib
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
@@ -33,11 +32,6 @@ from paddlex_feat.fileio import lookup, safe_yaml
 from paddlex_feat.fileio.paths import expand_home, fault
 
 OUTPUT = "Global.output"
-# Keys of existing files whose function has not been built yet, by the mode that would use
-# them: said instead of ignored.
-_NOT_YET: dict[str, dict[str, Callable[[Any], bool]]] = {
-    "train": {"Train.basic_config_path": bool},
-}
 
 
 def shipped() -> dict[str, Path]:
@@ -184,7 +178,7 @@ def load(file: str, overrides: list[tuple[str, Any]], usable: bool = True) -> tu
         faults += rows
     if not faults:
         faults += unusable_paths(config, sources) if usable else []
-        faults += _unsupported(config, sources) + _misfits(config, sources)
+        faults += _misfits(config, sources)
     if faults:
         count = "One fault" if len(faults) + more == 1 else f"{len(faults) + more} faults"
         faults += [f"… and {more} more"] if more else []
@@ -260,28 +254,20 @@ def _nulls(overrides: list[tuple[str, Any]], mode: str) -> list[str]:
     ]
 
 
-def _unsupported(config: Config, sources: dict[str, str]) -> list[str]:
-    rows = []
-    for dotted, wanted in _NOT_YET.get(config.Global.mode, {}).items():
-        value: Any = config
-        for part in dotted.split("."):
-            value = getattr(value, part)
-        if wanted(value):
-            rows.append(f"{dotted}{source(dotted, sources)}: {value!r} is not implemented yet; leave the key out")
-    return rows
-
-
 def _misfits(config: Config, sources: dict[str, str]) -> list[str]:
-    """Values that are sound alone and do not fit each other."""
+    """Values that are valid alone and do not fit each other, or the mode."""
+    rows = []
+    if config.Global.mode == "train" and config.Train.basic_config_path:
+        where = source("Train.basic_config_path", sources)
+        rows.append(f"Train.basic_config_path{where}: recipe files are not implemented; leave the key out")
     steps = {"PPLCNetV2_base_ShiTu": 8, "CLIP_vit": config.Model.patch_size}  # stride of the network, side of a patch
     step, size = steps.get(config.Model.backbone, 1), config.Train.input_size
-    if size % step == 0:
-        return []
-    where = source("Train.input_size", sources)
-    nearest = max(step, round(size / step) * step)
-    return [
-        f"Train.input_size{where}: {size} is no multiple of {step}, as {config.Model.backbone} needs; use {nearest}"
-    ]
+    if size % step:
+        where, nearest = source("Train.input_size", sources), max(step, round(size / step) * step)
+        rows.append(
+            f"Train.input_size{where}: {config.Model.backbone} needs a multiple of {step}, got {size}; use {nearest}"
+        )
+    return rows
 
 
 def peek(file: str, overrides: list[tuple[str, Any]]) -> dict[str, str]:

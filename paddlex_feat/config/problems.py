@@ -162,7 +162,7 @@ def empty(dotted: str) -> str:
 def unusable_paths(config: Config, sources: Mapping[str, str]) -> list[str]:
     """The paths of the mode that cannot be meant as they stand."""
     rows = []
-    for dotted in ("Global.output", *_PATHS[config.Global.mode]):
+    for dotted in ("Global.output", *_PATHS.get(config.Global.mode, ())):
         section, _, name = dotted.partition(".")
         value = getattr(getattr(config, section), name)
         if not isinstance(value, str) or re.match("https?://", value, re.IGNORECASE):

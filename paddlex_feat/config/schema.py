@@ -8,6 +8,7 @@ what other models change.
 from __future__ import annotations
 
 import re
+from importlib import metadata
 from inspect import isclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -15,10 +16,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from paddlex_feat.config.base import PRETRAINED, PathText, Section, key
+from paddlex_feat.config.registry import did_you_mean
 from paddlex_feat.config.train_schema import ModelSection, TrainSection, amp_level
 from paddlex_feat.runtime.device import DEVICE
 
-MODES = ("check_dataset", "train", "evaluate", "export", "predict")
+MODE_NAMES = ("check_dataset", "train", "evaluate", "export", "predict")  # built in: paddlex_feat.modes.MODES
 MODELS = ("PP-ShiTuV2_rec", "PP-ShiTuV2_rec_CLIP_vit_base", "PP-ShiTuV2_rec_CLIP_vit_large")
 
 
@@ -53,6 +55,16 @@ def _forms(value: Any) -> Any:
     return ["paddle", *(f for f in forms if f != "paddle")] if isinstance(forms, list) else forms
 
 
+def _mode(value: str) -> str:
+    """A built-in mode, or one that an installed package adds."""
+    if value not in MODE_NAMES:
+        names = [*MODE_NAMES, *(point.name for point in metadata.entry_points(group="paddlex_feat.modes"))]
+        if value not in names:
+            raise ValueError(f"is not a mode; choose from {', '.join(names)}.{did_you_mean(value, names)}")
+    return value
+
+
+Mode = Annotated[str, AfterValidator(_mode), WithJsonSchema({"type": "string", "examples": list(MODE_NAMES)})]
 Device = Annotated[str, AfterValidator(_device)]
 Ks = Annotated[list[Annotated[int, Field(ge=1)]], AfterValidator(_ascending)]
 FORMS = ("paddle", "onnx", "openvino")
@@ -69,7 +81,8 @@ class GlobalSection(Section):
     """What to do, with what, where to."""
 
     model: Literal[MODELS] = key("PP-ShiTuV2_rec", "Model name.")  # type: ignore[valid-type]
-    mode: Literal[MODES] = key("check_dataset", "What to do.")  # type: ignore[valid-type]
+    mode: Mode = key("check_dataset", "What to do.", values=", ".join(MODE_NAMES) + ", or a mode of another package")
+    mode_options: dict[str, Any] = key({}, "Keys of a mode of another package; the built-in modes take none.")
     dataset_dir: PathText = key(
         "dataset", "Folder that holds train.txt, gallery.txt and query.txt, at its top or below."
     )
@@ -83,6 +96,12 @@ class GlobalSection(Section):
     export_with_pir: bool = key(
         True, "Write inference.json, Paddle's current format; False: inference.pdmodel, the one before."
     )
+
+    @model_validator(mode="after")
+    def _options_of_another_package(self) -> GlobalSection:
+        if self.mode_options and self.mode in MODE_NAMES:
+            raise ValueError(f"mode_options: mode {self.mode} takes none")
+        return self
 
 
 class ConvertSection(Section):

@@ -24,32 +24,34 @@ from paddlex_feat.runtime.distributed import ProcessGroup
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, output: Path) -> dict[str, Any]:
+def run(config: Config, output: Path, group: ProcessGroup) -> dict[str, Any]:
     """Evaluate here, or start a process for each of several devices and wait for them.
 
     All that lists, folders and configuration tell is checked before Paddle is imported.
     """
-    group, folder = ProcessGroup.from_environment(), output / "evaluate"
+    folder = output / "evaluate"
     if group.rank == 0:
         require_writable(folder)
         with as_output_error(folder):
-            for name in (
-                *evaluation_report.FILES,
-                FEATURES,
-            ):  # of an earlier evaluation: what stands there is this one's
+            for name in (*evaluation_report.FILES, FEATURES):  # files of an earlier evaluation
                 (folder / name).unlink(missing_ok=True)
     lists = _read_lists(config)
     own = own_files(config, lists)
     path = trained_model.resolve_weights(config)
-    if launch.needs_workers(config.Global.device, None):
+    if launch.needs_workers(config.Global.device, None, group):
         return launch_processes(config, output)
-    return _evaluate(config, output, lists, own, path)
+    return _evaluate(config, output, group, lists, own, path)
 
 
 def _evaluate(
-    config: Config, output: Path, lists: dict[str, ImageList], own: np.ndarray | None, path: Path
+    config: Config,
+    output: Path,
+    group: ProcessGroup,
+    lists: dict[str, ImageList],
+    own: np.ndarray | None,
+    path: Path,
 ) -> dict[str, Any]:
-    group, folder = ProcessGroup.from_environment(), output / "evaluate"
+    folder = output / "evaluate"
     if group.rank == 0:
         warn_of_own_files(config, lists)
     model = trained_model.load_model(config, path, group)

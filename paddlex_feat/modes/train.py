@@ -32,22 +32,26 @@ from paddlex_feat.runtime.paddle_import import prepare_paddle
 if TYPE_CHECKING:  # these import Paddle, which waits until data and configuration are known to be right
     from paddlex_feat.inference.export.exporter import Exporter
     from paddlex_feat.training.run_folder import RunFolder
+    from paddlex_feat.training.run_logger import OnRecord
     from paddlex_feat.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 LATEST = "latest"  # folder of the newest checkpoint
 
 
-def run(config: Config, output: Path) -> dict[str, Any]:
+def run(config: Config, output: Path, group: ProcessGroup, on_record: OnRecord | None = None) -> dict[str, Any]:
     """Train here, or start the processes of several devices and machines and wait for them.
 
     All that can be wrong with data and configuration is found before Paddle is imported.
+
+    Args:
+        on_record: called on rank 0 with the kind ("train", "eval", "save") and the values of each line of
+            metrics.jsonl.
     """
     resumed = _require_start(config, output)
-    if launch.needs_workers(config.Global.device, config.Train.dist_ips):
+    if launch.needs_workers(config.Global.device, config.Train.dist_ips, group):
         return launch_processes(config, output, config.Train.dist_ips)
     require_forms(config.Export.format)
-    group = ProcessGroup.from_environment()
     data = read_data(config, group, resumed)
     on_cpu = not expects_gpu(config.Global.device)
     # A compiled training graph would take the flag for itself, and Paddle 3.3 crashes in oneDNN's gradients.
@@ -56,7 +60,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         os.environ["FLAGS_use_mkldnn"] = "0"
     prepare_paddle(threads_of(config, group), True, onednn, config.Train.deterministic)
     place = init_worker(config, group, config.Train.num_workers)
-    return _train(config, output, data, place)
+    return _train(config, output, data, place, on_record)
 
 
 def _require_start(config: Config, output: Path) -> Path | None:
@@ -76,7 +80,7 @@ def _require_start(config: Config, output: Path) -> Path | None:
     return None
 
 
-def _train(config: Config, output: Path, data: Data, place: Worker) -> dict[str, Any]:
+def _train(config: Config, output: Path, data: Data, place: Worker, on_record: OnRecord | None) -> dict[str, Any]:
     from paddlex_feat.models import recognizer
     from paddlex_feat.modes import train_build as parts
     from paddlex_feat.training.run_folder import RunFolder
@@ -92,7 +96,9 @@ def _train(config: Config, output: Path, data: Data, place: Worker) -> dict[str,
     if place.group.rank == 0:
         _describe_run(config, output, data, place, state.progress.classes, convolutions, start)
     with Loader(config, data, place) as batches:
-        trainer = parts.build_trainer(config, state, frozen_bn_layers, exporter, folder, data, place, batches)
+        trainer = parts.build_trainer(
+            config, state, frozen_bn_layers, exporter, folder, data, place, batches, on_record
+        )
         _log_run_summary(config, data, place, trainer)
         trainer.fit()
     return _finish(config, folder, trainer, exporter, data, place)

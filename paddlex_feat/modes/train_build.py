@@ -38,7 +38,7 @@ from paddlex_feat.training.checkpoint import Progress, TrainingState
 from paddlex_feat.training.ema import Ema
 from paddlex_feat.training.freeze import freeze
 from paddlex_feat.training.run_folder import RunFolder
-from paddlex_feat.training.run_logger import RunLogger
+from paddlex_feat.training.run_logger import OnRecord, RunLogger
 from paddlex_feat.training.step import Precision, Step, TrainingNetwork
 from paddlex_feat.training.stop import defer_signals
 from paddlex_feat.training.trainer import Batches, Trainer, TrainingPlan
@@ -192,6 +192,7 @@ def build_trainer(
     data: Data,
     place: Worker,
     batches: Batches,
+    on_record: OnRecord | None = None,
 ) -> Trainer:
     """The loop with everything that it calls."""
     settings, group = config.Train, place.group
@@ -222,7 +223,7 @@ def build_trainer(
         evaluate=evaluate,
         folder=folder,
         plan=plan,
-        run_logger=RunLogger(own, plan.epochs, plan.steps_per_epoch, state.progress.step, settings.visualdl),
+        run_logger=RunLogger(own, plan.epochs, plan.steps_per_epoch, state.progress.step, settings.visualdl, on_record),
         group=group,
         resume_command=f"{run_record.program()} -c {folder.root / 'config.yaml'} -o Train.resume=auto",
         frozen=frozen_bn_layers,

@@ -10,6 +10,7 @@ from typing import Any
 from paddlex_feat.config.load import dump
 from paddlex_feat.config.schema import Config
 from paddlex_feat.fileio.atomic import read_result
+from paddlex_feat.modes import MODES
 from paddlex_feat.runtime import heartbeat, launch, logs
 from paddlex_feat.runtime.cpu import cpu_count
 from paddlex_feat.runtime.device import own_device, resolve_device, select_device
@@ -61,7 +62,7 @@ def init_worker(config: Config, group: ProcessGroup, workers: int = 0) -> Worker
     )
     group.init()
     if group.size > group.local_size:  # on one machine the launcher watches all of them
-        report = partial(launch.report_loss, config.Global.mode, Path(config.Global.output))
+        report = partial(launch.report_loss, config.Global.mode, Path(config.Global.output), group.rank)
         heartbeat.start(group, 60 * config.Train.dist_timeout, report)
     return place
 
@@ -74,6 +75,8 @@ def launch_processes(config: Config, output: Path, machines: str | None = None) 
         device = resolve_device(device)  # the same for all processes; says which ids are not there
     start = logs.size_at_start(output / f"{mode}.log")
     whole = config.model_copy(update={"Global": config.Global.model_copy(update={"device": device})})
-    launch.run(mode, dump(whole), output, device, machines, config.Train.dist_port, start)
+    spec = MODES.get(mode)
+    killed = spec.error_type("A worker was killed.", fix=spec.memory_fix)
+    launch.run(mode, dump(whole), output, device, machines, config.Train.dist_port, start, killed)
     result = read_result(output / f"{mode}_result.json")
-    return {k: v for k, v in result.items() if k not in ("done_flag", "err_type", "err_msg")}
+    return {k: v for k, v in result.items() if k not in ("done_flag", "err_type", "err_code", "err_msg")}

@@ -30,10 +30,8 @@ from paddlex_feat import errors
 from paddlex_feat.errors import (
     ConfigError,
     ConnectionLostError,
-    EvaluationError,
     FeatError,
     Interrupted,
-    TrainingError,
     as_output_error,
 )
 from paddlex_feat.fileio.atomic import atomic_path, write_json
@@ -59,40 +57,48 @@ def device_ids(device: str) -> list[int]:
     return [int(i) for i in device.partition(":")[2].split(",") if i]
 
 
-def needs_workers(device: str, machines: str | None) -> bool:
-    """Does this process have to start others? Not if it is one of them itself."""
-    return (len(device_ids(device)) > 1 or bool(machines)) and ProcessGroup.from_environment().size == 1
+def needs_workers(device: str, machines: str | None, group: ProcessGroup) -> bool:
+    """Whether this process has to start others; not if it is one of several itself."""
+    return (len(device_ids(device)) > 1 or bool(machines)) and group.size == 1
 
 
-def report_failure(logs: Path, error: FeatError) -> None:
-    """Leave a worker's error where the process that started it looks."""
-    rank = ProcessGroup.from_environment().rank
+def report_failure(logs: Path, error: FeatError, rank: int) -> None:
+    """Write a worker's error to where the process that started it looks."""
     earlier = len(list(logs.glob("error_*.json")))  # the order of the errors; clocks may jump
-    content = {"type": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
+    names = ("what", "where", "fix", "code")
+    content = {"type": type(error).__name__, **{name: getattr(error, name) for name in names}}
     write_json(logs / f"error_{rank}.json", {**content, "earlier": earlier})
 
 
-def report_loss(mode: str, output: Path, error: FeatError) -> None:
-    """Leave the error of a lost machine in the files of the run; the process ends after that."""
-    report_failure(output / logs_folder(mode), error)
-    if ProcessGroup.from_environment().rank == 0:
-        result = {"done_flag": False, "err_type": str(type(error)), "err_msg": str(error)}
+def report_loss(mode: str, output: Path, rank: int, error: FeatError) -> None:
+    """Write the error of a lost machine to the files of the run; the process ends after that."""
+    report_failure(output / logs_folder(mode), error, rank)
+    if rank == 0:
+        result = {"done_flag": False, "err_type": str(type(error)), "err_code": error.code, "err_msg": str(error)}
         write_json(output / f"{mode}_result.json", result)
     log.log(logging.DEBUG if ENV_COMMAND in os.environ else logging.ERROR, "%s", error)
 
 
 def run(
-    mode: str, configuration: str, output: Path, device: str, machines: str | None, port: int, log_start: int
+    mode: str,
+    configuration: str,
+    output: Path,
+    device: str,
+    machines: str | None,
+    port: int,
+    log_start: int,
+    killed: FeatError,
 ) -> None:
     """Run one process a device, on this machine and on those of `machines`.
 
     Args:
-        mode: "train" or "evaluate", as the configuration says too; names the folder of the logs.
+        mode: that of the configuration; names the folder of the logs.
         configuration: the whole configuration as YAML; the workers read it from a file.
         device: "gpu:0,1", "cpu:0,1", …: one process an id.
         machines: addresses of all machines, separated by commas; each runs this same command.
         port: first port of the job, on each machine.
         log_start: size of the mode's log before this process began to write to it.
+        killed: what to raise if a worker ends without an error of its own: its type, and its advice.
 
     Raises the error of the first worker that failed, or Interrupted.
     """
@@ -114,7 +120,7 @@ def run(
             _keep([*folder.glob("workerlog.*"), *folder.glob("launch.log")], logs)
     failures = _failures(logs)
     if code or failures:
-        raise _reason(failures, logs, code, mode, len(device_ids(device)) or 1, bool(machines))
+        raise _reason(failures, logs, code, killed, len(device_ids(device)) or 1, bool(machines))
 
 
 def _keep(files: list[Path], folder: Path) -> None:
@@ -254,13 +260,15 @@ def _reason(
     failures: list[tuple[int, dict[str, Any]]],
     logs: Path,
     code: int,
-    mode: str,
+    killed: FeatError,
     workers: int,
     several_machines: bool = False,
 ) -> FeatError:
     """Why the job ended: an error of a worker's own, else a worker that said nothing, else a signal to all.
 
-    workers: how many this machine has.
+    Args:
+        killed: error of a worker that wrote none; its advice is kept.
+        workers: how many this machine has.
     """
     consequences = ("Interrupted", "ConnectionLostError")
     own = [(rank, e) for rank, e in failures if e["type"] not in consequences]
@@ -268,7 +276,7 @@ def _reason(
         rank, error = own[0]
         kind = getattr(errors, error["type"], FeatError)
         where = f"worker {rank}" + (f", {error['where']}" if error["where"] else "")
-        return kind(error["what"], where=where, fix=error["fix"])
+        return kind(error["what"], where=where, fix=error["fix"], code=error.get("code"))
     interrupted = [(rank, e) for rank, e in failures if e["type"] == "Interrupted"]
     # A killed worker says nothing, and its death interrupts the others: only if all say so, all were told to end.
     if len(interrupted) == workers:
@@ -284,11 +292,11 @@ def _reason(
             where=str(logs),
             fix="See what the job says on the others, then start it again on all with -o Train.resume=auto.",
         )
-    kind = TrainingError if mode == "train" else EvaluationError
-    return kind(
-        f"A worker ended without a word (exit code {code}), as a process does that was killed.{last}",
+    return type(killed)(
+        f"A worker exited without an error message (exit code {code}); it was probably killed.{last}",
         where=str(logs),
-        fix=f"See the logs there; if the system ran out of memory, lower {mode.capitalize()}.batch_size.",
+        fix=f"See the logs there. If the system ran out of memory: {killed.fix}",
+        code="worker-killed",
     )
 
 

@@ -7,7 +7,7 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,9 @@ HINT = (
 )
 
 
+OnRecord = Callable[[str, dict[str, Any]], None]  # (kind, values) of a line of metrics.jsonl
+
+
 class RunLogger:
     """Records one run.
 
@@ -45,10 +48,20 @@ class RunLogger:
         folder: where metrics.jsonl and curves.png go; None on ranks that only log.
         epochs, steps_per_epoch: length of the run; done: steps that an earlier part has done.
         visualdl: write a VisualDL log too. Raises DependencyError if it is not installed.
+        on_record: called after each line of metrics.jsonl with a copy of its values.
     """
 
-    def __init__(self, folder: Path | None, epochs: int, steps_per_epoch: int, done: int = 0, visualdl: bool = False):
+    def __init__(
+        self,
+        folder: Path | None,
+        epochs: int,
+        steps_per_epoch: int,
+        done: int = 0,
+        visualdl: bool = False,
+        on_record: OnRecord | None = None,
+    ):
         self._folder = folder
+        self._on_record = on_record
         self._epochs = epochs
         self._steps_per_epoch = steps_per_epoch
         self._total = epochs * steps_per_epoch
@@ -154,6 +167,8 @@ class RunLogger:
             for name, value in row.items():
                 if name not in ("epoch", "step"):
                     self._visualdl.add_scalar(tag=f"{kind}/{name}", value=value, step=row["step"])
+        if self._on_record:
+            self._on_record(kind, dict(row))
 
     def close(self) -> None:
         """End the bar and draw the curves."""
