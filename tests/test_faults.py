@@ -119,8 +119,9 @@ def test_a_lock_that_is_free_soon_is_not_spoken_of(tmp_path, caplog):
 @pytest.mark.usefixtures("impatient")
 def test_processes_of_one_job_share_its_lock(tmp_path):
     with locked(tmp_path / "train.log"), session.hold_output("train", tmp_path, True):
-        with pytest.raises(OutputError), session.hold_output("train", tmp_path, False):
-            pass
+        another = session.hold_output("train", tmp_path, False)
+        with pytest.raises(OutputError):
+            another.__enter__()
 
 
 # What another made of the folder, and of names

@@ -22,7 +22,7 @@ NAMES = ("[a] b.jpg", "#1.jpg", "@x.jpg", "a: b.jpg", "- x.jpg", "%a.jpg", "&b.j
 PATH_KEYS = [
     key
     for key in TEXT_KEYS
-    if key not in ("Global.device", "Model.backbone", "Train.dist_ips", "Train.basic_config_path")
+    if key not in ("Global.device", "Global.mode", "Model.backbone", "Train.dist_ips", "Train.basic_config_path")
 ]
 
 

@@ -60,7 +60,8 @@ def _mode(value: str) -> str:
     if value not in MODE_NAMES:
         names = [*MODE_NAMES, *(point.name for point in metadata.entry_points(group="paddlex_feat.modes"))]
         if value not in names:
-            raise ValueError(f"is not a mode; choose from {', '.join(names)}.{did_you_mean(value, names)}")
+            meant = did_you_mean(value, names)
+            raise ValueError(f"is not a mode; choose from {', '.join(names)}{meant and f'.{meant}'}")
     return value
 
 
