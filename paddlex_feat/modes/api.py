@@ -68,7 +68,7 @@ class EvaluateResult:
     """What `evaluate` measured.
 
     Attributes:
-        metrics: recall1, recall5, mAP and each other recall@k that was asked for, 0 to 1.
+        metrics: recall1, recall5 and mAP, 0 to 1; other recall@k are in `details`.
         report: the HTML report.
         details: the whole content of the result file.
     """
