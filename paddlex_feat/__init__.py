@@ -7,12 +7,11 @@ shows their use.
 from __future__ import annotations
 
 import importlib
-import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from paddlex_feat.config.schema import Config
+    from paddlex_feat.data.images.limits import MOST_PIXELS
     from paddlex_feat.data.samplers import PKSampler, ShuffleSampler
     from paddlex_feat.errors import (
         ConfigError,
@@ -47,13 +46,6 @@ if TYPE_CHECKING:
         train,
     )
     from paddlex_feat.modes.callbacks import TrainingCallback
-
-# An image of more pixels is refused, not decoded, for a small file can claim to be a huge image: the formats that
-# are read take up to 8 bytes a pixel here, so one image takes less than 1 GiB, and cameras of 108 megapixels fit.
-# OpenCV reads the limit when it is first imported; where that was before, data/images/formats.py looks at each header.
-MOST_PIXELS = 110_000_000
-OPENCV_CAME_FIRST = "cv2" in sys.modules and "OPENCV_IO_MAX_IMAGE_PIXELS" not in os.environ
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MOST_PIXELS))
 
 __version__ = "0.1.0"
 __all__ = [
@@ -96,6 +88,7 @@ __all__ = [
 ]
 _MODULES = {  # where the names of __all__ are; the errors are in `errors`
     "Config": "config.schema",
+    "MOST_PIXELS": "data.images.limits",
     "PKSampler": "data.samplers",
     "ShuffleSampler": "data.samplers",
     "RetrievalMetrics": "evaluation.metrics",

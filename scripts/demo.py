@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from paddlex_feat.data.images.decode import read_rgb
-from paddlex_feat.data.lists.image_list import ImageList, require_lists
+from paddlex_feat.data.lists.image_list import ImageList
+from paddlex_feat.data.readers import require_lists
 from paddlex_feat.evaluation.metrics import retrieval_metrics
 
 CONFIG = "configs/modules/image_feature/PP-ShiTuV2_rec_demo.yaml"

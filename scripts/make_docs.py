@@ -1,18 +1,25 @@
-"""Write docs/configuration.md, docs/config.schema.json and the table in docs/training.md from the schema."""
+"""Write docs/configuration.md, docs/config.schema.json and the tables in docs/training.md and docs/check_dataset.md."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from paddlex_feat.checks import CHECKS
 from paddlex_feat.config import aliases
 from paddlex_feat.config.describe import describe_keys
 from paddlex_feat.config.recipes import RECIPES
 from paddlex_feat.config.schema import Config
+from paddlex_feat.data.converters import CONVERTERS
+from paddlex_feat.data.findings import FindingSpec
+from paddlex_feat.data.lists.split import MIXES_LABELS
+from paddlex_feat.data.readers import READERS
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "<!-- keys: made by python scripts/make_docs.py -->\n"
+FINDINGS = ("<!-- findings: made by python scripts/make_docs.py -->\n", "<!-- end of findings -->\n")
 HEADER = """# Configuration keys
 
 Made by `python scripts/make_docs.py` from `paddlex_feat/config/schema.py` and `train_schema.py`; do not edit.
@@ -71,6 +78,24 @@ def training_page(page: str) -> str:
     return prose + MARK + "\n".join(lines) + "\n"
 
 
+def check_dataset_page(page: str) -> str:
+    """docs/check_dataset.md with a new table of findings between its marks."""
+    begin, end = FINDINGS
+    lines = ["| code | severity | meaning | what to do |", "|---|---|---|---|"]
+    for spec in finding_specs():
+        severity = f"{spec.severity}, {spec.otherwise}" if spec.otherwise else spec.severity
+        lines.append(f"| `{spec.code}` | {severity} | {spec.meaning} | {spec.fix} |")
+    table = "".join(f"{line}\n" for line in lines)
+    return f"{page.partition(begin)[0]}{begin}\n{table}\n{end}{page.partition(end)[2]}"
+
+
+def finding_specs() -> Iterable[FindingSpec]:
+    """The kinds of findings of readers, checks, the split and converters, each once."""
+    specs = [spec for entry in (*READERS, *CHECKS) for spec in entry.findings]
+    specs += [MIXES_LABELS, *(spec for converter in CONVERTERS for spec in converter.findings)]
+    return {spec.code: spec for spec in specs}.values()
+
+
 def flat(keys: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """Dotted names and values of a nested recipe."""
     rows: list[tuple[str, Any]] = []
@@ -108,4 +133,6 @@ if __name__ == "__main__":
     (docs / "configuration.md").write_text(configuration_page(), encoding="utf-8")
     page = docs / "training.md"
     page.write_text(training_page(page.read_text(encoding="utf-8")), encoding="utf-8")
+    page = docs / "check_dataset.md"
+    page.write_text(check_dataset_page(page.read_text(encoding="utf-8")), encoding="utf-8")
     (docs / "config.schema.json").write_text(json.dumps(json_schema(), indent=1) + "\n", encoding="utf-8")

@@ -56,7 +56,7 @@ def test_imports_are_those_of_the_table(file):
     allowed, paddle = table()[own]
     for name in imports(file):
         top, *rest = name.split(".")
-        if top == "paddlex_feat" and rest not in (["__version__"], ["MOST_PIXELS"], ["OPENCV_CAME_FIRST"]):
+        if top == "paddlex_feat" and rest != ["__version__"]:
             assert rest[0] in allowed | {own}, f"{file.relative_to(ROOT)} imports {name}"
         assert paddle or top != "paddle", f"{file.relative_to(ROOT)} imports {name}"
 

@@ -18,18 +18,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from paddlex_feat import MOST_PIXELS
-from paddlex_feat.checks import duplicates, image_info
+from paddlex_feat.checks import CHECKS, CheckSpec, duplicates, image_info
 from paddlex_feat.checks.context import CheckSettings
 from paddlex_feat.checks.duplicates import MAX_HAMMING_128, MAX_HAMMING_512, near_pairs
 from paddlex_feat.checks.runner import check
 from paddlex_feat.data import findings as findings_module
 from paddlex_feat.data.findings import Finding
 from paddlex_feat.data.images.decode import read_rgb
-from paddlex_feat.data.lists.image_list import LISTS, ImageList, find_root, read_list
+from paddlex_feat.data.images.limits import MAX_PIXELS
+from paddlex_feat.data.lists.image_list import ImageList
+from paddlex_feat.data.readers import LISTS, find_root
+from paddlex_feat.data.readers.shitu_rec import read_list
 from paddlex_feat.errors import ImageError
 from paddlex_feat.reports import dataset_html, dataset_pictures
 
+PACKAGE = ROOT / "paddlex_feat"
 SETTINGS = CheckSettings(batch_size=4, samples_per_class=2, num_classes=None, workers=2, input_size=16)
 
 
@@ -143,7 +146,7 @@ def test_a_decompression_bomb_is_refused_by_its_header_and_not_decoded(scene, mo
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
     bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(10**6))) + chunk(b"IEND", b"")
-    assert MOST_PIXELS < 60000 * 60000
+    assert MAX_PIXELS < 60000 * 60000
     where = scene.add("train", "bomb.png", 0, bomb)
     decoded = []
     decode = image_info.decode_admitted
@@ -500,18 +503,25 @@ def test_arbitrary_bytes_as_a_list_give_findings_and_no_traceback(tmp_path_facto
     shutil.rmtree(root)
 
 
-def test_every_code_is_documented_with_its_severity():
+def test_every_kind_of_finding_is_listed_on_the_page_and_has_one_code():
+    import make_docs
+
     page = (ROOT / "docs" / "check_dataset.md").read_text(encoding="utf-8")
-    documented = dict(re.findall(r"^\| `([a-z0-9-]+)` \| (\w+)", page, re.MULTILINE))
-    folders = [ROOT / "paddlex_feat" / room for room in ("checks", "data", "modes")]
-    sources = " ".join(p.read_text() for folder in folders for p in folder.rglob("*.py"))
-    families = "list|line|label|image|path|class|num-classes|sampler|train|query|gallery|copy|leak|labelme|split"
-    used = set(re.findall(rf'"((?:{families})-[a-z0-9-]+)"', sources))
-    used |= {f"image-{trait}" for trait in ("animated", "multi-page", "cmyk", "16-bit", "alpha", "rotated")}
-    used |= {f"image-{kind}" for kind in ("blank", "dark", "bright")}
-    assert used == set(documented)
-    for code, severity in re.findall(rf'Finding\(\s*"((?:{families})-[a-z0-9-]+)",\s*"(\w+)"', sources):
-        assert documented[code] == severity, code
+    assert page == make_docs.check_dataset_page(page)
+    listed = re.findall(r"^\| `([a-z0-9-]+)` \| (?:error|warning|note)", page, re.MULTILINE)
+    sources = "".join(p.read_text() for room in ("checks", "data", "modes") for p in (PACKAGE / room).rglob("*.py"))
+    declared = re.findall(r'FindingSpec\(\s*"([a-z0-9-]+)"', sources)
+    assert sorted(declared) == sorted(listed) and len(set(declared)) == len(declared) > 60
+    assert not re.findall(r'\bFinding\(\s*"', sources)  # a finding without a listed kind
+
+
+def test_an_undeclared_finding_of_a_check_is_an_error(scene, monkeypatch):
+    def run(data, settings):
+        yield Finding("unlisted", "note", "train.txt", "Message.", "Nothing.")
+
+    monkeypatch.setattr(CHECKS, "_entries", {"mine": CheckSpec("mine", run, ())})
+    with pytest.raises(ValueError, match="'mine' does not list its finding 'unlisted'"):
+        scene.findings()
 
 
 def test_a_million_faulty_lines_are_counted_and_the_first_kept(scene, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from paddlex_feat.config import aliases, load
 from paddlex_feat.config.describe import describe_keys
 from paddlex_feat.config.schema import MODELS, Config, walk
-from paddlex_feat.data.lists.image_list import find_root
+from paddlex_feat.data.readers import find_root
 from paddlex_feat.errors import ConfigError, DatasetError
 from paddlex_feat.fileio import safe_yaml
 from paddlex_feat.runtime.device import first_device

@@ -11,7 +11,9 @@ from conftest import run_main
 
 from paddlex_feat.checks import runner as checks
 from paddlex_feat.checks.context import CheckSettings
-from paddlex_feat.data.lists.image_list import find_root, mixture, read_list, require_lists
+from paddlex_feat.data.readers import find_root, require_lists
+from paddlex_feat.data.readers.list_text import mixture
+from paddlex_feat.data.readers.shitu_rec import read_list
 from paddlex_feat.errors import DatasetError
 
 SETTINGS = CheckSettings(batch_size=16, samples_per_class=4, num_classes=None, workers=2, input_size=64)

@@ -25,8 +25,9 @@ paddle = pytest.importorskip("paddle")
 from paddlex_feat.config import base
 from paddlex_feat.config.load import load
 from paddlex_feat.data.images.preprocess import Preprocess
-from paddlex_feat.data.lists.image_list import ImageList, require_lists
+from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.loading.loader import evaluation_batches
+from paddlex_feat.data.readers import require_lists
 from paddlex_feat.errors import (
     ConfigError,
     DatasetError,

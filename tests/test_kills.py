@@ -264,7 +264,7 @@ class Job:
     def _check_lists(self) -> None:
         """They are the old ones, or the new ones with the old ones beside them."""
         if self.lists:
-            from paddlex_feat.data.lists.image_list import find_root
+            from paddlex_feat.data.readers import find_root
 
             root = self.world.sets[self.name]
             find_root(str(root))  # what every mode does first

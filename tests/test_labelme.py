@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import run_main
 
-from paddlex_feat.data.converters import labelme, labelme_images
+from paddlex_feat.data.converters import labelme
 from paddlex_feat.errors import DatasetError
 
 
@@ -225,9 +225,11 @@ def test_the_folder_with_the_annotations_is_found_or_named(root, tmp_path):
 def write(root: Path) -> dict[str, str]:
     """As mode check_dataset does it: convert, write the pictures, and convert again, which gives the same."""
     before, result = converted(root), labelme.convert(root)
-    labelme_images.write_pictures(root, result.inside)
+    result.write_images()
     assert all((root / path).is_file() for path in before)
-    assert converted(root) == before and not labelme.convert(root).inside
+    assert converted(root) == before and not any(
+        f.code == "labelme-image-inside" for f in labelme.convert(root).findings
+    )
     return before
 
 

@@ -18,7 +18,8 @@ from paddlex_feat.checks.runner import check
 from paddlex_feat.config.load import load
 from paddlex_feat.data.converters import labelme
 from paddlex_feat.data.lists import transaction
-from paddlex_feat.data.lists.image_list import LISTS, find_root, read_list
+from paddlex_feat.data.readers import LISTS, find_root
+from paddlex_feat.data.readers.shitu_rec import read_list
 from paddlex_feat.errors import DatasetError
 from paddlex_feat.modes import check_dataset
 from paddlex_feat.modes.build import require_images
@@ -133,7 +134,7 @@ def test_a_hundred_thousand_missing_images_are_explained_cheaply(data):
     gone = ImageInfo("image-missing", "The file does not exist.")
     found = DataSet(data, {"train": records}, dict.fromkeys(records.files(), gone))
     start = time.process_time()
-    findings = list(files.images(found, SETTINGS))
+    findings = list(files.check_images(found, SETTINGS))
     assert time.process_time() - start < 5 and len(findings) == 100_004
     assert "Did you mean images/7.png (upper and lower case differ)?" in findings[11].message
 

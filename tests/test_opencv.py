@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import configparser
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import types
+import warnings
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, run_main
+from PIL import Image
 
 import paddlex_feat
 from paddlex_feat.config import load
 from paddlex_feat.config.schema import MODELS
+from paddlex_feat.data.images.pillow import open_image
 from paddlex_feat.errors import ConfigError, DependencyError
 from paddlex_feat.runtime import opencv
 
@@ -201,3 +206,105 @@ def test_opencv_is_silent_in_a_run_unless_the_user_asks_for_its_lines(monkeypatc
     with opencv.silent_opencv():
         assert bool(decode()) == bool(loud)
     assert loud
+
+
+# Nothing of the process is changed
+
+
+def test_imports_change_no_environment_warnings_or_limits():
+    code = """
+import os, struct, sys, warnings, zlib
+from PIL import Image
+def state():
+    environment = {k: v for k, v in os.environ.items() if k != "LD_LIBRARY_PATH"}  # which OpenCV's package extends
+    return environment, list(warnings.filters), Image.MAX_IMAGE_PIXELS
+before = state()
+import paddlex_feat
+assert state() == before and not {"cv2", "numpy"} & set(sys.modules)
+import numpy as np  # has filters of its own
+before = state()
+import paddlex_feat.checks.runner, paddlex_feat.inference.predictor
+from paddlex_feat.data.images.opencv import cv2
+assert state() == before
+png = cv2.imencode(".png", np.zeros((64, 48, 3), np.uint8))[1].tobytes()
+ihdr = b"IHDR" + struct.pack(">2I", 11_000, 10_500) + png[24:29]
+large = png[:12] + ihdr + struct.pack(">I", zlib.crc32(ihdr)) + png[33:]
+try:
+    cv2.imdecode(np.frombuffer(large, np.uint8), cv2.IMREAD_COLOR)
+except cv2.error:
+    print(paddlex_feat.MOST_PIXELS)
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "OPENCV_IO_MAX_IMAGE_PIXELS"}
+    environment["PYTHONPATH"] = str(ROOT)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout == "110000000\n", done.stderr
+
+
+def test_a_limit_that_the_user_has_set_is_kept():
+    code = """
+import os
+from paddlex_feat.data.images.opencv import cv2
+import numpy as np
+png = cv2.imencode(".png", np.zeros((64, 48, 3), np.uint8))[1]
+try:
+    cv2.imdecode(png, cv2.IMREAD_COLOR)
+except cv2.error:
+    print(os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"])
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPENCV_IO_MAX_IMAGE_PIXELS": "99"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout == "99\n", done.stderr
+
+
+def test_opencv_is_imported_in_one_place():
+    """An import elsewhere may come first, and OpenCV would not know the limit."""
+    files = {path.relative_to(ROOT / "paddlex_feat").as_posix() for path in (ROOT / "paddlex_feat").rglob("*.py")
+             if re.search(r"^\s*(import cv2|from cv2)", path.read_text(), re.MULTILINE)}  # fmt: skip
+    assert files == {"data/images/opencv.py", "runtime/opencv.py"}
+
+
+def test_pillows_warnings_are_hidden_in_our_blocks_alone():
+    """From several threads, whose blocks overlap; what other code warns of meanwhile is shown."""
+    damaged = io.BytesIO()
+    Image.new("L", (9, 9)).save(damaged, "tiff", exif=b"Exif\0\0II*\0\x08\0\0\0\1\0")
+    first, second = threading.Event(), threading.Event()
+    finished = []
+
+    def read(own: threading.Event, other: threading.Event) -> None:
+        with open_image(damaged.getvalue()):
+            own.set()
+            assert other.wait(10)
+            exec(compile("import warnings; warnings.warn('hidden')", "x", "exec"), {"__name__": "PIL.Fake"})
+        finished.append(True)
+
+    before = list(warnings.filters)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        inside = list(warnings.filters)
+        threads = [threading.Thread(target=read, args=pair) for pair in ((first, second), (second, first))]
+        threads[0].start()
+        assert first.wait(10)
+        warnings.warn("of other code", stacklevel=1)
+        threads[1].start()
+        for thread in threads:
+            thread.join()
+        assert list(warnings.filters) == inside and len(finished) == 2
+        exec(compile("import warnings; warnings.warn('of Pillow')", "x", "exec"), {"__name__": "PIL.Fake"})
+    assert [str(w.message) for w in shown] == ["of other code", "of Pillow"]
+    assert list(warnings.filters) == before
+
+
+def test_a_filter_set_while_images_are_read_is_kept():
+    png = io.BytesIO()
+    Image.new("L", (9, 9)).save(png, "png")
+    before = list(warnings.filters)
+    with warnings.catch_warnings():
+        with open_image(png.getvalue()):
+            warnings.filterwarnings("ignore", message="mine")
+        assert [e[1].pattern for e in warnings.filters if e not in before] == ["mine"]
+    opened = open_image(png.getvalue())
+    opened.__enter__()
+    with warnings.catch_warnings():
+        opened.__exit__(None, None, None)
+        assert list(warnings.filters) == before
+    assert list(warnings.filters) == before  # also of the list that catch_warnings restores

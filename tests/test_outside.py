@@ -17,7 +17,8 @@ from paddlex_feat.checks.context import CheckSettings
 from paddlex_feat.checks.runner import check
 from paddlex_feat.data.images import decode
 from paddlex_feat.data.lists import outside
-from paddlex_feat.data.lists.image_list import LISTS, read_list, require_lists
+from paddlex_feat.data.readers import LISTS, require_lists
+from paddlex_feat.data.readers.shitu_rec import read_list
 from paddlex_feat.errors import DatasetError
 from paddlex_feat.reports import dataset_pictures
 

@@ -131,7 +131,7 @@ def test_unusable_pil_images_are_errors(files, tmp_path):
 
 
 def test_limits_hold_for_what_is_no_file(monkeypatch):
-    monkeypatch.setattr(inputs, "MOST_PIXELS", 99)
+    monkeypatch.setattr(inputs, "MAX_PIXELS", 99)
     for source in (np.zeros((10, 10), np.uint8), Image.new("L", (10, 10))):
         with pytest.raises(ImageError, match="10 x 10 pixels"):
             loaded(source)

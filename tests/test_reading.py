@@ -14,7 +14,7 @@ from conftest import ROOT, run_main
 
 from paddlex_feat.config.load import load
 from paddlex_feat.data.converters import labelme
-from paddlex_feat.data.lists.image_list import read_list
+from paddlex_feat.data.readers.shitu_rec import read_list
 from paddlex_feat.errors import ConfigError, DatasetError, OutputError, WeightsError
 from paddlex_feat.fileio import atomic, locks, safe_yaml
 from paddlex_feat.fileio.reading import read_small

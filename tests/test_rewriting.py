@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from paddlex_feat.data.converters import labelme
 from paddlex_feat.data.lists import split, transaction
-from paddlex_feat.data.lists.image_list import LISTS, find_root, read_list
+from paddlex_feat.data.readers import LISTS, find_root
+from paddlex_feat.data.readers.shitu_rec import read_list
 from paddlex_feat.errors import DatasetError, OutputError
 
 shares = (

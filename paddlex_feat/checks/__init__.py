@@ -1,0 +1,27 @@
+"""Checks of a data set: files, images, labels, duplicates.
+
+`CHECKS` holds every check; `runner.check` runs them all. An installed package adds a check by an entry point of the
+group `paddlex_feat.checks`, which names a `CheckSpec` (docs/extending_data.md).
+"""
+
+from paddlex_feat.checks import classes, duplicates, files
+from paddlex_feat.checks.context import CheckSettings, DataSet, RecordLocation
+from paddlex_feat.checks.image_info import ImageInfo
+from paddlex_feat.checks.spec import CheckSpec
+from paddlex_feat.config.registry import Registry
+from paddlex_feat.data.findings import Finding, FindingSpec
+
+__all__ = [
+    "CHECKS",
+    "CheckSettings",
+    "CheckSpec",
+    "DataSet",
+    "Finding",
+    "FindingSpec",
+    "ImageInfo",
+    "RecordLocation",
+]
+
+CHECKS: Registry[CheckSpec] = Registry("checks", CheckSpec, key="Global.mode=check_dataset")
+for _spec in (*files.CHECKS, *classes.CHECKS, *duplicates.CHECKS):
+    CHECKS.add(_spec)

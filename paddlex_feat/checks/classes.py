@@ -8,79 +8,133 @@ from collections.abc import Iterator
 import numpy as np
 
 from paddlex_feat.checks.context import CheckSettings, DataSet
-from paddlex_feat.data.findings import Finding
+from paddlex_feat.checks.spec import CheckSpec
+from paddlex_feat.data.findings import Finding, FindingSpec
 from paddlex_feat.data.samplers import pk_error
 
-LONG_TAIL = 50  # times the median class size; a larger class gets a warning
+LONG_TAIL = 50  # times the median class size: by experience, no source; such a class fills most P x K batches
 _SHOWN = 10
 
+ONE_CLASS = FindingSpec(
+    "train-one-class", "error", "all images of train.txt have one label", "Add images of other classes."
+)
+TOO_FEW_OUTPUTS = FindingSpec(
+    "num-classes-too-small",
+    "error",
+    "`Train.num_classes` is less than the classes of train.txt",
+    "Use -o Train.num_classes=auto.",
+)
+MORE_OUTPUTS = FindingSpec(
+    "num-classes-larger",
+    "note",
+    "`Train.num_classes` is more than the classes of train.txt",
+    "Nothing, if it is intended.",
+)
+BATCH = FindingSpec(
+    "sampler-batch",
+    "error",
+    "the P×K sampler cannot fill a batch; the size that fits is named",
+    "Set Train.batch_size to the size that fits.",
+)
+SMALL_CLASSES = FindingSpec(
+    "class-small",
+    "warning",
+    "classes have fewer images than K",
+    "Add images, or lower Train.samples_per_class and Train.batch_size.",
+)
+TAIL = FindingSpec(
+    "class-tail",
+    "warning",
+    f"a class is more than {LONG_TAIL} times the median class",
+    "Take images off the largest classes, or add to the small ones.",
+)
+NONE_MATCHED = FindingSpec(
+    "query-none-matched",
+    "error",
+    "no query has a gallery image of its label",
+    "Give gallery.txt and query.txt the same labels.",
+)
+UNMATCHED = FindingSpec(
+    "query-unmatched",
+    "warning",
+    "this query has none; evaluation leaves it out and counts it",
+    "Add a gallery image of that label; evaluation leaves such queries out and counts them.",
+)
+NOT_QUERIED = FindingSpec(
+    "gallery-not-queried",
+    "note",
+    "labels of gallery.txt have no query",
+    "Nothing, if it is intended.",
+)
 
-def classifier(data: DataSet, settings: CheckSettings) -> list[Finding]:
-    """train.txt has at least two classes, and the classifier is wide enough for them."""
-    count = len(set(data.lists["train"].labels))
+
+def check_classifier(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
+    """train.txt has at least two classes, and the classifier an output for each."""
+    train, wanted = data.lists["train"], settings.num_classes
+    count = len(set(train.labels))
+    message = f"{train.source} has {count} classes, Train.num_classes is {wanted}."
     if count == 1:
-        message = "All images of train.txt have one label: there is nothing to tell apart."
-        return [Finding("train-one-class", "error", "train.txt", message, "Add images of other classes.")]
-    if settings.num_classes is not None and settings.num_classes < count:
-        message = f"train.txt has {count} classes, Train.num_classes is {settings.num_classes}."
-        fix = f"Use -o Train.num_classes=auto, or {count}."
-        return [Finding("num-classes-too-small", "error", "train.txt", message, fix)]
-    if settings.num_classes is not None and settings.num_classes > count > 0:
-        message = f"Train.num_classes is {settings.num_classes}, train.txt has {count} classes."
-        return [Finding("num-classes-larger", "note", "train.txt", message, "Nothing, if it is meant so.")]
-    return []
+        yield ONE_CLASS.at(
+            train.source, f"All images of {train.source} have one label: there is nothing to tell apart."
+        )
+    elif wanted is not None and wanted < count:
+        yield TOO_FEW_OUTPUTS.at(train.source, message, fix=f"Use -o Train.num_classes=auto, or {count}.")
+    elif wanted is not None and wanted > count > 0:
+        yield MORE_OUTPUTS.at(train.source, message)
 
 
-def sampler(data: DataSet, settings: CheckSettings) -> list[Finding]:
+def check_sampler(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     """The batch can be filled with P classes of K images."""
-    k, sizes = settings.samples_per_class, Counter(data.lists["train"].labels)
+    train, k = data.lists["train"], settings.samples_per_class
+    sizes = Counter(train.labels)
     if not k or not sizes:
-        return []
-    findings = []
-    error = pk_error(len(sizes), settings.batch_size, k)
-    if error:
-        findings.append(Finding("sampler-batch", "error", "train.txt", *error))
+        return
+    if error := pk_error(len(sizes), settings.batch_size, k):
+        message, fix = error
+        yield BATCH.at(train.source, message, fix=fix)
     small = sorted(label for label, size in sizes.items() if size < k)
     if small:
         shown = ", ".join(map(str, small[:_SHOWN])) + (", …" if len(small) > _SHOWN else "")
         message = (
             f"{len(small)} of {len(sizes)} classes have fewer than {k} images; batches repeat theirs. Labels: {shown}."
         )
-        fix = "Add images, or lower Train.samples_per_class and Train.batch_size."
-        findings.append(Finding("class-small", "warning", "train.txt", message, fix))
-    return findings
+        yield SMALL_CLASSES.at(train.source, message)
 
 
-def distribution(data: DataSet, settings: CheckSettings) -> list[Finding]:
-    """No class is larger than the others beyond measure."""
-    sizes = Counter(data.lists["train"].labels)
+def check_distribution(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
+    """No class has more than LONG_TAIL times as many images as the median class."""
+    train = data.lists["train"]
+    sizes = Counter(train.labels)
     if len(sizes) < 2:
-        return []
+        return
     label, largest = sizes.most_common(1)[0]
     median = float(np.median(list(sizes.values())))
-    if largest <= LONG_TAIL * median:
-        return []
-    message = f"Class {label} has {largest} images, the median class {median:g}: it will fill most batches."
-    fix = "Take images off the largest classes, or add to the small ones."
-    return [Finding("class-tail", "warning", "train.txt", message, fix)]
+    if largest > LONG_TAIL * median:
+        message = f"Class {label} has {largest} images, the median class {median:g}: it will fill most batches."
+        yield TAIL.at(train.source, message)
 
 
-def matches(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
-    """Queries have a gallery image of their label, and gallery labels are asked for."""
+def check_matches(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
+    """Queries have a gallery image of their label, and gallery labels have a query."""
     query, gallery = data.lists["query"], data.lists["gallery"]
     if not query or not gallery:
         return
     offered, asked = set(gallery.labels), set(query.labels)
     if not offered & asked:
-        message = "No query has a gallery image of its label: there is nothing to retrieve."
-        fix = "Give gallery.txt and query.txt the same labels."
-        yield Finding("query-none-matched", "error", "query.txt", message, fix)
+        yield NONE_MATCHED.at(query.source, "No query has a gallery image of its label: there is nothing to retrieve.")
         return
-    fix = "Add a gallery image of that label; evaluation leaves such queries out and counts them."
     for i, label in enumerate(query.labels):
         if label not in offered:
-            yield Finding("query-unmatched", "warning", query.where(i), f"Label {label} is not in gallery.txt.", fix)
+            yield UNMATCHED.at(query.where(i), f"Label {label} is not in {gallery.source}.")
     idle = len(offered - asked)
     if idle:
-        message = f"{idle} of {len(offered)} labels of gallery.txt are never asked for: they only distract."
-        yield Finding("gallery-not-queried", "note", "gallery.txt", message, "Nothing, if it is meant so.")
+        message = f"{idle} of {len(offered)} labels of {gallery.source} have no query: their images only distract."
+        yield NOT_QUERIED.at(gallery.source, message)
+
+
+CHECKS = (
+    CheckSpec("classifier", check_classifier, (ONE_CLASS, TOO_FEW_OUTPUTS, MORE_OUTPUTS)),
+    CheckSpec("sampler", check_sampler, (BATCH, SMALL_CLASSES)),
+    CheckSpec("distribution", check_distribution, (TAIL,)),
+    CheckSpec("matches", check_matches, (NONE_MATCHED, UNMATCHED, NOT_QUERIED)),
+)

@@ -1,4 +1,4 @@
-"""What the checks look at."""
+"""What a check is given: the data set, its images and the settings it must fit."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from paddlex_feat.checks.image_info import ImageInfo
 from paddlex_feat.data.lists.image_list import ImageList
 
-SAMPLED = 500  # images a list that CheckDataset.decode=sample decodes
+MAX_SAMPLED = 500  # images a list that CheckDataset.decode=sample decodes
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class CheckSettings:
     """The training settings that a data set must fit, and how it is checked.
 
     Attributes:
+        batch_size: images of a training batch.
         samples_per_class: K of P x K sampling, None without it.
         num_classes: width of the classifier, None for the labels of train.txt.
         input_size: side of the network's input in pixels.
@@ -33,13 +34,13 @@ class CheckSettings:
     num_classes: int | None
     workers: int
     input_size: int = 224
-    decode: str = "all"
+    decode: Literal["all", "sample", "none"] = "all"
     strict: bool = False
     refuse_outside: bool = False
 
 
 class RecordLocation(NamedTuple):
-    """One record: where it stands and what it says."""
+    """One record of a list, by its position there."""
 
     records: ImageList
     position: int
@@ -51,7 +52,7 @@ class RecordLocation(NamedTuple):
 
     @property
     def path(self) -> str:
-        """The image as the list writes it."""
+        """The path of the image, as the list has it."""
         return self.records.paths[self.position]
 
     @property
@@ -72,27 +73,33 @@ class RecordLocation(NamedTuple):
 
 @dataclass
 class DataSet:
-    """The three lists by name, and what is known of their image files by path."""
+    """The data set that is checked.
+
+    Attributes:
+        root: its folder.
+        lists: the three lists by name: train, gallery, query.
+        image_info: what is known of the inspected image files, by path; empty for CheckDataset.decode=none.
+    """
 
     root: Path
     lists: dict[str, ImageList] = field(default_factory=dict)
     image_info: dict[str, ImageInfo] = field(default_factory=dict)
 
     def readable(self, *files: str) -> tuple[str, ...]:
-        """Those of the files that were decoded, and so can be shown."""
+        """Those of the files that were decoded, so that a report can show them."""
         return tuple(file for file in files if file in self.image_info and not self.image_info[file].error)
 
     def records(self) -> Iterator[tuple[str, RecordLocation]]:
-        """(file, its record) of every record; what a record says is worked out only when asked."""
+        """(file, location) of every record of all lists."""
         for records in self.lists.values():
             for i, file in enumerate(records.files()):
                 yield file, RecordLocation(records, i)
 
     @cached_property
     def repeated(self) -> list[list[RecordLocation]]:
-        """The records of every image that stands on more than one line, in their order.
+        """The records of each image that is on more than one line, in their order.
 
-        Images are the same if their files' contents are known and equal, or else their paths.
+        Two records have the same image if their files' hashes are known and equal, else if their paths are equal.
         """
         first: dict[str, RecordLocation] = {}
         groups: dict[str, list[RecordLocation]] = {}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import zlib
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from paddlex_feat.data.images.decoder_warnings import listen
 from paddlex_feat.data.images.jpeg import Layout, end_of_image
+from paddlex_feat.data.images.pillow import open_image
 
 _HOLE = bytes(16)
 _COMPRESSION, _DEFLATE = 259, (8, 32946)  # the TIFF tag, and its values
@@ -108,20 +107,19 @@ def tiff_error(data: bytes) -> str:
 
 
 def _tiff_failure(data: bytes) -> Exception | None:
+    opened = False
     try:
-        image = Image.open(io.BytesIO(data))
-    except Exception:  # noqa: BLE001 - a kind that Pillow does not know; OpenCV has read it
-        return None
-    try:
-        tags: Any = getattr(image, "tag_v2", {})
-        parts = [(tags[at], tags[size]) for at, size in _TIFF_PARTS if at in tags and size in tags]
-        deflated = tags.get(_COMPRESSION) in _DEFLATE
-        image.load()
-        for offsets, sizes in parts if deflated else []:  # libtiff does not look at the checksums
-            for offset, size in zip(offsets, sizes, strict=True):
-                _inflate(data[offset : offset + size])
+        with open_image(data) as image:
+            opened = True
+            tags: Any = getattr(image, "tag_v2", {})
+            parts = [(tags[at], tags[size]) for at, size in _TIFF_PARTS if at in tags and size in tags]
+            deflated = tags.get(_COMPRESSION) in _DEFLATE
+            image.load()
+            for offsets, sizes in parts if deflated else []:  # libtiff does not look at the checksums
+                for offset, size in zip(offsets, sizes, strict=True):
+                    _inflate(data[offset : offset + size])
     except Exception as error:  # noqa: BLE001 - for `tiff_error`
-        return error
+        return error if opened else None  # None: a kind that Pillow does not know, and OpenCV has read
     return None
 
 

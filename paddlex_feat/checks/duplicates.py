@@ -7,31 +7,75 @@ from collections.abc import Iterator
 import numpy as np
 
 from paddlex_feat.checks.context import CheckSettings, DataSet, RecordLocation
-from paddlex_feat.data.findings import Finding
+from paddlex_feat.checks.spec import CheckSpec
+from paddlex_feat.data.findings import Finding, FindingSpec, Severity
 
-# Bits of 128 in which the perceptual hashes of near-identical images differ at most: 8 bands of 16 bits,
-# one of which must then be equal.
+# Bits in which the perceptual hashes (phash.py) of near-identical images differ at most. Recompression, resizing and a
+# change of light stay below these limits (tests/test_checks.py); they have no outside source. If at most 7 of 128 bits
+# differ, one of 8 bands of 16 bits is equal (pigeonhole principle), so pairs are sought within bands.
 MAX_HAMMING_128 = 7
 MAX_HAMMING_512 = 24  # of the other 512 bits
 _COARSE = 16  # bytes that hold the first 128
 _ONES = np.array([i.bit_count() for i in range(256)], np.uint8)
-MAX_PAIRS = 200_000  # pairs after which no more are looked for: a thousand copies have half a million
+MAX_PAIRS = 200_000  # pairs after which the search ends: a thousand copies have half a million
 _MAX_BAND = 400  # files that share a band; more share it by chance or by a common background
 
+_ONE_LIST = "Take it off one of the two lists."
+REPEATED = FindingSpec(
+    "line-repeated",
+    "warning",
+    "the same file and label twice in a list",
+    "Take one of the lines off the list.",
+)
+CONFLICT = FindingSpec(
+    "label-conflict",
+    "error",
+    "one image has two labels in train.txt, or in gallery.txt and query.txt",
+    "Keep the line with the right label.",
+)
+IDENTICAL = FindingSpec("copy-identical", "warning", "the same image under two names in a list", "Keep one of the two.")
+QUERY_IN_GALLERY = FindingSpec(
+    "query-in-gallery", "warning", "a query is itself in the gallery", _ONE_LIST, otherwise="error if all"
+)
+LEAK = FindingSpec("leak-identical", "warning", "an evaluation image is in train.txt too", _ONE_LIST)
+LEAK_NEAR = FindingSpec(
+    "leak-near",
+    "warning",
+    "an evaluation image looks the same as one in train.txt",
+    "Look at both; if they show the same picture, take it off one of the lists.",
+)
+CONFLICT_NEAR = FindingSpec(
+    "label-conflict-near",
+    "warning",
+    "near-identical images have two labels",
+    "Look at both; if they show the same thing, give them one label.",
+)
+COPY_NEAR = FindingSpec(
+    "copy-near",
+    "note",
+    "pairs of near-identical images in one list and class",
+    "Nothing, if there are few of them.",
+)
+MANY = FindingSpec(
+    "copy-many",
+    "warning",
+    "so many pairs of images look the same that the search ended",
+    "Take copies off the lists, then check again.",
+)
 
-def repeated_lines(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
-    """No file stands twice in a list."""
-    for name, records in data.lists.items():
+
+def check_repeated_lines(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
+    """No file is twice in a list under one label."""
+    for records in data.lists.values():
         first: dict[str, int] = {}
         for i, file in enumerate(records.files()):
             before = first.setdefault(file, i)
             if before != i and records.labels[before] == records.labels[i]:
                 message = f"{records.paths[i]} is already in {records.where(before)}."
-                fix = f"Take one of the lines off {name}.txt."
-                yield Finding("line-repeated", "warning", records.where(i), message, fix)
+                yield REPEATED.at(records.where(i), message, fix=f"Take one of the lines off {records.source}.")
 
 
-def contradictory_labels(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
+def check_labels(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     """One image has one label in train.txt, and one in gallery.txt and query.txt together."""
     for records in data.repeated:
         for names in (("train",), ("gallery", "query")):
@@ -39,12 +83,10 @@ def contradictory_labels(data: DataSet, settings: CheckSettings) -> Iterator[Fin
             for record in here[1:]:
                 if record.label != here[0].label:
                     message = f"{record.path} has label {record.label} here and {here[0].label} in {here[0].where}."
-                    fix = "Keep the line with the right label."
-                    shown = data.readable(record.file)
-                    yield Finding("label-conflict", "error", record.where, message, fix, shown)
+                    yield CONFLICT.at(record.where, message, images=data.readable(record.file))
 
 
-def identical(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
+def check_copies(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     """No list holds the same image under two names."""
     for records in data.repeated:
         first: dict[str, RecordLocation] = {}
@@ -52,47 +94,39 @@ def identical(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
             other = first.setdefault(record.list, record)
             if record.file != other.file and record.label == other.label:
                 message = f"{record.path} is the same image as {other.path} ({other.where})."
-                shown = data.readable(record.file)
-                yield Finding("copy-identical", "warning", record.where, message, "Keep one of the two.", shown)
+                yield IDENTICAL.at(record.where, message, images=data.readable(record.file))
 
 
-def query_in_gallery(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
+def check_query_in_gallery(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     """Queries are not themselves in the gallery, where they would find themselves."""
     found: list[tuple[RecordLocation, RecordLocation]] = []
     for records in data.repeated:
         gallery = next((p for p in records if p.list == "gallery"), None)
         found += [(record, gallery) for record in records if gallery and record.list == "query"]
     every = len(found) == len(data.lists["query"]) > 0
-    severity, more = ("error", " So does every query.") if every else ("warning", "")
+    severity: Severity = "error" if every else "warning"
     for query, gallery in found:
-        message, fix = (
-            f"{query.path} is in {gallery.where} too: it finds itself.{more}",
-            "Take it off one of the two lists.",
-        )
-        yield Finding("query-in-gallery", severity, query.where, message, fix, data.readable(query.file))
+        message = f"{query.path} is in {gallery.where} too: it finds itself.{' So does every query.' if every else ''}"
+        yield QUERY_IN_GALLERY.at(query.where, message, severity=severity, images=data.readable(query.file))
 
 
-def leaks(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
-    """What is evaluated was not trained on."""
+def check_leaks(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
+    """No evaluation image is trained on."""
     for records in data.repeated:
         train = next((p for p in records if p.list == "train"), None)
         for record in records if train else ():
             if train and record.list != "train":
                 message = f"{record.path} is in {train.where} too: evaluation would look better than it is."
-                fix = "Take it off one of the two lists."
-                shown = data.readable(record.file)
-                yield Finding("leak-identical", "warning", record.where, message, fix, shown)
+                yield LEAK.at(record.where, message, images=data.readable(record.file))
 
 
-def near_duplicates(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
+def check_near_duplicates(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     """Near-identical images: across train and evaluation, under two labels, and, as a note, otherwise."""
     hashes = {file: info.phash for file, info in data.image_info.items() if info.phash}
     near = list(near_pairs(hashes))
     if len(near) >= MAX_PAIRS:
-        message = (
-            f"At least {len(near)} pairs of images look the same; where there are so many, the rest is not looked for."
-        )
-        yield Finding("copy-many", "warning", str(data.root), message, "Take copies off the lists, then check again.")
+        message = f"At least {len(near)} pairs of images look the same; the search for more has ended."
+        yield MANY.at(str(data.root), message)
     pairs = [(a, b) for a, b in near if not _same(data, a, b)]
     wanted = {file for pair in pairs for file in pair}
     records: dict[str, RecordLocation] = {}
@@ -105,22 +139,20 @@ def near_duplicates(data: DataSet, settings: CheckSettings) -> Iterator[Finding]
         shown = data.readable(second.file, first.file)
         message = f"{second.path} looks the same as {first.path} ({first.where})"
         if (first.list == "train") != (second.list == "train"):
-            fix = "Look at both; if they show the same picture, take it off one of the lists."
-            yield Finding("leak-near", "warning", second.where, f"{message}, which is trained on.", fix, shown)
+            yield LEAK_NEAR.at(second.where, f"{message}, which is trained on.", images=shown)
         elif first.label != second.label:
-            fix = "Look at both; if they show the same thing, give them one label."
             message += f" but has label {second.label}, not {first.label}."
-            yield Finding("label-conflict-near", "warning", second.where, message, fix, shown)
+            yield CONFLICT_NEAR.at(second.where, message, images=shown)
         elif first.list == second.list:
             harmless.append((second.where, f"{message}.", shown))
     if harmless:
         where, message, shown = harmless[0]
         message = f"{len(harmless)} pairs of images in one list and class look the same. {message}"
-        yield Finding("copy-near", "note", where, message, "Nothing, if there are few of them.", shown)
+        yield COPY_NEAR.at(where, message, images=shown)
 
 
 def _same(data: DataSet, a: str, b: str) -> bool:
-    """Are the files equal to the byte? Then the checks above have said so."""
+    """Whether two files are equal to the byte, which the checks above report."""
     return bool(data.image_info[a].sha256) and data.image_info[a].sha256 == data.image_info[b].sha256
 
 
@@ -157,3 +189,13 @@ def _close(group: np.ndarray, bits: np.ndarray) -> set[tuple[int, int]]:
     near &= differing[..., _COARSE:].sum(axis=-1) <= MAX_HAMMING_512
     pairs = np.argwhere(np.triu(near, k=1))
     return {(min(a, b), max(a, b)) for a, b in group[pairs].tolist()}
+
+
+CHECKS = (
+    CheckSpec("repeated-lines", check_repeated_lines, (REPEATED,)),
+    CheckSpec("labels", check_labels, (CONFLICT,)),
+    CheckSpec("copies", check_copies, (IDENTICAL,)),
+    CheckSpec("query-in-gallery", check_query_in_gallery, (QUERY_IN_GALLERY,)),
+    CheckSpec("leaks", check_leaks, (LEAK,)),
+    CheckSpec("near-duplicates", check_near_duplicates, (MANY, LEAK_NEAR, CONFLICT_NEAR, COPY_NEAR)),
+)

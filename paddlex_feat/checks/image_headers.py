@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import re
-import warnings
 from contextlib import suppress
 from typing import NamedTuple
 
 from PIL import Image
 
 from paddlex_feat.data.images.jpeg import Layout
+from paddlex_feat.data.images.pillow import open_image
 
-warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # damaged files are reported as findings
-Image.MAX_IMAGE_PIXELS = None  # headers only are read by Pillow; MOST_PIXELS is the limit here
 _PNM_GREATEST = re.compile(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s+(\d+)")
 _PNG_BIT_DEPTH = 24  # offset of that byte in a PNG file
 
@@ -56,7 +53,7 @@ def _orientation(tags: Image.Exif) -> int:
 def read_header(data: bytes) -> Header:
     """The header of any image, as Pillow reads it."""
     try:
-        with Image.open(io.BytesIO(data)) as header:
+        with open_image(data) as header:
             properties = []
             if getattr(header, "is_animated", False) and header.format != "MPO":  # a phone's photograph and preview
                 properties.append("multi-page" if header.format == "TIFF" else "animated")

@@ -20,16 +20,16 @@ from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from paddlex_feat import MOST_PIXELS
 from paddlex_feat.checks.damage import has_converted_line_ends, has_step, hole, tiff_error
 from paddlex_feat.checks.image_headers import Header, jpeg_header, read_header
 from paddlex_feat.checks.phash import appearance_of, levels, upright
 from paddlex_feat.data.images.decode import MAX_READ_BYTES, decode_admitted, first_damage
 from paddlex_feat.data.images.formats import ends_early, require_decodable
 from paddlex_feat.data.images.jpeg import Layout
+from paddlex_feat.data.images.limits import MAX_PIXELS
+from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.errors import DownloadError, ImageError
 from paddlex_feat.hub.fetch import cache_folder
 from paddlex_feat.runtime.malloc import keep_freed_memory
@@ -85,7 +85,7 @@ def inspect(path: str, hashed: bool = True) -> ImageInfo:
     try:
         layout = require_decodable(data, path)
         head = jpeg_header(layout) if layout else read_header(data)
-        if head.width * head.height > MOST_PIXELS:
+        if head.width * head.height > MAX_PIXELS:
             raise ImageError("")
         image = decode_admitted(data, path, _AS_STORED if layout else cv2.IMREAD_COLOR, said)
     except ImageError as error:
@@ -126,9 +126,9 @@ def _read(path: str) -> bytes | ImageInfo:
 def _undecodable(data: bytes, head: Header, message: str) -> ImageInfo:
     """Why an image does not decode."""
     code = "image-undecodable"
-    if head.width * head.height > MOST_PIXELS:
+    if head.width * head.height > MAX_PIXELS:
         code = "image-too-large"
-        message = f"{head.width} x {head.height} pixels are more than the {MOST_PIXELS} that are decoded."
+        message = f"{head.width} x {head.height} pixels are more than the {MAX_PIXELS} that are decoded."
     elif head.width and ends_early(data):
         code, message = "image-truncated", "The file ends early."
     return ImageInfo(code, message, head.width, head.height, head.properties)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
+
+from paddlex_feat.data.images.opencv import cv2
 
 _FLAT = 8  # grey levels; an image of less contrast looks like any other
 _STEP = 2  # grey levels; a smaller difference between cells may be noise

@@ -1,64 +1,60 @@
-"""What check_dataset checks. Every check adds findings; none stops at the first error.
-
-A new check is a function `(DataSet, CheckSettings) -> Iterable[Finding]` and a name in CHECKS.
-"""
+"""Run all checks of a data set. None of them stops at the first error."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from paddlex_feat.checks import classes, duplicates, files
-from paddlex_feat.checks.context import SAMPLED, CheckSettings, DataSet
+from paddlex_feat.checks import CHECKS
+from paddlex_feat.checks.context import MAX_SAMPLED, CheckSettings, DataSet
 from paddlex_feat.checks.image_info import inspect_all
+from paddlex_feat.checks.spec import CheckSpec
 from paddlex_feat.data.findings import Finding, cap_per_code, warnings_to_errors
-from paddlex_feat.data.lists.image_list import LISTS, read_list
-
-CHECKS: tuple[Callable[[DataSet, CheckSettings], Iterable[Finding]], ...] = (
-    files.paths,
-    files.images,
-    files.damage,
-    files.properties,
-    files.information,
-    files.sizes,
-    classes.classifier,
-    classes.sampler,
-    classes.distribution,
-    classes.matches,
-    duplicates.repeated_lines,
-    duplicates.contradictory_labels,
-    duplicates.identical,
-    duplicates.query_in_gallery,
-    duplicates.leaks,
-    duplicates.near_duplicates,
-)
+from paddlex_feat.data.readers import LISTS, ReaderSpec, reader_of
 
 
-def check(root: Path, settings: CheckSettings) -> tuple[DataSet, list[Finding]]:
-    """Read the three lists in `root`, decode their images and run every check."""
+def check(root: Path, settings: CheckSettings, reader: ReaderSpec | None = None) -> tuple[DataSet, list[Finding]]:
+    """Read the lists of a data set, decode its images and run every check.
+
+    Args:
+        root: the data set's folder, as `find_root` gives it.
+        settings: what is checked.
+        reader: of the data set's format; None: the one that recognizes the folder.
+
+    Returns:
+        The data set, and its findings: at most MAX_PER_CODE of a kind in full.
+    """
     data = DataSet(root)
-    findings = cap_per_code(_findings(data, settings))
+    findings = cap_per_code(_findings(data, reader or reader_of(root), settings))
     return data, warnings_to_errors(findings) if settings.strict else findings
 
 
-def _findings(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
-    for name in LISTS:
-        data.lists[name], found = read_list(data.root, name, settings.refuse_outside)
-        yield from found
+def _findings(data: DataSet, reader: ReaderSpec, settings: CheckSettings) -> Iterator[Finding]:
+    data.lists, found = reader.read(data.root, LISTS, settings.refuse_outside)
+    yield from found
     data.image_info = inspect_all(_chosen(data, settings.decode), settings.workers)
-    for run in CHECKS:
-        yield from run(data, settings)
+    for spec in CHECKS:
+        yield from _declared(spec, data, settings)
+
+
+def _declared(spec: CheckSpec, data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
+    """The findings of one check. Raises ValueError for a kind that its spec does not list."""
+    codes = {kind.code for kind in spec.findings}
+    for finding in spec.run(data, settings):
+        if finding.code not in codes:
+            raise ValueError(f"The check {spec.name!r} does not list its finding {finding.code!r}")
+        yield finding
 
 
 def _chosen(data: DataSet, decode: str) -> list[str]:
-    """The files that are decoded: every one once, or SAMPLED of each list, or none."""
+    """The files that are decoded: every one once, or MAX_SAMPLED of each list, or none."""
     chosen: dict[str, None] = {}
     for records in data.lists.values() if decode != "none" else []:
         files = records.files()
-        if decode == "sample" and len(files) > SAMPLED:
-            picked = np.random.default_rng(0).choice(len(files), SAMPLED, replace=False)
+        if decode == "sample" and len(files) > MAX_SAMPLED:
+            picked = np.random.default_rng(0).choice(len(files), MAX_SAMPLED, replace=False)
             files = [files[i] for i in sorted(picked)]
         chosen |= dict.fromkeys(files)
     return list(chosen)

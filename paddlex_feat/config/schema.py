@@ -109,7 +109,7 @@ class ConvertSection(Section):
     """Conversion of another data-set format."""
 
     enable: bool = key(False, "Convert before checking.")
-    src_dataset_type: Literal["LabelMe"] | None = key(None, "Format to convert from.")
+    src_dataset_type: str | None = key(None, "Format to convert from: LabelMe, or one that an installed package adds.")
     seed: int = key(0, "Seed of the draw of 50 % train, 30 % gallery and 20 % query.", ge=0, lt=2**31)
 
 

@@ -1,4 +1,4 @@
-"""What check_dataset has to say, one thing at a time."""
+"""Findings of check_dataset: their kinds, their order, how many are kept, and how they are logged."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 log = logging.getLogger(__name__)
 
-SEVERITIES = ("error", "warning", "note")
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 SHOWN_PER_CODE = 5
-MAX_PER_CODE = 10_000  # findings of a kind that are kept in full: a million faulty lines must not fill the memory
+MAX_PER_CODE = 10_000  # findings of a kind that are kept in full: a million bad lines must not fill the memory
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,11 @@ class Finding:
         message: what is wrong.
         fix: what to do.
         images: files of the images it is about, for the report.
-        count: how many findings it is: more than one where those beyond MAX_PER_CODE are put together.
+        count: number of findings: above 1 where those beyond MAX_PER_CODE are put together.
     """
 
     code: str
-    severity: str
+    severity: Severity
     where: str
     message: str
     fix: str
@@ -38,16 +40,55 @@ class Finding:
     count: int = 1
 
 
-def grouped(findings: list[Finding]) -> dict[tuple[str, str], list[Finding]]:
-    """Findings by (severity, code), errors first, in the order in which they came."""
-    groups: dict[tuple[str, str], list[Finding]] = {}
+@dataclass(frozen=True)
+class FindingSpec:
+    """A kind of finding, as docs/check_dataset.md lists it.
+
+    Attributes:
+        code: kebab-case, stable between versions.
+        severity: its usual severity.
+        meaning: when it is given, for the documentation.
+        fix: what to do, one sentence or more.
+        otherwise: severities in other cases, for the documentation, such as "error if refused".
+    """
+
+    code: str
+    severity: Severity
+    meaning: str
+    fix: str
+    otherwise: str = ""
+
+    def at(
+        self,
+        where: str,
+        message: str,
+        *,
+        fix: str | None = None,
+        severity: Severity | None = None,
+        images: tuple[str, ...] = (),
+    ) -> Finding:
+        """A finding of this kind.
+
+        Args:
+            where: file:line, or a file or key.
+            message: what is wrong, one sentence or more.
+            fix: what to do in this case; None: `self.fix`.
+            severity: in this case; None: `self.severity`.
+            images: files of the images it is about, for the report.
+        """
+        return Finding(self.code, severity or self.severity, where, message, fix or self.fix, images)
+
+
+def grouped(findings: list[Finding]) -> dict[tuple[Severity, str], list[Finding]]:
+    """Findings by (severity, code), errors first, otherwise in their order."""
+    groups: dict[tuple[Severity, str], list[Finding]] = {}
     for finding in sorted(findings, key=lambda f: SEVERITIES.index(f.severity)):
         groups.setdefault((finding.severity, finding.code), []).append(finding)
     return groups
 
 
 def cap_per_code(findings: Iterable[Finding]) -> list[Finding]:
-    """The first MAX_PER_CODE of each kind, then, for each kind that has more, one that counts the others."""
+    """The first MAX_PER_CODE findings of each kind, then one for each kind that has more, which counts the others."""
     kept: list[Finding] = []
     seen: Counter[tuple[str, str]] = Counter()
     rest: dict[tuple[str, str], Finding] = {}
@@ -66,17 +107,17 @@ def cap_per_code(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def warnings_to_errors(findings: list[Finding]) -> list[Finding]:
-    """The same with every warning an error."""
+    """The same findings with every warning turned into an error."""
     return [replace(f, severity="error") if f.severity == "warning" else f for f in findings]
 
 
 def _printable(text: str) -> str:
-    """File names may hold what would drive a terminal."""
+    """Text without characters that would control a terminal, which file names may hold."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def log_findings(findings: list[Finding]) -> None:
-    """The findings by kind, the first few of each with their way out."""
+    """Log the findings by kind: the first few of each, and what to do."""
     levels = {"error": logging.ERROR, "warning": logging.WARNING, "note": logging.INFO}
     for (severity, code), rows in grouped(findings).items():
         level = levels[severity]

@@ -15,7 +15,7 @@ from pathlib import Path
 from paddlex_feat.data.images.decode import SUFFIXES
 from paddlex_feat.data.images.folders import Walk, files_below, in_words, is_image
 from paddlex_feat.data.images.formats import BEGINNING, looks_like_image
-from paddlex_feat.data.lists.image_list import MAX_LIST_BYTES, decode_list, mixture
+from paddlex_feat.data.readers.list_text import MAX_LIST_BYTES, decode_list, mixture
 from paddlex_feat.fileio.lookup import Lookup
 from paddlex_feat.fileio.reading import first_bytes, read_small
 from paddlex_feat.hub import fetch

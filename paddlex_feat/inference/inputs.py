@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from paddlex_feat import MOST_PIXELS
 from paddlex_feat.data.images import tiff
 from paddlex_feat.data.images.decode import MAX_FILE_BYTES, SUFFIXES, SizeTest, read_bgr
 from paddlex_feat.data.images.formats import BEGINNING, looks_like_image
+from paddlex_feat.data.images.limits import MAX_PIXELS
+from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.errors import DownloadError, ImageError
 from paddlex_feat.fileio.reading import first_bytes
 from paddlex_feat.fileio.temporary import TemporaryFolder
@@ -131,9 +131,9 @@ def _where(name: str, position: str) -> str:
 
 
 def _require_size(width: int, height: int, position: str) -> None:
-    if width * height > MOST_PIXELS:
+    if width * height > MAX_PIXELS:
         raise ImageError(
-            f"The image has {width} x {height} pixels, more than {MOST_PIXELS}.", where=position, fix="Make it smaller."
+            f"The image has {width} x {height} pixels, more than {MAX_PIXELS}.", where=position, fix="Make it smaller."
         )
 
 

@@ -16,7 +16,8 @@ from paddlex_feat.config.load import load
 from paddlex_feat.config.schema import Config
 from paddlex_feat.data.images.decode import read_rgb
 from paddlex_feat.data.images.preprocess import Preprocess
-from paddlex_feat.data.lists.image_list import ImageList, find_root, read_list
+from paddlex_feat.data.lists.image_list import ImageList
+from paddlex_feat.data.readers import find_root, reader_of
 from paddlex_feat.errors import ConfigError, DatasetError, ImageError, WeightsError
 from paddlex_feat.evaluation.matches import describe_own, own_pairs, require_matches
 from paddlex_feat.fileio import lookup, safe_yaml
@@ -243,7 +244,9 @@ def comparison_images(dataset_dir: str, preprocess: Preprocess, refuse_outside: 
     """The first COMPARED_IMAGES gallery images that can be read, uint8 [N, S, S, 3]; noise where there are none."""
     files: list[str] = []
     with suppress(DatasetError):
-        files = read_list(find_root(dataset_dir), "gallery", refuse_outside)[0].files()[:COMPARED_IMAGES]
+        root, names = find_root(dataset_dir), ("gallery",)
+        lists, _ = reader_of(root, names).read(root, names, refuse_outside)
+        files = lists["gallery"].files()[:COMPARED_IMAGES]
     images = []
     for file in files:
         try:

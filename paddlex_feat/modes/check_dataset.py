@@ -11,10 +11,10 @@ from typing import Any
 from paddlex_feat.checks.context import CheckSettings, DataSet
 from paddlex_feat.checks.runner import check
 from paddlex_feat.config.schema import Config, SplitSection
-from paddlex_feat.data.converters import labelme, labelme_images
+from paddlex_feat.data.converters import CONVERTERS, ConverterSpec
 from paddlex_feat.data.findings import SEVERITIES, Finding, cap_per_code, log_findings, warnings_to_errors
 from paddlex_feat.data.lists import split, transaction
-from paddlex_feat.data.lists.image_list import LISTS, find_root, require_lists
+from paddlex_feat.data.readers import LISTS, ReaderSpec, find_root, reader_of, require_lists
 from paddlex_feat.errors import DatasetError
 from paddlex_feat.reports import dataset_html, dataset_pictures
 from paddlex_feat.runtime.cpu import cpu_count
@@ -25,21 +25,24 @@ log = logging.getLogger(__name__)
 def run(config: Config, output: Path) -> dict[str, Any]:
     """Convert and split if asked, check everything, write report, samples and plots.
 
-    Raises DatasetError, with the result attached, if there are errors.
+    Raises:
+        ConfigError: there is no converter of this name.
+        DatasetError: the data set has errors; the result is attached.
     """
     wanted, before = config.CheckDataset, []
     if wanted.convert.enable:
-        before += _convert(config)
+        before += _convert(config, CONVERTERS.get(str(wanted.convert.src_dataset_type)))
     if wanted.split.enable:
         before += _split(config.Global.dataset_dir, wanted.split, wanted.outside == "refuse")
     root = find_root(config.Global.dataset_dir)
+    reader = reader_of(root)
     log.info("Checking the data set in %s", root)
-    data, findings = check(root, _settings(config))
+    data, findings = check(root, _settings(config), reader)
     findings = cap_per_code(warnings_to_errors(before) if wanted.strict else before) + findings
-    for name in LISTS:
-        log.info("%s.txt: %d images, %d classes", name, len(data.lists[name]), len(set(data.lists[name].labels)))
+    for records in data.lists.values():
+        log.info("%s: %d images, %d classes", records.source, len(records), len(set(records.labels)))
     log_findings(findings)
-    result = _write(config, output, root, data, findings)
+    result = _write(config, output, data, findings, reader)
     log.info("Report: %s", output / "check_dataset" / "report.html")
     counts = Counter({s: sum(f.count for f in findings if f.severity == s) for s in SEVERITIES})
     if counts["error"]:
@@ -47,6 +50,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
             f"The data set did not pass: {counts['error']} errors, {counts['warning']} warnings.",
             where=str(root),
             fix="Correct what is listed above; all findings are in check_dataset_result.json.",
+            code="check-failed",
         ).with_result(result)
     log.info("Check dataset passed !")
     return result
@@ -66,29 +70,26 @@ def _settings(config: Config) -> CheckSettings:
     )
 
 
-def _texts(paths: list[str], labels: list[int], parts: dict[str, list[int]]) -> dict[str, str]:
-    return {name: "".join(f"{paths[i]} {labels[i]}\n" for i in parts[name]) for name in LISTS}
-
-
-def _convert(config: Config) -> list[Finding]:
-    """LabelMe annotations to the three lists."""
-    root = labelme.find_root(config.Global.dataset_dir)
-    converted = labelme.convert(root)
+def _convert(config: Config, converter: ConverterSpec) -> list[Finding]:
+    """Convert another format to the three lists."""
+    root = converter.find_root(config.Global.dataset_dir)
+    converted = converter.convert(root)
     try:
         if not converted.paths:
             raise DatasetError(
                 "No annotation could be used.",
                 where=str(root),
-                fix="Correct what is listed above; each needs imagePath, and one true flag or shapes of one label.",
+                fix=f"Correct what is listed above. {converter.needs}",
+                code="nothing-to-convert",
             )
-        parts = split.random_split(converted.labels, labelme.PERCENTS, "image", config.CheckDataset.convert.seed)
+        parts = split.random_split(converted.labels, converter.percents, "image", config.CheckDataset.convert.seed)
         split.validate_split(parts, converted.labels, "CheckDataset.convert", "Annotate more images of each class")
     except DatasetError as error:
         log_findings(converted.findings)
         findings = [_plain(f) for f in cap_per_code(converted.findings)]
         raise error.with_result({"check_pass": False, "findings": findings}) from None
-    labelme_images.write_pictures(root, converted.inside)
-    transaction.replace_lists(root, _texts(converted.paths, converted.labels, parts))
+    converted.write_images()
+    transaction.replace_lists(root, split.list_texts(converted.paths, converted.labels, parts))
     log.info(
         "Converted %d annotated images of %d classes: %s",
         len(converted.paths),
@@ -99,36 +100,25 @@ def _convert(config: Config) -> list[Finding]:
 
 
 def _split(dataset_dir: str, wanted: SplitSection, refuse_outside: bool) -> list[Finding]:
-    """Draw the three lists anew from all their lines."""
+    """Divide all lines of the three lists anew."""
     lists = require_lists(dataset_dir, refuse_outside=refuse_outside)
-    pairs = dict.fromkeys(
-        pair for records in lists.values() for pair in zip(records.paths, records.labels, strict=True)
-    )
-    paths, labels = [path for path, _ in pairs], [label for _, label in pairs]
     percents = (wanted.train_percent or 0, wanted.gallery_percent or 0, wanted.query_percent or 0)
-    parts = split.random_split(labels, percents, wanted.by, wanted.seed)
-    split.validate_split(parts, labels)
-    transaction.replace_lists(lists["train"].root, _texts(paths, labels, parts))
-    classes = {name: {labels[i] for i in parts[name]} for name in LISTS}
-    told = ", ".join(f"{len(parts[name])} {name} ({len(classes[name])} classes)" for name in LISTS)
-    twice = sum(map(len, lists.values())) - len(paths)
-    if twice:
-        log.info("%d lines stood twice and are kept once.", twice)
-    log.info("Split %d images by %s with seed %d: %s", len(paths), wanted.by, wanted.seed, told)
-    evaluated = set(lists["gallery"].labels) | set(lists["query"].labels)
-    if wanted.by == "image" and not evaluated & set(lists["train"].labels):
-        message = "The former train.txt shared no label with gallery.txt and query.txt, so theirs may be other classes."
-        fix = "Make sure that a label means the same class in all three; the former lists are kept as .bak."
-        return [Finding("split-mixes-labels", "warning", "train.txt", message, fix)]
-    return []
+    done = split.split_lists(lists, percents, wanted.by, wanted.seed)
+    transaction.replace_lists(lists["train"].root, done.texts())
+    if done.repeated:
+        log.info("%d repeated lines are kept once.", done.repeated)
+    classes = {name: len({done.labels[i] for i in done.parts[name]}) for name in LISTS}
+    told = ", ".join(f"{len(done.parts[name])} {name} ({classes[name]} classes)" for name in LISTS)
+    log.info("Split %d images by %s with seed %d: %s", len(done.paths), wanted.by, wanted.seed, told)
+    return done.findings
 
 
 def _plain(finding: Finding) -> dict[str, str]:
-    """A finding as the result file holds it."""
+    """A finding as the result file has it."""
     return {key: value for key, value in asdict(finding).items() if key not in ("images", "count")}
 
 
-def _write(config: Config, output: Path, root: Path, data: DataSet, findings: list[Finding]) -> dict[str, Any]:
+def _write(config: Config, output: Path, data: DataSet, findings: list[Finding], reader: ReaderSpec) -> dict[str, Any]:
     """Samples, plots and the report below `<output>/check_dataset`; the content of the result file."""
     folder = output / "check_dataset"
     samples = dataset_pictures.write_samples(data.lists, folder / "demo_img")
@@ -136,7 +126,7 @@ def _write(config: Config, output: Path, root: Path, data: DataSet, findings: li
     dataset_pictures.write_histogram(data.lists, plots[0])
     dataset_pictures.write_class_sizes(data.lists, plots[1])
     pictures = {name: [folder / "demo_img" / s for s in files] for name, files in samples.items()}
-    dataset_html.write_report(folder / "report.html", data, findings, root, plots, pictures)
+    dataset_html.write_report(folder / "report.html", data, findings, data.root, plots, pictures)
     attributes: dict[str, Any] = {}
     for name in LISTS:
         attributes[f"{name}_samples"] = len(data.lists[name])
@@ -147,6 +137,6 @@ def _write(config: Config, output: Path, root: Path, data: DataSet, findings: li
         "analysis": {"histogram": "check_dataset/histogram.png"},
         "dataset_path": config.Global.dataset_dir,
         "show_type": "image",
-        "dataset_type": "ShiTuRecDataset",
+        "dataset_type": reader.name,
         "findings": [_plain(f) for f in findings],
     }

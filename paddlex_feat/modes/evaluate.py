@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from paddlex_feat.config.schema import Config
-from paddlex_feat.data.lists.image_list import ImageList, require_lists
+from paddlex_feat.data.lists.image_list import ImageList
+from paddlex_feat.data.readers import require_lists
 from paddlex_feat.errors import EvaluationError, FeatError, as_output_error
 from paddlex_feat.evaluation.features_file import FEATURES, write_features
 from paddlex_feat.fileio.atomic import require_writable

@@ -86,7 +86,7 @@ def execute(spec: ModeSpec, config: Config, group: ProcessGroup, **arguments: An
 
     Returns the content of the result file. Raises FeatError, and what else the mode raises.
     """
-    importlib.import_module("paddlex_feat.data.images")  # checks the installed OpenCV
+    importlib.import_module("paddlex_feat.data.images.opencv")  # raises if OpenCV is damaged
     run = spec.load()
     if spec.multi_device or spec.multi_machine:
         arguments["group"] = group

@@ -16,9 +16,10 @@ from paddlex_feat.data.augment.augment import Augment
 from paddlex_feat.data.augment.rand_augment import RandAugment
 from paddlex_feat.data.images.cache import ImageCache
 from paddlex_feat.data.lists.fingerprint import Fingerprint, fingerprint
-from paddlex_feat.data.lists.image_list import ImageList, require_lists
+from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.loading.loader import BATCHES_AHEAD, CorruptImageReplacer, training_batches
 from paddlex_feat.data.loading.processes import HELD, DecodingProcesses, ProcessEnded
+from paddlex_feat.data.readers import require_lists
 from paddlex_feat.errors import ConfigError, DatasetError
 from paddlex_feat.modes.build import own_files, preprocess_of, require_images, warn_of_own_files
 from paddlex_feat.modes.train_classes import require_classes_of

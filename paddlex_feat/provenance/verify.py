@@ -11,8 +11,8 @@ from typing import Any, TypeGuard
 from paddlex_feat.config.load import load
 from paddlex_feat.config.schema import Config, walk
 from paddlex_feat.data.lists.fingerprint import fingerprint
-from paddlex_feat.data.lists.image_list import require_lists
 from paddlex_feat.data.lists.transaction import LISTS
+from paddlex_feat.data.readers import require_lists
 from paddlex_feat.errors import ConfigError, FeatError, OutputError, sanitize
 from paddlex_feat.fileio import lookup
 from paddlex_feat.fileio.atomic import read_result

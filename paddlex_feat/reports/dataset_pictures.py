@@ -9,12 +9,13 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from paddlex_feat.data.images.decode import read_rgb
-from paddlex_feat.data.lists.image_list import LISTS, ImageList
+from paddlex_feat.data.images.opencv import cv2
+from paddlex_feat.data.lists.image_list import ImageList
+from paddlex_feat.data.readers import LISTS
 from paddlex_feat.errors import ImageError, as_output_error
 from paddlex_feat.fileio.atomic import atomic_path, read_result, write_bytes, write_json
 from paddlex_feat.fileio.atomic_folder import recover_folder

@@ -6,10 +6,10 @@ import base64
 from html import escape
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from paddlex_feat.data.images.decode import read_rgb
+from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.errors import ImageError
 from paddlex_feat.fileio.atomic import write_bytes
 

@@ -18,7 +18,8 @@ from paddlex_feat.config import load
 from paddlex_feat.data.converters import labelme
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.data.lists import split, transaction
-from paddlex_feat.data.lists.image_list import LISTS, read_list, require_lists
+from paddlex_feat.data.readers import LISTS, require_lists
+from paddlex_feat.data.readers.shitu_rec import read_list
 from paddlex_feat.errors import FeatError
 from paddlex_feat.fileio.atomic import write_json
 from paddlex_feat.inference.model_info import read_info
@@ -206,7 +207,7 @@ def _use_labelme(data: bytes, folder: Path) -> str:
     write_json(folder / "result.json", [vars(finding) for finding in found.findings])
     if not found.paths:
         return found.findings[0].code
-    split.random_split(found.labels, labelme.PERCENTS, "image", 0)
+    split.random_split(found.labels, labelme.LABELME.percents, "image", 0)
     (folder / "label.txt").write_bytes(data)  # class names are as much others' text
     labelme.convert(folder)
     return "accepted"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from paddlex_feat.data.lists.image_list import require_lists
+from paddlex_feat.data.readers import require_lists
 from paddlex_feat.evaluation.evaluator import Evaluator
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.runtime.distributed import ProcessGroup

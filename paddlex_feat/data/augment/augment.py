@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 
 from paddlex_feat.data.augment import geometry, rand_augment
 from paddlex_feat.data.augment.rand_augment import Chosen, RandAugment
 from paddlex_feat.data.images.cache import ImageCache
 from paddlex_feat.data.images.decode import read_bgr
+from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.data.images.preprocess import Preprocess
 
 

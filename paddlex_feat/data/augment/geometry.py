@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
+from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.data.images.preprocess import INTERPOLATION, Preprocess
 
 MAX_SIDE = 2**15 - 2  # cv2.warpAffine holds coordinates of its source in 16 bits

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from PIL import Image, ImageEnhance
+
+from paddlex_feat.data.images.opencv import cv2
 
 FILL = (124, 116, 104)  # ImageNet's mean colour, for what a geometric operation leaves uncovered
 MAX_MAGNITUDE = 10.0  # the largest magnitude

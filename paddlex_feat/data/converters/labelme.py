@@ -11,25 +11,26 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from paddlex_feat.data.converters.labelme_images import Images, UnusableError, Written, read_annotation
-from paddlex_feat.data.findings import Finding
+from paddlex_feat.data.converters import labelme_findings as kinds
+from paddlex_feat.data.converters.labelme_images import Images, UnusableError, Written, read_annotation, write_pictures
+from paddlex_feat.data.converters.spec import Converted, ConverterSpec
 from paddlex_feat.data.images.folders import Walk, files_below, in_words, is_image
-from paddlex_feat.data.lists.image_list import LISTS, decode_list, is_listable_path
+from paddlex_feat.data.lists.transaction import LISTS
+from paddlex_feat.data.readers.list_text import decode_list
+from paddlex_feat.data.readers.shitu_rec import UTF16, is_listable_path
 from paddlex_feat.errors import DatasetError
 from paddlex_feat.fileio.lookup import problem
 from paddlex_feat.fileio.reading import read_small
 
-PERCENTS = (50, 30, 20)  # of train, gallery and query, as in PaddleX
 _NAME_FILES = ("label.txt", "flags.txt")
 _OTHER_LISTS = tuple(f"{name}.txt" for name in (*LISTS, "label", "flags", "labels"))  # and their .bak: no images
 _OF_LABELME = {"imagePath", "imageData", "shapes", "flags"}  # keys, of which an annotation has one at least
 _NO_CLASS = {"__ignore__", "_background_"}  # labels that LabelMe's own scripts leave out
 _MAX_NAMES_BYTES = 2**26  # bytes of a file
-_REDO = "Correct the annotation and convert again."
 
 
 class _Claim(NamedTuple):
@@ -48,21 +49,6 @@ class _Files(NamedTuple):
     beside: bool
 
 
-@dataclass
-class Converted:
-    """Images with their classes: paths relative to the root, labels as indices into `names`.
-
-    Attributes:
-        inside: of these images those that are inside an annotation and have to be written, as in `Images.inside`.
-    """
-
-    paths: list[str] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    inside: dict[str, tuple[str, Path]] = field(default_factory=dict)
-
-
 def find_root(dataset_dir: str) -> Path:
     """The folder that holds `annotations`, `dataset_dir` itself or one of its folders; else `dataset_dir`.
 
@@ -71,17 +57,18 @@ def find_root(dataset_dir: str) -> Path:
     top, walk, where = Path(dataset_dir), Walk(), f"Global.dataset_dir={dataset_dir}"
     give = "Give the folder that holds annotations/ and images/, or that with the annotations beside their images."
     if not os.path.isdir(dataset_dir):
-        raise DatasetError(problem("The data set folder", dataset_dir, "folder"), where=where, fix=give)
+        what = problem("The data set folder", dataset_dir, "folder")
+        raise DatasetError(what, where=where, fix=give, code="dataset-folder-missing")
     folders = (p for p in sorted(top.glob("*/")) if not walk.leaves_out(p.name, "folders"))
     found = [top] if (top / "annotations").is_dir() else [p for p in folders if (p / "annotations").is_dir()]
     if len(found) > 1:
         what = f"Several folders with LabelMe's annotations: {', '.join(map(str, found[:10]))}."
-        raise DatasetError(what, where=where, fix="Give one of them.")
+        raise DatasetError(what, where=where, fix="Give one of them.", code="several-datasets")
     if not found and top.name == "annotations" and (top.parent / "images").is_dir():
         what = "This is the folder annotations/ itself; images/ is beside it."
-        raise DatasetError(what, where=where, fix=f"Give {top.parent}.")
+        raise DatasetError(what, where=where, fix=f"Give {top.parent}.", code="annotations-folder-given")
     if not found and not any(file.lower().endswith(".json") for file in files_below(walk, dataset_dir, follow=False)):
-        raise DatasetError("No folder with LabelMe's annotations.", where=where, fix=give)
+        raise DatasetError("No folder with LabelMe's annotations.", where=where, fix=give, code="no-annotations")
     return found[0] if found else top
 
 
@@ -104,14 +91,14 @@ def convert(root: Path) -> Converted:
         try:
             content = read_annotation(path)
             if not isinstance(content, dict) and not beside:
-                raise UnusableError("labelme-format", f"The file holds a {type(content).__name__}, not an annotation.")
+                raise UnusableError(kinds.FORMAT, f"The file holds a {type(content).__name__}, not an annotation.")
             if not isinstance(content, dict) or _OF_LABELME.isdisjoint(content):
                 foreign.append(where)
                 continue
             image, exact = images.find(content, path)
             claim = _Claim(_class_of(content, names, unused), where, exact)
         except UnusableError as error:
-            result.findings.append(Finding(error.code, "warning", where, str(error), _REDO))
+            result.findings.append(error.kind.at(where, str(error)))
             continue
         other = classes.get(image)
         if other is None or (claim.exact and not other.exact):
@@ -119,22 +106,23 @@ def convert(root: Path) -> Converted:
         if claim.name != classes[image].name:
             kept = classes[image]
             message = f"{image} is {claim.name} here and {kept.name} in {kept.where}; the latter counts."
-            result.findings.append(Finding("labelme-conflict", "warning", claim.where, message, _REDO))
+            result.findings.append(kinds.CONFLICT.at(claim.where, message))
     for image in sorted(images.files - set(classes)):
         message = "No annotation names a class for this image: it is left out."
-        result.findings.append(Finding("labelme-image-without-class", "warning", image, message, "Annotate it."))
+        result.findings.append(kinds.WITHOUT_CLASS.at(image, message))
     if foreign:
         message = f"JSON files of other tools, which are not read: {len(foreign)} ({', '.join(foreign[:5])})."
-        result.findings.append(Finding("labelme-other-format", "note", foreign[0], message, "Nothing."))
+        result.findings.append(kinds.OTHER_FORMAT.at(foreign[0], message))
     if unused and source is not None:
         message = f"Labels that are not in it, and were not used as classes, by annotations: {in_words(unused)}."
         fix = f"If one of them is a class, add it to {source.name}."
-        result.findings.append(Finding("labelme-label-unused", "note", source.name, message, fix))
+        result.findings.append(kinds.LABEL_UNUSED.at(source.name, message, fix=fix))
     _number(root, classes, source, result)
-    result.inside = {path: images.inside[path] for path in result.paths if path in images.inside}
-    for image, (_, path) in result.inside.items():
+    inside = {path: images.inside[path] for path in result.paths if path in images.inside}
+    result.write_images = partial(write_pictures, root, inside)
+    for image, (_, path) in inside.items():
         where, message = path.relative_to(root).as_posix(), f"There is no image file: imageData becomes {image}."
-        result.findings.append(Finding("labelme-image-inside", "note", where, message, "Nothing."))
+        result.findings.append(kinds.IMAGE_INSIDE.at(where, message))
     return result
 
 
@@ -150,14 +138,13 @@ def _files(root: Path, result: Converted) -> _Files:
         images = [path for path in listed if _is_image(path, walk)]
         if walk.left_out:
             message = f"Files beside annotations and images: {in_words(walk.left_out)}."
-            result.findings.append(Finding("labelme-other-file", "note", str(root), message, "Nothing."))
+            result.findings.append(kinds.OTHER_FILE.at(str(root), message))
     else:
         others = [path for path in listed if _is_image(path, Walk())]
         for path in listed:
             if not _is_json(path):
                 where = path.relative_to(root).as_posix()
-                note = Finding("labelme-other-file", "note", where, "No JSON file: not read.", "Nothing.")
-                result.findings.append(note)
+                result.findings.append(kinds.OTHER_FILE.at(where, "Not a JSON file: not read."))
         top = root / "images"
         if written.made:
             walk, top = Walk(), root  # in which annotations/ lies
@@ -165,7 +152,7 @@ def _files(root: Path, result: Converted) -> _Files:
     for error in walk.errors:
         message = f"The folder cannot be read ({error.strerror})."
         where = str(error.filename)
-        result.findings.append(Finding("labelme-folder-unreadable", "warning", where, message, "Fix its permissions."))
+        result.findings.append(kinds.FOLDER_UNREADABLE.at(where, message))
     if not beside:
         walk.log(str(root))
     return _Files([path for path in listed if _is_json(path)], Images(root, folder, images, others, written), beside)
@@ -194,19 +181,24 @@ def _read_names(source: Path, result: Converted) -> list[str]:
         text, encoding = decode_list(read_small(source, _MAX_NAMES_BYTES))
     except OSError as error:
         what = f"The class names cannot be read: {error.strerror}."
-        raise DatasetError(what, where=str(source), fix="Write one class name a line.") from error
+        raise DatasetError(
+            what, where=str(source), fix="Write one class name a line.", code="class-names-unreadable"
+        ) from error
     except UnicodeDecodeError as error:
         raise DatasetError(
-            "The file is neither UTF-8 nor GBK text.", where=str(source), fix="Save it again."
+            "The file is neither UTF-8 nor GBK text.",
+            where=str(source),
+            fix="Save it as UTF-8 text.",
+            code="class-names-encoding",
         ) from error
     if encoding == "utf-16":
         message, fix = "The names are UTF-16 text and were read as such.", "Save the file as UTF-8 text."
-        result.findings.append(Finding("list-utf16", "warning", source.name, message, fix))
+        result.findings.append(UTF16.at(source.name, message, fix=fix))
     names = [line.strip() for line in text.rstrip().splitlines()]
     twice = [name for name, count in Counter(names).items() if name and count > 1]
     if twice:
-        message = f"{', '.join(twice[:5])} stands there twice; the first line counts."
-        result.findings.append(Finding("labelme-name-twice", "warning", source.name, message, "Take one off."))
+        message = f"{', '.join(twice[:5])} is there twice; the first line counts."
+        result.findings.append(kinds.NAME_TWICE.at(source.name, message))
     return names
 
 
@@ -218,13 +210,13 @@ def _number(root: Path, classes: dict[str, _Claim], source: Path | None, result:
         message = f"Neither label.txt nor flags.txt: the {len(result.names)} names are numbered in order: {shown}."
         fix = "Rename labels.txt to label.txt." if (root / "labels.txt").is_file() else "Write label.txt."
         if result.names:
-            result.findings.append(Finding("labelme-no-names", "warning", str(root), message, fix))
+            result.findings.append(kinds.NO_NAMES.at(str(root), message, fix=fix))
     numbers = {name: i for i, name in reversed(list(enumerate(result.names))) if name}
     alike = {name.casefold(): name for name in numbers}
     for image, (name, where, _) in sorted(classes.items()):
         if not is_listable_path(image):
             message = f"{image!r} cannot be written in a list: it is left out."
-            result.findings.append(Finding("labelme-image-name", "warning", where, message, "Rename the image."))
+            result.findings.append(kinds.IMAGE_NAME.at(where, message))
         elif name in numbers:
             result.paths.append(image)
             result.labels.append(numbers[name])
@@ -233,7 +225,7 @@ def _number(root: Path, classes: dict[str, _Claim], source: Path | None, result:
             meant = f"; {alike[name.casefold()]!r} is" if name.casefold() in alike else ""
             message = f"The class {name!r} is not in {file}{meant}: {image} is left out."
             fix = f"If it is a class, add it to {file}; if not, correct the annotation."
-            result.findings.append(Finding("labelme-unknown-class", "warning", where, message, fix))
+            result.findings.append(kinds.UNKNOWN_CLASS.at(where, message, fix=fix))
 
 
 def _true_flags(holder: Any) -> set[str]:
@@ -262,6 +254,16 @@ def _class_of(content: dict[str, Any], names: frozenset[str], unused: Counter[st
             unused.update(labels - names)
         return chosen
     if not found:
-        raise UnusableError("labelme-no-class", "No flag is true, and no shape names a class.")
+        raise UnusableError(kinds.NO_CLASS, "No flag is true, and no shape names a class.")
     shown = ", ".join(sorted(found)[:5])
-    raise UnusableError("labelme-several-classes", f"Its {origin} name {len(found)} classes ({shown}), not one.")
+    raise UnusableError(kinds.SEVERAL_CLASSES, f"Its {origin} name {len(found)} classes ({shown}), not one.")
+
+
+LABELME = ConverterSpec(
+    name="LabelMe",
+    find_root=find_root,
+    convert=convert,
+    findings=(*kinds.FINDINGS, UTF16),
+    needs="Each annotation needs imagePath, and one true flag or shapes of one label.",
+    percents=(50, 30, 20),  # as in PaddleX
+)

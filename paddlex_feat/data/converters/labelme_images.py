@@ -13,9 +13,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from paddlex_feat.data.converters import labelme_findings as kinds
+from paddlex_feat.data.findings import FindingSpec
 from paddlex_feat.data.images.decode import SUFFIXES, decode_bgr
 from paddlex_feat.data.images.folders import Walk
-from paddlex_feat.data.lists.image_list import decode_list, is_listable_path
+from paddlex_feat.data.readers.list_text import decode_list
+from paddlex_feat.data.readers.shitu_rec import is_listable_path
 from paddlex_feat.errors import DatasetError, ImageError
 from paddlex_feat.fileio.atomic import read_result, write_bytes, write_json
 from paddlex_feat.fileio.lookup import Lookup
@@ -30,11 +33,16 @@ _MAX_PART_BYTES = 200  # bytes of a folder or file name that is made of an image
 
 
 class UnusableError(Exception):
-    """An annotation from which no image and class can be told; `code` of the finding that it becomes."""
+    """An annotation without a usable image or class.
 
-    def __init__(self, code: str, message: str):
+    Args:
+        kind: the kind of finding that it becomes.
+        message: what is wrong.
+    """
+
+    def __init__(self, kind: FindingSpec, message: str):
         super().__init__(message)
-        self.code = code
+        self.kind = kind
 
 
 def read_annotation(path: Path) -> Any:
@@ -42,9 +50,9 @@ def read_annotation(path: Path) -> Any:
     try:
         return json.loads(decode_list(read_small(path, _MAX_ANNOTATION_BYTES))[0])
     except OSError as error:
-        raise UnusableError("labelme-not-json", f"The file cannot be read ({error.strerror}).") from None
+        raise UnusableError(kinds.NOT_JSON, f"The file cannot be read ({error.strerror}).") from None
     except (ValueError, RecursionError) as error:
-        raise UnusableError("labelme-not-json", f"The file is not JSON ({type(error).__name__}).") from None
+        raise UnusableError(kinds.NOT_JSON, f"The file is not JSON ({type(error).__name__}).") from None
 
 
 @dataclass
@@ -132,12 +140,12 @@ class Images:
 
     def _by_name(self, given: Any, wanted: str, annotation: Path) -> str:
         if not wanted:
-            raise UnusableError("labelme-no-image", "imagePath is missing or no text.")
+            raise UnusableError(kinds.NO_IMAGE, "imagePath is missing or no text.")
         if not wanted.startswith("/") and wanted[1:2] != ":":
             folders = (self._root / "images", annotation.parent)
             hints = (self._lookup.explain(os.path.normpath(os.path.join(folder, wanted))) for folder in folders)
             meant = next((h for h in hints if h.startswith("Did you mean") and ".json" not in h), "")
-            raise UnusableError("labelme-image-missing", f"There is no image {given!r}. {meant}".rstrip())
+            raise UnusableError(kinds.IMAGE_MISSING, f"There is no image {given!r}. {meant}".rstrip())
         parts = [part for part in wanted.split("/") if part]
         for length in (2, 1):
             alike = self._by_end.get("/".join(parts[-length:]), [])
@@ -145,8 +153,8 @@ class Images:
                 return alike[0]
             if alike:
                 shown = ", ".join(alike[:3])
-                raise UnusableError("labelme-ambiguous-image", f"imagePath {given!r} may be any of {shown}.")
-        raise UnusableError("labelme-image-missing", f"There is no image {given!r}.")
+                raise UnusableError(kinds.AMBIGUOUS, f"imagePath {given!r} may be any of {shown}.")
+        raise UnusableError(kinds.IMAGE_MISSING, f"There is no image {given!r}.")
 
     def _target(self, wanted: str, annotation: Path, picture: _Picture) -> str:
         """Path of a picture below images/, relative to the root, from its imagePath, which may lead anywhere."""
@@ -176,7 +184,7 @@ class Images:
         inside, folder = (os.path.join(os.path.realpath(self._root / p), "") for p in ("images", Path(target).parent))
         if not folder.startswith(inside) or not is_listable_path(target):
             message = f"The picture in imageData cannot be written to {target!r}, by a link or by its name."
-            raise UnusableError("labelme-image-data", message)
+            raise UnusableError(kinds.IMAGE_DATA, message)
         for name in _names(target):
             if os.path.lexists(self._root / name):
                 if picture.is_in(self._root / name):
@@ -224,7 +232,7 @@ class _Picture:
         except ImageError as error:
             reason = error.what if self.data else "It is not base64."
             message = f"There is no image file, and imageData cannot be used. {reason}"
-            raise UnusableError("labelme-image-data", message) from None
+            raise UnusableError(kinds.IMAGE_DATA, message) from None
 
 
 def _names(target: str) -> Iterator[str]:
@@ -235,7 +243,16 @@ def _names(target: str) -> Iterator[str]:
 
 
 def write_pictures(root: Path, inside: dict[str, tuple[str, Path]]) -> None:
-    """Write `Images.inside`, or some of it, to files, none of which exists. Raises DatasetError, OutputError."""
+    """Write pictures inside annotations to files, none of which exists.
+
+    Args:
+        root: the data set's folder.
+        inside: `Images.inside`, or some of it.
+
+    Raises:
+        DatasetError: the folder has changed since the annotations were read.
+        OutputError: a file cannot be written.
+    """
     if not inside:
         return
     written = Written.read(root)
@@ -250,5 +267,10 @@ def write_pictures(root: Path, inside: dict[str, tuple[str, Path]]) -> None:
         except (UnusableError, LookupError, TypeError):
             changed = True
         if changed or os.path.lexists(root / name):
-            raise DatasetError("The folder changes while it is converted.", where=str(annotation), fix="Convert again.")
+            raise DatasetError(
+                "The folder changes while it is converted.",
+                where=str(annotation),
+                fix="Convert again.",
+                code="dataset-changes",
+            )
         write_bytes(root / name, picture.data, fsync_dir=False)

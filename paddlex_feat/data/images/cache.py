@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from mmap import mmap
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from paddlex_feat.data.images.decode import (
@@ -29,6 +28,7 @@ from paddlex_feat.data.images.decode import (
     require_admissible,
 )
 from paddlex_feat.data.images.jpeg import frame_size
+from paddlex_feat.data.images.opencv import cv2
 
 log = logging.getLogger(__name__)
 _FLAGS = (cv2.IMREAD_COLOR, *(flag for _, flag in REDUCED))

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from mmap import mmap
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from paddlex_feat import MOST_PIXELS
 from paddlex_feat.data.images import decoder_warnings
 from paddlex_feat.data.images.formats import ends_early, require_decodable
 from paddlex_feat.data.images.jpeg import frame_size
+from paddlex_feat.data.images.limits import MAX_PIXELS
+from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.errors import ImageError
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ _DAMAGE = re.compile(
 )
 _repaired: set[str] = set()
 MAX_FILE_BYTES = 2**30  # of an image file; a larger one is not read
-MAX_READ_BYTES = 350_000_000  # bytes of one that is read whole, so that it fits beside MOST_PIXELS in 1 GiB
+MAX_READ_BYTES = 350_000_000  # bytes of one that is read whole, so that it fits beside MAX_PIXELS in 1 GiB
 REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
 SizeTest = Callable[[int, int], bool]  # of (width, height): is an image of this size large enough?
 
@@ -76,7 +76,7 @@ def decode_admitted(data: bytes | mmap, name: str, flags: int, warnings: list[st
             image, said = decoder_warnings.listen(lambda: cv2.imdecode(buffer, flags))
         else:
             image, said = cv2.imdecode(buffer, flags), ""
-    except cv2.error as error:  # e.g. more pixels than MOST_PIXELS
+    except cv2.error as error:  # e.g. more pixels than MAX_PIXELS
         raise ImageError(
             f"The image cannot be decoded ({error.err or error}).", where=name, fix="Replace or remove it."
         ) from error
@@ -138,7 +138,7 @@ def read_rgb(
 
 def decode_flags(size: tuple[int, int] | None, is_large_enough: SizeTest | None) -> int:
     """How cv2.imdecode should decode a JPEG of this (width, height), or another image (None)."""
-    if is_large_enough is None or size is None or size[0] * size[1] > MOST_PIXELS:
+    if is_large_enough is None or size is None or size[0] * size[1] > MAX_PIXELS:
         return cv2.IMREAD_COLOR
     for factor, flag in REDUCED:
         width, height = (-(-side // factor) for side in size)

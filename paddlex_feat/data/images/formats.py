@@ -6,13 +6,11 @@ are not promised are refused: some take 16 bytes of memory a pixel, some a tempo
 
 from __future__ import annotations
 
-import io
 import re
 from mmap import mmap
-from typing import Any
 
-from paddlex_feat import MOST_PIXELS, OPENCV_CAME_FIRST
-from paddlex_feat.data.images import jpeg
+from paddlex_feat.data.images import jpeg, limits
+from paddlex_feat.data.images.limits import MAX_PIXELS
 from paddlex_feat.errors import ImageError
 
 _BEGIN = re.compile(
@@ -44,7 +42,7 @@ _OTHER_KINDS = [  # how the content begins, what it is, what to do
 # A JPEG may go over all its pixels in any number of scans, each of some bytes. Photographs have at most about ten.
 _MAX_SCANNED_PIXELS = 2**31  # scans times pixels: a few seconds
 _MAX_PNG_CHUNKS = 2**18  # of a PNG file: those of 8 KiB make 2 GiB
-_MAX_PROGRESSIVE_PIXELS = MOST_PIXELS // 2  # of several scans, the decoder keeps 8 bytes a pixel until the last
+_MAX_PROGRESSIVE_PIXELS = MAX_PIXELS // 2  # of several scans, the decoder keeps 8 bytes a pixel until the last
 
 BEGINNING = 512  # bytes that tell whether a file is an image
 # Texts may begin with BM and P1 too, so BMP must have a header of a known length, PNM a size. CR2 is a camera's TIFF.
@@ -67,7 +65,7 @@ def require_decodable(data: bytes | mmap, name: str) -> jpeg.Layout | None:
     if not _BEGIN.match(data):
         what, fix = _other_kind(data)
         raise ImageError(f"The image cannot be decoded: {what}.", where=name, fix=fix)
-    if OPENCV_CAME_FIRST:
+    if not limits.opencv_has_limit:
         _require_size(data, name)
     if data[:2] == b"\xff\xd8":
         layout = jpeg.read_layout(data)
@@ -104,20 +102,17 @@ def _other_kind(data: bytes | mmap) -> tuple[str, str]:
 
 
 def _require_size(data: bytes | mmap, name: str) -> None:
-    """Raise ImageError for more than MOST_PIXELS, which OpenCV was not told. What Pillow cannot read passes."""
-    from PIL import Image
+    """Raise ImageError for more than MAX_PIXELS, by the header. Headers that Pillow cannot read pass."""
+    from paddlex_feat.data.images.pillow import open_image
 
     try:
-        opened: Any = data if isinstance(data, mmap) else io.BytesIO(data)  # a page's map may be of a GiB
-        with Image.open(opened) as image:
+        with open_image(data) as image:
             width, height = image.size
-    except Image.DecompressionBombError:  # more than twice what Pillow warns of
-        width = height = 2**15
-    except Exception:  # noqa: BLE001 - any of Pillow's; whether it is an image OpenCV says
+    except Exception:  # noqa: BLE001 - Pillow raises nearly anything; OpenCV decides whether it is an image
         return
-    if width * height > MOST_PIXELS:
+    if width * height > MAX_PIXELS:
         raise ImageError(
-            f"The image cannot be decoded: it has more than {MOST_PIXELS} pixels.", where=name, fix="Make it smaller."
+            f"The image cannot be decoded: it has more than {MAX_PIXELS} pixels.", where=name, fix="Make it smaller."
         )
 
 

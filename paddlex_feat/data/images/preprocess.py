@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 
+from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.data.images.transform_ops import MEAN, STD, Misformed, NotFollowed, options_of
 from paddlex_feat.errors import WeightsError
 

@@ -12,10 +12,10 @@ import struct
 from pathlib import Path
 from typing import IO
 
-import cv2
 import numpy as np
 
 from paddlex_feat.data.images.decode import MAX_FILE_BYTES, decode_with
+from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.errors import ImageError
 
 SUFFIXES = frozenset((".tif", ".tiff"))

@@ -5,18 +5,28 @@ from __future__ import annotations
 import os
 from pathlib import Path, PureWindowsPath
 
-FIX = "Move the image below the folder of {}.txt and write its path from there."
-Problem = tuple[str, str]  # code and words, as in "/a.jpg is absolute"
+from paddlex_feat.data.findings import FindingSpec
+
+FIX = "Move the image below the folder of {} and write its path from there."  # with the name of the list's file
+LEAVES = FindingSpec(
+    "path-leaves",
+    "warning",
+    "a path leaves the data set's folder; by a link only if it is refused",
+    "Move the image below the list's folder and write its path from there.",
+    otherwise="error if refused",
+)
+ABSOLUTE = FindingSpec("path-absolute", "warning", "a path is absolute", LEAVES.fix, otherwise="error if refused")
+Problem = tuple[FindingSpec, str]  # and a message without the path, as in "/a.jpg is absolute"
 
 
 def by_text(path: str) -> Problem | None:
-    """The problem of a path that is absolute, also on Windows, or leaves its folder; None for others."""
+    """What is wrong with a path that is absolute, also on Windows, or leaves its folder; None for others."""
     if ".." not in path and path[0] not in "/\\" and path[1:2] != ":":
         return None
     if path[0] in "/\\" or PureWindowsPath(path).drive:
-        return "path-absolute", "is absolute, so the data set cannot be moved."
+        return ABSOLUTE, "is absolute, so the data set cannot be moved."
     if os.path.join(os.path.normpath(path.replace("\\", "/")), "").startswith("../"):
-        return "path-leaves", "leaves the data set's folder."
+        return LEAVES, "leaves the data set's folder."
     return None
 
 
@@ -29,7 +39,7 @@ class Bounds:
         self._folders: dict[str, str] = {}
 
     def problem(self, path: str) -> Problem | None:
-        """The problem of a path of a list in the folder, None if it stays there."""
+        """What is wrong with a path of a list in the folder; None if it stays inside."""
         problem = by_text(path)
         if problem is not None:
             return problem
@@ -40,4 +50,4 @@ class Bounds:
         target = os.path.join(real, name)
         if os.path.islink(target) or name == "..":
             target = os.path.realpath(target)
-        return None if target.startswith(self._inside) else ("path-leaves", "leaves the data set's folder by a link.")
+        return None if target.startswith(self._inside) else (LEAVES, "leaves the data set's folder by a link.")

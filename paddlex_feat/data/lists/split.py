@@ -1,17 +1,87 @@
-"""Drawing train, gallery and query anew."""
+"""Divide images into train, gallery and query at random, by image or by class."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from paddlex_feat.data.findings import Finding, FindingSpec
+from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.lists.transaction import LISTS
 from paddlex_feat.errors import DatasetError
 
 log = logging.getLogger(__name__)
 TRAIN, GALLERY, QUERY = range(3)
+
+MIXES_LABELS = FindingSpec(
+    "split-mixes-labels",
+    "warning",
+    "a split mixed lists that shared no label before",
+    "Make sure that a label means the same class in all three; the former lists are kept as .bak.",
+)
+
+
+@dataclass(frozen=True)
+class Split:
+    """A new division of all images of a data set.
+
+    Attributes:
+        paths: of the images, each once.
+        labels: class of each image.
+        parts: indices of the images of each list, ascending.
+        repeated: number of lines that were in the former lists more than once.
+        findings: what the user should know of it.
+    """
+
+    paths: list[str]
+    labels: list[int]
+    parts: dict[str, list[int]]
+    repeated: int
+    findings: list[Finding]
+
+    def texts(self) -> dict[str, str]:
+        """The content of each list's file."""
+        return list_texts(self.paths, self.labels, self.parts)
+
+
+def split_lists(lists: Mapping[str, ImageList], percents: tuple[int, int, int], by: str, seed: int) -> Split:
+    """Divide all images of the lists anew, each (path, label) once.
+
+    Args:
+        lists: train, gallery and query.
+        percents: as for `random_split`.
+        by: likewise.
+        seed: likewise.
+
+    Raises:
+        DatasetError: a list would be empty, or train.txt would have fewer than two classes.
+    """
+    pairs = dict.fromkeys(
+        pair for records in lists.values() for pair in zip(records.paths, records.labels, strict=True)
+    )
+    paths, labels = [path for path, _ in pairs], [label for _, label in pairs]
+    parts = random_split(labels, percents, by, seed)
+    validate_split(parts, labels)
+    findings = []
+    evaluated = set(lists["gallery"].labels) | set(lists["query"].labels)
+    if by == "image" and not evaluated & set(lists["train"].labels):  # an open-set data set
+        message = "The former train.txt shared no label with gallery.txt and query.txt, so theirs may be other classes."
+        findings.append(MIXES_LABELS.at("train.txt", message))
+    return Split(paths, labels, parts, sum(map(len, lists.values())) - len(paths), findings)
+
+
+def list_texts(paths: Sequence[str], labels: Sequence[int], parts: Mapping[str, Sequence[int]]) -> dict[str, str]:
+    """The content of each list's file: a line per image with path and label.
+
+    Args:
+        paths: of all images.
+        labels: class of each.
+        parts: indices of the images of each list.
+    """
+    return {name: "".join(f"{paths[i]} {labels[i]}\n" for i in parts[name]) for name in LISTS}
 
 
 def random_split(labels: Sequence[int], percents: tuple[int, int, int], by: str, seed: int) -> dict[str, list[int]]:
@@ -24,7 +94,8 @@ def random_split(labels: Sequence[int], percents: tuple[int, int, int], by: str,
             others between gallery and query (the open-set protocol).
         seed: the same seed and labels give the same draw.
 
-    Returns indices by list, ascending. A class has no image in query without one in gallery.
+    Returns:
+        Indices by list, ascending. A class has no image in query without one in gallery.
     """
     rng = np.random.default_rng(seed)
     shares = np.array(percents) / 100
@@ -54,7 +125,14 @@ def validate_split(
     where: str = "CheckDataset.split",
     fix: str = "Add images, or choose other percentages",
 ) -> None:
-    """Raise DatasetError if nothing could be trained or evaluated with a draw."""
+    """Raise DatasetError if a split leaves nothing to train or to evaluate.
+
+    Args:
+        parts: indices of the images of each list.
+        labels: class of each image.
+        where: key that asked for the split, for the error.
+        fix: what to do, for the error, without a full stop.
+    """
     empty = [f"{name}.txt" for name, chosen in parts.items() if not chosen]
     if empty or len({labels[i] for i in parts["train"]}) < 2:
         what = f"{' and '.join(empty)} would be empty" if empty else "train.txt would have fewer than two classes"
@@ -62,6 +140,7 @@ def validate_split(
             f"The {len(labels)} images of {len(set(labels))} classes cannot be divided so: {what}.",
             where=where,
             fix=f"{fix}; nothing has been changed.",
+            code="split-impossible",
         )
 
 
@@ -80,7 +159,7 @@ def _trained_classes(members: dict[int, np.ndarray], share: float) -> set[int]:
 def _apportion(total: int, ideal: np.ndarray) -> np.ndarray:
     """Whole numbers near `ideal` that add up to `total`; no query without a gallery image.
 
-    By largest remainders; the mending takes from train first, then from query.
+    By largest remainders. A missing gallery image is taken from train first, then from query.
     """
     counts = np.maximum(np.floor(ideal), 0).astype(int)
     while counts.sum() > total:

@@ -12,11 +12,10 @@ import struct
 import traceback
 from typing import NamedTuple
 
-import cv2
-
 from paddlex_feat.data.augment.augment import Augment
 from paddlex_feat.data.images import decode
 from paddlex_feat.data.images.cache import ImageCache
+from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.data.loading.ring import Geometry, Ring
 from paddlex_feat.data.loading.slices import Failure, Samples

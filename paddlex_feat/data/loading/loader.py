@@ -16,12 +16,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-import cv2
 import numpy as np
 
 from paddlex_feat.data.augment.augment import Augment
 from paddlex_feat.data.images.cache import ImageCache
 from paddlex_feat.data.images.decode import read_bgr
+from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.data.loading.slices import Failure, Samples, replacement_generator, slices
 from paddlex_feat.errors import ImageError
