@@ -161,7 +161,7 @@ def _lock(
 
     The processes of a job share the lock, on several machines too, where the folder may be the same.
     """
-    return locked(output / f"{mode}.log", ProcessGroup.from_environment().size > 1 or several_machines, patience)
+    return locked(output / f".{mode}.lock", ProcessGroup.from_environment().size > 1 or several_machines, patience)
 
 
 def run(config: Config) -> int:
@@ -170,8 +170,9 @@ def run(config: Config) -> int:
     several_machines = mode == "train" and bool(config.Train.dist_ips)
     try:
         with run_output(output), _lock(mode, output, several_machines), surroundings(output):
+            _start_logging(mode, output)
             return _run(config, mode, output)
-    except OutputError as error:  # of the lock: nothing in the folder is this run's
+    except OutputError as error:  # of the lock or the log: nothing in the folder is this run's
         log.error("%s", error)
         return 1
 
@@ -182,7 +183,6 @@ def _run(config: Config, mode: str, output: Path) -> int:
             remove_stale(folder)
         if mode == "train":
             _keep_finished_training(output)
-        _start_logging(mode, output)
         # Whoever reads the file of a run that is under way, or was killed, must not find an older success.
         _write_result(mode, output, {"done_flag": False, "err_type": "unfinished", "err_msg": "The run has not ended."})
         importlib.import_module("paddlex_feat.data.images")  # looks whether OpenCV is whole

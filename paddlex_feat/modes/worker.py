@@ -10,7 +10,7 @@ from typing import Any
 from paddlex_feat.config.load import dump
 from paddlex_feat.config.schema import Config
 from paddlex_feat.fileio.atomic import read_result
-from paddlex_feat.runtime import heartbeat, launch, logs
+from paddlex_feat.runtime import heartbeat, launch
 from paddlex_feat.runtime.cpu import cpu_count
 from paddlex_feat.runtime.device import own_device, resolve_device, select_device
 from paddlex_feat.runtime.distributed import ProcessGroup
@@ -68,8 +68,7 @@ def launch_processes(config: Config, output: Path, machines: str | None = None) 
     if not device.startswith("cpu"):
         prepare_paddle()
         device = resolve_device(device)  # the same for all processes; says which ids are not there
-    start = logs.size_at_start(output / f"{mode}.log")
     whole = config.model_copy(update={"Global": config.Global.model_copy(update={"device": device})})
-    launch.run(mode, dump(whole), output, device, machines, config.Train.dist_port, start)
+    launch.run(mode, dump(whole), output, device, machines, config.Train.dist_port)
     result = read_result(output / f"{mode}_result.json")
     return {k: v for k, v in result.items() if k not in ("done_flag", "err_type", "err_msg")}
