@@ -133,11 +133,12 @@ def _flush_stdout() -> None:
 
 def run(config: Config, group: ProcessGroup | None = None) -> int:
     """Run the configured mode; 0 if it succeeded, 1 if not."""
-    group = group or ProcessGroup.from_environment()
+    group, output = group or ProcessGroup.from_environment(), Path(config.Global.output)
     try:
         with session.open_output(config, group) as spec, interruptible():
-            return _run(config, spec, Path(config.Global.output), group)
-    except FeatError as error:  # another run's folder, or one that cannot be written: no file in it is this run's
+            _start_logging(spec.name, output, group)
+            return _run(config, spec, output, group)
+    except FeatError as error:  # of the lock or the log: no file in the folder is this run's
         log.error("%s", error)
         return 1
 
@@ -146,7 +147,6 @@ def _run(config: Config, spec: ModeSpec, output: Path, group: ProcessGroup) -> i
     mode = spec.name
     try:
         session.prepare_output(spec, output, group)
-        _start_logging(mode, output, group)
         # A reader of the file must not take an older success for that of a running or killed run.
         unfinished = {"done_flag": False, "err_type": "unfinished", "err_msg": "The run has not ended."}
         _write_result(mode, output, group, unfinished)

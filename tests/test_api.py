@@ -78,7 +78,7 @@ def test_train_in_a_thread_returns_weights_and_inference_model(trained):
     assert result.weights == output / "best_model/best_model.pdparams" and result.weights.is_file()
     assert (result.inference_dir / "inference.yml").is_file() and 0 < result.recall1 <= 1
     assert json.loads((output / "run.json").read_text())["outputs"]
-    assert not (output / "train_result.json").exists() and (output / "train.log").read_text() == ""
+    assert not (output / "train_result.json").exists() and not (output / "train.log").exists()
 
 
 def test_callbacks_get_the_lines_of_metrics_jsonl(trained):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import shutil
@@ -69,18 +70,18 @@ def impatient(monkeypatch):
 @pytest.mark.parametrize("mode", MODES)
 def test_a_second_run_of_a_mode_is_refused_and_touches_nothing(mode, tmp_path, capsys):
     (tmp_path / f"{mode}_result.json").write_text('{"done_flag": true}')
-    with locked(tmp_path / f"{mode}.log"):
+    with locked(tmp_path / f".{mode}.lock"):
         assert cli.main(words(mode, tmp_path)) == 1
         said = capsys.readouterr().err
         assert "Another run of this mode" in said and "Traceback" not in said
         assert cli.main(words(mode, tmp_path, "Global.threads=many")) == 1
         assert "Global.threads" in capsys.readouterr().err
-    assert result(tmp_path, mode) == {"done_flag": True} and (tmp_path / f"{mode}.log").read_text() == ""
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([f"{mode}.log", f"{mode}_result.json"])
+    assert result(tmp_path, mode) == {"done_flag": True}
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([f".{mode}.lock", f"{mode}_result.json"])
 
 
 def test_another_mode_may_run_in_the_same_folder(tmp_path, small_faces):
-    with locked(tmp_path / "train.log"):
+    with locked(tmp_path / ".train.lock"):
         done = run_main(*words("check_dataset", tmp_path, f"Global.dataset_dir={small_faces}", "Train.batch_size=16"))
     assert done.returncode == 0, done.stderr
 
@@ -88,7 +89,7 @@ def test_another_mode_may_run_in_the_same_folder(tmp_path, small_faces):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from paddlex_feat.fileio.atomic import locked
+from paddlex_feat.fileio.locks import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -97,7 +98,7 @@ with locked(Path(sys.argv[1])):
 
 def test_a_folder_whose_process_is_dying_is_taken_up_at_once(tmp_path, small_faces):
     """The lock goes two seconds after the command was given, as that of a process does that holds much memory."""
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path / "check_dataset.log"], stdout=subprocess.PIPE)
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path / ".check_dataset.lock"], stdout=subprocess.PIPE)
     assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
     threading.Timer(2, holder.kill).start()
     done = run_main(*words("check_dataset", tmp_path, f"Global.dataset_dir={small_faces}", "Train.batch_size=16"))
@@ -108,7 +109,7 @@ def test_a_folder_whose_process_is_dying_is_taken_up_at_once(tmp_path, small_fac
 
 def test_a_lock_that_is_free_soon_is_not_spoken_of(tmp_path, caplog):
     caplog.set_level("INFO")
-    path = tmp_path / "train.log"
+    path = tmp_path / ".train.lock"
     lock = locked(path)
     lock.__enter__()
     threading.Timer(0.3, lambda: lock.__exit__(None, None, None)).start()
@@ -118,7 +119,7 @@ def test_a_lock_that_is_free_soon_is_not_spoken_of(tmp_path, caplog):
 
 @pytest.mark.usefixtures("impatient")
 def test_processes_of_one_job_share_its_lock(tmp_path):
-    with locked(tmp_path / "train.log"), session.hold_output("train", tmp_path, True):
+    with locked(tmp_path / ".train.lock"), session.hold_output("train", tmp_path, True):
         another = session.hold_output("train", tmp_path, False)
         with pytest.raises(OutputError):
             another.__enter__()
@@ -137,26 +138,63 @@ def test_a_log_that_is_a_symbolic_link_is_refused_and_its_target_stays(there, tm
         (output / f"{mode}.log").symlink_to(victim)
         done = run_main(*words(mode, output, *overrides(mode, small_faces, output)))
         assert done.returncode == 1 and len(done.stderr.splitlines()) == 3, done.stderr
-        assert f"symbolic link, which no log may be.\n  where: {output / mode}.log\n" in done.stderr, done.stderr
+        assert f"symbolic link, which no log or lock may be.\n  where: {output / mode}.log\n" in done.stderr, (
+            done.stderr
+        )
         with pytest.raises(OSError, match="symbolic link"):
             logs.log_to_file(output / f"{mode}.log")
+        (output / f".{mode}.lock").unlink()
+        (output / f".{mode}.lock").symlink_to(victim)
+        with pytest.raises(OutputError, match="symbolic link"), cli._lock(mode, output):
+            pass
     assert not any(path.suffix == ".json" for path in output.iterdir())
     assert victim.read_text() == "mine\n" if there else not victim.exists()
 
 
-def test_what_a_log_held_before_is_cut_out_of_it_and_not_of_what_a_link_names(tmp_path, monkeypatch):
-    log, link = tmp_path / "train.log", tmp_path / "link.log"
-    log.write_text("earlier\nnow\n")
-    link.symlink_to(log)
-    monkeypatch.setattr(logs, "_size_at_start", {log: 8})
-    with pytest.raises(OSError, match="symbolic link"):
-        logs.cut_earlier(link)
-    assert log.read_text() == "earlier\nnow\n"
-    monkeypatch.setattr(logs, "_size_at_start", {log: 8})
-    assert logs.cut_earlier(log) == b"earlier\n" and log.read_text() == "now\n"
-    os.truncate(log, 2**43)
-    monkeypatch.setattr(logs, "_size_at_start", {log: 2**43})
-    assert logs.cut_earlier(log) == b"" and log.stat().st_size == 2**43
+def test_a_moved_log_takes_the_earlier_lines_along_and_every_process_goes_on_in_the_new_one(tmp_path):
+    """The first process of a job and its rank 0 write to the same file, and rank 0 moves it."""
+    path, target = tmp_path / "train.log", tmp_path / "previous_1"
+    target.mkdir()
+    path.write_text("earlier\n")
+    log = logging.getLogger("paddlex_feat")
+    with logs.restored_logger():
+        log.propagate = False
+        logs.log_to_file(path)
+        first = log.handlers[-1]
+        log.info("of the first process")
+        logs.log_to_file(path)
+        log.handlers.remove(first)
+        log.info("of rank 0, before")
+        logs.move_log(path, target)
+        log.info("of rank 0, after")
+        log.handlers[:] = [first]
+        log.info("of the first process, after")
+    said = [line.partition(" INFO ")[2] for line in path.read_text().splitlines()]
+    assert said == ["of rank 0, before", "of rank 0, after", "of the first process, after"]
+    assert (target / "train.log").read_text().startswith("earlier\n") and "after" not in (
+        target / "train.log"
+    ).read_text()
+
+
+def test_a_log_that_held_nothing_before_is_not_moved(tmp_path):
+    with logs.restored_logger():
+        logs.log_to_file(tmp_path / "train.log")
+        logging.getLogger("paddlex_feat").info("mine")
+        logs.move_log(tmp_path / "train.log", tmp_path / "absent")
+    assert "mine" in (tmp_path / "train.log").read_text()
+
+
+def test_a_log_whose_name_becomes_a_link_is_not_followed(tmp_path, capsys):
+    path, victim = tmp_path / "train.log", tmp_path / "victim"
+    victim.write_text("mine\n")
+    with logs.restored_logger():
+        logs.log_to_console()
+        logs.log_to_file(path)
+        path.unlink()
+        path.symlink_to(victim)
+        for _ in range(2):
+            logging.getLogger("paddlex_feat").info("a line")
+    assert victim.read_text() == "mine\n" and capsys.readouterr().err.count("is not complete") == 1
 
 
 HOSTILE = "zz\n::error title=forged::x\x1b]0;pwned\x07\r\u202e"
@@ -279,7 +317,7 @@ def test_a_folder_in_the_way_of_a_result_is_named_and_no_temporary_file(tmp_path
     blocked.mkdir()
     done = run_main(*words("check_dataset", tmp_path, *overrides("check_dataset", small_faces, tmp_path)))
     assert done.returncode == 1 and f"where: {blocked}\n  to do: Move away what is there" in done.stderr, done.stderr
-    assert "tmp-" not in done.stderr and not list(tmp_path.glob(".*"))
+    assert "tmp-" not in done.stderr and [p.name for p in tmp_path.glob(".*")] == [".check_dataset.lock"]
 
 
 def test_errors_name_what_lasts(tmp_path):

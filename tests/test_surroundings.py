@@ -103,7 +103,7 @@ def test_training_where_nothing_but_its_output_can_be_written(small_faces, run_f
     assert not lines_of(done)
     assert json.loads((output / "run.json").read_text())["convolutions"] == "oneDNN"
     same_files(run_folder / "best_model", output / "best_model")
-    assert not list(output.rglob(".*"))
+    assert not list(output.rglob(".paddlex*"))
 
 
 @needs_mounts

@@ -31,6 +31,7 @@ from paddlex_feat.data.images.jpeg import Layout
 from paddlex_feat.data.images.limits import MAX_PIXELS
 from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.errors import DownloadError, ImageError
+from paddlex_feat.fileio.reading import open_flags
 from paddlex_feat.hub.fetch import cache_folder
 from paddlex_feat.runtime.malloc import keep_freed_memory
 from paddlex_feat.runtime.progress import bar
@@ -103,7 +104,7 @@ def inspect(path: str, hashed: bool = True) -> ImageInfo:
 def _read(path: str) -> bytes | ImageInfo:
     """The content of an image file, or why it cannot be had."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe is not waited for
+        handle = os.open(path, os.O_RDONLY | open_flags("O_NONBLOCK"))  # a pipe is not waited for
         try:
             status = os.fstat(handle)
             if stat.S_ISDIR(status.st_mode):

@@ -1,4 +1,4 @@
-"""Writing without leaving half a file, and without losing one that was there."""
+"""Write whole files or nothing, and keep the former file until the new one is complete."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NO_FOLDER_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES}  # so
 
 
 def require_writable(folder: Path) -> None:
-    """Make the folder if need be. Raises OutputError if nothing can be written there, before hours of work say so."""
+    """Create the folder if missing. Raises OutputError, before hours of work, if nothing can be written there."""
     with as_output_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -30,7 +30,10 @@ def require_writable(folder: Path) -> None:
 
 
 def require_disk_space(folder: Path, size: int) -> None:
-    """Raise OutputError if no file of `size` bytes fits: Paddle and OpenVINO write half of one and do not say so."""
+    """Raise OutputError if no file of `size` bytes fits: Paddle and OpenVINO write half of one without an error.
+
+    Nothing is checked where the system cannot reserve space for a file.
+    """
     with as_output_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if hasattr(os, "posix_fallocate"):
@@ -42,7 +45,7 @@ def require_disk_space(folder: Path, size: int) -> None:
 def atomic_path(path: Path, fsync_dir: bool = True) -> Iterator[Path]:
     """Yield a temporary name in the same folder; it replaces `path` when the block succeeds.
 
-    fsync_dir: wait until the name is on the disk too; without it a power cut may take the whole file back.
+    fsync_dir: wait until the name is on the disk too; without it the file may be gone after a power cut.
     """
     with as_output_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +59,7 @@ def atomic_path(path: Path, fsync_dir: bool = True) -> Iterator[Path]:
 
 def sync_file(path: Path) -> None:
     """Wait until a file's content is on the disk. Raises OSError."""
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)  # Windows flushes what can be written
     try:
         os.fsync(handle)
     finally:

@@ -13,7 +13,7 @@ from paddlex_feat.fileio.atomic import sync_file, sync_folder
 from paddlex_feat.fileio.locks import folder_lock
 from paddlex_feat.fileio.temporary import TemporaryFolder
 
-ATTEMPTS = 10  # to open a file whose folder is being exchanged, which takes two renames
+ATTEMPTS = 10  # to open a file whose folder is being swapped, which takes two renames
 
 
 def _swap_name(path: Path) -> Path:
@@ -24,8 +24,7 @@ def _swap_name(path: Path) -> Path:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`; it replaces `path` when the block succeeds.
 
-    The exchange is two renames. If the process dies between them, `recover_folder(path)`
-    puts the former folder back.
+    The swap is two renames. If the process dies between them, `recover_folder(path)` puts the former folder back.
     """
     with as_output_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,9 +40,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def sync_files(folder: Path) -> None:
-    """Wait until all that is in a folder is on the disk. Raises OSError."""
+    """Wait until a folder and everything in it is on the disk. Raises OSError."""
     for path in folder.rglob("*"):
-        sync_folder(path) if path.is_dir() else sync_file(path)
+        sync = sync_folder if path.is_dir() else sync_file
+        sync(path)
     sync_folder(folder)
 
 
@@ -82,17 +82,17 @@ def recover_folder(path: Path) -> None:
 
 
 def resolve_during_swap(path: Path) -> Path:
-    """Where a file or folder lies now: `path`, or where an exchange of it or of its folder has left it for the moment.
+    """Current location of `path` while `atomic_folder` may be swapping it or its parent folder.
 
-    For readers: nothing is renamed, as `recover_folder` would, for a run may be at it. The path as it is if
-    there is nothing at all.
+    For readers: unlike `recover_folder` it renames nothing, because a run may be at work. Returns `path` itself if
+    nothing is found.
     """
     places = [path]
     if path.name:
         places.append(_swap_name(path))
     if path.parent.name:
         places.append(_swap_name(path.parent) / path.name)
-    return next((place for place in places * 2 if place.exists()), path)  # it may change places between two looks
+    return next((place for place in places * 2 if place.exists()), path)  # twice: it may move between two looks
 
 
 def open_during_swap(path: Path) -> BinaryIO:

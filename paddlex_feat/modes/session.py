@@ -51,7 +51,7 @@ def hold_output(mode: str, output: Path, shared: bool, patience: float | None = 
     Raises:
         OutputError: another run writes to the folder, or it cannot be written.
     """
-    with run_output(output), locked(output / f"{mode}.log", shared, patience):
+    with run_output(output), locked(output / f".{mode}.lock", shared, patience):
         yield
 
 

@@ -11,7 +11,7 @@ from paddlex_feat.config.load import dump
 from paddlex_feat.config.schema import Config
 from paddlex_feat.fileio.atomic import read_result
 from paddlex_feat.modes import MODES
-from paddlex_feat.runtime import heartbeat, launch, logs
+from paddlex_feat.runtime import heartbeat, launch
 from paddlex_feat.runtime.cpu import cpu_count
 from paddlex_feat.runtime.device import own_device, resolve_device, select_device
 from paddlex_feat.runtime.distributed import ProcessGroup
@@ -73,10 +73,9 @@ def launch_processes(config: Config, output: Path, machines: str | None = None) 
     if not device.startswith("cpu"):
         prepare_paddle()
         device = resolve_device(device)  # the same for all processes; says which ids are not there
-    start = logs.size_at_start(output / f"{mode}.log")
     whole = config.model_copy(update={"Global": config.Global.model_copy(update={"device": device})})
     spec = MODES.get(mode)
     killed = spec.error_type("A worker was killed.", fix=spec.memory_fix)
-    launch.run(mode, dump(whole), output, device, machines, config.Train.dist_port, start, killed)
+    launch.run(mode, dump(whole), output, device, machines, config.Train.dist_port, killed)
     result = read_result(output / f"{mode}_result.json")
     return {k: v for k, v in result.items() if k not in ("done_flag", "err_type", "err_code", "err_msg")}

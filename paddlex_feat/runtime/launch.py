@@ -38,7 +38,6 @@ from paddlex_feat.fileio.atomic import atomic_path, write_json
 from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.fileio.user_folders import home_for_paddle
 from paddlex_feat.runtime.distributed import ENV_COMMAND, ProcessGroup, logs_folder
-from paddlex_feat.runtime.logs import LOG_START
 from paddlex_feat.runtime.signals import INSISTING, handled, ignore_others, is_news
 
 log = logging.getLogger(__name__)
@@ -86,7 +85,6 @@ def run(
     device: str,
     machines: str | None,
     port: int,
-    log_start: int,
     killed: FeatError,
 ) -> None:
     """Run one process a device, on this machine and on those of `machines`.
@@ -97,7 +95,6 @@ def run(
         device: "gpu:0,1", "cpu:0,1", …: one process an id.
         machines: addresses of all machines, separated by commas; each runs this same command.
         port: first port of the job, on each machine.
-        log_start: size of the mode's log before this process began to write to it.
         killed: what to raise if a worker ends without an error of its own: its type, and its advice.
 
     Raises the error of the first worker that failed, or Interrupted.
@@ -115,7 +112,7 @@ def run(
         command += ["--log_dir", str(folder), "--log_level", "ERROR"]
         command += [*_START, "paddlex_feat.cli", "-c", str(folder / "config.yaml")]
         try:
-            code = _watch(command, _environment(device, machines, log_start), folder)
+            code = _watch(command, _environment(device, machines), folder)
         finally:
             _keep([*folder.glob("workerlog.*"), *folder.glob("launch.log")], logs)
     failures = _failures(logs)
@@ -154,8 +151,11 @@ def own_address(machines: str) -> str:
 
 
 def _interface(address: str) -> str | None:
-    """The network interface that has the address (Linux); gloo wants its name."""
-    import fcntl
+    """The network interface that has the address, which gloo wants by name; None where the system does not tell."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
 
     get_address = 0x8915  # SIOCGIFADDR
     for _, name in socket.if_nameindex():
@@ -169,11 +169,10 @@ def _interface(address: str) -> str | None:
     return None
 
 
-def _environment(device: str, machines: str | None, log_start: int) -> dict[str, str]:
+def _environment(device: str, machines: str | None) -> dict[str, str]:
     package = Path(__file__).resolve().parent.parent
     environment = {
         **os.environ,
-        LOG_START: str(log_start),
         ENV_COMMAND: json.dumps(sys.argv),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")])),
         "PYTHONUNBUFFERED": "1",

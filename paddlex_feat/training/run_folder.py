@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from paddlex_feat.errors import as_output_error
-from paddlex_feat.fileio.atomic import link_or_copy, write_bytes, write_text
+from paddlex_feat.fileio.atomic import link_or_copy, write_text
 from paddlex_feat.fileio.atomic_folder import atomic_folder, recover_folder, resolve_during_swap, sync_files
 from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.inference.export.convert import INFERENCE_FILES
@@ -99,7 +99,8 @@ class RunFolder:
         found = [p for pattern in _OF_A_RUN for p in self.root.glob(pattern)] + list(self._epochs().values())
         if found:
             target = self._archive(found)
-            write_bytes(target / "train.log", logs.cut_earlier(self.root / "train.log"))
+            with as_output_error(target):
+                logs.move_log(self.root / "train.log", target)
 
     def resume_from(self, parameters: Path, progress: Progress) -> None:
         """Go on with the run of the checkpoint `parameters` (.pdparams), in its own folder or in another one.

@@ -18,6 +18,7 @@ from paddlex_feat.data.images.jpeg import frame_size
 from paddlex_feat.data.images.limits import MAX_PIXELS
 from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.errors import ImageError
+from paddlex_feat.fileio.reading import open_flags
 
 log = logging.getLogger(__name__)
 MAX_NAMED = 20  # damaged images that a process names
@@ -155,7 +156,7 @@ def read_content(path: str | Path) -> bytes:
 def read_identified(path: str | Path) -> tuple[bytes, int]:
     """As `read_content`, with a number that differs once the file at this path is another, or has been written to."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe is refused, not waited for
+        descriptor = os.open(path, os.O_RDONLY | open_flags("O_NONBLOCK"))  # a pipe is refused, not waited for
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_READ_BYTES:

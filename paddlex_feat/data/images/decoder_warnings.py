@@ -128,7 +128,7 @@ def _pass_on(text: str, beginnings: tuple[str, ...]) -> str:
 def _new() -> _Decoders:
     try:
         return _Decoders(_Stderr())
-    except (OSError, ValueError, AttributeError):  # another C library, or no memory files: lines stay without a name
+    except (OSError, ValueError, AttributeError, TypeError):  # no glibc or memory files: lines stay without a name
         return _Decoders(None)
 
 
@@ -144,7 +144,8 @@ def _forget() -> None:
     _decoders, _lock = None, threading.Lock()
 
 
-os.register_at_fork(after_in_child=_forget)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def listen(decode: Callable[[], T], beginnings: tuple[str, ...] = _OF_DECODERS) -> tuple[T, str]:

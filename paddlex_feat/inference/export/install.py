@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import filecmp
 import logging
-import os
-from itertools import count
 from pathlib import Path
 
 from paddlex_feat.errors import as_output_error
 from paddlex_feat.fileio.atomic import sync_folder
 from paddlex_feat.fileio.atomic_folder import sync_files
+from paddlex_feat.fileio.backups import next_backup_suffix
 from paddlex_feat.inference.export.convert import GRAPH_FILES
 from paddlex_feat.inference.model_info import PREFIX
 
@@ -38,7 +37,7 @@ def place(staged: Path, folder: Path, read: Path | None = None) -> list[str]:
         return names
     with as_output_error(folder):
         sync_files(staged)
-        suffix = _free_suffix(folder, standing)
+        suffix = next_backup_suffix(folder, standing)
         for name in standing:
             (folder / name).rename(folder / f"{name}{suffix}")
             log.info("%s was there already and is now %s", folder / name, f"{name}{suffix}")
@@ -52,9 +51,3 @@ def place(staged: Path, folder: Path, read: Path | None = None) -> list[str]:
 
 def _same(path: Path, read: Path | None) -> bool:
     return read is not None and path.exists() and path.samefile(read)
-
-
-def _free_suffix(folder: Path, names: list[str]) -> str:
-    """The first of `.bak`, `.bak.1`, `.bak.2`, … that is free behind every name."""
-    suffixes = (f".bak.{number}" if number else ".bak" for number in count())
-    return next(s for s in suffixes if not any(os.path.lexists(folder / f"{name}{s}") for name in names))
