@@ -23,9 +23,7 @@ import numpy as np
 import paddle
 
 from paddlex_feat.data.samplers import PKSampler
-from paddlex_feat.losses.combined import CombinedLoss
-from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
-from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
+from paddlex_feat.losses.combined import recipe_loss
 from paddlex_feat.models import recognizer
 from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.training.schedule import warmup_cosine
@@ -89,7 +87,7 @@ class Training:
     def __init__(self, classes: int, size: int):
         paddle.seed(0)
         self.model = recognizer.build(NetworkSpec(input_size=size), classes)
-        self.criterion = CombinedLoss(LabelSmoothingCrossEntropy(0.1), TripletAngularMarginLoss())
+        self.criterion = recipe_loss()
         self.optimizer = paddle.optimizer.Momentum(RATE, 0.9, self.model.parameters(), weight_decay=1e-5)
 
     def step(self, images: paddle.Tensor, labels: paddle.Tensor) -> float:

@@ -49,9 +49,7 @@ def own_steps(size: int, batch_size: int, count: int) -> None:
     import paddle
 
     from paddlex_feat.data.images.preprocess import Preprocess
-    from paddlex_feat.losses.combined import CombinedLoss
-    from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
-    from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
+    from paddlex_feat.losses.combined import recipe_loss
     from paddlex_feat.models import cpu_conv, recognizer
     from paddlex_feat.models.spec import NetworkSpec
     from paddlex_feat.training.step import Step, TrainingNetwork
@@ -60,7 +58,7 @@ def own_steps(size: int, batch_size: int, count: int) -> None:
     model = recognizer.build(NetworkSpec(input_size=size), CLASSES)
     optimizer = paddle.optimizer.Momentum(0.01, 0.9, model.parameters(), weight_decay=1e-5)
     cpu_conv.accelerate(model)
-    criterion = CombinedLoss(LabelSmoothingCrossEntropy(0.1), TripletAngularMarginLoss())
+    criterion = recipe_loss()
     step = Step(TrainingNetwork(model, Preprocess(size)), criterion, optimizer)
     images = np.random.default_rng(0).integers(0, 256, (batch_size, size, size, 3), dtype=np.uint8)
     labels = np.arange(batch_size) // 4 % CLASSES

@@ -15,6 +15,7 @@ from typing import Any
 from paddlex_feat import __version__
 from paddlex_feat.config import load
 from paddlex_feat.config.describe import keys_help
+from paddlex_feat.config.parts import Problem
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import DependencyError, FeatError, Interrupted, OutputError, as_output_error
 from paddlex_feat.fileio.atomic import write_json
@@ -209,13 +210,19 @@ def _configured(args: argparse.Namespace) -> int:
     if args.profiler_options:
         log.warning("-p/--profiler_options has no effect here.")
     try:
-        config, notices = load.load(args.config, args.override)
+        config, notices = load.load(args.config, args.override, check=_find_problems)
         MODES.get(config.Global.mode)
     except FeatError as error:
         return _fail_configuration(error, load.peek(args.config, args.override), group)
     for notice in notices:
         log.info(notice)
     return run(config, group)
+
+
+def _find_problems(config: Config) -> list[Problem]:
+    from paddlex_feat.modes import parts  # --help does not need the modes
+
+    return parts.find_problems(config)
 
 
 def _verify(words: Sequence[str]) -> int:

@@ -19,7 +19,7 @@ import paddle.nn.functional as F
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ConfigError, DependencyError
 from paddlex_feat.inference.export.exporter import Exporter
-from paddlex_feat.models import backbones, cpu_conv, recognizer
+from paddlex_feat.models import cpu_conv, recognizer, registry
 from paddlex_feat.models.clip_vit import CLIPViT
 from paddlex_feat.models.heads import ArcMargin, LinearNeck
 from paddlex_feat.models.spec import NetworkSpec
@@ -348,4 +348,4 @@ def test_a_paddleclas_backbone_gives_its_classes_as_the_embedding(stub_paddlecla
 def test_a_paddleclas_backbone_that_does_not_serve_is_an_error(stub_paddleclas, name, message):
     with pytest.raises(ConfigError, match=message) as caught:
         recognizer.build(NetworkSpec(backbone=f"paddleclas/{name}", input_size=32), 3)
-    assert caught.value.where == backbones.KEY == "Model.backbone"
+    assert caught.value.where == registry.BACKBONE_KEY == "Model.backbone"

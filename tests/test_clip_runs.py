@@ -18,7 +18,7 @@ paddle = pytest.importorskip("paddle")
 import paddlex_feat
 from paddlex_feat.config.load import load
 from paddlex_feat.models import recognizer, weights
-from paddlex_feat.modes.build import network_spec
+from paddlex_feat.modes.parts import network_spec
 
 BASE = "PP-ShiTuV2_rec_CLIP_vit_base"
 MODELS = ("PP-ShiTuV2_rec", BASE, "PP-ShiTuV2_rec_CLIP_vit_large")
@@ -122,7 +122,7 @@ def test_a_yaml_of_paddlex_trains_unmodified_but_for_data_and_device(name, faces
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "output/train_result.json").read_text())
     assert result["done_flag"] is True and result["model_name"] == name
-    assert "the others stay without images" in done.stderr  # num_classes 159 is honoured
+    assert "the extra classes get no images" in done.stderr  # num_classes 159 is honoured
     head = weights.read(tmp_path / "output/best_model/best_model.pdparams")
     assert next(v.shape[1] for n, v in head.items() if n.startswith("head.")) == 159
 

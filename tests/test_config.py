@@ -13,6 +13,7 @@ from paddlex_feat.config.schema import MODELS, Config, walk
 from paddlex_feat.data.readers import find_root
 from paddlex_feat.errors import ConfigError, DatasetError
 from paddlex_feat.fileio import safe_yaml
+from paddlex_feat.modes import parts
 from paddlex_feat.runtime.device import first_device
 
 # Every key that a configuration file of the existing tool can hold, with a value of its type.
@@ -60,7 +61,7 @@ EXISTING_KEYS = {
 
 def faults(*overrides: tuple[str, object]) -> str:
     with pytest.raises(ConfigError) as caught:
-        load.load("PP-ShiTuV2_rec", list(overrides))
+        load.load("PP-ShiTuV2_rec", list(overrides), check=parts.find_problems)
     return str(caught.value)
 
 
@@ -259,9 +260,9 @@ def test_values_of_training_that_make_no_sense(key, value, message):
 
 
 def test_a_size_must_fit_the_patches():
-    with pytest.raises(ConfigError, match="a multiple of 14"):
-        load.load("PP-ShiTuV2_rec_CLIP_vit_large", [("Train.input_size", 200)])
-    load.load("PP-ShiTuV2_rec_CLIP_vit_large", [("Train.input_size", 196)])
+    with pytest.raises(ConfigError, match="not a multiple of 14"):
+        load.load("PP-ShiTuV2_rec_CLIP_vit_large", [("Train.input_size", 200)], check=parts.find_problems)
+    load.load("PP-ShiTuV2_rec_CLIP_vit_large", [("Train.input_size", 196)], check=parts.find_problems)
 
 
 def test_there_is_one_way_to_resume():

@@ -73,10 +73,17 @@ def test_two_processes_without_a_classification_loss_make_the_steps_of_one(tmp_p
     require_the_steps_of_one((1, 2), tmp_path, 1, 0.0)
 
 
-def require_the_steps_of_one(jobs: tuple[int, ...], tmp_path: Path, accumulate: int, ce_weight: float) -> None:
+def test_two_processes_train_a_losss_own_parameters_as_one_does(tmp_path):
+    """Features of both devices, accumulation, another learning rate for the proxies."""
+    require_the_steps_of_one((1, 2), tmp_path, 2, 1.0, proxies=True)
+
+
+def require_the_steps_of_one(
+    jobs: tuple[int, ...], tmp_path: Path, accumulate: int, ce_weight: float, proxies: bool = False
+) -> None:
     weights = {}
     for processes in jobs:
-        result, words = tmp_path / str(processes), (str(accumulate), str(ce_weight))
+        result, words = tmp_path / str(processes), (str(accumulate), str(ce_weight), str(int(proxies)))
         run_ranks(processes, "steps.py", result, *words, logs=tmp_path / f"logs{processes}")
         weights[processes] = [dict(np.load(f"{result}.{rank}.npz")) for rank in range(processes)]
     for processes in jobs[1:]:

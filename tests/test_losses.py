@@ -9,7 +9,7 @@ import pytest
 
 paddle = pytest.importorskip("paddle")
 
-from paddlex_feat.losses.combined import CombinedLoss
+from paddlex_feat.losses.combined import recipe_loss
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
 from paddlex_feat.training.schedule import warmup_cosine
@@ -97,10 +97,10 @@ def test_the_total_is_the_weighted_sum_and_weight_0_is_not_computed():
     rng = np.random.default_rng(3)
     features, logits = (paddle.to_tensor(rng.standard_normal((8, 6)), "float32") for _ in range(2))
     labels = paddle.to_tensor(np.arange(8) % 2)
-    terms = CombinedLoss(LabelSmoothingCrossEntropy(), TripletAngularMarginLoss(), 2.0, 3.0)(features, logits, labels)
+    terms = recipe_loss(0.1, 2.0, 3.0)(features, logits, labels)
     expected = 2 * float(terms["CELoss"]) + 3 * float(terms["TripletAngularMarginLoss"])
     assert float(terms["loss"]) == pytest.approx(expected, rel=1e-6)
-    only = CombinedLoss(LabelSmoothingCrossEntropy(), TripletAngularMarginLoss(), 1.0, 0.0)(features, logits, labels)
+    only = recipe_loss(0.1, 1.0, 0.0)(features, logits, labels)
     assert set(only) == {"CELoss", "loss"}
 
 

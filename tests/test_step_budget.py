@@ -18,9 +18,7 @@ from test_trainer import NoExport, metrics
 
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import TrainingError
-from paddlex_feat.losses.combined import CombinedLoss
-from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
-from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
+from paddlex_feat.losses.combined import recipe_loss
 from paddlex_feat.models import recognizer
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, TrainingState
@@ -41,7 +39,7 @@ def trainer(root, steps: int, step=None, ema: bool = False, **plan) -> Trainer:
     optimizer = paddle.optimizer.Momentum(0.01, 0.9, model.parameters())
     state = TrainingState(model, optimizer, Progress())
     state.ema = Ema(state.raw_weights(), 0.9) if ema else None
-    loss = CombinedLoss(LabelSmoothingCrossEntropy(0), TripletAngularMarginLoss(), 1.0, 1.0)
+    loss = recipe_loss(0, 1.0, 1.0)
     images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
     settings = {"log_interval": 5, "eval_interval": 1, "save_interval": 1, "eval_start": False, **plan}
     return Trainer(

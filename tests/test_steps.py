@@ -12,9 +12,7 @@ from networks import TINY_CLIP
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ConfigError
 from paddlex_feat.inference.engines.paddle_engine import PaddleEngine
-from paddlex_feat.losses.combined import CombinedLoss
-from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
-from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
+from paddlex_feat.losses.combined import recipe_loss
 from paddlex_feat.models import recognizer, weights
 from paddlex_feat.models.heads import LinearHead
 from paddlex_feat.models.spec import NetworkSpec
@@ -67,9 +65,7 @@ def test_loss_terms_and_every_gradient_equal_float64():
     head = LinearHead(12, 7)
     head.fc.weight.set_value(RNG.standard_normal((12, 7)).astype("float32"))
     x = paddle.to_tensor(features.astype("float32"), stop_gradient=False)
-    terms = CombinedLoss(LabelSmoothingCrossEntropy(0.1), TripletAngularMarginLoss())(
-        x, head(x), paddle.to_tensor(labels)
-    )
+    terms = recipe_loss()(x, head(x), paddle.to_tensor(labels))
     terms["loss"].backward()
     ce, tam, d_features, d_weight = recipe_gradients(
         features.astype("float32").astype("float64"), head.fc.weight.numpy().astype("float64"), labels
@@ -124,7 +120,7 @@ def batch(n: int, size: int = 32, classes: int = 3, seed: int = 0):
 
 
 def stepper(model, rate: float = 0.1, triplet: float = 0.0, **options):
-    criterion = CombinedLoss(LabelSmoothingCrossEntropy(0), TripletAngularMarginLoss(), 1.0, triplet)
+    criterion = recipe_loss(0, 1.0, triplet)
     optimizer = paddle.optimizer.Momentum(rate, 0.9, model.parameters())
     return Step(TrainingNetwork(model, Preprocess(32)), criterion, optimizer, **options)
 
@@ -193,7 +189,7 @@ def test_float32_copies_of_low_precision_weights_keep_their_momentum(tmp_path):
         model.to(dtype="bfloat16")
         state.set_master_weights(before)
         if path:
-            checkpoint.resume_momentum(path, state)
+            checkpoint.resume_optimizer(path, state)
         optimizer._create_accumulators(paddle.static.default_main_program().global_block(), model.parameters())
         return state
 

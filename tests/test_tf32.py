@@ -21,9 +21,7 @@ from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import WeightsError
 from paddlex_feat.inference.export import exporter
 from paddlex_feat.inference.extractor import FeatureExtractor
-from paddlex_feat.losses.combined import CombinedLoss
-from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
-from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
+from paddlex_feat.losses.combined import recipe_loss
 from paddlex_feat.models import recognizer
 from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.runtime.gpus import exact_products
@@ -129,7 +127,7 @@ def trained_network(spec: NetworkSpec, images: np.ndarray, steps: int, rate: flo
     paddle.seed(3)
     network = recognizer.build(spec, 4)
     optimizer = paddle.optimizer.Momentum(rate, 0.9, network.parameters())
-    criterion = CombinedLoss(LabelSmoothingCrossEntropy(0.1), TripletAngularMarginLoss())
+    criterion = recipe_loss()
     step = Step(TrainingNetwork(network, Preprocess(images.shape[1])), criterion, optimizer)
     labels = np.arange(8) // 4
     network.train()

@@ -17,9 +17,7 @@ from networks import TINY_CLIP
 from paddlex_feat.config.load import load
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ConfigError, DeviceError
-from paddlex_feat.losses.combined import CombinedLoss
-from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
-from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
+from paddlex_feat.losses.combined import recipe_loss
 from paddlex_feat.models import recognizer
 from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.modes import train_build, train_kernels
@@ -168,7 +166,7 @@ def test_batchnorm_of_all_devices_needs_gpus_and_several_of_them(caplog):
 @pytest.mark.parametrize(("scaling", "size", "hints"), [("none", 8, 1), ("none", 1, 0), ("linear", 8, 0)])
 def test_an_unscaled_learning_rate_of_several_devices_gets_a_hint(caplog, scaling, size, hints):
     with caplog.at_level(logging.INFO):
-        train_build._plan(config(Train__lr_scaling=scaling).Train, 10, ProcessGroup(0, size, 0, size))
+        train_build.training_plan(config(Train__lr_scaling=scaling).Train, 10, ProcessGroup(0, size, 0, size))
     assert caplog.text.count("Train.lr_scaling scales it") == hints and caplog.text.count("8 devices") == hints
 
 
@@ -187,7 +185,7 @@ def test_without_a_classification_loss_there_are_no_logits_and_the_same_weights(
     for classify in (True, False):
         paddle.seed(1)
         model = recognizer.build(TINY_CLIP, 4)
-        criterion = CombinedLoss(LabelSmoothingCrossEntropy(0.1), TripletAngularMarginLoss(), 0.0, 1.0)
+        criterion = recipe_loss(0.1, 0.0, 1.0)
         optimizer = paddle.optimizer.Momentum(0.05, 0.9, model.parameters(), weight_decay=1e-3)
         if not classify:
             monkeypatch.setattr(model, "logits", None)  # calling it would fail

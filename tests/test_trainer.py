@@ -21,14 +21,13 @@ from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import EvaluationError, Interrupted, OutputError
 from paddlex_feat.fileio import locks
 from paddlex_feat.fileio.locks import locked
-from paddlex_feat.losses.combined import CombinedLoss
-from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
-from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
+from paddlex_feat.losses.combined import recipe_loss
 from paddlex_feat.models import cpu_conv, recognizer, weights
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, TrainingState
+from paddlex_feat.training.metrics_file import draw_curves, metrics_until
 from paddlex_feat.training.run_folder import RunFolder
-from paddlex_feat.training.run_logger import RunLogger, draw_curves, metrics_until, open_visualdl
+from paddlex_feat.training.run_logger import RunLogger, open_visualdl
 from paddlex_feat.training.step import Step, TrainingNetwork
 from paddlex_feat.training.stop import defer_signals
 from paddlex_feat.training.trainer import Trainer, TrainingPlan
@@ -48,7 +47,7 @@ def trainer(root: Path, evaluate, progress: Progress | None = None, **plan) -> T
     model = recognizer.build(TINY_CLIP, 3)
     optimizer = paddle.optimizer.Momentum(0.01, 0.9, model.parameters())
     state = TrainingState(model, optimizer, progress or Progress())
-    loss = CombinedLoss(LabelSmoothingCrossEntropy(0), TripletAngularMarginLoss(), 1.0, 0.0)
+    loss = recipe_loss(0, 1.0, 0.0)
     images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
     folder = RunFolder(root, 9)
     settings = {"epochs": 3, "log_interval": 1, "eval_interval": 1, "save_interval": 9, "eval_start": False, **plan}
@@ -190,7 +189,7 @@ def test_a_metrics_file_without_an_end_takes_no_memory(tmp_path):
     path.write_text(line("train", 1, 1))
     os.truncate(path, 6 * 2**30)
     code = (
-        "import resource, sys, pathlib; from paddlex_feat.training.run_logger import metrics_until;"
+        "import resource, sys, pathlib; from paddlex_feat.training.metrics_file import metrics_until;"
         "resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)); print(len(metrics_until(pathlib.Path(sys.argv[1]))))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120)

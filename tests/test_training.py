@@ -18,15 +18,13 @@ from paddlex_feat import create_model
 from paddlex_feat.config.load import load
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import TrainingError, WeightsError
-from paddlex_feat.losses.combined import CombinedLoss
-from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
-from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
+from paddlex_feat.losses.combined import recipe_loss
 from paddlex_feat.models import recognizer, weights
-from paddlex_feat.modes.train_build import _fit_steps
 from paddlex_feat.provenance.lineage import resumed_from
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, TrainingState
 from paddlex_feat.training.ema import Ema
+from paddlex_feat.training.resume import count_steps
 from paddlex_feat.training.run_folder import RunFolder
 from paddlex_feat.training.run_logger import RunLogger
 from paddlex_feat.training.step import Step, TrainingNetwork
@@ -309,7 +307,7 @@ def test_momentum_survives_in_another_process_order(tmp_path):
     other = paddle.nn.Linear(3, 2)
     again = state_of(other)
     checkpoint.resume(tmp_path / "best_model/best_model.pdparams", again)
-    checkpoint.resume_momentum(tmp_path / "best_model/best_model.pdparams", again)
+    checkpoint.resume_optimizer(tmp_path / "best_model/best_model.pdparams", again)
     for (name, a), (_, b) in zip(layer.named_parameters(), other.named_parameters(), strict=True):
         assert np.array_equal(a.numpy(), b.numpy())
         velocity = [
@@ -333,7 +331,7 @@ def test_momentum_that_does_not_fit_is_an_error(tmp_path, momentum):
     checkpoint.snapshot(state).write(tmp_path, "x")
     weights.write(tmp_path / "x.pdopt", momentum)
     with pytest.raises(WeightsError, match=r"x\.pdopt"):
-        checkpoint.resume_momentum(tmp_path / "x.pdparams", state)
+        checkpoint.resume_optimizer(tmp_path / "x.pdparams", state)
 
 
 def test_weights_of_another_program_cannot_be_resumed(tmp_path):
@@ -375,10 +373,10 @@ def test_progress_that_no_run_has_cannot_be_resumed(tmp_path, wrong):
         checkpoint.read_progress(tmp_path / "x.pdstates")
 
 
-@pytest.mark.parametrize(("batching", "done", "counted"), [("x", 3, 13), ("x", 5, 15), ("y", 3, 10), ("x", 6, 10)])
-def test_steps_that_an_epoch_does_not_have_are_not_counted(batching, done, counted):
-    progress = Progress(epoch=2, step=99, step_in_epoch=done, batch_signature=batching)
-    _fit_steps(progress, 5, "x")
+@pytest.mark.parametrize(("signature", "done", "counted"), [("x", 3, 13), ("x", 5, 15), ("y", 3, 10), ("x", 6, 10)])
+def test_steps_that_an_epoch_does_not_have_are_not_counted(signature, done, counted):
+    progress = Progress(epoch=2, step=99, step_in_epoch=done, batch_signature=signature)
+    count_steps(progress, 5, "x")
     assert progress.step == counted and progress.step_in_epoch == counted - 10
 
 
@@ -413,7 +411,7 @@ def test_a_loss_that_is_not_finite_names_step_terms_and_files(tmp_path):
     images = np.zeros((4, 32, 32, 3), np.uint8)
     model.head.fc.weight.set_value(np.full((512, 2), np.inf, np.float32))
     state = state_of(model)
-    loss = CombinedLoss(LabelSmoothingCrossEntropy(), TripletAngularMarginLoss())
+    loss = recipe_loss()
     trainer = Trainer(
         state=state,
         step=Step(TrainingNetwork(model, Preprocess(32)), loss, state.optimizer),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import os
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from paddlex_feat.config.aliases import Renamer, current_key
 from paddlex_feat.config.base import fits_a_path
+from paddlex_feat.config.parts import Problem
 from paddlex_feat.config.problems import (
     MAX_PROBLEMS,
     empty,
@@ -142,7 +144,12 @@ def _model_of(raw: dict[str, Any]) -> str:
     return name if name in MODELS else MODELS[0]
 
 
-def load(file: str, overrides: list[tuple[str, Any]], usable: bool = True) -> tuple[Config, list[str]]:
+def load(
+    file: str,
+    overrides: list[tuple[str, Any]],
+    usable: bool = True,
+    check: Callable[[Config], Sequence[Problem]] | None = None,
+) -> tuple[Config, list[str]]:
     """Read, merge and validate.
 
     Args:
@@ -150,6 +157,7 @@ def load(file: str, overrides: list[tuple[str, Any]], usable: bool = True) -> tu
         overrides: (dotted key, value) pairs in the order given; the last one wins. A value may be a
             `yaml_text.Scalar`, as from `split_override`.
         usable: the paths that the mode uses must be those of this machine; False for the record of another run.
+        check: finds problems of a valid configuration that the schema does not know, as `modes.parts.find_problems`.
 
     Returns the Config and notices for the log. Raises ConfigError that lists every fault.
     """
@@ -178,7 +186,9 @@ def load(file: str, overrides: list[tuple[str, Any]], usable: bool = True) -> tu
         faults += rows
     if not faults:
         faults += unusable_paths(config, sources) if usable else []
-        faults += _misfits(config, sources)
+        faults += _unimplemented(config, sources)
+        found = check(config) if check else ()
+        faults += [f"{problem.key}{_source_of(problem.key, sources)}: {problem.message}" for problem in found]
     if faults:
         count = "One fault" if len(faults) + more == 1 else f"{len(faults) + more} faults"
         faults += [f"… and {more} more"] if more else []
@@ -254,20 +264,19 @@ def _nulls(overrides: list[tuple[str, Any]], mode: str) -> list[str]:
     ]
 
 
-def _misfits(config: Config, sources: dict[str, str]) -> list[str]:
-    """Values that are valid alone and do not fit each other, or the mode."""
-    rows = []
+def _unimplemented(config: Config, sources: dict[str, str]) -> list[str]:
+    """Keys of existing files whose function is not implemented, in the mode that would use them."""
     if config.Global.mode == "train" and config.Train.basic_config_path:
         where = source("Train.basic_config_path", sources)
-        rows.append(f"Train.basic_config_path{where}: recipe files are not implemented; leave the key out")
-    steps = {"PPLCNetV2_base_ShiTu": 8, "CLIP_vit": config.Model.patch_size}  # stride of the network, side of a patch
-    step, size = steps.get(config.Model.backbone, 1), config.Train.input_size
-    if size % step:
-        where, nearest = source("Train.input_size", sources), max(step, round(size / step) * step)
-        rows.append(
-            f"Train.input_size{where}: {config.Model.backbone} needs a multiple of {step}, got {size}; use {nearest}"
-        )
-    return rows
+        return [f"Train.basic_config_path{where}: recipe files are not implemented; leave the key out"]
+    return []
+
+
+def _source_of(dotted: str, sources: dict[str, str]) -> str:
+    """As `source`, of the key itself or of the mapping or list that holds it."""
+    while dotted and dotted not in sources:
+        dotted = dotted.rpartition(".")[0]
+    return source(dotted, sources)
 
 
 def peek(file: str, overrides: list[tuple[str, Any]]) -> dict[str, str]:

@@ -34,8 +34,10 @@ class ModelSection(Section):
     """The network, as the named model's recipe builds it."""
 
     backbone: str = key(
-        "PPLCNetV2_base_ShiTu", "PPLCNetV2_base_ShiTu, CLIP_vit, or paddleclas/NAME (extra paddleclas)."
+        "PPLCNetV2_base_ShiTu",
+        "PPLCNetV2_base_ShiTu, CLIP_vit, paddleclas/NAME (extra paddleclas), or one of another package.",
     )
+    params: dict[str, Any] = key({}, "Own keys of a backbone of another package.")
     embedding_size: int = key(512, "Length of a feature; the three models' contract is 512.", ge=2, le=65536)
     dropout: float = key(0.2, "Dropout before the neck, of PPLCNetV2_base_ShiTu.", ge=0, lt=1)
     patch_size: int = key(16, "Side of a patch, of CLIP_vit.", "px", ge=2, le=256)
@@ -44,7 +46,8 @@ class ModelSection(Section):
     heads: int = key(12, "Attention heads, of CLIP_vit.", ge=1, le=256)
     class_token: bool = key(False, "Whether the class token takes part in the mean of tokens, of CLIP_vit.")
     neck: Literal["bn", "linear"] = key("bn", "bn: BatchNorm with shift 0; linear: fully connected.")
-    head: Literal["linear", "arc_margin"] = key("linear", "Classifier of training; arc_margin: ArcFace.")
+    head: str = key("linear", "Classifier of training: linear, arc_margin (ArcFace), or one of another package.")
+    head_params: dict[str, Any] = key({}, "Own keys of a head of another package.")
     arc_margin: float = key(0.2, "Angular margin of arc_margin.", "radians", ge=0, lt=1.57)
     arc_scale: float = key(30.0, "Scale of arc_margin's logits.", gt=0)
 
@@ -94,6 +97,11 @@ class AugmentSection(Section):
 class LossSection(Section):
     """Terms of the loss; the total is their weighted sum."""
 
+    terms: list[dict[str, Any]] | None = key(
+        None,
+        "Losses, each as {name: NAME, weight: 1.0, lr_mult: 1.0, …} with its own keys; null: cross_entropy and "
+        "triplet_angular_margin by the keys below, which have no effect otherwise.",
+    )
     ce_weight: float = key(1.0, "Weight of the label-smoothed cross-entropy.", ge=0)
     label_smoothing: float = key(0.1, "Probability mass spread over all classes.", ge=0, lt=1)
     triplet_weight: float = key(1.0, "Weight of TripletAngularMarginLoss.", ge=0)
@@ -104,7 +112,7 @@ class LossSection(Section):
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> LossSection:
-        if not self.ce_weight and not self.triplet_weight:
+        if self.terms is None and not self.ce_weight and not self.triplet_weight:
             raise ValueError("ce_weight and triplet_weight are both 0, so nothing would be learnt")
         return self
 
@@ -127,7 +135,7 @@ class TrainSection(Section):
         PRETRAINED + "PP-ShiTuV2_rec_pretrained.pdparams",
         "Weights to start from: .pdparams or .safetensors, file or URL; null: from scratch, nothing is downloaded.",
     )
-    freeze: list[str] = key([], "Parameters that stay as they are, by name patterns such as backbone.stages.0.*.")
+    freeze: list[str] = key([], "Parameters that are not trained, by name patterns such as backbone.stages.0.*.")
     resume_path: PathText | None = key(
         None, "A .pdparams file of an earlier run, with .pdopt and .pdstates beside it; null: a new run."
     )
@@ -161,8 +169,14 @@ class TrainSection(Section):
     )
     augment: AugmentSection = AugmentSection()
     loss: LossSection = LossSection()
-    momentum: float = key(0.9, "Momentum of SGD.", ge=0, lt=1)
-    weight_decay: float = key(1e-5, "L2 coefficient, added to the gradient; BatchNorm of the backbone is exempt.", ge=0)
+    optimizer: str = key("momentum", "momentum (SGD), adamw, or one of another package.")
+    optimizer_params: dict[str, Any] = key({}, "Own keys of the optimizer; adamw: beta1, beta2, epsilon.")
+    momentum: float = key(0.9, "Momentum of the optimizer momentum.", ge=0, lt=1)
+    weight_decay: float = key(
+        1e-5,
+        "L2 coefficient, added to the gradient, or decoupled by adamw; BatchNorm of the backbone is exempt.",
+        ge=0,
+    )
     max_grad_norm: float | None = key(None, "Largest L2 norm of the whole gradient; null: no clipping.", gt=0)
     ema_decay: float | None = key(
         None, "Keep a moving average of the weights, evaluate and save it; 0.9999 is usual, null: none.", gt=0, lt=1

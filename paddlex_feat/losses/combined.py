@@ -1,35 +1,39 @@
-"""The weighted sum of the recipe's terms."""
+"""The weighted sum of the terms of a training's loss."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import paddle
 from paddle import nn
 
-from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
-from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
+from paddlex_feat.config.parts import imported
+from paddlex_feat.losses import LossContext, LossTerm, read_terms
 
 
 class CombinedLoss(nn.Layer):
-    """Classification loss on logits plus metric loss on features.
+    """Weighted sum of any number of losses on logits and on features.
 
-    forward: features float32 [N, D], logits float32 [N, C], labels int64 [N] -> scalar terms by
-    name; "loss" is their weighted sum. A term of weight 0 is neither computed nor reported;
-    without classification `logits` may be None.
-    With metric_features [M, D] and metric_labels [M] the metric loss looks at these instead.
+    A term of weight 0 is neither built, computed nor reported.
+
+    Args:
+        terms: from `read_terms`.
+        context: what the losses may need to know.
+
+    Attributes:
+        terms: those of a weight above 0.
+        losses: their layers by name; its state_dict holds the parameters of the losses.
     """
 
-    def __init__(
-        self,
-        classification: LabelSmoothingCrossEntropy,
-        metric: TripletAngularMarginLoss,
-        classification_weight: float = 1.0,
-        metric_weight: float = 1.0,
-    ):
+    def __init__(self, terms: Sequence[LossTerm], context: LossContext):
         super().__init__()
-        self.classification = classification
-        self.metric = metric
-        self.classification_weight = classification_weight
-        self.metric_weight = metric_weight
+        self.terms = [term for term in terms if term.weight]
+        self.losses = nn.LayerDict({term.spec.name: _build(term, context) for term in self.terms})
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether a term looks at the classifier's output."""
+        return any(term.spec.needs == "logits" for term in self.terms)
 
     def forward(
         self,
@@ -39,14 +43,41 @@ class CombinedLoss(nn.Layer):
         metric_features: paddle.Tensor | None = None,
         metric_labels: paddle.Tensor | None = None,
     ) -> dict[str, paddle.Tensor]:
-        terms: dict[str, paddle.Tensor] = {}
+        """Compute all terms.
+
+        Args:
+            features: float32 [N, D], not normalized.
+            logits: float32 [N, C]; None if no term needs them.
+            labels: class indices, int64 [N].
+            metric_features: float32 [M, D], for losses on features in the place of `features`.
+            metric_labels: their labels, int64 [M].
+
+        Returns:
+            Scalars by the terms' names in logs; "loss" is their weighted sum.
+        """
+        pairs = (features, labels) if metric_features is None else (metric_features, metric_labels)
+        values: dict[str, paddle.Tensor] = {}
         total = paddle.zeros([])
-        if self.classification_weight:
-            terms["CELoss"] = self.classification(logits, labels)
-            total = total + self.classification_weight * terms["CELoss"]
-        if self.metric_weight:
-            whole = (features, labels) if metric_features is None else (metric_features, metric_labels)
-            terms["TripletAngularMarginLoss"] = self.metric(*whole)
-            total = total + self.metric_weight * terms["TripletAngularMarginLoss"]
-        terms["loss"] = total
-        return terms
+        for term in self.terms:
+            inputs = (logits, labels) if term.spec.needs == "logits" else pairs
+            value = self.losses[term.spec.name](*inputs)
+            values[term.spec.term] = value
+            total = total + term.weight * value
+        values["loss"] = total
+        return values
+
+
+def _build(term: LossTerm, context: LossContext) -> nn.Layer:
+    layer = imported(term.spec.make)(term.params, context)
+    for parameter in layer.parameters():
+        parameter.optimize_attr["learning_rate"] *= term.lr_mult
+    return layer
+
+
+def recipe_loss(label_smoothing: float = 0.1, ce_weight: float = 1.0, triplet_weight: float = 1.0) -> CombinedLoss:
+    """The loss of the recipes: cross-entropy and TripletAngularMarginLoss with its default margins."""
+    terms = [
+        {"name": "cross_entropy", "weight": ce_weight, "label_smoothing": label_smoothing},
+        {"name": "triplet_angular_margin", "weight": triplet_weight},
+    ]
+    return CombinedLoss(read_terms(terms), LossContext(num_classes=0, embedding_size=0))  # neither needs to know

@@ -5,6 +5,8 @@ from __future__ import annotations
 import paddle
 from paddle import nn
 
+from paddlex_feat.losses import CrossEntropyParams, LossContext
+
 
 class LabelSmoothingCrossEntropy(nn.Layer):
     """-sum_c q_c log softmax(z)_c with q = (1 - epsilon) onehot + epsilon / C, mean over the batch.
@@ -22,3 +24,8 @@ class LabelSmoothingCrossEntropy(nn.Layer):
         target = paddle.take_along_axis(shifted, labels.unsqueeze(1), axis=1).squeeze(1)
         smoothed = (1 - self.epsilon) * target + self.epsilon * shifted.mean(axis=1)
         return (paddle.logsumexp(shifted, axis=1) - smoothed).mean()
+
+
+def cross_entropy(params: CrossEntropyParams, context: LossContext) -> LabelSmoothingCrossEntropy:
+    """Builder of the loss cross_entropy."""
+    return LabelSmoothingCrossEntropy(params.label_smoothing)

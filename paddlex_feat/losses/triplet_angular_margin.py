@@ -6,6 +6,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from paddlex_feat.losses import LossContext, TripletAngularMarginParams
+
 
 class TripletAngularMarginLoss(nn.Layer):
     """Hardest triplet in the batch on cosine similarities, with bounds on both sides.
@@ -39,3 +41,10 @@ class TripletAngularMarginLoss(nn.Layer):
         rank = F.relu(hardest_negative - hardest_positive + self.margin).mean()
         absolute = F.relu(self.positive - hardest_positive).mean() + F.relu(hardest_negative - self.negative).mean()
         return rank + self.absolute_weight * absolute
+
+
+def triplet_angular_margin(params: TripletAngularMarginParams, context: LossContext) -> TripletAngularMarginLoss:
+    """Builder of the loss triplet_angular_margin."""
+    return TripletAngularMarginLoss(
+        params.margin, params.absolute_weight, params.absolute_positive, params.absolute_negative
+    )

@@ -17,8 +17,10 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from paddlex_feat.config.base import Section
 from paddlex_feat.errors import ConfigError
 from paddlex_feat.models.attention import attention
+from paddlex_feat.models.spec import NetworkSpec
 
 _EPSILON = 1e-5  # of every LayerNorm
 _MLP_RATIO = 4
@@ -157,10 +159,25 @@ def _check(input_size: int, patch_size: int, width: int, heads: int) -> None:
             f"Images of {input_size} px cannot be cut into patches of {patch_size} px.",
             where="Train.input_size",
             fix=f"Use a multiple of the patch size: {' or '.join(near)}.",
+            code="input-size",
         )
     if width % heads:
         raise ConfigError(
             f"{heads} attention heads cannot share {width} channels equally.",
             where="Model.width",
             fix="Use a multiple of Model.heads.",
+            code="attention-heads",
         )
+
+
+def clip_vit(spec: NetworkSpec, params: Section) -> CLIPViT:
+    """Builder of the backbone CLIP_vit."""
+    return CLIPViT(
+        spec.input_size,
+        spec.patch_size,
+        spec.width,
+        spec.depth,
+        spec.heads,
+        embedding_size=spec.embedding_size,
+        class_token=spec.class_token,
+    )

@@ -1,4 +1,4 @@
-"""Necks and heads: what stands between the backbone and the losses."""
+"""Necks and heads, between the backbone and the losses."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import math
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
+
+from paddlex_feat.config.base import Section
+from paddlex_feat.models.spec import NetworkSpec
 
 
 class BNNeck(nn.Layer):
@@ -95,3 +98,13 @@ def _unit(x: paddle.Tensor, axis: int) -> paddle.Tensor:
     shortest = paddle.full_like(square, 1e-12)
     inverse = paddle.rsqrt(paddle.maximum(square, shortest))  # finite where it is not used, so its gradient is 0
     return x * paddle.where(square > shortest, inverse, paddle.zeros_like(square))
+
+
+def linear(spec: NetworkSpec, num_classes: int, params: Section) -> LinearHead:
+    """Builder of the head linear."""
+    return LinearHead(spec.embedding_size, num_classes)
+
+
+def arc_margin(spec: NetworkSpec, num_classes: int, params: Section) -> ArcMargin:
+    """Builder of the head arc_margin."""
+    return ArcMargin(spec.embedding_size, num_classes, spec.arc_margin, spec.arc_scale)

@@ -17,6 +17,9 @@ import paddle.nn.functional as F
 from paddle import nn
 from paddle.regularizer import L2Decay
 
+from paddlex_feat.config.base import Section
+from paddlex_feat.models.spec import NetworkSpec
+
 
 def _undecayed() -> paddle.ParamAttr:
     """A BatchNorm scale or shift: its own zero decay overrides the optimizer's."""
@@ -189,3 +192,8 @@ class PPLCNetV2ShiTu(nn.Layer):
             x = stage(x)
         x = self.last_conv(F.adaptive_avg_pool2d(x, 1))
         return self.dropout(x).flatten(1)
+
+
+def pplcnetv2(spec: NetworkSpec, params: Section) -> PPLCNetV2ShiTu:
+    """Builder of the backbone PPLCNetV2_base_ShiTu."""
+    return PPLCNetV2ShiTu(spec.embedding_size, spec.dropout)

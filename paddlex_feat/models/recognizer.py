@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import paddle
 from paddle import nn
 
-from paddlex_feat.models import backbones
-from paddlex_feat.models.heads import ArcMargin, BNNeck, LinearHead, LinearNeck
-from paddlex_feat.models.pplcnetv2 import Block
+from paddlex_feat.config.base import Section
+from paddlex_feat.config.parts import imported, read_params
+from paddlex_feat.errors import ConfigError
+from paddlex_feat.models.heads import BNNeck, LinearNeck
+from paddlex_feat.models.registry import HEADS, find_backbone
 from paddlex_feat.models.spec import NetworkSpec
+
+
+@runtime_checkable
+class Fusable(Protocol):
+    """A layer whose training branches can be folded into one for inference."""
+
+    def fuse(self) -> None:
+        """Fold the branches."""
+
+    def unfuse(self) -> None:
+        """Compute with the branches again."""
 
 
 class Recognizer(nn.Layer):
     """Embedding network with a classification head for training.
 
-    forward: float32 [N, 3, H, W] -> the neck's output, float32 [N, embedding_size], not normalised.
-    This is the feature of the losses, of evaluation and of the exported graph. `head` is None where features are all
-    that is wanted: of many classes it is most of the network.
+    forward: float32 [N, 3, H, W] -> the neck's output, float32 [N, embedding_size], not normalized.
+    This is the feature of the losses, of evaluation and of the exported graph. `head` is None where only features are
+    needed: with many classes it is most of the network.
     """
 
     def __init__(self, backbone: nn.Layer, neck: nn.Layer, head: nn.Layer | None):
@@ -39,27 +53,44 @@ class Recognizer(nn.Layer):
         return self.head(features, labels)
 
     def set_inference_weights(self, state: dict[str, Any], fuse: bool = True) -> None:
-        """Take the weights of a trained network and go to evaluation mode, with or without fused branches.
+        """Load the weights of a trained network and switch to evaluation mode, with or without fused branches.
 
-        For a network of its own beside the one in training: fused branches do not train.
+        For another network than the one in training: fused branches do not train.
         """
         self.set_state_dict({name: state[name] for name in self.state_dict()})
         self.eval()
         for layer in self.sublayers():
-            if isinstance(layer, Block):
-                layer.fuse() if fuse else layer.unfuse()
+            if isinstance(layer, Fusable):
+                if fuse:
+                    layer.fuse()
+                else:
+                    layer.unfuse()
 
 
 def build(spec: NetworkSpec, num_classes: int | None) -> Recognizer:
-    """The network with freshly initialised weights and a head of `num_classes`, or none.
+    """Build a network with fresh weights and a head of `num_classes`, or none.
 
-    Raises ConfigError or DependencyError for a backbone that cannot be built.
+    Raises:
+        ConfigError: an unknown name or key, or a backbone that cannot be built.
+        DependencyError: a package that is needed cannot be imported.
     """
-    size = spec.embedding_size
-    backbone = backbones.build(spec)
-    neck = BNNeck(size) if spec.neck == "bn" else LinearNeck(size)
+    backbone = find_backbone(spec.backbone)
+    body = imported(backbone.build)(spec, _params(backbone.params, spec.params, "Model.params"))
+    neck = BNNeck(spec.embedding_size) if spec.neck == "bn" else LinearNeck(spec.embedding_size)
     if num_classes is None:
-        return Recognizer(backbone, neck, None)
-    if spec.head == "linear":
-        return Recognizer(backbone, neck, LinearHead(size, num_classes))
-    return Recognizer(backbone, neck, ArcMargin(size, num_classes, spec.arc_margin, spec.arc_scale))
+        return Recognizer(body, neck, None)
+    head = HEADS.get(spec.head)
+    params = _params(head.params, spec.head_params, "Model.head_params")
+    return Recognizer(body, neck, imported(head.build)(spec, num_classes, params))
+
+
+def _params(section: type[Section], values: Mapping[str, Any], where: str) -> Section:
+    params, problems = read_params(section, values, where)
+    if params is None:
+        raise ConfigError(
+            "; ".join(f"{p.key}: {p.message}" for p in problems),
+            where=where,
+            fix="Correct the keys named.",
+            code="part-params",
+        )
+    return params

@@ -37,7 +37,8 @@ def load(stream: IO[bytes]) -> Any:
 
 
 def _refused(name: str) -> WeightsError:
-    return WeightsError(f"The file asks for {name}, which is neither an array nor a plain container.", fix=_FIX)
+    what = f"The file asks for {name}, which is neither an array nor a plain container."
+    return WeightsError(what, fix=_FIX, code="weights-unsafe")
 
 
 class _Type:
@@ -163,7 +164,8 @@ class _Counted(dict[int, Any]):
     def __getitem__(self, code: int) -> Any:
         self.left -= 1
         if self.left < 0:
-            raise WeightsError("The file is no weight file: it holds millions of values beside its arrays.")
+            what = "This is not a weight file: it holds millions of values besides its arrays."
+            raise WeightsError(what, code="weights-too-many-values")
         return super().__getitem__(code)
 
 
@@ -242,7 +244,8 @@ def _plain(value: Any, depth: int, left: list[int]) -> Any:
     """`value` with arrays for their stand-ins, as a tree: what occurs twice counts twice."""
     left[0] -= 1
     if left[0] < 0 or depth < 0:
-        raise WeightsError("The file is no weight file: its containers hold each other without end.")
+        what = "This is not a weight file: its containers are nested without end."
+        raise WeightsError(what, code="weights-nested")
     if isinstance(value, dict):
         return {_key(k): _plain(v, depth - 1, left) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -11,14 +12,25 @@ class NetworkSpec:
     """What a network is made of; the defaults are PP-ShiTuV2_rec.
 
     Attributes:
-        backbone: a name of models.backbones. embedding_size: channels of the feature.
+        backbone: a name of models.registry.BACKBONES, or "paddleclas/NAME".
+        params: own keys of a backbone from another package.
+        embedding_size: length of a feature.
         dropout: of PPLCNetV2_base_ShiTu.
-        patch_size, width, depth, heads, class_token: of CLIP_vit, see CLIPViT.
-        arc_margin, arc_scale: of the head "arc_margin", in radians and as a factor.
-        input_size: pixels of a side; CLIP_vit has as many positions as patches fit in.
+        patch_size: of CLIP_vit, in pixels; see CLIPViT for this and the next four.
+        width: of CLIP_vit.
+        depth: of CLIP_vit.
+        heads: of CLIP_vit.
+        class_token: of CLIP_vit.
+        neck: "bn" or "linear".
+        head: a name of models.registry.HEADS.
+        head_params: own keys of a head from another package.
+        arc_margin: of the head "arc_margin", in radians.
+        arc_scale: of the head "arc_margin", a factor.
+        input_size: side of an image, in pixels; CLIP_vit has a position for each patch.
     """
 
     backbone: str = "PPLCNetV2_base_ShiTu"
+    params: Mapping[str, Any] = field(default_factory=dict, hash=False)
     embedding_size: int = 512
     dropout: float = 0.2
     patch_size: int = 16
@@ -27,7 +39,8 @@ class NetworkSpec:
     heads: int = 12
     class_token: bool = False
     neck: Literal["bn", "linear"] = "bn"
-    head: Literal["linear", "arc_margin"] = "linear"
+    head: str = "linear"
+    head_params: Mapping[str, Any] = field(default_factory=dict, hash=False)
     arc_margin: float = 0.2
     arc_scale: float = 30.0
     input_size: int = 224

@@ -59,20 +59,23 @@ def read(path: Path) -> dict[str, Any]:
         with open_during_swap(path) as stream:
             state = _read_safetensors(stream) if is_safetensors(path) else safe_pickle.load(stream)
     except WeightsError as error:
-        raise WeightsError(error.what, where=str(path), fix=error.fix) from None
+        raise WeightsError(error.what, where=str(path), fix=error.fix, code=error.code) from None
     except FileNotFoundError:
         what = lookup.problem("The weight file", path, "file")
-        raise WeightsError(what, where=str(path), fix="Check the path, or train first.") from None
+        fix = "Check the path, or train first."
+        raise WeightsError(what, where=str(path), fix=fix, code="weights-missing") from None
     except Exception as error:  # a damaged file can raise nearly anything
         raise WeightsError(
             f"The weight file is damaged or of another format ({type(error).__name__}: {str(error)[:200]}).",
             where=str(path),
-            fix="Copy it again; where it was downloaded, delete it, and it is fetched again.",
+            fix="Copy it again; if it was downloaded, delete it, and it is downloaded again.",
+            code="weights-damaged",
         ) from error
     if not isinstance(state, dict):
         raise WeightsError(
             f"The weight file holds a {type(state).__name__} where a dictionary of tensors is expected.",
             where=str(path),
+            code="weights-not-tensors",
         )
     return {k: _unwrap(v) for k, v in state.items() if k != _PADDLE_NAME_TABLE}
 
@@ -110,6 +113,7 @@ def write(path: Path, state: dict[str, Any]) -> None:
             f"This format holds tensors alone, and {others[0]} is neither array nor tensor.",
             where=str(path),
             fix="Write a .pdparams file.",
+            code="safetensors-content",
         )
     with atomic_path(path) as temporary:
         if is_safetensors(path):
@@ -189,7 +193,8 @@ def load(model: nn.Layer, path: Path, head: Head = "required") -> LoadReport:
         raise WeightsError(
             f"{len(faults)} of {len(own)} tensors do not fit the network:\n    {shown}",
             where=str(path),
-            fix="Use sound weights of the same model, or choose the configuration they were trained with.",
+            fix="Use intact weights of the same model, or choose the configuration they were trained with.",
+            code="weights-mismatch",
         )
     model.set_state_dict({**model.state_dict(), **fill})  # Paddle warns of names that are left out
     return report

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from paddlex_feat.config.parts import imported
 from paddlex_feat.config.registry import Registry
 from paddlex_feat.errors import EvaluationError, FeatError, TrainingError
 
@@ -44,8 +44,7 @@ class ModeSpec:
 
     def load(self) -> Callable[..., dict[str, Any]]:
         """Import the mode's function."""
-        module, _, function = self.run.partition(":")
-        return getattr(importlib.import_module(module), function)
+        return imported(self.run)
 
 
 MODES: Registry[ModeSpec] = Registry("modes", ModeSpec, "Global.mode")

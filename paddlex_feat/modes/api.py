@@ -20,7 +20,7 @@ from paddlex_feat.config.problems import unusable_paths
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import ConfigError, DatasetError, FeatError
 from paddlex_feat.fileio import backups
-from paddlex_feat.modes import ModeSpec, session
+from paddlex_feat.modes import ModeSpec, parts, session
 from paddlex_feat.modes.callbacks import CallbackList, Status, TrainingCallback
 from paddlex_feat.runtime import launch, signals
 from paddlex_feat.runtime.distributed import ProcessGroup
@@ -111,7 +111,7 @@ def load_config(file: str | os.PathLike[str], overrides: Mapping[str, Any] | Non
     """
     given = {**(overrides or {}), **{name.replace("__", "."): value for name, value in keys.items()}}
     pairs = [(name, os.fspath(v) if isinstance(v, os.PathLike) else v) for name, v in given.items()]
-    config, notices = load.load(os.fspath(file), pairs, usable=False)
+    config, notices = load.load(os.fspath(file), pairs, usable=False, check=parts.find_problems)
     for notice in notices:
         log.info(notice)
     return config

@@ -22,13 +22,14 @@ from paddlex_feat.errors import ConfigError, DatasetError, ImageError, WeightsEr
 from paddlex_feat.evaluation.matches import describe_own, own_pairs, require_matches
 from paddlex_feat.fileio import lookup, safe_yaml
 from paddlex_feat.fileio.atomic_folder import resolve_during_swap
+from paddlex_feat.models.registry import find_backbone
+from paddlex_feat.modes.parts import find_problems, network_spec
 from paddlex_feat.modes.worker import Worker, threads_of
 
 if TYPE_CHECKING:
     from paddlex_feat.evaluation.evaluator import Evaluator
     from paddlex_feat.inference.export.exporter import Exporter
     from paddlex_feat.models.recognizer import Recognizer
-    from paddlex_feat.models.spec import NetworkSpec
 
 log = logging.getLogger(__name__)
 COMPARED_IMAGES = 8
@@ -72,13 +73,13 @@ def _require_in_proportion(trained: Config, path: Path) -> None:
     """
     import paddle
 
-    from paddlex_feat.models import backbones, recognizer
+    from paddlex_feat.models import recognizer
 
     file = resolve_during_swap(path)
     if not file.is_file():
         what = lookup.problem("The weight file", path, "file")
-        raise WeightsError(what, where=str(path), fix="Check the path, or train first.")
-    if trained.Model.backbone.startswith(backbones.PADDLECLAS):  # how large it is goes by its name
+        raise WeightsError(what, where=str(path), fix="Check the path, or train first.", code="weights-missing")
+    if not find_backbone(trained.Model.backbone).size_from_keys:
         return
     with paddle.LazyGuard():  # shapes without tensors
         network = recognizer.build(network_spec(trained), num_classes=None)
@@ -88,6 +89,7 @@ def _require_in_proportion(trained: Config, path: Path) -> None:
             f"The network has {numbers:,} numbers, more than a file of {size:,} bytes holds.",
             where=str(path),
             fix="Use the config.yaml that these weights were trained with, beside them or one level up.",
+            code="weights-too-small",
         )
 
 
@@ -134,13 +136,6 @@ def warn_of_own_files(config: Config, lists: dict[str, ImageList]) -> None:
         log.warning("%s", found)
 
 
-def network_spec(config: Config) -> NetworkSpec:
-    """The network that the configuration describes."""
-    from paddlex_feat.models.spec import NetworkSpec
-
-    return NetworkSpec(**config.Model.model_dump(), input_size=config.Train.input_size)
-
-
 def preprocess_of(config: Config) -> Preprocess:
     """The one pre-processing that the configuration describes."""
     return Preprocess(size=config.Train.input_size, interpolation=config.Train.interpolation)
@@ -156,7 +151,7 @@ def run_config(weights: Path, config: Config) -> Config:
         path = folder / "config.yaml"
         if path.is_file():
             try:
-                own, _ = load(str(path), [("Global.mode", config.Global.mode)], usable=False)
+                own, _ = load(str(path), [("Global.mode", config.Global.mode)], usable=False, check=find_problems)
             except ConfigError as error:
                 if not _of_paddleclas(path):
                     raise ConfigError(
@@ -218,12 +213,13 @@ def exporter_of(config: Config, trained: Config, network: Recognizer) -> Exporte
     from paddlex_feat.inference.export.exporter import Exporter
 
     any_size = config.Export.input_size == "dynamic"
-    if any_size and trained.Model.backbone == "CLIP_vit":
+    if any_size and find_backbone(trained.Model.backbone).fixed_size:
         raise ConfigError(
-            f"{trained.Global.model} takes images of one size: its positions are learnt for {trained.Train.input_size} "
-            "px.",
+            f"The backbone {trained.Model.backbone} takes images of one size: it was trained for "
+            f"{trained.Train.input_size} px.",
             where="Export.input_size=dynamic",
             fix="Leave Export.input_size fixed.",
+            code="fixed-size",
         )
     pir = config.Global.export_with_pir
     return Exporter(network, trained.Global.model, preprocess_of(trained), any_size, pir)

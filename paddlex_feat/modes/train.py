@@ -19,7 +19,8 @@ from paddlex_feat.fileio.backups import write_with_backup
 from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.hub import fetch
 from paddlex_feat.inference.export.convert import INFERENCE_FILES, require_forms, write_forms
-from paddlex_feat.modes.build import comparison_batches, exporter_of, network_spec, preprocess_of
+from paddlex_feat.modes.build import comparison_batches, exporter_of, preprocess_of
+from paddlex_feat.modes.parts import network_spec
 from paddlex_feat.modes.train_data import Data, Loader, read_data
 from paddlex_feat.modes.weight_paths import require_checkpoint, require_weights
 from paddlex_feat.modes.worker import Worker, init_worker, launch_processes, threads_of
@@ -82,21 +83,21 @@ def _require_start(config: Config, output: Path) -> Path | None:
 
 def _train(config: Config, output: Path, data: Data, place: Worker, on_record: OnRecord | None) -> dict[str, Any]:
     from paddlex_feat.models import recognizer
-    from paddlex_feat.modes import train_build as parts
+    from paddlex_feat.modes import train_build, train_kernels
     from paddlex_feat.training.run_folder import RunFolder
 
     folder = RunFolder(output, config.Train.keep_checkpoints)
-    start = parts.checkpoint_to_resume(config, folder, place.group)
-    state, frozen_bn_layers = parts.build_state(config, data.num_classes, data.classes, start, place)
+    start = train_build.checkpoint_to_resume(config, folder, place.group)
+    state, frozen_bn_layers = train_build.build_state(config, data.num_classes, data.classes, start, place)
     if data.bad is not None:
         data.bad.files.update(state.progress.skipped)
-    convolutions = parts.choose_convolutions(config, state.model, place)
+    convolutions = train_kernels.choose_convolutions(config, state.model, place)
     exporter = exporter_of(config, config, recognizer.build(network_spec(config), num_classes=None))
-    parts.open_folder(folder, config, state.progress, start, place.group)
+    train_build.open_folder(folder, config, state.progress, start, place.group)
     if place.group.rank == 0:
         _describe_run(config, output, data, place, state.progress.classes, convolutions, start)
     with Loader(config, data, place) as batches:
-        trainer = parts.build_trainer(
+        trainer = train_build.build_trainer(
             config, state, frozen_bn_layers, exporter, folder, data, place, batches, on_record
         )
         _log_run_summary(config, data, place, trainer)

@@ -1,4 +1,4 @@
-"""What mode train puts together once Paddle is imported: state, folder, trainer."""
+"""Objects of mode train, built from the configuration once Paddle is imported: state, folder, trainer."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from pathlib import Path
 import numpy as np
 import paddle
 
+from paddlex_feat.config.parts import imported, read_params
 from paddlex_feat.config.schema import Config
-from paddlex_feat.config.train_schema import LossSection, TrainSection
+from paddlex_feat.config.train_schema import TrainSection
 from paddlex_feat.errors import ConfigError, EvaluationError
 from paddlex_feat.evaluation.embed import Extractor
 from paddlex_feat.hub import fetch
 from paddlex_feat.inference.export.exporter import Exporter
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.network import NetworkExtractor
+from paddlex_feat.losses import LossContext
 from paddlex_feat.losses.combined import CombinedLoss
-from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
-from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
-from paddlex_feat.models import cpu_conv, recognizer, weights
-from paddlex_feat.models.backbones import PADDLECLAS
-from paddlex_feat.modes.build import evaluator_of, network_spec, preprocess_of
+from paddlex_feat.models import recognizer, weights
+from paddlex_feat.models.registry import find_backbone
+from paddlex_feat.modes.build import evaluator_of, preprocess_of
+from paddlex_feat.modes.parts import loss_terms, network_spec
 from paddlex_feat.modes.train_classes import has_other_classes, log_classifier, require_same_classes
 from paddlex_feat.modes.train_data import Data
 from paddlex_feat.modes.train_kernels import choose_kernels, share_statistics
 from paddlex_feat.modes.train_rate import explain_collapse, explain_failure
 from paddlex_feat.modes.worker import Worker
 from paddlex_feat.provenance import run_record
-from paddlex_feat.runtime.cpu import memory_limit
 from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.runtime.gpus import require_amp
 from paddlex_feat.training import checkpoint
@@ -37,17 +37,18 @@ from paddlex_feat.training.candidate import Candidate
 from paddlex_feat.training.checkpoint import Progress, TrainingState
 from paddlex_feat.training.ema import Ema
 from paddlex_feat.training.freeze import freeze
+from paddlex_feat.training.optimizers import OPTIMIZERS, OptimizerContext
+from paddlex_feat.training.resume import check_remaining, count_steps
 from paddlex_feat.training.run_folder import RunFolder
 from paddlex_feat.training.run_logger import OnRecord, RunLogger
 from paddlex_feat.training.step import Precision, Step, TrainingNetwork
-from paddlex_feat.training.stop import defer_signals
 from paddlex_feat.training.trainer import Batches, Trainer, TrainingPlan
 
 log = logging.getLogger(__name__)
 
 
 def checkpoint_to_resume(config: Config, folder: RunFolder, group: ProcessGroup) -> Path | None:
-    """The checkpoint to go on from, None for a new run; rank 0 decides whether there is one."""
+    """Find the checkpoint to resume from, None for a new run; rank 0 decides whether there is one."""
     settings = config.Train
     if settings.resume_path:
         return Path(settings.resume_path)
@@ -64,9 +65,10 @@ def checkpoint_to_resume(config: Config, folder: RunFolder, group: ProcessGroup)
 def build_state(
     config: Config, num_classes: int, classes: list[int], start: Path | None, place: Worker
 ) -> tuple[TrainingState, list[paddle.nn.Layer]]:
-    """Network, optimizer and progress: from a checkpoint, from pretrained weights, or as initialised.
+    """Build network, loss, optimizer and progress: from a checkpoint, pretrained weights, or freshly initialised.
 
-    Also returns the frozen layers that stay in evaluation mode.
+    Returns:
+        The state, and the frozen BatchNorm layers, which stay in evaluation mode.
     """
     settings = config.Train
     if settings.amp != "OFF":
@@ -75,10 +77,12 @@ def build_state(
     paddle.seed(settings.seed)
     model = recognizer.build(network_spec(config), num_classes)
     share_statistics(settings, model, place)
-    # Without a classification loss the head gets no gradient: it stays as it is, without decay too.
-    frozen_bn_layers = freeze(model, [*settings.freeze, *([] if settings.loss.ce_weight else ["head"])])
-    optimizer = _optimizer(settings, model)
-    state = TrainingState(model, optimizer, Progress(classes=classes, num_classes=num_classes))
+    criterion = CombinedLoss(loss_terms(settings.loss), LossContext(num_classes, config.Model.embedding_size))
+    # If no loss needs logits the head gets no gradient: it stays as it is, without decay too.
+    frozen_bn_layers = freeze(model, [*settings.freeze, *([] if criterion.needs_logits else ["head"])])
+    optimizer = _optimizer(settings, [*model.parameters(), *criterion.parameters()])
+    progress = Progress(classes=classes, num_classes=num_classes, optimizer=settings.optimizer)
+    state = TrainingState(model, optimizer, progress, criterion)
     if start is None:
         _load_pretrained(settings, model, classes, place)
     if settings.ema_decay:
@@ -87,14 +91,15 @@ def build_state(
         key = "Train.resume_path" if settings.resume_path else "Train.resume"
         require_same_classes(checkpoint.read_progress(start.with_suffix(".pdstates")), classes, num_classes, start, key)
         checkpoint.resume(start, state)
-        _check_resumed(state.progress, config, start)
+        auto = settings.resume is not None
+        check_remaining(state.progress, settings.epochs_iters, settings.early_stopping, start, optional=auto)
     if settings.amp == "O2" and model.head is not None:
         # DataParallel's buffers are float16: they cannot take gradients of which an earlier batch's part is float32.
         mixed = place.group.size > 1 and settings.accumulate_steps > 1
         exact_gradients = settings.amp_dtype == "float16" and not mixed
         state.cast_to(settings.amp_dtype, model.head.sublayers(include_self=True), exact_gradients)
     if start is not None:
-        checkpoint.resume_momentum(start, state)
+        checkpoint.resume_optimizer(start, state)
     place.group.any_rank(False)  # all have read before rank 0 moves folders
     return state, frozen_bn_layers
 
@@ -118,39 +123,25 @@ def _load_pretrained(settings: TrainSection, model: recognizer.Recognizer, class
     log_classifier(other, any(name.startswith(weights.HEAD) for name in report.loaded))
 
 
-def _optimizer(settings: TrainSection, model: recognizer.Recognizer) -> paddle.optimizer.Optimizer:
-    return paddle.optimizer.Momentum(
-        settings.learning_rate,
-        settings.momentum,
-        model.parameters(),
+def _optimizer(settings: TrainSection, parameters: list[paddle.Tensor]) -> paddle.optimizer.Optimizer:
+    spec = OPTIMIZERS.get(settings.optimizer)
+    params, problems = read_params(spec.params, settings.optimizer_params, "Train.optimizer_params")
+    if params is None:
+        message = "; ".join(f"{p.key}: {p.message}" for p in problems)
+        raise ConfigError(message, where="Train.optimizer_params", fix="Correct the keys named.", code="part-params")
+    context = OptimizerContext(
+        learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
+        momentum=settings.momentum,
         grad_clip=paddle.nn.ClipGradByGlobalNorm(settings.max_grad_norm) if settings.max_grad_norm else None,
         # One call for all tensors instead of one each; with float32 copies of low-precision weights it was never tried.
-        use_multi_tensor=paddle.get_device().startswith("gpu") and settings.amp != "O2",
+        multi_tensor=paddle.get_device().startswith("gpu") and settings.amp != "O2",
     )
-
-
-def _check_resumed(progress: Progress, config: Config, start: Path) -> None:
-    settings = config.Train
-    stopped = settings.early_stopping is not None and progress.evals_since_best >= settings.early_stopping
-    if stopped and settings.epochs_iters > progress.epochs > 0:  # more was asked for than before
-        progress.evals_since_best, stopped = 0, False
-    if progress.epoch < settings.epochs_iters and not (stopped and not progress.step_in_epoch):
-        return
-    done = f"{progress.epoch} epochs are done, Train.epochs_iters is {settings.epochs_iters}"
-    if stopped:
-        done += f", and the last {progress.evals_since_best} evaluations gave no better recall1 (Train.early_stopping)"
-    if not settings.resume:
-        raise ConfigError(
-            f"Nothing is left to train: {done}.",
-            where=str(start),
-            fix=f"Ask for more than {max(progress.epoch, progress.epochs)} with -o Train.epochs_iters=N.",
-        )
-    log.info("Nothing is left to train: %s.", done)
+    return imported(spec.build)(parameters, context, params)
 
 
 def open_folder(folder: RunFolder, config: Config, progress: Progress, start: Path | None, group: ProcessGroup) -> None:
-    """Make room for the run, or take up the one that is resumed; rank 0 does, the others learn of it."""
+    """Make room for a new run, or continue the resumed one; rank 0 does it, and the others learn the best score."""
     if group.rank == 0:
         if start is None:
             folder.start_new()
@@ -161,26 +152,6 @@ def open_folder(folder: RunFolder, config: Config, progress: Progress, start: Pa
     progress.best, progress.best_epoch = float(best[0]), int(best[1])
     if start is not None:
         log.info("Resuming after epoch %d, step %d, from %s", progress.epoch, progress.step, start)
-
-
-def _fit_steps(progress: Progress, steps_per_epoch: int, batching: str) -> None:
-    """Count in this run's steps: other batches give an epoch other ones."""
-    if progress.step_in_epoch and (progress.batch_signature != batching or progress.step_in_epoch > steps_per_epoch):
-        log.warning("Batches are others than those of the resumed run: the epoch that had begun begins anew.")
-        progress.step_in_epoch = 0
-    progress.batch_signature = batching
-    progress.step = progress.epoch * steps_per_epoch + progress.step_in_epoch
-
-
-def choose_convolutions(config: Config, model: paddle.nn.Layer, place: Worker) -> str:
-    """Route the convolutions of a training on a CPU through oneDNN where that works: "oneDNN", else "native"."""
-    settings = config.Train
-    if place.device != "cpu" or not settings.onednn_conv or settings.dy2st:
-        return "native"
-    share = memory_limit() * 9 // 10 // place.group.local_size
-    with defer_signals():
-        done = cpu_conv.accelerate(model, settings.batch_size, settings.input_size, share)
-    return "oneDNN" if done else "native"
 
 
 def build_trainer(
@@ -194,11 +165,11 @@ def build_trainer(
     batches: Batches,
     on_record: OnRecord | None = None,
 ) -> Trainer:
-    """The loop with everything that it calls."""
+    """Build the training loop with everything that it calls."""
     settings, group = config.Train, place.group
-    plan = _plan(settings, data.sampler.batches_per_epoch, group)
+    plan = training_plan(settings, data.sampler.batches_per_epoch, group)
     batches_are = f"{settings.batch_size} images x {settings.accumulate_steps} x {group.size} processes"
-    _fit_steps(state.progress, plan.steps_per_epoch, f"{batches_are}, {plan.steps_per_epoch} an epoch")
+    count_steps(state.progress, plan.steps_per_epoch, f"{batches_are}, {plan.steps_per_epoch} an epoch")
     step = _step(config, state, place)
     evaluator = evaluator_of(config, data.lists, data.own, place, folder.root)
     extractor = _extractors(config, exporter, place)
@@ -226,15 +197,15 @@ def build_trainer(
         run_logger=RunLogger(own, plan.epochs, plan.steps_per_epoch, state.progress.step, settings.visualdl, on_record),
         group=group,
         resume_command=f"{run_record.program()} -c {folder.root / 'config.yaml'} -o Train.resume=auto",
-        frozen=frozen_bn_layers,
+        frozen_bn_layers=frozen_bn_layers,
         skipped=data.bad.files if data.bad is not None else (),
     )
 
 
 def _extractors(config: Config, exporter: Exporter, place: Worker) -> Callable[[Candidate], Extractor]:
-    """What computes the features of an evaluation: the exported graph on a CPU, the network itself on a GPU.
+    """Choose what computes the features of an evaluation: the exported graph on a CPU, the network itself on a GPU.
 
-    On a GPU that is the exporter's network, which takes no memory beyond what there is, and no predictor is built.
+    On a GPU it is the exporter's network: no more memory is needed, and no predictor is built.
     """
     if place.device == "cpu":
         return lambda network: FeatureExtractor(network.inference(), place.device, place.threads)
@@ -251,14 +222,14 @@ def _step(config: Config, state: TrainingState, place: Worker) -> Step:
     settings = config.Train
     precision = Precision(settings.amp, settings.amp_dtype)
     step = Step(
-        TrainingNetwork(state.model, preprocess_of(config), precision.on, classify=settings.loss.ce_weight > 0),
-        _criterion(settings.loss),
+        TrainingNetwork(state.model, preprocess_of(config), precision.on, classify=state.criterion.needs_logits),
+        state.criterion,
         state.optimizer,
         precision,
         place.group,
         settings.cross_device_negatives,
         settings.dy2st,
-        unused_parameters=config.Model.backbone.startswith(PADDLECLAS),
+        unused_parameters=find_backbone(config.Model.backbone).unused_parameters,
     )
     state.scaler = step.scaler
     if state.progress.scaler and precision.dtype == "float16":
@@ -266,14 +237,7 @@ def _step(config: Config, state: TrainingState, place: Worker) -> Step:
     return step
 
 
-def _criterion(loss: LossSection) -> CombinedLoss:
-    triplet = TripletAngularMarginLoss(
-        loss.triplet_margin, loss.absolute_weight, loss.absolute_positive, loss.absolute_negative
-    )
-    return CombinedLoss(LabelSmoothingCrossEntropy(loss.label_smoothing), triplet, loss.ce_weight, loss.triplet_weight)
-
-
-def _plan(settings: TrainSection, batches_per_epoch: int, group: ProcessGroup) -> TrainingPlan:
+def training_plan(settings: TrainSection, batches_per_epoch: int, group: ProcessGroup) -> TrainingPlan:
     times = group.size * settings.accumulate_steps
     scale = {"none": 1.0, "linear": float(times), "sqrt": times**0.5}[settings.lr_scaling]
     if settings.lr_scaling == "none" and group.size > 1:

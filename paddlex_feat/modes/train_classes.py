@@ -36,6 +36,7 @@ def require_same_classes(progress: Progress, classes: Sequence[int], num_classes
             f"{progress.num_classes}.",
             where=str(start),
             fix=f"Use -o Train.num_classes={progress.num_classes}, or {_new_run(start, key)}.",
+            code="classifier-width-changed",
         )
 
 
@@ -59,6 +60,7 @@ def _require_equal(before: Sequence[int], classes: Sequence[int], start: Path, k
             f"train.txt has other classes than the run that is resumed: {_differences(before, classes)}.",
             where=str(start),
             fix=f"Resume with the same data set, or {_new_run(start, key)}.",
+            code="classes-changed",
         )
 
 

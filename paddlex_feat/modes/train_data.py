@@ -1,4 +1,4 @@
-"""What mode train reads before Paddle is imported: lists, classes, batches, and where it computes."""
+"""Data of mode train, read before Paddle is imported: lists, classes, batches."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from paddlex_feat.data.loading.processes import HELD, DecodingProcesses, Process
 from paddlex_feat.data.readers import require_lists
 from paddlex_feat.errors import ConfigError, DatasetError
 from paddlex_feat.modes.build import own_files, preprocess_of, require_images, warn_of_own_files
+from paddlex_feat.modes.parts import loss_terms
 from paddlex_feat.modes.train_classes import require_classes_of
 from paddlex_feat.modes.worker import Worker
 from paddlex_feat.runtime.cpu import memory_limit
 from paddlex_feat.runtime.distributed import ProcessGroup
 
 log = logging.getLogger(__name__)
-MIN_PROCESSORS = 3  # of the training process: with fewer, threads can use them all
+MIN_PROCESSORS = 3  # for decoding processes; threads can use fewer processors fully
 MAX_PROCESSES = 16
 _PROCESS_BYTES = 50 * 2**20  # that a decoding process takes
 
@@ -72,6 +73,7 @@ def read_data(config: Config, group: ProcessGroup, resumed: Path | None = None) 
             "All images of train.txt have one label: there is nothing to tell apart.",
             where="train.txt",
             fix="Add images of other classes.",
+            code="one-class",
         )
     sampler = samplers.build(
         labels.tolist(),
@@ -97,11 +99,14 @@ def read_data(config: Config, group: ProcessGroup, resumed: Path | None = None) 
 
 
 def _warn_about_triplets(settings: TrainSection) -> None:
-    if settings.loss.triplet_weight:
-        if settings.samples_per_class is None:
-            log.warning("Train.samples_per_class is null: shuffled batches hold few images of a class for triplets.")
-        elif settings.samples_per_class == settings.batch_size:
-            log.warning("A batch holds one class: the triplet loss has no negatives. Raise Train.batch_size.")
+    """Warn if the batches suit no loss that compares their images."""
+    names = " and ".join(t.spec.term for t in loss_terms(settings.loss) if t.weight and t.spec.mines_pairs)
+    if not names:
+        return
+    if settings.samples_per_class is None:
+        log.warning("Train.samples_per_class is null: shuffled batches hold few images of a class for %s.", names)
+    elif settings.samples_per_class == settings.batch_size:
+        log.warning("A batch holds one class: %s has no negatives. Raise Train.batch_size.", names)
 
 
 def _num_classes(wanted: int | str | None, found: int) -> int:
@@ -112,8 +117,9 @@ def _num_classes(wanted: int | str | None, found: int) -> int:
             f"train.txt has {found} classes, the classifier would have {wanted}.",
             where="Train.num_classes",
             fix=f"Use -o Train.num_classes=auto, or {found}.",
+            code="classifier-too-narrow",
         )
-    log.info("Train.num_classes is %d, train.txt has %d classes: the others stay without images.", wanted, found)
+    log.info("Train.num_classes is %d but train.txt has %d classes; the extra classes get no images.", wanted, found)
     return wanted
 
 

@@ -1,4 +1,4 @@
-"""Choices among Paddle's GPU kernels for a training: TF32, flags of mixed precision, BatchNorm of all devices."""
+"""Choices among Paddle's kernels for a training: TF32, mixed precision, BatchNorm of all devices, oneDNN."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import logging
 
 import paddle
 
+from paddlex_feat.config.schema import Config
 from paddlex_feat.config.train_schema import TrainSection
 from paddlex_feat.errors import DeviceError
+from paddlex_feat.models import cpu_conv
 from paddlex_feat.models.recognizer import Recognizer
 from paddlex_feat.modes.worker import Worker
+from paddlex_feat.runtime.cpu import memory_limit
+from paddlex_feat.training.stop import defer_signals
 
 log = logging.getLogger(__name__)
 # As PaddleClas sets them with mixed precision: BatchNorm in one pass where its sums cannot overflow, and up to 8
@@ -55,5 +59,17 @@ def share_statistics(settings: TrainSection, model: Recognizer, place: Worker) -
             "Paddle cannot synchronise BatchNorm on a CPU: it has no such kernel.",
             where="Train.sync_bn",
             fix="Use -o Train.sync_bn=False, or train on GPUs.",
+            code="sync-bn-on-cpu",
         )
     paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+def choose_convolutions(config: Config, model: paddle.nn.Layer, place: Worker) -> str:
+    """On a CPU, compute the convolutions of a training with oneDNN if that works: "oneDNN", else "native"."""
+    settings = config.Train
+    if place.device != "cpu" or not settings.onednn_conv or settings.dy2st:
+        return "native"
+    share = memory_limit() * 9 // 10 // place.group.local_size
+    with defer_signals():
+        done = cpu_conv.accelerate(model, settings.batch_size, settings.input_size, share)
+    return "oneDNN" if done else "native"

@@ -16,7 +16,8 @@ def explain_failure(error: EvaluationError, settings: TrainSection, state: Train
     """The error of features that are not finite with the learning rate as its cause, once there was a step."""
     if not state.progress.step or "not finite" not in error.what:
         return error
-    return EvaluationError(f"{error.what} {_cause(settings, state)[0]}", where=error.where, fix=_fix(settings))
+    what = f"{error.what} {_cause(settings, state)[0]}"
+    return EvaluationError(what, where=error.where, fix=_fix(settings), code=error.code)
 
 
 def explain_disagreement(error: WeightsError, settings: TrainSection, state: TrainingState) -> WeightsError:
@@ -24,7 +25,7 @@ def explain_disagreement(error: WeightsError, settings: TrainSection, state: Tra
     cause, probable = _cause(settings, state)
     if not probable:
         return error
-    return WeightsError(f"{error.what} {cause}", where=error.where, fix=_fix(settings))
+    return WeightsError(f"{error.what} {cause}", where=error.where, fix=_fix(settings), code=error.code)
 
 
 def explain_collapse(settings: TrainSection, state: TrainingState) -> str:

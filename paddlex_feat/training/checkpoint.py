@@ -1,8 +1,8 @@
 """The state of a run: everything that the next step depends on, written and read.
 
-`.pdparams` holds the weights that are evaluated, `.pdema` the raw ones where those are their moving
-average, `.pdopt` the momentum, `.pdstates` progress, scaler and classes. Sampling, augmentation and
-dropout are functions of (seed, epoch, step), so the progress is their state.
+`.pdparams` holds the weights that are evaluated, `.pdema` the raw ones if those are their moving average, `.pdloss`
+the losses' own parameters if there are any, `.pdopt` the optimizer's state, `.pdstates` progress, scaler and classes.
+Sampling, augmentation and dropout are functions of (seed, epoch, step), so the progress is their state.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ import numpy as np
 import paddle
 from pydantic import ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
 
-from paddlex_feat.errors import WeightsError
+from paddlex_feat.errors import ConfigError, WeightsError
 from paddlex_feat.fileio.atomic import write_json
 from paddlex_feat.fileio.atomic_folder import resolve_during_swap
+from paddlex_feat.losses.combined import CombinedLoss, recipe_loss
 from paddlex_feat.models import weights
 from paddlex_feat.training.ema import Ema
 
 # Field of Progress -> its key in .pdstates, where the two differ: files of all versions can be resumed.
 _FILE_KEYS = {"evals_since_best": "stale", "last_recall1": "score", "batch_signature": "batching"}
+_LOSS = "loss."  # prefix of the losses' parameters in .pdopt; the network's begin with backbone., neck. or head.
+_FACTOR = "_pow_acc"  # part of the kind of Paddle's states of one element, the corrections of Adam
 MASTER = "fp32_master_0"  # suffix of the name of a parameter's float32 copy, and part of its momentum's
 
 
@@ -46,6 +49,7 @@ class Progress:
         num_classes: width of the classifier, 0 where it was not recorded.
         scaler: state of the loss scaler of float16.
         skipped: files that could not be decoded and were replaced.
+        optimizer: name of the optimizer.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # of read_progress
@@ -63,17 +67,37 @@ class Progress:
     num_classes: NonNegativeInt = 0
     scaler: dict[str, Any] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    optimizer: str = "momentum"
 
 
 @dataclass
 class TrainingState:
-    """A run's tensors and its progress; what a checkpoint saves and restores."""
+    """A run's tensors and its progress; what a checkpoint saves and restores.
+
+    Attributes:
+        model: the network.
+        optimizer: of the parameters of `model` and `criterion`.
+        progress: how far the run has come.
+        criterion: the loss, which may have parameters of its own.
+        ema: moving average of the network's weights.
+        scaler: of the losses in float16.
+    """
 
     model: paddle.nn.Layer
     optimizer: paddle.optimizer.Optimizer
     progress: Progress
+    criterion: CombinedLoss = field(default_factory=recipe_loss)
     ema: Ema | None = None
     scaler: paddle.amp.GradScaler | None = None
+
+    def loss_weights(self) -> dict[str, paddle.Tensor]:
+        """The losses' own parameters and buffers by name, "<loss>.<tensor>"."""
+        return self.criterion.losses.state_dict()
+
+    def trained_parameters(self) -> dict[str, paddle.Tensor]:
+        """All parameters of the optimizer by name; those of the losses begin with "loss."."""
+        own = {f"{_LOSS}{name}": p for name, p in self.criterion.losses.named_parameters()}
+        return {**dict(self.model.named_parameters()), **own}
 
     def weights(self) -> dict[str, paddle.Tensor]:
         """What is evaluated, exported and saved as .pdparams: the moving average if there is one."""
@@ -90,14 +114,17 @@ class TrainingState:
         return {n: t if t is not None else tensors[n].astype("float32") for n, t in exact.items()}
 
     def cast_to(self, dtype: str, exact: Sequence[paddle.nn.Layer], exact_gradients: bool = False) -> None:
-        """Compute with weights of "float16" or "bfloat16", but for `exact`; the optimizer keeps float32 copies.
+        """Compute with weights of lower precision; the optimizer keeps float32 copies.
 
-        After the weights were loaded and before the momentum is: the copies are of the float32 values,
-        not of the rounded ones.
+        Call it after the weights were loaded and before the optimizer's state is: the copies are of the float32
+        values, not of the rounded ones.
 
-        exact_gradients: gradients become float32 at the end of each backward pass, before they are unscaled and
-            clipped. In float16 the norm of a large gradient overflows, and what the loss scale has saved from
-            underflow underflows when it is unscaled.
+        Args:
+            dtype: "float16" or "bfloat16".
+            exact: layers that stay float32.
+            exact_gradients: gradients become float32 at the end of each backward pass, before they are unscaled and
+                clipped. In float16 the norm of a large gradient overflows, and small gradients underflow when they are
+                unscaled.
         """
         before = {name: parameter.clone() for name, parameter in self.model.named_parameters()}
         _forget_earlier_networks()
@@ -113,7 +140,7 @@ class TrainingState:
         self.set_master_weights(before)
 
     def set_master_weights(self, before: dict[str, paddle.Tensor]) -> None:
-        """Make float32 parameters, by name, the optimizer's copies of those that have low precision now."""
+        """Make these float32 parameters, by name, the optimizer's copies of the network's low-precision ones."""
         masters = {}
         for name, parameter in self.model.named_parameters():
             if parameter.dtype != paddle.float32:
@@ -123,10 +150,10 @@ class TrainingState:
             self.optimizer.set_state_dict({**self.optimizer.state_dict(), "master_weights": masters})
 
 
-def _momentum_by_name(model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer) -> dict[str, Any]:
-    """The optimizer's state under the network's tensor names, which do not depend on the process."""
-    names, named = {p.name: n for n, p in model.named_parameters()}, {}
-    for entry, value in optimizer.state_dict().items():
+def _optimizer_state(state: TrainingState) -> dict[str, Any]:
+    """The optimizer's state under the parameters' names in the layers, which do not depend on the process."""
+    names, named = {p.name: n for n, p in state.trained_parameters().items()}, {}
+    for entry, value in state.optimizer.state_dict().items():
         own = entry  # "<parameter>_<kind>", and both may hold "_"
         while own and own not in names:
             own = own.rpartition("_")[0]
@@ -144,7 +171,7 @@ class Snapshot:
     progress: dict[str, Any]
 
     def write(self, folder: Path, name: str) -> None:
-        """Write `name`.pdparams, .pdopt, .pdstates, .info.json and, with a moving average, .pdema into `folder`."""
+        """Write `name`.pdparams, .pdopt, .pdstates, .info.json and, if needed, .pdema and .pdloss into `folder`."""
         for suffix, tensors in self.tensors.items():
             weights.write(folder / f"{name}.{suffix}", tensors)
         weights.write(folder / f"{name}.pdstates", self.progress)
@@ -157,9 +184,11 @@ def snapshot(state: TrainingState) -> Snapshot:
     if state.scaler is not None:
         scaler = state.scaler.state_dict()
         state.progress.scaler = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in scaler.items()}
-    parts = {"pdparams": state.weights(), "pdopt": _momentum_by_name(state.model, state.optimizer)}
+    parts = {"pdparams": state.weights(), "pdopt": _optimizer_state(state)}
     if state.ema:
         parts["pdema"] = state.raw_weights()
+    if state.loss_weights():
+        parts["pdloss"] = state.loss_weights()
     # Tensor.numpy() copies.
     copies = {suffix: {n: t.numpy() for n, t in tensors.items()} for suffix, tensors in parts.items()}
     progress = {_FILE_KEYS.get(name, name): value for name, value in asdict(state.progress).items()}
@@ -179,6 +208,7 @@ def read_progress(path: Path) -> Progress:
             "The file does not hold the state of a run of this program.",
             where=str(path),
             fix="To start from these weights alone, use Train.pretrain_weight_path instead of Train.resume_path.",
+            code="state-form",
         ) from error
 
 
@@ -189,40 +219,78 @@ def _fields_of(state: dict[str, Any]) -> dict[Any, Any]:
 
 
 def resume(path: Path, state: TrainingState) -> None:
-    """Fill weights, moving average and progress from `path` (.pdparams) and the files beside it.
+    """Load weights, moving average, loss parameters and progress from `path` (.pdparams) and the files beside it.
 
-    Raises WeightsError if one of them is missing or does not fit.
+    Raises:
+        WeightsError: a file is missing or does not fit.
+        ConfigError: the run had another optimizer.
     """
-    state.progress = read_progress(path.with_suffix(".pdstates"))
+    progress = read_progress(path.with_suffix(".pdstates"))
+    if progress.optimizer != state.progress.optimizer:
+        raise ConfigError(
+            f"The resumed run was trained with the optimizer {progress.optimizer}, Train.optimizer is "
+            f"{state.progress.optimizer}.",
+            where=str(path),
+            fix="Resume with the same optimizer, or start a new run from the weights with Train.pretrain_weight_path.",
+            code="optimizer-changed",
+        )
+    state.progress = progress
     weights.load(state.model, path)
     if state.ema:  # a run that had none begins its average here
         state.ema.load(state.model.state_dict())
     raw = path.with_suffix(".pdema")
     if resolve_during_swap(raw).is_file():
         weights.load(state.model, raw)
+    _resume_losses(path.with_suffix(".pdloss"), state)
 
 
-def resume_momentum(path: Path, state: TrainingState) -> None:
-    """Fill the optimizer from the `.pdopt` beside `path`, once the weights have their precision.
+def _resume_losses(path: Path, state: TrainingState) -> None:
+    """Load the losses' own tensors; a run whose losses have none needs no file."""
+    own, saved = state.loss_weights(), weights.read(path) if resolve_during_swap(path).is_file() else {}
+    wrong = sorted(own.keys() ^ saved.keys()) + [n for n in own.keys() & saved.keys() if not _fits(saved[n], own[n])]
+    if wrong:
+        raise WeightsError(
+            f"The losses of the resumed run have other parameters: {wrong[0]}.",
+            where=str(path),
+            fix="Resume with the same losses, or start a new run from the weights with Train.pretrain_weight_path.",
+            code="losses-changed",
+        )
+    for name, tensor in own.items():
+        tensor.set_value(saved[name])
 
-    Raises WeightsError if the file is missing or does not fit.
+
+def _fits(value: Any, tensor: paddle.Tensor) -> bool:
+    """Whether a saved value can fill a tensor."""
+    if not isinstance(value, np.ndarray) or list(value.shape) != list(tensor.shape):
+        return False
+    return str(tensor.dtype).endswith(f".{value.dtype.name}") and bool(np.isfinite(value).all())
+
+
+def resume_optimizer(path: Path, state: TrainingState) -> None:
+    """Load the optimizer's state from the `.pdopt` beside `path`, once the weights have their precision.
+
+    Raises:
+        WeightsError: the file is missing or does not fit.
     """
     path = path.with_suffix(".pdopt")
-    saved, parameters = weights.read(path), dict(state.model.named_parameters())
-    entries, faults = {}, []
+    saved, parameters = weights.read(path), state.trained_parameters()
+    entries, problems = {}, []
     for entry, value in saved.items():
         name, _, kind = str(entry).rpartition(":")
         shape = list(value.shape) if isinstance(value, np.ndarray) and value.dtype.kind == "f" else type(value).__name__
-        if name in parameters and shape == list(parameters[name].shape):
+        expected = [1] if _FACTOR in kind else list(parameters[name].shape) if name in parameters else None
+        if name in parameters and shape == expected:
             low = parameters[name].dtype != paddle.float32
             entries[f"{parameters[name].name}_{MASTER + '_' if low else ''}{kind}"] = paddle.to_tensor(value)
         else:
-            faults.append(f"{entry}, {shape}")
-    if faults or (state.progress.step and not saved):
+            problems.append(f"{entry}, {shape}")
+    if problems or (state.progress.step and not saved):
         raise WeightsError(
-            f"The momentum does not belong to these weights: {faults[0] if faults else 'the file holds none'}.",
+            "The optimizer's state does not belong to these weights: "
+            f"{problems[0] if problems else 'the file is empty'}.",
             where=str(path),
             fix="Resume from a checkpoint of the same model, written by this program.",
+            code="optimizer-state",
         )
     state.optimizer.set_state_dict({**entries, **_masters(state)})
 

@@ -22,13 +22,13 @@ class Ema:
 
     @paddle.no_grad()
     def update(self, weights: dict[str, paddle.Tensor], step: int) -> None:
-        """Take in float32 weights by name as they are after optimizer step `step`, counted from 1."""
+        """Update the average with float32 weights by name, after optimizer step `step`, counted from 1."""
         # As a tensor, filled on the device: of a number, lerp_ would make one for each of the weights.
         rate = paddle.full([1], 1 - min(self._decay, (1 + step) / (10 + step)), "float32")
         for name, average in self.state.items():
             average.lerp_(weights[name], rate)
 
     def load(self, state: dict[str, paddle.Tensor]) -> None:
-        """Take up a saved average."""
+        """Load a saved average."""
         for name, average in self.state.items():
             average.set_value(state[name])

@@ -1,4 +1,4 @@
-"""Parameters that stay as they are."""
+"""Freeze parameters by name pattern."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from paddlex_feat.errors import ConfigError
 
 
 def freeze(model: nn.Layer, patterns: Sequence[str]) -> list[nn.Layer]:
-    """Take the gradient from every parameter that a pattern matches.
+    """Exclude every parameter that a pattern matches from training.
 
     Args:
-        patterns: shell patterns of whole names ("backbone.stages.0.*"), or the name of a layer,
-            which stands for all below it ("backbone").
+        model: the network.
+        patterns: shell patterns of whole names ("backbone.stages.0.*"), or the name of a layer, which stands for all
+            its parameters ("backbone").
 
-    Returns the BatchNorm layers whose own parameters are all frozen: their statistics should stay
-    too, so they belong in evaluation mode. Raises ConfigError if a pattern matches nothing, or
-    nothing is left to train.
+    Returns:
+        The BatchNorm layers whose own parameters are all frozen. Their statistics should not change either, so they
+        belong in evaluation mode.
+
+    Raises:
+        ConfigError: a pattern matches nothing, or nothing is left to train.
     """
     parameters = dict(model.named_parameters())
     frozen: set[str] = set()
@@ -32,12 +36,18 @@ def freeze(model: nn.Layer, patterns: Sequence[str]) -> list[nn.Layer]:
                 f"No parameter is called {pattern}.",
                 where="Train.freeze",
                 fix=f"Names are like {', '.join(near or list(parameters)[:3])}; * stands for any text.",
+                code="freeze-unknown",
             )
         frozen |= found
     for name in frozen:
         parameters[name].stop_gradient = True
     if all(p.stop_gradient for p in parameters.values()):
-        raise ConfigError("Everything is frozen: nothing is left to train.", where="Train.freeze", fix="Freeze less.")
+        raise ConfigError(
+            "Everything is frozen: nothing is left to train.",
+            where="Train.freeze",
+            fix="Freeze less.",
+            code="all-frozen",
+        )
     return _frozen_batchnorms(model, {id(parameters[name]) for name in frozen})
 
 

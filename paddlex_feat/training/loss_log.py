@@ -141,7 +141,8 @@ class LossLog:
         raise TrainingError(
             f"The loss is not finite in step {step}: {names}. Files of the batch:\n    {files}",
             where=f"step {step}, learning rate {rate:g}",
-            fix="Lower Train.learning_rate or lengthen Train.warmup_steps; checkpoints of earlier epochs are whole.",
+            fix="Lower Train.learning_rate or lengthen Train.warmup_steps; checkpoints of earlier epochs are intact.",
+            code="loss-not-finite",
         )
 
 
@@ -150,4 +151,5 @@ def _stop_unchanged(reason: str, step: int) -> NoReturn:
         f"Training in float16 no longer changes the weights: {reason}.",
         where=f"step {step}",
         fix="Use -o Train.amp_dtype=bfloat16 or Train.amp=OFF, or lower Train.learning_rate.",
+        code="float16-stalled",
     )

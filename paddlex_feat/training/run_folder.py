@@ -1,11 +1,11 @@
-"""What a training run leaves in its folder, and how a folder is taken up again.
+"""The folder of a training run: its checkpoints, and how a run is resumed from them.
 
     best_model/  best_model.{pdparams,pdopt,pdstates,info.json}  inference/
     epoch_N/     epoch_N.*                                       the last `keep_last` of them
     latest/      latest.*                                        the newest state; inference/ at the end of an epoch
     previous_N/  what earlier runs left
-A checkpoint is a folder that appears whole or not at all. Those that are the same share their files. What else lies
-in one is the user's: it stays where it is, and never goes along to another.
+A checkpoint is a folder that appears complete or not at all. Equal checkpoints share their files. Other files in one
+belong to the user: they stay where they are and are never copied to another checkpoint.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from paddlex_feat.inference.export.convert import INFERENCE_FILES
 from paddlex_feat.runtime import logs
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, Snapshot, TrainingState
-from paddlex_feat.training.run_logger import CURVES, METRICS, VISUALDL, metrics_until
+from paddlex_feat.training.metrics_file import CURVES, METRICS, metrics_until
+from paddlex_feat.training.run_logger import VISUALDL
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ _OF_A_RUN = (
     "vdlrecords.*.log",
     "train_result.json.bak*",
 )
-_SUFFIXES = ("pdparams", "pdema", "pdopt", "pdstates", "info.json")
+_SUFFIXES = ("pdparams", "pdema", "pdloss", "pdopt", "pdstates", "info.json")
 
 
 def epoch_name(epoch: int) -> str:
@@ -53,19 +54,19 @@ def epoch_name(epoch: int) -> str:
 
 
 def run_of(parameters: Path) -> Path:
-    """The folder of the run that wrote the checkpoint `parameters` (.pdparams), whose own folder may be a link."""
+    """Return the folder of the run that wrote the checkpoint `parameters` (.pdparams), whose folder may be a link."""
     return Path(os.path.abspath(parameters)).parent.parent.resolve()  # noqa: PTH100 - resolve() follows that link
 
 
 def _members(folder: Path, name: str) -> dict[Path, str]:
-    """The files of a checkpoint by their place in its folder -> what follows its name in theirs, else empty."""
+    """Map the files of a checkpoint, relative to its folder, to what follows its name in theirs ("" if nothing)."""
     places = {Path(f"{name}.{suffix}"): f".{suffix}" for suffix in _SUFFIXES}
     places |= {Path("inference", file): "" for file in sorted(INFERENCE_FILES)}
     return {place: suffix for place, suffix in places.items() if (folder / place).is_file()}
 
 
 def _preserve_user_files(former: Path, folder: Path, name: str) -> None:
-    """Give `folder`, which replaces the checkpoint `former`, what a user has put there."""
+    """Link the user's files of the checkpoint `former` into `folder`, which replaces it."""
     ours = _members(former, name)
     for path in former.rglob("*"):
         place = path.relative_to(former)
@@ -94,7 +95,7 @@ class RunFolder:
         return path if path.is_file() else None
 
     def start_new(self) -> None:
-        """Make room for a new run: what an earlier one left here moves to previous_1, previous_2, …"""
+        """Make room for a new run: files of an earlier one move to previous_1, previous_2, …"""
         self._tidy()
         found = [p for pattern in _OF_A_RUN for p in self.root.glob(pattern)] + list(self._epochs().values())
         if found:
@@ -103,11 +104,10 @@ class RunFolder:
                 logs.move_log(self.root / "train.log", target)
 
     def resume_from(self, parameters: Path, progress: Progress) -> None:
-        """Go on with the run of the checkpoint `parameters` (.pdparams), in its own folder or in another one.
+        """Continue the run of the checkpoint `parameters` (.pdparams), in its own folder or in another one.
 
-        Afterwards this folder holds nothing later than `progress`: what a run that had gone further
-        left moves to previous_N. If the best model so far is nowhere, the search for the best starts
-        anew, and `progress` says so.
+        Afterwards this folder holds nothing later than `progress`: later checkpoints move to previous_N. If the best
+        model so far no longer exists, the best score in `progress` is reset.
         """
         source = run_of(parameters)
         own = source == self.root.resolve()
@@ -127,9 +127,9 @@ class RunFolder:
         states = {n: p / f"{p.name}.pdstates" for n, p in self._epochs().items()}  # else it is a user's folder
         self.scores = {n: checkpoint.read_progress(path).last_recall1 for n, path in states.items() if path.is_file()}
         if replayed:
-            log.info("best_model was made after the state that is resumed; its epoch comes again.")
+            log.info("best_model is newer than the resumed state; its epoch is trained again.")
         elif best is None and progress.best >= 0:
-            log.warning("best_model of epoch %d is no longer there: any is the best now.", progress.best_epoch)
+            log.warning("best_model (epoch %d) is missing; the best score is reset.", progress.best_epoch)
             progress.best, progress.best_epoch = -1.0, 0
         elif best is not None and best != self.root.resolve() / BEST / best.name:
             self._copy(best, BEST)
@@ -146,7 +146,7 @@ class RunFolder:
         return progress.epoch, progress.step_in_epoch
 
     def write_missing_epoch(self, progress: Progress, interval: int, last: int) -> None:
-        """Give `latest` the name epoch_N too, if it is due and the run was killed before it could."""
+        """Write the epoch_N of `latest` if it is due and the run was killed before it could."""
         epoch = progress.epoch
         due = epoch and not progress.step_in_epoch and (epoch % interval == 0 or epoch == last)
         if due and epoch not in self.scores and self._position(LATEST) == (epoch, 0):
@@ -167,7 +167,7 @@ class RunFolder:
         return {int(match[1]): path for path, match in found.items() if match}
 
     def _tidy(self) -> None:
-        """Finish what a killed run was doing here."""
+        """Complete what a killed run was writing here."""
         for name in (BEST, LATEST, *(f"epoch_{n}" for n in self._epochs())):
             recover_folder(self.root / name)
 
@@ -185,7 +185,7 @@ class RunFolder:
                     path.unlink()
                 else:
                     path.rename(place)
-        log.info("What an earlier run left in %s is now in %s", self.root, target.name)
+        log.info("Files of an earlier run in %s were moved to %s", self.root, target.name)
         return target
 
     @contextmanager
@@ -201,7 +201,7 @@ class RunFolder:
                 _preserve_user_files(path, folder, name)
 
     def _copy(self, parameters: Path, name: str) -> None:
-        """A checkpoint (.pdparams) once more under another name; its files are shared, for they never change."""
+        """Write a checkpoint (.pdparams) under another name; they share their files, which never change."""
         source = parameters.parent
         with self._replacing(name) as folder:
             for place, suffix in _members(source, parameters.stem).items():
@@ -247,7 +247,7 @@ class RunFolder:
             del self.scores[epoch]
 
     def _remove(self, name: str) -> None:
-        """Take a checkpoint away, of which a kill leaves nothing half; what a user has put there stays."""
+        """Remove a checkpoint as a whole, even if killed; the user's files in it stay."""
         path = self.root / name
         with as_output_error(path), TemporaryFolder(self.root) as gone, suppress(FileNotFoundError):
             path.rename(gone / name)
@@ -275,6 +275,7 @@ class RunFolder:
         files = {
             "pdparams": f"{name}/{name}.pdparams",
             "pdema": f"{name}/{name}.pdema",
+            "pdloss": f"{name}/{name}.pdloss",
             "pdopt": f"{name}/{name}.pdopt",
             "pdstates": f"{name}/{name}.pdstates",
             "inference_config": f"{name}/inference/inference.yml",

@@ -1,37 +1,25 @@
-"""What a person sees of a run: progress, log lines, metrics.jsonl, curves.png."""
+"""Log a training run: progress bar, log lines, metrics.jsonl, VisualDL."""
 
 from __future__ import annotations
 
 import json
 import logging
 import resource
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from paddlex_feat.errors import DependencyError, as_output_error
-from paddlex_feat.fileio.atomic import atomic_path
 from paddlex_feat.runtime.logs import FILE_ONLY
 from paddlex_feat.runtime.progress import bar
+from paddlex_feat.training.metrics_file import CURVES, METRICS, draw_curves
 
 log = logging.getLogger(__name__)
 to_file = logging.getLogger(FILE_ONLY)  # train.log: one line a log interval
-METRICS, CURVES = "metrics.jsonl", "curves.png"
 VISUALDL = "vdlrecords.training.log"  # its own choice tells the time, and the result names the file
-# metrics.jsonl may come from anybody: the keys that a line of each kind must have, and bounds.
-_COMMON_KEYS = {"epoch", "step"}
-REQUIRED_KEYS = {
-    "train": _COMMON_KEYS | {"lr", "loss"},
-    "eval": _COMMON_KEYS | {"recall1", "recall5", "mAP"},
-    "save": _COMMON_KEYS,
-}
-MAX_LINE_BYTES = 4096
-MAX_FILE_BYTES = 2**30
-MAX_NUMBER = 1e30
-SLOW_LOADER = 0.2  # share of an epoch from which waiting for images is worth a word
+SLOW_LOADER = 0.2  # share of an epoch spent waiting for images that is worth a hint
 HINT = (
     "The network waited for images during %.0f %% of this epoch. Raise Train.num_workers, try Train.loader=processes, "
     "keep the images on a faster disk or smaller, or leave Train.augment.fused and reduced_decode on."
@@ -45,10 +33,15 @@ class RunLogger:
     """Records one run.
 
     Args:
-        folder: where metrics.jsonl and curves.png go; None on ranks that only log.
-        epochs, steps_per_epoch: length of the run; done: steps that an earlier part has done.
-        visualdl: write a VisualDL log too. Raises DependencyError if it is not installed.
+        folder: of metrics.jsonl and curves.png; None on ranks that only log.
+        epochs: length of the run.
+        steps_per_epoch: optimizer steps of an epoch.
+        done: steps that the run had completed when it was resumed.
+        visualdl: whether to write a VisualDL log too.
         on_record: called after each line of metrics.jsonl with a copy of its values.
+
+    Raises:
+        DependencyError: VisualDL is asked for and not installed.
     """
 
     def __init__(
@@ -76,7 +69,7 @@ class RunLogger:
         self._started = self._mark = time.perf_counter()
 
     def resume_clock(self) -> None:
-        """Training goes on after an evaluation or a save, whose time is not the step's."""
+        """Restart the time of steps after an evaluation or a save."""
         self._mark = time.perf_counter()
 
     def lap(self) -> float:
@@ -97,10 +90,17 @@ class RunLogger:
         seconds: float,
         scale: float | None = None,
     ) -> None:
-        """One log interval: mean losses of its `steps`; `step`, the last one, is one-based, `epoch` too.
+        """Log one interval of steps.
 
         Args:
-            seconds: its length. waited: seconds of it in which the network waited for the loader.
+            epoch: counted from 1.
+            step: the last step of the interval, counted from 1.
+            steps: number of steps.
+            rate: learning rate of the last step.
+            terms: mean losses by name.
+            images: number of images, over all ranks.
+            waited: seconds in which the network waited for the loader.
+            seconds: length of the interval.
             scale: loss scale after it, in float16.
         """
         self._train_seconds += seconds
@@ -147,13 +147,13 @@ class RunLogger:
         self._epoch_seconds = self._epoch_waited = 0.0
 
     def log_eval(self, epoch: int, step: int, metrics: dict[str, float]) -> None:
-        """One evaluation."""
+        """Log one evaluation."""
         text = ", ".join(f"{name}: {value:.5f}" for name, value in metrics.items())
         log.info(f"[Eval][Epoch {epoch}][Avg]{text}")
         self._record("eval", {"epoch": epoch, "step": step, **metrics, "peak_memory_mib": peak_memory_mib()})
 
     def log_save(self, epoch: int, step: int, seconds: float) -> None:
-        """One checkpoint of a finished epoch, and the seconds that it held training up."""
+        """Log one checkpoint of a finished epoch, and the seconds for which training waited."""
         row = {"epoch": epoch, "step": step, "seconds": seconds, "epoch_seconds": self._last_epoch_seconds}
         self._record("save", row)
 
@@ -192,13 +192,14 @@ def open_visualdl(folder: Path) -> Any:
         raise DependencyError(
             f"Train.visualdl needs VisualDL, which cannot be imported ({error}).",
             where="Train.visualdl",
-            fix="pip install 'paddlex_feat[visualdl]', or use metrics.jsonl and curves.png, which are always there.",
+            fix="pip install 'paddlex_feat[visualdl]', or use metrics.jsonl and curves.png, which are always written.",
+            code="visualdl-missing",
         ) from None
     return LogWriter(logdir=str(folder), file_name=VISUALDL)
 
 
 def peak_memory_mib() -> float:
-    """Most memory that this process has held: on a GPU if it computes there, else resident."""
+    """Return the peak memory of this process: on a GPU if it computes there, else resident."""
     import paddle
 
     if paddle.is_compiled_with_cuda() and paddle.get_device().startswith("gpu"):
@@ -207,86 +208,3 @@ def peak_memory_mib() -> float:
     if status.exists():  # Linux, where ru_maxrss is also that of the process which started this one
         return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
-def metrics_until(path: Path, epoch: int = sys.maxsize, step: int = sys.maxsize) -> list[str]:
-    """The lines of a metrics.jsonl up to the end of `epoch`, and of the next one's training up to `step`.
-
-    Lines of another form, such as a killed run leaves torn, are dropped, with one warning.
-    """
-    kept, dropped = [], 0
-    for line in _lines(path) if path.is_file() else ():
-        row = _row(line)
-        if row is None:
-            dropped += 1
-            continue
-        begun = row["kind"] == "train" and row["epoch"] == epoch + 1 and row["step"] <= step
-        if row["epoch"] <= epoch or begun:
-            kept.append(line)
-    if dropped:
-        log.warning("%s: %d lines are not readable and are left out.", path, dropped)
-    return kept
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """The lines of a file, whatever it holds; of one that is too long the pieces, and nothing after MAX_FILE_BYTES."""
-    with path.open("rb") as stream:
-        left = MAX_FILE_BYTES
-        while left > 0 and (line := stream.readline(MAX_LINE_BYTES)):
-            left -= len(line)
-            yield line.decode(errors="replace").rstrip("\n") + "\n"
-
-
-def _row(line: str) -> dict[str, Any] | None:
-    """A line as `RunLogger` writes them: its kind, and finite numbers. None for another."""
-    try:
-        row = json.loads(line)
-        numbers = {name: value for name, value in row.items() if name != "kind"}
-        needed = REQUIRED_KEYS[row["kind"]]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-    sound = all(type(value) in (int, float) and abs(value) < MAX_NUMBER for value in numbers.values())
-    return row if sound and needed <= set(numbers) and numbers["epoch"] >= (row["kind"] == "train") else None
-
-
-def _epoch_means(rows: list[dict[str, Any]], name: str) -> dict[int, float]:
-    values: dict[int, list[float]] = {}
-    for row in rows:
-        if name in row:
-            values.setdefault(row["epoch"], []).append(row[name])
-    return {epoch: sum(v) / len(v) for epoch, v in values.items()}
-
-
-def draw_curves(metrics: Path, path: Path) -> None:
-    """Losses, retrieval metrics and learning rate over the epochs, from metrics.jsonl to a PNG."""
-    if not metrics.is_file():
-        return
-    rows = [json.loads(line) for line in metrics_until(metrics)]
-    train, evals = ([r for r in rows if r.get("kind") == kind] for kind in ("train", "eval"))
-    if not train:
-        return
-    from matplotlib.figure import Figure
-
-    steps_per_epoch = max(r["step"] / r["epoch"] for r in train)
-    x = [r["step"] / steps_per_epoch for r in train]
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
-    losses, retrieval, rate = figure.subplots(1, 3)
-    terms = [name for name in train[0] if name.lower().endswith("loss")]
-    for i, name in enumerate(terms if len(terms) > 2 else ["loss"]):  # a single term is a multiple of the loss
-        losses.plot(x, [r.get(name) for r in train], color=f"C{i}", linewidth=0.6, alpha=0.25)
-        means = _epoch_means(train, name)
-        losses.plot(list(means), list(means.values()), color=f"C{i}", label=name)
-    losses.set(title="training losses", xlabel="epoch", ylim=(0, None))
-    losses.legend(frameon=False, fontsize=8)
-    for name in ("recall1", "recall5", "mAP"):
-        retrieval.plot([r["epoch"] for r in evals], [r[name] for r in evals], marker=".", label=name)
-    retrieval.set(title="retrieval", xlabel="epoch", ylim=(0, 1.02))
-    if evals:
-        retrieval.legend(frameon=False, fontsize=8)
-    rate.plot(x, [r["lr"] for r in train], color="#555555")
-    rate.set(title="learning rate", xlabel="epoch", ylim=(0, None))
-    for axes in (losses, retrieval, rate):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")

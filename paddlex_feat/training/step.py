@@ -29,7 +29,7 @@ class Precision:
 
     @property
     def on(self) -> bool:
-        """Is it mixed at all?"""
+        """Whether precision is mixed."""
         return self.level != "OFF"
 
     def autocast(self) -> Any:
@@ -77,10 +77,10 @@ class Step:
     """Callable: batches of one optimizer step -> mean loss terms, not yet fetched from the device.
 
     Args:
-        network: of this rank; its parameters are made those of rank 0.
+        network: of this rank; its parameters and those of `criterion` become those of rank 0.
         group: ranks whose gradients are averaged.
-        cross_device_negatives: the metric loss sees the features of all ranks; its gradient is
-            that of one device with the whole batch.
+        cross_device_negatives: losses on features see the features of all ranks; their gradient is that of one
+            device with the whole batch.
         compiled: capture the network as a static graph.
         unused_parameters: some parameters get no gradient, which DataParallel has to be told.
 
@@ -108,6 +108,8 @@ class Step:
             network = paddle.jit.to_static(network, full_graph=True)
         if self._group.size > 1:
             network = paddle.DataParallel(network, find_unused_parameters=unused_parameters)
+            for parameter in criterion.parameters():
+                paddle.distributed.broadcast(parameter, 0)
         self._network = network
         scaled = self._precision.on and self._precision.dtype == "float16"
         self.scaler = LossScaler(scaled)
@@ -128,11 +130,21 @@ class Step:
             for name, term in terms.items():
                 part = term.detach() * weight
                 sums[name] = sums[name] + part if name in sums else part
+        self._average_loss_gradients()
         self.scaler.step(self._optimizer)
         self.scaler.update()
         self._optimizer.clear_grad(set_to_zero=False)  # no zero fills: the next backward pass makes them
         self._feed.end_step()
         return sums
+
+    def _average_loss_gradients(self) -> None:
+        """Average the gradients of the losses' own parameters over all ranks, as DataParallel does the network's."""
+        if self._group.size == 1:
+            return
+        for parameter in self._criterion.parameters():
+            if parameter.grad is not None:
+                paddle.distributed.all_reduce(parameter.grad)
+                parameter.grad.scale_(1 / self._group.size)
 
     def _unsynchronised(self, more_to_come: bool) -> Any:
         """Gradients are exchanged once, with the last of the accumulated batches."""

@@ -33,10 +33,10 @@ METRICS = ("recall1", "recall5", "mAP")
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Length and pace of a run; epochs and warm-up in epochs, intervals as in the section Train.
+    """Length and schedule of a run; epochs and warm-up in epochs, intervals as in the section Train.
 
     Attributes:
-        steps_per_epoch: optimizer steps, each of `accumulate_steps` batches (the last of an epoch: of what is left).
+        steps_per_epoch: optimizer steps, each of `accumulate` batches (fewer in the last step of an epoch).
     """
 
     epochs: int
@@ -54,7 +54,7 @@ class TrainingPlan:
 
 
 class Trainer:
-    """Trains a network epoch by epoch, keeps the best by recall1.
+    """Trains a network epoch by epoch and keeps the best one by recall1.
 
     Args:
         state: network, optimizer, progress, in training form.
@@ -65,8 +65,8 @@ class Trainer:
         evaluate: network -> recall1, recall5, mAP; every rank calls it.
         group: all ranks run the same loop; rank 0 alone writes.
         resume_command: what the message of an interrupted run says.
-        frozen: layers that stay in evaluation mode.
-        skipped: files that the loader had to replace; it grows while training runs.
+        frozen_bn_layers: BatchNorm layers that stay in evaluation mode.
+        skipped: files that the loader had to replace; it grows during training.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Trainer:
         run_logger: RunLogger,
         group: ProcessGroup | None = None,
         resume_command: str = "the same command with -o Train.resume=auto",
-        frozen: Sequence[paddle.nn.Layer] = (),
+        frozen_bn_layers: Sequence[paddle.nn.Layer] = (),
         skipped: Collection[str] = (),
     ):
         self.state = state
@@ -98,7 +98,7 @@ class Trainer:
         self.run_logger = run_logger
         self.group = group or ProcessGroup()
         self.resume_command = resume_command
-        self.frozen = frozen
+        self.frozen_bn_layers = frozen_bn_layers
         self.skipped = skipped
         self.stop = StopSignal(second_signal_raises=self.group.size == 1)
         # A vote among GPUs waits for them; among CPUs it costs next to nothing.
@@ -108,16 +108,17 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Is nothing left to train?"""
+        """Whether nothing is left to train."""
         progress, plan = self.state.progress, self.plan
         impatient = plan.early_stopping is not None and progress.evals_since_best >= plan.early_stopping
         return progress.epoch >= plan.epochs or (impatient and not progress.step_in_epoch)
 
     def fit(self) -> None:
-        """Train from where the progress stands to the end of the plan.
+        """Train from the current progress to the end of the plan.
 
-        Raises Interrupted after a signal, with the state saved; TrainingError if a loss is not finite, or or if
-        the loss scale of float16 has collapsed.
+        Raises:
+            Interrupted: after a signal; the state is saved.
+            TrainingError: a loss is not finite, or the loss scale of float16 has collapsed.
         """
         progress = self.state.progress
         progress.epochs = self.plan.epochs
@@ -147,8 +148,7 @@ class Trainer:
             if evaluate:
                 began = time.perf_counter()
             save = save or self.finished
-            # Best first: a run killed on the way makes it again when `latest` is resumed.
-            names = [BEST] * improved + [LATEST] * (save or improved) + [epoch_name(epoch)] * save
+            names = _checkpoint_names(epoch, improved, save)
             if names:
                 self._save(names, network)
                 self.run_logger.log_save(epoch, self.state.progress.step, time.perf_counter() - began)
@@ -201,7 +201,7 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> None:
         self.state.model.train()
-        for layer in self.frozen:
+        for layer in self.frozen_bn_layers:
             layer.eval()
         self.run_logger.resume_clock()
         for batches, indices, waited in self._steps_of(epoch):
@@ -269,3 +269,16 @@ class Trainer:
             where="train",
             fix=f"Go on with: {self.resume_command}",
         )
+
+
+def _checkpoint_names(epoch: int, improved: bool, save: bool) -> list[str]:
+    """The names under which an epoch is saved, in order.
+
+    The best comes first: a run killed in between makes it again when `latest` is resumed.
+    """
+    names = [BEST] if improved else []
+    if save or improved:
+        names.append(LATEST)
+    if save:
+        names.append(epoch_name(epoch))
+    return names

@@ -1,4 +1,4 @@
-"""When the processes of a job ask each other whether one of them was told to end."""
+"""Votes among the processes of a job on whether one of them was told to end."""
 
 from __future__ import annotations
 

@@ -50,9 +50,7 @@ def build(
     import paddle
 
     from paddlex_feat.data.images.preprocess import Preprocess
-    from paddlex_feat.losses.combined import CombinedLoss
-    from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
-    from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
+    from paddlex_feat.losses.combined import recipe_loss
     from paddlex_feat.models import recognizer
     from paddlex_feat.training.step import TrainingNetwork
 
@@ -67,7 +65,7 @@ def build(
         else:  # scales, shifts and statistics as they are initialised, the same everywhere
             state[name] = tensor.numpy()
     model.set_state_dict(state)
-    criterion = CombinedLoss(LabelSmoothingCrossEntropy(0.1), TripletAngularMarginLoss(), 1.0, triplet)
+    criterion = recipe_loss(0.1, 1.0, triplet)
     limit = paddle.nn.ClipGradByGlobalNorm(clip) if clip else None
     rate = 0.01 if spec.backbone == SHITU.backbone else 0.001  # as in the recipes
     optimizer = paddle.optimizer.Momentum(rate, 0.9, model.parameters(), grad_clip=limit)

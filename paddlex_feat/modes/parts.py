@@ -1,0 +1,93 @@
+"""The parts that a configuration names: losses, backbone, head, optimizer. Works without Paddle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+from paddlex_feat.config.base import Section
+from paddlex_feat.config.parts import Problem, read_params
+from paddlex_feat.config.schema import Config
+from paddlex_feat.config.train_schema import LossSection
+from paddlex_feat.errors import FeatError
+from paddlex_feat.losses import LossTerm, find_terms, read_terms
+from paddlex_feat.models.registry import BACKBONE_KEY, BACKBONES, HEAD_KEY, HEADS, find_backbone
+from paddlex_feat.models.spec import NetworkSpec
+from paddlex_feat.training.optimizers import KEY as OPTIMIZER_KEY
+from paddlex_feat.training.optimizers import OPTIMIZERS
+
+_BUILDS_NETWORKS = ("train", "evaluate", "export")
+
+
+class _HasParams(Protocol):
+    @property
+    def params(self) -> type[Section]: ...
+
+
+S = TypeVar("S", bound=_HasParams)
+
+
+def network_spec(config: Config) -> NetworkSpec:
+    """The network that the configuration describes."""
+    return NetworkSpec(**config.Model.model_dump(), input_size=config.Train.input_size)
+
+
+def loss_terms(loss: LossSection) -> list[LossTerm]:
+    """The terms of the loss; without `terms` those of the section's other keys. Raises ConfigError."""
+    return read_terms(_terms(loss))
+
+
+def _terms(loss: LossSection) -> list[dict[str, Any]]:
+    if loss.terms is not None:
+        return loss.terms
+    return [
+        {"name": "cross_entropy", "weight": loss.ce_weight, "label_smoothing": loss.label_smoothing},
+        {
+            "name": "triplet_angular_margin",
+            "weight": loss.triplet_weight,
+            "margin": loss.triplet_margin,
+            "absolute_weight": loss.absolute_weight,
+            "absolute_positive": loss.absolute_positive,
+            "absolute_negative": loss.absolute_negative,
+        },
+    ]
+
+
+def find_problems(config: Config) -> list[Problem]:
+    """Find unknown names, unknown or wrong keys of the named parts, and an input size that the backbone cannot take.
+
+    Each mode checks the parts that it builds: weights can be exported without the package of their loss.
+    """
+    problems: list[Problem] = []
+    mode, model, train = config.Global.mode, config.Model, config.Train
+    if mode in _BUILDS_NETWORKS or model.backbone in BACKBONES:
+        spec = _find(find_backbone, BACKBONE_KEY, model.backbone, "Model.params", model.params, problems)
+        problems += _stride_problems(config, spec.stride_of(network_spec(config))) if spec else []
+    if mode == "train":
+        _find(HEADS.get, HEAD_KEY, model.head, "Model.head_params", model.head_params, problems)
+        params = train.optimizer_params
+        _find(OPTIMIZERS.get, OPTIMIZER_KEY, train.optimizer, "Train.optimizer_params", params, problems)
+        problems += find_terms(_terms(train.loss))[1]
+    return problems
+
+
+def _find(
+    get: Callable[[str], S], key: str, name: str, params_key: str, params: Mapping[str, Any], problems: list[Problem]
+) -> S | None:
+    """The entry of a name, if there is one; appends what is wrong with name and keys to `problems`."""
+    try:
+        spec = get(name)
+    except FeatError as error:  # an unknown name, or a package that cannot be imported
+        problems.append(Problem(key, f"{error.what} {error.fix}"))
+        return None
+    problems += read_params(spec.params, params, params_key)[1]
+    return spec
+
+
+def _stride_problems(config: Config, stride: int) -> list[Problem]:
+    size, backbone = config.Train.input_size, config.Model.backbone
+    if size % stride == 0:
+        return []
+    nearest = max(stride, round(size / stride) * stride)
+    message = f"{size} is not a multiple of {stride}, as {backbone} needs; use {nearest}"
+    return [Problem("Train.input_size", message)]
