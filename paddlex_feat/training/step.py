@@ -137,6 +137,7 @@ class Step:
         self._feed.end_step()
         return sums
 
+    @paddle.no_grad()
     def _average_loss_gradients(self) -> None:
         """Average the gradients of the losses' own parameters over all ranks, as DataParallel does the network's."""
         if self._group.size == 1:
