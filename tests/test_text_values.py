@@ -9,7 +9,7 @@ import pytest
 from conftest import run_main
 
 from paddlex_feat.config import load
-from paddlex_feat.config.schema import TEXT_KEYS
+from paddlex_feat.config.schema import TEXT_KEYS, walk
 from paddlex_feat.errors import ConfigError, DownloadError, OutputError
 from paddlex_feat.fileio import paths, safe_yaml
 from paddlex_feat.fileio.reading import decode_text
@@ -19,11 +19,7 @@ NAMES = ("[a] b.jpg", "#1.jpg", "@x.jpg", "a: b.jpg", "- x.jpg", "%a.jpg", "&b.j
          ">f.jpg", "'g.jpg", '"h.jpg', "?i", "? i.jpg", "{j}.jpg", "`k", "=l", "--- m.jpg", "&n o.jpg", "p # q.jpg",
          "r:", ": s", ", t", "u\tv", "w\nx.jpg", "caf\udce9.jpg", "!!python/object:os.system y", "!!int z",
          "!!bool maybe", "None.jpg")  # fmt: skip
-PATH_KEYS = [
-    key
-    for key in TEXT_KEYS
-    if key not in ("Global.device", "Global.mode", "Model.backbone", "Train.dist_ips", "Train.basic_config_path")
-]
+PATH_KEYS = [key for key, info in walk() if "expand_home" in repr((info.annotation, info.metadata))]  # PathText
 
 
 def faults(*words: str) -> str:
