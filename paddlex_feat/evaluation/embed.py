@@ -36,7 +36,7 @@ def embed(
     group: Group | None = None,
     allocate: Callable[[tuple[int, int]], np.ndarray] | None = None,
     name: Callable[[int], str] | None = None,
-    look: Callable[[], None] | None = None,
+    after_batch: Callable[[], None] | None = None,
 ) -> np.ndarray:
     """Features of all files, float32 [len(files), D], on every rank.
 
@@ -46,7 +46,7 @@ def embed(
             process to the last bit.
         allocate: shape -> the float32 array to fill; in memory by default.
         name: index -> what an error calls the image; its file by default.
-        look: called after a batch, equally often on every rank, so that it may exchange; what it raises ends this.
+        after_batch: called after a batch, equally often on every rank, so that it may exchange; what it raises ends this.
 
     The features are held once: the array is made when the first batch tells D, and filled by index.
 
@@ -66,8 +66,8 @@ def embed(
                 features = allocate((len(files), rows.shape[1]))
             features[indices[0] : indices[-1] + 1] = rows
             progress.update(min(len(indices) * group.size, len(files) - int(indices[0])))  # the others keep step
-            if look is not None and number < rounds:
-                look()
+            if after_batch is not None and number < rounds:
+                after_batch()
     if group.size > 1:
         features = _exchange(features, len(files), batch_size, group, allocate)
     return features if features is not None else allocate((0, 0))

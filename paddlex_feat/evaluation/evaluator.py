@@ -16,7 +16,7 @@ from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.errors import OTHER_OUTPUT, OTHER_TEMPORARY, output_errors
 from paddlex_feat.evaluation.embed import Extractor, embed
 from paddlex_feat.evaluation.metrics import RetrievalMetrics, metrics_of
-from paddlex_feat.evaluation.ranking.rank import Ranking, rank
+from paddlex_feat.evaluation.ranking.ranks import Ranking, rank_gallery
 from paddlex_feat.runtime.distributed import Group
 
 log = logging.getLogger(__name__)
@@ -31,14 +31,14 @@ class Evaluation:
 
     Attributes:
         query, gallery: float32 [Q, D] and [G, D], unit rows; parts of one array, in memory or in a file.
-        own: int64 [P, 2], pairs (query, gallery) of the same file that were left out; None: none were to be.
+        self_pairs: int64 [P, 2], pairs (query, gallery) of the same file that were left out; None: none were to be.
     """
 
     metrics: RetrievalMetrics
     ranking: Ranking
     query: np.ndarray
     gallery: np.ndarray
-    own: np.ndarray | None = None
+    self_pairs: np.ndarray | None = None
 
     def headline(self) -> dict[str, float]:
         """recall1, recall5, mAP."""
@@ -60,7 +60,7 @@ class Evaluator:
         lists: "gallery" and "query".
         workers: threads that decode images.
         group: processes that share the work; all of them must call, and all get the result.
-        own: int64 [P, 2], pairs (query, gallery) that are left out.
+        self_pairs: int64 [P, 2], pairs (query, gallery) that are left out.
         recall_ks: the k of recall@k beside 1 and 5.
         memory: bytes for features and similarities together, in this process.
         threads: that rank; 0: as many as decode.
@@ -74,7 +74,7 @@ class Evaluator:
         workers: int,
         group: Group | None = None,
         *,
-        own: np.ndarray | None = None,
+        self_pairs: np.ndarray | None = None,
         recall_ks: Sequence[int] = (),
         memory: int = 2**31,
         threads: int = 0,
@@ -84,23 +84,25 @@ class Evaluator:
         self._batch_size = batch_size
         self._workers = workers
         self._group = group or Group()
-        self._own = own
+        self._self_pairs = self_pairs
         self._ks = sorted({1, 5, *recall_ks})
         self._memory = memory
         self._threads = threads or workers
         self._scratch = scratch
 
-    def __call__(self, extract: Extractor, look: Callable[[], None] | None = None) -> Evaluation:
-        """Embed both lists and compare. `look` is called between batches (see `embed`).
+    def __call__(self, extract: Extractor, after_batch: Callable[[], None] | None = None) -> Evaluation:
+        """Embed both lists and compare. `after_batch` is called between batches (see `embed`).
 
         Raises ImageError, EvaluationError, and OutputError if features do not fit in `scratch`.
         """
         files = self._gallery.files() + self._query.files()
-        features = embed(extract, files, self._batch_size, self._workers, self._group, self._allocate, self._name, look)
+        features = embed(
+            extract, files, self._batch_size, self._workers, self._group, self._allocate, self._name, after_batch
+        )
         gallery, query = features[: len(self._gallery)], features[len(self._gallery) :]
         held = 0 if isinstance(features, np.memmap) else features.nbytes
         ranking = self._rank(query, gallery, max(self._memory - held, LEAST_FOR_RANKING))
-        return Evaluation(metrics_of(ranking, self._ks), ranking, query, gallery, self._own)
+        return Evaluation(metrics_of(ranking, self._ks), ranking, query, gallery, self._self_pairs)
 
     def _name(self, index: int) -> str:
         records = self._gallery
@@ -125,12 +127,14 @@ class Evaluator:
 
     def _rank(self, query: np.ndarray, gallery: np.ndarray, memory: int) -> Ranking:
         """Each rank ranks every size-th query; the columns are put together."""
-        first, size, own = self._group.rank, self._group.size, self._own
-        if own is not None and size > 1:
-            own = own[own[:, 0] % size == first] // [size, 1]
+        first, size, self_pairs = self._group.rank, self._group.size, self._self_pairs
+        if self_pairs is not None and size > 1:
+            self_pairs = self_pairs[self_pairs[:, 0] % size == first] // [size, 1]
         labels = np.asarray(self._query.labels, np.int64)[first::size]
         gallery_labels = np.asarray(self._gallery.labels, np.int64)
-        part = rank(query[first::size], labels, gallery, gallery_labels, own, memory=memory, threads=self._threads)
+        part = rank_gallery(
+            query[first::size], labels, gallery, gallery_labels, self_pairs, memory_bytes=memory, threads=self._threads
+        )
         if size == 1:
             return part
         columns = {}

@@ -16,7 +16,7 @@ from paddlex_feat.fileio.reading import read_small
 MAX_COMPARED = 2**26  # bytes that `count_copies` reads: uncompressed images all have the same size
 
 
-def own_pairs(query: ImageList, gallery: ImageList) -> np.ndarray:
+def find_self_pairs(query: ImageList, gallery: ImageList) -> np.ndarray:
     """int64 [P, 2], indices (query, gallery) of records of the same file, by path or link, ordered by query."""
     places: dict[Hashable, list[int]] = {}
     for index, file in enumerate(gallery.files()):
@@ -34,15 +34,15 @@ def _identity(file: str) -> Hashable:
     return (status.st_dev, status.st_ino) if status.st_ino else file
 
 
-def count_copies(query: ImageList, gallery: ImageList, own: np.ndarray) -> int:
-    """How many queries, without those of the pairs `own`, have a copy of their file, to the byte, in the gallery.
+def count_copies(query: ImageList, gallery: ImageList, self_pairs: np.ndarray) -> int:
+    """How many queries, without those of the pairs `self_pairs`, have a copy of their file, to the byte, in the gallery.
 
     A lower bound where that means to read more than MAX_COMPARED bytes.
     """
     by_size: dict[int, list[str]] = {}
     for file in gallery.files():
         by_size.setdefault(_size(file), []).append(file)
-    known, left, count = set(own[:, 0].tolist()), MAX_COMPARED, 0
+    known, left, count = set(self_pairs[:, 0].tolist()), MAX_COMPARED, 0
     digests: dict[str, bytes] = {}
     for index, file in enumerate(query.files()):
         size = _size(file)
@@ -58,14 +58,14 @@ def count_copies(query: ImageList, gallery: ImageList, own: np.ndarray) -> int:
     return count
 
 
-def describe_own(query: ImageList, gallery: ImageList) -> str:
+def describe_self_matches(query: ImageList, gallery: ImageList) -> str:
     """How many queries find themselves in the gallery, and the key that leaves them out; "" if none does."""
-    own, parts = own_pairs(query, gallery), []
-    count, copies = len(np.unique(own[:, 0])), count_copies(query, gallery, own)
+    self_pairs, parts = find_self_pairs(query, gallery), []
+    count, copies = len(np.unique(self_pairs[:, 0])), count_copies(query, gallery, self_pairs)
     if count:
         parts.append(
             f"{count} of {len(query)} queries are in the gallery themselves and find themselves; "
-            "-o Evaluate.exclude_own=True leaves their own file out."
+            "-o Evaluate.exclude_own=True leaves their self_pairs file out."
         )
     if copies:
         parts.append(
@@ -89,22 +89,22 @@ def _digest(file: str) -> bytes:
         return os.fsencode(file)  # equal to no other
 
 
-def match_counts(query: ImageList, gallery: ImageList, own: np.ndarray | None = None) -> np.ndarray:
-    """int64 [Q], how many gallery images have the query's label; the pairs `own` do not count."""
+def match_counts(query: ImageList, gallery: ImageList, self_pairs: np.ndarray | None = None) -> np.ndarray:
+    """int64 [Q], how many gallery images have the query's label; the pairs `self_pairs` do not count."""
     query_labels, gallery_labels = np.asarray(query.labels, np.int64), np.asarray(gallery.labels, np.int64)
     ordered = np.sort(gallery_labels)
     counts = np.searchsorted(ordered, query_labels, "right") - np.searchsorted(ordered, query_labels, "left")
-    if own is not None:
-        same = own[query_labels[own[:, 0]] == gallery_labels[own[:, 1]], 0]
+    if self_pairs is not None:
+        same = self_pairs[query_labels[self_pairs[:, 0]] == gallery_labels[self_pairs[:, 1]], 0]
         counts -= np.bincount(same, minlength=len(counts))
     return counts
 
 
-def require_matches(query: ImageList, gallery: ImageList, own: np.ndarray | None = None) -> None:
+def require_matches(query: ImageList, gallery: ImageList, self_pairs: np.ndarray | None = None) -> None:
     """Raise DatasetError if no query has a match: nothing could be measured."""
-    if match_counts(query, gallery, own).any():
+    if match_counts(query, gallery, self_pairs).any():
         return
-    other = "" if own is None else " besides its own file (Evaluate.exclude_own)"
+    other = "" if self_pairs is None else " besides its self_pairs file (Evaluate.exclude_own)"
     raise DatasetError(
         f"No query has a gallery image of its label{other}: no evaluation would be possible.",
         where=f"query.txt, gallery.txt in {query.root}",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from paddlex_feat.errors import EvaluationError
-from paddlex_feat.evaluation.ranking.rank import Ranking, rank
+from paddlex_feat.evaluation.ranking.ranks import Ranking, rank_gallery
 
 
 @dataclass(frozen=True)
@@ -73,5 +73,5 @@ def retrieval_metrics(
     gallery_labels: Sequence[int] | np.ndarray,
     ks: Sequence[int] = (1, 5),
 ) -> RetrievalMetrics:
-    """`rank` and `metrics_of` in one call; arguments as there."""
-    return metrics_of(rank(query, query_labels, gallery, gallery_labels, nearest=0), ks)
+    """`rank_gallery` and `metrics_of` in one call; arguments as there."""
+    return metrics_of(rank_gallery(query, query_labels, gallery, gallery_labels, nearest=0), ks)

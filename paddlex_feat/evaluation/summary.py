@@ -67,7 +67,9 @@ def summarise(evaluation: Evaluation, query: ImageList, gallery: ImageList) -> S
         confused=confusions(first, query_labels, gallery_labels[ranking.nearest[:, 0]]),
         curve=curve,
         thresholds=thresholds(curve),
-        pairs=pair_similarities(evaluation.query, query_labels, evaluation.gallery, gallery_labels, evaluation.own),
+        pairs=pair_similarities(
+            evaluation.query, query_labels, evaluation.gallery, gallery_labels, evaluation.self_pairs
+        ),
         gallery=len(gallery),
     )
 

@@ -18,7 +18,7 @@ from paddlex_feat.data.images.decode import read_rgb
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.data.lists.image_list import ImageList, find_root, read_list
 from paddlex_feat.errors import ConfigError, DatasetError, ImageError, WeightsError
-from paddlex_feat.evaluation.matches import describe_own, own_pairs, require_matches
+from paddlex_feat.evaluation.matches import describe_self_matches, find_self_pairs, require_matches
 from paddlex_feat.fileio import lookup, safe_yaml
 from paddlex_feat.fileio.atomic_folder import settled
 from paddlex_feat.modes.worker import Place, threads_of
@@ -107,7 +107,7 @@ def evaluator_of(
         settings.batch_size,
         place.workers,
         group,
-        own=own,
+        self_pairs=own,
         recall_ks=settings.recall_ks,
         memory=settings.memory_mib * 2**20 // group.local_size,
         threads=threads_of(config, group) or place.processors,  # decoding may have fewer
@@ -121,14 +121,14 @@ def own_files(config: Config, lists: dict[str, ImageList]) -> np.ndarray | None:
     Raises DatasetError if no query has a match otherwise.
     """
     query, gallery = lists["query"], lists["gallery"]
-    own = own_pairs(query, gallery) if config.Evaluate.exclude_own else None
+    own = find_self_pairs(query, gallery) if config.Evaluate.exclude_own else None
     require_matches(query, gallery, own)
     return own
 
 
 def warn_of_own_files(config: Config, lists: dict[str, ImageList]) -> None:
     """Warn where queries are in the gallery themselves and find themselves, unless they are left out."""
-    found = "" if config.Evaluate.exclude_own else describe_own(lists["query"], lists["gallery"])
+    found = "" if config.Evaluate.exclude_own else describe_self_matches(lists["query"], lists["gallery"])
     if found:
         log.warning("%s", found)
 
