@@ -28,7 +28,7 @@ def unit(rows):
 
 
 def whole_numbers(rows):
-    """Components in multiples of 2**-26, int64: their dot products are exact, and their order is that of the ranking."""
+    """Components in multiples of 2**-26, int64: their dot products are exact, and rank as the features do."""
     return np.rint(rows.astype(np.float64) * GRID).astype(np.int64)
 
 
@@ -185,7 +185,7 @@ def test_exact_dot_is_exact_in_any_order(dim, shape):
     assert all(np.array_equal(r * GRID, whole_numbers(rows)) for r, rows in zip(rounded, (x, y), strict=True))
     products, truth = exact_dot(*rounded), true_dots(*rounded)
     assert np.array_equal(products, truth)
-    assert np.array_equal(products, [[exact_dot(q, g) for g in rounded[1]] for q in rounded[0]])
+    assert np.array_equal(products.T, [exact_dot(rounded[0], row) for row in rounded[1]])
     order = rng.permutation(dim)
     assert np.array_equal(exact_dot(*(rows[:, order] for rows in rounded)), truth)
     assert np.abs(rounded[0] @ rounded[1].T - truth).max() <= error_bound(dim) < 1.01 * dim * 2.0**-24

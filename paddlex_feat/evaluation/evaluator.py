@@ -1,4 +1,4 @@
-"""From a feature extractor and a data set to metrics."""
+"""Evaluate a feature extractor on a data set."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from paddlex_feat.evaluation.ranking.ranks import Ranking, rank_gallery
 from paddlex_feat.runtime.distributed import Group
 
 log = logging.getLogger(__name__)
-MAX_COMPARED = 1000  # features of a list by which `Evaluation.collapsed` judges
-DECIMALS = 6  # unit features that agree in these are the same
-LEAST_FOR_RANKING = 2**26  # bytes, whatever the features leave of the bound
+MAX_COMPARED = 1000  # features of each list that `Evaluation.collapsed` compares
+DECIMALS = 6  # unit features that agree in these count as the same
+MIN_RANKING_BYTES = 2**26  # memory of the ranking, however much the features take
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,11 @@ class Evaluation:
     """Metrics with the ranking and the features they come from.
 
     Attributes:
-        query, gallery: float32 [Q, D] and [G, D], unit rows; parts of one array, in memory or in a file.
-        self_pairs: int64 [P, 2], pairs (query, gallery) of the same file that were left out; None: none were to be.
+        metrics: means over the queries.
+        ranking: ranks and nearest images of each query.
+        query: float32 [Q, D], unit rows.
+        gallery: float32 [G, D], unit rows; with `query` part of one array, in memory or in a file.
+        self_pairs: int64 [P, 2], pairs (query, gallery) of the same file that were left out; None: not asked for.
     """
 
     metrics: RetrievalMetrics
@@ -47,7 +50,7 @@ class Evaluation:
 
     @property
     def collapsed(self) -> bool:
-        """Whether the images, MAX_COMPARED of each list, share so few features that nothing is distinguished."""
+        """Whether the network has collapsed: MAX_COMPARED images of each list share at most a tenth as many features."""
         rows = np.concatenate([part[:MAX_COMPARED] for part in (self.gallery, self.query)])
         distinct = len(np.unique(rows.round(DECIMALS), axis=0))
         return len(rows) > 1 and distinct <= max(1, len(rows) // 10)
@@ -58,12 +61,13 @@ class Evaluator:
 
     Args:
         lists: "gallery" and "query".
+        batch_size: images of a batch.
         workers: threads that decode images.
         group: processes that share the work; all of them must call, and all get the result.
         self_pairs: int64 [P, 2], pairs (query, gallery) that are left out.
-        recall_ks: the k of recall@k beside 1 and 5.
+        recall_ks: the k of recall@k, besides 1 and 5.
         memory: bytes for features and similarities together, in this process.
-        threads: that rank; 0: as many as decode.
+        threads: that rank; 0: as many as `workers`.
         scratch: folder for features that do not fit in half of `memory`.
     """
 
@@ -91,9 +95,16 @@ class Evaluator:
         self._scratch = scratch
 
     def __call__(self, extract: Extractor, after_batch: Callable[[], None] | None = None) -> Evaluation:
-        """Embed both lists and compare. `after_batch` is called between batches (see `embed`).
+        """Embed both lists and rank the gallery for each query.
 
-        Raises ImageError, EvaluationError, and OutputError if features do not fit in `scratch`.
+        Args:
+            extract: pixels to features.
+            after_batch: called between batches (see `embed`).
+
+        Raises:
+            ImageError: If an image cannot be decoded.
+            EvaluationError: If features are not finite, or no query has a match.
+            OutputError: If the features do not fit in `scratch`.
         """
         files = self._gallery.files() + self._query.files()
         features = embed(
@@ -101,7 +112,7 @@ class Evaluator:
         )
         gallery, query = features[: len(self._gallery)], features[len(self._gallery) :]
         held = 0 if isinstance(features, np.memmap) else features.nbytes
-        ranking = self._rank(query, gallery, max(self._memory - held, LEAST_FOR_RANKING))
+        ranking = self._rank(query, gallery, max(self._memory - held, MIN_RANKING_BYTES))
         return Evaluation(metrics_of(ranking, self._ks), ranking, query, gallery, self._self_pairs)
 
     def _name(self, index: int) -> str:
@@ -111,7 +122,7 @@ class Evaluator:
         return f"{records.where(index)}: {records.files()[index]}"
 
     def _allocate(self, shape: tuple[int, int]) -> np.ndarray:
-        """In memory if half of the bound suffices, else in a file that vanishes with the array, however that ends."""
+        """Allocate features in memory if half of the bound suffices, else in an unnamed file that ends with the array."""
         size = 4 * shape[0] * shape[1]
         if 2 * size <= self._memory:
             return np.empty(shape, np.float32)
@@ -119,14 +130,14 @@ class Evaluator:
         log.info("%d MiB of features are kept in a temporary file in %s.", size >> 20, folder)
         with output_errors(folder, OTHER_OUTPUT if self._scratch else OTHER_TEMPORARY):
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder) as stream:  # without a name: nothing is left after a kill either
+            with tempfile.TemporaryFile(dir=folder) as stream:  # unnamed: nothing is left after a kill
                 if hasattr(os, "posix_fallocate"):  # a disk that fills up later would kill the process
                     os.posix_fallocate(stream.fileno(), 0, size)
                 stream.truncate(size)
                 return np.memmap(stream, np.float32, "r+", shape=shape)
 
     def _rank(self, query: np.ndarray, gallery: np.ndarray, memory: int) -> Ranking:
-        """Each rank ranks every size-th query; the columns are put together."""
+        """Rank the queries; of several processes each takes every size-th query, and all get the whole result."""
         first, size, self_pairs = self._group.rank, self._group.size, self._self_pairs
         if self_pairs is not None and size > 1:
             self_pairs = self_pairs[self_pairs[:, 0] % size == first] // [size, 1]

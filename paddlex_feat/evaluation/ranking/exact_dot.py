@@ -82,10 +82,10 @@ def exact_dot(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     Args:
         x: float32 or float64 [n, D], rows from `take_rounded`.
-        y: the same, [m, D].
+        y: the same, [m, D], or one row, [D].
 
     Returns:
-        float64 [n, m].
+        float64 [n, m], or [n].
     """
     return x.astype(np.float64, copy=False) @ y.astype(np.float64, copy=False).T
 

@@ -10,6 +10,7 @@ from paddlex_feat.evaluation.ranking.exact_dot import error_bound, exact_dot, ta
 from paddlex_feat.evaluation.ranking.rank_counter import MASKED, QueryRankCounter
 
 EXACT_ROWS = 256  # queries of an exact product
+_GATHERED = 256  # rows of a tile that are copied for one query at a time: few enough for a cache
 
 
 class Gallery:
@@ -104,8 +105,9 @@ class Block:
 
     def _exact_dots(self, i: int, tile: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Exact similarities of query i with some rows of a tile, float64 [len(columns)]."""
-        parts = (columns[a : a + self._exact_width] for a in range(0, len(columns), self._exact_width))
-        return np.concatenate([exact_dot(self._query64[i], tile[part]) for part in parts])
+        step = min(_GATHERED, self._exact_width)
+        parts = (columns[a : a + step] for a in range(0, len(columns), step))
+        return np.concatenate([exact_dot(np.take(tile, part, axis=0), self._query64[i]) for part in parts])
 
     def _mask(self, row: np.ndarray, i: int, start: int) -> None:
         """Exclude the matches, whose similarities the counter has already, and a query's excluded columns."""
