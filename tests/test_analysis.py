@@ -171,7 +171,7 @@ def test_pairs_are_all_of_them_but_the_own_ones(monkeypatch):
 
 
 def test_many_pairs_are_sampled_without_the_own_ones(monkeypatch, tmp_path):
-    monkeypatch.setattr(analysis, "MOST_PAIRS", 60)
+    monkeypatch.setattr(analysis, "MAX_PAIRS", 60)
     monkeypatch.setattr(analysis, "SAMPLE", 8)
     (query, ql), (gallery, gl) = features(7, 0), features(10, 1)
     query[:, 0] = np.arange(7)

@@ -42,7 +42,7 @@ from paddlex_feat.errors import (
 from paddlex_feat.evaluation import embed as embedding
 from paddlex_feat.evaluation.evaluator import Evaluator
 from paddlex_feat.evaluation.features_file import write_features
-from paddlex_feat.evaluation.matches import match_counts, own_pairs, require_matches
+from paddlex_feat.evaluation.matches import find_self_pairs, match_counts, require_matches
 from paddlex_feat.hub import fetch
 from paddlex_feat.inference.extractor import FeatureExtractor, unit_rows
 from paddlex_feat.inference.network import NetworkExtractor
@@ -378,7 +378,7 @@ def test_features_beyond_the_bound_lie_in_a_file_that_vanishes(tmp_path):
     within, beyond = Evaluator(lists, 4, 2, memory=2 * 14 * 6 * 4)(Means()), small(Means())
     assert isinstance(beyond.gallery, np.memmap) and not isinstance(within.gallery, np.memmap)
     assert np.array_equal(beyond.gallery, within.gallery) and np.array_equal(beyond.query, within.query)
-    assert beyond.headline() == within.headline() and not list((tmp_path / "scratch").iterdir())
+    assert beyond.main_metrics() == within.main_metrics() and not list((tmp_path / "scratch").iterdir())
     with pytest.raises(EvaluationError):
         small(Means(11))
     assert not list((tmp_path / "scratch").iterdir())
@@ -399,14 +399,14 @@ def test_a_disk_without_room_for_the_features_is_an_error(tmp_path):
 def test_ranking_is_told_its_share_of_the_memory_and_what_to_leave_out(tmp_path, monkeypatch):
     import paddlex_feat.evaluation.evaluator as module
 
-    seen, plain = {}, module.rank
-    monkeypatch.setattr(module, "rank", lambda *a, **k: seen.update(k, own=a[4]) or plain(*a, **k))
+    seen, plain = {}, module.rank_gallery
+    monkeypatch.setattr(module, "rank_gallery", lambda *a, **k: seen.update(k, own=a[4]) or plain(*a, **k))
     made = made_lists(tmp_path, 9, 5)
-    found = Evaluator(made, 4, 3, memory=2**30, own=own_pairs(made["query"], made["gallery"]))(Means())
-    assert seen["memory"] == 2**30 - 14 * 6 * 4 and seen["threads"] == 3
-    assert seen["own"].tolist() == found.own.tolist() == [[0, 0]]
+    found = Evaluator(made, 4, 3, memory=2**30, self_pairs=find_self_pairs(made["query"], made["gallery"]))(Means())
+    assert seen["memory_bytes"] == 2**30 - 14 * 6 * 4 and seen["threads"] == 3
+    assert seen["own"].tolist() == found.self_pairs.tolist() == [[0, 0]]
     Evaluator(made_lists(tmp_path, 9, 5), 4, 3, memory=2**20)(Means())
-    assert seen["memory"] == 2**26 and seen["own"] is None
+    assert seen["memory_bytes"] == 2**26 and seen["own"] is None
     Evaluator(made_lists(tmp_path, 9, 5), 4, 3, threads=1)(Means())
     assert seen["threads"] == 1
 
@@ -430,13 +430,13 @@ def test_ranks_put_together_what_one_process_finds(tmp_path, monkeypatch, querie
     """Also where a rank has no batch, or no query; bounded pieces of one round of batches each."""
     monkeypatch.setattr(embedding, "EXCHANGED_BYTES", piece)
     lists = made_lists(tmp_path, 11, queries)
-    own = own_pairs(lists["query"], lists["gallery"])
-    whole = Evaluator(lists, 4, 1, own=own)(Means())
+    own = find_self_pairs(lists["query"], lists["gallery"])
+    whole = Evaluator(lists, 4, 1, self_pairs=own)(Means())
     barrier, shelf, found = threading.Barrier(size), [None] * size, {}
 
     def work(rank: int) -> None:
         group = Together(rank, size, barrier, shelf)
-        found[rank] = Evaluator(lists, 4, 1, group, own=own)(Means())
+        found[rank] = Evaluator(lists, 4, 1, group, self_pairs=own)(Means())
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
     for thread in threads:
@@ -462,12 +462,12 @@ def test_pieces_are_the_batches_that_were_dealt(tmp_path):
 def test_matches_and_own_pairs_are_those_of_the_lists(tmp_path):
     gallery = ImageList("gallery", tmp_path, ["a", "b", "./a", "c"], [1, 1, 2, 3], [1, 2, 3, 4])
     query = ImageList("query", tmp_path, ["x/../a", "c", "d"], [1, 3, 4], [1, 2, 3])
-    own = own_pairs(query, gallery)
+    own = find_self_pairs(query, gallery)
     assert own.tolist() == [[0, 0], [0, 2], [1, 3]]
     assert match_counts(query, gallery).tolist() == [2, 1, 0]
     assert match_counts(query, gallery, own).tolist() == [1, 0, 0]
     require_matches(query, gallery, own)
-    assert own_pairs(ImageList("query", tmp_path, ["z"], [1], [1]), gallery).shape == (0, 2)
+    assert find_self_pairs(ImageList("query", tmp_path, ["z"], [1], [1]), gallery).shape == (0, 2)
 
 
 # Several processes

@@ -104,10 +104,10 @@ def test_on_a_gpu_no_predictor_is_built_and_only_checkpoints_are_exported(job):
     own, group = job.trainer, ProcessGroup()
     exported = FeatureExtractor(job.output / "latest/inference", "cpu", 2)
     found = evaluator_of(job.config, job.data.lists, job.data.own, Worker("cpu", 2, 2, group), job.output)(exported)
-    assert {n: v for n, v in found.headline().items() if n != "mAP"} == {
+    assert {n: v for n, v in found.main_metrics().items() if n != "mAP"} == {
         n: v for n, v in job.calls[-1].items() if n != "mAP"
     }
-    assert found.headline()["mAP"] == pytest.approx(job.calls[-1]["mAP"], abs=1e-4)
+    assert found.main_metrics()["mAP"] == pytest.approx(job.calls[-1]["mAP"], abs=1e-4)
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     before = {n: t.numpy() for n, t in own.state.raw_weights().items()}
     with own._candidate() as network:
@@ -217,7 +217,7 @@ def test_every_rank_looks_equally_often(files, size):
             looks[-1] += 1
 
         try:
-            embed(Fixed(), files, 2, 1, Counted(rank, size) if size > 1 else None, look=look)
+            embed(Fixed(), files, 2, 1, Counted(rank, size) if size > 1 else None, after_batch=look)
         except Ended:
             assert size > 1
     assert looks == [-(-len(files) // 2) // size] * size  # 15 files, 8 batches

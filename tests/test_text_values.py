@@ -9,7 +9,7 @@ import pytest
 from conftest import run_main
 
 from paddlex_feat.config import load
-from paddlex_feat.config.schema import TEXT_KEYS, walk
+from paddlex_feat.config.schema import walk
 from paddlex_feat.errors import ConfigError, DownloadError, OutputError
 from paddlex_feat.fileio import paths, safe_yaml
 from paddlex_feat.fileio.reading import decode_text

@@ -19,7 +19,7 @@ from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.readers import find_root, reader_of
 from paddlex_feat.errors import ConfigError, DatasetError, ImageError, WeightsError
-from paddlex_feat.evaluation.matches import describe_own, own_pairs, require_matches
+from paddlex_feat.evaluation.matches import describe_self_matches, find_self_pairs, require_matches
 from paddlex_feat.fileio import lookup, safe_yaml
 from paddlex_feat.fileio.atomic_folder import resolve_during_swap
 from paddlex_feat.models.registry import find_backbone
@@ -110,7 +110,7 @@ def evaluator_of(
         settings.batch_size,
         place.decoding_threads,
         group,
-        own=own,
+        self_pairs=own,
         recall_ks=settings.recall_ks,
         memory=settings.memory_mib * 2**20 // group.local_size,
         threads=threads_of(config, group) or place.processors,  # decoding may have fewer
@@ -124,14 +124,14 @@ def own_files(config: Config, lists: dict[str, ImageList]) -> np.ndarray | None:
     Raises DatasetError if no query has a match otherwise.
     """
     query, gallery = lists["query"], lists["gallery"]
-    own = own_pairs(query, gallery) if config.Evaluate.exclude_self else None
+    own = find_self_pairs(query, gallery) if config.Evaluate.exclude_self else None
     require_matches(query, gallery, own)
     return own
 
 
 def warn_of_own_files(config: Config, lists: dict[str, ImageList]) -> None:
     """Warn where queries are in the gallery themselves and find themselves, unless they are left out."""
-    found = "" if config.Evaluate.exclude_self else describe_own(lists["query"], lists["gallery"])
+    found = "" if config.Evaluate.exclude_self else describe_self_matches(lists["query"], lists["gallery"])
     if found:
         log.warning("%s", found)
 

@@ -62,7 +62,7 @@ def _evaluate(
         return {}
     if evaluation.collapsed:
         log.warning("Nearly all images have the same features: these weights distinguish nothing.")
-    result = {"metrics": evaluation.headline(), "weight_path": str(path)}
+    result = {"metrics": evaluation.main_metrics(), "weight_path": str(path)}
     try:
         result |= evaluation_report.write(evaluation, lists["query"], lists["gallery"], folder, str(path))
         if config.Evaluate.save_features:

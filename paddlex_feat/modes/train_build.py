@@ -181,7 +181,7 @@ def build_trainer(
             raise explain_failure(error, settings, state) from error
         if found.collapsed:
             log.warning("%s", explain_collapse(settings, state))
-        return found.headline()
+        return found.main_metrics()
 
     own = folder.root if group.rank == 0 else None
     return Trainer(

@@ -23,10 +23,10 @@ from paddlex_feat.fileio.reading import read_small
 from paddlex_feat.fileio.temporary import remove_stale
 
 SAMPLES_PER_LIST = 10
-_LONGEST_SIDE = 4096  # of a sample, in pixels
-_MOST_SAMPLE = 2**27  # bytes of a file that may be a sample
+_MAX_SAMPLE_SIDE = 4096  # of a sample, in pixels
+_MAX_SAMPLE_BYTES = 2**27  # bytes of a file that may be a sample
 _RECORD = ".paddlex_feat.samples.json"  # in their folder: the SHA-256 of each, by name
-_TRIED = 1000  # images, before a list without readable ones is given up
+_MAX_TRIES = 1000  # images, before a list without readable ones is given up
 # Formats that every browser shows; samples of other formats are saved as PNG.
 _WEB_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
@@ -45,7 +45,7 @@ def write_samples(lists: dict[str, ImageList], folder: Path) -> dict[str, list[s
         order = list(range(len(records)))
         random.Random(123).shuffle(order)  # noqa: S311
         names[name] = []
-        for i in order[:_TRIED]:
+        for i in order[:_MAX_TRIES]:
             if len(names[name]) == SAMPLES_PER_LIST:
                 break
             with suppress(ImageError):
@@ -70,7 +70,7 @@ class _Samples:
     def save(self, records: ImageList, i: int) -> str:
         """Write the sample of one record and return its name. Raises ImageError if it cannot be decoded."""
         image = read_rgb(records.files()[i], warnings=[])  # damage is a finding
-        scale = min(1, _LONGEST_SIDE / max(image.shape[:2]))
+        scale = min(1, _MAX_SAMPLE_SIDE / max(image.shape[:2]))
         if scale < 1:
             size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
@@ -109,7 +109,7 @@ class _Samples:
 def _content(path: Path) -> str:
     """SHA-256 of a file; "" for a link, and for what is not a file."""
     try:
-        return "" if path.is_symlink() else sha256(read_small(path, _MOST_SAMPLE)).hexdigest()
+        return "" if path.is_symlink() else sha256(read_small(path, _MAX_SAMPLE_BYTES)).hexdigest()
     except OSError:
         return ""
 

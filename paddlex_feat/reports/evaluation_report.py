@@ -51,7 +51,7 @@ def write(
 
     first = evaluation.ranking.first_match
     chosen, worst = choose_queries(first, query.labels, QUERIES), choose_worst(first, query.labels, QUERIES)
-    headline = evaluation.headline()
+    headline = evaluation.main_metrics()
     title = (
         f"recall@1 {headline['recall1']:.3f}   recall@5 {headline['recall5']:.3f}   mAP {headline['mAP']:.3f}   "
         f"({summary.metrics.matched_queries} queries, {len(gallery)} gallery images)"

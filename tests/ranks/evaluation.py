@@ -25,7 +25,7 @@ def main(inference: str, data: str, result: str, batch_size: int) -> None:
     lists = require_lists(data, ("gallery", "query"))
     evaluation = Evaluator(lists, batch_size, 1, group)(FeatureExtractor(Path(inference), "cpu", 1))
     if group.rank == 0:
-        figures = evaluation.headline()
+        figures = evaluation.main_metrics()
         np.savez(result, query=evaluation.query, gallery=evaluation.gallery, **figures)
 
 
