@@ -28,7 +28,7 @@ from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.models import recognizer, weights
 from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.modes import export as mode
-from paddlex_feat.modes.build import load_trained_network
+from paddlex_feat.modes.trained_model import load_trained_network
 from paddlex_feat.training.run_logger import peak_memory_mib
 
 NAME = "PP-ShiTuV2_rec"

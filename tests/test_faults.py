@@ -553,7 +553,7 @@ sys.exit(cli.main(sys.argv[1:]))
         ("train", "paddlex_feat.data.readers.find", "find_root", "data/train.txt", "DatasetError"),
         ("evaluate", "paddlex_feat.modes.evaluate", "own_files", "data/images", "ImageError"),
         ("evaluate", "paddlex_feat.data.readers.find", "find_root", "data/gallery.txt", "DatasetError"),
-        ("evaluate", "paddlex_feat.modes.trained_model", "find", "run/best_model", "WeightsError"),
+        ("evaluate", "paddlex_feat.modes.trained_model", "resolve_weights", "run/best_model", "WeightsError"),
         ("export", "paddlex_feat.modes.export", "weight_file", "run/best_model", "WeightsError"),
         ("predict", "paddlex_feat.inference.predictor", "read_info", "run/best_model", "WeightsError"),
         ("predict", "paddlex_feat.inference.input_paths", "exists", "data/images", "ImageError"),

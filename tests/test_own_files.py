@@ -12,7 +12,7 @@ from paddlex_feat.config.load import load
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.evaluation import matches
 from paddlex_feat.evaluation.matches import describe_self_matches, find_self_pairs
-from paddlex_feat.modes.build import own_files, warn_of_own_files
+from paddlex_feat.modes.data import self_pairs_of, warn_of_self_matches
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def lists(tmp_path) -> dict[str, ImageList]:
 def warnings(lists: dict[str, ImageList], caplog: pytest.LogCaptureFixture, **evaluate: object) -> list[str]:
     config = load("PP-ShiTuV2_rec", [(f"Evaluate.{key}", value) for key, value in evaluate.items()])[0]
     caplog.clear()
-    warn_of_own_files(config, lists)
+    warn_of_self_matches(config, lists)
     return caplog.messages
 
 
@@ -56,7 +56,7 @@ def test_nothing_is_said_where_they_are_left_out_or_there_are_none(lists, caplog
     assert warnings(lists, caplog, exclude_self=True) == []
     config = load("PP-ShiTuV2_rec", [("Evaluate.exclude_self", True)])[0]
     lists["gallery"].labels[4] = 0  # the match of the first query
-    assert own_files(config, lists).tolist() == [[0, 0], [1, 1], [2, 2]]
+    assert self_pairs_of(config, lists).tolist() == [[0, 0], [1, 1], [2, 2]]
     lists["query"].paths[:4], lists["query"]._files = ["own.jpg"] * 4, []
     assert describe_self_matches(lists["query"], lists["gallery"]) == ""
 

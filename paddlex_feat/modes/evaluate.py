@@ -16,7 +16,8 @@ from paddlex_feat.errors import EvaluationError, FeatError, as_output_error
 from paddlex_feat.evaluation.features_file import FEATURES, write_features
 from paddlex_feat.fileio.atomic import require_writable
 from paddlex_feat.modes import trained_model
-from paddlex_feat.modes.build import evaluator_of, own_files, require_images, warn_of_own_files
+from paddlex_feat.modes.build import evaluator_of
+from paddlex_feat.modes.data import require_images, self_pairs_of, warn_of_self_matches
 from paddlex_feat.modes.worker import launch_processes
 from paddlex_feat.reports import evaluation_report
 from paddlex_feat.runtime import heartbeat, launch
@@ -37,7 +38,7 @@ def run(config: Config, output: Path, group: ProcessGroup) -> dict[str, Any]:
             for name in (*evaluation_report.FILES, FEATURES):  # files of an earlier evaluation
                 (folder / name).unlink(missing_ok=True)
     lists = _read_lists(config)
-    own = own_files(config, lists)
+    own = self_pairs_of(config, lists)
     path = trained_model.resolve_weights(config)
     if launch.needs_workers(config.Global.device, None, group):
         return launch_processes(config, output)
@@ -54,7 +55,7 @@ def _evaluate(
 ) -> dict[str, Any]:
     folder = output / "evaluate"
     if group.rank == 0:
-        warn_of_own_files(config, lists)
+        warn_of_self_matches(config, lists)
     model = trained_model.load_model(config, path, group)
     evaluation = evaluator_of(config, lists, own, model.place, output)(model.extract)
     heartbeat.stop()

@@ -13,7 +13,9 @@ from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import WeightsError
 from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.inference.export.convert import require_forms, write_forms
-from paddlex_feat.modes.build import comparison_batches, exporter_of, load_trained_network, preprocess_of
+from paddlex_feat.modes.build import exporter_of, preprocess_of
+from paddlex_feat.modes.data import comparison_batches
+from paddlex_feat.modes.trained_model import load_trained_network
 from paddlex_feat.modes.weight_paths import weight_file
 from paddlex_feat.runtime.device import first_device, select_device
 from paddlex_feat.runtime.paddle_import import prepare_paddle

@@ -19,7 +19,8 @@ from paddlex_feat.fileio.backups import write_with_backup
 from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.hub import fetch
 from paddlex_feat.inference.export.convert import INFERENCE_FILES, require_forms, write_forms
-from paddlex_feat.modes.build import comparison_batches, exporter_of, preprocess_of
+from paddlex_feat.modes.build import exporter_of, preprocess_of
+from paddlex_feat.modes.data import comparison_batches
 from paddlex_feat.modes.parts import network_spec
 from paddlex_feat.modes.train_data import Data, Loader, read_data
 from paddlex_feat.modes.weight_paths import require_checkpoint, require_weights

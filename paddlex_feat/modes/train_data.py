@@ -21,7 +21,8 @@ from paddlex_feat.data.loading.loader import BATCHES_AHEAD, CorruptImageReplacer
 from paddlex_feat.data.loading.processes import HELD, DecodingProcesses, ProcessEnded
 from paddlex_feat.data.readers import require_lists
 from paddlex_feat.errors import ConfigError, DatasetError
-from paddlex_feat.modes.build import own_files, preprocess_of, require_images, warn_of_own_files
+from paddlex_feat.modes.build import preprocess_of
+from paddlex_feat.modes.data import require_images, self_pairs_of, warn_of_self_matches
 from paddlex_feat.modes.parts import loss_terms
 from paddlex_feat.modes.train_classes import require_classes_of
 from paddlex_feat.modes.worker import Worker
@@ -84,9 +85,9 @@ def read_data(config: Config, group: ProcessGroup, resumed: Path | None = None) 
         group.size,
         settings.class_sampling == "uniform",
     )
-    own = own_files(config, lists)
+    own = self_pairs_of(config, lists)
     if group.rank == 0:
-        warn_of_own_files(config, lists)
+        warn_of_self_matches(config, lists)
     labels = labels.astype(np.int64)
     bad = CorruptImageReplacer(labels) if settings.skip_bad_images else None
     prints = {n: fingerprint(r.paths, r.files(), r.labels) for n, r in lists.items()}

@@ -1,20 +1,26 @@
-"""What mode evaluate evaluates: weights or an inference directory, found, explained and made ready."""
+"""Trained models: weight files with the configuration of their run, and inference directories."""
 
 from __future__ import annotations
 
 import logging
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from paddlex_feat.config.load import load
 from paddlex_feat.config.schema import Config
-from paddlex_feat.errors import ConfigError
+from paddlex_feat.errors import ConfigError, WeightsError
+from paddlex_feat.fileio import lookup, safe_yaml
 from paddlex_feat.fileio.atomic_folder import resolve_during_swap
 from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.hub import fetch
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.model_info import PREFIX
-from paddlex_feat.modes.build import load_trained_network, preprocess_of, warn_config_mismatch
+from paddlex_feat.models.registry import find_backbone
+from paddlex_feat.modes.build import preprocess_of
+from paddlex_feat.modes.parts import find_problems, network_spec
 from paddlex_feat.modes.weight_paths import require_weights, weight_file
 from paddlex_feat.modes.worker import Worker, init_worker, threads_of
 from paddlex_feat.runtime.distributed import ProcessGroup
@@ -23,9 +29,11 @@ from paddlex_feat.runtime.paddle_import import prepare_paddle
 
 if TYPE_CHECKING:
     from paddlex_feat.evaluation.embed import Extractor
+    from paddlex_feat.models.recognizer import Recognizer
 
 log = logging.getLogger(__name__)
 KEY = "Evaluate.weight_path"
+SPARE_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -98,3 +106,109 @@ def _inference_directory(config: Config, folder: Path, place: Worker) -> Feature
     }
     warn_config_mismatch(pairs, folder / f"{PREFIX}.yml")
     return extract
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network with its weights, for features alone: it has no head.
+
+    Attributes:
+        path: the weight file. config: the configuration it was trained with.
+    """
+
+    path: Path
+    config: Config
+    network: Recognizer
+
+
+def load_trained_network(config: Config, path: Path) -> TrainedNetwork:
+    """The network of a weight file, built as its run's configuration says, and filled.
+
+    Raises WeightsError for weights that do not fit, ConfigError for a damaged configuration.
+    """
+    own = run_config(path, config)
+
+    from paddlex_feat.models import recognizer, weights
+
+    _require_in_proportion(own, path)
+    network = recognizer.build(network_spec(own), num_classes=None)
+    log.info("Weights %s: %s", path, weights.load(network, path, head="ignored"))
+    return TrainedNetwork(path, own, network)
+
+
+def _require_in_proportion(trained: Config, path: Path) -> None:
+    """Raise WeightsError if a weight file is too small for its network, before that takes the memory.
+
+    Every number of a network without head is in its file, with two bytes at least. Only positions may be fewer,
+    learnt at a smaller input size: SPARE_BYTES leaves room for those, and for all that is small.
+    """
+    import paddle
+
+    from paddlex_feat.models import recognizer
+
+    file = resolve_during_swap(path)
+    if not file.is_file():
+        what = lookup.problem("The weight file", path, "file")
+        raise WeightsError(what, where=str(path), fix="Check the path, or train first.", code="weights-missing")
+    if not find_backbone(trained.Model.backbone).size_from_keys:
+        return
+    with paddle.LazyGuard():  # shapes without tensors
+        network = recognizer.build(network_spec(trained), num_classes=None)
+    numbers, size = sum(math.prod(p.shape) for p in network.parameters()), file.stat().st_size
+    if 2 * numbers > size + SPARE_BYTES:
+        raise WeightsError(
+            f"The network has {numbers:,} numbers, more than a file of {size:,} bytes holds.",
+            where=str(path),
+            fix="Use the config.yaml that these weights were trained with, beside them or one level up.",
+            code="weights-too-small",
+        )
+
+
+def run_config(weights: Path, config: Config) -> Config:
+    """The configuration that `weights` were trained with: config.yaml beside them or one level up.
+
+    Without such a file it is `config`, and where PaddleClas, which leaves one of the same name, has trained them.
+    What contradicts `config` is said in the log. Raises ConfigError for a damaged file.
+    """
+    for folder in (weights.parent, weights.parent.parent):
+        path = folder / "config.yaml"
+        if path.is_file():
+            try:
+                own, _ = load(str(path), [("Global.mode", config.Global.mode)], usable=False, check=find_problems)
+            except ConfigError as error:
+                if not _of_paddleclas(path):
+                    raise ConfigError(
+                        f"The configuration that these weights were trained with is damaged. {error.what}",
+                        where=str(path),
+                        fix="Mend it, or remove it: then network and input size are taken from -c.",
+                    ) from error
+                log.warning("%s is PaddleClas's, not of this program: -c is used.", path)
+                return config
+            _warn_of_mismatch(own, config, path)
+            return own
+    log.warning("No config.yaml beside %s or above it: network and input size are taken from -c.", weights)
+    return config
+
+
+def _of_paddleclas(path: Path) -> bool:
+    try:
+        return bool(re.search(r"^Arch:", safe_yaml.read_text(path), re.MULTILINE))
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _warn_of_mismatch(own: Config, config: Config, path: Path) -> None:
+    pairs = {
+        "Global.model": (own.Global.model, config.Global.model),
+        "Model": (own.Model, config.Model),
+        "Train.input_size": (own.Train.input_size, config.Train.input_size),
+        "Train.interpolation": (own.Train.interpolation, config.Train.interpolation),
+    }
+    warn_config_mismatch(pairs, path)
+
+
+def warn_config_mismatch(pairs: dict[str, tuple[Any, Any]], path: Path) -> None:
+    """Warn of each key whose value in `path`, which is used, is not that of -c: key -> (used, given)."""
+    for key, (used, given) in pairs.items():
+        if used != given:
+            log.warning("%s is %s in %s and %s in -c: using %s, as trained.", key, used, path, given, used)
