@@ -350,7 +350,7 @@ def test_what_no_path_can_hold_is_refused_in_every_text(text):
     with pytest.raises(ConfigError) as error:
         load.load("PP-ShiTuV2_rec", words)
     for key, _ in words:
-        assert f"{key} (-o): holds NUL or half" in error.value.what
+        assert f"{key} (-o): contains a NUL character" in error.value.what
     good = load.split_override('Global.output="/tmp/\\udcff"')  # bytes that are not UTF-8
     assert load.load("PP-ShiTuV2_rec", [good])[0].Global.output == "/tmp/\udcff"
 

@@ -36,7 +36,7 @@ _IN_NO_PATH = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 
 
 def fits_a_path(value: Any) -> bool:
-    """Can every text in a value be handed to the system as a path or a word?"""
+    """Whether the system takes every text in a value as a path or a word."""
     if isinstance(value, dict):
         return all(fits_a_path(part) for pair in value.items() for part in pair)
     if isinstance(value, list):
@@ -50,12 +50,12 @@ PathText = Annotated[str, AfterValidator(expand_home)]  # text that is a path, o
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values cannot change."""
 
-    # strict: True is no number, "7" is no number, 5 is no text.
+    # strict: True and "7" are not numbers, 5 is not text.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
     @field_validator("*", check_fields=False)
     @classmethod
     def _no_nul(cls, value: Any) -> Any:
         if not fits_a_path(value):
-            raise ValueError("holds NUL or half a surrogate pair, which no path can")
+            raise ValueError("contains a NUL character or an unpaired surrogate")
         return value

@@ -1,4 +1,4 @@
-"""Describe the faults of a configuration: one line per key, with what to write instead."""
+"""Describe the problems of a configuration: one line per key, with the correction."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _hint(dotted: str) -> str:
 
 
 def listed(error: ValidationError, sources: Mapping[str, str], texts: Mapping[str, str]) -> tuple[list[str], int]:
-    """One line per key, for the failing alternatives of a union are one fault; and how many are not listed.
+    """One line per key, for the failing alternatives of a union are one problem; and how many are not listed.
 
     Args:
         sources: dotted key -> file:line, or "-o".

@@ -1,6 +1,6 @@
 """Every configuration key with its type, default, unit and meaning.
 
-The only list of keys, together with training.py: `--help`, docs/configuration.md and
+The only list of keys, together with train_schema.py: `--help`, docs/configuration.md and
 docs/config.schema.json are made from it. Defaults are those of PP-ShiTuV2_rec; recipes.py holds
 what other models change.
 """
@@ -116,7 +116,7 @@ class ConvertSection(Section):
 class SplitSection(Section):
     """Re-splitting of the data set."""
 
-    enable: bool = key(False, "Split anew before checking.")
+    enable: bool = key(False, "Split before checking.")
     train_percent: int | None = key(None, "Share of train.txt.", "%", ge=1, le=98)
     gallery_percent: int | None = key(None, "Share of gallery.txt.", "%", ge=1, le=98)
     query_percent: int | None = key(None, "Share of query.txt.", "%", ge=1, le=98)

@@ -21,39 +21,48 @@ if TYPE_CHECKING:
 
 
 def evaluator_of(
-    config: Config, lists: dict[str, ImageList], own: np.ndarray | None, place: Worker, scratch: Path
+    config: Config, lists: dict[str, ImageList], self_pairs: np.ndarray | None, worker: Worker, scratch: Path
 ) -> Evaluator:
-    """What evaluates on these lists by the keys of the section Evaluate.
+    """Build the evaluator of these lists by the section Evaluate.
 
     Args:
-        own: pairs that are left out, from `self_pairs_of`.
+        config: the configuration.
+        lists: "gallery" and "query".
+        self_pairs: pairs that are left out, int64 [P, 2], from `self_pairs_of`.
+        worker: where the features are computed.
         scratch: folder for features that do not fit in memory.
     """
     from paddlex_feat.evaluation.evaluator import Evaluator
 
-    settings, group = config.Evaluate, place.group
+    settings, group = config.Evaluate, worker.group
     return Evaluator(
         lists,
         settings.batch_size,
-        place.decoding_threads,
+        worker.decoding_threads,
         group,
-        self_pairs=own,
+        self_pairs=self_pairs,
         recall_ks=settings.recall_ks,
         memory=settings.memory_mib * 2**20 // group.local_size,
-        threads=threads_of(config, group) or place.processors,  # decoding may have fewer
+        threads=threads_of(config, group) or worker.processors,  # decoding may have fewer
         scratch=scratch,
     )
 
 
 def preprocess_of(config: Config) -> Preprocess:
-    """The one pre-processing that the configuration describes."""
+    """Build the pre-processing that the configuration describes."""
     return Preprocess(size=config.Train.input_size, interpolation=config.Train.interpolation)
 
 
 def exporter_of(config: Config, trained: Config, network: Recognizer) -> Exporter:
-    """What writes inference directories of a network, as the sections Export and Global of `config` say.
+    """Build the exporter of a network by the sections Export and Global.
 
-    trained: the configuration that the network was made by. Raises ConfigError if it cannot take images of any size.
+    Args:
+        config: the configuration of the export.
+        trained: the configuration that the network was built by.
+        network: the network, without head.
+
+    Raises:
+        ConfigError: images of any size are asked for, and the network takes one size only.
     """
     from paddlex_feat.inference.export.exporter import Exporter
 

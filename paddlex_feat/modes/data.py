@@ -1,4 +1,4 @@
-"""Images that several modes need: those of the lists, queries that are in the gallery, images to compare exports on."""
+"""Images that several modes need: missing ones, queries that are in the gallery too, images to compare exports on."""
 
 from __future__ import annotations
 
@@ -23,25 +23,26 @@ OTHER_SIZE = 32  # pixels more, a multiple of every network's stride
 
 
 def self_pairs_of(config: Config, lists: dict[str, ImageList]) -> np.ndarray | None:
-    """Pairs of a query with its own file in the gallery, if they are to be left out.
+    """Find the pairs of a query with its own file in the gallery, int64 [P, 2]; None unless they are to be left out.
 
-    Raises DatasetError if no query has a match otherwise.
+    Raises:
+        DatasetError: no query has a match.
     """
     query, gallery = lists["query"], lists["gallery"]
-    own = find_self_pairs(query, gallery) if config.Evaluate.exclude_self else None
-    require_matches(query, gallery, own)
-    return own
+    pairs = find_self_pairs(query, gallery) if config.Evaluate.exclude_self else None
+    require_matches(query, gallery, pairs)
+    return pairs
 
 
 def warn_of_self_matches(config: Config, lists: dict[str, ImageList]) -> None:
-    """Warn where queries are in the gallery themselves and find themselves, unless they are left out."""
+    """Warn if the gallery has files of queries, which would find themselves, unless these pairs are left out."""
     found = "" if config.Evaluate.exclude_self else describe_self_matches(lists["query"], lists["gallery"])
     if found:
         log.warning("%s", found)
 
 
 def require_images(records: ImageList, missing: list[int]) -> None:
-    """Raise DatasetError if files of a list, by their indices, do not exist."""
+    """Raise DatasetError if a list has missing files, given by their indices."""
     if not missing:
         return
     find, files = lookup.Lookup(records.root), records.files()
@@ -50,12 +51,13 @@ def require_images(records: ImageList, missing: list[int]) -> None:
     raise DatasetError(
         f"{len(missing)} images of {records.name}.txt do not exist." + "".join(rows),
         where=", ".join(f"{records.where(i)} ({records.paths[i]})" for i in missing[:5]),
-        fix="Correct the list; Global.mode=check_dataset lists all that is wrong.",
+        fix="Correct the list; Global.mode=check_dataset finds all errors.",
+        code="images-missing",
     )
 
 
 def comparison_batches(config: Config, preprocess: Preprocess) -> tuple[list[np.ndarray], str]:
-    """What an export is compared on: `comparison_images`, and for a graph of any size another size as well."""
+    """Return batches of images to compare an export on, and a description; two sizes for a graph of any size."""
     dataset, refused = config.Global.dataset_dir, config.CheckDataset.outside == "refuse"
     images, source = comparison_images(dataset, preprocess, refused)
     if config.Export.input_size == "fixed":
@@ -66,7 +68,8 @@ def comparison_batches(config: Config, preprocess: Preprocess) -> tuple[list[np.
 
 
 def comparison_images(dataset_dir: str, preprocess: Preprocess, refuse_outside: bool = False) -> tuple[np.ndarray, str]:
-    """The first COMPARED_IMAGES gallery images that can be read, uint8 [N, S, S, 3]; noise where there are none."""
+    """Return the first COMPARED_IMAGES readable gallery images, uint8 [N, S, S, 3], noise if there are none, and a
+    description."""
     files: list[str] = []
     with suppress(DatasetError):
         root, names = find_root(dataset_dir), ("gallery",)

@@ -1,4 +1,4 @@
-"""Mode evaluate: recall@k and mAP of weights or of an inference directory, exact over the whole gallery."""
+"""Mode evaluate: recall@k and mAP of weights or of an inference model, by exact ranking of the whole gallery."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Config, output: Path, group: ProcessGroup) -> dict[str, Any]:
-    """Evaluate here, or start a process for each of several devices and wait for them.
+    """Evaluate in this process, or start one per device and wait for them.
 
-    All that lists, folders and configuration tell is checked before Paddle is imported.
+    Lists, folders and configuration are checked before Paddle is imported.
     """
     folder = output / "evaluate"
     if group.rank == 0:
@@ -57,7 +57,7 @@ def _evaluate(
     if group.rank == 0:
         warn_of_self_matches(config, lists)
     model = trained_model.load_model(config, path, group)
-    evaluation = evaluator_of(config, lists, own, model.place, output)(model.extract)
+    evaluation = evaluator_of(config, lists, own, model.worker, output)(model.extract)
     heartbeat.stop()
     if group.rank:
         return {}
@@ -78,13 +78,14 @@ def _evaluate(
         raise EvaluationError(
             f"The metrics are done, and the report could not be made ({type(error).__name__}: {error}).",
             where=str(folder),
-            fix="The metrics stand in evaluate_result.json; please report this with evaluate.log.",
+            fix="The metrics are in evaluate_result.json; please report this with evaluate.log.",
+            code="report-failed",
         ).with_result(result) from error
     return result
 
 
 def _read_lists(config: Config) -> dict[str, ImageList]:
-    """gallery.txt and query.txt, all of whose files are there. Raises DatasetError."""
+    """Read gallery and query. Raises DatasetError, also for missing files."""
     refused = config.CheckDataset.outside == "refuse"
     lists = require_lists(config.Global.dataset_dir, ("gallery", "query"), refuse_outside=refused)
     for records in lists.values():

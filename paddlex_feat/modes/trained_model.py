@@ -33,21 +33,30 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 KEY = "Evaluate.weight_path"
-SPARE_BYTES = 2**26
+SPARE_BYTES = 2**26  # by which a weight file may be smaller than its network: position embeddings, small tensors
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """What is evaluated, ready to compute, and where it computes."""
+    """A model that is ready to compute.
+
+    Attributes:
+        extract: computes features of images.
+        worker: where it computes.
+    """
 
     extract: Extractor
-    place: Worker
+    worker: Worker
 
 
 def resolve_weights(config: Config) -> Path:
-    """The weight file or inference directory of Evaluate.weight_path; a URL is fetched. Paddle is not imported.
+    """Return the weight file or inference directory of Evaluate.weight_path, without importing Paddle.
 
-    Raises WeightsError for what is neither, DownloadError.
+    A URL is downloaded.
+
+    Raises:
+        WeightsError: the path is neither.
+        DownloadError: the download failed.
     """
     given = config.Evaluate.weight_path
     path = None if given is None or fetch.is_url(given) else resolve_during_swap(Path(given))
@@ -59,30 +68,34 @@ def resolve_weights(config: Config) -> Path:
             "The graph of an inference directory has its own precision.",
             where="Evaluate.amp",
             fix=f"Leave it OFF, or give the .pdparams file with -o {KEY}=FILE.",
+            code="amp-of-graph",
         )
     return path
 
 
 def load_model(config: Config, path: Path, group: ProcessGroup) -> LoadedModel:
-    """Import Paddle, choose the device and load what `resolve_weights` found.
+    """Import Paddle, choose the device and load the path that `resolve_weights` returned.
 
-    On a CPU weights run as the exported graph, which is several times faster there and is what will
-    be deployed; on a GPU the network runs itself. Raises DeviceError for mixed precision
-    on a CPU, or in a format that the GPU lacks.
+    On a CPU, weights are exported first: the graph is several times faster there, and is what will be deployed. On a
+    GPU the network itself runs.
+
+    Raises:
+        DeviceError: mixed precision on a CPU, or in a format that the GPU lacks.
+        WeightsError: the weights do not fit the network.
     """
     prepare_paddle(threads_of(config, group))
-    place = init_worker(config, group)
+    worker = init_worker(config, group)
     if config.Evaluate.amp != "OFF":
-        require_amp(place.device, config.Train.amp_dtype, "Evaluate.amp")
+        require_amp(worker.device, config.Train.amp_dtype, "Evaluate.amp")
     if path.is_dir():
-        return LoadedModel(_inference_directory(config, path, place), place)
+        return LoadedModel(_inference_directory(config, path, worker), worker)
     trained = load_trained_network(config, path)
     preprocess = preprocess_of(trained.config)
-    if place.device != "cpu":
+    if worker.device != "cpu":
         from paddlex_feat.inference.network import NetworkExtractor
 
         amp_dtype = config.Train.amp_dtype if config.Evaluate.amp != "OFF" else None
-        return LoadedModel(NetworkExtractor(trained.network, preprocess, amp_dtype), place)
+        return LoadedModel(NetworkExtractor(trained.network, preprocess, amp_dtype), worker)
 
     from paddlex_feat.inference.export.exporter import Exporter
 
@@ -90,14 +103,14 @@ def load_model(config: Config, path: Path, group: ProcessGroup) -> LoadedModel:
         folder = temporary / "inference"
         exporter = Exporter(trained.network, trained.config.Global.model, preprocess)
         exporter.write(trained.network.state_dict(), folder)
-        return LoadedModel(FeatureExtractor(folder, place.device, place.threads), place)
+        return LoadedModel(FeatureExtractor(folder, worker.device, worker.threads), worker)
 
 
-def _inference_directory(config: Config, folder: Path, place: Worker) -> FeatureExtractor:
-    extract = FeatureExtractor(folder, place.device, place.threads, unit=True)
+def _inference_directory(config: Config, folder: Path, worker: Worker) -> FeatureExtractor:
+    extract = FeatureExtractor(folder, worker.device, worker.threads, unit=True)
     info = extract.info
     if not info.normalise_features:
-        log.warning("%s does not ask for NormalizeFeatures: compared are unit features even so.", folder)
+        log.warning("%s does not normalize features; they are normalized for evaluation.", folder)
     log.info("Inference model %s: %s at %d px", folder, info.name, info.preprocess.size)
     pairs = {
         "Global.model": (info.name, config.Global.model),
@@ -110,10 +123,12 @@ def _inference_directory(config: Config, folder: Path, place: Worker) -> Feature
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network with its weights, for features alone: it has no head.
+    """A network with its weights and without its head, which features do not need.
 
     Attributes:
-        path: the weight file. config: the configuration it was trained with.
+        path: the weight file.
+        config: the configuration that it was trained with.
+        network: the network.
     """
 
     path: Path
@@ -122,25 +137,27 @@ class TrainedNetwork:
 
 
 def load_trained_network(config: Config, path: Path) -> TrainedNetwork:
-    """The network of a weight file, built as its run's configuration says, and filled.
+    """Build the network of a weight file by its run's configuration, and load the weights.
 
-    Raises WeightsError for weights that do not fit, ConfigError for a damaged configuration.
+    Raises:
+        WeightsError: the weights do not fit.
+        ConfigError: the run's configuration is damaged.
     """
     own = run_config(path, config)
 
     from paddlex_feat.models import recognizer, weights
 
-    _require_in_proportion(own, path)
+    _require_size(own, path)
     network = recognizer.build(network_spec(own), num_classes=None)
     log.info("Weights %s: %s", path, weights.load(network, path, head="ignored"))
     return TrainedNetwork(path, own, network)
 
 
-def _require_in_proportion(trained: Config, path: Path) -> None:
-    """Raise WeightsError if a weight file is too small for its network, before that takes the memory.
+def _require_size(trained: Config, path: Path) -> None:
+    """Raise WeightsError if a file is too small for its network, before the network takes that memory.
 
-    Every number of a network without head is in its file, with two bytes at least. Only positions may be fewer,
-    learnt at a smaller input size: SPARE_BYTES leaves room for those, and for all that is small.
+    The file has every number of the network without head, in two bytes at least. Only position embeddings may be
+    fewer, if they were learnt at a smaller input size: SPARE_BYTES allows for them.
     """
     import paddle
 
@@ -165,28 +182,34 @@ def _require_in_proportion(trained: Config, path: Path) -> None:
 
 
 def run_config(weights: Path, config: Config) -> Config:
-    """The configuration that `weights` were trained with: config.yaml beside them or one level up.
+    """Return the configuration that `weights` were trained with: config.yaml beside them or one level up.
 
-    Without such a file it is `config`, and where PaddleClas, which leaves one of the same name, has trained them.
-    What contradicts `config` is said in the log. Raises ConfigError for a damaged file.
+    Without such a file, and if the file is PaddleClas's, which has the same name, it is `config`. Differences to
+    `config` are logged.
+
+    Raises:
+        ConfigError: the file is damaged.
     """
     for folder in (weights.parent, weights.parent.parent):
         path = folder / "config.yaml"
         if path.is_file():
             try:
-                own, _ = load(str(path), [("Global.mode", config.Global.mode)], usable=False, check=find_problems)
+                own, notices = load(str(path), [("Global.mode", config.Global.mode)], usable=False, check=find_problems)
             except ConfigError as error:
                 if not _of_paddleclas(path):
                     raise ConfigError(
                         f"The configuration that these weights were trained with is damaged. {error.what}",
                         where=str(path),
-                        fix="Mend it, or remove it: then network and input size are taken from -c.",
+                        fix="Repair or remove it; without it, network and input size are taken from -c.",
+                        code="run-config-damaged",
                     ) from error
-                log.warning("%s is PaddleClas's, not of this program: -c is used.", path)
+                log.warning("%s was written by PaddleClas: -c is used instead.", path)
                 return config
+            for notice in notices:
+                log.info("%s: %s", path, notice)
             _warn_of_mismatch(own, config, path)
             return own
-    log.warning("No config.yaml beside %s or above it: network and input size are taken from -c.", weights)
+    log.warning("No config.yaml beside %s or one level up: network and input size are taken from -c.", weights)
     return config
 
 
@@ -208,7 +231,12 @@ def _warn_of_mismatch(own: Config, config: Config, path: Path) -> None:
 
 
 def warn_config_mismatch(pairs: dict[str, tuple[Any, Any]], path: Path) -> None:
-    """Warn of each key whose value in `path`, which is used, is not that of -c: key -> (used, given)."""
+    """Warn of each key whose trained value differs from that of -c.
+
+    Args:
+        pairs: key -> (value in `path`, which is used; value of -c).
+        path: where the used values come from.
+    """
     for key, (used, given) in pairs.items():
         if used != given:
             log.warning("%s is %s in %s and %s in -c: using %s, as trained.", key, used, path, given, used)

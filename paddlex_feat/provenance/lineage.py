@@ -1,4 +1,4 @@
-"""What a run that is resumed was made from: what is other now is said, and run.json keeps it."""
+"""Compare a resumed run with its predecessor: warn of changed data or settings; record the lineage in run.json."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def resumed_from(folder: Path, config: Config, dataset: dict[str, Any]) -> list[
     differences = [f"{name}.txt" for name, sha256 in made["dataset"].items() if sha256 != dataset[name]["sha256"]]
     differences += _keys_that_differ(folder / "config.yaml", config)
     if differences:
-        log.warning("The run that is resumed was made with other data or settings: %s", "; ".join(differences))
+        log.warning("The resumed run was made with other data or settings: %s", "; ".join(differences))
     earlier = record.get("resumed")
     runs = (
         [_made_from(run) for run in earlier[-_MAX_RUNS:] if isinstance(run, dict)] if isinstance(earlier, list) else []

@@ -1,4 +1,4 @@
-"""run.json: with what, from what and how a run was made, and what came out."""
+"""run.json: inputs, environment, command and output hashes of a training run."""
 
 from __future__ import annotations
 

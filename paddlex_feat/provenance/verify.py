@@ -1,4 +1,4 @@
-"""`main.py verify RUN [OTHER]`: is a run as it ended, could it be repeated here, does another give the same?"""
+"""`main.py verify RUN [OTHER]`: compare a run with its run.json, or with another run."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def main(words: Sequence[str]) -> int:
         else:
             differences, made = _with_another(given.run, given.other)
     except OSError as error:
-        raise OutputError(f"Cannot read: {error.strerror}.", where=str(error.filename)) from error
+        raise OutputError(
+            f"Cannot read: {error.strerror}.", where=str(error.filename), code="run-unreadable"
+        ) from error
     _print(differences)
     if made:
         print("made differently:")
@@ -74,16 +76,18 @@ def _print(lines: list[str], indent: str = "") -> None:
 def _record(run: Path) -> dict[str, Any]:
     record = read_result(run / run_record.NAME)
     if not _is_record(record):
+        hint = lookup.explain(run, "folder")
         raise ConfigError(
-            f"The folder is no training's: run.json is missing or damaged. {lookup.explain(run, 'folder')}".rstrip(),
+            f"The folder is not that of a training: run.json is missing or damaged. {hint}".rstrip(),
             where=str(run / run_record.NAME),
             fix="Give the Global.output of a training.",
+            code="run-record-missing",
         )
     return record
 
 
 def _is_record(record: dict[str, Any]) -> bool:
-    """Is all that is compared of the form that a training writes? Its names of lists are read as files."""
+    """Whether all compared fields have the types that a training writes; the names of lists are read as files."""
     data = record.get("dataset")
     return (
         _is_table(data, dict)
@@ -104,7 +108,7 @@ def _is_table(value: Any, *kinds: type) -> TypeGuard[dict[str, Any]]:
 
 
 def _with_itself(run: Path) -> tuple[list[str], list[str]]:
-    """What differs from what run.json records, and what of the machine does."""
+    """Return the differences to run.json, and those of the machine."""
     record = _record(run)
     if "outputs" not in record:
         return [_unended(run)], []
@@ -132,7 +136,7 @@ def _unended(run: Path) -> str:
 
 
 def _found(run: Path, record: dict[str, Any]) -> dict[str, str]:
-    """The SHA-256 of each output; what cannot be as recorded is not read, for it may be without an end."""
+    """Return the SHA-256 of each output; files of another size than recorded are not read, they may be endless."""
     files, sizes = run_record.outputs(run), {name: record.get("sizes", {}).get(name) for name in record["outputs"]}
     found, same = dict.fromkeys(files, "not recorded"), {}
     for name in files.keys() & sizes.keys():
@@ -161,7 +165,7 @@ def _data(config: Config, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_another(run: Path, other: Path) -> tuple[list[str], list[str]]:
-    """What differs in outputs and data, and in how the runs were made."""
+    """Return the differences of outputs and data, and of how the runs were made."""
     records, folders = [_record(folder) for folder in (run, other)], (run, other)
     lines = [_unended(folder) for folder, record in zip(folders, records, strict=True) if "outputs" not in record]
     lines += _differences("", *_contents(*(run_record.outputs(folder, of_other_modes=True) for folder in folders)))
