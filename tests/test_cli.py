@@ -123,10 +123,8 @@ def test_a_wrong_configuration_leaves_the_result_of_a_finished_run(tmp_path, mod
 def test_an_output_that_no_path_can_be_is_said_and_nothing_is_written(tmp_path, mode, more):
     words = ("-c", "PP-ShiTuV2_rec", "-o", f"Global.mode={mode}", "-o", f'Global.output="{tmp_path}/a\\0b"', *more)
     done = run_main(*words, cwd=tmp_path)
-    assert (
-        done.returncode == 1 and "Global.output (-o): contains a NUL" in done.stderr
+    assert done.returncode == 1 and "Global.output (-o): contains a NUL" in done.stderr
     assert "Traceback" not in done.stderr
-    )
     assert not list(tmp_path.iterdir())
 
 

@@ -43,6 +43,7 @@ from paddlex_feat.evaluation import embed as embedding
 from paddlex_feat.evaluation.evaluator import Evaluator
 from paddlex_feat.evaluation.features_file import write_features
 from paddlex_feat.evaluation.matches import find_self_pairs, match_counts, require_matches
+from paddlex_feat.fileio.npz import NpzWriter
 from paddlex_feat.hub import fetch
 from paddlex_feat.inference.extractor import FeatureExtractor, unit_rows
 from paddlex_feat.inference.network import NetworkExtractor
@@ -390,6 +391,21 @@ def test_features_beyond_the_bound_lie_in_a_file_that_vanishes(tmp_path):
     assert np.load(tmp_path / "a.npz", allow_pickle=False)["paths"][9] == "caf\udce9.png"
 
 
+def test_npz_files_are_written_in_pieces_and_load(tmp_path):
+    rows = np.arange(12, dtype=np.float32).reshape(4, 3)
+    for name in ("a", "b"):
+        with NpzWriter(tmp_path / f"{name}.npz") as writer:
+            writer.write("rows", rows.dtype, rows.shape, (row.tobytes() for row in rows))
+            writer.write("names", np.dtype("<U2"), (2,), [np.array(["x", "\udce9"], "<U2").tobytes()])
+            writer.write("empty", np.dtype(np.int64), (0,), [])
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    found = np.load(tmp_path / "a.npz", allow_pickle=False)
+    assert found.files == ["rows", "names", "empty"]
+    assert (
+        np.array_equal(found["rows"], rows) and found["names"].tolist() == ["x", "\udce9"] and not found["empty"].size
+    )
+
+
 def test_a_disk_without_room_for_the_features_is_an_error(tmp_path):
     lists = made_lists(tmp_path, 9, 5)
     with pytest.raises(OutputError, match=r"Global\.output"):
@@ -400,13 +416,13 @@ def test_ranking_is_told_its_share_of_the_memory_and_what_to_leave_out(tmp_path,
     import paddlex_feat.evaluation.evaluator as module
 
     seen, plain = {}, module.rank_gallery
-    monkeypatch.setattr(module, "rank_gallery", lambda *a, **k: seen.update(k, own=a[4]) or plain(*a, **k))
+    monkeypatch.setattr(module, "rank_gallery", lambda *a, **k: seen.update(k, self_pairs=a[4]) or plain(*a, **k))
     made = made_lists(tmp_path, 9, 5)
     found = Evaluator(made, 4, 3, memory=2**30, self_pairs=find_self_pairs(made["query"], made["gallery"]))(Means())
     assert seen["memory_bytes"] == 2**30 - 14 * 6 * 4 and seen["threads"] == 3
-    assert seen["own"].tolist() == found.self_pairs.tolist() == [[0, 0]]
+    assert seen["self_pairs"].tolist() == found.self_pairs.tolist() == [[0, 0]]
     Evaluator(made_lists(tmp_path, 9, 5), 4, 3, memory=2**20)(Means())
-    assert seen["memory_bytes"] == 2**26 and seen["own"] is None
+    assert seen["memory_bytes"] == 2**26 and seen["self_pairs"] is None
     Evaluator(made_lists(tmp_path, 9, 5), 4, 3, threads=1)(Means())
     assert seen["threads"] == 1
 
@@ -459,7 +475,7 @@ def test_pieces_are_the_batches_that_were_dealt(tmp_path):
             assert np.concatenate([p[rank] for p in pieces]).tolist() == [int(i) for d in dealt for i in d]
 
 
-def test_matches_and_own_pairs_are_those_of_the_lists(tmp_path):
+def test_matches_and_self_pairs_are_those_of_the_lists(tmp_path):
     gallery = ImageList("gallery", tmp_path, ["a", "b", "./a", "c"], [1, 1, 2, 3], [1, 2, 3, 4])
     query = ImageList("query", tmp_path, ["x/../a", "c", "d"], [1, 3, 4], [1, 2, 3])
     own = find_self_pairs(query, gallery)

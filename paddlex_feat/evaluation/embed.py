@@ -106,8 +106,8 @@ def _check_features(rows: np.ndarray, indices: np.ndarray, name: Callable[[int],
         raise EvaluationError(
             f"The features of {np.count_nonzero(~finite)} of {len(rows)} images of a batch are not finite numbers.",
             where=name(int(indices[int(np.argmin(finite))])),
-            fix="If the image is intact, the weights are damaged: take those of an earlier epoch; with Evaluate.amp=O1, "
-            "try OFF or Train.amp_dtype=bfloat16.",
+            fix="If the image is intact, the weights are damaged: take those of an earlier epoch; with "
+            "Evaluate.amp=O1, try OFF or Train.amp_dtype=bfloat16.",
             code="features-not-finite",
         )
 

@@ -50,7 +50,7 @@ class Evaluation:
 
     @property
     def collapsed(self) -> bool:
-        """Whether the network has collapsed: MAX_COMPARED images of each list share at most a tenth as many features."""
+        """Whether MAX_COMPARED images of each list have at most a tenth as many distinct features."""
         rows = np.concatenate([part[:MAX_COMPARED] for part in (self.gallery, self.query)])
         distinct = len(np.unique(rows.round(DECIMALS), axis=0))
         return len(rows) > 1 and distinct <= max(1, len(rows) // 10)
@@ -122,7 +122,7 @@ class Evaluator:
         return f"{records.where(index)}: {records.files()[index]}"
 
     def _allocate(self, shape: tuple[int, int]) -> np.ndarray:
-        """Allocate features in memory if half of the bound suffices, else in an unnamed file that ends with the array."""
+        """Allocate features in memory if half of the bound suffices, else in an unnamed temporary file."""
         size = 4 * shape[0] * shape[1]
         if 2 * size <= self._memory:
             return np.empty(shape, np.float32)

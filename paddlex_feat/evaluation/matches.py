@@ -17,7 +17,7 @@ MAX_COMPARED = 2**26  # bytes that `count_copies` reads: uncompressed images all
 
 
 def find_self_pairs(query: ImageList, gallery: ImageList) -> np.ndarray:
-    """Indices (query, gallery) of records of the same file, by path or link, in the order of the queries: int64 [P, 2]."""
+    """Indices (query, gallery) of records of the same file, by path or link, ordered by query: int64 [P, 2]."""
     places: dict[Hashable, list[int]] = {}
     for index, file in enumerate(gallery.files()):
         places.setdefault(_identity(file), []).append(index)
