@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from paddlex_feat.config import aliases, load
+from paddlex_feat.config import aliases, load, schema
 from paddlex_feat.config.describe import describe_keys
 from paddlex_feat.config.schema import MODELS, Config, walk
 from paddlex_feat.data.readers import find_root
@@ -388,9 +388,7 @@ def nested(dotted: str, value: object) -> dict:
 
 
 def value_of(config: Config, dotted: str) -> object:
-    value: object = config
-    for part in dotted.split("."):
-        value = getattr(value, part)
+    value = schema.value_of(config, dotted)
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from paddlex_feat.config.schema import INPUT, TEXT_KEYS, Config, walk
+from paddlex_feat.config.schema import INPUT, TEXT_KEYS, Config, value_of, walk
 from paddlex_feat.fileio import paths
 
 MAX_PROBLEMS = 20  # that are listed; each may take a search for the key that was meant
@@ -163,8 +163,7 @@ def unusable_paths(config: Config, sources: Mapping[str, str]) -> list[str]:
     """The paths of the mode that cannot be meant as they stand."""
     rows = []
     for dotted in ("Global.output", *_PATHS.get(config.Global.mode, ())):
-        section, _, name = dotted.partition(".")
-        value = getattr(getattr(config, section), name)
+        value = value_of(config, dotted)
         if not isinstance(value, str) or re.match("https?://", value, re.IGNORECASE):
             continue
         text = paths.expand_home(value)  # which Predict.input leaves to its reader

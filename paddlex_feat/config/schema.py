@@ -269,6 +269,14 @@ def walk(section: type[BaseModel] = Config, prefix: str = "") -> list[tuple[str,
     return rows
 
 
+def value_of(config: BaseModel, dotted: str) -> Any:
+    """The value of a dotted key."""
+    value: Any = config
+    for part in dotted.split("."):
+        value = getattr(value, part)
+    return value
+
+
 def _wants_text(annotation: Any) -> bool:
     """Is any text a value? Not of a choice of a few words."""
     parts = get_args(annotation)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from paddlex_feat.config.load import load
-from paddlex_feat.config.schema import Config, walk
+from paddlex_feat.config.schema import Config, value_of, walk
 from paddlex_feat.data.lists.transaction import LISTS
 from paddlex_feat.errors import FeatError
 from paddlex_feat.fileio.atomic import read_result
@@ -68,14 +68,7 @@ def _keys_that_differ(path: Path, config: Config) -> list[str]:
         return [f"its config.yaml cannot be read ({' '.join(error.what[:_MAX_CHARACTERS].split())})"]
     lines = []
     for name in (name for name, _ in walk() if _KEYS.match(name)):
-        before, now = (_value(c, name) for c in (former, config))
+        before, now = value_of(former, name), value_of(config, name)
         if before != now:
             lines.append(f"{name} {before!r}, now {now!r}"[:_MAX_CHARACTERS])
     return lines
-
-
-def _value(config: Config, name: str) -> Any:
-    value: Any = config
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value

@@ -9,7 +9,7 @@ from types import NoneType
 from typing import Any, TypeGuard
 
 from paddlex_feat.config.load import load
-from paddlex_feat.config.schema import Config, walk
+from paddlex_feat.config.schema import Config, value_of, walk
 from paddlex_feat.data.lists.fingerprint import fingerprint
 from paddlex_feat.data.lists.transaction import LISTS
 from paddlex_feat.data.readers import require_lists
@@ -194,14 +194,7 @@ def _contents(one: dict[str, Path], other: dict[str, Path]) -> list[dict[str, st
 
 def _keys(config: Config) -> dict[str, Any]:
     """Every key with its value, but for those that tell places."""
-    found = {}
-    for name, _ in walk():
-        value: Any = config
-        for part in name.split("."):
-            value = getattr(value, part)
-        if name not in _PLACES:
-            found[name] = value
-    return found
+    return {name: value_of(config, name) for name, _ in walk() if name not in _PLACES}
 
 
 def _differences(what: str, one: dict[str, Any], other: dict[str, Any]) -> list[str]:
