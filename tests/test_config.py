@@ -88,7 +88,7 @@ def test_all_faults_are_reported_at_once_with_the_nearest_key():
     text = faults(
         ("Train.batchsize", 3), ("Train.epochs_iters", "many"), ("Train.num_classes", -3), ("Globl.mode", "x")
     )
-    assert "4 faults" in text
+    assert "4 problems" in text
     assert "Did you mean Train.batch_size?" in text and "Did you mean Global.mode?" in text
     assert "Train.epochs_iters" in text and "Train.num_classes" in text and "-o" in text
 

@@ -238,6 +238,7 @@ def _step(config: Config, state: TrainingState, place: Worker) -> Step:
 
 
 def training_plan(settings: TrainSection, batches_per_epoch: int, group: ProcessGroup) -> TrainingPlan:
+    """Compute the length and schedule of a run by the section Train."""
     times = group.size * settings.accumulate_steps
     scale = {"none": 1.0, "linear": float(times), "sqrt": times**0.5}[settings.lr_scaling]
     if settings.lr_scaling == "none" and group.size > 1:
