@@ -77,6 +77,7 @@ def require_checkpoint(key: str, path: Path) -> None:
             "beside it.",
             where=f"{key}={path}",
             fix=f"To start from these weights alone: -o Train.pretrain_weight_path={path} -o {key}=null.",
+            code="checkpoint-incomplete",
         )
 
 
@@ -100,15 +101,18 @@ def require_weights(key: str, path: Path, beside: str = "", graphs: bool = False
                 "files.",
                 where=f"{key}={path}",
                 fix=_advice("", _beside(path.with_name(f"{path.name}.pdiparams"), graphs, whole), whole),
+                code="weights-missing",
             )
         fix = "Check the path, or train first" + (f"; {beside}" if beside else "")
-        raise WeightsError(lookup.problem("The weight file", path, "file"), where=f"{key}={path}", fix=f"{fix}.")
+        what = lookup.problem("The weight file", path, "file")
+        raise WeightsError(what, where=f"{key}={path}", fix=f"{fix}.", code="weights-missing")
     kind, todo = _kind(path)
     if kind:
         raise WeightsError(
             f"{path.name} is {kind}, not weights.",
             where=f"{key}={path}",
             fix=_advice(todo, _beside(path, graphs, whole), whole),
+            code="not-weights",
         )
 
 
@@ -138,7 +142,7 @@ def _folder_error(key: str, folder: Path, graphs: bool, whole: bool) -> WeightsE
     if not lacks and not meant:
         meant = weights_within(folder.parent, whole)
     todo = "" if meant or not graphs else "Give a .pdparams file, or a folder that mode export wrote."
-    return WeightsError(what, where=f"{key}={folder}", fix=_advice(todo, meant, whole))
+    return WeightsError(what, where=f"{key}={folder}", fix=_advice(todo, meant, whole), code="weights-are-folder")
 
 
 def weights_within(folder: Path, whole: bool = False) -> list[str]:
