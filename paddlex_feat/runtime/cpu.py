@@ -40,6 +40,7 @@ replaced_omp_threads: dict[str, str] = {}  # OMP_NUM_THREADS as prepare_paddle h
 
 
 def user_omp_threads() -> str:
+    """The OMP_NUM_THREADS that the user has set, even after `prepare_paddle` has set another value."""
     current = os.environ.get("OMP_NUM_THREADS", "")
     return replaced_omp_threads.get(current, current)
 
