@@ -119,13 +119,13 @@ def engine_seconds(predictor: object, batch: int, count: int) -> float:
 
 def decode_seconds(predictor: object, batch: int, files: list[str]) -> float:
     """Seconds of the predictor's own decoders for the files, with nothing after them."""
-    from paddlex_feat.data.loading.loader import map_ahead
+    from paddlex_feat.data.loading.loader import prefetch_map
     from paddlex_feat.inference.inputs.items import iter_images
     from paddlex_feat.inference.predictor import _batched
     from paddlex_feat.runtime.cpu import cpu_count
 
     started = time.perf_counter()
-    decoded = map_ahead(_batched(iter_images(files), batch), predictor._load, cpu_count())  # type: ignore[attr-defined]
+    decoded = prefetch_map(_batched(iter_images(files), batch), predictor._load, cpu_count())  # type: ignore[attr-defined]
     assert sum(len(images) for _, images in decoded) == len(files)
     return time.perf_counter() - started
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from paddlex_feat.evaluation.ranking.rank import Ranking, rank
+from paddlex_feat.evaluation.ranking.ranks import Ranking, rank_gallery
 from paddlex_feat.runtime.cpu import cpu_count
 from paddlex_feat.runtime.paddle_import import prepare_paddle
 
@@ -76,7 +76,7 @@ def seconds(work: Callable[..., object], *arguments: Any) -> float:
 
 def ours(query: Labelled, gallery: Labelled, nearest: int = 0) -> Ranking:
     """What recall@k, mAP, mAP@R and MRR need, and `nearest` images of each query, as mode evaluate shows them."""
-    return rank(*query, *gallery, nearest=nearest, threads=cpu_count())
+    return rank_gallery(*query, *gallery, nearest=nearest, threads=cpu_count())
 
 
 def small() -> None:

@@ -23,14 +23,16 @@ from paddlex_feat.data.augment.augment import Augment
 from paddlex_feat.data.augment.rand_augment import RandAugment
 from paddlex_feat.data.images.cache import ImageCache
 from paddlex_feat.data.images.preprocess import Preprocess
-from paddlex_feat.data.loading.loader import map_ahead
+from paddlex_feat.data.loading.loader import prefetch_map
 
 PAIRS = 7
 EPOCHS = 20  # of both recipes
 SIZE, PAD = 224, 10
 PREPROCESS = Preprocess(SIZE)
 MEAN, STD = (np.array(values, np.float32).reshape(1, 1, 3) for values in (PREPROCESS.mean, PREPROCESS.std))
-CLIP = Augment(crop="area", rotation_prob=0.3, rotation_interpolation="bicubic", rand_augment=RandAugment(ops=2))
+CLIP = Augment(
+    crop="random_resized_crop", rotation_prob=0.3, rotation_interpolation="bicubic", rand_augment=RandAugment(num_ops=2)
+)
 
 CACHE_BYTES = 2**30  # the default of Train.cache_mib
 RUN, CLIP_RUN = (f"{who}, normalised to float32, a run of {EPOCHS} epochs" for who in ("ours", "CLIP recipe, ours"))
@@ -162,7 +164,7 @@ def loaders(paths: list[str]) -> None:
         list(pool.map(sample_of, jobs[:8]))
         for _ in range(PAIRS):
             started = time.perf_counter()
-            for _, images in map_ahead(groups, sample_of, 2):
+            for _, images in prefetch_map(groups, sample_of, 2):
                 np.stack(images)
             rates["2 threads"].append(len(jobs) / (time.perf_counter() - started))
             started = time.perf_counter()

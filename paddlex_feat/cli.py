@@ -1,4 +1,4 @@
-"""The command: arguments -> Config -> one mode -> `<output>/<mode>_result.json` -> exit code."""
+"""The command line: arguments, signals, console and log file, result file, exit code."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import argparse
 import importlib
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,48 +16,30 @@ from paddlex_feat import __version__
 from paddlex_feat.config import load
 from paddlex_feat.config.describe import keys_help
 from paddlex_feat.config.parts import Problem
-from paddlex_feat.config.schema import MODES, Config
-from paddlex_feat.errors import (
-    ConfigError,
-    ConnectionLostError,
-    FeatError,
-    Interrupted,
-    OutputError,
-    out_of_memory,
-    output_errors,
-    run_output,
-)
-from paddlex_feat.fileio.atomic import read_result, write_json
-from paddlex_feat.fileio.backups import backup
-from paddlex_feat.fileio.locks import locked
-from paddlex_feat.fileio.temporary import clear_leftovers
-from paddlex_feat.provenance import run_record
-from paddlex_feat.runtime.distributed import COMMAND, Group, logs_folder
+from paddlex_feat.config.schema import Config
+from paddlex_feat.errors import DependencyError, FeatError, Interrupted, OutputError, as_output_error
+from paddlex_feat.fileio.atomic import write_json
+from paddlex_feat.modes import MODES, ModeSpec, session
+from paddlex_feat.runtime.distributed import ENV_COMMAND, ProcessGroup, logs_folder
 from paddlex_feat.runtime.logs import log_to_console, log_to_file
-from paddlex_feat.runtime.opencv import silent_opencv
-from paddlex_feat.runtime.process import any_text, one_run, surroundings
+from paddlex_feat.runtime.process import any_text, interruptible, one_run
 from paddlex_feat.runtime.signals import ignore_others
 
 log = logging.getLogger("paddlex_feat")
-# How gloo, NCCL and the store say that a peer is gone.
-_OF_THE_CONNECTION = re.compile(r"gloo|nccl|tcp_store|socket|connection|timeout", re.IGNORECASE)
-# What needs less memory, by mode.
-_TO_LOWER = {
-    "train": "Lower Train.batch_size and raise Train.accumulate instead, or lower Evaluate.batch_size if an evaluation "
-    "failed; on a GPU, Train.amp=O1 takes less. See docs/training.md.",
-    "evaluate": "Lower Evaluate.batch_size or Evaluate.memory_mib.",
-    "export": "Lower Train.input_size if the model allows it.",
-    "predict": "Lower Predict.batch_size.",
-    "check_dataset": "Lower Train.num_workers.",
-}
-EPILOG = """exit codes: 0 done; 1 the mode or the configuration failed, the reason is on standard error
-and in <output>/<mode>_result.json, but for a faulty configuration where a finished run's result
-is there, which stays; 2 the command line is not understood.
+EPILOG = """exit codes: 0 done; 1 the mode or the configuration failed: the reason is on standard error and in
+<output>/<mode>_result.json, but a faulty configuration does not replace the result of a finished run; 2 the
+command line is not understood.
 
 examples:
   python main.py -c PP-ShiTuV2_rec -o Global.mode=check_dataset -o Global.dataset_dir=./dataset/mine
   python main.py -c my.yaml -o Global.mode=train -o Train.epochs_iters=40 -o Global.device=gpu:0
+  python main.py -c my.yaml -o Global.mode=evaluate
+  python main.py -c my.yaml -o Global.mode=export -o Export.format=onnx
+  python main.py -c my.yaml -o Global.mode=predict -o Predict.input=photos/
   python main.py verify RUN [OTHER]     what differs from its run.json, or from another run; verify --help
+
+The shipped configurations, for -c: PP-ShiTuV2_rec, PP-ShiTuV2_rec_CLIP_vit_base, PP-ShiTuV2_rec_CLIP_vit_large and a
+small one for a first try, PP-ShiTuV2_rec_demo. Defaults below are those of PP-ShiTuV2_rec. In Python: docs/python.md.
 """
 
 
@@ -94,51 +75,47 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _start_logging(mode: str, output: Path) -> None:
-    rank = Group.from_environment().rank
-    with output_errors(output):
-        log_to_file(output / logs_folder(mode) / f"rank_{rank}.log" if rank else output / f"{mode}.log")
+def _modes_help() -> str:
+    """The modes as `--help` shows them; those of other packages too."""
+    lines = ["modes, for Global.mode:", ""]
+    for name in MODES.names():
+        try:
+            spec = MODES.get(name)
+            keys = f" (keys: {spec.section})" if spec.section else ""
+            lines.append(f"  {name:15}{spec.help}{keys}")
+        except DependencyError as error:
+            lines.append(f"  {name:15}{error.what}")
+    return "\n".join(lines) + "\n"
 
 
-def _write_result(mode: str, output: Path, result: dict[str, Any]) -> None:
-    if Group.from_environment().rank == 0:  # the others' results are rank 0's
-        write_json(output / f"{mode}_result.json", result)
+def _start_logging(mode: str, output: Path, group: ProcessGroup) -> None:
+    with as_output_error(output):
+        log_to_file(session.log_file(output, mode, group))
 
 
-def _is_done(mode: str, output: Path) -> bool:
-    """Does the folder hold the result of a finished run of the mode?"""
-    return read_result(output / f"{mode}_result.json").get("done_flag") is True
+def _write_result(mode: str, output: Path, group: ProcessGroup, result: dict[str, Any]) -> None:
+    if group.rank == 0:  # the other processes have the same
+        write_json(session.result_file(output, mode), result)
 
 
-def _keep_finished_training(output: Path) -> None:
-    """A finished training's record, which describes the checkpoints beside it, outlives a later attempt."""
-    if Group.from_environment().rank == 0 and _is_done("train", output):
-        backup(output / "train_result.json")
-
-
-def _fail(error: FeatError, mode: str, output: Path) -> int:
-    """Report an error in the result file, on the console and in the log."""
+def _fail(error: FeatError, mode: str, output: Path, group: ProcessGroup) -> int:
+    """Report an error in the result file, on the console and in the log; the exit code."""
+    names = {"err_type": str(type(error)), "err_code": error.code, "err_msg": str(error)}
     try:
-        result = {
-            "done_flag": False,
-            **error.result,
-            "err_type": str(type(error)),
-            "err_code": error.code,
-            "err_msg": str(error),
-        }
-        _write_result(mode, output, result)
-        if Group.from_environment().size > 1:
-            importlib.import_module("paddlex_feat.runtime.launch").report_failure(output / logs_folder(mode), error)
+        _write_result(mode, output, group, {"done_flag": False, **error.result, **names})
+        if group.size > 1:
+            launch = importlib.import_module("paddlex_feat.runtime.launch")
+            launch.report_failure(output / logs_folder(mode), error, group.rank)
     except OutputError as failure:
-        if not isinstance(error, OutputError):  # which has said so already
+        if not isinstance(error, OutputError):  # which is reported below
             log.error("%s", failure)
     return _report(error)
 
 
 def _report(error: FeatError) -> int:
-    """Say an error on the console and in the log."""
-    # Of a worker, the process that started it says why the job ended.
-    log.log(logging.DEBUG if COMMAND in os.environ else logging.ERROR, "%s", error)
+    """Report an error on the console and in the log; the exit code."""
+    # In a worker, log at DEBUG only; the launcher reports the failure.
+    log.log(logging.DEBUG if ENV_COMMAND in os.environ else logging.ERROR, "%s", error)
     log.debug("traceback", exc_info=error)
     return 1
 
@@ -155,82 +132,49 @@ def _flush_stdout() -> None:
         ) from error
 
 
-def _lock(
-    mode: str, output: Path, several_machines: bool = False, patience: float | None = None
-) -> AbstractContextManager[None]:
-    """Keep other runs of the mode out of its output; raises OutputError where one is at work.
-
-    The processes of a job share the lock, on several machines too, where the folder may be the same.
-    """
-    return locked(output / f"{mode}.log", Group.from_environment().size > 1 or several_machines, patience)
-
-
-def run(config: Config) -> int:
+def run(config: Config, group: ProcessGroup | None = None) -> int:
     """Run the configured mode; 0 if it succeeded, 1 if not."""
-    mode, output = config.Global.mode, Path(config.Global.output)
-    several_machines = mode == "train" and bool(config.Train.dist_ips)
+    group, output = group or ProcessGroup.from_environment(), Path(config.Global.output)
     try:
-        with run_output(output), _lock(mode, output, several_machines), surroundings(output):
-            return _run(config, mode, output)
-    except OutputError as error:  # of the lock: nothing in the folder is this run's
+        with session.open_output(config, group) as spec, interruptible():
+            _start_logging(spec.name, output, group)
+            return _run(config, spec, output, group)
+    except FeatError as error:  # of the lock or the log: no file in the folder is this run's
         log.error("%s", error)
         return 1
 
 
-def _run(config: Config, mode: str, output: Path) -> int:
+def _run(config: Config, spec: ModeSpec, output: Path, group: ProcessGroup) -> int:
+    mode = spec.name
     try:
-        for folder in (output, output / mode, *output.glob("previous_*")):
-            clear_leftovers(folder)
-        if mode == "train":
-            _keep_finished_training(output)
-        _start_logging(mode, output)
-        # Whoever reads the file of a run that is under way, or was killed, must not find an older success.
-        _write_result(mode, output, {"done_flag": False, "err_type": "unfinished", "err_msg": "The run has not ended."})
-        importlib.import_module("paddlex_feat.data.images.opencv")  # raises if OpenCV is damaged
-        run_mode = importlib.import_module(f"paddlex_feat.modes.{mode}").run
-        with silent_opencv():
-            result = run_mode(config, output)
+        session.prepare_output(spec, output, group)
+        # A reader of the file must not take an older success for that of a running or killed run.
+        unfinished = {"done_flag": False, "err_type": "unfinished", "err_msg": "The run has not ended."}
+        _write_result(mode, output, group, unfinished)
+        result = session.execute(spec, config, group)
         _flush_stdout()
-        _write_result(mode, output, {"done_flag": True, **result})
-        if mode == "train" and Group.from_environment().rank == 0:
-            run_record.end(output)
+        _write_result(mode, output, group, {"done_flag": True, **result})
+        session.finish_record(spec, output, group)
         return 0
     except FeatError as error:
-        return _fail(error, mode, output)
+        return _fail(error, mode, output, group)
     except KeyboardInterrupt:
-        return _fail(
-            Interrupted("Interrupted.", where=mode, fix="What was written before is whole; run again."), mode, output
-        )
+        fix = "Files that are complete stay; run again."
+        return _fail(Interrupted("Interrupted.", where=mode, fix=fix, code="interrupted"), mode, output, group)
     except Exception as error:  # noqa: BLE001 - a fault of this program: still three lines, traceback in the log
-        return _fail(_unexpected(error, mode, output), mode, output)
+        return _fail(_explain(error, spec, output, group), mode, output, group)
 
 
-def _unexpected(error: Exception, mode: str, output: Path) -> FeatError:
-    """A fault of this program, or the consequence of another process's end, in three lines."""
-    group = Group.from_environment()
-    lacking = out_of_memory(error, f"mode {mode}", _TO_LOWER[mode])
-    if lacking:  # before the connection: on several GPUs the text may name NCCL
-        wrapped: FeatError = lacking
-    elif group.size > 1 and _OF_THE_CONNECTION.search(str(error)):
-        wrapped = ConnectionLostError(
-            "The connection to another process of the job was lost.",
-            where=f"worker {group.rank}",
-            fix=f"See what the others say, in {output / logs_folder(mode)}.",
-        )
-    elif isinstance(error, (FileNotFoundError, SystemError)) and run_record.working_directory() is None:
-        wrapped = FeatError(  # importing Paddle asks for it; Python 3.13's import itself ends in a SystemError
-            "The working directory has been removed.",
-            where=f"mode {mode}",
-            fix="Change to a folder that is there, and run again.",
-        )
-    else:
-        wrapped = FeatError(
-            f"Unexpected {type(error).__name__}: {error}",
-            where=f"mode {mode}",
-            fix=f"This is a fault of paddlex_feat; please report it with {output / f'{mode}.log'}.",
-        )
-    wrapped.__cause__ = error
-    return wrapped
+def _explain(error: Exception, spec: ModeSpec, output: Path, group: ProcessGroup) -> FeatError:
+    """An error that is not of this package's family, in three lines."""
+    explained = session.known_cause(error, spec, output, group) or FeatError(
+        f"Unexpected {type(error).__name__}: {error}",
+        where=f"mode {spec.name}",
+        fix=f"This is a bug in paddlex_feat; please report it with {output / f'{spec.name}.log'}.",
+        code="unexpected",
+    )
+    explained.__cause__ = error
+    return explained
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -260,17 +204,19 @@ def _main(words: Sequence[str]) -> int:
 
 def _configured(args: argparse.Namespace) -> int:
     log_to_console()
-    if Group.from_environment().size > 1:
+    group = ProcessGroup.from_environment()
+    if group.size > 1:
         importlib.import_module("paddlex_feat.runtime.launch").die_with_parent()
     if args.profiler_options:
         log.warning("-p/--profiler_options has no effect here.")
     try:
         config, notices = load.load(args.config, args.override, check=_find_problems)
-    except ConfigError as error:
-        return _fail_configuration(error, load.peek(args.config, args.override))
+        MODES.get(config.Global.mode)
+    except FeatError as error:
+        return _fail_configuration(error, load.peek(args.config, args.override), group)
     for notice in notices:
         log.info(notice)
-    return run(config)
+    return run(config, group)
 
 
 def _find_problems(config: Config) -> list[Problem]:
@@ -293,7 +239,7 @@ def _verify(words: Sequence[str]) -> int:
 def _print_help(parser: argparse.ArgumentParser) -> int:
     try:
         with suppress(OSError):
-            print(parser.format_help() + "\n" + keys_help())
+            print(parser.format_help(), _modes_help(), keys_help(), sep="\n")
         _flush_stdout()
     except OutputError as error:
         return 0 if isinstance(error.__cause__, BrokenPipeError) else _complain(error)
@@ -305,18 +251,18 @@ def _complain(error: FeatError) -> int:
     return 1
 
 
-def _fail_configuration(error: ConfigError, known: dict[str, str]) -> int:
-    """As `_fail`, as far as mode and output can be told from a faulty configuration.
+def _fail_configuration(error: FeatError, known: dict[str, str], group: ProcessGroup) -> int:
+    """As `_fail`, as far as a faulty configuration names mode and output.
 
-    It began no run, so the result of a finished one, to which other files belong, stays as it is.
+    No run was started, so an earlier run's result file is left untouched.
     """
     mode, output = known["mode"], Path(known["output"])
     if mode not in MODES or not known["output"]:
         return _report(error)  # no result file is this run's
     try:
-        with run_output(output), _lock(mode, output, patience=0):
-            _start_logging(mode, output)
-            return _report(error) if _is_done(mode, output) else _fail(error, mode, output)
+        with session.hold_output(mode, output, group.size > 1, patience=0):
+            _start_logging(mode, output, group)
+            return _report(error) if session.is_done(output, mode) else _fail(error, mode, output, group)
     except OutputError:  # another run's folder, or one that cannot be written
         return _complain(error)
 

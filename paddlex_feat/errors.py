@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-LONGEST = 30_000  # characters of a message: what a file holds is quoted, and may be of any length
-_LONGEST_PART = 9_900  # of three, with some words between them
+MAX_MESSAGE = 30_000  # characters of a message: what a file holds is quoted, and may be of any length
+_MAX_PART = 9_900  # of three, with some words between them
 # What a terminal obeys, what ends a line, what turns the direction of writing, and what is no text.
 _UNPRINTABLE = r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 # Not the line ends of our own lists, which indent each name.
@@ -20,7 +20,7 @@ _COMMAND = re.compile(r"\s*(::|##)")  # begins a line that GitHub or Azure would
 
 
 class FeatError(Exception):
-    """An error the user can act on. `str()` gives it in three lines at most, and in at most LONGEST characters.
+    """An error the user can act on. `str()` gives it in three lines at most, and in at most MAX_MESSAGE characters.
 
     Args:
         what: one sentence, what is wrong; a list may follow, a line each, which begins with four spaces.
@@ -32,10 +32,10 @@ class FeatError(Exception):
     code = "error"
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None, code: str | None = None):
-        self.what = printable(what, _LONGEST_PART, _UNPRINTABLE_IN_LIST)
+        self.what = sanitize(what, _MAX_PART, _UNPRINTABLE_IN_LIST)
         super().__init__(self.what)
-        self.where = where and printable(where, _LONGEST_PART)
-        self.fix = fix and printable(fix, _LONGEST_PART)
+        self.where = where and sanitize(where, _MAX_PART)
+        self.fix = fix and sanitize(fix, _MAX_PART)
         self.code = code or type(self).code
         self.result: dict[str, Any] = {}
 
@@ -53,15 +53,15 @@ class FeatError(Exception):
         return "\n".join(lines)
 
 
-def printable(text: str, longest: int = LONGEST, unprintable: str = _UNPRINTABLE) -> str:
-    """One line of at most `longest` characters, that neither a terminal nor CI would obey."""
-    shown = re.sub(unprintable, lambda found: _escaped(ord(found[0])), text[:longest])
+def sanitize(text: str, max_characters: int = MAX_MESSAGE, unprintable: str = _UNPRINTABLE) -> str:
+    """One line of at most `max_characters` characters, that neither a terminal nor CI would obey."""
+    shown = re.sub(unprintable, lambda found: _escaped(ord(found[0])), text[:max_characters])
     if _COMMAND.match(shown):
         shown = "\\" + shown
-    if max(len(text), len(shown)) <= longest:
+    if max(len(text), len(shown)) <= max_characters:
         return shown
     note = f"… ({len(text)} characters)"
-    return shown[: longest - len(note)] + note
+    return shown[: max_characters - len(note)] + note
 
 
 def _escaped(code: int) -> str:
@@ -189,7 +189,7 @@ _run_outputs: list[Path] = []  # Global.output of the run at work in this proces
 _IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENXIO, errno.ELOOP)
 
 
-def _lasting(file: Any, path: Path) -> str:
+def _final_name(file: Any, path: Path) -> str:
     """What an error names: the file at fault, or `path` if that has a temporary name, which is gone by then."""
     for name in map(str, (file or path, path)):
         if TEMPORARY not in name:
@@ -217,7 +217,7 @@ def _another_place(where: str, path: Path) -> str:
 
 
 @contextmanager
-def output_errors(path: Path, instead: str | None = None) -> Iterator[None]:
+def as_output_error(path: Path, instead: str | None = None) -> Iterator[None]:
     """Turn an OSError while writing `path` into an OutputError that names it, or the other file at fault.
 
     instead: how the user chooses another place, where that is not the key Global.output or the caller's argument.
@@ -226,7 +226,7 @@ def output_errors(path: Path, instead: str | None = None) -> Iterator[None]:
         yield
     except OSError as error:
         first = "Move away what is there" if error.errno in _IN_THE_WAY else "Free space, fix the permissions"
-        where = _lasting(error.filename, path)
+        where = _final_name(error.filename, path)
         raise OutputError(
             f"Cannot write: {error.strerror or error}.",
             where=where,

@@ -24,7 +24,9 @@ CELL, GAP, MARGIN = 128, 6, 140
 PLANS = 2  # rows of each way
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "images" / "augmentation.jpg"
 REC = Augment()
-CLIP = Augment(crop="area", rotation_prob=0.3, rotation_interpolation="bicubic", rand_augment=RandAugment(ops=2))
+CLIP = Augment(
+    crop="random_resized_crop", rotation_prob=0.3, rotation_interpolation="bicubic", rand_augment=RandAugment(num_ops=2)
+)
 
 
 def drawn() -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from paddlex_feat.checks import CHECKS
+from paddlex_feat.config import aliases
 from paddlex_feat.config.describe import describe_keys
 from paddlex_feat.config.recipes import RECIPES
 from paddlex_feat.config.schema import Config
@@ -21,7 +22,7 @@ MARK = "<!-- keys: made by python scripts/make_docs.py -->\n"
 FINDINGS = ("<!-- findings: made by python scripts/make_docs.py -->\n", "<!-- end of findings -->\n")
 HEADER = """# Configuration keys
 
-Made by `python scripts/make_docs.py` from `paddlex_feat/config/schema.py` and `training.py`; do not edit.
+Made by `python scripts/make_docs.py` from `paddlex_feat/config/schema.py` and `train_schema.py`; do not edit.
 
 Set a key in the YAML file or with `-o KEY=VALUE`. The value of `-o` is a YAML scalar or list, split
 off at the first `=`, and never evaluated as code. Precedence, lowest first: the defaults here, what
@@ -42,6 +43,9 @@ one that is misspelt, creates nothing.
 
 **Encoding.** The file is UTF-8 text; UTF-16 is read too, with a notice.
 """
+FORMER = """They keep working in YAML files, in `-o` and in the `config.yaml` of earlier runs, each with a notice.
+Both names of a key in one file, or both in `-o`, are an error; `-o` overrides a file under either name.
+"""
 
 
 def configuration_page() -> str:
@@ -57,6 +61,10 @@ def configuration_page() -> str:
     lines += ["## What the recipes change", "", "| model | key | value |", "|---|---|---|"]
     for model, recipe in RECIPES.items():
         lines += [f"| {model} | `{key}` | `{'null' if value is None else value}` |" for key, value in flat(recipe)]
+    lines += ["", "## Former names", "", FORMER, "| former | present |", "|---|---|"]
+    lines += [f"| `{former}` | `{name}` |" for former, name in aliases.KEYS.items()]
+    for name, values in aliases.VALUES.items():
+        lines += [f"| `{name}: {former}` | `{name}: {value}` |" for former, value in values.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -102,7 +110,22 @@ def _last_key(section: str) -> str:
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema of a configuration file."""
-    return Config.model_json_schema()
+    schema = Config.model_json_schema()
+    for former, name in aliases.KEYS.items():
+        section, last = _section_of(schema, name), name.rpartition(".")[2]
+        note = {"description": f"Former name of {last}.", "deprecated": True}
+        section["properties"][former.rpartition(".")[2]] = {**section["properties"][last], **note}
+    for name, values in aliases.VALUES.items():
+        _section_of(schema, name)["properties"][name.rpartition(".")[2]]["enum"] += values
+    return schema
+
+
+def _section_of(schema: dict[str, Any], key: str) -> dict[str, Any]:
+    """The part of a JSON Schema that describes the section of a dotted key."""
+    part = schema
+    for name in key.split(".")[:-1]:
+        part = schema["$defs"][part["properties"][name]["$ref"].rpartition("/")[2]]
+    return part
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from paddlex_feat.fileio.backups import write_keeping
+from paddlex_feat.fileio.backups import write_with_backup
 
 PEOPLE, PICTURES, TRAINED = 40, 10, 20
 
@@ -39,7 +39,7 @@ def main(target: Path) -> None:
             part = "train" if person <= TRAINED else "gallery" if picture == 1 else "query"
             lists[part].append(f"images/s{person:02d}/{name} {person - 1}")
     for part, lines in lists.items():
-        write_keeping(target / f"{part}.txt", ("\n".join(lines) + "\n").encode())
+        write_with_backup(target / f"{part}.txt", ("\n".join(lines) + "\n").encode())
     print(f"{target}: " + ", ".join(f"{len(lines)} {part}" for part, lines in lists.items()))
 
 

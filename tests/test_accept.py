@@ -20,7 +20,7 @@ NEED_A_GPU = {
     (1, "card, driver, CUDA, cuDNN, NCCL, TF32"),
     (3, "mixed precision"),
     (3, "overflow"),
-    (4, "clip_norm O2"),
+    (4, "max_grad_norm O2"),
     (8, "predict on cpu, PP-ShiTuV2_rec, precision fp16: least cosine"),
     (8, "predict on cpu, CLIP, precision fp16: least cosine"),
     (10, "tuned"),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -171,7 +174,7 @@ def test_pairs_are_all_of_them_but_the_own_ones(monkeypatch):
 
 
 def test_many_pairs_are_sampled_without_the_own_ones(monkeypatch, tmp_path):
-    monkeypatch.setattr(analysis, "MOST_PAIRS", 60)
+    monkeypatch.setattr(analysis, "MAX_PAIRS", 60)
     monkeypatch.setattr(analysis, "SAMPLE", 8)
     (query, ql), (gallery, gl) = features(7, 0), features(10, 1)
     query[:, 0] = np.arange(7)
@@ -200,3 +203,18 @@ def test_a_threshold_accepts_what_it_says(last):
         curve = threshold_curve(np.array([1, 2][: len(similarity)]), similarity)
         found = thresholds(curve)[0]
         assert np.count_nonzero(similarity >= found.threshold) == found.accepted == 1
+
+
+def test_metrics_need_neither_paddle_nor_opencv_nor_matplotlib():
+    """The names of the package are imported when they are used; figures need NumPy alone."""
+    code = (
+        "import sys, paddlex_feat.evaluation as evaluation; assert 'numpy' not in sys.modules\n"
+        "assert callable(evaluation.retrieval_metrics) and callable(evaluation.rank_gallery)\n"
+        "import paddlex_feat.evaluation.analysis, paddlex_feat.evaluation.threshold\n"
+        "print(sorted({'paddle', 'cv2', 'matplotlib', 'paddlex_feat.reports'} & set(sys.modules)))\n"
+        "assert set(evaluation.__all__) == set(evaluation._MODULES)\n"
+        "for name in evaluation.__all__: getattr(evaluation, name)\n"
+        "print(sorted({'paddle', 'matplotlib', 'paddlex_feat.reports'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split("\n")[:2] == ["[]", "[]"], done.stdout + done.stderr

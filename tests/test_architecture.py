@@ -1,92 +1,94 @@
-"""The house: imports run downward, files and functions stay readable, docs/architecture.md is true."""
+"""The package's rooms: who imports whom, what each offers, and the page that draws them."""
 
 from __future__ import annotations
 
 import ast
+import configparser
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from importlinter.cli import lint_imports
 
 PACKAGE = ROOT / "paddlex_feat"
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 FILES = sorted(PACKAGE.rglob("*.py"))
+ROOMS = sorted(f.parent.name for f in PACKAGE.glob("*/__init__.py"))
 
 
-def package_of(file: Path) -> str:
-    return file.relative_to(PACKAGE).with_suffix("").parts[0]
+def floors() -> list[list[str]]:
+    """The rooms of each floor by .importlinter, the top first."""
+    contract = configparser.ConfigParser()
+    contract.read(ROOT / ".importlinter")
+    lines = contract["importlinter:contract:floors"]["layers"].split("\n")
+    return [re.split(r" \| ", line) for line in lines if line]
 
 
-def imports(file: Path) -> list[str]:
-    """Every module that a file imports, at its top or inside a function."""
-    names: list[str] = []
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: relative import"
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
-    return names
+def test_imports_run_downward(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert lint_imports(config_filename=".importlinter", no_cache=True) == 0, capsys.readouterr().out
 
 
-def table() -> dict[str, tuple[set[str], bool]]:
-    """The page's table: package -> (what it may import, may it import Paddle?), top floor first."""
-    cells = [[c.strip() for c in line.split("|")] for line in PAGE.splitlines() if line.startswith("| `")]
-    return {
-        row[1].strip("`"): (set(re.findall(r"`(\w+)`", row[2])), row[3] == "paddle") for row in cells if len(row) == 5
-    }
+@pytest.mark.parametrize(
+    ("room", "line"),
+    [
+        ("fileio", "from paddlex_feat.config import load"),
+        ("losses", "import paddlex_feat.data.samplers"),
+        ("data", "from paddlex_feat import __version__"),
+        ("evaluation", "def f():\n    import paddle"),
+    ],
+)
+def test_the_contract_finds_an_import_that_is_not_allowed(tmp_path, room, line):
+    (tmp_path / "paddlex_feat").mkdir()
+    for name in (name for floor in floors() for name in floor):
+        folder = tmp_path / "paddlex_feat" / name
+        folder.mkdir()
+        (folder / "__init__.py").write_text("")
+    (tmp_path / "paddlex_feat/__init__.py").write_text('__version__ = "1"\n')
+    for name in ("config/load.py", "data/samplers.py"):
+        (tmp_path / "paddlex_feat" / name).write_text("")
+    (tmp_path / ".importlinter").write_text((ROOT / ".importlinter").read_text())
+    code = (
+        "import sys; sys.path.insert(0, '.')\n"
+        "from importlinter.cli import lint_imports\n"
+        "sys.exit(lint_imports(config_filename='.importlinter', no_cache=True))"
+    )
+
+    def lint() -> int:
+        return subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True).returncode
+
+    (tmp_path / "paddlex_feat/runtime/paddle_import.py").write_text("import paddle\n")
+    assert lint() == 0
+    (tmp_path / f"paddlex_feat/{room}/wrong.py").write_text(f"{line}\n")
+    assert lint() == 1
 
 
-def test_the_table_names_every_package_and_runs_downward():
-    rows = table()
-    assert set(rows) == {package_of(f) for f in FILES} - {"__init__"}
-    floors = list(rows)
-    for name, (allowed, _) in rows.items():
-        assert all(floors.index(a) > floors.index(name) for a in allowed), name
+def test_the_page_draws_every_room_on_its_floor():
+    """The picture, and the table's rows in the contract's order."""
+    expected = [(str(number), name) for number, floor in enumerate(floors()[1:], 1) for name in floor]
+    table = re.findall(r"^\| (\d+) \| `(\w+)(?:/|\.py)` \|", PAGE, re.MULTILINE)
+    assert sorted(table) == sorted(expected) and [int(number) for number, _ in table] == sorted(
+        int(n) for n, _ in table
+    )
+    assert set(ROOMS) == {name for _, name in expected} - {"cli", "errors"}
+    drawn = re.findall(r'^    (\w+)\["<b>', PAGE, re.MULTILINE)
+    assert sorted(drawn) == sorted([*(name for _, name in expected), "api"])
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
-def test_imports_are_those_of_the_table(file):
-    own = package_of(file)
-    if own == "__init__":
-        return
-    allowed, paddle = table()[own]
-    for name in imports(file):
-        top, *rest = name.split(".")
-        if top == "paddlex_feat" and rest != ["__version__"]:
-            assert rest[0] in allowed | {own}, f"{file.relative_to(ROOT)} imports {name}"
-        assert paddle or top != "paddle", f"{file.relative_to(ROOT)} imports {name}"
+def test_files_that_the_page_names_exist():
+    table = PAGE.partition("## Rooms")[2].partition("## How data flows")[0]
+    for line in table.splitlines():
+        room = re.match(r"\| \d+ \| `(\w+)/`", line)
+        for name in re.findall(r"`(\w+(?:\.py|/))`", line.partition("|")[2]):
+            if room and name != f"{room[1]}/":
+                assert (PACKAGE / room[1] / name).exists(), name
 
 
-def test_every_allowed_import_is_used():
-    """A line of the table that nothing needs would let the house decay."""
-    used: dict[str, set[str]] = {}
-    for file in FILES:
-        for name in imports(file):
-            if name.startswith("paddlex_feat."):
-                used.setdefault(package_of(file), set()).add(name.split(".")[1])
-    used["cli"].add("modes")  # by name, so that --help does not import them
-    for name, (allowed, _) in table().items():
-        assert allowed <= used.get(name, set()), name
-
-
-def test_the_page_finds_every_file():
-    named = set(re.findall(r"`([\w/]+\.py)`", PAGE.partition("Where is")[2]))
-    files = {str(f.relative_to(PACKAGE)) for f in FILES if f.name != "__init__.py"}
-    searched = {f for f in files if f != "cli.py" and not re.match(r"modes/(?!common)", f)}
-    assert named - {"modes/train_build.py"} == searched
-
-
-def test_files_and_functions_stay_readable():
-    for file in FILES:
-        text = file.read_text(encoding="utf-8")
-        assert text.count("\n") <= 320, file
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef):
-                assert node.end_lineno - node.lineno < 60, f"{file}: {node.name}"
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_has_a_door_plate(room):
+    assert ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8")))
 
 
 def test_public_names_have_docstrings():
@@ -94,7 +96,7 @@ def test_public_names_have_docstrings():
         tree = ast.parse(file.read_text(encoding="utf-8"))
         for node in tree.body:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
-                assert ast.get_docstring(node), f"{file}: {node.name}"
+                assert len(ast.get_docstring(node) or "") > 8, f"{file}: {node.name}"
 
 
 def test_prediction_imports_nothing_of_training():

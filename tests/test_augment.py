@@ -21,7 +21,9 @@ from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ImageError
 
 OFF = Augment(flip_prob=0, pad=0, rotation_prob=0)
-CLIP = Augment(crop="area", rotation_prob=0.3, rotation_interpolation="bicubic", rand_augment=RandAugment(ops=2))
+CLIP = Augment(
+    crop="random_resized_crop", rotation_prob=0.3, rotation_interpolation="bicubic", rand_augment=RandAugment(num_ops=2)
+)
 STILL = OFF.sample_params(np.random.default_rng(0))
 
 
@@ -99,7 +101,7 @@ def test_draws_of_the_area_recipe(height, width):
 def test_draws_of_rand_augment():
     """Operations, their number, their signs and magnitudes of 30,000 draws."""
     generator, n = rng(3), 30_000
-    draws = [RandAugment(ops=2).sample_ops(generator) for _ in range(n)]
+    draws = [RandAugment(num_ops=2).sample_ops(generator) for _ in range(n)]
     names = Counter(name for ops in draws for name, _ in ops)
     assert set(names) == set(NAMES) and len(NAMES) == 15
     assert np.abs(np.array(list(names.values())) / n - 2 * 0.5 / 15).max() < 0.006
@@ -114,7 +116,7 @@ def test_draws_of_rand_augment():
 
 def test_magnitudes_are_clipped():
     generator = rng(4)
-    draws = [RandAugment(ops=2, prob=1, magnitude=9.5, magnitude_std=5).sample_ops(generator) for _ in range(3000)]
+    draws = [RandAugment(num_ops=2, prob=1, magnitude=9.5, magnitude_std=5).sample_ops(generator) for _ in range(3000)]
     degrees = [abs(v) for ops in draws for name, v in ops if name == "Rotate"]
     assert min(degrees) == 0 and max(degrees) == 30
 
@@ -416,14 +418,14 @@ def jpeg(image: np.ndarray, orientation: int = 1, **options) -> bytes:
 
 
 def asks(least: int):
-    """An `enough` that wants both sides of at least this length and notes what it is asked."""
+    """An `is_large_enough` that wants both sides of at least this length and notes what it is asked."""
 
-    def enough(width, height):
-        enough.seen.append((width, height))
+    def is_large_enough(width, height):
+        is_large_enough.seen.append((width, height))
         return min(width, height) >= least
 
-    enough.seen = []
-    return enough
+    is_large_enough.seen = []
+    return is_large_enough
 
 
 @pytest.mark.parametrize(
@@ -448,11 +450,11 @@ def test_the_smallest_size_that_is_large_enough_is_decoded(height, width, least,
 def test_orientations_come_out_as_in_the_full_decode(tmp_path, orientation):
     path = tmp_path / "x.jpg"
     path.write_bytes(jpeg(positions(203, 331), orientation))
-    enough = asks(40)
-    full, reduced = read_rgb(path), read_rgb(path, enough)
+    is_large_enough = asks(40)
+    full, reduced = read_rgb(path), read_rgb(path, is_large_enough)
     assert full.shape[:2] == ((203, 331) if orientation < 5 else (331, 203))
     assert reduced.shape[:2] == ((51, 83) if orientation < 5 else (83, 51))
-    assert all((h, w) in enough.seen for w, h in enough.seen[-2:])  # asked both ways round
+    assert all((h, w) in is_large_enough.seen for w, h in is_large_enough.seen[-2:])  # asked both ways round
     expected = cv2.resize(full, reduced.shape[1::-1], interpolation=cv2.INTER_AREA).astype(int)
     assert np.abs(reduced - expected).mean() < 2
 
@@ -506,7 +508,7 @@ def test_what_becomes_the_result_keeps_its_pixels(augment):
             height, width = -(-600 // factor), -(-410 // factor)
             if augment._is_large_enough(params, size, width, height):
                 factors.append(factor)
-                if augment.crop == "area":
+                if augment.crop == "random_resized_crop":
                     window = augment._area_window(params, height, width)
                     assert min(window.height, window.width) >= size
                 else:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from paddlex_feat.config import load
+from paddlex_feat.config import aliases, load, schema
 from paddlex_feat.config.describe import describe_keys
 from paddlex_feat.config.schema import MODELS, Config, walk
 from paddlex_feat.data.readers import find_root
@@ -88,7 +88,7 @@ def test_all_faults_are_reported_at_once_with_the_nearest_key():
     text = faults(
         ("Train.batchsize", 3), ("Train.epochs_iters", "many"), ("Train.num_classes", -3), ("Globl.mode", "x")
     )
-    assert "4 faults" in text
+    assert "4 problems" in text
     assert "Did you mean Train.batch_size?" in text and "Did you mean Global.mode?" in text
     assert "Train.epochs_iters" in text and "Train.num_classes" in text and "-o" in text
 
@@ -220,7 +220,7 @@ def test_a_missing_file_lists_the_shipped_names():
 
 
 def test_functions_that_are_not_built_yet_are_said_only_in_their_mode():
-    assert "not implemented yet" in faults(("Global.mode", "train"), ("Train.basic_config_path", "recipe.yaml"))
+    assert "not implemented" in faults(("Global.mode", "train"), ("Train.basic_config_path", "recipe.yaml"))
     load.load("PP-ShiTuV2_rec", [("Global.mode", "predict"), ("Train.basic_config_path", "recipe.yaml")])
 
 
@@ -247,8 +247,8 @@ def test_a_malformed_form_of_export_is_named(given):
     [
         ("Global.device", "cpu:0,0", "twice"),
         ("Global.device", "gpu:1,01", "twice"),
-        ("Train.augment.area", [0.5, 0.1], "least <= greatest"),
-        ("Train.augment.area", [0.5, 2], "at most 1"),
+        ("Train.augment.scale", [0.5, 0.1], "least <= greatest"),
+        ("Train.augment.scale", [0.5, 2], "at most 1"),
         ("Train.input_size", 60, "use 64"),
         ("Train.freeze", "backbone", "list"),
         ("Train.resume", "always", "auto"),
@@ -270,9 +270,9 @@ def test_there_is_one_way_to_resume():
 
 
 def test_lists_of_the_recipes_come_from_yaml_as_they_are_written(tmp_path):
-    (tmp_path / "a.yaml").write_text("Train: {augment: {area: [0.2, 0.9]}, freeze: [backbone.stem]}")
+    (tmp_path / "a.yaml").write_text("Train: {augment: {scale: [0.2, 0.9]}, freeze: [backbone.stem]}")
     config, _ = load.load(str(tmp_path / "a.yaml"), [])
-    assert config.Train.augment.area == (0.2, 0.9) and config.Train.freeze == ["backbone.stem"]
+    assert config.Train.augment.scale == (0.2, 0.9) and config.Train.freeze == ["backbone.stem"]
 
 
 def test_each_model_has_its_whole_recipe():
@@ -280,15 +280,15 @@ def test_each_model_has_its_whole_recipe():
     rec, base, large = (load.load(name, [])[0] for name in MODELS)
     assert (rec.Model.backbone, rec.Model.neck, rec.Model.head) == ("PPLCNetV2_base_ShiTu", "bn", "linear")
     assert (rec.Train.batch_size, rec.Train.samples_per_class, rec.Train.weight_decay) == (128, 4, 1e-5)
-    assert (rec.Train.augment.crop, rec.Train.augment.rand_augment.ops) == ("padded", 0)
+    assert (rec.Train.augment.crop, rec.Train.augment.rand_augment.num_ops) == ("pad_crop", 0)
     for clip, widths in ((base, (16, 768, 12, 12, False)), (large, (14, 1024, 24, 16, True))):
         model, train = clip.Model, clip.Train
         assert (model.patch_size, model.width, model.depth, model.heads, model.class_token) == widths
         assert (model.neck, model.head, model.arc_margin, model.arc_scale) == ("linear", "arc_margin", 0.2, 30.0)
         assert (train.batch_size, train.learning_rate, train.weight_decay) == (32, 0.001, 2e-5)
         assert train.samples_per_class is None and train.interpolation == "bicubic"
-        assert (train.augment.crop, train.augment.rotation_prob) == ("area", 0.3)
-        assert (train.augment.rand_augment.ops, train.augment.rand_augment.magnitude) == (2, 7.0)
+        assert (train.augment.crop, train.augment.rotation_prob) == ("random_resized_crop", 0.3)
+        assert (train.augment.rand_augment.num_ops, train.augment.rand_augment.magnitude) == (2, 7.0)
         assert (train.loss.label_smoothing, train.loss.triplet_weight, train.loss.ce_weight) == (0.0, 0.0, 1.0)
 
 
@@ -350,7 +350,7 @@ def test_what_no_path_can_hold_is_refused_in_every_text(text):
     with pytest.raises(ConfigError) as error:
         load.load("PP-ShiTuV2_rec", words)
     for key, _ in words:
-        assert f"{key} (-o): holds NUL or half" in error.value.what
+        assert f"{key} (-o): contains a NUL character" in error.value.what
     good = load.split_override('Global.output="/tmp/\\udcff"')  # bytes that are not UTF-8
     assert load.load("PP-ShiTuV2_rec", [good])[0].Global.output == "/tmp/\udcff"
 
@@ -367,3 +367,75 @@ def test_messages_hold_nothing_that_a_terminal_would_obey(tmp_path):
     with pytest.raises(ConfigError) as error:
         load.load(str(tmp_path / "c.yaml"), [])
     assert r"\x1b[2J\x0d\x9b1m" in str(error.value) and not set("\x1b\r\x9b") & set(str(error.value))
+
+
+FORMER = {  # former name -> a value other than the default
+    "Train.augment.area": [0.2, 0.9],
+    "Train.augment.aspect": [0.5, 2.0],
+    "Train.augment.rand_augment.ops": 3,
+    "Train.accumulate": 4,
+    "Train.clip_norm": 2.5,
+    "Train.keep_last": 7,
+    "Train.save_minutes": 1.5,
+    "Predict.save": "npz",
+    "Evaluate.exclude_own": True,
+}
+
+
+def nested(dotted: str, value: object) -> dict:
+    first, _, rest = dotted.partition(".")
+    return {first: nested(rest, value) if rest else value}
+
+
+def value_of(config: Config, dotted: str) -> object:
+    value = schema.value_of(config, dotted)
+    return list(value) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("former", aliases.KEYS)
+@pytest.mark.parametrize("source", ["file", "-o"])
+def test_a_former_name_works_with_one_notice(tmp_path, former, source):
+    path, value, name = tmp_path / "a.yaml", FORMER[former], aliases.KEYS[former]
+    path.write_text(json.dumps(nested(former, value)) if source == "file" else "{}")
+    given = load.split_override(f"{former}={json.dumps(value)}")
+    config, notices = load.load(str(path), [given, given] if source == "-o" else [])
+    assert value_of(config, name) == value != value_of(Config(), name)
+    assert len(notices) == 1 and former in notices[0] and name in notices[0]
+
+
+@pytest.mark.parametrize("former", aliases.KEYS)
+def test_both_names_of_a_key_are_an_error_and_o_overrides_a_file(tmp_path, former):
+    path, value, name = tmp_path / "a.yaml", FORMER[former], aliases.KEYS[former]
+    both = load._merge(nested(former, value), nested(name, value))
+    path.write_text(json.dumps(both))
+    with pytest.raises(ConfigError) as caught:
+        load.load(str(path), [])
+    assert former in caught.value.what and name in caught.value.what
+    with pytest.raises(ConfigError, match="which is given too"):
+        load.load("PP-ShiTuV2_rec", [(former, value), (name, value)])
+    default = value_of(Config(), name)
+    path.write_text(json.dumps(nested(former, value)))
+    assert value_of(load.load(str(path), [(name, default)])[0], name) == default
+    path.write_text(json.dumps(nested(name, default)))
+    assert value_of(load.load(str(path), [(former, value)])[0], name) == value
+
+
+@pytest.mark.parametrize(("former", "name"), aliases.VALUES["Train.augment.crop"].items())
+def test_former_values_work_with_a_notice(tmp_path, former, name):
+    path = tmp_path / "a.yaml"
+    path.write_text(f"Train: {{augment: {{crop: {former}}}}}")
+    for file, overrides in ((str(path), []), ("PP-ShiTuV2_rec", [("Train.augment", {"crop": former})])):
+        config, notices = load.load(file, overrides)
+        assert config.Train.augment.crop == name and len(notices) == 1 and former in notices[0]
+
+
+def test_every_former_name_belongs_to_the_section_of_a_key():
+    known = {name for name, _ in walk()}
+    for former, name in aliases.KEYS.items():
+        assert name in known and former not in known and former.rpartition(".")[0] == name.rpartition(".")[0]
+
+
+def test_a_value_under_a_former_name_is_checked_and_the_message_names_the_present_one():
+    assert "Train.keep_checkpoints (-o)" in faults(("Train.keep_last", 0))
+    with pytest.raises(ConfigError, match=r"write Train\.max_grad_norm=null"):
+        load.load("PP-ShiTuV2_rec", [load.split_override("Train.clip_norm=")])

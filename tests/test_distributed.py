@@ -23,13 +23,12 @@ from paddlex_feat.data import samplers
 from paddlex_feat.errors import (
     ConfigError,
     ConnectionLostError,
-    EvaluationError,
     ImageError,
     Interrupted,
     TrainingError,
 )
 from paddlex_feat.runtime import launch
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 
 TWO = ("Global.device=cpu:0,1", "Train.batch_size=8")
 
@@ -246,26 +245,28 @@ def test_addresses_that_are_not_ours_are_said():
 
 
 def test_one_process_starts_others_only_if_it_is_not_one_itself(monkeypatch):
-    assert launch.wanted("gpu:0,1", None) and launch.wanted("cpu", "10.0.0.1,10.0.0.2")
-    assert not launch.wanted("gpu:0", None) and not launch.wanted("auto", None)
+    one, second = ProcessGroup(), ProcessGroup(1, 2, 1, 2)
+    assert launch.needs_workers("gpu:0,1", None, one) and launch.needs_workers("cpu", "10.0.0.1,10.0.0.2", one)
+    assert not launch.needs_workers("gpu:0", None, one) and not launch.needs_workers("auto", None, one)
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
     monkeypatch.setenv("PADDLE_TRAINER_ID", "1")
-    assert not launch.wanted("gpu:0,1", None) and Group.from_environment().rank == 1
+    assert not launch.needs_workers("gpu:0,1", None, second) and ProcessGroup.from_environment().rank == 1
+
+
+KILLED = TrainingError("Killed.", fix="Lower this.")
 
 
 def test_the_first_worker_that_failed_gives_the_reason(tmp_path):
     cut = {"type": "FeatError", "what": "Connection lost.", "where": None, "fix": None}
     first = {"type": "ImageError", "what": "No image.", "where": "a.jpg", "fix": "Mend it."}
-    error = launch._reason([(1, first), (0, cut)], tmp_path, 1, "train", 2)
+    error = launch._reason([(1, first), (0, cut)], tmp_path, 1, KILLED, 2)
     assert isinstance(error, ImageError) and "No image." in str(error) and "worker 1, a.jpg" in str(error)
     saved = {"type": "Interrupted", "what": "Saved.", "where": "train", "fix": "Go on."}
-    assert isinstance(launch._reason([(1, saved), (0, saved)], tmp_path, 15, "train", 2), Interrupted)
+    assert isinstance(launch._reason([(1, saved), (0, saved)], tmp_path, 15, KILLED, 2), Interrupted)
     (tmp_path / "workerlog.0").write_text("Killed")
     (tmp_path / "workerlog.1").write_text("Killed")
-    killed = launch._reason([(0, saved)], tmp_path, 9, "train", 2)
-    assert isinstance(killed, TrainingError) and "without a word" in killed.what
-    silent = launch._reason([], tmp_path, 9, "evaluate", 2)
-    assert isinstance(silent, EvaluationError) and "Evaluate.batch_size" in str(silent)
+    killed = launch._reason([(0, saved)], tmp_path, 9, KILLED, 2)
+    assert isinstance(killed, TrainingError) and killed.code == "worker-killed" and "Lower this" in killed.fix
 
 
 def test_a_connection_lost_to_another_machine_is_not_a_killed_worker(tmp_path):
@@ -274,14 +275,14 @@ def test_a_connection_lost_to_another_machine_is_not_a_killed_worker(tmp_path):
     (tmp_path / "workerlog.0").write_text("fine until then")
     (tmp_path / "workerlog.1").write_text("gloo::IoException\n  what(): Connection reset by peer")
     for failures in ([(2, lost), (3, lost)], [(2, lost)]):
-        error = launch._reason(failures, tmp_path, 250, "train", 2, several_machines=True)
+        error = launch._reason(failures, tmp_path, 250, KILLED, 2, several_machines=True)
         assert isinstance(error, ConnectionLostError) and "reset by peer" in error.what
-        assert isinstance(launch._reason(failures, tmp_path, 250, "train", 2), TrainingError)
+        assert isinstance(launch._reason(failures, tmp_path, 250, KILLED, 2), TrainingError)
     (tmp_path / "workerlog.1").write_text("Killed")
-    error = launch._reason([(2, lost)], tmp_path, 9, "train", 2, several_machines=True)
+    error = launch._reason([(2, lost)], tmp_path, 9, KILLED, 2, several_machines=True)
     assert isinstance(error, TrainingError) and "workerlog.1: Killed" in error.what
     silent = {**lost, "type": "PeerLostError", "what": "Rank 0 is silent."}
-    assert "Rank 0" in launch._reason([(2, lost), (3, silent)], tmp_path, 1, "train", 2, True).what
+    assert "Rank 0" in launch._reason([(2, lost), (3, silent)], tmp_path, 1, KILLED, 2, True).what
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

@@ -42,13 +42,15 @@ from paddlex_feat.errors import (
 from paddlex_feat.evaluation import embed as embedding
 from paddlex_feat.evaluation.evaluator import Evaluator
 from paddlex_feat.evaluation.features_file import write_features
-from paddlex_feat.evaluation.matches import match_counts, own_pairs, require_matches
+from paddlex_feat.evaluation.matches import find_self_pairs, match_counts, require_matches
+from paddlex_feat.fileio.npz import NpzWriter
 from paddlex_feat.hub import fetch
 from paddlex_feat.inference.extractor import FeatureExtractor, unit_rows
 from paddlex_feat.inference.network import NetworkExtractor
 from paddlex_feat.models import recognizer, weights
 from paddlex_feat.modes import evaluate, trained_model
 from paddlex_feat.reports import evaluation_report
+from paddlex_feat.runtime.distributed import ProcessGroup
 
 MODEL = "PP-ShiTuV2_rec"
 
@@ -67,7 +69,7 @@ def words(data: Path, output: Path, weight: object, **settings: object) -> list[
 
 def run(data: Path, output: Path, weight: object, **settings: object) -> dict:
     """The mode in this process."""
-    return evaluate.run(load(MODEL, words(data, output, weight, **settings))[0], output)
+    return evaluate.run(load(MODEL, words(data, output, weight, **settings))[0], output, ProcessGroup())
 
 
 def run_process(
@@ -172,7 +174,7 @@ def test_null_is_the_official_weights_of_the_model(run_folder, inference, data, 
     assert Path(first["weight_path"]).is_relative_to(tmp_path / "cache")
     assert first["metrics"] == run(data, tmp_path / "b", inference)["metrics"]
     address = words(data, tmp_path, base.official_weights(MODEL))
-    assert str(trained_model.find(load(MODEL, address)[0])) == first["weight_path"]  # from the cache
+    assert str(trained_model.resolve_weights(load(MODEL, address)[0])) == first["weight_path"]  # from the cache
 
 
 def test_official_weights_without_a_network_are_a_clear_error(data, tmp_path, monkeypatch):
@@ -238,7 +240,7 @@ def test_faults_of_the_lists_are_found_first(inference, data, tmp_path, monkeypa
     append(data, "query", "images/s21/03.pgm 999")
     first = (data / "gallery.txt").read_text().splitlines()
     (data / "gallery.txt").write_text("\n".join(line for line in first if "s21/02" not in line) + "\n")
-    assert "besides its own file" in say(exclude_own=True)
+    assert "besides its own file" in say(exclude_self=True)
     (data / "query.txt").write_text("")
     assert "query.txt: The list holds no image" in say()
     (data / "query.txt").unlink()
@@ -287,14 +289,14 @@ def test_faulty_keys_are_named():
     assert config.Evaluate.recall_ks == [2, 20] and config.Evaluate.amp == "OFF"
 
 
-def test_recall_ks_exclude_own_and_features(inference, data, tmp_path):
+def test_recall_ks_exclude_self_and_features(inference, data, tmp_path):
     gallery, query = ((data / f"{name}.txt").read_text() for name in ("gallery", "query"))
     (data / "gallery.txt").write_text(gallery + query.replace("images/", "./images/"))  # query is part of it
     plain = run(data, tmp_path / "a", inference, recall_ks=[2, 10], save_features=True)
     assert list(plain["metrics"]) == ["recall1", "recall5", "mAP"]
     assert list(plain["recall"]) == ["1", "2", "5", "10"]
     assert plain["metrics"]["recall1"] == 1 and plain["features"] == "evaluate/features.npz"
-    own = run(data, tmp_path / "b", inference, exclude_own=True, save_features=True)
+    own = run(data, tmp_path / "b", inference, exclude_self=True, save_features=True)
     assert own["metrics"]["recall1"] < 1 and list(own["metrics"]) == ["recall1", "recall5", "mAP"]
     files = [tmp_path / f"{name}/evaluate/features.npz" for name in "ab"]
     assert files[0].read_bytes() == files[1].read_bytes()
@@ -377,7 +379,7 @@ def test_features_beyond_the_bound_lie_in_a_file_that_vanishes(tmp_path):
     within, beyond = Evaluator(lists, 4, 2, memory=2 * 14 * 6 * 4)(Means()), small(Means())
     assert isinstance(beyond.gallery, np.memmap) and not isinstance(within.gallery, np.memmap)
     assert np.array_equal(beyond.gallery, within.gallery) and np.array_equal(beyond.query, within.query)
-    assert beyond.headline() == within.headline() and not list((tmp_path / "scratch").iterdir())
+    assert beyond.main_metrics() == within.main_metrics() and not list((tmp_path / "scratch").iterdir())
     with pytest.raises(EvaluationError):
         small(Means(11))
     assert not list((tmp_path / "scratch").iterdir())
@@ -389,6 +391,21 @@ def test_features_beyond_the_bound_lie_in_a_file_that_vanishes(tmp_path):
     assert np.load(tmp_path / "a.npz", allow_pickle=False)["paths"][9] == "caf\udce9.png"
 
 
+def test_npz_files_are_written_in_pieces_and_load(tmp_path):
+    rows = np.arange(12, dtype=np.float32).reshape(4, 3)
+    for name in ("a", "b"):
+        with NpzWriter(tmp_path / f"{name}.npz") as writer:
+            writer.write("rows", rows.dtype, rows.shape, (row.tobytes() for row in rows))
+            writer.write("names", np.dtype("<U2"), (2,), [np.array(["x", "\udce9"], "<U2").tobytes()])
+            writer.write("empty", np.dtype(np.int64), (0,), [])
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    found = np.load(tmp_path / "a.npz", allow_pickle=False)
+    assert found.files == ["rows", "names", "empty"]
+    assert (
+        np.array_equal(found["rows"], rows) and found["names"].tolist() == ["x", "\udce9"] and not found["empty"].size
+    )
+
+
 def test_a_disk_without_room_for_the_features_is_an_error(tmp_path):
     lists = made_lists(tmp_path, 9, 5)
     with pytest.raises(OutputError, match=r"Global\.output"):
@@ -398,14 +415,14 @@ def test_a_disk_without_room_for_the_features_is_an_error(tmp_path):
 def test_ranking_is_told_its_share_of_the_memory_and_what_to_leave_out(tmp_path, monkeypatch):
     import paddlex_feat.evaluation.evaluator as module
 
-    seen, plain = {}, module.rank
-    monkeypatch.setattr(module, "rank", lambda *a, **k: seen.update(k, own=a[4]) or plain(*a, **k))
+    seen, plain = {}, module.rank_gallery
+    monkeypatch.setattr(module, "rank_gallery", lambda *a, **k: seen.update(k, self_pairs=a[4]) or plain(*a, **k))
     made = made_lists(tmp_path, 9, 5)
-    found = Evaluator(made, 4, 3, memory=2**30, own=own_pairs(made["query"], made["gallery"]))(Means())
-    assert seen["memory"] == 2**30 - 14 * 6 * 4 and seen["threads"] == 3
-    assert seen["own"].tolist() == found.own.tolist() == [[0, 0]]
+    found = Evaluator(made, 4, 3, memory=2**30, self_pairs=find_self_pairs(made["query"], made["gallery"]))(Means())
+    assert seen["memory_bytes"] == 2**30 - 14 * 6 * 4 and seen["threads"] == 3
+    assert seen["self_pairs"].tolist() == found.self_pairs.tolist() == [[0, 0]]
     Evaluator(made_lists(tmp_path, 9, 5), 4, 3, memory=2**20)(Means())
-    assert seen["memory"] == 2**26 and seen["own"] is None
+    assert seen["memory_bytes"] == 2**26 and seen["self_pairs"] is None
     Evaluator(made_lists(tmp_path, 9, 5), 4, 3, threads=1)(Means())
     assert seen["threads"] == 1
 
@@ -416,7 +433,7 @@ class Together:
     def __init__(self, rank: int, size: int, barrier: threading.Barrier, shelf: list):
         self.rank, self.size, self._barrier, self._shelf = rank, size, barrier, shelf
 
-    def gather_rows(self, rows: np.ndarray) -> list[np.ndarray]:
+    def all_gather_rows(self, rows: np.ndarray) -> list[np.ndarray]:
         self._shelf[self.rank] = rows.copy()
         self._barrier.wait(10)
         parts = list(self._shelf)
@@ -429,13 +446,13 @@ def test_ranks_put_together_what_one_process_finds(tmp_path, monkeypatch, querie
     """Also where a rank has no batch, or no query; bounded pieces of one round of batches each."""
     monkeypatch.setattr(embedding, "EXCHANGED_BYTES", piece)
     lists = made_lists(tmp_path, 11, queries)
-    own = own_pairs(lists["query"], lists["gallery"])
-    whole = Evaluator(lists, 4, 1, own=own)(Means())
+    own = find_self_pairs(lists["query"], lists["gallery"])
+    whole = Evaluator(lists, 4, 1, self_pairs=own)(Means())
     barrier, shelf, found = threading.Barrier(size), [None] * size, {}
 
     def work(rank: int) -> None:
         group = Together(rank, size, barrier, shelf)
-        found[rank] = Evaluator(lists, 4, 1, group, own=own)(Means())
+        found[rank] = Evaluator(lists, 4, 1, group, self_pairs=own)(Means())
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
     for thread in threads:
@@ -458,15 +475,15 @@ def test_pieces_are_the_batches_that_were_dealt(tmp_path):
             assert np.concatenate([p[rank] for p in pieces]).tolist() == [int(i) for d in dealt for i in d]
 
 
-def test_matches_and_own_pairs_are_those_of_the_lists(tmp_path):
+def test_matches_and_self_pairs_are_those_of_the_lists(tmp_path):
     gallery = ImageList("gallery", tmp_path, ["a", "b", "./a", "c"], [1, 1, 2, 3], [1, 2, 3, 4])
     query = ImageList("query", tmp_path, ["x/../a", "c", "d"], [1, 3, 4], [1, 2, 3])
-    own = own_pairs(query, gallery)
+    own = find_self_pairs(query, gallery)
     assert own.tolist() == [[0, 0], [0, 2], [1, 3]]
     assert match_counts(query, gallery).tolist() == [2, 1, 0]
     assert match_counts(query, gallery, own).tolist() == [1, 0, 0]
     require_matches(query, gallery, own)
-    assert own_pairs(ImageList("query", tmp_path, ["z"], [1], [1]), gallery).shape == (0, 2)
+    assert find_self_pairs(ImageList("query", tmp_path, ["z"], [1], [1]), gallery).shape == (0, 2)
 
 
 # Several processes

@@ -23,8 +23,8 @@ from paddlex_feat.models import recognizer
 from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.modes import train, train_build
 from paddlex_feat.modes.build import evaluator_of
-from paddlex_feat.modes.worker import Place
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.modes.worker import Worker
+from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.training import votes as votes_of
 from paddlex_feat.training.checkpoint import read_progress
 from paddlex_feat.training.trainer import Trainer
@@ -54,7 +54,7 @@ class Job:
         self.config = load.load("PP-ShiTuV2_rec_CLIP_vit_base", [load.split_override(word) for word in words])[0]
         self.output = output
         monkeypatch.undo()  # of an earlier job
-        monkeypatch.setattr(train, "take_place", lambda *_: Place("gpu:0", 2, 2, Group()))
+        monkeypatch.setattr(train, "init_worker", lambda *_: Worker("gpu:0", 2, 2, ProcessGroup()))
         monkeypatch.setattr(train_build, "build_trainer", self._catch(train_build.build_trainer))
         monkeypatch.setattr(Exporter, "write", self._count("exports", Exporter.write))
         monkeypatch.setattr(
@@ -85,7 +85,7 @@ class Job:
 
     def run(self) -> None:
         self.output.mkdir()
-        train.run(self.config, self.output)
+        train.run(self.config, self.output, ProcessGroup())
 
 
 @pytest.fixture
@@ -101,17 +101,17 @@ def test_on_a_gpu_no_predictor_is_built_and_only_checkpoints_are_exported(job):
     assert (job.output / "best_model/inference/inference.json").is_file()
     assert read_progress(job.output / "best_model/best_model.pdstates").epoch == 1
     # What was exported after the evaluation are the weights that were evaluated.
-    own, group = job.trainer, Group()
+    own, group = job.trainer, ProcessGroup()
     exported = FeatureExtractor(job.output / "latest/inference", "cpu", 2)
-    found = evaluator_of(job.config, job.data.lists, job.data.own, Place("cpu", 2, 2, group), job.output)(exported)
-    assert {n: v for n, v in found.headline().items() if n != "mAP"} == {
+    found = evaluator_of(job.config, job.data.lists, job.data.own, Worker("cpu", 2, 2, group), job.output)(exported)
+    assert {n: v for n, v in found.main_metrics().items() if n != "mAP"} == {
         n: v for n, v in job.calls[-1].items() if n != "mAP"
     }
-    assert found.headline()["mAP"] == pytest.approx(job.calls[-1]["mAP"], abs=1e-4)
+    assert found.main_metrics()["mAP"] == pytest.approx(job.calls[-1]["mAP"], abs=1e-4)
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     before = {n: t.numpy() for n, t in own.state.raw_weights().items()}
     with own._candidate() as network:
-        extract = train_build._extractors(job.config, job.exporter, Place("gpu:0", 2, 2, group))(network)
+        extract = train_build._extractors(job.config, job.exporter, Worker("gpu:0", 2, 2, group))(network)
         assert np.abs(extract(images) - exported(images)).max() < 1e-5  # the moving average
         # Nothing of the training's own tensors is shared or changed.
         assert all(np.array_equal(before[n], t.numpy()) for n, t in own.state.raw_weights().items())
@@ -156,18 +156,18 @@ def test_a_signal_is_answered_between_two_batches_and_the_evaluation_repeated(jo
     again = Job(
         small_faces, job.output, monkeypatch, "Train.epochs_iters=4", "Train.ema_decay=0.5", "Train.resume=auto"
     )
-    train.run(again.config, again.output)
+    train.run(again.config, again.output, ProcessGroup())
     assert len(again.calls) == 3 and again.trainer.state.progress.epoch == 4
 
 
-class Counted(Group):
+class Counted(ProcessGroup):
     """One of several ranks, alone: it counts votes and hears itself in each."""
 
     def vote(self, flag, number):
         cast.append(number)
         return flag, number
 
-    def gather_rows(self, rows):
+    def all_gather_rows(self, rows):
         raise Ended
 
 
@@ -217,7 +217,7 @@ def test_every_rank_looks_equally_often(files, size):
             looks[-1] += 1
 
         try:
-            embed(Fixed(), files, 2, 1, Counted(rank, size) if size > 1 else None, look=look)
+            embed(Fixed(), files, 2, 1, Counted(rank, size) if size > 1 else None, after_batch=look)
         except Ended:
             assert size > 1
     assert looks == [-(-len(files) // 2) // size] * size  # 15 files, 8 batches

@@ -30,7 +30,7 @@ OPTIONS = (
     "Train.ema_decay=0.9",
     "Train.epochs_iters=6",
     "Train.resume=auto",
-    "Train.keep_last=1",
+    "Train.keep_checkpoints=1",
 )
 SUFFIXES = ("pdparams", "pdema", "pdloss", "pdopt")
 
@@ -83,7 +83,7 @@ def killed(process: subprocess.Popen[bytes], output: Path) -> bool:
 
 def test_a_killed_run_resumes_to_the_same_bytes(finished, small_faces, search_path, tmp_path):
     settings = ("Global.mode=train", f"Global.dataset_dir={small_faces}", f"Global.output={tmp_path}", *QUICK, *OPTIONS)
-    words = [word for setting in (*settings, "Train.save_minutes=0.001") for word in ("-o", setting)]
+    words = [word for setting in (*settings, "Train.save_interval_minutes=0.001") for word in ("-o", setting)]
     process = subprocess.Popen(
         [sys.executable, "main.py", "-c", "PP-ShiTuV2_rec", *words],
         cwd=ROOT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import shutil
@@ -17,12 +18,13 @@ import pytest
 from conftest import QUICK, ROOT, run_main
 
 from paddlex_feat import cli, errors
-from paddlex_feat.config.schema import MODES
+from paddlex_feat.config.schema import MODE_NAMES as MODES
 from paddlex_feat.errors import OutputError
 from paddlex_feat.fileio import locks
 from paddlex_feat.fileio.atomic_folder import recover_folder
-from paddlex_feat.fileio.locks import alone, locked
-from paddlex_feat.fileio.temporary import ScratchFolder, clear_leftovers, scratch_file
+from paddlex_feat.fileio.locks import folder_lock, locked
+from paddlex_feat.fileio.temporary import TemporaryFolder, remove_stale, temporary_file
+from paddlex_feat.modes import session
 from paddlex_feat.runtime import launch, logs
 
 NAME = "PP-ShiTuV2_rec"
@@ -39,7 +41,7 @@ def overrides(mode: str, data: Path, run: Path) -> tuple[str, ...]:
         "predict": (
             f"Predict.model_dir={best}/inference",
             f"Predict.input={data}/images/s21",
-            "Predict.save=npz",
+            "Predict.save_format=npz",
             *QUICK,
         ),
     }[mode]
@@ -68,18 +70,18 @@ def impatient(monkeypatch):
 @pytest.mark.parametrize("mode", MODES)
 def test_a_second_run_of_a_mode_is_refused_and_touches_nothing(mode, tmp_path, capsys):
     (tmp_path / f"{mode}_result.json").write_text('{"done_flag": true}')
-    with locked(tmp_path / f"{mode}.log"):
+    with locked(tmp_path / f".{mode}.lock"):
         assert cli.main(words(mode, tmp_path)) == 1
         said = capsys.readouterr().err
         assert "Another run of this mode" in said and "Traceback" not in said
         assert cli.main(words(mode, tmp_path, "Global.threads=many")) == 1
         assert "Global.threads" in capsys.readouterr().err
-    assert result(tmp_path, mode) == {"done_flag": True} and (tmp_path / f"{mode}.log").read_text() == ""
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([f"{mode}.log", f"{mode}_result.json"])
+    assert result(tmp_path, mode) == {"done_flag": True}
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([f".{mode}.lock", f"{mode}_result.json"])
 
 
 def test_another_mode_may_run_in_the_same_folder(tmp_path, small_faces):
-    with locked(tmp_path / "train.log"):
+    with locked(tmp_path / ".train.lock"):
         done = run_main(*words("check_dataset", tmp_path, f"Global.dataset_dir={small_faces}", "Train.batch_size=16"))
     assert done.returncode == 0, done.stderr
 
@@ -87,7 +89,7 @@ def test_another_mode_may_run_in_the_same_folder(tmp_path, small_faces):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from paddlex_feat.fileio.atomic import locked
+from paddlex_feat.fileio.locks import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -96,7 +98,7 @@ with locked(Path(sys.argv[1])):
 
 def test_a_folder_whose_process_is_dying_is_taken_up_at_once(tmp_path, small_faces):
     """The lock goes two seconds after the command was given, as that of a process does that holds much memory."""
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path / "check_dataset.log"], stdout=subprocess.PIPE)
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path / ".check_dataset.lock"], stdout=subprocess.PIPE)
     assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
     threading.Timer(2, holder.kill).start()
     done = run_main(*words("check_dataset", tmp_path, f"Global.dataset_dir={small_faces}", "Train.batch_size=16"))
@@ -107,7 +109,7 @@ def test_a_folder_whose_process_is_dying_is_taken_up_at_once(tmp_path, small_fac
 
 def test_a_lock_that_is_free_soon_is_not_spoken_of(tmp_path, caplog):
     caplog.set_level("INFO")
-    path = tmp_path / "train.log"
+    path = tmp_path / ".train.lock"
     lock = locked(path)
     lock.__enter__()
     threading.Timer(0.3, lambda: lock.__exit__(None, None, None)).start()
@@ -116,12 +118,11 @@ def test_a_lock_that_is_free_soon_is_not_spoken_of(tmp_path, caplog):
 
 
 @pytest.mark.usefixtures("impatient")
-def test_processes_of_one_job_share_its_lock(tmp_path, monkeypatch):
-    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
-    with locked(tmp_path / "train.log"), cli._lock("train", tmp_path):
-        monkeypatch.delenv("PADDLE_TRAINERS_NUM")
-        with pytest.raises(OutputError), cli._lock("train", tmp_path):
-            pass
+def test_processes_of_one_job_share_its_lock(tmp_path):
+    with locked(tmp_path / ".train.lock"), session.hold_output("train", tmp_path, True):
+        another = session.hold_output("train", tmp_path, False)
+        with pytest.raises(OutputError):
+            another.__enter__()
 
 
 # What another made of the folder, and of names
@@ -137,26 +138,63 @@ def test_a_log_that_is_a_symbolic_link_is_refused_and_its_target_stays(there, tm
         (output / f"{mode}.log").symlink_to(victim)
         done = run_main(*words(mode, output, *overrides(mode, small_faces, output)))
         assert done.returncode == 1 and len(done.stderr.splitlines()) == 3, done.stderr
-        assert f"symbolic link, which no log may be.\n  where: {output / mode}.log\n" in done.stderr, done.stderr
+        assert f"symbolic link, which no log or lock may be.\n  where: {output / mode}.log\n" in done.stderr, (
+            done.stderr
+        )
         with pytest.raises(OSError, match="symbolic link"):
             logs.log_to_file(output / f"{mode}.log")
+        (output / f".{mode}.lock").unlink()
+        (output / f".{mode}.lock").symlink_to(victim)
+        with pytest.raises(OutputError, match="symbolic link"), cli._lock(mode, output):
+            pass
     assert not any(path.suffix == ".json" for path in output.iterdir())
     assert victim.read_text() == "mine\n" if there else not victim.exists()
 
 
-def test_what_a_log_held_before_is_cut_out_of_it_and_not_of_what_a_link_names(tmp_path, monkeypatch):
-    log, link = tmp_path / "train.log", tmp_path / "link.log"
-    log.write_text("earlier\nnow\n")
-    link.symlink_to(log)
-    monkeypatch.setattr(logs, "_size_at_start", {log: 8})
-    with pytest.raises(OSError, match="symbolic link"):
-        logs.cut_earlier(link)
-    assert log.read_text() == "earlier\nnow\n"
-    monkeypatch.setattr(logs, "_size_at_start", {log: 8})
-    assert logs.cut_earlier(log) == b"earlier\n" and log.read_text() == "now\n"
-    os.truncate(log, 2**43)
-    monkeypatch.setattr(logs, "_size_at_start", {log: 2**43})
-    assert logs.cut_earlier(log) == b"" and log.stat().st_size == 2**43
+def test_a_moved_log_takes_the_earlier_lines_along_and_every_process_goes_on_in_the_new_one(tmp_path):
+    """The first process of a job and its rank 0 write to the same file, and rank 0 moves it."""
+    path, target = tmp_path / "train.log", tmp_path / "previous_1"
+    target.mkdir()
+    path.write_text("earlier\n")
+    log = logging.getLogger("paddlex_feat")
+    with logs.restored_logger():
+        log.propagate = False
+        logs.log_to_file(path)
+        first = log.handlers[-1]
+        log.info("of the first process")
+        logs.log_to_file(path)
+        log.handlers.remove(first)
+        log.info("of rank 0, before")
+        logs.move_log(path, target)
+        log.info("of rank 0, after")
+        log.handlers[:] = [first]
+        log.info("of the first process, after")
+    said = [line.partition(" INFO ")[2] for line in path.read_text().splitlines()]
+    assert said == ["of rank 0, before", "of rank 0, after", "of the first process, after"]
+    assert (target / "train.log").read_text().startswith("earlier\n") and "after" not in (
+        target / "train.log"
+    ).read_text()
+
+
+def test_a_log_that_held_nothing_before_is_not_moved(tmp_path):
+    with logs.restored_logger():
+        logs.log_to_file(tmp_path / "train.log")
+        logging.getLogger("paddlex_feat").info("mine")
+        logs.move_log(tmp_path / "train.log", tmp_path / "absent")
+    assert "mine" in (tmp_path / "train.log").read_text()
+
+
+def test_a_log_whose_name_becomes_a_link_is_not_followed(tmp_path, capsys):
+    path, victim = tmp_path / "train.log", tmp_path / "victim"
+    victim.write_text("mine\n")
+    with logs.restored_logger():
+        logs.log_to_console()
+        logs.log_to_file(path)
+        path.unlink()
+        path.symlink_to(victim)
+        for _ in range(2):
+            logging.getLogger("paddlex_feat").info("a line")
+    assert victim.read_text() == "mine\n" and capsys.readouterr().err.count("is not complete") == 1
 
 
 HOSTILE = "zz\n::error title=forged::x\x1b]0;pwned\x07\r\u202e"
@@ -165,7 +203,7 @@ HOSTILE = "zz\n::error title=forged::x\x1b]0;pwned\x07\r\u202e"
 def require_no_forgery(text: str) -> None:
     assert "forged" in text and not set("\x1b\x07\r\u202e") & set(text), text
     assert not any(line.lstrip().startswith(("::", "##")) for line in text.splitlines()), text
-    assert max(map(len, text.splitlines())) <= errors.LONGEST + 50  # time and level
+    assert max(map(len, text.splitlines())) <= errors.MAX_MESSAGE + 50  # time and level
 
 
 def test_the_names_of_tensors_cannot_forge_a_message(run_folder, small_faces, tmp_path):
@@ -202,7 +240,7 @@ def test_an_error_is_three_lines_and_30_000_characters_whatever_it_quotes(part):
         assert len(str(error).splitlines()) == 3
         require_no_forgery(f"{error} forged")
     error = errors.WeightsError("\x1b" * 10**6, where="\n" * 10**6, fix="\ud800" * 10**6)
-    assert len(str(error)) <= errors.LONGEST == 30_000
+    assert len(str(error)) <= errors.MAX_MESSAGE == 30_000
 
 
 def test_an_error_keeps_its_own_list():
@@ -227,7 +265,7 @@ def test_a_traceback_in_the_log_is_readable_and_forges_no_line(tmp_path):
     assert all(line.startswith("| ") for line in traceback) and lines[-1].endswith(r" ERROR 3 of a\x0ab")
     assert any(line.startswith(r"| \::error title=forged::x\x1b]0;pwned\x07") for line in traceback)
     said = done.stderr.splitlines()
-    assert len(said) == 3 and len(said[0]) == errors.LONGEST
+    assert len(said) == 3 and len(said[0]) == errors.MAX_MESSAGE
     require_no_forgery("\n".join(lines))
     require_no_forgery(done.stderr)
 
@@ -238,14 +276,14 @@ def test_a_traceback_in_the_log_is_readable_and_forges_no_line(tmp_path):
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
     code = (
         "import os, sys; from pathlib import Path; from paddlex_feat.fileio.temporary import *\n"
-        "folder = ScratchFolder(Path(sys.argv[1])); (folder.path / 'x').write_text('x')\n"
-        "with scratch_file(Path(sys.argv[1]), '.json'): os.kill(os.getpid(), 9)"
+        "folder = TemporaryFolder(Path(sys.argv[1])); (folder.path / 'x').write_text('x')\n"
+        "with temporary_file(Path(sys.argv[1]), '.json'): os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT)
     (tmp_path / ".notes.abcdefgh.json").write_text("mine")
     assert len(list(tmp_path.iterdir())) == 3
-    with ScratchFolder(tmp_path) as folder, scratch_file(tmp_path, ".json") as file:
-        clear_leftovers(tmp_path)
+    with TemporaryFolder(tmp_path) as folder, temporary_file(tmp_path, ".json") as file:
+        remove_stale(tmp_path)
         assert {p.name for p in tmp_path.iterdir()} == {folder.name, file.name, ".notes.abcdefgh.json"}
     assert [p.name for p in tmp_path.iterdir()] == [".notes.abcdefgh.json"]
 
@@ -279,7 +317,7 @@ def test_a_folder_in_the_way_of_a_result_is_named_and_no_temporary_file(tmp_path
     blocked.mkdir()
     done = run_main(*words("check_dataset", tmp_path, *overrides("check_dataset", small_faces, tmp_path)))
     assert done.returncode == 1 and f"where: {blocked}\n  to do: Move away what is there" in done.stderr, done.stderr
-    assert "tmp-" not in done.stderr and not list(tmp_path.glob(".*"))
+    assert "tmp-" not in done.stderr and [p.name for p in tmp_path.glob(".*")] == [".check_dataset.lock"]
 
 
 def test_errors_name_what_lasts(tmp_path):
@@ -289,10 +327,10 @@ def test_errors_name_what_lasts(tmp_path):
         (tmp_path / "source", tmp_path / "a", tmp_path / "source"),
         (None, tmp_path / "a", tmp_path / "a"),
     ):
-        with pytest.raises(errors.OutputError) as found, errors.output_errors(path):
+        with pytest.raises(errors.OutputError) as found, errors.as_output_error(path):
             raise OSError(28, "No space left on device", file and str(file))
         assert found.value.where == str(named)
-    with pytest.raises(errors.OutputError) as found, errors.output_errors(staged / "a"):
+    with pytest.raises(errors.OutputError) as found, errors.as_output_error(staged / "a"):
         raise OSError(28, "No space left on device")
     assert found.value.where == f"{tmp_path}/"
 
@@ -302,7 +340,7 @@ def test_recovery_waits_for_a_folder_that_is_being_exchanged(tmp_path):
     path = tmp_path / "best"
     former = tmp_path / ".best.replaced"
     former.mkdir()
-    with alone(former):
+    with folder_lock(former):
         code = (
             "import sys, pathlib, paddlex_feat.fileio.atomic_folder as a; a.recover_folder(pathlib.Path(sys.argv[1]))"
         )
@@ -366,11 +404,9 @@ def test_an_export_stopped_after_any_move_is_one_export_or_refused(moves, tmp_pa
 # Clocks
 
 
-def test_the_first_error_of_a_job_is_told_by_order_not_by_clocks(tmp_path, monkeypatch):
+def test_the_first_error_of_a_job_is_told_by_order_not_by_clocks(tmp_path):
     for rank in (1, 0):
-        monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
-        monkeypatch.setenv("PADDLE_TRAINER_ID", str(rank))
-        launch.report_failure(tmp_path, errors.ImageError(f"of {rank}"))
+        launch.report_failure(tmp_path, errors.ImageError(f"of {rank}"), rank)
     os.utime(tmp_path / "error_1.json", (2e9, 2e9))  # the clock went back between the two
     assert [rank for rank, _ in launch._failures(tmp_path)] == [1, 0]
 
@@ -517,7 +553,7 @@ sys.exit(cli.main(sys.argv[1:]))
         ("train", "paddlex_feat.data.readers.find", "find_root", "data/train.txt", "DatasetError"),
         ("evaluate", "paddlex_feat.modes.evaluate", "own_files", "data/images", "ImageError"),
         ("evaluate", "paddlex_feat.data.readers.find", "find_root", "data/gallery.txt", "DatasetError"),
-        ("evaluate", "paddlex_feat.modes.trained_model", "find", "run/best_model", "WeightsError"),
+        ("evaluate", "paddlex_feat.modes.trained_model", "resolve_weights", "run/best_model", "WeightsError"),
         ("export", "paddlex_feat.modes.export", "weight_file", "run/best_model", "WeightsError"),
         ("predict", "paddlex_feat.inference.predictor", "read_info", "run/best_model", "WeightsError"),
         ("predict", "paddlex_feat.inference.inputs.paths", "exists", "data/images", "ImageError"),

@@ -32,10 +32,10 @@ from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.predictor import Predictor
 from paddlex_feat.models import attention, clip_vit, recognizer
 from paddlex_feat.models.heads import ArcMargin
-from paddlex_feat.modes import train, train_build, trained_model
+from paddlex_feat.modes import MODES, train, train_build, trained_model
 from paddlex_feat.modes import worker as places
 from paddlex_feat.runtime import device, gpus, launch, paddle_import
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 
 NAME = "PP-ShiTuV2_rec"
 
@@ -80,11 +80,11 @@ def test_each_process_of_a_job_takes_the_gpu_that_is_its_own(
 ):
     taken = fake_gpus(visible)
     joined = []
-    monkeypatch.setattr(Group, "join", lambda group: joined.append(os.environ.get("FLAGS_selected_gpus")))
+    monkeypatch.setattr(ProcessGroup, "init", lambda group: joined.append(os.environ.get("FLAGS_selected_gpus")))
     monkeypatch.delenv("FLAGS_selected_gpus", raising=False)
     if selected:
         monkeypatch.setenv("FLAGS_selected_gpus", selected)
-    place = places.take_place(config(f"Global.device={device}"), Group(rank, 4, rank, 4))
+    place = places.init_worker(config(f"Global.device={device}"), ProcessGroup(rank, 4, rank, 4))
     assert place.device == own and taken == [own]
     if own != "cpu":  # Paddle's collectives take this device
         assert joined == [own.partition(":")[2]]
@@ -93,10 +93,10 @@ def test_each_process_of_a_job_takes_the_gpu_that_is_its_own(
 def test_auto_names_the_value_for_all_gpus(fake_gpus, caplog):
     caplog.set_level(logging.INFO)
     fake_gpus(1)
-    places.take_place(config("Global.device=auto"), Group())
+    places.init_worker(config("Global.device=auto"), ProcessGroup())
     assert "gpu:0,1" not in caplog.text
     assert fake_gpus(3) == []
-    assert places.take_place(config("Global.device=auto"), Group()).device == "gpu:0"
+    assert places.init_worker(config("Global.device=auto"), ProcessGroup()).device == "gpu:0"
     lines = [r.message for r in caplog.records if "Global.device=gpu:0,1,2" in r.message]
     assert len(lines) == 1
 
@@ -137,7 +137,7 @@ def test_a_training_on_auto_sets_the_flags_of_the_device_that_it_will_take(there
     if "driver" in there:
         (tmp_path / "version").touch()
     with pytest.raises(Stop) as stopped:
-        train.run(config("Global.device=auto"), tmp_path)
+        train.run(config("Global.device=auto"), tmp_path, ProcessGroup())
     assert stopped.value.args[0] is (there != "driver wheel")
 
 
@@ -169,12 +169,15 @@ def test_a_precision_that_the_gpu_lacks_is_an_error(capability, dtype, fix, fake
     monkeypatch.setattr(paddle.device.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(paddle.device.cuda, "get_device_name", lambda device: f"card {device}")
     monkeypatch.setattr(paddle_engine, "_create_predictor", lambda *_: None)
-    place = places.Place("gpu:1", 0, 1, Group())
-    monkeypatch.setattr(trained_model, "take_place", lambda *_: place)
+    place = places.Worker("gpu:1", 0, 1, ProcessGroup())
+    monkeypatch.setattr(trained_model, "init_worker", lambda *_: place)
     short = {"float16": "fp16", "bfloat16": "bf16"}[dtype]
     asked = (
         ("Train.amp", lambda c: train_build.build_state(c("Train.amp=O1"), 2, [0, 1], None, place)),
-        ("Evaluate.amp", lambda c: trained_model.make_ready(c("Evaluate.amp=O1"), Path("absent.pdparams"), Group())),
+        (
+            "Evaluate.amp",
+            lambda c: trained_model.load_model(c("Evaluate.amp=O1"), Path("absent.pdparams"), ProcessGroup()),
+        ),
         ("precision", lambda _: paddle_engine.PaddleEngine(exported, EngineOptions("paddle", short, device="gpu:1"))),
     )
     for where, ask in asked:
@@ -359,32 +362,33 @@ def real_numpy_error() -> Exception:
     ],
 )
 @pytest.mark.parametrize("mode", ["train", "evaluate", "predict", "export", "check_dataset"])
-def test_a_lack_of_memory_names_what_to_lower_in_workers_too(error, where, mode, tmp_path, monkeypatch):
+def test_a_lack_of_memory_names_what_to_lower_in_workers_too(error, where, mode, tmp_path):
+    spec = MODES.get(mode)
     for size in (1, 2):
-        monkeypatch.setenv("PADDLE_TRAINERS_NUM", str(size))
-        found = cli._unexpected(error(), mode, tmp_path)
+        found = cli._explain(error(), spec, tmp_path, ProcessGroup(0, size))
         assert type(found) is OutOfMemoryError and f"memory on {where}" in found.what
         key = {"train": "Train.batch_size", "evaluate": "Evaluate.batch_size", "predict": "Predict.batch_size"}
         assert key.get(mode, "Lower Train.") in found.fix and ("nvidia-smi" in found.fix) == ("GPU" in where)
-    launch.report_failure(tmp_path, found)
-    job = launch._reason(launch._failures(tmp_path), tmp_path, 1, mode, 2)
+    launch.report_failure(tmp_path, found, 0)
+    job = launch._reason(launch._failures(tmp_path), tmp_path, 1, FeatError("Killed."), 2)
     assert type(job) is OutOfMemoryError and job.fix == found.fix and job.where == f"worker 0, mode {mode}"
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):
-    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
-    lost = cli._unexpected(RuntimeError("NCCL error: unhandled system error, connection closed"), "train", tmp_path)
+def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path):
+    group, spec = ProcessGroup(0, 2), MODES.get("train")
+    error = RuntimeError("NCCL error: unhandled system error, connection closed")
+    lost = cli._explain(error, spec, tmp_path, group)
     assert type(lost) is ConnectionLostError
-    assert type(cli._unexpected(ValueError("odd"), "train", tmp_path)) is FeatError
+    assert type(cli._explain(ValueError("odd"), spec, tmp_path, group)) is FeatError
     assert errors.out_of_memory(WeightsError("Cannot allocate."), "a", "b") is None
 
 
 def test_a_training_step_without_memory_ends_with_the_error(tmp_path, monkeypatch, capsys):
     """The mode raises what Paddle really raises; result file, console and exit code are the command's."""
-    monkeypatch.setattr(train, "run", lambda *_: paddle.zeros([10**13]))
+    monkeypatch.setattr(train, "run", lambda *_, **__: paddle.zeros([10**13]))
     assert cli.run(config("Global.mode=train", f"Global.output={tmp_path}")) == 1
     result = json.loads((tmp_path / "train_result.json").read_text())
-    assert "OutOfMemoryError" in result["err_type"] and "Train.accumulate" in result["err_msg"]
+    assert "OutOfMemoryError" in result["err_type"] and "Train.accumulate_steps" in result["err_msg"]
 
 
 def test_an_engine_out_of_memory_raises_that_error(exported, monkeypatch):

@@ -110,7 +110,7 @@ def go(name, config, mode, *more):
     print(name, codes, flush=True)
 
 go("predict", "PP-ShiTuV2_rec", "predict", f"Predict.model_dir={model}", f"Predict.input={data}/images/s21/01.pgm",
-   "Predict.save=npz")  # Paddle comes without what a training wants
+   "Predict.save_format=npz")  # Paddle comes without what a training wants
 for name in ("first", "second"):
     go(name, "PP-ShiTuV2_rec_CLIP_vit_base", "train", "Model.depth=1", "Model.width=32", "Model.heads=2",
        "Model.patch_size=16")

@@ -298,11 +298,11 @@ def test_waiting_for_another_download_is_said(tmp_path, caplog):
     caplog.set_level("INFO")
 
     def second() -> None:
-        with fetch.alone(tmp_path):
+        with fetch.download_lock(tmp_path):
             pass
 
     waiting = threading.Thread(target=second)
-    with fetch.alone(tmp_path):
+    with fetch.download_lock(tmp_path):
         assert "waiting" not in caplog.text
         waiting.start()
         waiting.join(0.5)

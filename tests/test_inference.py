@@ -26,7 +26,7 @@ from paddlex_feat.inference.extractor import unit_rows
 from paddlex_feat.inference.model_info import read_info
 from paddlex_feat.models import recognizer, weights
 from paddlex_feat.models.pplcnetv2 import Block
-from paddlex_feat.modes.build import comparison_images
+from paddlex_feat.modes.data import comparison_images
 
 NAME = "PP-ShiTuV2_rec"
 

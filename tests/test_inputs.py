@@ -375,7 +375,7 @@ def test_the_command_takes_them_and_counts_what_it_left_out(run_folder, here):
     given = "Predict.input=[p, './p/*.jpg', l.txt, \"a.jpg,b.jpg\"]"
     settings = (
         f"Predict.model_dir={run_folder}/best_model/inference",
-        "Predict.save=jsonl",
+        "Predict.save_format=jsonl",
         f"Global.output={here}/out",
     )
     words = [w for s in ("Global.mode=predict", "Global.device=cpu", *settings, given) for w in ("-o", s)]

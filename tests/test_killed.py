@@ -21,7 +21,7 @@ OPTIONS = (
     "Train.resume=auto",
     f"Train.epochs_iters={EPOCHS}",
     "Train.eval_interval=2",
-    "Train.keep_last=3",
+    "Train.keep_checkpoints=3",
     "Train.ema_decay=0.99",
 )
 
@@ -29,7 +29,7 @@ OPTIONS = (
 def start(data: Path, output: Path) -> subprocess.Popen[bytes]:
     settings = ("Global.mode=train", f"Global.dataset_dir={data}", f"Global.output={output}", *QUICK, *OPTIONS)
     # `latest` every 0.3 s, so that many kills fall into the middle of an epoch and of a write.
-    words = [w for s in (*settings, "Train.save_minutes=0.005") for w in ("-o", s)]
+    words = [w for s in (*settings, "Train.save_interval_minutes=0.005") for w in ("-o", s)]
     command = [sys.executable, "main.py", "-c", "PP-ShiTuV2_rec", *words]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
 

@@ -43,7 +43,7 @@ SPLIT = tuple(
 )
 CONVERT = ("CheckDataset.convert.enable=True", "CheckDataset.convert.src_dataset_type=LabelMe")
 SMALL = ("Train.batch_size=8", "Train.samples_per_class=2", "Train.input_size=32", "Global.device=cpu")
-TRAINING = (*QUICK, "Train.epochs_iters=2", "Train.save_minutes=0.003", "Train.resume=auto")
+TRAINING = (*QUICK, "Train.epochs_iters=2", "Train.save_interval_minutes=0.003", "Train.resume=auto")
 
 
 class World:
@@ -100,7 +100,7 @@ class World:
                 f"predict {form}": (
                     f"Predict.model_dir={best.parent}/inference",
                     f"Predict.input={self.small}/images",
-                    f"Predict.save={form}",
+                    f"Predict.save_format={form}",
                     "Global.device=cpu",
                 )
                 for form in ("json", "jsonl", "npz")

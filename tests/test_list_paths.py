@@ -22,7 +22,7 @@ from paddlex_feat.data.readers import LISTS, find_root
 from paddlex_feat.data.readers.shitu_rec import read_list
 from paddlex_feat.errors import DatasetError
 from paddlex_feat.modes import check_dataset
-from paddlex_feat.modes.build import require_images
+from paddlex_feat.modes.data import require_images
 
 SETTINGS = CheckSettings(batch_size=4, samples_per_class=2, num_classes=None, workers=1, input_size=16)
 

@@ -33,10 +33,10 @@ RANK = """
 import ctypes, json, numpy, sys, time
 from pathlib import Path
 from paddlex_feat import heartbeat
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 
-class FileGroup(Group):
-    def from_first(self, array):
+class FileGroup(ProcessGroup):
+    def broadcast(self, array):
         if self.rank == 0:
             Path(sys.argv[2]).with_suffix(".new").write_text(json.dumps(array.tolist()))
             Path(sys.argv[2]).with_suffix(".new").rename(sys.argv[2])

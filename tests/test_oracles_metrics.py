@@ -9,7 +9,7 @@ import pytest
 from oracles import ask
 
 from paddlex_feat.evaluation.metrics import metrics_of
-from paddlex_feat.evaluation.ranking.rank import rank
+from paddlex_feat.evaluation.ranking.ranks import rank_gallery
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ def test_the_metrics_are_theirs(tmp_path, noise):
     )
     ask("metrics", "other_metrics.py", tmp_path)
     theirs = json.loads((tmp_path / "theirs.json").read_text())
-    ranking = rank(query, query_labels, gallery, gallery_labels)
+    ranking = rank_gallery(query, query_labels, gallery, gallery_labels)
     ours = metrics_of(ranking)
     assert 0 < ours.unmatched_queries == np.count_nonzero(query_labels < 5)
     assert ranking.average_precision[ranking.first_match > 0] == pytest.approx(theirs["average_precision"], rel=1e-12)

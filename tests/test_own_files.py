@@ -11,8 +11,8 @@ import pytest
 from paddlex_feat.config.load import load
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.evaluation import matches
-from paddlex_feat.evaluation.matches import describe_own, own_pairs
-from paddlex_feat.modes.build import own_files, warn_of_own_files
+from paddlex_feat.evaluation.matches import describe_self_matches, find_self_pairs
+from paddlex_feat.modes.data import self_pairs_of, warn_of_self_matches
 
 
 @pytest.fixture
@@ -41,32 +41,32 @@ def lists(tmp_path) -> dict[str, ImageList]:
 def warnings(lists: dict[str, ImageList], caplog: pytest.LogCaptureFixture, **evaluate: object) -> list[str]:
     config = load("PP-ShiTuV2_rec", [(f"Evaluate.{key}", value) for key, value in evaluate.items()])[0]
     caplog.clear()
-    warn_of_own_files(config, lists)
+    warn_of_self_matches(config, lists)
     return caplog.messages
 
 
 def test_paths_and_links_are_the_same_file_and_copies_are_counted(lists, caplog):
-    assert own_pairs(lists["query"], lists["gallery"]).tolist() == [[0, 0], [1, 1], [2, 2]]
+    assert find_self_pairs(lists["query"], lists["gallery"]).tolist() == [[0, 0], [1, 1], [2, 2]]
     (warning,) = warnings(lists, caplog)
-    assert "3 of 5 queries are in the gallery themselves" in warning and "-o Evaluate.exclude_own=True" in warning
+    assert "3 of 5 queries are in the gallery themselves" in warning and "-o Evaluate.exclude_self=True" in warning
     assert "1 of 5 queries have a copy of their file in the gallery" in warning
 
 
 def test_nothing_is_said_where_they_are_left_out_or_there_are_none(lists, caplog):
-    assert warnings(lists, caplog, exclude_own=True) == []
-    config = load("PP-ShiTuV2_rec", [("Evaluate.exclude_own", True)])[0]
+    assert warnings(lists, caplog, exclude_self=True) == []
+    config = load("PP-ShiTuV2_rec", [("Evaluate.exclude_self", True)])[0]
     lists["gallery"].labels[4] = 0  # the match of the first query
-    assert own_files(config, lists).tolist() == [[0, 0], [1, 1], [2, 2]]
+    assert self_pairs_of(config, lists).tolist() == [[0, 0], [1, 1], [2, 2]]
     lists["query"].paths[:4], lists["query"]._files = ["own.jpg"] * 4, []
-    assert describe_own(lists["query"], lists["gallery"]) == ""
+    assert describe_self_matches(lists["query"], lists["gallery"]) == ""
 
 
 def test_the_search_for_copies_has_an_end(lists, monkeypatch):
     monkeypatch.setattr(matches, "MAX_COMPARED", 8)
-    assert "copy" not in describe_own(lists["query"], lists["gallery"])
+    assert "copy" not in describe_self_matches(lists["query"], lists["gallery"])
 
 
 def test_files_that_do_not_exist_are_compared_by_path(tmp_path):
     names = ImageList("query", Path("/nowhere"), ["x", "y"], [0, 1], [1, 2])
-    assert own_pairs(names, names).tolist() == [[0, 0], [1, 1]]
-    assert "2 of 2 queries" in describe_own(names, names)
+    assert find_self_pairs(names, names).tolist() == [[0, 0], [1, 1]]
+    assert "2 of 2 queries" in describe_self_matches(names, names)

@@ -140,9 +140,9 @@ FACTS = {
 
 def test_run_json_records_the_gpu(card, tmp_path):
     (tmp_path / "config.yaml").touch()
-    run_record.begin(tmp_path, ["main.py"], "gpu:1", "native", 1, {})
+    run_record.write_start(tmp_path, ["main.py"], "gpu:1", "native", 1, {})
     assert json.loads((tmp_path / "run.json").read_text())["gpu"] == FACTS
-    run_record.begin(tmp_path, ["main.py"], "cpu", "native", 1, {})
+    run_record.write_start(tmp_path, ["main.py"], "cpu", "native", 1, {})
     assert "gpu" not in json.loads((tmp_path / "run.json").read_text())
 
 

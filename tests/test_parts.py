@@ -59,7 +59,7 @@ def test_a_part_that_does_not_exist_is_a_problem_of_the_configuration(setting, m
 
 def test_problems_of_all_parts_are_listed_together():
     text = problems("Global.mode=train", "Model.head=x", "Train.optimizer=y", "Train.loss.terms=[{name: z}]")
-    assert text.startswith("3 faults") and all(repr(name) in text for name in "xyz")
+    assert text.startswith("3 problems") and all(repr(name) in text for name in "xyz")
 
 
 @pytest.mark.parametrize("mode", ["export", "evaluate", "predict", "check_dataset"])

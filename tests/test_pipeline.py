@@ -23,7 +23,13 @@ from paddlex_feat.data.augment.augment import Augment
 from paddlex_feat.data.images.cache import ImageCache
 from paddlex_feat.data.images.decode import decode_rgb, read_rgb
 from paddlex_feat.data.images.preprocess import Preprocess
-from paddlex_feat.data.loading.loader import BATCHES_AHEAD, evaluation_batches, map_ahead, map_then, training_batches
+from paddlex_feat.data.loading.loader import (
+    BATCHES_AHEAD,
+    evaluation_batches,
+    prefetch_map,
+    prefetch_map_then,
+    training_batches,
+)
 from paddlex_feat.errors import ConfigError, ImageError, WeightsError
 
 
@@ -193,7 +199,7 @@ def test_the_cache_changes_nothing_and_keeps_its_limit(faces, tmp_path):
         image = cv2.resize(cv2.imread(str(faces / f"images/s0{i + 1}/01.pgm")), (side, side))
         paths.append(str(tmp_path / f"{i}.jpg"))
         cv2.imwrite(paths[-1], image)
-    augment, preprocess = Augment(crop="area"), Preprocess(64)
+    augment, preprocess = Augment(crop="random_resized_crop"), Preprocess(64)
 
     def run(cache: ImageCache | None) -> list[np.ndarray]:
         samples = [(path, seed) for seed in range(12) for path in paths]
@@ -233,7 +239,7 @@ def test_reading_ahead_is_bounded():
             taken.append(i)
             yield [i]
 
-    stream = map_ahead(groups(), lambda x: x, 2)
+    stream = prefetch_map(groups(), lambda x: x, 2)
     assert next(stream) == ([0], [0])
     time.sleep(0.05)
     assert len(taken) <= BATCHES_AHEAD + 1
@@ -243,7 +249,9 @@ def test_reading_ahead_is_bounded():
 def test_what_is_done_is_given_though_a_later_job_is_long_at_work():
     ended = threading.Event()
     jobs = [lambda: 1, lambda: 2, lambda: ended.wait(30)]
-    stream = map_then(([job] for job in jobs), lambda job: job(), 2, lambda group, results: sum(results), ended.set)
+    stream = prefetch_map_then(
+        ([job] for job in jobs), lambda job: job(), 2, lambda group, results: sum(results), ended.set
+    )
     assert next(stream) == 1 and next(stream) == 2 and not ended.is_set()
     stream.close()
     assert ended.is_set()
@@ -253,13 +261,13 @@ def test_opencv_has_its_threads_back_when_the_last_user_has_ended():
     before = cv2.getNumThreads()
     try:
         cv2.setNumThreads(3)
-        first, second = (map_ahead([[0]] * 9, lambda x: cv2.getNumThreads(), 2) for _ in range(2))
+        first, second = (prefetch_map([[0]] * 9, lambda x: cv2.getNumThreads(), 2) for _ in range(2))
         assert next(first)[1] == [1] and next(second)[1] == [1]
         first.close()
         assert cv2.getNumThreads() == 1
         second.close()
         assert cv2.getNumThreads() == 3
-        for _ in map_ahead([[0]], lambda x: x, 2):
+        for _ in prefetch_map([[0]], lambda x: x, 2):
             cv2.setNumThreads(2)  # the caller's own wish
         assert cv2.getNumThreads() == 2
     finally:

@@ -35,7 +35,7 @@ pytest.importorskip("paddle")
 import paddlex_feat
 from paddlex_feat.data.images import tiff
 from paddlex_feat.errors import ConfigError, FeatError, ImageError, OutputError, WeightsError
-from paddlex_feat.fileio.temporary import ScratchFolder
+from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.inference.inputs import pixels
 from paddlex_feat.inference.inputs.items import iter_images
 
@@ -425,7 +425,7 @@ def test_a_folder_for_downloads_that_cannot_be_listed_is_an_error_of_ours(tmp_pa
 
     monkeypatch.setattr(Path, "glob", refuse)
     with pytest.raises(OutputError, match="Too many open files"):
-        ScratchFolder(tmp_path)
+        TemporaryFolder(tmp_path)
 
 
 def test_wrong_settings_are_errors_at_once(model, files):
@@ -530,7 +530,11 @@ def test_a_silent_server_keeps_no_run_from_ending_and_what_is_done_is_saved(
 ):
     words = {"mode": "predict", "output": tmp_path, "device": "cpu"}
     options = [f"Global.{key}={value}" for key, value in words.items()]
-    options += ["Predict.batch_size=1", "Predict.save=npz", f"Predict.model_dir={run_folder / 'best_model/inference'}"]
+    options += [
+        "Predict.batch_size=1",
+        "Predict.save_format=npz",
+        f"Predict.model_dir={run_folder / 'best_model/inference'}",
+    ]
     options += [f"Predict.input=[{', '.join([*files, silent])}]"]
     command = [sys.executable, ROOT / "main.py", "-c", NAME, *(word for option in options for word in ("-o", option))]
     # A shell's background jobs, CI's among them, ignore SIGINT, and their children with them.

@@ -24,7 +24,7 @@ def run(run_folder: Path, output: Path, text: str) -> list[str]:
     words = (
         "Global.mode=predict",
         "Global.device=cpu",
-        "Predict.save=jsonl",
+        "Predict.save_format=jsonl",
         f"Predict.model_dir={run_folder}/best_model/inference",
         f"Predict.input={text}",
     )

@@ -25,17 +25,17 @@ from paddlex_feat.data.images import cache as caches
 from paddlex_feat.data.images import decode
 from paddlex_feat.data.images.cache import ImageCache
 from paddlex_feat.data.images.preprocess import Preprocess
-from paddlex_feat.data.loading.loader import BadImages, training_batches
+from paddlex_feat.data.loading.loader import CorruptImageReplacer, training_batches
 from paddlex_feat.data.loading.processes import HELD, DecodingProcesses, ProcessEnded
 from paddlex_feat.data.loading.slices import slices
 from paddlex_feat.errors import ImageError
 from paddlex_feat.modes import train_data
 from paddlex_feat.modes import worker as places
-from paddlex_feat.modes.worker import Place
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.modes.worker import Worker
+from paddlex_feat.runtime.distributed import ProcessGroup
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory files are Linux's")
-AUGMENT, PREPROCESS, KEY = Augment(rand_augment=RandAugment(ops=2)), Preprocess(32), (7, 1, 0)
+AUGMENT, PREPROCESS, KEY = Augment(rand_augment=RandAugment(num_ops=2)), Preprocess(32), (7, 1, 0)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def pool():
     processes.close()
 
 
-def by_threads(paths: list[str], workers: int = 2, first: int = 0, bad: BadImages | None = None, key=KEY):
+def by_threads(paths: list[str], workers: int = 2, first: int = 0, bad: CorruptImageReplacer | None = None, key=KEY):
     return list(training_batches(BATCHES, paths, PREPROCESS, AUGMENT, key, workers, first, bad))
 
 
@@ -133,7 +133,7 @@ def test_an_undecodable_image_is_named_or_replaced_as_threads_do(paths, pool, tm
         first = next(i for i in np.concatenate(BATCHES) if i in (4, 11))
         assert caught.value.where == broken[first] and "cannot be decoded" in caught.value.what and caught.value.fix
     labels = np.arange(30) // 10
-    ours, theirs = BadImages(labels), BadImages(labels)
+    ours, theirs = CorruptImageReplacer(labels), CorruptImageReplacer(labels)
     expected = by_threads(broken, bad=theirs)
     caplog.clear()
     with caplog.at_level(logging.WARNING):
@@ -241,8 +241,8 @@ def data_of(paths: list[str]) -> SimpleNamespace:
     )
 
 
-def place(device: str = "cpu", local_size: int = 1) -> Place:
-    return Place(device, 0, 2, Group(rank=0, size=local_size, local_rank=0, local_size=local_size))
+def place(device: str = "cpu", local_size: int = 1) -> Worker:
+    return Worker(device, 0, 2, ProcessGroup(rank=0, size=local_size, local_rank=0, local_size=local_size))
 
 
 @pytest.mark.parametrize(
@@ -271,8 +271,8 @@ def test_at_most_eight_threads_decode_unless_more_are_asked_for(monkeypatch):
     pytest.importorskip("paddle")
     monkeypatch.setattr(places, "cpu_count", lambda: 64)
     config = SimpleNamespace(Global=SimpleNamespace(device="cpu", threads=1))
-    assert places.take_place(config, Group()).workers == 8
-    assert places.take_place(config, Group(), 20).workers == 20
+    assert places.init_worker(config, ProcessGroup()).decoding_threads == 8
+    assert places.init_worker(config, ProcessGroup(), 20).decoding_threads == 20
 
 
 def open_files() -> int:
@@ -329,14 +329,14 @@ def test_the_processes_of_a_machine_share_one_cache(paths, monkeypatch):
     first = ImageCache(limit)
     expected = first.read_bgr(paths[2])
     gather = SimpleNamespace(
-        rank=1, local_rank=1, local_size=2, gather_rows=lambda own: [np.array([first.address()]), own]
+        rank=1, local_rank=1, local_size=2, all_gather_rows=lambda own: [np.array([first.address()]), own]
     )
     other = train_data._cache(limit, gather)
     monkeypatch.setattr(caches, "read_identified", None)
     assert np.array_equal(other.read_bgr(paths[2]), expected) and other.bytes == first.bytes > 0
     process, fd, mark = first.address()
     for wrong in ((process, fd, mark + 1), (process, 0, mark), (2**22 + 5, fd, mark), (0, 0, 0)):
-        gather.gather_rows = lambda own, wrong=wrong: [np.array([wrong]), own]
+        gather.all_gather_rows = lambda own, wrong=wrong: [np.array([wrong]), own]
         assert train_data._cache(limit, gather).limit == limit // 2
 
 

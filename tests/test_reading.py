@@ -124,7 +124,7 @@ def test_yaml_files(tmp_path, kind):
 
 
 def test_a_configuration_that_is_too_long_says_what_to_do(tmp_path):
-    for text in ("#" * (safe_yaml.MOST_CHARACTERS + 1), "#" * (4 * safe_yaml.MOST_CHARACTERS + 1)):
+    for text in ("#" * (safe_yaml.MAX_CHARACTERS + 1), "#" * (4 * safe_yaml.MAX_CHARACTERS + 1)):
         (tmp_path / "c.yaml").write_text(text)
         with pytest.raises(ConfigError) as error:
             load(str(tmp_path / "c.yaml"), [])

@@ -20,7 +20,7 @@ from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.evaluation import analysis
 from paddlex_feat.evaluation.evaluator import Evaluation
 from paddlex_feat.evaluation.metrics import metrics_of
-from paddlex_feat.evaluation.ranking.rank import rank
+from paddlex_feat.evaluation.ranking.ranks import rank_gallery
 from paddlex_feat.evaluation.summary import summarise
 from paddlex_feat.reports import evaluation_report
 from paddlex_feat.reports.csv_tables import guarded, unguarded
@@ -38,7 +38,7 @@ class Case:
         self.lists = [self._list(root, name, rows) for name, rows in (("query", query), ("gallery", gallery))]
         unit = [np.array([(np.cos(row[0]), np.sin(row[0])) for row in rows], np.float32) for rows in (query, gallery)]
         labels = [records.labels for records in self.lists]
-        ranking = rank(unit[0], labels[0], unit[1], labels[1], own)
+        ranking = rank_gallery(unit[0], labels[0], unit[1], labels[1], own)
         self.evaluation = Evaluation(metrics_of(ranking), ranking, *unit, own)
 
     @staticmethod
@@ -211,7 +211,7 @@ def test_own_files_are_left_out_everywhere(tmp_path):
 def test_the_page_says_of_what_the_histogram_is(tmp_path, monkeypatch):
     case = Case(tmp_path, [(0.0, 1), (0.3, 2), (0.6, 1)], [(0.1, 1), (0.4, 2), (0.9, 3)])
     assert "The histogram is of" not in case.write(tmp_path / "whole")[1]
-    monkeypatch.setattr(analysis, "MOST_PAIRS", 1)
+    monkeypatch.setattr(analysis, "MAX_PAIRS", 1)
     monkeypatch.setattr(analysis, "SAMPLE", 2)
     page = case.write(tmp_path / "sampled")[1]
     assert "a random 2 queries: pairs of different classes with a random 2 gallery images, and up to 10 matches" in page

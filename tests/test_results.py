@@ -30,7 +30,7 @@ import paddlex_feat
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import ConfigError, DependencyError, ImageError, OutputError
 from paddlex_feat.fileio.atomic_folder import atomic_folder
-from paddlex_feat.fileio.temporary import ScratchFolder
+from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.inference import writers
 from paddlex_feat.inference.results import FeatureResult, OutputNames
 from paddlex_feat.modes import predict as predict_mode
@@ -226,7 +226,7 @@ def test_files_have_the_permissions_of_the_umask_which_is_never_changed(tmp_path
         with atomic_folder(tmp_path / "folder"):
             pass
         assert [p.stat().st_mode & 0o777 for p in (path, tmp_path / "folder")] == [0o640, 0o750]
-        with ScratchFolder() as folder:
+        with TemporaryFolder() as folder:
             assert folder.stat().st_mode & 0o777 == 0o700
     finally:
         monkeypatch.undo()
@@ -301,7 +301,7 @@ def test_mode_predict_keeps_the_others_and_fails_where_an_input_does(run_folder,
     result = outcome(tmp_path / "out")
     assert not result["done_flag"] and result["results"] == ["01_res.json", "01_2_res.json"]
     assert "bad.jpg" in result["err_msg"] and result["failed"][0]["input"] == f"{tmp_path}/bad.jpg"
-    done = predict(run_folder, tmp_path / "raised", chosen, "Predict.on_error=raise", "Predict.save=npz")
+    done = predict(run_folder, tmp_path / "raised", chosen, "Predict.on_error=raise", "Predict.save_format=npz")
     assert done.returncode == 1 and done.stdout == ""
     result = outcome(tmp_path / "raised")
     assert result["images"] == 1 and result["results"] == ["features.npz"] and result["failed"]
@@ -311,7 +311,7 @@ def test_mode_predict_keeps_the_others_and_fails_where_an_input_does(run_folder,
 def test_mode_predict_saves_all_in_one_file(run_folder, faces, model, tmp_path):
     folder = faces / "images/s21"
     expected = np.stack([r.feature for r in model(folder)])
-    done = predict(run_folder, tmp_path, f"Predict.input={{img: {folder}}}", "Predict.save=jsonl")
+    done = predict(run_folder, tmp_path, f"Predict.input={{img: {folder}}}", "Predict.save_format=jsonl")
     assert done.returncode == 0 and done.stdout == "", done.stderr
     assert "10 images, 0 failed" in done.stderr and "features.jsonl" in done.stderr
     assert outcome(tmp_path) == {
@@ -355,7 +355,7 @@ def test_the_counts_of_images_are_said_well(run_folder, files, tmp_path):
 @pytest.mark.parametrize("form", ["json", "jsonl"])
 def test_a_terminal_shows_results_or_a_bar(form, run_folder, files, tmp_path):
     options = ["Global.mode=predict", "Global.device=cpu", f"Predict.model_dir={run_folder}/best_model/inference"]
-    options += [f"Global.output={tmp_path}", f"Predict.input={files[0]}", f"Predict.save={form}"]
+    options += [f"Global.output={tmp_path}", f"Predict.input={files[0]}", f"Predict.save_format={form}"]
     command = [sys.executable, ROOT / "main.py", "-c", NAME, *(word for option in options for word in ("-o", option))]
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 100, 0, 0))  # a bar needs columns

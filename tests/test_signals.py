@@ -166,10 +166,10 @@ def test_somebody_insists_by_a_second_ctrl_c_or_sigterm_alone(sent, insists):
 def test_handlers_come_back_also_those_that_python_does_not_know(tmp_path):
     code = """
 import faulthandler, os, signal, sys
-from paddlex_feat.runtime.signals import handled, kept
+from paddlex_feat.runtime.signals import handled, restored_handlers
 faulthandler.register(signal.SIGUSR1, open(sys.argv[1], "w"))
 came = []
-with kept([signal.SIGUSR1]), handled(lambda number, _: came.append(number)):
+with restored_handlers([signal.SIGUSR1]), handled(lambda number, _: came.append(number)):
     os.kill(os.getpid(), signal.SIGUSR1)
 assert came == [signal.SIGUSR1]
 os.kill(os.getpid(), signal.SIGUSR1)

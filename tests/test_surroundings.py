@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from conftest import QUICK, ROOT
 
-from paddlex_feat.errors import DownloadError, OutputError, output_errors, run_output
+from paddlex_feat.errors import DownloadError, OutputError, as_output_error, run_output
 from paddlex_feat.fileio import atomic, temporary, user_folders
 from paddlex_feat.hub import fetch
 from paddlex_feat.inference.export.convert import onnx_file
@@ -103,7 +103,7 @@ def test_training_where_nothing_but_its_output_can_be_written(small_faces, run_f
     assert not lines_of(done)
     assert json.loads((output / "run.json").read_text())["convolutions"] == "oneDNN"
     same_files(run_folder / "best_model", output / "best_model")
-    assert not list(output.rglob(".*"))
+    assert not list(output.rglob(".paddlex*"))
 
 
 @needs_mounts
@@ -254,9 +254,9 @@ def test_temporary_files_go_to_the_output_where_the_system_has_no_place(tmp_path
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "gettempdir", none)
     with pytest.raises(OutputError, match="TMPDIR"):
-        temporary.ScratchFolder()
+        temporary.TemporaryFolder()
     with temporary.temporary_files_in(tmp_path):
-        with temporary.ScratchFolder() as folder:
+        with temporary.TemporaryFolder() as folder:
             assert folder.is_relative_to(tmp_path) and os.environ["TMPDIR"] == str(folder.parent)
         assert temporary.private_folder().is_dir()
     assert tempfile.tempdir is None and not list(tmp_path.iterdir())
@@ -314,7 +314,7 @@ def test_advice_fits_the_path(tmp_path, monkeypatch):
     feature = FeatureResult("x.jpg", np.zeros(4, np.float32), "x", 1, None)
     assert "choose another path" in advice(lambda: feature.save_to_json(below))
     assert "choose another path" in advice(lambda: save_features([feature], below.with_suffix(".npz")))
-    with temporary.ScratchFolder() as folder:
+    with temporary.TemporaryFolder() as folder:
         assert "TMPDIR" in advice(lambda: atomic.write_text(folder / "a" / ("x" * 300), ""))
         with run_output(folder.parent):
             assert "Global.output" in advice(lambda: atomic.write_text(folder / ("x" * 300), ""))
@@ -325,7 +325,7 @@ def test_a_relative_output_and_one_behind_a_link(tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to("real")
     monkeypatch.chdir(tmp_path)
     for output, path in (("real", tmp_path / "real/a"), ("link", tmp_path / "real/a"), ("real", Path("link/a"))):
-        with run_output(Path(output)), pytest.raises(OutputError, match=r"Global\.output"), output_errors(path):
+        with run_output(Path(output)), pytest.raises(OutputError, match=r"Global\.output"), as_output_error(path):
             raise OSError(28, "No space left on device", str(path))
 
 

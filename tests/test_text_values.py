@@ -9,7 +9,6 @@ import pytest
 from conftest import run_main
 
 from paddlex_feat.config import load
-from paddlex_feat.config.schema import TEXT_KEYS
 from paddlex_feat.errors import ConfigError, DownloadError, OutputError
 from paddlex_feat.fileio import paths, safe_yaml
 from paddlex_feat.fileio.reading import decode_text
@@ -19,12 +18,7 @@ NAMES = ("[a] b.jpg", "#1.jpg", "@x.jpg", "a: b.jpg", "- x.jpg", "%a.jpg", "&b.j
          ">f.jpg", "'g.jpg", '"h.jpg', "?i", "? i.jpg", "{j}.jpg", "`k", "=l", "--- m.jpg", "&n o.jpg", "p # q.jpg",
          "r:", ": s", ", t", "u\tv", "w\nx.jpg", "caf\udce9.jpg", "!!python/object:os.system y", "!!int z",
          "!!bool maybe", "None.jpg")  # fmt: skip
-PATH_KEYS = [
-    key
-    for key in TEXT_KEYS
-    if key not in ("Global.device", "Model.backbone", "Train.dist_ips", "Train.basic_config_path")
-    and not key.endswith((".run_mode", ".engine", ".precision"))
-]
+PATH_KEYS = [key for key, info in walk() if "expand_home" in repr((info.annotation, info.metadata))]  # PathText
 
 
 def faults(*words: str) -> str:
@@ -130,14 +124,14 @@ def test_the_key_that_was_meant(given, meant):
         ("Export.weight_path", "null: the model's official weights"),
         ("Train.pretrain_weight_path", "null: from scratch, nothing is downloaded"),
         ("Train.resume_path", "null: a new run"),
-        ("Train.clip_norm", "null: no clipping"),
+        ("Train.max_grad_norm", "null: no clipping"),
     ],
 )
 def test_an_empty_value_shows_how_to_write_null(key, meaning, tmp_path):
     expected = f"the value is empty; write {key}=null ({meaning})"
     assert f"{key} (-o): {expected}" in faults(f"{key}=")
     assert expected in faults(f"{key}=  ")
-    if key != "Train.clip_norm":
+    if key != "Train.max_grad_norm":
         mode = key.partition(".")[0].lower()
         assert expected in faults(f'{key}=""', f"Global.mode={mode}")
         (tmp_path / "a.yaml").write_text(f"{key.replace('.', ': {')}: null}}\n")  # what files say keeps its meaning
@@ -150,8 +144,8 @@ def test_an_empty_value_of_a_key_that_has_no_null(key):
 
 
 def test_null_on_the_command_line_is_explained_in_one_line():
-    words = ("Global.mode=train", "Train.clip_norm=null", "Train.early_stopping=null", "Predict.engine=null")
-    assert config_of(*words)[1] == ["Train.clip_norm is null: no clipping.", "Train.early_stopping is null: never."]
+    words = ("Global.mode=train", "Train.max_grad_norm=null", "Train.early_stopping=null", "Predict.engine=null")
+    assert config_of(*words)[1] == ["Train.max_grad_norm is null: no clipping.", "Train.early_stopping is null: never."]
 
 
 # Paths

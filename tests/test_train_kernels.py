@@ -21,19 +21,19 @@ from paddlex_feat.losses.combined import recipe_loss
 from paddlex_feat.models import recognizer
 from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.modes import train_build, train_kernels
-from paddlex_feat.modes.worker import Place
+from paddlex_feat.modes.worker import Worker
 from paddlex_feat.runtime import paddle_import
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.training.step import Step, TrainingNetwork
 
 
-class Pair(Group):
+class Pair(ProcessGroup):
     """A group of two in which the other rank never has anything to say."""
 
-    def any(self, own: bool) -> bool:
+    def any_rank(self, own: bool) -> bool:
         return own
 
-    def from_first(self, array):
+    def broadcast(self, array):
         return array
 
 
@@ -42,8 +42,8 @@ def config(**settings):
     return load("PP-ShiTuV2_rec", [(key.replace("__", "."), value) for key, value in pairs])[0]
 
 
-def place(device: str = "gpu:0", size: int = 1) -> Place:
-    return Place(device, 1, 1, Pair(0, size, 0, size) if size > 1 else Group())
+def place(device: str = "gpu:0", size: int = 1) -> Worker:
+    return Worker(device, 1, 1, Pair(0, size, 0, size) if size > 1 else ProcessGroup())
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_o2_in_float16_asks_for_float32_gradients(monkeypatch, dtype, size, accu
     asked = []
     monkeypatch.setattr(paddle.amp, "decorate", lambda *a, **named: asked.append((a[2:], named)))
     monkeypatch.setattr(paddle.device.cuda, "get_device_capability", lambda *_: (9, 0))
-    settings = {"Train__amp": "O2", "Train__amp_dtype": dtype, "Train__accumulate": accumulate}
+    settings = {"Train__amp": "O2", "Train__amp_dtype": dtype, "Train__accumulate_steps": accumulate}
     state, _ = train_build.build_state(config(**settings), 3, [0, 1, 2], None, place(size=size))
     ((level, as_dtype), named), *others = asked
     assert (level, as_dtype, others) == ("O2", dtype, []) and named["master_weight"] is True
@@ -166,7 +166,7 @@ def test_batchnorm_of_all_devices_needs_gpus_and_several_of_them(caplog):
 @pytest.mark.parametrize(("scaling", "size", "hints"), [("none", 8, 1), ("none", 1, 0), ("linear", 8, 0)])
 def test_an_unscaled_learning_rate_of_several_devices_gets_a_hint(caplog, scaling, size, hints):
     with caplog.at_level(logging.INFO):
-        train_build.training_plan(config(Train__lr_scaling=scaling).Train, 10, Group(0, size, 0, size))
+        train_build.training_plan(config(Train__lr_scaling=scaling).Train, 10, ProcessGroup(0, size, 0, size))
     assert caplog.text.count("Train.lr_scaling scales it") == hints and caplog.text.count("8 devices") == hints
 
 

@@ -18,6 +18,7 @@ from paddlex_feat.errors import ConfigError, EvaluationError, WeightsError
 from paddlex_feat.evaluation.evaluator import Evaluation
 from paddlex_feat.modes import train as modes_train
 from paddlex_feat.modes import train_classes, train_rate
+from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.training.checkpoint import Progress
 
 
@@ -76,7 +77,7 @@ def test_removed_classes_are_reported_before_the_batches_they_break(kept, asked,
     pairs += [("Train.batch_size", 16), ("Train.samples_per_class", 2), tuple(resume.split("=", 1))]
     config = load("PP-ShiTuV2_rec", pairs)[0]
     with pytest.raises(ConfigError, match=f"other classes than the run that is resumed.*removed: {gone[0]}") as caught:
-        modes_train.run(config, output)
+        modes_train.run(config, output, ProcessGroup())
     assert caught.value.where == str(start) and f"-o {resume.split('=')[0]}=null" in caught.value.fix
 
 

@@ -292,16 +292,16 @@ def test_a_second_run_is_kept_out_of_the_folder_and_a_dead_one_is_not_waited_for
         " subprocess.Popen(['sleep', '5'], stdout=subprocess.DEVNULL); print('held', flush=True); time.sleep(60)"
     )
     root = Path(__file__).resolve().parent.parent
-    holder = subprocess.Popen([sys.executable, "-c", code, tmp_path / "train.log"], stdout=subprocess.PIPE, cwd=root)
+    holder = subprocess.Popen([sys.executable, "-c", code, tmp_path / ".train.lock"], stdout=subprocess.PIPE, cwd=root)
     assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(OutputError, match="Another run"), locked(tmp_path / "train.log"):
+    with pytest.raises(OutputError, match="Another run"), locked(tmp_path / ".train.lock"):
         pass
-    with locked(tmp_path / "train.log", joins=True):  # one of several processes of that run
+    with locked(tmp_path / ".train.lock", shared=True):  # one of several processes of that run
         pass
     holder.kill()
     holder.communicate()
-    with locked(tmp_path / "train.log"):  # though the program that it had started lives on
-        assert [p.name for p in tmp_path.iterdir()] == ["train.log"]
+    with locked(tmp_path / ".train.lock"):  # though the program that it had started lives on
+        assert [p.name for p in tmp_path.iterdir()] == [".train.lock"]
 
 
 def test_a_checkpoint_that_cannot_be_written_is_an_error_not_a_silence(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import pytest
 from conftest import QUICK, ROOT, run_main, train
 
 from paddlex_feat.cli import main
-from paddlex_feat.provenance import run_record
+from paddlex_feat.config import aliases
+from paddlex_feat.config.load import load
+from paddlex_feat.provenance import lineage, run_record
 
 pytest.importorskip("paddle")
 SAME = "the same (images: by path, label and size, not by content)\n"
@@ -262,7 +265,7 @@ def test_a_command_that_is_not_text_and_a_working_directory_that_is_gone(tmp_pat
     (tmp_path / "gone").rmdir()
     command = ["main.py", "-c", "/tmp/w\udcff/c.yaml"]
     for _ in range(2):  # the second time the record is there already
-        run_record.begin(tmp_path, command, "cpu", "native", 1, {})
+        run_record.write_start(tmp_path, command, "cpu", "native", 1, {})
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["command"] == command and record["working_directory"] is None and record["git"] is None
     assert sorted(p.name for p in tmp_path.glob("run.json*")) == ["run.json"]
@@ -392,3 +395,18 @@ def test_weights_go_out_as_safetensors_and_come_in_everywhere(run_folder, small_
 
     back, before = weights.read(tmp_path / "b/weights.pdparams"), weights.read(best)
     assert set(back) == set(before) and all((back[n] == before[n]).all() for n in before)
+
+
+def test_keys_under_former_names_are_no_difference(run, tmp_path, capsys):
+    """A run of an earlier version beside one of this version."""
+    earlier = tmp_path / "earlier"
+    shutil.copytree(run, earlier)
+    text = (earlier / "config.yaml").read_text()
+    for former, name in aliases.KEYS.items():
+        text = re.sub(rf"^( +){name.rpartition('.')[2]}:", rf"\1{former.rpartition('.')[2]}:", text, flags=re.MULTILINE)
+    text = text.replace("crop: pad_crop", "crop: padded")
+    assert "keep_last: 5" in text and "crop: padded" in text and "exclude_own: false" in text
+    (earlier / "config.yaml").write_text(text)
+    code, printed = verify(capsys, earlier, run)
+    assert (code, printed) == (0, SAME)
+    assert lineage._keys_that_differ(earlier / "config.yaml", load(str(run / "config.yaml"), [])[0]) == []

@@ -11,6 +11,7 @@ from paddlex_feat.config.load import load
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ConfigError, WeightsError
 from paddlex_feat.modes import export, train, trained_model, weight_paths
+from paddlex_feat.runtime.distributed import ProcessGroup
 
 MODEL = "PP-ShiTuV2_rec"
 KEYS = {
@@ -67,9 +68,9 @@ def error_of(key: str, path: Path, tmp_path: Path) -> WeightsError:
     pairs = [("Global.mode", mode), ("Global.output", str(tmp_path)), (key, str(path)), ("Global.device", "cpu")]
     config = load(MODEL, pairs)[0]
     call = {
-        "evaluate": lambda: trained_model.find(config),
+        "evaluate": lambda: trained_model.resolve_weights(config),
         "export": lambda: export.run(config, tmp_path),
-        "train": lambda: train.run(config, tmp_path),
+        "train": lambda: train.run(config, tmp_path, ProcessGroup()),
     }[mode]
     with pytest.raises(WeightsError) as caught:
         call()
@@ -130,7 +131,7 @@ def test_what_is_no_weight_file_is_explained_in_every_key(place, path, key, tmp_
 def test_an_inference_directory_is_what_evaluation_takes_and_no_weight_file(place, tmp_path):
     inference = place / "run/best_model/inference"
     pairs = [("Global.mode", "evaluate"), ("Evaluate.weight_path", str(inference))]
-    assert trained_model.find(load(MODEL, pairs)[0]) == inference
+    assert trained_model.resolve_weights(load(MODEL, pairs)[0]) == inference
     error = error_of("Evaluate.weight_path", inference / "inference.pdiparams", tmp_path)
     assert error.fix.endswith(f"or {inference}, the inference directory.")
     for key in list(KEYS)[1:]:
@@ -182,7 +183,7 @@ def test_weights_under_any_name_are_still_read(name, tmp_path):
 
 
 def test_null_for_export_means_the_official_weights(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(weight_paths.hub, "weight_file", lambda url, fix: Path(url))
+    monkeypatch.setattr(weight_paths.fetch, "weight_file", lambda url, fix: Path(url))
     caplog.set_level("INFO")
     assert weight_paths.weight_file("Export.weight_path", None, MODEL).name == f"{MODEL}_pretrained.pdparams"
     assert f"Export.weight_path is null: the official weights of {MODEL}, https://" in caplog.text

@@ -17,9 +17,18 @@ def official_weights(model: str) -> str:
     return f"{PRETRAINED}{model}_pretrained.pdparams"
 
 
-def key(default: Any, meaning: str, unit: str = "", **bounds: Any) -> Any:
-    """A field with its documentation."""
-    return Field(default, description=meaning, json_schema_extra={"unit": unit} if unit else None, **bounds)
+def key(default: Any, meaning: str, unit: str = "", values: str = "", **bounds: Any) -> Any:
+    """A field with its documentation.
+
+    Args:
+        default: value where neither recipe nor file nor -o gives one.
+        meaning: one or more sentences for `--help` and the documentation.
+        unit: of the value.
+        values: the allowed values in words, where the type does not say it.
+        bounds: constraints of pydantic's Field.
+    """
+    extra: Any = {name: text for name, text in (("unit", unit), ("values", values)) if text}
+    return Field(default, description=meaning, json_schema_extra=extra or None, **bounds)
 
 
 # NUL, and halves of surrogate pairs but for those that stand for bytes of a file name.
@@ -27,7 +36,7 @@ _IN_NO_PATH = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 
 
 def fits_a_path(value: Any) -> bool:
-    """Can every text in a value be handed to the system as a path or a word?"""
+    """Whether the system takes every text in a value as a path or a word."""
     if isinstance(value, dict):
         return all(fits_a_path(part) for pair in value.items() for part in pair)
     if isinstance(value, list):
@@ -41,12 +50,12 @@ PathText = Annotated[str, AfterValidator(expand_home)]  # text that is a path, o
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values cannot change."""
 
-    # strict: True is no number, "7" is no number, 5 is no text.
+    # strict: True and "7" are not numbers, 5 is not text.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
     @field_validator("*", check_fields=False)
     @classmethod
     def _no_nul(cls, value: Any) -> Any:
         if not fits_a_path(value):
-            raise ValueError("holds NUL or half a surrogate pair, which no path can")
+            raise ValueError("contains a NUL character or an unpaired surrogate")
         return value

@@ -37,9 +37,10 @@ def describe_keys() -> list[KeyRow]:
     """Every configuration key, in the schema's order."""
     rows = []
     for name, info in walk():
-        unit = (info.json_schema_extra or {}).get("unit", "")
+        extra = info.json_schema_extra or {}
         default = "null" if info.default is None else str(info.default)
-        rows.append(KeyRow(name, _type_name(info.annotation), default, unit, info.description))
+        values = extra.get("values") or _type_name(info.annotation)
+        rows.append(KeyRow(name, values, default, extra.get("unit", ""), info.description))
     return rows
 
 

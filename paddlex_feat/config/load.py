@@ -1,4 +1,4 @@
-"""From a file and `-o` assignments to one validated Config, or one error that lists all faults."""
+"""Read a configuration: a file and `-o` assignments become one validated Config, or one error with all problems."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from paddlex_feat.config.aliases import Renamer, current_key
 from paddlex_feat.config.base import fits_a_path
 from paddlex_feat.config.parts import Problem
 from paddlex_feat.config.problems import (
-    MOST_FAULTS,
+    MAX_PROBLEMS,
     empty,
     listed,
     meant_key,
@@ -33,11 +34,6 @@ from paddlex_feat.fileio import lookup, safe_yaml
 from paddlex_feat.fileio.paths import expand_home, fault
 
 OUTPUT = "Global.output"
-# Keys of existing files whose function has not been built yet, by the mode that would use
-# them: said instead of ignored.
-_NOT_YET: dict[str, dict[str, Callable[[Any], bool]]] = {
-    "train": {"Train.basic_config_path": bool},
-}
 
 
 def shipped() -> dict[str, Path]:
@@ -51,6 +47,7 @@ def shipped() -> dict[str, Path]:
             "The configuration files that belong to the package are missing.",
             where=str(folder),
             fix="Install paddlex_feat again, or give a YAML file of your own with -c.",
+            code="package-files-missing",
         )
     return found
 
@@ -80,6 +77,7 @@ def find_file(name: str) -> tuple[Path, str | None]:
         what + (f" Did you mean {near[0]}?" if near and what.endswith("exist.") else ""),
         where=f"-c {name}",
         fix=f"Give a YAML file, or one of the shipped names: {', '.join(sorted(files))}.",
+        code="config-missing",
     )
 
 
@@ -92,8 +90,8 @@ def split_override(text: str) -> tuple[str, Any]:
     name, sign, value = text.partition("=")
     name = name.strip()
     if not sign or not name:
-        raise ValueError(f"{short(text)} has no form KEY=VALUE")
-    if not value.strip() and (name in dict(walk()) or name in Config.model_fields):
+        raise ValueError(f"{short(text)} is not of the form KEY=VALUE")
+    if not value.strip() and (current_key(name) in dict(walk()) or name in Config.model_fields):
         return name, safe_yaml.Scalar(None, "")
     if name in TEXT_KEYS or name == INPUT:
         return name, _text_value(name, value)
@@ -132,7 +130,7 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
 
 def _assign(raw: dict[str, Any], dotted: str, value: Any) -> str | None:
     *sections, last = dotted.split(".")
-    if len(sections) > safe_yaml.DEEPEST:
+    if len(sections) > safe_yaml.MAX_DEPTH:
         return f"{short(dotted)}: no key has so many parts"
     for section in sections:
         raw = raw.setdefault(section, {})
@@ -163,7 +161,7 @@ def load(
         usable: the paths that the mode uses must be those of this machine; False for the record of another run.
         check: finds problems of a valid configuration that the schema does not know, as `modes.parts.find_problems`.
 
-    Returns the Config and notices for the log. Raises ConfigError that lists every fault.
+    Returns the Config and notices for the log. Raises ConfigError that lists every problem.
     """
     path, notice = find_file(file)
     notices = [notice] if notice else []
@@ -173,32 +171,42 @@ def load(
         raise ConfigError(
             f"The file cannot be read: {getattr(error, 'strerror', None) or error}.",
             where=str(path),
-            fix=f"Give UTF-8 text of at most {safe_yaml.MOST_CHARACTERS:,} characters.",
+            fix=f"Give UTF-8 text of at most {safe_yaml.MAX_CHARACTERS:,} characters.",
+            code="config-unreadable",
         ) from None
     if encoding != "utf-8":
         notices.append(f"{path} is {encoding.upper()} text and was read as such; save it as UTF-8.")
     raw, sources, texts = _parse(text, str(path))
-    faults, more = _override(raw, overrides, sources, texts), 0
+    raw, problems = _rename(raw, sources, texts, notices)
+    overrides, renamed = _rename_overrides(overrides, notices)
+    problems += renamed + _override(raw, overrides, sources, texts)
+    more = 0
     merged = _merge(RECIPES[_model_of(raw)], {k: v for k, v in raw.items() if v is not None})
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
         rows, more = listed(error, sources, texts)
-        faults += rows
-    if not faults:
-        faults += unusable_paths(config, sources) if usable else []
-        faults += _unsupported(config, sources)
+        problems += rows
+    if not problems:
+        problems += unusable_paths(config, sources) if usable else []
+        problems += _unimplemented(config, sources)
         found = check(config) if check else ()
-        faults += [f"{problem.key}{_source_of(problem.key, sources)}: {problem.message}" for problem in found]
-    if faults:
-        count = "One fault" if len(faults) + more == 1 else f"{len(faults) + more} faults"
-        faults += [f"… and {more} more"] if more else []
+        problems += [f"{problem.key}{_source_of(problem.key, sources)}: {problem.message}" for problem in found]
+    if problems:
+        count = "One problem" if len(problems) + more == 1 else f"{len(problems) + more} problems"
+        problems += [f"… and {more} more"] if more else []
         raise ConfigError(
-            f"{count} in the configuration:\n    " + "\n    ".join(faults),
+            f"{count} in the configuration:\n    " + "\n    ".join(problems),
             where=str(path),
             fix="Correct the keys named; `--help` lists all keys.",
+            code=_code(problems),
         )
     return config, notices + _nulls(overrides, config.Global.mode)
+
+
+def _code(problems: list[str]) -> str:
+    """ "unknown-key" if that is all that is wrong, else "invalid-config"."""
+    return "unknown-key" if all(": unknown key." in problem for problem in problems) else "invalid-config"
 
 
 def _parse(text: str, name: str) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
@@ -212,23 +220,47 @@ def _parse(text: str, name: str) -> tuple[dict[str, Any], dict[str, str], dict[s
     return raw, sources, texts
 
 
+def _rename(
+    raw: dict[str, Any], sources: dict[str, str], texts: dict[str, str], notices: list[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """The sections of a file with the present names of keys and values; the problems. Adds to the notices."""
+    renamer = Renamer()
+    renamed = {name: renamer.value(name, section) for name, section in raw.items()}
+    for known in (sources, texts):
+        for dotted in [name for name in known if current_key(name) != name]:
+            known[current_key(dotted)] = known.pop(dotted)
+    notices += renamer.notices
+    return renamed, renamer.problems
+
+
+def _rename_overrides(overrides: list[tuple[str, Any]], notices: list[str]) -> tuple[list[tuple[str, Any]], list[str]]:
+    """The assignments of -o with the present names of keys and values; the problems. Adds to the notices."""
+    renamer = Renamer()
+    renamed = []
+    for dotted, value in overrides:
+        key = renamer.key(dotted, " (-o)")
+        renamed.append((key, renamer.value(key, value, " (-o)")))
+    notices += renamer.notices
+    return renamed, renamer.problems
+
+
 def _override(
     raw: dict[str, Any], overrides: list[tuple[str, Any]], sources: dict[str, str], texts: dict[str, str]
 ) -> list[str]:
-    """Assign what -o gives; return the faults."""
-    faults = []
+    """Assign what -o gives; return the problems."""
+    problems = []
     for dotted, value in overrides:
         sources[dotted] = "-o"
         texts.pop(dotted, None)
         if isinstance(value, safe_yaml.Scalar):
             texts[dotted] = value.text
             if not value.text:
-                faults.append(f"{dotted} (-o): {empty(dotted)}")
+                problems.append(f"{dotted} (-o): {empty(dotted)}")
                 continue
             value = value.value
         wrong = _assign(raw, dotted, copy.deepcopy(value))
-        faults += [wrong] if wrong else []
-    return faults
+        problems += [wrong] if wrong else []
+    return problems
 
 
 def _nulls(overrides: list[tuple[str, Any]], mode: str) -> list[str]:
@@ -241,15 +273,12 @@ def _nulls(overrides: list[tuple[str, Any]], mode: str) -> list[str]:
     ]
 
 
-def _unsupported(config: Config, sources: dict[str, str]) -> list[str]:
-    rows = []
-    for dotted, wanted in _NOT_YET.get(config.Global.mode, {}).items():
-        value: Any = config
-        for part in dotted.split("."):
-            value = getattr(value, part)
-        if wanted(value):
-            rows.append(f"{dotted}{source(dotted, sources)}: {value!r} is not implemented yet; leave the key out")
-    return rows
+def _unimplemented(config: Config, sources: dict[str, str]) -> list[str]:
+    """Keys of existing files whose function is not implemented, in the mode that would use them."""
+    if config.Global.mode == "train" and config.Train.basic_config_path:
+        where = source("Train.basic_config_path", sources)
+        return [f"Train.basic_config_path{where}: recipe files are not implemented; leave the key out"]
+    return []
 
 
 def _source_of(dotted: str, sources: dict[str, str]) -> str:
@@ -271,19 +300,20 @@ def peek(file: str, overrides: list[tuple[str, Any]]) -> dict[str, str]:
         raw, _, _ = _parse(safe_yaml.read_text(find_file(file)[0]), file)
         unnamed = Config().Global.output
     sources: dict[str, str] = {}
-    faults = _override(raw, overrides, sources, {})
+    problems = _override(raw, overrides, sources, {})
+    sources = {current_key(name): where for name, where in sources.items()}
     section = raw.get("Global")
     if not isinstance(section, dict):
         section, unnamed = {}, unnamed if section is None else ""
-    defaults = Config().Global
-    mode, output = section.get("mode", defaults.mode), section.get("output", unnamed)
+    deproblems = Config().Global
+    mode, output = section.get("mode", deproblems.mode), section.get("output", unnamed)
     names = [f"Global.{name}" for name in section if name not in GlobalSection.model_fields] + list(sources)
     known = dict(walk())
-    misspelt = any(meant_key(str(name)) == OUTPUT for name in names[:MOST_FAULTS] if name not in known)
-    sound = isinstance(output, str) and output.strip() and not any(f.startswith(OUTPUT) for f in faults)
+    misspelt = any(meant_key(str(name)) == OUTPUT for name in names[:MAX_PROBLEMS] if name not in known)
+    sound = isinstance(output, str) and output.strip() and not any(f.startswith(OUTPUT) for f in problems)
     output = expand_home(output) if sound else ""
     return {
-        "mode": mode if isinstance(mode, str) else defaults.mode,
+        "mode": mode if isinstance(mode, str) else deproblems.mode,
         "output": "" if misspelt or not fits_a_path(output) or fault(output, written=True) else output,
     }
 

@@ -1,4 +1,4 @@
-"""Describe the faults of a configuration: one line per key, with what to write instead."""
+"""Describe the problems of a configuration: one line per key, with the correction."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from paddlex_feat.config.schema import INPUT, TEXT_KEYS, Config, walk
+from paddlex_feat.config.schema import INPUT, TEXT_KEYS, Config, value_of, walk
 from paddlex_feat.fileio import paths
 
-MOST_FAULTS = 20  # that are listed; each may take a search for the key that was meant
+MAX_PROBLEMS = 20  # that are listed; each may take a search for the key that was meant
 # Names of keys in other programs.
 _ELSEWHERE = {
     "lr": "Train.learning_rate",
@@ -93,7 +93,7 @@ def _hint(dotted: str) -> str:
 
 
 def listed(error: ValidationError, sources: Mapping[str, str], texts: Mapping[str, str]) -> tuple[list[str], int]:
-    """One line per key, for the failing alternatives of a union are one fault; and how many are not listed.
+    """One line per key, for the failing alternatives of a union are one problem; and how many are not listed.
 
     Args:
         sources: dotted key -> file:line, or "-o".
@@ -102,7 +102,7 @@ def listed(error: ValidationError, sources: Mapping[str, str], texts: Mapping[st
     names = {name for name, _ in walk()}
     rows: dict[str, str] = {}
     items = error.errors()
-    for item in items[:MOST_FAULTS]:
+    for item in items[:MAX_PROBLEMS]:
         parts = [str(p) for p in item["loc"]]
         if item["type"] == "extra_forbidden" and len(parts) == 1:
             parts = next((s for s in sources if s.startswith(f"{parts[0]}.")), parts[0]).split(".")
@@ -120,7 +120,7 @@ def listed(error: ValidationError, sources: Mapping[str, str], texts: Mapping[st
         rows[dotted] = (
             f"{rows[dotted]}; or {message}" if dotted in rows else f"{dotted}{source(dotted, sources)}: {message}"
         )
-    return list(rows.values()), max(0, len(items) - MOST_FAULTS)
+    return list(rows.values()), max(0, len(items) - MAX_PROBLEMS)
 
 
 def _got(item: Any, text: str | None) -> str:
@@ -162,9 +162,8 @@ def empty(dotted: str) -> str:
 def unusable_paths(config: Config, sources: Mapping[str, str]) -> list[str]:
     """The paths of the mode that cannot be meant as they stand."""
     rows = []
-    for dotted in ("Global.output", *_PATHS[config.Global.mode]):
-        section, _, name = dotted.partition(".")
-        value = getattr(getattr(config, section), name)
+    for dotted in ("Global.output", *_PATHS.get(config.Global.mode, ())):
+        value = value_of(config, dotted)
         if not isinstance(value, str) or re.match("https?://", value, re.IGNORECASE):
             continue
         text = paths.expand_home(value)  # which Predict.input leaves to its reader

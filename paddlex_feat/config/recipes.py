@@ -21,8 +21,8 @@ def _clip(name: str, **model: Any) -> dict[str, Any]:
             "samples_per_class": None,
             "weight_decay": 2e-5,
             "augment": {
-                "crop": "area",
-                "rand_augment": {"ops": 2},
+                "crop": "random_resized_crop",
+                "rand_augment": {"num_ops": 2},
                 "rotation_prob": 0.3,
                 "rotation_interpolation": "bicubic",
             },

@@ -1,6 +1,6 @@
 """Every configuration key with its type, default, unit and meaning.
 
-The only list of keys, together with training.py: `--help`, docs/configuration.md and
+The only list of keys, together with train_schema.py: `--help`, docs/configuration.md and
 docs/config.schema.json are made from it. Defaults are those of PP-ShiTuV2_rec; recipes.py holds
 what other models change.
 """
@@ -8,6 +8,7 @@ what other models change.
 from __future__ import annotations
 
 import re
+from importlib import metadata
 from inspect import isclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -15,10 +16,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from paddlex_feat.config.base import PRETRAINED, PathText, Section, key
+from paddlex_feat.config.registry import did_you_mean
 from paddlex_feat.config.train_schema import ModelSection, TrainSection, amp_level
 from paddlex_feat.runtime.device import DEVICE
 
-MODES = ("check_dataset", "train", "evaluate", "export", "predict")
+MODE_NAMES = ("check_dataset", "train", "evaluate", "export", "predict")  # built in: paddlex_feat.modes.MODES
 MODELS = ("PP-ShiTuV2_rec", "PP-ShiTuV2_rec_CLIP_vit_base", "PP-ShiTuV2_rec_CLIP_vit_large")
 
 
@@ -53,6 +55,17 @@ def _forms(value: Any) -> Any:
     return ["paddle", *(f for f in forms if f != "paddle")] if isinstance(forms, list) else forms
 
 
+def _mode(value: str) -> str:
+    """A built-in mode, or one that an installed package adds."""
+    if value not in MODE_NAMES:
+        names = [*MODE_NAMES, *(point.name for point in metadata.entry_points(group="paddlex_feat.modes"))]
+        if value not in names:
+            meant = did_you_mean(value, names)
+            raise ValueError(f"is not a mode; choose from {', '.join(names)}{meant and f'.{meant}'}")
+    return value
+
+
+Mode = Annotated[str, AfterValidator(_mode), WithJsonSchema({"type": "string", "examples": list(MODE_NAMES)})]
 Device = Annotated[str, AfterValidator(_device)]
 Ks = Annotated[list[Annotated[int, Field(ge=1)]], AfterValidator(_ascending)]
 _FORM = {"type": "string"}
@@ -66,7 +79,8 @@ class GlobalSection(Section):
     """What to do, with what, where to."""
 
     model: Literal[MODELS] = key("PP-ShiTuV2_rec", "Model name.")  # type: ignore[valid-type]
-    mode: Literal[MODES] = key("check_dataset", "What to do.")  # type: ignore[valid-type]
+    mode: Mode = key("check_dataset", "What to do.", values=", ".join(MODE_NAMES) + ", or a mode of another package")
+    mode_options: dict[str, Any] = key({}, "Keys of a mode of another package; the built-in modes take none.")
     dataset_dir: PathText = key(
         "dataset", "Folder that holds train.txt, gallery.txt and query.txt, at its top or below."
     )
@@ -81,6 +95,12 @@ class GlobalSection(Section):
         True, "Write inference.json, Paddle's current format; False: inference.pdmodel, the one before."
     )
 
+    @model_validator(mode="after")
+    def _options_of_another_package(self) -> GlobalSection:
+        if self.mode_options and self.mode in MODE_NAMES:
+            raise ValueError(f"mode_options: mode {self.mode} takes none")
+        return self
+
 
 class ConvertSection(Section):
     """Conversion of another data-set format."""
@@ -93,7 +113,7 @@ class ConvertSection(Section):
 class SplitSection(Section):
     """Re-splitting of the data set."""
 
-    enable: bool = key(False, "Split anew before checking.")
+    enable: bool = key(False, "Split before checking.")
     train_percent: int | None = key(None, "Share of train.txt.", "%", ge=1, le=98)
     gallery_percent: int | None = key(None, "Share of gallery.txt.", "%", ge=1, le=98)
     query_percent: int | None = key(None, "Share of query.txt.", "%", ge=1, le=98)
@@ -139,7 +159,7 @@ class EvaluateSection(Section):
     log_interval: int = key(1, "Accepted for compatibility; progress is a bar.", "batches", ge=1)
     batch_size: int = key(64, "Images per inference call, in training's evaluations too.", "images", ge=1)
     recall_ks: Ks = key([1, 5], "The k of recall@k; 1 and 5 are always among them.")
-    exclude_own: bool = key(
+    exclude_self: bool = key(
         False, "Leave out a query's own file where the gallery lists it too, in training's evaluations as well."
     )
     memory_mib: int = key(
@@ -192,7 +212,7 @@ class PredictSection(Section):
     )
     model_dir: PathText | None = key("output/best_model/inference", "Inference directory; null: the official model.")
     input: Any = key(None, "Image file, folder, pattern, text file of paths, URL, {img: any of these}, or a list.")
-    save: Literal["json", "jsonl", "npz", "parquet"] = key(
+    save_format: Literal["json", "jsonl", "npz", "parquet"] = key(
         "json",
         "json: each result is printed, and saved as <name>_res.json; jsonl, npz, parquet: all in one file features.*, "
         "nothing printed; parquet needs pyarrow.",
@@ -246,6 +266,14 @@ def walk(section: type[BaseModel] = Config, prefix: str = "") -> list[tuple[str,
         else:
             rows.append((prefix + name, info))
     return rows
+
+
+def value_of(config: BaseModel, dotted: str) -> Any:
+    """The value of a dotted key."""
+    value: Any = config
+    for part in dotted.split("."):
+        value = getattr(value, part)
+    return value
 
 
 def _wants_text(annotation: Any) -> bool:

@@ -55,7 +55,7 @@ class ModelSection(Section):
 class RandAugmentSection(Section):
     """RandAugment (rand-mM-mstdS-inc1 of timm) on the squared image."""
 
-    ops: int = key(0, "Operations drawn for an image, of 15; 0: off.", ge=0, le=15)
+    num_ops: int = key(0, "Operations drawn for an image, of 15; 0: off.", ge=0, le=15)
     prob: float = key(0.5, "Probability that a drawn operation is applied.", ge=0, le=1)
     magnitude: float = key(7.0, "Mean magnitude.", "of 10", ge=0, le=10)
     magnitude_std: float = key(0.5, "Standard deviation of the magnitude.", ge=0, le=10)
@@ -64,14 +64,18 @@ class RandAugmentSection(Section):
 class AugmentSection(Section):
     """Training augmentation, in the order in which it is applied."""
 
-    crop: Literal["padded", "area"] = key(
-        "padded", "padded: resize, flip, pad, crop back to the input size; area: crop a random part, resize, flip."
+    crop: Literal["pad_crop", "random_resized_crop"] = key(
+        "pad_crop",
+        "pad_crop: resize, flip, pad, crop back to the input size; "
+        "random_resized_crop: crop a random part, resize, flip.",
     )
-    area: Range = key((0.08, 1.0), "Part of the image that an area crop takes, uniform between these.", "of 1")
-    aspect: Range = key((0.75, 1.3333333333333333), "Width to height of an area crop, uniform between these.")
+    scale: Range = key(
+        (0.08, 1.0), "Share of the image's area that random_resized_crop takes, uniform between these.", "of 1"
+    )
+    ratio: Range = key((0.75, 1.3333333333333333), "Width to height of a random_resized_crop, uniform between these.")
     flip_prob: float = key(0.5, "Probability of a horizontal flip.", ge=0, le=1)
-    pad: int = key(10, "Zero pixels on each side before a padded crop.", "px", ge=0, le=1024)
-    zoom: float = key(0.0, "Side of a padded crop is uniform in 1 - zoom .. 1 of the input size.", ge=0, lt=1)
+    pad: int = key(10, "Zero pixels added to each side by pad_crop.", "px", ge=0, le=1024)
+    zoom: float = key(0.0, "Side of a pad_crop is uniform in 1 - zoom .. 1 of the input size.", ge=0, lt=1)
     rand_augment: RandAugmentSection = RandAugmentSection()
     rotation_prob: float = key(0.5, "Probability of a rotation about the centre, black fill.", ge=0, le=1)
     rotation_degrees: float = key(90.0, "Rotation angle is uniform in plus or minus this.", "degrees", ge=0, le=180)
@@ -84,9 +88,9 @@ class AugmentSection(Section):
     reduced_decode: bool = key(True, "Decode a JPEG at 1/2, 1/4 or 1/8 size where that leaves enough pixels.")
 
     @model_validator(mode="after")
-    def _area_of_1(self) -> AugmentSection:
-        if self.area[1] > 1:
-            raise ValueError("area: no crop is larger than the image, so the greatest is at most 1")
+    def _scale_of_1(self) -> AugmentSection:
+        if self.scale[1] > 1:
+            raise ValueError("scale: no crop is larger than the image, so the greatest is at most 1")
         return self
 
 
@@ -121,10 +125,10 @@ class TrainSection(Section):
     )
     epochs_iters: int = key(20, "Length of the run.", "epochs", ge=1)
     batch_size: int = key(128, "Images per step and device.", "images", ge=1)
-    accumulate: int = key(1, "Batches whose gradients are averaged for one optimizer step.", "batches", ge=1)
+    accumulate_steps: int = key(1, "Batches whose gradients are averaged for one optimizer step.", "batches", ge=1)
     learning_rate: float = key(0.01, "Peak learning rate.", gt=0)
     lr_scaling: Literal["none", "linear", "sqrt"] = key(
-        "none", "Multiply learning_rate by n or its square root; n is devices times accumulate."
+        "none", "Multiply learning_rate by n or its square root; n is devices times accumulate_steps."
     )
     warmup_steps: float = key(5, "Linear warm-up (epochs, despite the key's historical name).", "epochs", ge=0)
     pretrain_weight_path: PathText | None = key(
@@ -147,8 +151,8 @@ class TrainSection(Section):
         None, "Stop after this many evaluations without a better recall1; null: never.", "evaluations", ge=1
     )
     save_interval: int = key(1, "Interval between epoch_N checkpoints.", "epochs", ge=1)
-    save_minutes: float | None = key(None, "Write latest/ at this interval too; null: not.", "minutes", gt=0)
-    keep_last: int = key(5, "How many epoch_N checkpoints are kept; best_model and latest always are.", ge=1)
+    save_interval_minutes: float | None = key(None, "Write latest/ at this interval too; null: not.", "minutes", gt=0)
+    keep_checkpoints: int = key(5, "How many epoch_N checkpoints are kept; best_model and latest always are.", ge=1)
     input_size: int = key(
         224,
         "Side of the square input: a multiple of 8 for PP-ShiTuV2_rec, of the patch for CLIP.",
@@ -173,7 +177,7 @@ class TrainSection(Section):
         "L2 coefficient, added to the gradient, or decoupled by adamw; BatchNorm of the backbone is exempt.",
         ge=0,
     )
-    clip_norm: float | None = key(None, "Largest L2 norm of the whole gradient; null: no clipping.", gt=0)
+    max_grad_norm: float | None = key(None, "Largest L2 norm of the whole gradient; null: no clipping.", gt=0)
     ema_decay: float | None = key(
         None, "Keep a moving average of the weights, evaluate and save it; 0.9999 is usual, null: none.", gt=0, lt=1
     )

@@ -1,4 +1,4 @@
-"""What a ranking says beyond its means: classes, confusions, similarities, thresholds. NumPy only.
+"""Analyse a ranking: scores of classes, confusions, similarities of pairs, an interval of recall@1. NumPy only.
 
 `first_match` is int64 [Q] everywhere, as `Ranking.first_match` has it: the rank of a query's first
 match from 1, 0 where the gallery has none. A query is matched if it is above 0, right if it is 1.
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MOST_PAIRS = 4_000_000  # whose similarities are held at once: 32 MB
-SAMPLE = 2000  # queries, and gallery images, that stand for larger lists
+MAX_PAIRS = 4_000_000  # similarities in memory: 32 MB
+SAMPLE = 2000  # queries, and gallery images, that are drawn from larger lists
 MATCHES = 10  # matching pairs of a sampled query, at most
-_BLOCK = 2000  # rows of a feature matrix that are widened to float64 at once
+_BLOCK = 2000  # rows of a feature matrix that are converted to float64 at a time
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ClassScore:
         queries: matched ones, the denominator of the two means.
         recall1: share of them whose nearest gallery image is of the class.
         mean_ap: mean of their average precisions.
-        failure: the query whose first match stands lowest; None where all are right.
+        failure: the query whose first match has the largest rank; None if all are right.
     """
 
     label: int
@@ -54,8 +54,8 @@ class Pairs:
 
     Attributes:
         matching, other: float64 [n], of pairs of one class and of different classes.
-        queries, gallery: how many of each went in.
-        sampled: are these fewer than there are?
+        queries, gallery: number of images compared.
+        sampled: whether these are a sample of all pairs.
     """
 
     matching: np.ndarray
@@ -134,20 +134,20 @@ def pair_similarities(
     query_labels: np.ndarray,
     gallery: np.ndarray,
     gallery_labels: np.ndarray,
-    own: np.ndarray | None = None,
+    self_pairs: np.ndarray | None = None,
     seed: int = 0,
 ) -> Pairs:
-    """Similarities of all pairs, or, above `MOST_PAIRS`, of a random `SAMPLE` of queries and gallery images.
+    """Similarities of all pairs, or, above `MAX_PAIRS`, of a random `SAMPLE` of queries and gallery images.
 
-    Of the sampled queries, matching pairs are drawn by themselves, up to `MATCHES` of each: two random images
-    hardly ever match where there are many classes.
+    Matching pairs of the sampled queries are drawn separately, up to `MATCHES` of each: with many classes two random
+    images hardly ever match.
 
     Args:
-        query: float32 [Q, D]; gallery: float32 [G, D]. May be memory-mapped: only rows are read.
+        query: float32 [Q, D]; gallery: float32 [G, D]. May be memory-mapped; read by rows.
         query_labels: int64 [Q]; gallery_labels: int64 [G].
-        own: int64 [P, 2], (query, gallery) pairs that are left out.
+        self_pairs: int64 [P, 2], (query, gallery) pairs that are left out.
     """
-    sampled = len(query) * len(gallery) > MOST_PAIRS
+    sampled = len(query) * len(gallery) > MAX_PAIRS
     rng = np.random.default_rng(seed)
     rows, columns = (
         np.sort(rng.choice(n, min(n, SAMPLE), replace=False)) if sampled else np.arange(n)
@@ -161,14 +161,14 @@ def pair_similarities(
             similarity[i : i + _BLOCK, j : j + _BLOCK] = left @ right.T
     same = query_labels[rows][:, None] == gallery_labels[columns]
     kept = np.ones(same.shape, bool)
-    if own is not None and len(own):
-        inside = own[np.isin(own[:, 0], rows) & np.isin(own[:, 1], columns)]
+    if self_pairs is not None and len(self_pairs):
+        inside = self_pairs[np.isin(self_pairs[:, 0], rows) & np.isin(self_pairs[:, 1], columns)]
         kept[np.searchsorted(rows, inside[:, 0]), np.searchsorted(columns, inside[:, 1])] = False
     matching = similarity[same & kept]
     if sampled:
         pairs = _some_matches(rows, query_labels, gallery_labels, rng)
-        if own is not None and len(own):
-            pairs = pairs[~np.isin(pairs @ [len(gallery), 1], own @ [len(gallery), 1])]
+        if self_pairs is not None and len(self_pairs):
+            pairs = pairs[~np.isin(pairs @ [len(gallery), 1], self_pairs @ [len(gallery), 1])]
         matching = np.einsum("nd,nd->n", query[pairs[:, 0]], gallery[pairs[:, 1]], dtype=np.float64)
     return Pairs(matching, similarity[~same & kept], len(rows), len(columns), sampled)
 

@@ -1,4 +1,4 @@
-"""From a feature extractor and a data set to metrics."""
+"""Evaluate a feature extractor on a data set."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 
 from paddlex_feat.data.lists.image_list import ImageList
-from paddlex_feat.errors import OTHER_OUTPUT, OTHER_TEMPORARY, output_errors
+from paddlex_feat.errors import OTHER_OUTPUT, OTHER_TEMPORARY, as_output_error
 from paddlex_feat.evaluation.embed import Extractor, embed
 from paddlex_feat.evaluation.metrics import RetrievalMetrics, metrics_of
-from paddlex_feat.evaluation.ranking.rank import Ranking, rank
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.evaluation.ranking.ranks import Ranking, rank_gallery
+from paddlex_feat.runtime.distributed import ProcessGroup
 
 log = logging.getLogger(__name__)
-MAX_COMPARED = 1000  # features of a list by which `Evaluation.collapsed` judges
-DECIMALS = 6  # unit features that agree in these are the same
-LEAST_FOR_RANKING = 2**26  # bytes, whatever the features leave of the bound
+MAX_COMPARED = 1000  # features of each list that `Evaluation.collapsed` compares
+DECIMALS = 6  # unit features that agree in these count as the same
+MIN_RANKING_BYTES = 2**26  # memory of the ranking, however much the features take
 
 
 @dataclass(frozen=True)
@@ -30,24 +30,27 @@ class Evaluation:
     """Metrics with the ranking and the features they come from.
 
     Attributes:
-        query, gallery: float32 [Q, D] and [G, D], unit rows; parts of one array, in memory or in a file.
-        own: int64 [P, 2], pairs (query, gallery) of the same file that were left out; None: none were to be.
+        metrics: means over the queries.
+        ranking: ranks and nearest images of each query.
+        query: float32 [Q, D], unit rows.
+        gallery: float32 [G, D], unit rows; with `query` part of one array, in memory or in a file.
+        self_pairs: int64 [P, 2], pairs (query, gallery) of the same file that were left out; None: not asked for.
     """
 
     metrics: RetrievalMetrics
     ranking: Ranking
     query: np.ndarray
     gallery: np.ndarray
-    own: np.ndarray | None = None
+    self_pairs: np.ndarray | None = None
 
-    def headline(self) -> dict[str, float]:
+    def main_metrics(self) -> dict[str, float]:
         """recall1, recall5, mAP."""
         recall = self.metrics.recall
         return {"recall1": recall[1], "recall5": recall[5], "mAP": self.metrics.mean_ap}
 
     @property
     def collapsed(self) -> bool:
-        """Whether the images, MAX_COMPARED of each list, share so few features that nothing is distinguished."""
+        """Whether MAX_COMPARED images of each list have at most a tenth as many distinct features."""
         rows = np.concatenate([part[:MAX_COMPARED] for part in (self.gallery, self.query)])
         distinct = len(np.unique(rows.round(DECIMALS), axis=0))
         return len(rows) > 1 and distinct <= max(1, len(rows) // 10)
@@ -58,12 +61,13 @@ class Evaluator:
 
     Args:
         lists: "gallery" and "query".
+        batch_size: images of a batch.
         workers: threads that decode images.
         group: processes that share the work; all of them must call, and all get the result.
-        own: int64 [P, 2], pairs (query, gallery) that are left out.
-        recall_ks: the k of recall@k beside 1 and 5.
+        self_pairs: int64 [P, 2], pairs (query, gallery) that are left out.
+        recall_ks: the k of recall@k, besides 1 and 5.
         memory: bytes for features and similarities together, in this process.
-        threads: that rank; 0: as many as decode.
+        threads: that rank; 0: as many as `workers`.
         scratch: folder for features that do not fit in half of `memory`.
     """
 
@@ -72,9 +76,9 @@ class Evaluator:
         lists: dict[str, ImageList],
         batch_size: int,
         workers: int,
-        group: Group | None = None,
+        group: ProcessGroup | None = None,
         *,
-        own: np.ndarray | None = None,
+        self_pairs: np.ndarray | None = None,
         recall_ks: Sequence[int] = (),
         memory: int = 2**31,
         threads: int = 0,
@@ -83,24 +87,33 @@ class Evaluator:
         self._query, self._gallery = lists["query"], lists["gallery"]
         self._batch_size = batch_size
         self._workers = workers
-        self._group = group or Group()
-        self._own = own
+        self._group = group or ProcessGroup()
+        self._self_pairs = self_pairs
         self._ks = sorted({1, 5, *recall_ks})
         self._memory = memory
         self._threads = threads or workers
         self._scratch = scratch
 
-    def __call__(self, extract: Extractor, look: Callable[[], None] | None = None) -> Evaluation:
-        """Embed both lists and compare. `look` is called between batches (see `embed`).
+    def __call__(self, extract: Extractor, after_batch: Callable[[], None] | None = None) -> Evaluation:
+        """Embed both lists and rank the gallery for each query.
 
-        Raises ImageError, EvaluationError, and OutputError if features do not fit in `scratch`.
+        Args:
+            extract: pixels to features.
+            after_batch: called between batches (see `embed`).
+
+        Raises:
+            ImageError: If an image cannot be decoded.
+            EvaluationError: If features are not finite, or no query has a match.
+            OutputError: If the features do not fit in `scratch`.
         """
         files = self._gallery.files() + self._query.files()
-        features = embed(extract, files, self._batch_size, self._workers, self._group, self._allocate, self._name, look)
+        features = embed(
+            extract, files, self._batch_size, self._workers, self._group, self._allocate, self._name, after_batch
+        )
         gallery, query = features[: len(self._gallery)], features[len(self._gallery) :]
         held = 0 if isinstance(features, np.memmap) else features.nbytes
-        ranking = self._rank(query, gallery, max(self._memory - held, LEAST_FOR_RANKING))
-        return Evaluation(metrics_of(ranking, self._ks), ranking, query, gallery, self._own)
+        ranking = self._rank(query, gallery, max(self._memory - held, MIN_RANKING_BYTES))
+        return Evaluation(metrics_of(ranking, self._ks), ranking, query, gallery, self._self_pairs)
 
     def _name(self, index: int) -> str:
         records = self._gallery
@@ -109,33 +122,35 @@ class Evaluator:
         return f"{records.where(index)}: {records.files()[index]}"
 
     def _allocate(self, shape: tuple[int, int]) -> np.ndarray:
-        """In memory if half of the bound suffices, else in a file that vanishes with the array, however that ends."""
+        """Allocate features in memory if half of the bound suffices, else in an unnamed temporary file."""
         size = 4 * shape[0] * shape[1]
         if 2 * size <= self._memory:
             return np.empty(shape, np.float32)
         folder = self._scratch or Path(tempfile.gettempdir())
         log.info("%d MiB of features are kept in a temporary file in %s.", size >> 20, folder)
-        with output_errors(folder, OTHER_OUTPUT if self._scratch else OTHER_TEMPORARY):
+        with as_output_error(folder, OTHER_OUTPUT if self._scratch else OTHER_TEMPORARY):
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder) as stream:  # without a name: nothing is left after a kill either
+            with tempfile.TemporaryFile(dir=folder) as stream:  # unnamed: nothing is left after a kill
                 if hasattr(os, "posix_fallocate"):  # a disk that fills up later would kill the process
                     os.posix_fallocate(stream.fileno(), 0, size)
                 stream.truncate(size)
                 return np.memmap(stream, np.float32, "r+", shape=shape)
 
     def _rank(self, query: np.ndarray, gallery: np.ndarray, memory: int) -> Ranking:
-        """Each rank ranks every size-th query; the columns are put together."""
-        first, size, own = self._group.rank, self._group.size, self._own
-        if own is not None and size > 1:
-            own = own[own[:, 0] % size == first] // [size, 1]
+        """Rank the queries; of several processes each takes every size-th query, and all get the whole result."""
+        first, size, self_pairs = self._group.rank, self._group.size, self._self_pairs
+        if self_pairs is not None and size > 1:
+            self_pairs = self_pairs[self_pairs[:, 0] % size == first] // [size, 1]
         labels = np.asarray(self._query.labels, np.int64)[first::size]
         gallery_labels = np.asarray(self._gallery.labels, np.int64)
-        part = rank(query[first::size], labels, gallery, gallery_labels, own, memory=memory, threads=self._threads)
+        part = rank_gallery(
+            query[first::size], labels, gallery, gallery_labels, self_pairs, memory_bytes=memory, threads=self._threads
+        )
         if size == 1:
             return part
         columns = {}
         for name in (field.name for field in dataclasses.fields(part)):
-            parts = self._group.gather_rows(getattr(part, name))
+            parts = self._group.all_gather_rows(getattr(part, name))
             whole = np.empty((len(query), *parts[0].shape[1:]), parts[0].dtype)
             for other, rows in enumerate(parts):
                 whole[other::size] = rows

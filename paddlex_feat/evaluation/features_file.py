@@ -1,8 +1,7 @@
-"""The features of an evaluation as a file that NumPy loads."""
+"""Write the features of an evaluation to a file that NumPy loads."""
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ import numpy as np
 
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.fileio.atomic import atomic_path
+from paddlex_feat.fileio.npz import NpzWriter
 
 FEATURES = "features.npz"
-_STREAMED_ROWS = 4096
-_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest a zip file knows: the same content gives the same bytes
+_ROWS_PER_PIECE = 4096
 
 
 def write_features(
@@ -22,38 +21,33 @@ def write_features(
 ) -> None:
     """Write an .npz with one row an image, the gallery first; `numpy.load(path, allow_pickle=False)` reads it.
 
-    features: float32 [G + Q, D]; labels: int64 [G + Q]; paths: text [G + Q], as listed, relative to the
-    data set's folder; lists: text [G + Q], "gallery" or "query".
+    Its arrays are features: float32 [G + Q, D]; labels: int64 [G + Q]; paths: text [G + Q], as listed, relative to the
+    folder of the data set; lists: text [G + Q], "gallery" or "query".
 
     Args:
-        gallery, query: float32 [G, D] and [Q, D]; they are streamed, not copied.
+        path: file to write; it appears whole or not at all.
+        gallery: float32 [G, D]; streamed, not copied.
+        query: float32 [Q, D]; streamed, not copied.
+        gallery_list: the records of `gallery`.
+        query_list: the records of `query`.
 
-    Raises OutputError; the file is written whole or not at all.
+    Raises:
+        OutputError: If the file cannot be written.
     """
     paths = [*gallery_list.paths, *query_list.paths]
     lists = ["gallery"] * len(gallery) + ["query"] * len(query)
-    columns: dict[str, tuple[np.dtype, tuple[int, ...], Iterator[np.ndarray]]] = {
-        "features": (np.dtype(np.float32), (len(paths), gallery.shape[1]), _pieces(gallery, query)),
-        "labels": (np.dtype(np.int64), (len(paths),), _pieces(gallery_list.labels, query_list.labels)),
-        "paths": (_text(paths), (len(paths),), _pieces(paths)),
-        "lists": (_text(["gallery"]), (len(paths),), _pieces(lists)),
-    }
-    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        for name, (dtype, shape, pieces) in columns.items():
-            member = zipfile.ZipInfo(f"{name}.npy", _ZIP_EPOCH)
-            with archive.open(member, "w", force_zip64=True) as stream:
-                header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(stream, header)
-                for piece in pieces:
-                    stream.write(np.asarray(piece, dtype).tobytes())
+    number, text = len(paths), np.dtype(f"<U{max(map(len, paths))}")  # NumPy stores texts at the length of the longest
+    with atomic_path(path) as temporary, NpzWriter(temporary) as writer:
+        for name, dtype, shape, columns in (
+            ("features", np.dtype(np.float32), (number, gallery.shape[1]), (gallery, query)),
+            ("labels", np.dtype(np.int64), (number,), (gallery_list.labels, query_list.labels)),
+            ("paths", text, (number,), (paths,)),
+            ("lists", np.dtype("<U7"), (number,), (lists,)),
+        ):
+            writer.write(name, dtype, shape, _pieces(dtype, columns))
 
 
-def _text(texts: Sequence[str]) -> np.dtype:
-    """NumPy gives every text of an array the room of the longest."""
-    return np.dtype(f"<U{max(map(len, texts))}")
-
-
-def _pieces(*columns: Any) -> Iterator[Any]:
+def _pieces(dtype: np.dtype, columns: Sequence[Any]) -> Iterator[bytes]:
     for column in columns:
-        for first in range(0, len(column), _STREAMED_ROWS):
-            yield column[first : first + _STREAMED_ROWS]
+        for first in range(0, len(column), _ROWS_PER_PIECE):
+            yield np.asarray(column[first : first + _ROWS_PER_PIECE], dtype).tobytes()

@@ -1,4 +1,4 @@
-"""Which gallery images count for a query: what the lists alone tell, before anything is embedded."""
+"""Which gallery images count for a query, as far as the lists tell, before anything is embedded."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from paddlex_feat.fileio.reading import read_small
 MAX_COMPARED = 2**26  # bytes that `count_copies` reads: uncompressed images all have the same size
 
 
-def own_pairs(query: ImageList, gallery: ImageList) -> np.ndarray:
-    """int64 [P, 2], indices (query, gallery) of records of the same file, by path or link, ordered by query."""
+def find_self_pairs(query: ImageList, gallery: ImageList) -> np.ndarray:
+    """Indices (query, gallery) of records of the same file, by path or link, ordered by query: int64 [P, 2]."""
     places: dict[Hashable, list[int]] = {}
     for index, file in enumerate(gallery.files()):
         places.setdefault(_identity(file), []).append(index)
@@ -26,7 +26,7 @@ def own_pairs(query: ImageList, gallery: ImageList) -> np.ndarray:
 
 
 def _identity(file: str) -> Hashable:
-    """Equal for all names of one file; the name itself where the system does not tell."""
+    """A key that all names of one file share; the name itself if the system has no such key."""
     try:
         status = os.stat(file)  # noqa: PTH116 - for speed
     except (OSError, ValueError):
@@ -34,15 +34,15 @@ def _identity(file: str) -> Hashable:
     return (status.st_dev, status.st_ino) if status.st_ino else file
 
 
-def count_copies(query: ImageList, gallery: ImageList, own: np.ndarray) -> int:
-    """How many queries, without those of the pairs `own`, have a copy of their file, to the byte, in the gallery.
+def count_copies(query: ImageList, gallery: ImageList, self_pairs: np.ndarray) -> int:
+    """Count the queries with a byte-identical copy of their file in the gallery, without those of `self_pairs`.
 
-    A lower bound where that means to read more than MAX_COMPARED bytes.
+    The count is a lower bound if it would need more than MAX_COMPARED bytes to be read.
     """
     by_size: dict[int, list[str]] = {}
     for file in gallery.files():
         by_size.setdefault(_size(file), []).append(file)
-    known, left, count = set(own[:, 0].tolist()), MAX_COMPARED, 0
+    known, left, count = set(self_pairs[:, 0].tolist()), MAX_COMPARED, 0
     digests: dict[str, bytes] = {}
     for index, file in enumerate(query.files()):
         size = _size(file)
@@ -58,18 +58,18 @@ def count_copies(query: ImageList, gallery: ImageList, own: np.ndarray) -> int:
     return count
 
 
-def describe_own(query: ImageList, gallery: ImageList) -> str:
-    """How many queries find themselves in the gallery, and the key that leaves them out; "" if none does."""
-    own, parts = own_pairs(query, gallery), []
-    count, copies = len(np.unique(own[:, 0])), count_copies(query, gallery, own)
+def describe_self_matches(query: ImageList, gallery: ImageList) -> str:
+    """A warning that counts the queries whose own file or a copy of it is in the gallery; "" if there are none."""
+    self_pairs, parts = find_self_pairs(query, gallery), []
+    count, copies = len(np.unique(self_pairs[:, 0])), count_copies(query, gallery, self_pairs)
     if count:
         parts.append(
             f"{count} of {len(query)} queries are in the gallery themselves and find themselves; "
-            "-o Evaluate.exclude_own=True leaves their own file out."
+            "-o Evaluate.exclude_self=True leaves their own file out."
         )
     if copies:
         parts.append(
-            f"{copies} of {len(query)} queries have a copy of their file in the gallery and find that; "
+            f"{copies} of {len(query)} queries have a copy of their file in the gallery and find it; "
             "Global.mode=check_dataset names them."
         )
     return " ".join(parts)
@@ -89,24 +89,25 @@ def _digest(file: str) -> bytes:
         return os.fsencode(file)  # equal to no other
 
 
-def match_counts(query: ImageList, gallery: ImageList, own: np.ndarray | None = None) -> np.ndarray:
-    """int64 [Q], how many gallery images have the query's label; the pairs `own` do not count."""
+def match_counts(query: ImageList, gallery: ImageList, self_pairs: np.ndarray | None = None) -> np.ndarray:
+    """Number of gallery images with the label of each query, int64 [Q]; `self_pairs` do not count."""
     query_labels, gallery_labels = np.asarray(query.labels, np.int64), np.asarray(gallery.labels, np.int64)
     ordered = np.sort(gallery_labels)
     counts = np.searchsorted(ordered, query_labels, "right") - np.searchsorted(ordered, query_labels, "left")
-    if own is not None:
-        same = own[query_labels[own[:, 0]] == gallery_labels[own[:, 1]], 0]
+    if self_pairs is not None:
+        same = self_pairs[query_labels[self_pairs[:, 0]] == gallery_labels[self_pairs[:, 1]], 0]
         counts -= np.bincount(same, minlength=len(counts))
     return counts
 
 
-def require_matches(query: ImageList, gallery: ImageList, own: np.ndarray | None = None) -> None:
-    """Raise DatasetError if no query has a match: nothing could be measured."""
-    if match_counts(query, gallery, own).any():
+def require_matches(query: ImageList, gallery: ImageList, self_pairs: np.ndarray | None = None) -> None:
+    """Raise DatasetError ("no-matches") if no query has a gallery image of its label."""
+    if match_counts(query, gallery, self_pairs).any():
         return
-    other = "" if own is None else " besides its own file (Evaluate.exclude_own)"
+    other = "" if self_pairs is None else " besides its own file (Evaluate.exclude_self)"
     raise DatasetError(
         f"No query has a gallery image of its label{other}: no evaluation would be possible.",
         where=f"query.txt, gallery.txt in {query.root}",
         fix="Give the two lists the same labels; Global.mode=check_dataset lists what is wrong.",
+        code="no-matches",
     )

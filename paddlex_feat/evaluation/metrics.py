@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from paddlex_feat.errors import EvaluationError
-from paddlex_feat.evaluation.ranking.rank import Ranking, rank
+from paddlex_feat.evaluation.ranking.ranks import Ranking, rank_gallery
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class RetrievalMetrics:
             (Musgrave, Belongie, Lim: A Metric Learning Reality Check, 2020).
         mrr: mean of 1 / r_1.
         matched_queries: the denominator of all of them.
-        unmatched_queries: queries whose label the gallery does not hold; left out.
+        unmatched_queries: queries whose label no gallery image has; left out.
     """
 
     recall: dict[int, float]
@@ -37,12 +37,14 @@ class RetrievalMetrics:
 
 
 def metrics_of(ranking: Ranking, ks: Sequence[int] = (1, 5)) -> RetrievalMetrics:
-    """Means over the queries; sums are rounded once (math.fsum), so their order changes nothing.
+    """Means over the matched queries. Sums are rounded once (math.fsum), so the order of the queries changes nothing.
 
     Args:
+        ranking: from `rank_gallery`.
         ks: the k of recall@k; a k beyond the gallery means all of it.
 
-    Raises EvaluationError if no query has a match.
+    Raises:
+        EvaluationError: If no query has a match ("no-matches").
     """
     matched = ranking.first_match > 0
     first, count = ranking.first_match[matched], int(matched.sum())
@@ -51,6 +53,7 @@ def metrics_of(ranking: Ranking, ks: Sequence[int] = (1, 5)) -> RetrievalMetrics
             "No query has a gallery image of its label: there is nothing to measure.",
             where=f"{len(matched)} queries",
             fix="Give gallery.txt and query.txt the same labels.",
+            code="no-matches",
         )
 
     def mean(values: np.ndarray) -> float:
@@ -73,5 +76,16 @@ def retrieval_metrics(
     gallery_labels: Sequence[int] | np.ndarray,
     ks: Sequence[int] = (1, 5),
 ) -> RetrievalMetrics:
-    """`rank` and `metrics_of` in one call; arguments as there."""
-    return metrics_of(rank(query, query_labels, gallery, gallery_labels, nearest=0), ks)
+    """Rank the gallery for each query and average: `rank_gallery` and `metrics_of` in one call.
+
+    Args:
+        query: float32 [Q, D], rows of length 1.
+        query_labels: integers [Q].
+        gallery: float32 [G, D], rows of length 1.
+        gallery_labels: integers [G].
+        ks: the k of recall@k.
+
+    Raises:
+        EvaluationError: As the two functions.
+    """
+    return metrics_of(rank_gallery(query, query_labels, gallery, gallery_labels, nearest=0), ks)

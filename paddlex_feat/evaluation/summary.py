@@ -1,4 +1,4 @@
-"""Everything the report says about an evaluation, as one value."""
+"""All figures of an evaluation for its reports, as one value."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UNMATCHED = 100  # queries in the result file
 
 @dataclass(frozen=True)
 class Summary:
-    """What `summarise` found; the parts are documented where they are made.
+    """Result of `summarise`; the functions that compute the parts document them.
 
     Attributes:
         unmatched: indices of the queries without a gallery match.
@@ -67,13 +67,15 @@ def summarise(evaluation: Evaluation, query: ImageList, gallery: ImageList) -> S
         confused=confusions(first, query_labels, gallery_labels[ranking.nearest[:, 0]]),
         curve=curve,
         thresholds=thresholds(curve),
-        pairs=pair_similarities(evaluation.query, query_labels, evaluation.gallery, gallery_labels, evaluation.own),
+        pairs=pair_similarities(
+            evaluation.query, query_labels, evaluation.gallery, gallery_labels, evaluation.self_pairs
+        ),
         gallery=len(gallery),
     )
 
 
 def as_result(summary: Summary, query: ImageList) -> dict[str, Any]:
-    """The summary for evaluate_result.json: plain values, none of them nan."""
+    """The summary for evaluate_result.json: plain values without NaN."""
     counts = summary.metrics
     return {
         "recall": {str(k): value for k, value in counts.recall.items()},

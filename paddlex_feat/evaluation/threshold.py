@@ -1,4 +1,4 @@
-"""From which similarity on the nearest gallery image should be believed. NumPy only.
+"""Choose the similarity threshold above which the top-1 answer is accepted. NumPy only.
 
 PaddleX's retrieval pipeline answers with the label of the nearest gallery image if its similarity
 is at least `rec_threshold`, and with nothing otherwise. Of a threshold t, then:
@@ -8,8 +8,8 @@ is at least `rec_threshold`, and with nothing otherwise. Of a threshold t, then:
     recall    = the same queries / queries that have a gallery image of their class
     F1        = harmonic mean of the two
 
-A query without a gallery image of its class is among the accepted ones wherever its nearest image is
-near enough, always wrongly: to reject these is what a threshold is for.
+A query without a gallery image of its class is wrong whenever it is accepted; a threshold serves to reject such
+queries.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-PRECISIONS = (0.95, 0.99)  # asked for beside the largest F1
+PRECISIONS = (0.95, 0.99)  # goals besides the largest F1
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ThresholdCurve:
     """A point for each similarity that occurs, highest first; equal similarities are one point.
 
     Attributes:
-        similarity: float64 [N], nearest similarities; queries as near as this are still accepted.
+        similarity: float64 [N], nearest similarities; queries with this similarity are still accepted.
         accepted, correct: int64 [N], queries accepted there, and those of them that are right.
         matched: queries with a gallery image of their class.
     """
@@ -55,7 +55,7 @@ class ThresholdCurve:
 
 @dataclass(frozen=True)
 class Threshold:
-    """A threshold with what it leads to, or None throughout where no threshold reaches the goal."""
+    """A threshold and its figures, all None if no threshold reaches the goal."""
 
     goal: str
     threshold: float | None = None
@@ -81,10 +81,10 @@ def threshold_curve(first_match: np.ndarray, similarity: np.ndarray) -> Threshol
 
 
 def thresholds(curve: ThresholdCurve) -> list[Threshold]:
-    """The threshold of the largest F1, which is the suggested one, then the lowest of each of `PRECISIONS`.
+    """The threshold of the largest F1, which is the suggested one, then the lowest that reaches each of `PRECISIONS`.
 
-    Equal F1 -> the higher threshold. Where every nearest image is right, all queries are accepted;
-    where every one is wrong, no threshold helps and none is given.
+    At equal F1 the higher threshold is taken. If every nearest image is right, all queries are accepted; if every one
+    is wrong, no threshold helps and none is returned.
     """
     best = int(np.argmax(curve.f1)) if curve.correct.any() else None  # the first of equal ones is the highest
     rows = [_at(curve, "largest F1", best)]
@@ -95,11 +95,10 @@ def thresholds(curve: ThresholdCurve) -> list[Threshold]:
 
 
 def _at(curve: ThresholdCurve, goal: str, point: int | None) -> Threshold:
-    """Accept this point and those above it.
+    """The threshold that accepts this point and those above it.
 
-    The threshold lies in the middle between the point and the next similarity below, as far as can be from
-    deciding otherwise where the similarities are computed anew with other rounding. Below the last point
-    nothing is known: there it is the similarity, rounded down to three places.
+    It is the middle between the point and the next similarity below, so that other rounding of the similarities changes
+    no decision. For the last point, which has none below, it is the similarity rounded down to three places.
     """
     if point is None:
         return Threshold(goal)
@@ -117,6 +116,6 @@ def _at(curve: ThresholdCurve, goal: str, point: int | None) -> Threshold:
 
 
 def _between(below: float, last: float) -> float:
-    """The middle, or `last` where rounding would put it on the one below, which is not accepted."""
+    """The middle, or `last` if rounding would make it equal to `below`, which is not accepted."""
     middle = (below + last) / 2
     return middle if middle > below else last

@@ -8,15 +8,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from paddlex_feat.errors import output_errors
+from paddlex_feat.errors import as_output_error
 from paddlex_feat.fileio.atomic import sync_file, sync_folder
-from paddlex_feat.fileio.locks import alone
-from paddlex_feat.fileio.temporary import ScratchFolder
+from paddlex_feat.fileio.locks import folder_lock
+from paddlex_feat.fileio.temporary import TemporaryFolder
 
-ATTEMPTS = 10  # to open a file whose folder is being exchanged, which takes two renames
+ATTEMPTS = 10  # to open a file whose folder is being swapped, which takes two renames
 
 
-def _displaced(path: Path) -> Path:
+def _swap_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.replaced")
 
 
@@ -24,13 +24,12 @@ def _displaced(path: Path) -> Path:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`; it replaces `path` when the block succeeds.
 
-    The exchange is two renames. If the process dies between them, `recover_folder(path)`
-    puts the former folder back.
+    The swap is two renames. If the process dies between them, `recover_folder(path)` puts the former folder back.
     """
-    with output_errors(path):
+    with as_output_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         recover_folder(path)
-        with ScratchFolder(path.parent, 0o777) as temporary:
+        with TemporaryFolder(path.parent, 0o777) as temporary:
             yield temporary
             sync_files(temporary)
             try:
@@ -41,9 +40,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def sync_files(folder: Path) -> None:
-    """Wait until all that is in a folder is on the disk. Raises OSError."""
+    """Wait until a folder and everything in it is on the disk. Raises OSError."""
     for path in folder.rglob("*"):
-        sync_folder(path) if path.is_dir() else sync_file(path)
+        sync = sync_folder if path.is_dir() else sync_file
+        sync(path)
     sync_folder(folder)
 
 
@@ -51,10 +51,10 @@ def _exchange(temporary: Path, path: Path) -> None:
     if not path.exists():
         temporary.rename(path)
         return
-    with alone(path):  # a reader who finds it displaced waits
-        path.rename(_displaced(path))
+    with folder_lock(path):  # a reader who finds it displaced waits
+        path.rename(_swap_name(path))
         temporary.rename(path)
-    _remove(_displaced(path))
+    _remove(_swap_name(path))
 
 
 def _remove(folder: Path) -> None:
@@ -69,36 +69,39 @@ def recover_folder(path: Path) -> None:
     """Put back a folder that a killed `atomic_folder` had moved aside; wait for one at work. Not for readers."""
     if not path.name:  # "." was never exchanged
         return
-    former = _displaced(path)
+    former = _swap_name(path)
     if not former.exists():
         if former.is_symlink():  # and leads nowhere
             former.unlink(missing_ok=True)
         return
-    with suppress(FileNotFoundError), alone(former):  # not found: its process has removed it meanwhile
+    with suppress(FileNotFoundError), folder_lock(former):  # not found: its process has removed it meanwhile
         if path.exists():
             _remove(former)
         elif former.exists():
             former.rename(path)
 
 
-def settled(path: Path) -> Path:
-    """Where a file or folder lies now: `path`, or where an exchange of it or of its folder has left it for the moment.
+def resolve_during_swap(path: Path) -> Path:
+    """Current location of `path` while `atomic_folder` may be swapping it or its parent folder.
 
-    For readers: nothing is renamed, as `recover_folder` would, for a run may be at it. The path as it is if
-    there is nothing at all.
+    For readers: unlike `recover_folder` it renames nothing, because a run may be at work. Returns `path` itself if
+    nothing is found.
     """
     places = [path]
     if path.name:
-        places.append(_displaced(path))
+        places.append(_swap_name(path))
     if path.parent.name:
-        places.append(_displaced(path.parent) / path.name)
-    return next((place for place in places * 2 if place.exists()), path)  # it may change places between two looks
+        places.append(_swap_name(path.parent) / path.name)
+    return next((place for place in places * 2 if place.exists()), path)  # twice: it may move between two looks
 
 
-def open_settled(path: Path) -> BinaryIO:
-    """Open the file at `settled(path)`; what is open stays readable. Raises FileNotFoundError if it is no file."""
+def open_during_swap(path: Path) -> BinaryIO:
+    """Open the file that `resolve_during_swap` finds. An open file stays readable while its folder is swapped.
+
+    Raises FileNotFoundError if there is no such file.
+    """
     for _ in range(ATTEMPTS):
-        place = settled(path)
+        place = resolve_during_swap(path)
         with suppress(FileNotFoundError):  # exchanged since
             if place.is_file():
                 return place.open("rb")

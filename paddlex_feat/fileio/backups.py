@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
-from paddlex_feat.errors import output_errors
+from paddlex_feat.errors import as_output_error
 from paddlex_feat.fileio.atomic import write_bytes
 
 log = logging.getLogger(__name__)
 
 
-def write_keeping(path: Path, data: bytes) -> None:
-    """Write a whole file; what another content had this name keeps as `.bak`, `.bak.1`, …"""
+def write_with_backup(path: Path, data: bytes) -> None:
+    """Write a whole file; a former one with other content is kept as `.bak`, `.bak.1`, …"""
     if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
         return
     if path.exists():
@@ -21,19 +23,20 @@ def write_keeping(path: Path, data: bytes) -> None:
     write_bytes(path, data)
 
 
-def free_backup_name(path: Path) -> Path:
-    """The first name of `.bak`, `.bak.1`, `.bak.2`, … behind `path` that is not taken."""
-    target = path.with_name(path.name + ".bak")
-    number = 0
-    while os.path.lexists(target):
-        number += 1
-        target = path.with_name(f"{path.name}.bak.{number}")
-    return target
+def next_backup_path(path: Path) -> Path:
+    """The first of `<path>.bak`, `<path>.bak.1`, … that does not exist."""
+    return path.with_name(path.name + next_backup_suffix(path.parent, [path.name]))
+
+
+def next_backup_suffix(folder: Path, names: Sequence[str]) -> str:
+    """The first of `.bak`, `.bak.1`, `.bak.2`, … with which none of the names exists in the folder."""
+    suffixes = (f".bak.{number}" if number else ".bak" for number in count())
+    return next(s for s in suffixes if not any(os.path.lexists(folder / f"{name}{s}") for name in names))
 
 
 def backup(path: Path) -> Path:
-    """Rename `path` to its `free_backup_name` and return that."""
-    target = free_backup_name(path)
-    with output_errors(target):
+    """Rename `path` to its `next_backup_path` and return that."""
+    target = next_backup_path(path)
+    with as_output_error(target):
         path.rename(target)
     return target

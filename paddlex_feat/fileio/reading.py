@@ -1,4 +1,4 @@
-"""Reading files that anybody may have put there: no pipe is waited for, nothing without an end fills the memory."""
+"""Read files of unknown origin: never wait for a pipe, and never read more than a given number of bytes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,19 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-MOST_RESULT = 64 * 2**20  # bytes of a result file; as Python's objects JSON may take some 25 times as much
+MAX_RESULT_BYTES = 64 * 2**20  # of a result file; as Python's objects JSON may take some 25 times as much
 NOT_A_FILE = "it is a device, a pipe or a socket, not a file"
+
+
+def open_flags(*names: str) -> int:
+    """Flags of os.open by their names, such as "O_NONBLOCK"; those that the system lacks are left out.
+
+    Content is read and written as it is, also on Windows.
+    """
+    flags = getattr(os, "O_BINARY", 0)
+    for name in (*names, "O_CLOEXEC"):
+        flags |= getattr(os, name, 0)
+    return flags
 
 
 def require_file(handle: int, path: Path) -> None:
@@ -23,7 +34,7 @@ def require_file(handle: int, path: Path) -> None:
 
 
 def _open_file(path: Path) -> BinaryIO:
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer opens at once
+    handle = os.open(path, os.O_RDONLY | open_flags("O_NONBLOCK"))  # a pipe without a writer opens at once
     try:
         require_file(handle, path)
         return os.fdopen(handle, "rb")
@@ -40,15 +51,15 @@ def first_bytes(path: Path, size: int) -> bytes:
         return stream.read(size) or b""
 
 
-def read_small(path: Path, most: int) -> bytes:
-    """The content of a regular file. Raises OSError, also for what is none and for more than `most` bytes."""
+def read_small(path: Path, max_bytes: int) -> bytes:
+    """The content of a regular file. Raises OSError, also for another kind of file and for more than `max_bytes`."""
     with _open_file(path) as stream:
         size = os.fstat(stream.fileno()).st_size
-        data = stream.read(min(size, most) + 1) or b""
+        data = stream.read(min(size, max_bytes) + 1) or b""
         if len(data) > size:  # it grows meanwhile, or is one of /proc, whose sizes are 0
-            data += stream.read(most) or b""
-    if len(data) > most:
-        raise OSError(errno.EFBIG, f"it has more than the {most:,} bytes that are read", str(path))
+            data += stream.read(max_bytes) or b""
+    if len(data) > max_bytes:
+        raise OSError(errno.EFBIG, f"it has more than the {max_bytes:,} bytes that are read", str(path))
     return data
 
 

@@ -11,8 +11,8 @@ import yaml
 from paddlex_feat.errors import ConfigError
 from paddlex_feat.fileio.reading import decode_text, read_small
 
-MOST_NODES, DEEPEST = 10_000, 50
-MOST_CHARACTERS = 400_000  # the loader is slow: of a longer text it could take minutes
+MAX_NODES, MAX_DEPTH = 10_000, 50
+MAX_CHARACTERS = 400_000  # the loader is slow: of a longer text it could take minutes
 
 
 class _Loader(yaml.SafeLoader):
@@ -72,7 +72,7 @@ def read_text(path: Path) -> str:
 
 def read_encoded(path: Path) -> tuple[str, str]:
     """As `read_text`, with the encoding: "utf-8", or what `reading.decode_text` recognised."""
-    return decode_text(read_small(path, 4 * MOST_CHARACTERS))  # a character has at most 4 bytes
+    return decode_text(read_small(path, 4 * MAX_CHARACTERS))  # a character has at most 4 bytes
 
 
 def read(text: str, loader_type: type[_Loader] = _Loader) -> tuple[Any, yaml.Node | None]:
@@ -80,8 +80,8 @@ def read(text: str, loader_type: type[_Loader] = _Loader) -> tuple[Any, yaml.Nod
 
     Raises yaml.YAMLError, ValueError or RecursionError.
     """
-    if len(text) > MOST_CHARACTERS:
-        raise ValueError(f"more than {MOST_CHARACTERS} characters")
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"more than {MAX_CHARACTERS} characters")
     loader = loader_type(text)
     try:
         node = loader.get_single_node()
@@ -99,8 +99,8 @@ def _size(node: yaml.Node, known: dict[int, int], open_nodes: set[int]) -> int:
     """Number of nodes below `node` when every alias is written out."""
     if id(node) in open_nodes:
         raise ValueError("an alias refers to itself")
-    if len(open_nodes) > DEEPEST:  # Python prints and copies what is nested by recursion
-        raise ValueError(f"more than {DEEPEST} levels")
+    if len(open_nodes) > MAX_DEPTH:  # Python prints and copies what is nested by recursion
+        raise ValueError(f"more than {MAX_DEPTH} levels")
     if node.tag not in _ADMITTED:
         raise ValueError(f"the tag {node.tag} is not known")
     if id(node) not in known:
@@ -109,8 +109,8 @@ def _size(node: yaml.Node, known: dict[int, int], open_nodes: set[int]) -> int:
         parts = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
         known[id(node)] = 1 + sum(_size(part, known, open_nodes) for part in parts)
         open_nodes.discard(id(node))
-        if known[id(node)] > MOST_NODES:
-            raise ValueError(f"more than {MOST_NODES} values")
+        if known[id(node)] > MAX_NODES:
+            raise ValueError(f"more than {MAX_NODES} values")
     return known[id(node)]
 
 

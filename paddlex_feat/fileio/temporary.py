@@ -1,11 +1,11 @@
-"""Temporary files and folders of which nothing stays, even of a process that is killed.
+"""Temporary files and folders that do not outlive their process for long, even if it is killed.
 
-Their process holds a lock on each while it lives. Whoever finds one without a lock removes it.
+The process holds a lock on each of them. Others remove those without a lock. Where the system has no such locks
+(Windows) or the file system has none, those of a killed process stay.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import secrets
@@ -17,50 +17,63 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from paddlex_feat.errors import OTHER_TEMPORARY, TEMPORARY, output_errors
+from paddlex_feat.errors import OTHER_TEMPORARY, TEMPORARY, as_output_error
+from paddlex_feat.fileio.os_locks import HAS_FLOCK, lock
+from paddlex_feat.fileio.reading import open_flags
 
 # All names are of this form, and nothing else is ever removed: a user may have a `.paddlex_feat.toml`.
 _OURS = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{16}(\.[^.]*)?")
+
+
+_NO_HANDLE = -1
 
 
 def _new_name(folder: Path, suffix: str = "") -> str:
     return str(folder / f"{TEMPORARY}{secrets.token_hex(8)}{suffix}")
 
 
-def _hold(make: Callable[[], tuple[int, str]]) -> tuple[int, str]:
-    """Make something temporary and lock it: `clear_leftovers` sees by the lock that its process lives."""
+def _create_locked(create: Callable[[], tuple[int, str]]) -> tuple[int, str]:
+    """Create a temporary file or folder and lock it, so that `remove_stale` of other processes leaves it alone."""
     while True:
-        handle, name = make()
-        with suppress(OSError):  # a file system without locks, where clear_leftovers does nothing
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        handle, name = create()
+        if not HAS_FLOCK:
+            return handle, name
+        with suppress(OSError):  # a file system without locks, where remove_stale does nothing
+            lock(handle)
         if os.path.lexists(name):  # else another process has removed it before it was locked
             return handle, name
         os.close(handle)
 
 
-def clear_leftovers(folder: Path) -> None:
+def remove_stale(folder: Path) -> None:
     """Remove the temporary files and folders that killed processes left directly in `folder`."""
-    for path in folder.glob(f"{TEMPORARY}*"):
+    for path in folder.glob(f"{TEMPORARY}*") if HAS_FLOCK else ():
         if not _OURS.fullmatch(path.name):
             continue
-        is_folder = path.is_dir()
-        with suppress(OSError):  # a living process's, another user's, or gone meanwhile
-            handle = os.open(path, (os.O_RDONLY if is_folder else os.O_RDWR) | os.O_NOFOLLOW)
+        with suppress(OSError):  # another user's, gone meanwhile, or on a file system without locks
+            handle = os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | open_flags("O_NOFOLLOW"))
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path) if is_folder else path.unlink()
+                if lock(handle, blocking=False):  # else its process is alive
+                    _remove(path)
             finally:
                 os.close(handle)
 
 
-class ScratchFolder:
-    """A temporary folder that goes with the block, `close`, or the object.
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
-    That of a killed process goes when the next one is made in the same place. Raises OutputError.
+
+class TemporaryFolder:
+    """A temporary folder that is removed with the block, by `close`, or with the object.
+
+    The one of a killed process is removed when the next one is created in the same place. Raises OutputError.
 
     Args:
-        parent: where it lies; None is the system's folder for such.
-        mode: its permissions, of which the system takes the process's umask.
+        parent: folder in which it is created; None: the system's folder for temporary files.
+        mode: its permissions, from which the system takes the process's umask.
 
     Attributes:
         path: the folder.
@@ -68,9 +81,9 @@ class ScratchFolder:
 
     def __init__(self, parent: Path | None = None, mode: int = 0o700) -> None:
         place = parent or _temporary_folder()
-        with output_errors(place, None if parent else OTHER_TEMPORARY):
-            clear_leftovers(place)
-            handle, name = _hold(lambda: _new_folder(place, mode))
+        with as_output_error(place, None if parent else OTHER_TEMPORARY):
+            remove_stale(place)
+            handle, name = _create_locked(lambda: _new_folder(place, mode))
         self.path = Path(name)
         self.close = weakref.finalize(self, _remove_held, handle, name, os.getpid())
 
@@ -82,7 +95,7 @@ class ScratchFolder:
 
 
 def _temporary_folder() -> Path:
-    with output_errors(Path("TMPDIR"), OTHER_TEMPORARY):
+    with as_output_error(Path("TMPDIR"), OTHER_TEMPORARY):
         return Path(tempfile.gettempdir())
 
 
@@ -90,17 +103,24 @@ def _new_folder(parent: Path, mode: int) -> tuple[int, str]:
     while True:
         name = _new_name(parent)
         os.mkdir(name, mode)  # noqa: PTH102 - a name, as of files
-        with suppress(FileNotFoundError):  # another process has taken it for a leftover
+        if not HAS_FLOCK:
+            return _NO_HANDLE, name
+        with suppress(FileNotFoundError):  # another process has taken it for a stale one
             return os.open(name, os.O_RDONLY), name
 
 
 def _remove_held(handle: int, name: str, process: int) -> None:
     if process == os.getpid():  # else the folder is that of the process from which this one was forked
         shutil.rmtree(name, ignore_errors=True)
-    os.close(handle)
+    _close(handle)
 
 
-_private: list[tuple[int, ScratchFolder]] = []  # the process, and its folder
+def _close(handle: int) -> None:
+    if handle != _NO_HANDLE:
+        os.close(handle)
+
+
+_private: list[tuple[int, TemporaryFolder]] = []  # the process, and its folder
 _making_private = threading.Lock()
 
 
@@ -111,7 +131,7 @@ def private_folder() -> Path:
     """
     with _making_private:
         if not _private or _private[0][0] != os.getpid() or not _private[0][1].path.is_dir():
-            _private[:] = [(os.getpid(), ScratchFolder())]
+            _private[:] = [(os.getpid(), TemporaryFolder())]
         return _private[0][1].path
 
 
@@ -145,7 +165,7 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
     if usable:
         yield
         return
-    with ScratchFolder(folder) as place, variable("TMPDIR", str(place)):
+    with TemporaryFolder(folder) as place, variable("TMPDIR", str(place)):
         tempfile.tempdir = str(place)
         try:
             yield
@@ -156,18 +176,22 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
 def _new_file(folder: Path, suffix: str) -> tuple[int, str]:
     name = _new_name(folder, suffix)
     # The mode that it is to have in its place: only the system can apply the umask, which belongs to all threads.
-    return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), name
+    handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | open_flags(), 0o666)
+    if HAS_FLOCK:
+        return handle, name
+    os.close(handle)  # Windows renames no open file
+    return _NO_HANDLE, name
 
 
 @contextmanager
-def scratch_file(folder: Path, suffix: str) -> Iterator[Path]:
-    """An empty file in `folder` that goes with the block, unless it was renamed. Raises OSError.
+def temporary_file(folder: Path, suffix: str) -> Iterator[Path]:
+    """An empty file in `folder` that is removed with the block, unless it was renamed. Raises OSError.
 
     suffix: with one dot, at its beginning, or empty.
     """
-    handle, name = _hold(lambda: _new_file(folder, suffix))
+    handle, name = _create_locked(lambda: _new_file(folder, suffix))
     try:
         yield Path(name)
     finally:
         Path(name).unlink(missing_ok=True)
-        os.close(handle)
+        _close(handle)

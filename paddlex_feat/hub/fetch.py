@@ -149,7 +149,7 @@ def fetch(
         return target / name
     pooch.get_logger().setLevel(logging.WARNING)
     try:
-        with alone(target):
+        with download_lock(target):
             found = pooch.retrieve(  # or the file that another process has fetched meanwhile
                 origin,
                 known_hash=f"sha256:{checksum[1].lower()}" if checksum else None,
@@ -205,7 +205,7 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def download_lock(folder: Path) -> Iterator[None]:
     """One process at a time: a second one waits, and then finds the file that the first one fetched."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:

@@ -115,7 +115,7 @@ def _unpack(archive: Path, name: str, folder: Path) -> None:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{name}.unpacking."
-    for killed in folder.parent.glob(f"{prefix}*"):  # no other process is at work here: see hub.alone
+    for killed in folder.parent.glob(f"{prefix}*"):  # no other process is at work here: see download_lock
         shutil.rmtree(killed, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent, ignore_cleanup_errors=True) as scratch:
         content = Path(scratch) / "content"

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from paddlex_feat.data.images.decode import IsLargeEnough
-from paddlex_feat.data.loading.loader import map_then
+from paddlex_feat.data.loading.loader import prefetch_map_then
 from paddlex_feat.errors import ConfigError, DownloadError, FeatError, ImageError, WeightsError
 from paddlex_feat.fileio import lookup
-from paddlex_feat.fileio.atomic_folder import settled
+from paddlex_feat.fileio.atomic_folder import resolve_during_swap
 from paddlex_feat.fileio.paths import expand_home
 from paddlex_feat.inference.engines.options import resolve_engine_options
 from paddlex_feat.inference.extractor import FeatureExtractor
@@ -117,7 +117,7 @@ def _given(model_dir: str) -> Path:
     if not text.strip():
         fix = "Give the folder of an exported model, or null (None in Python) for the official model."
         raise ConfigError("model_dir is empty.", where="model_dir", fix=fix, code="model-dir-empty")
-    folder = settled(Path(text))
+    folder = resolve_during_swap(Path(text))
     if folder.is_dir():
         return folder
     is_file = folder.is_file()
@@ -163,7 +163,7 @@ class Predictor:
         self._arguments = arguments
         self._extractor = extractor
         self._batch_size = None if batch_size is None else _positive(batch_size)
-        self._enough = _enough_for(extractor.preprocess.size) if fast_decode else None
+        self._is_large_enough = _is_large_is_large_enough_for(extractor.preprocess.size) if fast_decode else None
         self.failed: list[Failed] = []
         self.left_out: Counter[str] = Counter()
 
@@ -244,7 +244,7 @@ class Predictor:
         ended = threading.Event()
         load = partial(self._load, ended=ended)
         # A thread waits for the engine while the caller decides what to read next and uses the results.
-        done = map_then(_batched(stream, batch_size), load, cpu_count(), self._compute, ended.set)
+        done = prefetch_map_then(_batched(stream, batch_size), load, cpu_count(), self._compute, ended.set)
         with closing(done), silent_opencv():
             for outcomes in done:
                 yield from outcomes
@@ -290,7 +290,7 @@ def _batched(stream: Iterator[Item], size: int) -> Iterator[list[Item]]:
         yield group
 
 
-def _enough_for(size: int) -> IsLargeEnough:
+def _is_large_enough_for(size: int) -> IsLargeEnough:
     side = _FAST_SIDES * size
     return lambda width, height: min(width, height) >= side
 

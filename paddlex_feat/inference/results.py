@@ -80,7 +80,7 @@ class FeatureResult(dict[str, Any]):
             path = path / f"{self._file_stem}_res.json"
         elif self._number > 1:
             path = path.with_name(f"{path.stem}_{self._number}{path.suffix}")
-        write_json(path, dict(self), indent, ensure_ascii, lasting=False)  # else a third fewer a second
+        write_json(path, dict(self), indent, ensure_ascii, fsync_dir=False)  # else a third fewer a second
         return path
 
     def save_all(self, save_path: builtins.str | Path) -> Path:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -15,13 +13,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from paddlex_feat.errors import ConfigError, DependencyError, OutputError, output_errors
+from paddlex_feat.errors import ConfigError, DependencyError, OutputError, as_output_error
 from paddlex_feat.fileio.atomic import atomic_path, require_writable
 from paddlex_feat.fileio.backups import backup
+from paddlex_feat.fileio.npz import NpzWriter
 from paddlex_feat.inference.results import FeatureResult, output_path
 
 log = logging.getLogger(__name__)
-_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest a zip file knows: the same content gives the same bytes
 _ROW_GROUP = 4096  # rows of a Parquet file that are collected before they are written
 
 
@@ -71,25 +69,14 @@ class Npz:
         self._pages.append(result.get("page_index", -1))
 
     def close(self) -> None:
-        with self._features, zipfile.ZipFile(self._path, "w") as archive:
-            self._features.truncate(
-                4 * len(self._paths) * self._width
-            )  # a Ctrl-C can have come between two lines above
+        with self._features, NpzWriter(self._path) as writer:
+            shape = (len(self._paths), self._width)
+            self._features.truncate(4 * shape[0] * shape[1])  # a Ctrl-C can have come between two lines above
             self._features.seek(0)
-            with _member(archive, "features", np.dtype(np.float32), (len(self._paths), self._width)) as stream:
-                shutil.copyfileobj(self._features, stream, 2**20)
+            writer.write("features", np.dtype(np.float32), shape, iter(lambda: self._features.read(2**20), b""))
             for name, column in (("input_paths", self._paths), ("page_indices", self._pages)):
                 array = np.array(column)
-                with _member(archive, name, array.dtype, array.shape) as stream:
-                    stream.write(array.tobytes())
-
-
-@contextmanager
-def _member(archive: zipfile.ZipFile, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> Iterator[Any]:
-    with archive.open(zipfile.ZipInfo(f"{name}.npy", _ZIP_EPOCH), "w", force_zip64=True) as stream:
-        header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(stream, header)
-        yield stream
+                writer.write(name, array.dtype, array.shape, [array.tobytes()])
 
 
 class Parquet:
@@ -163,7 +150,7 @@ class FeatureFile:
         """Add one result, with its attribute `feature` as float32. Raises OutputError, also for what is no result."""
         feature = self._checked(result)
         try:
-            with output_errors(self._path):
+            with as_output_error(self._path):
                 if self._saver is None:  # only now: without a result nothing is written
                     self._saver = self._kind(self._temporary.enter_context(atomic_path(self._path)))
                 self._saver.add(result, feature)

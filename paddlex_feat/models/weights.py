@@ -17,10 +17,10 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from paddlex_feat.errors import WeightsError, printable
+from paddlex_feat.errors import WeightsError, sanitize
 from paddlex_feat.fileio import lookup
 from paddlex_feat.fileio.atomic import atomic_path
-from paddlex_feat.fileio.atomic_folder import open_settled
+from paddlex_feat.fileio.atomic_folder import open_during_swap
 from paddlex_feat.models import safe_pickle
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises WeightsError if the file is missing, damaged, or holds anything but plain data.
     """
     try:
-        with open_settled(path) as stream:
+        with open_during_swap(path) as stream:
             state = _read_safetensors(stream) if is_safetensors(path) else safe_pickle.load(stream)
     except WeightsError as error:
         raise WeightsError(error.what, where=str(path), fix=error.fix, code=error.code) from None
@@ -139,7 +139,7 @@ class LoadReport:
         if self.reinitialised:
             text += f", initialised afresh: {', '.join(self.reinitialised)}"
         if self.unused:
-            names = ", ".join(printable(name, 200) for name in self.unused[:5])
+            names = ", ".join(sanitize(name, 200) for name in self.unused[:5])
             text += f", {len(self.unused)} in the file not used: {names}"
         return text
 

@@ -1,4 +1,4 @@
-"""Mode evaluate: recall@k and mAP of weights or of an inference directory, exact over the whole gallery."""
+"""Mode evaluate: recall@k and mAP of weights or of an inference model, by exact ranking of the whole gallery."""
 
 from __future__ import annotations
 
@@ -12,55 +12,58 @@ import numpy as np
 from paddlex_feat.config.schema import Config
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.readers import require_lists
-from paddlex_feat.errors import EvaluationError, FeatError, output_errors
+from paddlex_feat.errors import EvaluationError, FeatError, as_output_error
 from paddlex_feat.evaluation.features_file import FEATURES, write_features
 from paddlex_feat.fileio.atomic import require_writable
 from paddlex_feat.modes import trained_model
-from paddlex_feat.modes.build import evaluator_of, own_files, require_images, warn_of_own_files
+from paddlex_feat.modes.build import evaluator_of
+from paddlex_feat.modes.data import require_images, self_pairs_of, warn_of_self_matches
 from paddlex_feat.modes.worker import launch_processes
 from paddlex_feat.reports import evaluation_report
 from paddlex_feat.runtime import heartbeat, launch
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, output: Path) -> dict[str, Any]:
-    """Evaluate here, or start a process for each of several devices and wait for them.
+def run(config: Config, output: Path, group: ProcessGroup) -> dict[str, Any]:
+    """Evaluate in this process, or start one per device and wait for them.
 
-    All that lists, folders and configuration tell is checked before Paddle is imported.
+    Lists, folders and configuration are checked before Paddle is imported.
     """
-    group, folder = Group.from_environment(), output / "evaluate"
+    folder = output / "evaluate"
     if group.rank == 0:
         require_writable(folder)
-        with output_errors(folder):
-            for name in (
-                *evaluation_report.FILES,
-                FEATURES,
-            ):  # of an earlier evaluation: what stands there is this one's
+        with as_output_error(folder):
+            for name in (*evaluation_report.FILES, FEATURES):  # files of an earlier evaluation
                 (folder / name).unlink(missing_ok=True)
     lists = _read_lists(config)
-    own = own_files(config, lists)
-    path = trained_model.find(config)
-    if launch.wanted(config.Global.device, None):
+    own = self_pairs_of(config, lists)
+    path = trained_model.resolve_weights(config)
+    if launch.needs_workers(config.Global.device, None, group):
         return launch_processes(config, output)
-    return _evaluate(config, output, lists, own, path)
+    return _evaluate(config, output, group, lists, own, path)
 
 
 def _evaluate(
-    config: Config, output: Path, lists: dict[str, ImageList], own: np.ndarray | None, path: Path
+    config: Config,
+    output: Path,
+    group: ProcessGroup,
+    lists: dict[str, ImageList],
+    own: np.ndarray | None,
+    path: Path,
 ) -> dict[str, Any]:
-    group, folder = Group.from_environment(), output / "evaluate"
+    folder = output / "evaluate"
     if group.rank == 0:
-        warn_of_own_files(config, lists)
-    model = trained_model.make_ready(config, path, group)
-    evaluation = evaluator_of(config, lists, own, model.place, output)(model.extract)
+        warn_of_self_matches(config, lists)
+    model = trained_model.load_model(config, path, group)
+    evaluation = evaluator_of(config, lists, own, model.worker, output)(model.extract)
     heartbeat.stop()
     if group.rank:
         return {}
     if evaluation.collapsed:
         log.warning("Nearly all images have the same features: these weights distinguish nothing.")
-    result = {"metrics": evaluation.headline(), "weight_path": str(path)}
+    result = {"metrics": evaluation.main_metrics(), "weight_path": str(path)}
     try:
         result |= evaluation_report.write(evaluation, lists["query"], lists["gallery"], folder, str(path))
         if config.Evaluate.save_features:
@@ -75,13 +78,14 @@ def _evaluate(
         raise EvaluationError(
             f"The metrics are done, and the report could not be made ({type(error).__name__}: {error}).",
             where=str(folder),
-            fix="The metrics stand in evaluate_result.json; please report this with evaluate.log.",
+            fix="The metrics are in evaluate_result.json; please report this with evaluate.log.",
+            code="report-failed",
         ).with_result(result) from error
     return result
 
 
 def _read_lists(config: Config) -> dict[str, ImageList]:
-    """gallery.txt and query.txt, all of whose files are there. Raises DatasetError."""
+    """Read gallery and query. Raises DatasetError, also for missing files."""
     refused = config.CheckDataset.outside == "refuse"
     lists = require_lists(config.Global.dataset_dir, ("gallery", "query"), refuse_outside=refused)
     for records in lists.values():

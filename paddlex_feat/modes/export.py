@@ -11,10 +11,12 @@ import numpy as np
 
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import WeightsError
-from paddlex_feat.fileio.temporary import ScratchFolder
+from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.inference.export.convert import require_forms, write_forms
 from paddlex_feat.inference.export.install import install_export
-from paddlex_feat.modes.build import comparison_batches, exporter_of, load_trained, preprocess_of
+from paddlex_feat.modes.build import exporter_of, preprocess_of
+from paddlex_feat.modes.data import comparison_batches
+from paddlex_feat.modes.trained_model import load_trained_network
 from paddlex_feat.modes.weight_paths import weight_file
 from paddlex_feat.runtime.device import first_device, select_device
 from paddlex_feat.runtime.paddle_import import prepare_paddle
@@ -33,14 +35,14 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     path = weight_file("Export.weight_path", settings.weight_path, config.Global.model)
     prepare_paddle(threads)
     device = select_device(first_device(config.Global.device))
-    trained = load_trained(config, path)
+    trained = load_trained_network(config, path)
 
     # They import Paddle, which prepare_paddle has configured.
     from paddlex_feat.inference.export.exporter import require_agreement
     from paddlex_feat.models import weights
 
     exporter = exporter_of(config, trained.config, trained.network)
-    with ScratchFolder(output) as folder:
+    with TemporaryFolder(output) as folder:
         state = {name: tensor.numpy() for name, tensor in trained.network.state_dict().items()}
         exporter.write(state, folder)
         write_forms(folder, settings.format)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from paddlex_feat.config.schema import Config, PredictSection
-from paddlex_feat.errors import ConfigError, FeatError, ImageError, Interrupted, output_errors
+from paddlex_feat.errors import ConfigError, FeatError, ImageError, Interrupted, as_output_error
 from paddlex_feat.fileio.paths import expand_home
 from paddlex_feat.hub.fetch import without_password
 from paddlex_feat.inference.engines import AUTO, HPI, find_engine
@@ -43,7 +43,7 @@ class _Json:
 
     def add(self, result: FeatureResult) -> None:
         self._names.append(str(result.save_to_json(self._output).relative_to(self._output)))
-        with output_errors(Path("standard output"), "redirect it to a file with room"):
+        with as_output_error(Path("standard output"), "redirect it to a file with room"):
             result.print(format_json=False)
 
 
@@ -88,7 +88,7 @@ class _Outcome:
 
 
 def run(config: Config, output: Path) -> dict[str, Any]:
-    """Extract the features of Predict.input and save them in the form Predict.save.
+    """Extract the features of Predict.input and save them in the form Predict.save_format.
 
     Raises ImageError if an input failed; the others' results are kept.
     """
@@ -110,7 +110,9 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     except KeyboardInterrupt:
         fix = "Results saved so far are complete; run again."
         raise Interrupted("Interrupted.", where="predict", fix=fix).with_result(outcome.as_result()) from None
-    _log_summary(outcome, output / ("<name>_res.json" if settings.save == "json" else f"features.{settings.save}"))
+    _log_summary(
+        outcome, output / ("<name>_res.json" if settings.save_format == "json" else f"features.{settings.save_format}")
+    )
     if outcome.failed:
         raise _failures(outcome.failed, outcome.images).with_result(outcome.as_result())
     if not outcome.images:

@@ -14,41 +14,46 @@ from paddlex_feat.config import load as config_load
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import WeightsError
 from paddlex_feat.fileio.atomic import link_or_copy, write_json
-from paddlex_feat.fileio.atomic_folder import settled, sync_files
-from paddlex_feat.fileio.backups import write_keeping
-from paddlex_feat.fileio.temporary import ScratchFolder
+from paddlex_feat.fileio.atomic_folder import resolve_during_swap, sync_files
+from paddlex_feat.fileio.backups import write_with_backup
+from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.hub import fetch
 from paddlex_feat.inference.export.convert import inference_file_names, require_forms, write_forms
-from paddlex_feat.modes.build import comparison_batches, exporter_of, preprocess_of
+from paddlex_feat.modes.build import exporter_of, preprocess_of
+from paddlex_feat.modes.data import comparison_batches
 from paddlex_feat.modes.parts import network_spec
 from paddlex_feat.modes.train_data import Data, Loader, read_data
 from paddlex_feat.modes.weight_paths import require_checkpoint, require_weights
-from paddlex_feat.modes.worker import Place, launch_processes, take_place, threads_of
+from paddlex_feat.modes.worker import Worker, init_worker, launch_processes, threads_of
 from paddlex_feat.provenance.lineage import resumed_from
 from paddlex_feat.runtime import heartbeat, launch
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.runtime.gpus import expects_gpu
 from paddlex_feat.runtime.paddle_import import prepare_paddle
 
 if TYPE_CHECKING:  # these import Paddle, which waits until data and configuration are known to be right
     from paddlex_feat.inference.export.exporter import Exporter
     from paddlex_feat.training.run_folder import RunFolder
+    from paddlex_feat.training.run_logger import OnRecord
     from paddlex_feat.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 LATEST = "latest"  # folder of the newest checkpoint
 
 
-def run(config: Config, output: Path) -> dict[str, Any]:
+def run(config: Config, output: Path, group: ProcessGroup, on_record: OnRecord | None = None) -> dict[str, Any]:
     """Train here, or start the processes of several devices and machines and wait for them.
 
     All that can be wrong with data and configuration is found before Paddle is imported.
+
+    Args:
+        on_record: called on rank 0 with the kind ("train", "eval", "save") and the values of each line of
+            metrics.jsonl.
     """
     resumed = _require_start(config, output)
-    if launch.wanted(config.Global.device, config.Train.dist_ips):
+    if launch.needs_workers(config.Global.device, config.Train.dist_ips, group):
         return launch_processes(config, output, config.Train.dist_ips)
     require_forms(config.Export.format)
-    group = Group.from_environment()
     data = read_data(config, group, resumed)
     on_cpu = not expects_gpu(config.Global.device)
     # A compiled training graph would take the flag for itself, and Paddle 3.3 crashes in oneDNN's gradients.
@@ -56,8 +61,8 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     if config.Train.dy2st and on_cpu:
         os.environ["FLAGS_use_mkldnn"] = "0"
     prepare_paddle(threads_of(config, group), True, onednn, config.Train.deterministic)
-    place = take_place(config, group, config.Train.num_workers)
-    return _train(config, output, data, place)
+    place = init_worker(config, group, config.Train.num_workers)
+    return _train(config, output, data, place, on_record)
 
 
 def _require_start(config: Config, output: Path) -> Path | None:
@@ -67,22 +72,22 @@ def _require_start(config: Config, output: Path) -> Path | None:
     """
     settings = config.Train
     if settings.resume_path:
-        require_checkpoint("Train.resume_path", settled(Path(settings.resume_path)))
+        require_checkpoint("Train.resume_path", resolve_during_swap(Path(settings.resume_path)))
         return Path(settings.resume_path)
-    if settings.resume == "auto" and settled(output / LATEST).is_dir():
+    if settings.resume == "auto" and resolve_during_swap(output / LATEST).is_dir():
         return output / LATEST / f"{LATEST}.pdparams"
     start = settings.pretrain_weight_path
     if start and not fetch.is_url(start):
-        require_weights("Train.pretrain_weight_path", settled(Path(start)))
+        require_weights("Train.pretrain_weight_path", resolve_during_swap(Path(start)))
     return None
 
 
-def _train(config: Config, output: Path, data: Data, place: Place) -> dict[str, Any]:
+def _train(config: Config, output: Path, data: Data, place: Worker, on_record: OnRecord | None) -> dict[str, Any]:
     from paddlex_feat.models import recognizer
     from paddlex_feat.modes import train_build, train_kernels
     from paddlex_feat.training.run_folder import RunFolder
 
-    folder = RunFolder(output, config.Train.keep_last)
+    folder = RunFolder(output, config.Train.keep_checkpoints)
     start = train_build.checkpoint_to_resume(config, folder, place.group)
     state, frozen_bn_layers = train_build.build_state(config, data.num_classes, data.classes, start, place)
     if data.bad is not None:
@@ -93,14 +98,16 @@ def _train(config: Config, output: Path, data: Data, place: Place) -> dict[str, 
     if place.group.rank == 0:
         _describe_run(config, output, data, place, state.progress.classes, convolutions, start)
     with Loader(config, data, place) as batches:
-        trainer = train_build.build_trainer(config, state, frozen_bn_layers, exporter, folder, data, place, batches)
+        trainer = train_build.build_trainer(
+            config, state, frozen_bn_layers, exporter, folder, data, place, batches, on_record
+        )
         _log_run_summary(config, data, place, trainer)
         trainer.fit()
     return _finish(config, folder, trainer, exporter, data, place)
 
 
 def _finish(
-    config: Config, folder: RunFolder, trainer: Trainer, exporter: Exporter, data: Data, place: Place
+    config: Config, folder: RunFolder, trainer: Trainer, exporter: Exporter, data: Data, place: Worker
 ) -> dict[str, Any]:
     skipped = _skipped(data, place.group)
     heartbeat.stop()
@@ -121,20 +128,20 @@ def _finish(
     return result
 
 
-def _skipped(data: Data, group: Group) -> list[str]:
+def _skipped(data: Data, group: ProcessGroup) -> list[str]:
     """Files that any rank had to replace."""
     own = json.dumps(sorted(data.bad.files) if data.bad else []).encode()
-    parts = group.gather_rows(np.frombuffer(own, np.uint8).astype(np.int32))
+    parts = group.all_gather_rows(np.frombuffer(own, np.uint8).astype(np.int32))
     return sorted({name for part in parts for name in json.loads(part.astype(np.uint8).tobytes())})
 
 
-def _complete_inference_model(config: Config, exporter: Exporter, best: Path, place: Place) -> None:
+def _complete_inference_model(config: Config, exporter: Exporter, best: Path, place: Worker) -> None:
     """Add the other forms of Export.format; all answer as the weight file does. Raises WeightsError."""
     from paddlex_feat.inference.export.exporter import require_agreement
     from paddlex_feat.models import weights
 
     settings, folder = config.Export, best.parent / "inference"
-    with ScratchFolder(best.parent.parent) as scratch:
+    with TemporaryFolder(best.parent.parent) as scratch:
         for name in inference_file_names() & {file.name for file in folder.iterdir()}:
             link_or_copy((folder / name).resolve(), scratch / name)
         write_forms(scratch, settings.format)
@@ -152,7 +159,7 @@ def _complete_inference_model(config: Config, exporter: Exporter, best: Path, pl
 
 
 def _describe_run(
-    config: Config, output: Path, data: Data, place: Place, classes: list[int], convolutions: str, start: Path | None
+    config: Config, output: Path, data: Data, place: Worker, classes: list[int], convolutions: str, start: Path | None
 ) -> None:
     """config.yaml, class_map.json, run.json: what a run needs to be understood and repeated."""
     from paddlex_feat.provenance import run_record
@@ -160,12 +167,14 @@ def _describe_run(
 
     prints = {name: {"images": p.images, "sha256": p.sha256} for name, p in data.prints.items()}
     resumed = resumed_from(run_of(start), config, prints) if start else []  # of whose config.yaml this may be the place
-    write_keeping(output / "config.yaml", config_load.dump(config_load.without_resume(config)).encode())
+    write_with_backup(output / "config.yaml", config_load.dump(config_load.without_resume(config)).encode())
     write_json(output / "class_map.json", {str(index): label for index, label in enumerate(classes)})
-    run_record.begin(output, run_record.command_line(), place.device, convolutions, place.group.size, prints, resumed)
+    run_record.write_start(
+        output, run_record.command_line(), place.device, convolutions, place.group.size, prints, resumed
+    )
 
 
-def _log_run_summary(config: Config, data: Data, place: Place, trainer: Trainer) -> None:
+def _log_run_summary(config: Config, data: Data, place: Worker, trainer: Trainer) -> None:
     settings, plan = config.Train, trainer.plan
     several = f", {place.group.size} processes" if place.group.size > 1 else ""
     log.info("Training %s on %s%s at %d px", config.Global.model, place.device, several, settings.input_size)

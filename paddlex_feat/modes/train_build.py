@@ -28,9 +28,9 @@ from paddlex_feat.modes.train_classes import has_other_classes, log_classifier, 
 from paddlex_feat.modes.train_data import Data
 from paddlex_feat.modes.train_kernels import choose_kernels, share_statistics
 from paddlex_feat.modes.train_rate import explain_collapse, explain_failure
-from paddlex_feat.modes.worker import Place
+from paddlex_feat.modes.worker import Worker
 from paddlex_feat.provenance import run_record
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.runtime.gpus import require_amp
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.candidate import Candidate
@@ -40,14 +40,14 @@ from paddlex_feat.training.freeze import freeze
 from paddlex_feat.training.optimizers import OPTIMIZERS, OptimizerContext
 from paddlex_feat.training.resume import check_remaining, count_steps
 from paddlex_feat.training.run_folder import RunFolder
-from paddlex_feat.training.run_logger import RunLogger
+from paddlex_feat.training.run_logger import OnRecord, RunLogger
 from paddlex_feat.training.step import Precision, Step, TrainingNetwork
 from paddlex_feat.training.trainer import Batches, Trainer, TrainingPlan
 
 log = logging.getLogger(__name__)
 
 
-def checkpoint_to_resume(config: Config, folder: RunFolder, group: Group) -> Path | None:
+def checkpoint_to_resume(config: Config, folder: RunFolder, group: ProcessGroup) -> Path | None:
     """Find the checkpoint to resume from, None for a new run; rank 0 decides whether there is one."""
     settings = config.Train
     if settings.resume_path:
@@ -56,14 +56,14 @@ def checkpoint_to_resume(config: Config, folder: RunFolder, group: Group) -> Pat
         log.info("Train.resume and Train.resume_path are null: a new run in %s.", folder.root)
         return None
     latest = folder.latest() if group.rank == 0 else None
-    if not group.from_first(np.array([latest is not None], np.int32))[0]:
+    if not group.broadcast(np.array([latest is not None], np.int32))[0]:
         log.info("Train.resume=auto: nothing to resume in %s, the run begins.", folder.root)
         return None
     return folder.root / "latest" / "latest.pdparams"
 
 
 def build_state(
-    config: Config, num_classes: int, classes: list[int], start: Path | None, place: Place
+    config: Config, num_classes: int, classes: list[int], start: Path | None, place: Worker
 ) -> tuple[TrainingState, list[paddle.nn.Layer]]:
     """Build network, loss, optimizer and progress: from a checkpoint, pretrained weights, or freshly initialised.
 
@@ -95,16 +95,16 @@ def build_state(
         check_remaining(state.progress, settings.epochs_iters, settings.early_stopping, start, optional=auto)
     if settings.amp == "O2" and model.head is not None:
         # DataParallel's buffers are float16: they cannot take gradients of which an earlier batch's part is float32.
-        mixed = place.group.size > 1 and settings.accumulate > 1
+        mixed = place.group.size > 1 and settings.accumulate_steps > 1
         exact_gradients = settings.amp_dtype == "float16" and not mixed
         state.cast_to(settings.amp_dtype, model.head.sublayers(include_self=True), exact_gradients)
     if start is not None:
         checkpoint.resume_optimizer(start, state)
-    place.group.any(False)  # all have read before rank 0 moves folders
+    place.group.any_rank(False)  # all have read before rank 0 moves folders
     return state, frozen_bn_layers
 
 
-def _load_pretrained(settings: TrainSection, model: recognizer.Recognizer, classes: list[int], place: Place) -> None:
+def _load_pretrained(settings: TrainSection, model: recognizer.Recognizer, classes: list[int], place: Worker) -> None:
     """Fill the network of a new run, and log its source."""
     key, group = "Train.pretrain_weight_path", place.group
     if not settings.pretrain_weight_path:
@@ -113,10 +113,10 @@ def _load_pretrained(settings: TrainSection, model: recognizer.Recognizer, class
     fix = f"Give a local file with -o {key}=FILE, or null to train from scratch."
     if group.local_rank == 0:
         fetch.weight_file(settings.pretrain_weight_path, fix)
-    group.any(False)  # one process a machine downloads, the others wait for it
+    group.any_rank(False)  # one process a machine downloads, the others wait for it
     path = fetch.weight_file(settings.pretrain_weight_path, fix)
     other = has_other_classes(path, classes)
-    if group.from_first(np.array([other is True], np.int32))[0]:  # only rank 0 may have the file
+    if group.broadcast(np.array([other is True], np.int32))[0]:  # only rank 0 may have the file
         other = True
     report = weights.load(model, path, head="fresh" if other else "optional")
     log.info("Pretrained weights %s: %s", path, report)
@@ -133,14 +133,14 @@ def _optimizer(settings: TrainSection, parameters: list[paddle.Tensor]) -> paddl
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         momentum=settings.momentum,
-        grad_clip=paddle.nn.ClipGradByGlobalNorm(settings.clip_norm) if settings.clip_norm else None,
+        grad_clip=paddle.nn.ClipGradByGlobalNorm(settings.max_grad_norm) if settings.max_grad_norm else None,
         # One call for all tensors instead of one each; with float32 copies of low-precision weights it was never tried.
         multi_tensor=paddle.get_device().startswith("gpu") and settings.amp != "O2",
     )
     return imported(spec.build)(parameters, context, params)
 
 
-def open_folder(folder: RunFolder, config: Config, progress: Progress, start: Path | None, group: Group) -> None:
+def open_folder(folder: RunFolder, config: Config, progress: Progress, start: Path | None, group: ProcessGroup) -> None:
     """Make room for a new run, or continue the resumed one; rank 0 does it, and the others learn the best score."""
     if group.rank == 0:
         if start is None:
@@ -148,7 +148,7 @@ def open_folder(folder: RunFolder, config: Config, progress: Progress, start: Pa
         else:
             folder.resume_from(start, progress)
             folder.write_missing_epoch(progress, config.Train.save_interval, config.Train.epochs_iters)
-    best = group.from_first(np.array([progress.best, progress.best_epoch], np.float64))
+    best = group.broadcast(np.array([progress.best, progress.best_epoch], np.float64))
     progress.best, progress.best_epoch = float(best[0]), int(best[1])
     if start is not None:
         log.info("Resuming after epoch %d, step %d, from %s", progress.epoch, progress.step, start)
@@ -161,13 +161,14 @@ def build_trainer(
     exporter: Exporter,
     folder: RunFolder,
     data: Data,
-    place: Place,
+    place: Worker,
     batches: Batches,
+    on_record: OnRecord | None = None,
 ) -> Trainer:
     """Build the training loop with everything that it calls."""
     settings, group = config.Train, place.group
     plan = training_plan(settings, data.sampler.batches_per_epoch, group)
-    batches_are = f"{settings.batch_size} images x {settings.accumulate} x {group.size} processes"
+    batches_are = f"{settings.batch_size} images x {settings.accumulate_steps} x {group.size} processes"
     count_steps(state.progress, plan.steps_per_epoch, f"{batches_are}, {plan.steps_per_epoch} an epoch")
     step = _step(config, state, place)
     evaluator = evaluator_of(config, data.lists, data.own, place, folder.root)
@@ -180,7 +181,7 @@ def build_trainer(
             raise explain_failure(error, settings, state) from error
         if found.collapsed:
             log.warning("%s", explain_collapse(settings, state))
-        return found.headline()
+        return found.main_metrics()
 
     own = folder.root if group.rank == 0 else None
     return Trainer(
@@ -193,7 +194,7 @@ def build_trainer(
         evaluate=evaluate,
         folder=folder,
         plan=plan,
-        run_logger=RunLogger(own, plan.epochs, plan.steps_per_epoch, state.progress.step, settings.visualdl),
+        run_logger=RunLogger(own, plan.epochs, plan.steps_per_epoch, state.progress.step, settings.visualdl, on_record),
         group=group,
         resume_command=f"{run_record.program()} -c {folder.root / 'config.yaml'} -o Train.resume=auto",
         frozen_bn_layers=frozen_bn_layers,
@@ -201,7 +202,7 @@ def build_trainer(
     )
 
 
-def _extractors(config: Config, exporter: Exporter, place: Place) -> Callable[[Candidate], Extractor]:
+def _extractors(config: Config, exporter: Exporter, place: Worker) -> Callable[[Candidate], Extractor]:
     """Choose what computes the features of an evaluation: the exported graph on a CPU, the network itself on a GPU.
 
     On a GPU it is the exporter's network: no more memory is needed, and no predictor is built.
@@ -217,7 +218,7 @@ def _extractors(config: Config, exporter: Exporter, place: Place) -> Callable[[C
     return filled
 
 
-def _step(config: Config, state: TrainingState, place: Place) -> Step:
+def _step(config: Config, state: TrainingState, place: Worker) -> Step:
     settings = config.Train
     precision = Precision(settings.amp, settings.amp_dtype)
     step = Step(
@@ -236,15 +237,16 @@ def _step(config: Config, state: TrainingState, place: Place) -> Step:
     return step
 
 
-def training_plan(settings: TrainSection, batches_per_epoch: int, group: Group) -> TrainingPlan:
-    times = group.size * settings.accumulate
+def training_plan(settings: TrainSection, batches_per_epoch: int, group: ProcessGroup) -> TrainingPlan:
+    """Compute the length and schedule of a run by the section Train."""
+    times = group.size * settings.accumulate_steps
     scale = {"none": 1.0, "linear": float(times), "sqrt": times**0.5}[settings.lr_scaling]
     if settings.lr_scaling == "none" and group.size > 1:
         hint = "Train.learning_rate %g is used as given for batches of %d devices together; Train.lr_scaling scales it."
         log.info(hint, settings.learning_rate, group.size)
     return TrainingPlan(
         epochs=settings.epochs_iters,
-        steps_per_epoch=-(-batches_per_epoch // settings.accumulate),
+        steps_per_epoch=-(-batches_per_epoch // settings.accumulate_steps),
         learning_rate=settings.learning_rate * scale,
         warmup_epochs=settings.warmup_steps,
         log_interval=settings.log_interval,
@@ -252,7 +254,7 @@ def training_plan(settings: TrainSection, batches_per_epoch: int, group: Group) 
         save_interval=settings.save_interval,
         eval_start=settings.eval_start,
         seed=settings.seed,
-        accumulate=settings.accumulate,
-        save_minutes=settings.save_minutes,
+        accumulate=settings.accumulate_steps,
+        save_minutes=settings.save_interval_minutes,
         early_stopping=settings.early_stopping,
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from paddlex_feat.errors import ConfigError
 from paddlex_feat.fileio.atomic import read_result
-from paddlex_feat.fileio.atomic_folder import open_settled
+from paddlex_feat.fileio.atomic_folder import open_during_swap
 from paddlex_feat.models import safe_pickle
 
 if TYPE_CHECKING:  # it imports Paddle
@@ -46,7 +46,7 @@ def require_classes_of(start: Path, classes: Sequence[int], key: str) -> None:
     Works without Paddle. An unreadable checkpoint is ignored here; loading it raises the error.
     """
     try:
-        with open_settled(start.with_suffix(".pdstates")) as stream:
+        with open_during_swap(start.with_suffix(".pdstates")) as stream:
             former = safe_pickle.load(stream)["classes"]
         before = [int(label) for label in np.asarray(former, np.int64)]
     except Exception:  # noqa: BLE001 - a damaged file can raise nearly anything

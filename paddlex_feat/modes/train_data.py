@@ -17,16 +17,17 @@ from paddlex_feat.data.augment.rand_augment import RandAugment
 from paddlex_feat.data.images.cache import ImageCache
 from paddlex_feat.data.lists.fingerprint import Fingerprint, fingerprint
 from paddlex_feat.data.lists.image_list import ImageList
-from paddlex_feat.data.loading.loader import BATCHES_AHEAD, BadImages, training_batches
+from paddlex_feat.data.loading.loader import BATCHES_AHEAD, CorruptImageReplacer, training_batches
 from paddlex_feat.data.loading.processes import HELD, DecodingProcesses, ProcessEnded
 from paddlex_feat.data.readers import require_lists
 from paddlex_feat.errors import ConfigError, DatasetError
-from paddlex_feat.modes.build import own_files, preprocess_of, require_images, warn_of_own_files
+from paddlex_feat.modes.build import preprocess_of
+from paddlex_feat.modes.data import require_images, self_pairs_of, warn_of_self_matches
 from paddlex_feat.modes.parts import loss_terms
 from paddlex_feat.modes.train_classes import require_classes_of
-from paddlex_feat.modes.worker import Place
+from paddlex_feat.modes.worker import Worker
 from paddlex_feat.runtime.cpu import memory_limit
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 
 log = logging.getLogger(__name__)
 MIN_PROCESSORS = 3  # for decoding processes; threads can use fewer processors fully
@@ -52,12 +53,12 @@ class Data:
     labels: np.ndarray
     num_classes: int
     sampler: samplers.PKSampler | samplers.ShuffleSampler
-    bad: BadImages | None
+    bad: CorruptImageReplacer | None
     prints: dict[str, Fingerprint]
     own: np.ndarray | None
 
 
-def read_data(config: Config, group: Group, resumed: Path | None = None) -> Data:
+def read_data(config: Config, group: ProcessGroup, resumed: Path | None = None) -> Data:
     """Read the data set of a training and report what cannot work. Raises DatasetError, ConfigError.
 
     resumed: the checkpoint (.pdparams) to resume from. Its classes are compared first, because fewer classes may
@@ -84,11 +85,11 @@ def read_data(config: Config, group: Group, resumed: Path | None = None) -> Data
         group.size,
         settings.class_sampling == "uniform",
     )
-    own = own_files(config, lists)
+    own = self_pairs_of(config, lists)
     if group.rank == 0:
-        warn_of_own_files(config, lists)
+        warn_of_self_matches(config, lists)
     labels = labels.astype(np.int64)
-    bad = BadImages(labels) if settings.skip_bad_images else None
+    bad = CorruptImageReplacer(labels) if settings.skip_bad_images else None
     prints = {n: fingerprint(r.paths, r.files(), r.labels) for n, r in lists.items()}
     for name, found in prints.items():
         if not (bad and name == "train"):
@@ -130,7 +131,7 @@ class Loader:
     cannot be used or one of them ends.
     """
 
-    def __init__(self, config: Config, data: Data, place: Place):
+    def __init__(self, config: Config, data: Data, place: Worker):
         settings = self._settings = config.Train
         options = settings.augment.model_dump()
         self._augment = Augment(**{**options, "rand_augment": RandAugment(**options["rand_augment"])})
@@ -162,7 +163,7 @@ class Loader:
             except (OSError, ProcessEnded) as error:
                 _warn_of_threads(error)
                 self.close()
-        own, workers = sampler.epoch(epoch), place.workers
+        own, workers = sampler.epoch(epoch), place.decoding_threads
         yield from training_batches(
             own, self._files, self._preprocess, self._augment, key, workers, first, bad, self._cache
         )
@@ -180,7 +181,7 @@ class Loader:
             self._processes = None
 
 
-def _processes(settings: TrainSection, place: Place) -> int:
+def _processes(settings: TrainSection, place: Worker) -> int:
     """Number of decoding processes, 0 for threads."""
     auto = place.device.startswith("gpu") and place.processors >= MIN_PROCESSORS
     if settings.loader == "threads" or (settings.loader == "auto" and not auto):
@@ -200,12 +201,12 @@ def _warn_of_threads(error: OSError | ProcessEnded) -> None:
     log.warning("Decoding processes cannot be used (%s): threads decode instead.", reason)
 
 
-def _cache(limit: int, group: Group) -> ImageCache:
+def _cache(limit: int, group: ProcessGroup) -> ImageCache:
     """The cache that the ranks of a machine share, or a rank's part of it where they cannot."""
     if group.local_size == 1 or not limit:
         return ImageCache(limit)
     first = ImageCache(limit) if not group.local_rank else None
-    addresses = group.gather_rows(np.array([first.address() if first else (0, 0, 0)], np.int64))
+    addresses = group.all_gather_rows(np.array([first.address() if first else (0, 0, 0)], np.int64))
     if first is not None:
         return first
     address = addresses[group.rank - group.local_rank][0].tolist()

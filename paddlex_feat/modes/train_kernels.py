@@ -12,7 +12,7 @@ from paddlex_feat.config.train_schema import TrainSection
 from paddlex_feat.errors import DeviceError
 from paddlex_feat.models import cpu_conv
 from paddlex_feat.models.recognizer import Recognizer
-from paddlex_feat.modes.worker import Place
+from paddlex_feat.modes.worker import Worker
 from paddlex_feat.runtime.cpu import memory_limit
 from paddlex_feat.training.stop import defer_signals
 
@@ -23,7 +23,7 @@ _AMP_FLAGS = {"FLAGS_cudnn_batchnorm_spatial_persistent": 1, "FLAGS_max_inplace_
 _TF32_SWITCHES = ("set_cublas_switch", "set_cudnn_switch")
 
 
-def choose_kernels(settings: TrainSection, place: Place) -> None:
+def choose_kernels(settings: TrainSection, place: Worker) -> None:
     """Set Paddle's process-wide switches as Train.amp, autotune and tf32 ask. Nothing on a CPU."""
     if place.device == "cpu":
         return
@@ -43,7 +43,7 @@ def choose_kernels(settings: TrainSection, place: Place) -> None:
             switch(settings.tf32)
 
 
-def share_statistics(settings: TrainSection, model: Recognizer, place: Place) -> None:
+def share_statistics(settings: TrainSection, model: Recognizer, place: Worker) -> None:
     """With Train.sync_bn make every BatchNorm take its statistics from the batches of all processes.
 
     Before the optimizer is made. Names and tensors of the state stay as they are. Raises DeviceError for several
@@ -64,7 +64,7 @@ def share_statistics(settings: TrainSection, model: Recognizer, place: Place) ->
     paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
-def choose_convolutions(config: Config, model: paddle.nn.Layer, place: Place) -> str:
+def choose_convolutions(config: Config, model: paddle.nn.Layer, place: Worker) -> str:
     """On a CPU, compute the convolutions of a training with oneDNN if that works: "oneDNN", else "native"."""
     settings = config.Train
     if place.device != "cpu" or not settings.onednn_conv or settings.dy2st:

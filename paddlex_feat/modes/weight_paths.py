@@ -10,7 +10,7 @@ from pathlib import Path
 from paddlex_feat.config.base import official_weights
 from paddlex_feat.errors import WeightsError
 from paddlex_feat.fileio import lookup
-from paddlex_feat.fileio.atomic_folder import settled
+from paddlex_feat.fileio.atomic_folder import resolve_during_swap
 from paddlex_feat.hub import fetch
 from paddlex_feat.inference.model_info import PREFIX, missing_files, models_within
 
@@ -60,7 +60,7 @@ def weight_file(key: str, weight_path: str | None, model: str) -> Path:
         log.info("%s is null: the official weights of %s, %s", key, model, weight_path)
     if fetch.is_url(weight_path):
         return fetch.weight_file(weight_path, f"Give a local file with -o {key}=FILE.")
-    path = settled(Path(weight_path))
+    path = resolve_during_swap(Path(weight_path))
     require_weights(key, path)
     return path
 
@@ -77,6 +77,7 @@ def require_checkpoint(key: str, path: Path) -> None:
             "beside it.",
             where=f"{key}={path}",
             fix=f"To start from these weights alone: -o Train.pretrain_weight_path={path} -o {key}=null.",
+            code="checkpoint-incomplete",
         )
 
 
@@ -84,7 +85,7 @@ def require_weights(key: str, path: Path, beside: str = "", graphs: bool = False
     """Raise WeightsError, with what the path is and what to give, unless it is a file that may hold weights.
 
     Args:
-        path: `files.settled`.
+        path: `resolve_during_swap`.
         beside: an addition to the advice.
         graphs: accept an inference directory too.
         whole: suggest only checkpoints that training can resume from, the latest of a run first.
@@ -100,15 +101,18 @@ def require_weights(key: str, path: Path, beside: str = "", graphs: bool = False
                 "files.",
                 where=f"{key}={path}",
                 fix=_advice("", _beside(path.with_name(f"{path.name}.pdiparams"), graphs, whole), whole),
+                code="weights-missing",
             )
         fix = "Check the path, or train first" + (f"; {beside}" if beside else "")
-        raise WeightsError(lookup.problem("The weight file", path, "file"), where=f"{key}={path}", fix=f"{fix}.")
+        what = lookup.problem("The weight file", path, "file")
+        raise WeightsError(what, where=f"{key}={path}", fix=f"{fix}.", code="weights-missing")
     kind, todo = _kind(path)
     if kind:
         raise WeightsError(
             f"{path.name} is {kind}, not weights.",
             where=f"{key}={path}",
             fix=_advice(todo, _beside(path, graphs, whole), whole),
+            code="not-weights",
         )
 
 
@@ -138,7 +142,7 @@ def _folder_error(key: str, folder: Path, graphs: bool, whole: bool) -> WeightsE
     if not lacks and not meant:
         meant = weights_within(folder.parent, whole)
     todo = "" if meant or not graphs else "Give a .pdparams file, or a folder that mode export wrote."
-    return WeightsError(what, where=f"{key}={folder}", fix=_advice(todo, meant, whole))
+    return WeightsError(what, where=f"{key}={folder}", fix=_advice(todo, meant, whole), code="weights-are-folder")
 
 
 def weights_within(folder: Path, whole: bool = False) -> list[str]:
@@ -164,7 +168,7 @@ def _suits(file: Path, whole: bool) -> bool:
 def _missing(path: Path) -> list[str]:
     """The names of the files that the checkpoint `path` (.pdparams) lacks."""
     names = [path.with_suffix(suffix).name for suffix in _OF_A_CHECKPOINT]
-    return [name for name in names if not settled(path.with_name(name)).is_file()]
+    return [name for name in names if not resolve_during_swap(path.with_name(name)).is_file()]
 
 
 def _kind(path: Path) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""What a run that is resumed was made from: what is other now is said, and run.json keeps it."""
+"""Compare a resumed run with its predecessor: warn of changed data or settings; record the lineage in run.json."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from paddlex_feat.config.load import load
-from paddlex_feat.config.schema import Config, walk
+from paddlex_feat.config.schema import Config, value_of, walk
 from paddlex_feat.data.lists.transaction import LISTS
 from paddlex_feat.errors import FeatError
 from paddlex_feat.fileio.atomic import read_result
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 _KEYS = re.compile(
     r"(Global\.model$|Model\.|Train\.(?!resume|(loader|num_workers|cache_mib|log_interval|dist_timeout|visualdl)$))"
 )
-_MOST, _LONGEST = 100, 200  # entries that are kept; characters of a difference that is told
+_MAX_RUNS, _MAX_CHARACTERS = 100, 200  # of "resumed"; of one difference in the log
 
 
 def resumed_from(folder: Path, config: Config, dataset: dict[str, Any]) -> list[dict[str, Any]]:
@@ -38,9 +38,11 @@ def resumed_from(folder: Path, config: Config, dataset: dict[str, Any]) -> list[
     differences = [f"{name}.txt" for name, sha256 in made["dataset"].items() if sha256 != dataset[name]["sha256"]]
     differences += _keys_that_differ(folder / "config.yaml", config)
     if differences:
-        log.warning("The run that is resumed was made with other data or settings: %s", "; ".join(differences))
+        log.warning("The resumed run was made with other data or settings: %s", "; ".join(differences))
     earlier = record.get("resumed")
-    runs = [_made_from(run) for run in earlier[-_MOST:] if isinstance(run, dict)] if isinstance(earlier, list) else []
+    runs = (
+        [_made_from(run) for run in earlier[-_MAX_RUNS:] if isinstance(run, dict)] if isinstance(earlier, list) else []
+    )
     return [*(run for run in runs if run != made), made]
 
 
@@ -63,17 +65,10 @@ def _keys_that_differ(path: Path, config: Config) -> list[str]:
     try:
         former = load(str(path), [("Global.mode", "train")], usable=False)[0]
     except FeatError as error:
-        return [f"its config.yaml cannot be read ({' '.join(error.what[:_LONGEST].split())})"]
+        return [f"its config.yaml cannot be read ({' '.join(error.what[:_MAX_CHARACTERS].split())})"]
     lines = []
     for name in (name for name, _ in walk() if _KEYS.match(name)):
-        before, now = (_value(c, name) for c in (former, config))
+        before, now = value_of(former, name), value_of(config, name)
         if before != now:
-            lines.append(f"{name} {before!r}, now {now!r}"[:_LONGEST])
+            lines.append(f"{name} {before!r}, now {now!r}"[:_MAX_CHARACTERS])
     return lines
-
-
-def _value(config: Config, name: str) -> Any:
-    value: Any = config
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value

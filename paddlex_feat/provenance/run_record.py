@@ -1,4 +1,4 @@
-"""run.json: with what, from what and how a run was made, and what came out."""
+"""run.json: inputs, environment, command and output hashes of a training run."""
 
 from __future__ import annotations
 
@@ -14,17 +14,23 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from paddlex_feat.fileio.atomic import output_errors, read_result, write_json
-from paddlex_feat.fileio.backups import write_keeping
+from paddlex_feat.fileio.atomic import as_output_error, read_result, write_json
+from paddlex_feat.fileio.backups import write_with_backup
 from paddlex_feat.runtime import paddle_build
-from paddlex_feat.runtime.distributed import COMMAND
+from paddlex_feat.runtime.distributed import ENV_COMMAND
 
 NAME = "run.json"
 _AS_MODULE = "python -m paddlex_feat"
 PACKAGES = ("paddlex_feat", "paddlepaddle", "paddlepaddle-gpu", "numpy", "opencv-python-headless", "pillow")
 # Not among them: logs and curves, which tell times, and config.yaml, which is recorded when the run begins.
 _OUTPUTS = ("best_model/**/*", "latest/**/*", "epoch_*/**/*", "class_map.json", "train_result.json")
-_OF_MODES = ("check_dataset_result.json", "evaluate_result.json", "export_result.json", "inference.*", "weights.*")
+_OF_OTHER_MODES = (
+    "check_dataset_result.json",
+    "evaluate_result.json",
+    "export_result.json",
+    "inference.*",
+    "weights.*",
+)
 
 
 def versions() -> dict[str, str]:
@@ -89,7 +95,7 @@ def working_directory() -> Path | None:
         return None
 
 
-def begin(
+def write_start(
     folder: Path,
     command: Sequence[str],
     device: str,
@@ -130,28 +136,28 @@ def begin(
         write_json(path, content)
     else:
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        write_keeping(path, text.encode(errors="backslashreplace"))  # as write_json does
+        write_with_backup(path, text.encode(errors="backslashreplace"))  # as write_json does
 
 
-def end(folder: Path) -> None:
+def write_end(folder: Path) -> None:
     """Add SHA-256 and size in bytes of every output to run.json, now that the run has ended."""
     record = read_result(folder / NAME)
     if record:
-        with output_errors(folder):
+        with as_output_error(folder):
             files = outputs(folder)
-            record["outputs"] = digests(files)
+            record["outputs"] = sha256_of(files)
             record["sizes"] = {name: path.stat().st_size for name, path in files.items()}
         write_json(folder / NAME, record)
 
 
 def outputs(folder: Path, of_other_modes: bool = False) -> dict[str, Path]:
     """The outputs of a run by path below its folder, of other modes' too if asked for. May raise OSError."""
-    patterns = _OUTPUTS + (_OF_MODES if of_other_modes else ())
+    patterns = _OUTPUTS + (_OF_OTHER_MODES if of_other_modes else ())
     files = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
     return {path.relative_to(folder).as_posix(): path for path in files}
 
 
-def digests(files: dict[str, Path]) -> dict[str, str]:
+def sha256_of(files: dict[str, Path]) -> dict[str, str]:
     """SHA-256 of each file, by its name. May raise OSError."""
     known: dict[tuple[int, int], str] = {}  # by inode: checkpoints share their files
     found = {}
@@ -175,7 +181,7 @@ def sha256(path: Path) -> str:
 
 def command_line() -> list[str]:
     """The command that the user gave, also in a process that was started for it."""
-    handed_down = os.environ.get(COMMAND)
+    handed_down = os.environ.get(ENV_COMMAND)
     if handed_down:
         return json.loads(handed_down)
     as_module = program() == _AS_MODULE and Path(sys.argv[0]).parent == Path(__file__).parent
@@ -184,6 +190,6 @@ def command_line() -> list[str]:
 
 def program() -> str:
     """How this program can be started again, as far as possible as the user has started it."""
-    handed_down = os.environ.get(COMMAND)
+    handed_down = os.environ.get(ENV_COMMAND)
     name = Path(json.loads(handed_down)[0] if handed_down else sys.argv[0]).name
     return {"main.py": "python main.py", "paddlex-feat": "paddlex-feat"}.get(name, _AS_MODULE)

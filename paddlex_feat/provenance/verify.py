@@ -1,4 +1,4 @@
-"""`main.py verify RUN [OTHER]`: is a run as it ended, could it be repeated here, does another give the same?"""
+"""`main.py verify RUN [OTHER]`: compare a run with its run.json, or with another run."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from types import NoneType
 from typing import Any, TypeGuard
 
 from paddlex_feat.config.load import load
-from paddlex_feat.config.schema import Config, walk
+from paddlex_feat.config.schema import Config, value_of, walk
 from paddlex_feat.data.lists.fingerprint import fingerprint
 from paddlex_feat.data.lists.transaction import LISTS
 from paddlex_feat.data.readers import require_lists
-from paddlex_feat.errors import ConfigError, FeatError, OutputError, printable
+from paddlex_feat.errors import ConfigError, FeatError, OutputError, sanitize
 from paddlex_feat.fileio import lookup
 from paddlex_feat.fileio.atomic import read_result
 from paddlex_feat.provenance import run_record
@@ -22,9 +22,9 @@ from paddlex_feat.runtime import paddle_build
 _PLACES = ("Global.output", "Global.dataset_dir")  # may differ: the data set is compared by its fingerprint
 _ABSENT = "absent"
 SAME = "the same (images: by path, label and size, not by content)"
-_MOST_LINES, _LONGEST = 1000, 400  # differences that are printed, and characters of each: run.json may hold anything
-_MOST_CONFIG = 4 * 2**20  # bytes, more than config.load reads
-_HOW = ("git", "device", "convolutions", "processes", "threads", "processor")
+_MAX_LINES, _MAX_CHARACTERS = 1000, 400  # of the output; run.json may hold anything
+_MAX_CONFIG_BYTES = 4 * 2**20  # bytes, more than config.load reads
+_COMPARED_FIELDS = ("git", "device", "convolutions", "processes", "threads", "processor")
 EPILOG = """verify RUN compares a training's folder with its run.json: outputs and configuration with their SHA-256,
 the data set with its fingerprint, the installed packages with the recorded versions. The fingerprint is of the path,
 label and size of each image: an image exchanged by another of the same size is not seen. It also tells whether
@@ -55,7 +55,9 @@ def main(words: Sequence[str]) -> int:
         else:
             differences, made = _with_another(given.run, given.other)
     except OSError as error:
-        raise OutputError(f"Cannot read: {error.strerror}.", where=str(error.filename)) from error
+        raise OutputError(
+            f"Cannot read: {error.strerror}.", where=str(error.filename), code="run-unreadable"
+        ) from error
     _print(differences)
     if made:
         print("made differently:")
@@ -65,25 +67,27 @@ def main(words: Sequence[str]) -> int:
 
 
 def _print(lines: list[str], indent: str = "") -> None:
-    for line in lines[:_MOST_LINES]:
-        print(indent + printable(line, _LONGEST))
-    if len(lines) > _MOST_LINES:
-        print(f"{indent}… and {len(lines) - _MOST_LINES} more")
+    for line in lines[:_MAX_LINES]:
+        print(indent + sanitize(line, _MAX_CHARACTERS))
+    if len(lines) > _MAX_LINES:
+        print(f"{indent}… and {len(lines) - _MAX_LINES} more")
 
 
 def _record(run: Path) -> dict[str, Any]:
     record = read_result(run / run_record.NAME)
     if not _is_record(record):
+        hint = lookup.explain(run, "folder")
         raise ConfigError(
-            f"The folder is no training's: run.json is missing or damaged. {lookup.explain(run, 'folder')}".rstrip(),
+            f"The folder is not that of a training: run.json is missing or damaged. {hint}".rstrip(),
             where=str(run / run_record.NAME),
             fix="Give the Global.output of a training.",
+            code="run-record-missing",
         )
     return record
 
 
 def _is_record(record: dict[str, Any]) -> bool:
-    """Is all that is compared of the form that a training writes? Its names of lists are read as files."""
+    """Whether all compared fields have the types that a training writes; the names of lists are read as files."""
     data = record.get("dataset")
     return (
         _is_table(data, dict)
@@ -94,7 +98,7 @@ def _is_record(record: dict[str, Any]) -> bool:
         and _is_table(record.get("sizes", {}), int)
         and _is_table(record.get("git") or {}, str, bool)
         and _is_table(record.get("gpu") or {}, str, int, NoneType)
-        and all(isinstance(record.get(key), str | int | None) for key in ("config", *_HOW[1:]))
+        and all(isinstance(record.get(key), str | int | None) for key in ("config", *_COMPARED_FIELDS[1:]))
         and isinstance(record.get("working_directory"), str | None)
     )
 
@@ -104,7 +108,7 @@ def _is_table(value: Any, *kinds: type) -> TypeGuard[dict[str, Any]]:
 
 
 def _with_itself(run: Path) -> tuple[list[str], list[str]]:
-    """What differs from what run.json records, and what of the machine does."""
+    """Return the differences to run.json, and those of the machine."""
     record = _record(run)
     if "outputs" not in record:
         return [_unended(run)], []
@@ -132,7 +136,7 @@ def _unended(run: Path) -> str:
 
 
 def _found(run: Path, record: dict[str, Any]) -> dict[str, str]:
-    """The SHA-256 of each output; what cannot be as recorded is not read, for it may be without an end."""
+    """Return the SHA-256 of each output; files of another size than recorded are not read, they may be endless."""
     files, sizes = run_record.outputs(run), {name: record.get("sizes", {}).get(name) for name in record["outputs"]}
     found, same = dict.fromkeys(files, "not recorded"), {}
     for name in files.keys() & sizes.keys():
@@ -140,14 +144,14 @@ def _found(run: Path, record: dict[str, Any]) -> dict[str, str]:
         found[name] = f"{size} bytes"
         if sizes[name] in (size, None):  # earlier versions recorded none
             same[name] = files[name]
-    return found | run_record.digests(same)
+    return found | run_record.sha256_of(same)
 
 
 def _digest(path: Path) -> str | None:
     if not path.is_file():
         return None
     size = path.stat().st_size
-    return run_record.sha256(path) if size <= _MOST_CONFIG else f"{size} bytes"
+    return run_record.sha256(path) if size <= _MAX_CONFIG_BYTES else f"{size} bytes"
 
 
 def _data(config: Config, record: dict[str, Any]) -> dict[str, Any]:
@@ -161,14 +165,14 @@ def _data(config: Config, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_another(run: Path, other: Path) -> tuple[list[str], list[str]]:
-    """What differs in outputs and data, and in how the runs were made."""
+    """Return the differences of outputs and data, and of how the runs were made."""
     records, folders = [_record(folder) for folder in (run, other)], (run, other)
     lines = [_unended(folder) for folder, record in zip(folders, records, strict=True) if "outputs" not in record]
     lines += _differences("", *_contents(*(run_record.outputs(folder, of_other_modes=True) for folder in folders)))
     lines += _differences("data set, ", *(r["dataset"] for r in records))
     made = _differences("", *(_keys(load(str(folder / "config.yaml"), [], usable=False)[0]) for folder in folders))
     made += _differences("version of ", *(r["versions"] for r in records))
-    made += _differences("", *({k: r[k] for k in _HOW if k in r} for r in records))
+    made += _differences("", *({k: r[k] for k in _COMPARED_FIELDS if k in r} for r in records))
     return lines, made + _differences("gpu ", *(_gpu(record) for record in records))
 
 
@@ -183,21 +187,14 @@ def _contents(one: dict[str, Path], other: dict[str, Path]) -> list[dict[str, st
     same = {name for name, size in sizes[0].items() if size == sizes[1].get(name)}
     return [
         {name: f"{size} bytes" for name, size in own.items()}
-        | run_record.digests({name: path for name, path in files.items() if name in same})
+        | run_record.sha256_of({name: path for name, path in files.items() if name in same})
         for own, files in zip(sizes, (one, other), strict=True)
     ]
 
 
 def _keys(config: Config) -> dict[str, Any]:
     """Every key with its value, but for those that tell places."""
-    found = {}
-    for name, _ in walk():
-        value: Any = config
-        for part in name.split("."):
-            value = getattr(value, part)
-        if name not in _PLACES:
-            found[name] = value
-    return found
+    return {name: value_of(config, name) for name, _ in walk() if name not in _PLACES}
 
 
 def _differences(what: str, one: dict[str, Any], other: dict[str, Any]) -> list[str]:

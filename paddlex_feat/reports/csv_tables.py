@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from paddlex_feat.data.lists.image_list import ImageList
-from paddlex_feat.evaluation.ranking.rank import Ranking
+from paddlex_feat.evaluation.ranking.ranks import Ranking
 from paddlex_feat.evaluation.summary import Summary
 from paddlex_feat.fileio.atomic import atomic_path
 from paddlex_feat.reports.examples import NEIGHBOURS

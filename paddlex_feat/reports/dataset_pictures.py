@@ -16,17 +16,17 @@ from paddlex_feat.data.images.decode import read_rgb
 from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.readers import LISTS
-from paddlex_feat.errors import ImageError, output_errors
+from paddlex_feat.errors import ImageError, as_output_error
 from paddlex_feat.fileio.atomic import atomic_path, read_result, write_bytes, write_json
 from paddlex_feat.fileio.atomic_folder import recover_folder
 from paddlex_feat.fileio.reading import read_small
-from paddlex_feat.fileio.temporary import clear_leftovers
+from paddlex_feat.fileio.temporary import remove_stale
 
 SAMPLES_PER_LIST = 10
-_LONGEST_SIDE = 4096  # of a sample, in pixels
-_MOST_SAMPLE = 2**27  # bytes of a file that may be a sample
+_MAX_SAMPLE_SIDE = 4096  # of a sample, in pixels
+_MAX_SAMPLE_BYTES = 2**27  # bytes of a file that may be a sample
 _RECORD = ".paddlex_feat.samples.json"  # in their folder: the SHA-256 of each, by name
-_TRIED = 1000  # images, before a list without readable ones is given up
+_MAX_TRIES = 1000  # images, before a list without readable ones is given up
 # Formats that every browser shows; samples of other formats are saved as PNG.
 _WEB_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
@@ -45,7 +45,7 @@ def write_samples(lists: dict[str, ImageList], folder: Path) -> dict[str, list[s
         order = list(range(len(records)))
         random.Random(123).shuffle(order)  # noqa: S311
         names[name] = []
-        for i in order[:_TRIED]:
+        for i in order[:_MAX_TRIES]:
             if len(names[name]) == SAMPLES_PER_LIST:
                 break
             with suppress(ImageError):
@@ -59,7 +59,7 @@ class _Samples:
 
     def __init__(self, folder: Path):
         for place, _, _ in os.walk(folder):
-            clear_leftovers(Path(place))  # of a run that was killed
+            remove_stale(Path(place))  # of a run that was killed
         self._folder = folder
         former = read_result(folder / _RECORD).get("samples")
         former = former if isinstance(former, dict) else {}
@@ -70,7 +70,7 @@ class _Samples:
     def save(self, records: ImageList, i: int) -> str:
         """Write the sample of one record and return its name. Raises ImageError if it cannot be decoded."""
         image = read_rgb(records.files()[i], warnings=[])  # damage is a finding
-        scale = min(1, _LONGEST_SIDE / max(image.shape[:2]))
+        scale = min(1, _MAX_SAMPLE_SIDE / max(image.shape[:2]))
         if scale < 1:
             size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
@@ -81,7 +81,7 @@ class _Samples:
         while self._taken.setdefault(name, mine) != mine or not self._may_be(name, data):
             number += 1
             name = str(relative.with_name(f"{relative.stem}_{number}{relative.suffix}"))
-        write_bytes(self._folder / name, data, lasting=False)
+        write_bytes(self._folder / name, data, fsync_dir=False)
         self._written[name] = sha256(data).hexdigest()
         return name
 
@@ -95,7 +95,7 @@ class _Samples:
 
     def finish(self) -> None:
         """Remove the earlier samples that were not written again, with the folders that become empty."""
-        with output_errors(self._folder):
+        with as_output_error(self._folder):
             for name in self._former.keys() - self._written.keys():
                 path = self._folder / name
                 if self._is_former(name):
@@ -103,13 +103,13 @@ class _Samples:
                     for parent in PurePosixPath(name).parents[:-1]:
                         with suppress(OSError):  # not empty
                             (self._folder / parent).rmdir()
-        write_json(self._folder / _RECORD, {"samples": self._written}, lasting=False)
+        write_json(self._folder / _RECORD, {"samples": self._written}, fsync_dir=False)
 
 
 def _content(path: Path) -> str:
     """SHA-256 of a file; "" for a link, and for what is not a file."""
     try:
-        return "" if path.is_symlink() else sha256(read_small(path, _MOST_SAMPLE)).hexdigest()
+        return "" if path.is_symlink() else sha256(read_small(path, _MAX_SAMPLE_BYTES)).hexdigest()
     except OSError:
         return ""
 

@@ -51,9 +51,9 @@ def write(
 
     first = evaluation.ranking.first_match
     chosen, worst = choose_queries(first, query.labels, QUERIES), choose_worst(first, query.labels, QUERIES)
-    headline = evaluation.headline()
+    main = evaluation.main_metrics()
     title = (
-        f"recall@1 {headline['recall1']:.3f}   recall@5 {headline['recall5']:.3f}   mAP {headline['mAP']:.3f}   "
+        f"recall@1 {main['recall1']:.3f}   recall@5 {main['recall5']:.3f}   mAP {main['mAP']:.3f}   "
         f"({summary.metrics.matched_queries} queries, {len(gallery)} gallery images)"
     )
     draw_queries(examples, chosen, title, folder / "retrieval.png")
@@ -65,7 +65,7 @@ def write(
     page = folder / "report.html"
     write_report(page, summary, examples, query, worst, chosen, plots, weights)
 
-    _log(summary, headline, query, page)
+    _log(summary, main, query, page)
     return {
         **as_result(summary, query),
         "files": [f"{folder.name}/{name}" for name in FILES],
@@ -73,7 +73,7 @@ def write(
     }
 
 
-def _log(summary: Summary, headline: dict[str, float], query: ImageList, page: Path) -> None:
+def _log(summary: Summary, main: dict[str, float], query: ImageList, page: Path) -> None:
     counts, (low, high) = summary.metrics, summary.interval
     if summary.unmatched:
         named = ", ".join(f"{query.where(q)} {query.paths[q]}" for q in summary.unmatched[:_WARNED])
@@ -85,7 +85,7 @@ def _log(summary: Summary, headline: dict[str, float], query: ImageList, page: P
         )
     log.info(
         "%s  (%d queries, %d gallery images)",
-        ", ".join(f"{name}: {value:.5f}" for name, value in headline.items()),
+        ", ".join(f"{name}: {value:.5f}" for name, value in main.items()),
         counts.matched_queries,
         summary.gallery,
     )

@@ -36,15 +36,16 @@ def physical_cores(folder: Path = Path("/sys/devices/system/cpu")) -> int:
     return min(cores, cgroups.processors() or cores)
 
 
-replaced: dict[str, str] = {}  # OMP_NUM_THREADS as prepare_paddle has set it -> as the user had
+replaced_omp_threads: dict[str, str] = {}  # OMP_NUM_THREADS as prepare_paddle has set it -> as the user had
 
 
-def users_wish() -> str:
+def user_omp_threads() -> str:
+    """The OMP_NUM_THREADS that the user has set, even after `prepare_paddle` has set another value."""
     current = os.environ.get("OMP_NUM_THREADS", "")
-    return replaced.get(current, current)
+    return replaced_omp_threads.get(current, current)
 
 
 def cpu_threads(threads: int) -> int:
     """`threads`, where 0 takes OMP_NUM_THREADS, else the physical cores."""
-    wanted = users_wish()
+    wanted = user_omp_threads()
     return threads or (int(wanted) if wanted.isdecimal() and int(wanted) else physical_cores())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the command asks for its rank before it needs any of this
     import numpy as np
     import paddle
 
-COMMAND = "PADDLEX_FEAT_COMMAND"  # environment of a worker that was started by us: what the user typed
+ENV_COMMAND = "PADDLEX_FEAT_COMMAND"  # environment of a worker that was started by us: what the user typed
 
 
 def logs_folder(mode: str) -> str:
@@ -26,7 +26,7 @@ def logs_folder(mode: str) -> str:
 
 
 @dataclass(frozen=True)
-class Group:
+class ProcessGroup:
     """Rank and number of processes; all exchanges go through paddle.distributed.
 
     Attributes:
@@ -40,7 +40,7 @@ class Group:
     local_size: int = 1
 
     @classmethod
-    def from_environment(cls) -> Group:
+    def from_environment(cls) -> ProcessGroup:
         """What paddle.distributed.launch says of this process; a group of one without it."""
         rank, size, local_rank, local_size = (
             int(os.environ.get(name, default))
@@ -53,7 +53,7 @@ class Group:
         )
         return cls(rank, size, local_rank, local_size) if size > 1 else cls()
 
-    def join(self) -> None:
+    def init(self) -> None:
         """Connect to the others; needed once, after the device was chosen."""
         if self.size > 1:
             import paddle.distributed
@@ -61,7 +61,7 @@ class Group:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 paddle.distributed.init_parallel_env()  # prints the flags that are set
 
-    def gather_rows(self, rows: np.ndarray) -> list[np.ndarray]:
+    def all_gather_rows(self, rows: np.ndarray) -> list[np.ndarray]:
         """The arrays of all ranks, in rank order. Their first dimensions may differ."""
         if self.size == 1:
             return [rows]
@@ -78,7 +78,7 @@ class Group:
         paddle.distributed.all_gather(parts, paddle.to_tensor(padded))
         return [part.numpy()[:length] for part, length in zip(parts, lengths, strict=True)]
 
-    def from_first(self, array: np.ndarray) -> np.ndarray:
+    def broadcast(self, array: np.ndarray) -> np.ndarray:
         """Rank 0's array, on every rank; shape and dtype must agree."""
         if self.size == 1:
             return array
@@ -89,7 +89,7 @@ class Group:
         paddle.distributed.broadcast(tensor, src=0)
         return tensor.numpy()
 
-    def tensors_from_first(self, tensors: Sequence[paddle.Tensor]) -> list[paddle.Tensor]:
+    def broadcast_tensors(self, tensors: Sequence[paddle.Tensor]) -> list[paddle.Tensor]:
         """Rank 0's values of tensors, on every rank and on their device, by one broadcast for each dtype.
 
         Shapes and dtypes must agree among the ranks.
@@ -109,7 +109,7 @@ class Group:
                 result[i] = part.reshape(tensors[i].shape)
         return result
 
-    def any(self, flag: bool) -> bool:
+    def any_rank(self, flag: bool) -> bool:
         """Does any rank say yes?"""
         return self.vote(flag, 0)[0]
 

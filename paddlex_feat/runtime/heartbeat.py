@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 
 from paddlex_feat.errors import FeatError, PeerLostError
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 
 log = logging.getLogger(__name__)
 BEAT = 1.0  # seconds
@@ -27,7 +27,7 @@ _NOBODY = 2**32 - 1
 _ended = threading.Event()
 
 
-def start(group: Group, seconds: float, report: Callable[[FeatError], None]) -> None:
+def start(group: ProcessGroup, seconds: float, report: Callable[[FeatError], None]) -> None:
     """Watch the other processes from a thread; all ranks call it together, once they are connected.
 
     Args:
@@ -43,7 +43,7 @@ def start(group: Group, seconds: float, report: Callable[[FeatError], None]) -> 
     if group.rank == 0:
         server.bind(("", 0))
     message = np.frombuffer(os.urandom(_TOKEN), np.uint8).astype(np.int32)
-    port, *token = group.from_first(np.array([server.getsockname()[1], *message], np.int32)).tolist()
+    port, *token = group.broadcast(np.array([server.getsockname()[1], *message], np.int32)).tolist()
     if not host:
         log.warning("PADDLE_MASTER is not set: a machine that dies is not noticed.")
         return
@@ -65,7 +65,7 @@ class _Watch:
 
     def __init__(
         self,
-        group: Group,
+        group: ProcessGroup,
         server: socket.socket,
         first: tuple[str, int],
         token: bytes,

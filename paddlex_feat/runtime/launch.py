@@ -30,17 +30,14 @@ from paddlex_feat import errors
 from paddlex_feat.errors import (
     ConfigError,
     ConnectionLostError,
-    EvaluationError,
     FeatError,
     Interrupted,
-    TrainingError,
-    output_errors,
+    as_output_error,
 )
 from paddlex_feat.fileio.atomic import atomic_path, write_json
-from paddlex_feat.fileio.temporary import ScratchFolder
+from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.fileio.user_folders import home_for_paddle
-from paddlex_feat.runtime.distributed import COMMAND, Group, logs_folder
-from paddlex_feat.runtime.logs import LOG_START
+from paddlex_feat.runtime.distributed import ENV_COMMAND, ProcessGroup, logs_folder
 from paddlex_feat.runtime.signals import INSISTING, handled, ignore_others, is_news
 
 log = logging.getLogger(__name__)
@@ -59,62 +56,68 @@ def device_ids(device: str) -> list[int]:
     return [int(i) for i in device.partition(":")[2].split(",") if i]
 
 
-def wanted(device: str, machines: str | None) -> bool:
-    """Does this process have to start others? Not if it is one of them itself."""
-    return (len(device_ids(device)) > 1 or bool(machines)) and Group.from_environment().size == 1
+def needs_workers(device: str, machines: str | None, group: ProcessGroup) -> bool:
+    """Whether this process has to start others; not if it is one of several itself."""
+    return (len(device_ids(device)) > 1 or bool(machines)) and group.size == 1
 
 
-def report_failure(logs: Path, error: FeatError) -> None:
-    """Leave a worker's error where the process that started it looks."""
-    rank = Group.from_environment().rank
+def report_failure(logs: Path, error: FeatError, rank: int) -> None:
+    """Write a worker's error to where the process that started it looks."""
     earlier = len(list(logs.glob("error_*.json")))  # the order of the errors; clocks may jump
-    content = {"type": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
+    names = ("what", "where", "fix", "code")
+    content = {"type": type(error).__name__, **{name: getattr(error, name) for name in names}}
     write_json(logs / f"error_{rank}.json", {**content, "earlier": earlier})
 
 
-def report_loss(mode: str, output: Path, error: FeatError) -> None:
-    """Leave the error of a lost machine in the files of the run; the process ends after that."""
-    report_failure(output / logs_folder(mode), error)
-    if Group.from_environment().rank == 0:
-        result = {"done_flag": False, "err_type": str(type(error)), "err_msg": str(error)}
+def report_loss(mode: str, output: Path, rank: int, error: FeatError) -> None:
+    """Write the error of a lost machine to the files of the run; the process ends after that."""
+    report_failure(output / logs_folder(mode), error, rank)
+    if rank == 0:
+        result = {"done_flag": False, "err_type": str(type(error)), "err_code": error.code, "err_msg": str(error)}
         write_json(output / f"{mode}_result.json", result)
-    log.log(logging.DEBUG if COMMAND in os.environ else logging.ERROR, "%s", error)
+    log.log(logging.DEBUG if ENV_COMMAND in os.environ else logging.ERROR, "%s", error)
 
 
 def run(
-    mode: str, configuration: str, output: Path, device: str, machines: str | None, port: int, log_start: int
+    mode: str,
+    configuration: str,
+    output: Path,
+    device: str,
+    machines: str | None,
+    port: int,
+    killed: FeatError,
 ) -> None:
     """Run one process a device, on this machine and on those of `machines`.
 
     Args:
-        mode: "train" or "evaluate", as the configuration says too; names the folder of the logs.
+        mode: that of the configuration; names the folder of the logs.
         configuration: the whole configuration as YAML; the workers read it from a file.
         device: "gpu:0,1", "cpu:0,1", …: one process an id.
         machines: addresses of all machines, separated by commas; each runs this same command.
         port: first port of the job, on each machine.
-        log_start: size of the mode's log before this process began to write to it.
+        killed: what to raise if a worker ends without an error of its own: its type, and its advice.
 
     Raises the error of the first worker that failed, or Interrupted.
     """
     logs = output / logs_folder(mode)
-    with output_errors(logs):
+    with as_output_error(logs):
         logs.mkdir(parents=True, exist_ok=True)
         for error in logs.glob("error_*.json"):  # of an earlier job
             error.unlink()
     # Private, because launch writes the whole environment, passwords included, beside its logs.
-    with ScratchFolder() as folder:
-        with output_errors(folder):
+    with TemporaryFolder() as folder:
+        with as_output_error(folder):
             (folder / "config.yaml").write_text(configuration, encoding="utf-8")
         command = [*_START, "paddlex_feat.runtime.launch", *_options(device, machines, port)]
         command += ["--log_dir", str(folder), "--log_level", "ERROR"]
         command += [*_START, "paddlex_feat.cli", "-c", str(folder / "config.yaml")]
         try:
-            code = _watch(command, _environment(device, machines, log_start), folder)
+            code = _watch(command, _environment(device, machines), folder)
         finally:
             _keep([*folder.glob("workerlog.*"), *folder.glob("launch.log")], logs)
     failures = _failures(logs)
     if code or failures:
-        raise _reason(failures, logs, code, mode, len(device_ids(device)) or 1, bool(machines))
+        raise _reason(failures, logs, code, killed, len(device_ids(device)) or 1, bool(machines))
 
 
 def _keep(files: list[Path], folder: Path) -> None:
@@ -148,8 +151,11 @@ def own_address(machines: str) -> str:
 
 
 def _interface(address: str) -> str | None:
-    """The network interface that has the address (Linux); gloo wants its name."""
-    import fcntl
+    """The network interface that has the address, which gloo wants by name; None where the system does not tell."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
 
     get_address = 0x8915  # SIOCGIFADDR
     for _, name in socket.if_nameindex():
@@ -163,12 +169,11 @@ def _interface(address: str) -> str | None:
     return None
 
 
-def _environment(device: str, machines: str | None, log_start: int) -> dict[str, str]:
+def _environment(device: str, machines: str | None) -> dict[str, str]:
     package = Path(__file__).resolve().parent.parent
     environment = {
         **os.environ,
-        LOG_START: str(log_start),
-        COMMAND: json.dumps(sys.argv),
+        ENV_COMMAND: json.dumps(sys.argv),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")])),
         "PYTHONUNBUFFERED": "1",
     }
@@ -254,13 +259,15 @@ def _reason(
     failures: list[tuple[int, dict[str, Any]]],
     logs: Path,
     code: int,
-    mode: str,
+    killed: FeatError,
     workers: int,
     several_machines: bool = False,
 ) -> FeatError:
     """Why the job ended: an error of a worker's own, else a worker that said nothing, else a signal to all.
 
-    workers: how many this machine has.
+    Args:
+        killed: error of a worker that wrote none; its advice is kept.
+        workers: how many this machine has.
     """
     consequences = ("Interrupted", "ConnectionLostError")
     own = [(rank, e) for rank, e in failures if e["type"] not in consequences]
@@ -268,7 +275,7 @@ def _reason(
         rank, error = own[0]
         kind = getattr(errors, error["type"], FeatError)
         where = f"worker {rank}" + (f", {error['where']}" if error["where"] else "")
-        return kind(error["what"], where=where, fix=error["fix"])
+        return kind(error["what"], where=where, fix=error["fix"], code=error.get("code"))
     interrupted = [(rank, e) for rank, e in failures if e["type"] == "Interrupted"]
     # A killed worker says nothing, and its death interrupts the others: only if all say so, all were told to end.
     if len(interrupted) == workers:
@@ -284,11 +291,11 @@ def _reason(
             where=str(logs),
             fix="See what the job says on the others, then start it again on all with -o Train.resume=auto.",
         )
-    kind = TrainingError if mode == "train" else EvaluationError
-    return kind(
-        f"A worker ended without a word (exit code {code}), as a process does that was killed.{last}",
+    return type(killed)(
+        f"A worker exited without an error message (exit code {code}); it was probably killed.{last}",
         where=str(logs),
-        fix=f"See the logs there; if the system ran out of memory, lower {mode.capitalize()}.batch_size.",
+        fix=f"See the logs there. If the system ran out of memory: {killed.fix}",
+        code="worker-killed",
     )
 
 

@@ -5,26 +5,24 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import logging.handlers
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from paddlex_feat.errors import LONGEST, FeatError, printable
-from paddlex_feat.fileio.locks import open_log
+from paddlex_feat.errors import MAX_MESSAGE, FeatError, sanitize
+from paddlex_feat.fileio.locks import open_to_append
 
 FILE_ONLY = "paddlex_feat.file"  # the logger whose records the console leaves out
-LOG_START = "PADDLEX_FEAT_LOG_START"  # environment: how long train.log was before the run
-_MOST_MOVED = 256 * 2**20  # bytes
-_size_at_start: dict[Path, int] = {}
 
 
 def _message(record: logging.LogRecord) -> str:
     """A record's text as one line; an error's has lines of its own."""
     if record.msg == "%s" and isinstance(record.args, tuple) and isinstance(record.args[0], FeatError):
         return str(record.args[0])  # which has seen to what it quotes
-    return printable(record.getMessage())
+    return sanitize(record.getMessage())
 
 
 class ConsoleHandler(logging.Handler):
@@ -45,21 +43,48 @@ class ConsoleHandler(logging.Handler):
                 print(text, file=sys.stderr, flush=True)
 
 
-class _LogFile(logging.FileHandler):
-    """A log that, where it cannot be written, says so once, and leaves it to the run whether that is the end."""
+class _LogFile(logging.handlers.WatchedFileHandler):
+    """A log to which several processes may write. If one of them moves the file, the others follow to the new one.
 
-    _said = False
+    Where it cannot be written, it warns once; whether that ends the run is left to the run.
+    """
+
+    _warned = False
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, mode="a", encoding="utf-8", errors="backslashreplace")
+        self._start = path.stat().st_size  # where the lines of this process begin
 
     def _open(self) -> io.TextIOWrapper:
-        return io.TextIOWrapper(open_log(Path(self.baseFilename)), encoding=self.encoding, errors=self.errors)
+        return io.TextIOWrapper(open_to_append(Path(self.baseFilename)), encoding=self.encoding, errors=self.errors)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:  # of a file that has been moved, and cannot be opened again
+            self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
-        elif not self._said:
-            self._said = True
+        elif not self._warned:
+            self._warned = True
             logging.getLogger("paddlex_feat").warning("%s is not complete: %s.", self.baseFilename, error.strerror)
+
+    def move(self, folder: Path) -> None:
+        """Move the file into `folder` and continue with the lines of this process in a new one. Raises OSError."""
+        if not self._start:
+            return
+        path = Path(self.baseFilename)
+        moved = folder / path.name
+        with self.lock or contextlib.nullcontext():
+            self.close()  # Windows renames no open file; the next record opens the new one
+            path.rename(moved)
+            with open_to_append(moved) as former, open_to_append(path) as new:
+                former.seek(self._start)
+                new.write(former.read())
+            self._start = 0
 
 
 class _FileFormatter(logging.Formatter):
@@ -70,12 +95,12 @@ class _FileFormatter(logging.Formatter):
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:
-        lines = super().formatException(ei)[:LONGEST].split("\n")  # an exception may quote any text
-        return "\n".join(f"| {printable(line)}" for line in lines)[:LONGEST]
+        lines = super().formatException(ei)[:MAX_MESSAGE].split("\n")  # an exception may quote any text
+        return "\n".join(f"| {sanitize(line)}" for line in lines)[:MAX_MESSAGE]
 
 
 @contextlib.contextmanager
-def kept() -> Iterator[None]:
+def restored_logger() -> Iterator[None]:
     """Put handlers, level and propagation of the package's logger back when the block ends, and close its log files."""
     logger = logging.getLogger("paddlex_feat")
     former = logger.handlers[:], logger.level, logger.propagate
@@ -101,35 +126,18 @@ def log_to_console() -> None:
 def log_to_file(path: Path) -> None:
     """Send messages, with time and tracebacks, to the end of `path` too. Raises OSError, also for a symbolic link."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = _LogFile(path, mode="a", encoding="utf-8", errors="backslashreplace")
-    size = path.stat().st_size
-    # A process that another one started for a run begins where that one's log did.
-    _size_at_start[path.resolve()] = min(size, int(os.environ.get(LOG_START) or size))
+    handler = _LogFile(path)
     handler.setFormatter(_FileFormatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("paddlex_feat")
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)  # the console takes INFO and above
 
 
-def size_at_start(path: Path) -> int:
-    """How long the log was before this process began to write to it."""
-    return _size_at_start.get(path.resolve(), 0)
+def move_log(path: Path, folder: Path) -> None:
+    """Move the log `path`, to which this process writes, into `folder`, and continue in a new file.
 
-
-def cut_earlier(path: Path) -> bytes:
-    """Take out and return what the log held before this process began to write to it. Raises OSError.
-
-    Of more than 256 MiB nothing is moved, and a message says so: anybody may have put a file without an end there.
+    The lines of this process are in both files. Does nothing if the log held no lines before them. Raises OSError.
     """
-    size = _size_at_start.pop(path.resolve(), 0)
-    if size > _MOST_MOVED:
-        logging.getLogger("paddlex_feat").warning("%s is too long to be moved: earlier lines stay in it.", path)
-        return b""
-    if not size:
-        return b""
-    with open_log(path) as stream:
-        stream.seek(0)
-        data = stream.read()
-        stream.truncate(0)
-        stream.write(data[size:])  # at the end, which is the beginning now
-    return data[:size]
+    for handler in logging.getLogger("paddlex_feat").handlers:
+        if isinstance(handler, _LogFile) and Path(handler.baseFilename) == Path(os.path.abspath(path)):  # noqa: PTH100
+            handler.move(folder)

@@ -19,7 +19,7 @@ def keep_freed_memory() -> None:
     """
     if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
         return
-    with contextlib.suppress(AttributeError):  # no glibc
+    with contextlib.suppress(AttributeError, TypeError):  # no glibc; no library of the process on Windows
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in _MALLOC.items():
             mallopt(option, value)

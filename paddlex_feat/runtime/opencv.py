@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from paddlex_feat.errors import DependencyError
-from paddlex_feat.runtime.distributed import COMMAND
+from paddlex_feat.runtime.distributed import ENV_COMMAND
 
 log = logging.getLogger(__name__)
 LEAST = (4, 13)  # what setup.cfg asks for, and why: docs/dependencies.md
@@ -53,7 +53,7 @@ def require_opencv() -> None:
         what = f"{' and '.join(found)} overwrite each other's files; OpenCV is {version} now"
     else:
         return
-    level = logging.DEBUG if COMMAND in os.environ else logging.WARNING  # a worker's launcher has warned already
+    level = logging.DEBUG if ENV_COMMAND in os.environ else logging.WARNING  # a worker's launcher has warned already
     log.log(level, "%s (packages: %s). To repair it: %s", what, ", ".join(found) or "none", _repair(found))
 
 

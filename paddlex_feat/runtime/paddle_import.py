@@ -15,8 +15,8 @@ from paddlex_feat.errors import DependencyError
 from paddlex_feat.fileio.temporary import private_folder
 from paddlex_feat.fileio.user_folders import home_for_paddle
 from paddlex_feat.runtime import paddle_build
-from paddlex_feat.runtime.cpu import cpu_threads, replaced, users_wish
-from paddlex_feat.runtime.signals import kept
+from paddlex_feat.runtime.cpu import cpu_threads, replaced_omp_threads, user_omp_threads
+from paddlex_feat.runtime.signals import restored_handlers
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +45,10 @@ def prepare_paddle(
 
     Raises DependencyError if Paddle is not installed, damaged, or installed as both of its wheels.
     """
-    users, own = users_wish(), str(cpu_threads(threads))
+    users, own = user_omp_threads(), str(cpu_threads(threads))
     os.environ["OMP_NUM_THREADS"] = own
-    replaced.clear()
-    replaced[own] = users
+    replaced_omp_threads.clear()
+    replaced_omp_threads[own] = users
     # Paddle Inference on a GPU sets this flag to 32 MiB for the whole process unless the environment names it, and a
     # training in the same process would then choose other convolutions. 512 is Paddle's default.
     os.environ.setdefault("FLAGS_conv_workspace_size_limit", "512")
@@ -67,7 +67,7 @@ def prepare_paddle(
         _set_onednn()
     else:
         notes = io.StringIO()
-        with contextlib.redirect_stderr(notes), kept(_TAKEN), home_for_paddle():
+        with contextlib.redirect_stderr(notes), restored_handlers(_TAKEN), home_for_paddle():
             # It warns of any OMP_NUM_THREADS but 1.
             _import_paddle()
         log.debug("Paddle's notes at import: %s", notes.getvalue().strip() or "none")

@@ -9,11 +9,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import FrameType
 
-from paddlex_feat.fileio.temporary import temporary_files_in
-from paddlex_feat.fileio.user_folders import matplotlib_folder
 from paddlex_feat.runtime import logs
 from paddlex_feat.runtime.signals import handled, is_news
 
@@ -46,7 +43,7 @@ def one_run() -> Iterator[None]:
         log.info("Waiting for the end of another run in this process.")
         lock.acquire()
     try:
-        with logs.kept():
+        with logs.restored_logger():
             yield
     finally:
         lock.release()
@@ -58,10 +55,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def surroundings(output: Path) -> Iterator[None]:
-    """Within the block, signals that end a run raise KeyboardInterrupt, and temporary files have a place.
-
-    output: folder of the run, where temporary files go if the system has no place for them.
-    """
-    with temporary_files_in(output), matplotlib_folder(), handled(_interrupt):
+def interruptible() -> Iterator[None]:
+    """Within the block, signals that end a run raise KeyboardInterrupt."""
+    with handled(_interrupt):
         yield

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import FrameType
 
 Handler = Callable[[int, FrameType | None], None]
@@ -18,6 +19,7 @@ ENDING = (*INSISTING, *_OTHERS)
 _STRUCT_SIGACTION = 512  # bytes, more than any system's has
 _came: list[int] = []  # in the outermost block of `handled` that is at work
 _blocks = 0
+_left_alone: ContextVar[bool] = ContextVar("left_alone", default=False)
 
 
 def is_news(signum: int) -> bool:
@@ -41,13 +43,13 @@ def handled(handler: Handler, though_ignored: Sequence[signal.Signals] = (signal
         though_ignored: signals that are taken even if they are ignored. Others stay so, as SIGHUP under nohup.
     """
     global _blocks
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or _left_alone.get():
         yield
         return
     if not _blocks:
         _came.clear()
     taken = [n for n in ENDING if n in though_ignored or signal.getsignal(n) != signal.SIG_IGN]
-    with kept(taken):
+    with restored_handlers(taken):
         _blocks += 1
         try:
             for number in taken:
@@ -55,6 +57,16 @@ def handled(handler: Handler, though_ignored: Sequence[signal.Signals] = (signal
             yield
         finally:
             _blocks -= 1
+
+
+@contextmanager
+def left_alone() -> Iterator[None]:
+    """Within the block `handled` changes nothing: the program that called this package handles its signals itself."""
+    token = _left_alone.set(True)
+    try:
+        yield
+    finally:
+        _left_alone.reset(token)
 
 
 def ignore_others() -> None:
@@ -65,7 +77,7 @@ def ignore_others() -> None:
 
 
 @contextmanager
-def kept(numbers: Sequence[signal.Signals]) -> Iterator[None]:
+def restored_handlers(numbers: Sequence[signal.Signals]) -> Iterator[None]:
     """Put the handlers of signals back when the block ends, also those that Python does not know, as faulthandler's."""
     library = ctypes.CDLL(None)
     actions = {number: ctypes.create_string_buffer(_STRUCT_SIGACTION) for number in numbers}

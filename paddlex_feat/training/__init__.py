@@ -1,0 +1,1 @@
+"""The training run: loop, one optimizer step, schedule, moving average, checkpoints and the run folder."""

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from paddlex_feat.errors import Interrupted
-from paddlex_feat.fileio.temporary import ScratchFolder
+from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.inference.export.exporter import Exporter
 from paddlex_feat.models.weights import HEAD
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.training.checkpoint import TrainingState
 from paddlex_feat.training.votes import Votes
 
@@ -24,7 +24,7 @@ class Candidate:
         weights: float32 tensors by name, on their device: the moving average if there is one.
     """
 
-    def __init__(self, state: TrainingState, exporter: Exporter, group: Group, folder: Path, votes: Votes):
+    def __init__(self, state: TrainingState, exporter: Exporter, group: ProcessGroup, folder: Path, votes: Votes):
         self.weights = state.weights()
         self._exporter = exporter
         self._group = group
@@ -35,7 +35,7 @@ class Candidate:
     def share(self) -> None:
         """Broadcast BatchNorm's statistics from rank 0; all other weights are equal on all ranks. All ranks call it."""
         names = [name for name in self.weights if name.endswith(_STATISTICS)]
-        tensors = self._group.tensors_from_first([self.weights[name] for name in names])
+        tensors = self._group.broadcast_tensors([self.weights[name] for name in names])
         self.weights = {**self.weights, **dict(zip(names, tensors, strict=True))}
 
     def inference(self) -> Path:
@@ -53,7 +53,9 @@ class Candidate:
 
 
 @contextmanager
-def candidate(state: TrainingState, exporter: Exporter, group: Group, root: Path, votes: Votes) -> Iterator[Candidate]:
+def candidate(
+    state: TrainingState, exporter: Exporter, group: ProcessGroup, root: Path, votes: Votes
+) -> Iterator[Candidate]:
     """The network as it is now. Rank 0 exports into the run's own folder `root`, whose checkpoints share the files."""
-    with ScratchFolder(root if group.rank == 0 else None) as temporary:
+    with TemporaryFolder(root if group.rank == 0 else None) as temporary:
         yield Candidate(state, exporter, group, temporary, votes)

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationE
 
 from paddlex_feat.errors import ConfigError, WeightsError
 from paddlex_feat.fileio.atomic import write_json
-from paddlex_feat.fileio.atomic_folder import settled
+from paddlex_feat.fileio.atomic_folder import resolve_during_swap
 from paddlex_feat.losses.combined import CombinedLoss, recipe_loss
 from paddlex_feat.models import weights
 from paddlex_feat.training.ema import Ema
@@ -239,14 +239,14 @@ def resume(path: Path, state: TrainingState) -> None:
     if state.ema:  # a run that had none begins its average here
         state.ema.load(state.model.state_dict())
     raw = path.with_suffix(".pdema")
-    if settled(raw).is_file():
+    if resolve_during_swap(raw).is_file():
         weights.load(state.model, raw)
     _resume_losses(path.with_suffix(".pdloss"), state)
 
 
 def _resume_losses(path: Path, state: TrainingState) -> None:
     """Load the losses' own tensors; a run whose losses have none needs no file."""
-    own, saved = state.loss_weights(), weights.read(path) if settled(path).is_file() else {}
+    own, saved = state.loss_weights(), weights.read(path) if resolve_during_swap(path).is_file() else {}
     wrong = sorted(own.keys() ^ saved.keys()) + [n for n in own.keys() & saved.keys() if not _fits(saved[n], own[n])]
     if wrong:
         raise WeightsError(

@@ -19,10 +19,10 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from paddlex_feat.errors import output_errors
-from paddlex_feat.fileio.atomic import link_or_copy, write_bytes, write_text
-from paddlex_feat.fileio.atomic_folder import atomic_folder, recover_folder, settled, sync_files
-from paddlex_feat.fileio.temporary import ScratchFolder
+from paddlex_feat.errors import as_output_error
+from paddlex_feat.fileio.atomic import link_or_copy, write_text
+from paddlex_feat.fileio.atomic_folder import atomic_folder, recover_folder, resolve_during_swap, sync_files
+from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.inference.export.convert import inference_file_names
 from paddlex_feat.runtime import logs
 from paddlex_feat.training import checkpoint
@@ -100,7 +100,8 @@ class RunFolder:
         found = [p for pattern in _OF_A_RUN for p in self.root.glob(pattern)] + list(self._epochs().values())
         if found:
             target = self._archive(found)
-            write_bytes(target / "train.log", logs.cut_earlier(self.root / "train.log"))
+            with as_output_error(target):
+                logs.move_log(self.root / "train.log", target)
 
     def resume_from(self, parameters: Path, progress: Progress) -> None:
         """Continue the run of the checkpoint `parameters` (.pdparams), in its own folder or in another one.
@@ -155,7 +156,7 @@ class RunFolder:
     def _best_of(self, source: Path, progress: Progress) -> Path | None:
         """The checkpoint (.pdparams) of the best epoch of the run in `source`, if it still exists."""
         for name in (BEST, f"epoch_{progress.best_epoch}"):
-            folder = settled(source / name)  # perhaps of another run, which may be under way
+            folder = resolve_during_swap(source / name)  # perhaps of another run, which may be under way
             states = folder / f"{name}.pdstates"
             if states.is_file() and checkpoint.read_progress(states).epoch == progress.best_epoch:
                 return states.with_suffix(".pdparams")
@@ -175,7 +176,7 @@ class RunFolder:
         while (self.root / f"previous_{number}").exists():
             number += 1
         target = self.root / f"previous_{number}"
-        with output_errors(target):
+        with as_output_error(target):
             target.mkdir()
             for path in paths:
                 place = target / path.name.removesuffix(".bak")
@@ -218,7 +219,7 @@ class RunFolder:
         staged = None
         if inference is not None:  # the caller's folder may be gone before the thread comes to it
             self.root.mkdir(parents=True, exist_ok=True)
-            staged = ScratchFolder(self.root)
+            staged = TemporaryFolder(self.root)
             for file in inference.iterdir():  # the exporter's alone
                 link_or_copy(file, staged.path / file.name)
         self._pending = self._writer.submit(self._write, names, checkpoint.snapshot(state), staged)
@@ -229,7 +230,7 @@ class RunFolder:
         if pending is not None:
             pending.result()
 
-    def _write(self, names: Sequence[str], snapshot: Snapshot, inference: ScratchFolder | None) -> None:
+    def _write(self, names: Sequence[str], snapshot: Snapshot, inference: TemporaryFolder | None) -> None:
         first, *others = names
         with inference or nullcontext(), self._replacing(first) as folder:
             snapshot.write(folder, first)
@@ -248,7 +249,7 @@ class RunFolder:
     def _remove(self, name: str) -> None:
         """Remove a checkpoint as a whole, even if killed; the user's files in it stay."""
         path = self.root / name
-        with output_errors(path), ScratchFolder(self.root) as gone, suppress(FileNotFoundError):
+        with as_output_error(path), TemporaryFolder(self.root) as gone, suppress(FileNotFoundError):
             path.rename(gone / name)
             if not (gone / name).is_symlink():
                 _preserve_user_files(gone / name, path, name)

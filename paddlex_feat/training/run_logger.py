@@ -6,11 +6,12 @@ import json
 import logging
 import resource
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from paddlex_feat.errors import DependencyError, output_errors
+from paddlex_feat.errors import DependencyError, as_output_error
 from paddlex_feat.runtime.logs import FILE_ONLY
 from paddlex_feat.runtime.progress import bar
 from paddlex_feat.training.metrics_file import CURVES, METRICS, draw_curves
@@ -25,6 +26,9 @@ HINT = (
 )
 
 
+OnRecord = Callable[[str, dict[str, Any]], None]  # (kind, values) of a line of metrics.jsonl
+
+
 class RunLogger:
     """Records one run.
 
@@ -34,13 +38,23 @@ class RunLogger:
         steps_per_epoch: optimizer steps of an epoch.
         done: steps that the run had completed when it was resumed.
         visualdl: whether to write a VisualDL log too.
+        on_record: called after each line of metrics.jsonl with a copy of its values.
 
     Raises:
         DependencyError: VisualDL is asked for and not installed.
     """
 
-    def __init__(self, folder: Path | None, epochs: int, steps_per_epoch: int, done: int = 0, visualdl: bool = False):
+    def __init__(
+        self,
+        folder: Path | None,
+        epochs: int,
+        steps_per_epoch: int,
+        done: int = 0,
+        visualdl: bool = False,
+        on_record: OnRecord | None = None,
+    ):
         self._folder = folder
+        self._on_record = on_record
         self._epochs = epochs
         self._steps_per_epoch = steps_per_epoch
         self._total = epochs * steps_per_epoch
@@ -147,12 +161,14 @@ class RunLogger:
         if self._folder is None:
             return
         path = self._folder / METRICS
-        with output_errors(path), path.open("a", encoding="utf-8") as stream:
+        with as_output_error(path), path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"kind": kind, **row}) + "\n")
         if self._visualdl:
             for name, value in row.items():
                 if name not in ("epoch", "step"):
                     self._visualdl.add_scalar(tag=f"{kind}/{name}", value=value, step=row["step"])
+        if self._on_record:
+            self._on_record(kind, dict(row))
 
     def close(self) -> None:
         """End the bar and draw the curves."""

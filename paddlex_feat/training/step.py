@@ -15,7 +15,7 @@ from paddle import nn
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.models.recognizer import Recognizer
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.training.scaler import LossScaler
 from paddlex_feat.training.transfer import Feed
 
@@ -94,13 +94,13 @@ class Step:
         criterion: CombinedLoss,
         optimizer: paddle.optimizer.Optimizer,
         precision: Precision | None = None,
-        group: Group | None = None,
+        group: ProcessGroup | None = None,
         cross_device_negatives: bool = False,
         compiled: bool = False,
         unused_parameters: bool = False,
     ):
         self._precision = precision or Precision()
-        self._group = group or Group()
+        self._group = group or ProcessGroup()
         self._criterion = criterion
         self._optimizer = optimizer
         self._cross_device = cross_device_negatives and self._group.size > 1

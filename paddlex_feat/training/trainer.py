@@ -15,7 +15,7 @@ import paddle
 from paddlex_feat.errors import FeatError, Interrupted
 from paddlex_feat.inference.export.exporter import Exporter
 from paddlex_feat.runtime import heartbeat
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.training.candidate import Candidate, candidate
 from paddlex_feat.training.checkpoint import TrainingState
 from paddlex_feat.training.loss_log import LossLog
@@ -81,7 +81,7 @@ class Trainer:
         folder: RunFolder,
         plan: TrainingPlan,
         run_logger: RunLogger,
-        group: Group | None = None,
+        group: ProcessGroup | None = None,
         resume_command: str = "the same command with -o Train.resume=auto",
         frozen_bn_layers: Sequence[paddle.nn.Layer] = (),
         skipped: Collection[str] = (),
@@ -96,7 +96,7 @@ class Trainer:
         self.folder = folder
         self.plan = plan
         self.run_logger = run_logger
-        self.group = group or Group()
+        self.group = group or ProcessGroup()
         self.resume_command = resume_command
         self.frozen_bn_layers = frozen_bn_layers
         self.skipped = skipped
@@ -175,7 +175,7 @@ class Trainer:
                 self._save([LATEST])
                 self.folder.finish()
             raise
-        shared = self.group.from_first(np.array([own[name] for name in METRICS], np.float64))
+        shared = self.group.broadcast(np.array([own[name] for name in METRICS], np.float64))
         return dict(zip(METRICS, shared.tolist(), strict=True))
 
     def _is_best(self, epoch: int, metrics: dict[str, float]) -> bool:

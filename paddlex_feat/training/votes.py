@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 
 # Between two votes, as rank 0's clock predicts. Each vote waits for the device; Paddle's launcher kills 30 s after a
 # signal, and the state has to be saved by then.
@@ -23,7 +23,7 @@ class Votes:
         always: vote after every step.
     """
 
-    def __init__(self, group: Group, told: Callable[[], bool], always: bool = False):
+    def __init__(self, group: ProcessGroup, told: Callable[[], bool], always: bool = False):
         self._group = group
         self._told = told
         self._always = always or group.size == 1

@@ -209,7 +209,7 @@ def accumulation(bench: Bench) -> Iterator[Line]:
 
 
 def clipping(bench: Bench) -> Iterator[Line]:
-    """The first update of SGD with momentum has the length learning rate times clip_norm, in every precision."""
+    """The first update of SGD with momentum has the length learning rate times max_grad_norm, in every precision."""
     from paddlex_feat.training.step import Precision
 
     limit = 0.01
@@ -225,10 +225,10 @@ def clipping(bench: Bench) -> Iterator[Line]:
             for n, p in training.model.named_parameters()
         )
         ratio = square**0.5 / (training.optimizer.get_lr() * limit)
-        title = f"clip_norm {level}{' ' + dtype if level != 'OFF' else ''}: length of the update, bound = 1"
+        title = f"max_grad_norm {level}{' ' + dtype if level != 'OFF' else ''}: length of the update, bound = 1"
         yield bench.line(title, ratio, "1 +- 0.02", abs(ratio - 1) <= 0.02)
     if not bench.gpu:
-        yield bench.not_run("clip_norm O2", "mixed precision needs a GPU")
+        yield bench.not_run("max_grad_norm O2", "mixed precision needs a GPU")
 
 
 def moving_average(bench: Bench) -> Iterator[Line]:

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 from accept.networks import CLIP_BASE, batch, build
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.runtime.paddle_import import prepare_paddle
 
 
@@ -20,11 +20,11 @@ def main(target: str) -> None:
     prepare_paddle(1)
     import paddle
 
-    group = Group.from_environment()
+    group = ProcessGroup.from_environment()
     # Paddle's launcher sets it to the number among the visible GPUs that this rank takes.
     device = "cpu" if "ACCEPT_ON_CPU" in os.environ else f"gpu:{os.environ.get('FLAGS_selected_gpus', '0')}"
     paddle.set_device(device)
-    group.join()
+    group.init()
     training = build(CLIP_BASE, device)
     step = training.step(group=group, cross_device_negatives=True)
     for number in range(3):

@@ -80,7 +80,7 @@ def _use(data: bytes, folder: Path) -> str:
     archive.write_bytes(data)
     inner.mkdir()
     try:
-        unpack_tar(archive, inner / "target", most_bytes=2**20, most_files=100)
+        unpack_tar(archive, inner / "target", max_bytes=2**20, max_files=100)
     finally:
         assert {path.name for path in folder.iterdir()} == {"a.tar", "inner"}, "written outside"
         assert [path.name for path in inner.iterdir()] == ["target"], "written outside"

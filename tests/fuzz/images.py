@@ -294,9 +294,9 @@ def _use(suffix: str, mend: Callable[[bytes], bytes] | None = None) -> Callable[
         info = inspect(str(path))
         faults = []
         for item in islice(iter_images(str(path)), _PAGES):
-            for enough in (None, lambda width, height: min(width, height) >= 8):
+            for is_large_enough in (None, lambda width, height: min(width, height) >= 8):
                 try:
-                    pixels = item.load(_SMALL.resize, enough)
+                    pixels = item.load(_SMALL.resize, is_large_enough)
                     assert pixels.shape == (32, 32, 3) and pixels.dtype == np.uint8
                 except ImageError as error:
                     faults.append(error)

@@ -13,19 +13,19 @@ import numpy as np
 from paddlex_feat.data.readers import require_lists
 from paddlex_feat.evaluation.evaluator import Evaluator
 from paddlex_feat.inference.extractor import FeatureExtractor
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.runtime.paddle_import import prepare_paddle
 
 
 def main(inference: str, data: str, result: str, batch_size: int) -> None:
     """Evaluate and save."""
     prepare_paddle(1)
-    group = Group.from_environment()
-    group.join()
+    group = ProcessGroup.from_environment()
+    group.init()
     lists = require_lists(data, ("gallery", "query"))
     evaluation = Evaluator(lists, batch_size, 1, group)(FeatureExtractor(Path(inference), "cpu", 1))
     if group.rank == 0:
-        figures = evaluation.headline()
+        figures = evaluation.main_metrics()
         np.savez(result, query=evaluation.query, gallery=evaluation.gallery, **figures)
 
 

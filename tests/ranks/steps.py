@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from networks import TINY_CLIP
 
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.runtime.paddle_import import prepare_paddle
 
 STEPS, IMAGES = 3, 12
@@ -47,8 +47,8 @@ def main(result: str, accumulate: int, ce_weight: float, proxies: bool) -> None:
     from paddlex_feat.training.freeze import freeze
     from paddlex_feat.training.step import Step, TrainingNetwork
 
-    group = Group.from_environment()
-    group.join()
+    group = ProcessGroup.from_environment()
+    group.init()
     paddle.seed(3 + group.rank)  # DataParallel gives all ranks the weights of rank 0
     model = recognizer.build(TINY_CLIP, 4)
     if not ce_weight:

@@ -14,7 +14,7 @@ from paddlex_feat.data.readers import require_lists
 from paddlex_feat.errors import Interrupted
 from paddlex_feat.evaluation.evaluator import Evaluator
 from paddlex_feat.inference.extractor import FeatureExtractor
-from paddlex_feat.runtime.distributed import Group
+from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.runtime.paddle_import import prepare_paddle
 
 
@@ -25,13 +25,13 @@ def main(inference: str, data: str, result: str) -> None:
 
     from paddlex_feat.training.votes import Votes
 
-    group = Group.from_environment()
-    group.join()
+    group = ProcessGroup.from_environment()
+    group.init()
     sent = [np.full((2, 3), group.rank), np.float32(group.rank + 0.5), np.arange(4, dtype=np.float32) + group.rank]
     broadcasts = []
     exchange = paddle.distributed.broadcast
     paddle.distributed.broadcast = lambda tensor, src: (broadcasts.append(tensor.dtype), exchange(tensor, src=src))
-    shared = group.tensors_from_first([paddle.to_tensor(array) for array in sent])
+    shared = group.broadcast_tensors([paddle.to_tensor(array) for array in sent])
 
     looks = 0
     # The last rank has the fewest batches.

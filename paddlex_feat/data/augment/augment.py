@@ -47,16 +47,16 @@ class AugmentParams:
 class Augment:
     """The augmentation of both recipes of PaddleClas; fields as in the section Train.augment.
 
-    crop "padded" (PP-ShiTuV2_rec): resize to a square, flip, pad with black, crop back, rotate,
-    resize; then RandAugment. crop "area" (CLIP): crop of random area and aspect, bilinear resize,
+    crop "pad_crop" (PP-ShiTuV2_rec): resize to a square, flip, pad with black, crop back, rotate,
+    resize; then RandAugment. crop "random_resized_crop" (CLIP): crop of random area and aspect, bilinear resize,
     flip, RandAugment, rotate. Brightness and contrast come last.
 
     Attributes:
-        crop: which of the two; pad and zoom belong to "padded", area and aspect to "area".
+        crop: which of the two; pad and zoom belong to "pad_crop", scale and ratio to "random_resized_crop".
         pad: black pixels on each side before the crop.
         zoom: the crop's side is uniform in 1 - zoom .. 1 of the size.
-        area: range of the crop's part of the image's area.
-        aspect: range of the crop's width / height.
+        scale: range of the crop's part of the image's area.
+        ratio: range of the crop's width / height.
         flip_prob, rotation_prob: probabilities.
         rotation_degrees: the angle is uniform in plus or minus this; black fill.
         rotation_interpolation: "bilinear" or "bicubic".
@@ -66,11 +66,11 @@ class Augment:
         reduced_decode: `read` decodes a JPEG at 1/2, 1/4 or 1/8 where no side falls below the result's.
     """
 
-    crop: Literal["padded", "area"] = "padded"
+    crop: Literal["pad_crop", "random_resized_crop"] = "pad_crop"
     pad: int = 10
     zoom: float = 0.0
-    area: tuple[float, float] = (0.08, 1.0)
-    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip_prob: float = 0.5
     rotation_prob: float = 0.5
     rotation_degrees: float = 90.0
@@ -118,7 +118,7 @@ class Augment:
         """
         flip, rotated, down, right, zoom, area_fraction = rng.random(6).tolist()
         degrees = rng.uniform(-self.rotation_degrees, self.rotation_degrees)
-        aspect = rng.uniform(*self.aspect)
+        aspect = rng.uniform(*self.ratio)
         brightness, contrast = (1 + rng.uniform(-most, most) for most in (self.brightness, self.contrast))
         return AugmentParams(
             flip=flip < self.flip_prob,
@@ -134,7 +134,7 @@ class Augment:
 
     def apply(self, params: AugmentParams, image: np.ndarray, preprocess: Preprocess, bgr: bool = False) -> np.ndarray:
         """Augment with given parameters: uint8 [H, W, 3], BGR if `bgr`, else RGB -> uint8 [size, size, 3], RGB."""
-        area = self.crop == "area"
+        area = self.crop == "random_resized_crop"
         image = self._area(params, image, preprocess) if area else self._padded(params, image, preprocess)
         if bgr:  # not before: the image is small now
             image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -153,11 +153,11 @@ class Augment:
         return geometry.area_crop(image, window, preprocess.size, params.flip)
 
     def _area_window(self, params: AugmentParams, height: int, width: int) -> geometry.Window:
-        return geometry.area_window(height, width, self.area, params.area_fraction, params.aspect, params.offset)
+        return geometry.area_window(height, width, self.scale, params.area_fraction, params.aspect, params.offset)
 
     def _is_large_enough(self, params: AugmentParams, size: int, width: int, height: int) -> bool:
         """Whether the part that becomes size x size pixels has at least as many in an image of this size."""
-        if self.crop == "area":
+        if self.crop == "random_resized_crop":
             window = self._area_window(params, height, width)
             return min(window.height, window.width) >= size
         side = size - int(params.zoom * size)

@@ -26,13 +26,13 @@ class RandAugment:
     """A random sequence of colour and geometric operations, all of about one magnitude.
 
     Attributes:
-        ops: number of operations drawn, with replacement; 0 turns RandAugment off.
+        num_ops: number of operations drawn, with replacement; 0 turns RandAugment off.
         prob: probability that a drawn operation is applied.
         magnitude: mean of the normal distribution of the magnitude, which is clipped to 0..10.
         magnitude_std: its standard deviation.
     """
 
-    ops: int = 0
+    num_ops: int = 0
     prob: float = 0.5
     magnitude: float = 7.0
     magnitude_std: float = 0.5
@@ -40,7 +40,7 @@ class RandAugment:
     def sample_ops(self, rng: np.random.Generator) -> tuple[Chosen, ...]:
         """The operations to apply, in order."""
         chosen: list[Chosen] = []
-        for number in rng.integers(len(NAMES), size=self.ops):
+        for number in rng.integers(len(NAMES), size=self.num_ops):
             applied, sign = rng.random() < self.prob, 1 if rng.random() < 0.5 else -1
             magnitude = min(max(rng.normal(self.magnitude, self.magnitude_std), 0.0), MAX_MAGNITUDE)
             if applied:

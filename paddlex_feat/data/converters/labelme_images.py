@@ -24,7 +24,7 @@ from paddlex_feat.errors import DatasetError, ImageError
 from paddlex_feat.fileio.atomic import read_result, write_bytes, write_json
 from paddlex_feat.fileio.lookup import Lookup
 from paddlex_feat.fileio.reading import read_small
-from paddlex_feat.fileio.temporary import clear_leftovers
+from paddlex_feat.fileio.temporary import remove_stale
 
 _MAX_ANNOTATION_BYTES = 2**27  # bytes of a file, which may hold its image
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp", b"II": ".tif",
@@ -269,7 +269,7 @@ def write_pictures(root: Path, inside: dict[str, tuple[str, Path]]) -> None:
     names = {annotation.relative_to(root).as_posix(): name for name, (_, annotation) in inside.items()}
     write_json(root / _RECORD, {"made": written.made, "pictures": {**written.pictures, **names}})
     for folder in {(root / name).parent for name in inside}:
-        clear_leftovers(folder)  # of a conversion that was killed
+        remove_stale(folder)  # of a conversion that was killed
     for name, (digest, annotation) in inside.items():
         try:
             picture = _Picture(read_annotation(annotation)["imageData"])
@@ -283,4 +283,4 @@ def write_pictures(root: Path, inside: dict[str, tuple[str, Path]]) -> None:
                 fix="Convert again.",
                 code="dataset-changes",
             )
-        write_bytes(root / name, picture.data, lasting=False)
+        write_bytes(root / name, picture.data, fsync_dir=False)

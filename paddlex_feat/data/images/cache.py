@@ -12,7 +12,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from mmap import mmap
 from pathlib import Path
 
@@ -28,6 +28,8 @@ from paddlex_feat.data.images.decode import (
 )
 from paddlex_feat.data.images.jpeg import frame_size
 from paddlex_feat.data.images.opencv import cv2
+from paddlex_feat.fileio.os_locks import HAS_FLOCK, process_lock
+from paddlex_feat.fileio.reading import open_flags
 
 log = logging.getLogger(__name__)
 _FLAGS = (cv2.IMREAD_COLOR, *(flag for _, flag in REDUCED))
@@ -81,7 +83,7 @@ class ImageCache:
 
     def _allocated(self) -> mmap:
         """Map memory; the system allocates it when it is written."""
-        if not hasattr(os, "memfd_create"):
+        if not (HAS_FLOCK and hasattr(os, "memfd_create")):
             return mmap(-1, self._start + self.limit)
         self.fd = os.memfd_create("paddlex_feat_images")
         try:
@@ -102,7 +104,7 @@ class ImageCache:
         if not mark:
             return None
         with suppress(OSError, ValueError):
-            fd = os.open(f"/proc/{process}/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
+            fd = os.open(f"/proc/{process}/fd/{descriptor}", os.O_RDWR | open_flags())
             try:
                 found = cls(limit, fd)
             except BaseException:
@@ -185,17 +187,8 @@ class ImageCache:
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         """Be the only writer among threads and processes; the lock of a killed process is released."""
-        with self._lock:
-            if self.fd is None:  # not shared with other processes
-                yield
-                return
-            import fcntl  # on Unix alone, as are shared caches
-
-            fcntl.lockf(self.fd, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                fcntl.lockf(self.fd, fcntl.LOCK_UN)
+        with self._lock, process_lock(self.fd) if self.fd is not None else nullcontext():
+            yield
 
 
 def _key(name: str) -> tuple[int, int]:

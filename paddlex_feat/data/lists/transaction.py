@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from paddlex_feat.errors import OutputError, output_errors
+from paddlex_feat.errors import OutputError, as_output_error
 from paddlex_feat.fileio.atomic import link_or_copy, write_bytes, write_text
-from paddlex_feat.fileio.backups import free_backup_name
-from paddlex_feat.fileio.locks import alone
+from paddlex_feat.fileio.backups import next_backup_path
+from paddlex_feat.fileio.locks import folder_lock
 from paddlex_feat.fileio.reading import read_small
-from paddlex_feat.fileio.temporary import clear_leftovers
+from paddlex_feat.fileio.temporary import remove_stale
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def _waiting(root: Path, name: str) -> Path:
 @contextmanager
 def _locked(root: Path) -> Iterator[None]:
     try:
-        with output_errors(root), alone(root):
+        with as_output_error(root), folder_lock(root):
             yield
     except OutputError as error:
         raise OutputError(
@@ -61,14 +61,14 @@ def replace_lists(root: Path, texts: dict[str, str]) -> dict[str, Path]:
     kept = {}
     with _locked(root):
         _finish(root)
-        clear_leftovers(root)  # of a run that was killed before it changed anything
+        remove_stale(root)  # of a run that was killed before it changed anything
         for name, text in texts.items():
             write_bytes(_waiting(root, name), os.fsencode(text))  # a name that is not UTF-8 keeps its bytes
         for name in texts:
             former = root / f"{name}.txt"
             if former.exists():
-                kept[name] = free_backup_name(former)
-                with output_errors(kept[name]):
+                kept[name] = next_backup_path(former)
+                with as_output_error(kept[name]):
                     link_or_copy(former, kept[name])
         write_text(root / _MARK, "The lists .*.txt.new are complete and about to be renamed.\n")
         _finish(root)
@@ -103,7 +103,7 @@ def read(root: Path, name: str, max_bytes: int) -> bytes:
 def _finish(root: Path) -> None:
     if not (root / _MARK).exists():
         return
-    with output_errors(root):
+    with as_output_error(root):
         for name in LISTS:
             if _waiting(root, name).is_file():
                 os.replace(_waiting(root, name), root / f"{name}.txt")

@@ -34,7 +34,7 @@ Out = TypeVar("Out")
 BATCHES_AHEAD = 2
 
 
-def map_ahead(
+def prefetch_map(
     groups: Iterable[Sequence[Job]], work: Callable[[Job], Result], workers: int, ahead: int = BATCHES_AHEAD
 ) -> Generator[tuple[Sequence[Job], list[Result]], None, None]:
     """Apply `work` to every job in threads, groups in order, at most `ahead` groups ahead.
@@ -51,7 +51,7 @@ def map_ahead(
         yield from in_order(groups, submit, ahead)
 
 
-def map_then(
+def prefetch_map_then(
     groups: Iterable[Sequence[Job]],
     work: Callable[[Job], Result],
     workers: int,
@@ -59,7 +59,7 @@ def map_then(
     end: Callable[[], object],
     ahead: int = BATCHES_AHEAD + 1,
 ) -> Generator[Out, None, None]:
-    """As `map_ahead`, and `then` applied to each group and its results in one more thread, group after group.
+    """As `prefetch_map`, and `then` applied to each group and its results in one more thread, group after group.
 
     What is done is given at once, though a job of a later group be long at work.
 
@@ -101,7 +101,7 @@ def in_order(
 @contextmanager
 def _decoders(workers: int) -> Iterator[ThreadPoolExecutor]:
     keep_freed_memory()
-    with _OPENCV.alone(), _threads(workers, "decode") as pool:
+    with _OPENCV.disabled(), _threads(workers, "decode") as pool:
         yield pool
 
 
@@ -114,7 +114,7 @@ class _OpencvThreads:
         self._former = 1
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def disabled(self) -> Iterator[None]:
         """One image a thread is the parallelism within the block; the last one to end puts back what was there."""
         with self._lock:
             if not self._users:
@@ -142,7 +142,7 @@ def _threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-class BadImages:
+class CorruptImageReplacer:
     """What to do about images that cannot be decoded: nothing is ever replaced unless this is used.
 
     An image is replaced by another one of its class, so that a P x K batch keeps its form.
@@ -200,7 +200,7 @@ class Batch:
         paths: Sequence[str],
         samples: Samples,
         key: Sequence[int],
-        bad: BadImages | None,
+        bad: CorruptImageReplacer | None,
     ) -> None:
         """Replace what could not be read, or raise the first failure where nothing is to be replaced."""
         for position, error in failures:
@@ -232,7 +232,7 @@ def training_batches(
     key: tuple[int, ...],
     workers: int,
     first: int = 0,
-    bad: BadImages | None = None,
+    bad: CorruptImageReplacer | None = None,
     cache: ImageCache | None = None,
 ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
     """Augmented batches of one epoch, by threads: (image indices int64 [N], images uint8 [N, S, S, 3]).
@@ -256,7 +256,7 @@ def training_batches(
             batch = Batch(position, indices, images)
             yield [(batch, rows) for rows in slices(len(indices), workers)]
 
-    for jobs, _ in map_ahead(groups(), fill, workers):
+    for jobs, _ in prefetch_map(groups(), fill, workers):
         yield jobs[0][0].indices, jobs[0][0].images
 
 
@@ -283,5 +283,5 @@ def evaluation_batches(
             batch = Batch(start, indices, images)
             yield [(batch, rows) for rows in slices(len(indices), workers)]
 
-    for jobs, _ in map_ahead(groups(), load, workers):
+    for jobs, _ in prefetch_map(groups(), load, workers):
         yield jobs[0][0].indices, jobs[0][0].images

@@ -23,7 +23,7 @@ from paddlex_feat.data.images import decode
 from paddlex_feat.data.images.cache import ImageCache
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.data.loading.decoder_process import READY, TOKEN, Job, Report, Setup
-from paddlex_feat.data.loading.loader import BATCHES_AHEAD, BadImages, Batch, in_order, numbered
+from paddlex_feat.data.loading.loader import BATCHES_AHEAD, Batch, CorruptImageReplacer, in_order, numbered
 from paddlex_feat.data.loading.ring import Geometry, Ring, reserve
 from paddlex_feat.data.loading.slices import Failure, Samples, slices
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 HELD = 3  # batches that the caller may keep without a copy
 START_SECONDS = 120
 _LOOK_MILLISECONDS = 500  # how often silent processes are asked whether they live
-_MOST_IMAGES = 20_000  # of a batch: the tokens of all slices in the ring fit into a pipe
+_MAX_IMAGES = 20_000  # of a batch: the tokens of all slices in the ring fit into a pipe
 # One thread a process: what libraries start for themselves would only cost.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -52,8 +52,8 @@ class DecodingProcesses:
     """
 
     def __init__(self, count: int, batch: int, augment: Augment, preprocess: Preprocess, cache: ImageCache):
-        if batch > _MOST_IMAGES:
-            raise OSError(None, f"a batch has more than {_MOST_IMAGES} images")
+        if batch > _MAX_IMAGES:
+            raise OSError(None, f"a batch has more than {_MAX_IMAGES} images")
         self._count = count
         self._samples = Samples(augment, preprocess, cache)
         self._geometry = geometry = Geometry(BATCHES_AHEAD + 1 + HELD, batch, preprocess.size)
@@ -119,7 +119,7 @@ class DecodingProcesses:
         paths: Sequence[str],
         key: tuple[int, ...],
         first: int = 0,
-        bad: BadImages | None = None,
+        bad: CorruptImageReplacer | None = None,
     ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
         """As `loader.training_batches`, the same bytes; one epoch at a time.
 
@@ -160,7 +160,7 @@ class DecodingProcesses:
             self._require_alive()
 
     def _completed(
-        self, place: int, batch: Batch, paths: Sequence[str], key: tuple[int, ...], bad: BadImages | None
+        self, place: int, batch: Batch, paths: Sequence[str], key: tuple[int, ...], bad: CorruptImageReplacer | None
     ) -> tuple[np.ndarray, np.ndarray]:
         self._require_alive()
         while self._working[place]:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from paddlex_feat.data.loading.slices import LARGEST
+from paddlex_feat.data.loading.slices import MAX_SLICE
 
-_MESSAGE = LARGEST * 2**17  # bytes set aside for a message, of which only what is written takes memory
+_MESSAGE = MAX_SLICE * 2**17  # bytes set aside for a message, of which only what is written takes memory
 
 
 class Geometry(NamedTuple):

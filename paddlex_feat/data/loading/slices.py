@@ -12,7 +12,7 @@ from paddlex_feat.data.images.cache import ImageCache
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ImageError
 
-LARGEST = 16  # images: handing over one at a time costs as much Python time as augmenting it
+MAX_SLICE = 16  # images: handing over one at a time costs as much Python time as augmenting it
 _SAMPLES, _REPLACEMENTS = 2, 4  # streams of random numbers; 1 and 3 are the sampler's and dropout's
 
 
@@ -56,6 +56,6 @@ def _generator(key: Sequence[int], stream: int, position: int) -> np.random.Gene
 
 
 def slices(images: int, workers: int) -> Iterator[slice]:
-    """Rows of a batch by slices: at most LARGEST each, and small enough that every worker has one."""
-    size = min(LARGEST, -(-images // workers))
+    """Rows of a batch by slices: at most MAX_SLICE each, and small enough that every worker has one."""
+    size = min(MAX_SLICE, -(-images // workers))
     return (slice(at, min(at + size, images)) for at in range(0, images, size))

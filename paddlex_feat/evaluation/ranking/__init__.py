@@ -1,0 +1,1 @@
+"""Rank a gallery for queries, exactly: `ranks.rank_gallery`."""

@@ -1,159 +1,133 @@
-"""One query against a gallery that passes by in tiles: what stands before its matches, what stands first."""
+"""Streaming rank counter of one query.
+
+Per gallery tile it counts the images that rank above each match, and keeps the K nearest images.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 
-Products = Callable[[np.ndarray], np.ndarray]  # columns -> float64, of the same length
-HIDDEN = -8.0  # stands for the similarity of a column that does not count: no row is longer than sqrt(2)
-_LOWEST = -4.0
-_LAST_BITS = 2**29 - 1  # of a float64, empty where it comes from a float32
-_SAMPLE = 1024  # columns that tell how similar the nearest are at least, before any is known
-_HEAVY = 16  # a tile of whose columns more than a 16th are in doubt is cheaper in float64 as a whole
+ExactDots = Callable[[np.ndarray], np.ndarray]  # columns of a tile, int64 [n] -> exact similarities, float64 [n]
+MASKED = -8.0  # similarity of an excluded column: below every real one, since no row is longer than sqrt(2)
+_LOWEST = -4.0  # between MASKED and every real similarity
+_COLUMN_BITS = 2**29 - 1  # the last bits of a float64, which are 0 in one that was a float32
+_SAMPLE = 1024  # columns of the first tile from which a lower bound of the K nearest is taken
+_HEAVY = 16  # if more than a 16th of a tile's columns are in doubt, exact products of the whole tile are cheaper
 
 
-class Standing:
+class QueryRankCounter:
     """Counts, for each match, the images of other labels whose similarity is at least as large.
 
     Args:
-        similarity: exact, float64 [m], of the matches. columns: int64 [m], where they are in the gallery.
-        keep: how many of the nearest images are remembered.
-        bounds: how far a product added up in float32, and in float64, can be from the exact one.
+        similarity: float64 [m], exact similarities of the matches.
+        columns: int64 [m], their columns in the gallery.
+        keep: K, number of nearest images to keep.
+        bound: largest difference between a float32 and an exact similarity.
 
     Attributes:
-        before: int64 [m], the counts, for the matches in ascending order of similarity.
-        first_match: similarity and column of the most similar match; nan and -1 where there is none.
+        num_above: int64 [m], the counts, for the matches in ascending order of similarity.
+        first_match: similarity and column of the most similar match; nan and -1 if there is none.
     """
 
-    def __init__(self, similarity: np.ndarray, columns: np.ndarray, keep: int, bounds: tuple[float, float]):
+    def __init__(self, similarity: np.ndarray, columns: np.ndarray, keep: int, bound: float):
         order = np.lexsort((columns, -similarity))[: max(keep, 1)]
-        self._matches_first = similarity[order], columns[order]
+        self._nearest_matches = similarity[order], columns[order]
         self.first_match = (float(similarity[order[0]]), int(columns[order[0]])) if len(order) else (np.nan, -1)
-        self._others_first = np.empty(0), np.empty(0, np.int64)
-        self._keep, (self._bound, self._double_bound) = keep, bounds
-        self._exact = np.sort(similarity)
-        self.before = np.zeros(len(similarity), np.int64)
+        self._nearest_others = np.empty(0), np.empty(0, np.int64)
+        self._keep, self._bound = keep, bound
+        self._matches = np.sort(similarity)
+        self.num_above = np.zeros(len(similarity), np.int64)
 
-    def see(self, row: np.ndarray, first: int, double: Products, exact: Products) -> bool:
-        """Take in a tile of float32 similarities.
+    def update(self, row: np.ndarray, first: int, exact: ExactDots) -> bool:
+        """Count a tile of float32 similarities; those within the error bound of a match are computed exactly.
 
         Args:
-            row: float32 [w], of the columns from `first` on; HIDDEN where one does not count.
-            double, exact: similarities of some of these columns, added up in float64, and exact.
+            row: float32 [w], similarities of the columns from `first` on; MASKED for excluded columns.
+            first: gallery column of row[0].
+            exact: exact similarities of columns of the tile.
 
-        Returns False, and has changed nothing, if too many columns are in doubt: `see_double` then.
+        Returns:
+            False, with nothing counted, if too many columns are in doubt: call `update_exact` then.
         """
-        if len(self._exact) > len(row) // _HEAVY:
-            return False  # as many matches leave hardly a column without doubt
-        bound = self._bound + len(row) * 2.0**-50  # a similarity of at most 2 carries its column in the last bits
-        keys = _sorted(row, self._floor(row, bound))
-        decide = partial(self._decide, double=double, exact=exact)
-        return self._take_in(keys, lambda places: _columns(keys[places]), bound, decide, exact, first, len(row))
+        if len(self._matches) > len(row) // _HEAVY:
+            return False  # with so many matches hardly any column is free of doubt
+        bound = self._bound + len(row) * 2.0**-50  # `_sort_with_columns` changes the last bits
+        keys = _sort_with_columns(row, self._floor(row, bound))
+        starts, stops = (len(keys) - _num_at_least(keys, self._matches + shift) for shift in (-bound, bound))
+        in_doubt = _union(starts, stops)
+        candidates = _columns(keys[np.searchsorted(keys, self._topk_floor(keys, bound)) :])
+        if len(in_doubt) + len(candidates) > self._keep + len(row) // _HEAVY:
+            return False
+        self.num_above += len(keys) - stops  # at least `bound` above the match
+        if len(in_doubt):
+            # Those of them at `stops` or later are counted already, and their exact similarities count them too.
+            similarity = np.sort(exact(_columns(keys[in_doubt])))
+            not_counted = np.searchsorted(in_doubt, stops)
+            self.num_above += not_counted - (len(similarity) - _num_at_least(similarity, self._matches))
+        if len(candidates):
+            self._push_topk(exact(candidates), candidates + first)
+        return True
 
-    def see_double(self, row: np.ndarray, first: int, exact: Products) -> bool:
-        """Take in similarities added up in float64; otherwise as `see`, with `see_exact` to follow."""
-        if row.max() - row.min(where=row >= _LOWEST, initial=np.inf) < self._double_bound:
-            return False  # all are copies of one image, or the network has collapsed
-        order = np.argsort(row)
-        return self._take_in(row[order], order.__getitem__, self._double_bound, exact, exact, first, len(row))
-
-    def see_exact(self, row: np.ndarray, first: int) -> None:
-        """Take in exact similarities, float64 [w]; otherwise as `see`."""
+    def update_exact(self, row: np.ndarray, first: int) -> None:
+        """Count a tile of exact similarities, float64 [w]; `first` and masked columns as for `update`."""
         ascending = np.sort(row[row >= _LOWEST])
-        self.before += _at_least(ascending, self._exact)
+        self.num_above += _num_at_least(ascending, self._matches)
         if len(ascending) and self._keep:
             least = ascending[-min(self._keep, len(ascending))]
             columns = np.concatenate([np.flatnonzero(row > least), np.flatnonzero(row == least)[: self._keep]])
-            self._remember(row[columns], columns + first)
-
-    def _take_in(
-        self,
-        ascending: np.ndarray,
-        columns: Callable[[np.ndarray | slice], np.ndarray],
-        bound: float,
-        decide: Products,
-        exact: Products,
-        first: int,
-        width: int,
-    ) -> bool:
-        """Count similarities that are known up to `bound`.
-
-        Args:
-            columns: of places among the ascending similarities.
-            decide: columns -> similarities that are on the right side of every match.
-        """
-        starts, stops = (len(ascending) - _at_least(ascending, self._exact + b) for b in (-bound, bound))
-        places = _union(starts, stops)
-        promising = columns(slice(np.searchsorted(ascending, self._bar(ascending, bound)), None))
-        if len(places) + len(promising) > self._keep + width // _HEAVY:
-            return False
-        self.before += len(ascending) - stops
-        if len(places):
-            # What of these stands at `stops` or behind was counted, and does so by its exact similarity too.
-            decided = np.sort(decide(columns(places)))
-            self.before += np.searchsorted(places, stops) - (len(decided) - _at_least(decided, self._exact))
-        if len(promising):
-            self._remember(exact(promising), promising + first)
-        return True
-
-    def _decide(self, columns: np.ndarray, double: Products, exact: Products) -> np.ndarray:
-        """Similarities that are on the right side of every match: exact where float64 is too close to call."""
-        values = double(columns)
-        below, above = self._exact - self._double_bound, self._exact + self._double_bound
-        close = np.searchsorted(below, values, side="right") > np.searchsorted(above, values, side="right")
-        if close.any():
-            values[close] = exact(columns[close])
-        return values
+            self._push_topk(row[columns], columns + first)
 
     def ranks(self) -> np.ndarray:
-        """Ranks of the matches from 1, int64 [m], ascending. At equal similarity a match stands behind."""
-        return self.before[::-1] + np.arange(1, len(self.before) + 1)
+        """Ranks of the matches from 1, int64 [m], ascending; at equal similarity a match ranks last."""
+        return self.num_above[::-1] + np.arange(1, len(self.num_above) + 1)
 
     def nearest(self) -> tuple[np.ndarray, np.ndarray]:
-        """The first `keep` similarities and columns; at equal similarity other labels, then lower columns first."""
-        (theirs, their_columns), (ours, our_columns) = self._others_first, self._matches_first
-        similarity, columns = np.concatenate([theirs, ours]), np.concatenate([their_columns, our_columns])
-        match = np.arange(len(columns)) >= len(theirs)
-        order = np.lexsort((columns, match, -similarity))[: self._keep]
+        """Similarities and columns of the K nearest; at equal similarity other labels, then lower columns first."""
+        (others, other_columns), (matches, match_columns) = self._nearest_others, self._nearest_matches
+        similarity, columns = np.concatenate([others, matches]), np.concatenate([other_columns, match_columns])
+        is_match = np.arange(len(columns)) >= len(others)
+        order = np.lexsort((columns, is_match, -similarity))[: self._keep]
         return similarity[order], columns[order]
 
     def _floor(self, row: np.ndarray, bound: float) -> float:
-        """Approximate similarities below this one matter neither for a match nor for the nearest."""
-        floor = float(self._exact[0]) if len(self._exact) else np.inf
+        """Float32 similarities below this value can neither rank above a match nor be among the nearest."""
+        floor = float(self._matches[0]) if len(self._matches) else np.inf
         if self._keep:
-            floor = min(floor, self._last_kept(row))
+            floor = min(floor, self._kth_at_least(row))
         return max(_LOWEST, floor - 2 * bound)
 
-    def _last_kept(self, row: np.ndarray) -> float:
-        """A similarity that the last one of the nearest reaches at least."""
-        if len(self._others_first[0]) == self._keep:
-            return float(self._others_first[0][-1])
-        some = row[:_SAMPLE]
-        return float(np.partition(some, -self._keep)[-self._keep]) if len(some) >= self._keep else _LOWEST
+    def _kth_at_least(self, row: np.ndarray) -> float:
+        """A lower bound of the K-th largest similarity."""
+        if len(self._nearest_others[0]) == self._keep:
+            return float(self._nearest_others[0][-1])
+        sample = row[:_SAMPLE]
+        return float(np.partition(sample, -self._keep)[-self._keep]) if len(sample) >= self._keep else _LOWEST
 
-    def _bar(self, ascending: np.ndarray, bound: float) -> float:
-        """Approximate similarities below this one do not belong to the nearest."""
+    def _topk_floor(self, ascending: np.ndarray, bound: float) -> float:
+        """Float32 similarities below this value are not among the K nearest."""
         if not self._keep:
             return np.inf
-        known, bar = self._others_first[0], _LOWEST
+        known, floor = self._nearest_others[0], _LOWEST
         if len(known) == self._keep:
-            bar = max(bar, known[-1] - bound)
+            floor = max(floor, known[-1] - bound)
         if len(ascending) >= self._keep:
-            bar = max(bar, ascending[-self._keep] - 2 * bound)
-        return bar
+            floor = max(floor, ascending[-self._keep] - 2 * bound)
+        return floor
 
-    def _remember(self, similarity: np.ndarray, columns: np.ndarray) -> None:
-        known, known_columns = self._others_first
+    def _push_topk(self, similarity: np.ndarray, columns: np.ndarray) -> None:
+        known, known_columns = self._nearest_others
         similarity, columns = np.concatenate([known, similarity]), np.concatenate([known_columns, columns])
         order = np.lexsort((columns, -similarity))[: self._keep]
-        self._others_first = similarity[order], columns[order]
+        self._nearest_others = similarity[order], columns[order]
 
 
-def _sorted(row: np.ndarray, floor: float) -> np.ndarray:
-    """Similarities from `floor` on, ascending, as float64 numbers that carry their columns in the last bits."""
+def _sort_with_columns(row: np.ndarray, floor: float) -> np.ndarray:
+    """Similarities from `floor` on, ascending, as float64 with their columns in the last bits.
+
+    The columns change a similarity of at most 2 by at most w * 2**-50, w the length of the row.
+    """
     kept = row >= np.float32(floor)
     if 2 * np.count_nonzero(kept) < len(row):
         columns = np.flatnonzero(kept)
@@ -167,12 +141,12 @@ def _sorted(row: np.ndarray, floor: float) -> np.ndarray:
 
 
 def _columns(keys: np.ndarray) -> np.ndarray:
-    """What `_sorted` has put into the last bits."""
-    return keys.view(np.int64) & _LAST_BITS
+    """The columns that `_sort_with_columns` put into the last bits."""
+    return keys.view(np.int64) & _COLUMN_BITS
 
 
-def _at_least(ascending: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """How many of the ascending values are at least as large as each of the edges, which ascend too."""
+def _num_at_least(ascending: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """For each of the ascending edges, the number of ascending values that are at least as large."""
     if len(edges) <= len(ascending):
         return len(ascending) - np.searchsorted(ascending, edges)
     reached = np.bincount(np.searchsorted(edges, ascending, side="right"), minlength=len(edges) + 1)
@@ -180,7 +154,7 @@ def _at_least(ascending: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def _union(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
-    """The integers of all ranges [start, stop), once and ascending; starts and stops ascend too."""
+    """The integers of all ranges [start, stop), once each and ascending; starts and stops must ascend."""
     starts = np.maximum(starts, np.concatenate([[0], stops[:-1]]))[: len(starts)]
     lengths = stops - starts
     return np.repeat(stops - np.cumsum(lengths), lengths) + np.arange(lengths.sum())

@@ -1,41 +1,46 @@
-"""Queries against a gallery, tile by tile: float32 products, and float64 where these leave a doubt."""
+"""Compare blocks of queries with tiles of the gallery: float32 products, and exact ones where these leave a doubt."""
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
 
-from paddlex_feat.evaluation.ranking.exact_dot import Features, exact, split
-from paddlex_feat.evaluation.ranking.rank_counter import HIDDEN, Standing
+from paddlex_feat.evaluation.ranking.exact_dot import error_bound, exact_dot, take_rounded
+from paddlex_feat.evaluation.ranking.rank_counter import MASKED, QueryRankCounter
 
-TOGETHER = 256  # queries whose similarities to a piece are computed in float64 at a time
+EXACT_ROWS = 256  # queries of an exact product
+_GATHERED = 256  # rows of a tile that are copied for one query at a time: few enough for a cache
 
 
 class Gallery:
     """A gallery in the order of its labels, so that the matches of a query are neighbouring columns.
 
+    Args:
+        rows: float32 [G, D], unit rows, an array or a memory-mapped file; not copied.
+        labels: int64 [G].
+
     Attributes:
         order: int64 [G], the gallery index of each column.
-        features: of the gallery, no row longer than sqrt(2).
+        dim: D.
     """
 
     def __init__(self, rows: np.ndarray, labels: np.ndarray):
         self.order = np.argsort(labels, kind="stable")
+        self.dim = rows.shape[1]
         self._labels = labels[self.order]
-        self.features = Features.together(rows, "gallery")
+        self._rows = rows
 
     def __len__(self) -> int:
         return len(self.order)
 
     def matches(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First column of each label, and the column behind its last: int64 [n] both."""
+        """The first column of each label, and the column after its last: int64 [n] both."""
         return np.searchsorted(self._labels, labels), np.searchsorted(self._labels, labels, side="right")
 
     def tile(self, start: int, width: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Columns start … start + width - 1, float32 [w, D], the first rows of `out` if it is given."""
-        return self.features.take(self.order[start : start + width], out)
+        """Rounded rows of the columns from `start` on, at most `width`: float32 [w, D], in `out` if it is given."""
+        return take_rounded(self._rows, self.order[start : start + width], out)
 
     def columns_of(self, indices: np.ndarray) -> np.ndarray:
         """Columns of gallery indices."""
@@ -45,14 +50,18 @@ class Gallery:
 
 
 class Block:
-    """Some queries, those of a label together, and how their matches stand as the gallery passes by.
+    """Some queries, sorted by label, and a rank counter for each of them.
 
     Args:
-        query: float32 [n, D], no row longer than sqrt(2). labels: integers [n], ascending.
-        hidden: for each query the columns that do not count.
-        keep: how many of the nearest are remembered.
-        bounds: of the error of products added up in float32 and in float64.
-        piece: gallery images that are computed in float64 at a time.
+        gallery: the whole gallery.
+        query: float32 [n, D], rows from `take_rounded`.
+        labels: int64 [n], ascending.
+        excluded_columns: for each query, gallery columns that do not count.
+        keep: number of nearest images to keep.
+        exact_width: gallery images of an exact product.
+
+    Attributes:
+        counters: one a query; empty before the first tile.
     """
 
     def __init__(
@@ -60,81 +69,68 @@ class Block:
         gallery: Gallery,
         query: np.ndarray,
         labels: np.ndarray,
-        hidden: list[np.ndarray],
+        excluded_columns: list[np.ndarray],
         keep: int,
-        bounds: tuple[float, float],
-        piece: int,
+        exact_width: int,
     ):
-        self._gallery, self._query, self._wide, self._parts = gallery, query, query.astype(np.float64), split(query)
-        self._labels, self._hidden, self._keep, self._bounds = labels, hidden, keep, bounds
-        self._piece = piece
+        self._gallery, self._query, self._query64 = gallery, query, query.astype(np.float64)
+        self._labels, self._excluded_columns, self._keep = labels, excluded_columns, keep
+        self._exact_width = exact_width
         self._first, self._last = gallery.matches(labels)
-        self.dim = query.shape[1]
-        self.standings: list[Standing] = []
+        self.counters: list[QueryRankCounter] = []
 
-    def see(self, tile: np.ndarray, start: int, buffer: np.ndarray) -> None:
-        """Take in the columns from `start` on.
+    def count_tile(self, tile: np.ndarray, start: int, buffer: np.ndarray) -> None:
+        """Count the gallery columns from `start` on.
 
         Args:
-            tile: float32 [w, D]. buffer: float32 [at least n, at least w], for the products.
+            tile: float32 [w, D], their rows, from `Gallery.tile`.
+            start: the first column.
+            buffer: float32 [at least n, at least w], for the products.
         """
-        self.standings = self.standings or self._of_labels()
+        self.counters = self.counters or self._new_counters()
         product = np.matmul(self._query, tile.T, out=buffer[: len(self._query), : len(tile)])
-        doubtful = []
-        for i, (row, standing) in enumerate(zip(product, self.standings, strict=True)):
-            self._hide(row, i, start)
-            double, exactly = partial(self._double, tile, i), partial(self._exactly, tile, i)
-            if not standing.see(row, start, double, exactly):
-                doubtful.append(i)
-        for queries in (doubtful[i : i + TOGETHER] for i in range(0, len(doubtful), TOGETHER)):
-            for column in range(0, len(tile), self._piece):
-                self._see_in_float64(queries, tile[column : column + self._piece], start + column)
+        in_doubt = []
+        for i, (row, counter) in enumerate(zip(product, self.counters, strict=True)):
+            self._mask(row, i, start)
+            if not counter.update(row, start, lambda columns, i=i: self._exact_dots(i, tile, columns)):
+                in_doubt.append(i)
+        for queries in (in_doubt[i : i + EXACT_ROWS] for i in range(0, len(in_doubt), EXACT_ROWS)):
+            for column in range(0, len(tile), self._exact_width):
+                self._count_exactly(queries, tile[column : column + self._exact_width], start + column)
 
-    def _see_in_float64(self, queries: list[int], piece: np.ndarray, start: int) -> None:
-        close = []
-        similarity = self._wide[queries] @ piece.astype(np.float64).T
-        for row, i in zip(similarity, queries, strict=True):
-            self._hide(row, i, start)
-            if not self.standings[i].see_double(row, start, partial(self._exactly, piece, i)):
-                close.append(i)
-        if not close:
-            return
-        for row, i in zip(self._exact(close, piece), close, strict=True):
-            self._hide(row, i, start)
-            self.standings[i].see_exact(row, start)
+    def _count_exactly(self, queries: list[int], tile: np.ndarray, start: int) -> None:
+        for row, i in zip(exact_dot(self._query64[queries], tile), queries, strict=True):
+            self._mask(row, i, start)
+            self.counters[i].update_exact(row, start)
 
-    def _double(self, tile: np.ndarray, i: int, columns: np.ndarray) -> np.ndarray:
-        parts = (columns[a : a + self._piece] for a in range(0, len(columns), self._piece))
-        return np.concatenate([tile[part].astype(np.float64) @ self._wide[i] for part in parts])
+    def _exact_dots(self, i: int, tile: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Exact similarities of query i with some rows of a tile, float64 [len(columns)]."""
+        step = min(_GATHERED, self._exact_width)
+        parts = (columns[a : a + step] for a in range(0, len(columns), step))
+        return np.concatenate([exact_dot(np.take(tile, part, axis=0), self._query64[i]) for part in parts])
 
-    def _exactly(self, tile: np.ndarray, i: int, columns: np.ndarray) -> np.ndarray:
-        parts = (columns[a : a + self._piece] for a in range(0, len(columns), self._piece))
-        return np.concatenate([self._exact([i], tile[part])[0] for part in parts])
+    def _mask(self, row: np.ndarray, i: int, start: int) -> None:
+        """Exclude the matches, whose similarities the counter has already, and a query's excluded columns."""
+        row[max(self._first[i] - start, 0) : max(self._last[i] - start, 0)] = MASKED
+        if len(self._excluded_columns[i]):
+            inside = self._excluded_columns[i] - start
+            row[inside[(inside >= 0) & (inside < len(row))]] = MASKED
 
-    def _exact(self, queries: slice | list[int], rows: np.ndarray) -> np.ndarray:
-        return exact(self._parts[:, queries], rows)
-
-    def _hide(self, row: np.ndarray, i: int, start: int) -> None:
-        """Matches, which are known already, and a query's own file do not count."""
-        row[max(self._first[i] - start, 0) : max(self._last[i] - start, 0)] = HIDDEN
-        if len(self._hidden[i]):
-            inside = self._hidden[i] - start
-            row[inside[(inside >= 0) & (inside < len(row))]] = HIDDEN
-
-    def _of_labels(self) -> list[Standing]:
-        """The exact similarities of all matches, label by label."""
+    def _new_counters(self) -> list[QueryRankCounter]:
+        """Counters of all queries, made label by label."""
         borders = [0, *(np.flatnonzero(np.diff(self._labels)) + 1).tolist(), len(self._labels)]
-        return [standing for a, b in pairwise(borders) for standing in self._of_label(slice(a, b))]
+        return [counter for a, b in pairwise(borders) for counter in self._counters_of_label(slice(a, b))]
 
-    def _of_label(self, queries: slice) -> list[Standing]:
+    def _counters_of_label(self, queries: slice) -> list[QueryRankCounter]:
         first, last = int(self._first[queries.start]), int(self._last[queries.start])
         columns = np.arange(first, last)
         similarity = np.empty((queries.stop - queries.start, len(columns)))
-        for start in range(first, last, self._piece):
-            tile = self._gallery.tile(start, min(self._piece, last - start))
-            similarity[:, start - first : start - first + len(tile)] = self._exact(queries, tile)
-        made = []
-        for row, hidden in zip(similarity, self._hidden[queries], strict=True):
-            seen = ~np.isin(columns, hidden) if len(hidden) else slice(None)
-            made.append(Standing(row[seen], columns[seen], self._keep, self._bounds))
-        return made
+        for start in range(first, last, self._exact_width):
+            tile = self._gallery.tile(start, min(self._exact_width, last - start))
+            similarity[:, start - first : start - first + len(tile)] = exact_dot(self._query64[queries], tile)
+        bound = error_bound(self._gallery.dim)
+        counters = []
+        for row, excluded in zip(similarity, self._excluded_columns[queries], strict=True):
+            counted = ~np.isin(columns, excluded) if len(excluded) else slice(None)
+            counters.append(QueryRankCounter(row[counted], columns[counted], self._keep, bound))
+        return counters

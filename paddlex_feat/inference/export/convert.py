@@ -15,8 +15,8 @@ from types import ModuleType
 
 from paddlex_feat.config.registry import did_you_mean
 from paddlex_feat.errors import ConfigError, DownloadError, OutputError, WeightsError
-from paddlex_feat.fileio.atomic import atomic_path, require_room
-from paddlex_feat.fileio.temporary import ScratchFolder, clear_leftovers
+from paddlex_feat.fileio.atomic import atomic_path, require_disk_space
+from paddlex_feat.fileio.temporary import TemporaryFolder, remove_stale
 from paddlex_feat.fileio.user_folders import home_for_paddle
 from paddlex_feat.hub import fetch
 from paddlex_feat.inference.engines import ENGINES, usable_engines
@@ -102,7 +102,7 @@ def onnx_file(folder: Path, trust_graph: bool = False) -> Path:
             return target
     target = fetch.cache_to_write() / part
     if not target.is_file():
-        clear_leftovers(target.parent)
+        remove_stale(target.parent)
         try:
             to_onnx(graph, parameters, target, trust_graph)
         except OutputError as error:
@@ -131,7 +131,7 @@ def to_onnx(graph: Path, parameters: Path, target: Path, trust_graph: bool = Fal
     with atomic_path(target) as temporary:
         words = [sys.executable, "-c", _CONVERT, *(str(p.resolve()) for p in (graph, parameters, temporary))]
         # In an empty folder, so that relative entries of PYTHONPATH find nothing; Paddle writes to the home folder.
-        with ScratchFolder() as empty, home_for_paddle():
+        with TemporaryFolder() as empty, home_for_paddle():
             environment = {**os.environ, "TMPDIR": str(empty)}  # where it leaves folders behind
             done = subprocess.run(  # noqa: S603 - our own interpreter and files
                 words, cwd=empty, env=environment, capture_output=True, text=True, errors="replace"
@@ -164,7 +164,7 @@ def write_forms(folder: Path, forms: Iterable[str]) -> None:
     if not writers:
         return
     _, parameters = graph_files(folder)
-    require_room(folder, len(writers) * parameters.stat().st_size)
+    require_disk_space(folder, len(writers) * parameters.stat().st_size)
     for name in ENGINES.names():  # onnx before openvino, which is made of it
         if name in writers:
             writers[name](folder)
@@ -178,7 +178,7 @@ def write_onnx(folder: Path) -> None:
 def write_openvino(folder: Path) -> None:
     """Write inference.xml and inference.bin, from inference.onnx if it is there, else from the Paddle graph."""
     openvino = import_openvino()
-    with ScratchFolder(folder) as scratch:
+    with TemporaryFolder(folder) as scratch:
         onnx = folder / f"{PREFIX}.onnx"
         if not onnx.is_file():
             onnx = scratch / onnx.name

@@ -14,8 +14,8 @@ import paddle
 import yaml
 
 from paddlex_feat.data.images.preprocess import Preprocess
-from paddlex_feat.errors import WeightsError, output_errors
-from paddlex_feat.fileio.atomic import require_room
+from paddlex_feat.errors import WeightsError, as_output_error
+from paddlex_feat.fileio.atomic import require_disk_space
 from paddlex_feat.inference.engines.graph_check import check_cpu_kernels
 from paddlex_feat.inference.export.pdmodel import pdmodel_format
 from paddlex_feat.inference.extractor import FeatureExtractor, unit_rows
@@ -66,8 +66,8 @@ class Exporter:
         Raises OutputError, and WeightsError if Paddle cannot write the network in the older form, or if the graph
         would run on GPUs alone.
         """
-        require_room(folder, 4 * sum(math.prod(value.shape) for value in state.values()) + _GRAPH_BYTES)
-        with output_errors(folder):
+        require_disk_space(folder, 4 * sum(math.prod(value.shape) for value in state.values()) + _GRAPH_BYTES)
+        with as_output_error(folder):
             self._write(state, folder)
 
     def _write(self, state: dict[str, Any], folder: Path) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import filecmp
 import logging
-import os
-from itertools import count
 from pathlib import Path
 
-from paddlex_feat.errors import output_errors
+from paddlex_feat.errors import as_output_error
 from paddlex_feat.fileio.atomic import sync_folder
 from paddlex_feat.fileio.atomic_folder import sync_files
+from paddlex_feat.fileio.backups import next_backup_suffix
 from paddlex_feat.inference.export.convert import graph_file_names
 from paddlex_feat.inference.model_info import PREFIX
 
@@ -40,9 +39,9 @@ def install_export(staged: Path, folder: Path, source: Path | None = None) -> li
     existing = [name for name in (*model_files, *other_files) if (folder / name).exists()]
     if sorted(existing) == names and not filecmp.cmpfiles(staged, folder, names, shallow=False)[1]:
         return names
-    with output_errors(folder):
+    with as_output_error(folder):
         sync_files(staged)
-        suffix = _next_backup_suffix(folder, existing)
+        suffix = next_backup_suffix(folder, existing)
         for name in existing:
             (folder / name).rename(folder / f"{name}{suffix}")
             log.info("%s existed and is now %s", folder / name, f"{name}{suffix}")
@@ -59,9 +58,3 @@ def install_export(staged: Path, folder: Path, source: Path | None = None) -> li
 
 def _same(path: Path, source: Path | None) -> bool:
     return source is not None and path.exists() and path.samefile(source)
-
-
-def _next_backup_suffix(folder: Path, names: list[str]) -> str:
-    """The first of `.bak`, `.bak.1`, `.bak.2`, … that no name has yet."""
-    suffixes = (f".bak.{number}" if number else ".bak" for number in count())
-    return next(s for s in suffixes if not any(os.path.lexists(folder / f"{name}{s}") for name in names))

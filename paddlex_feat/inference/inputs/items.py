@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from paddlex_feat.data.images import tiff
 from paddlex_feat.data.images.decode import MAX_FILE_BYTES, IsLargeEnough, read_bgr
 from paddlex_feat.data.images.formats import BEGINNING, SUFFIXES, looks_like_image
+from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.errors import DownloadError, ImageError
 from paddlex_feat.fileio.reading import first_bytes
 from paddlex_feat.fileio.temporary import ScratchFolder

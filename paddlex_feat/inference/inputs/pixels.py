@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 
-import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
 from paddlex_feat.data.images.limits import MAX_PIXELS
+from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.errors import ImageError
 
 _CODES = {1: cv2.COLOR_GRAY2BGR, 4: cv2.COLOR_BGRA2BGR}  # by the number of channels

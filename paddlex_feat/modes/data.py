@@ -1,0 +1,87 @@
+"""Images that several modes need: missing ones, queries that are in the gallery too, images to compare exports on."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+
+from paddlex_feat.config.schema import Config
+from paddlex_feat.data.images.decode import read_rgb
+from paddlex_feat.data.images.preprocess import Preprocess
+from paddlex_feat.data.lists.image_list import ImageList
+from paddlex_feat.data.readers import find_root, reader_of
+from paddlex_feat.errors import DatasetError, ImageError
+from paddlex_feat.evaluation.matches import describe_self_matches, find_self_pairs, require_matches
+from paddlex_feat.fileio import lookup
+
+log = logging.getLogger(__name__)
+COMPARED_IMAGES = 8
+OTHER_SIZE = 32  # pixels more, a multiple of every network's stride
+
+
+def self_pairs_of(config: Config, lists: dict[str, ImageList]) -> np.ndarray | None:
+    """Find the pairs of a query with its own file in the gallery, int64 [P, 2]; None unless they are to be left out.
+
+    Raises:
+        DatasetError: no query has a match.
+    """
+    query, gallery = lists["query"], lists["gallery"]
+    pairs = find_self_pairs(query, gallery) if config.Evaluate.exclude_self else None
+    require_matches(query, gallery, pairs)
+    return pairs
+
+
+def warn_of_self_matches(config: Config, lists: dict[str, ImageList]) -> None:
+    """Warn if the gallery has files of queries, which would find themselves, unless these pairs are left out."""
+    found = "" if config.Evaluate.exclude_self else describe_self_matches(lists["query"], lists["gallery"])
+    if found:
+        log.warning("%s", found)
+
+
+def require_images(records: ImageList, missing: list[int]) -> None:
+    """Raise DatasetError if a list has missing files, given by their indices."""
+    if not missing:
+        return
+    find, files = lookup.Lookup(records.root), records.files()
+    hints = {i: find.explain(files[i], "file") for i in missing[:5]}
+    rows = [f"\n    {records.where(i)}: {hint}" for i, hint in hints.items() if hint]
+    raise DatasetError(
+        f"{len(missing)} images of {records.name}.txt do not exist." + "".join(rows),
+        where=", ".join(f"{records.where(i)} ({records.paths[i]})" for i in missing[:5]),
+        fix="Correct the list; Global.mode=check_dataset finds all errors.",
+        code="images-missing",
+    )
+
+
+def comparison_batches(config: Config, preprocess: Preprocess) -> tuple[list[np.ndarray], str]:
+    """Return batches of images to compare an export on, and a description; two sizes for a graph of any size."""
+    dataset, refused = config.Global.dataset_dir, config.CheckDataset.outside == "refuse"
+    images, source = comparison_images(dataset, preprocess, refused)
+    if config.Export.input_size == "fixed":
+        return [images], source
+    other = replace(preprocess, size=preprocess.size + OTHER_SIZE)
+    batches = [images, comparison_images(dataset, other, refused)[0]]
+    return batches, f"{source} at {preprocess.size} and {other.size} px"
+
+
+def comparison_images(dataset_dir: str, preprocess: Preprocess, refuse_outside: bool = False) -> tuple[np.ndarray, str]:
+    """Return the first COMPARED_IMAGES readable gallery images, uint8 [N, S, S, 3], noise if there are none, and a
+    description."""
+    files: list[str] = []
+    with suppress(DatasetError):
+        root, names = find_root(dataset_dir), ("gallery",)
+        lists, _ = reader_of(root, names).read(root, names, refuse_outside)
+        files = lists["gallery"].files()[:COMPARED_IMAGES]
+    images = []
+    for file in files:
+        try:
+            images.append(preprocess.resize(read_rgb(file)))
+        except ImageError as error:
+            log.warning("Not compared on %s: %s", file, error.what)
+    if images:
+        return np.stack(images), f"{len(images)} gallery images"
+    shape = (COMPARED_IMAGES, preprocess.size, preprocess.size, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), f"{COMPARED_IMAGES} random images"
