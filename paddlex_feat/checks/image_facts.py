@@ -32,7 +32,7 @@ from paddlex_feat.data.images.formats import ends_early, require_decodable
 from paddlex_feat.data.images.jpeg import Layout
 from paddlex_feat.errors import DownloadError, ImageError
 from paddlex_feat.fileio.reading import open_flags
-from paddlex_feat.hub.fetch import cache_folder
+from paddlex_feat.hub.cache import cache_folder
 from paddlex_feat.runtime.malloc import keep_freed_memory
 from paddlex_feat.runtime.progress import bar
 

@@ -24,7 +24,8 @@ from paddlex_feat.data.images.formats import BEGINNING, looks_like_image
 from paddlex_feat.errors import DownloadError, ImageError
 from paddlex_feat.fileio.reading import first_bytes
 from paddlex_feat.fileio.temporary import TemporaryFolder
-from paddlex_feat.hub import fetch
+from paddlex_feat.hub.fetch import fetch_url
+from paddlex_feat.hub.urls import is_url, without_password
 from paddlex_feat.inference.input_paths import Search, images_of
 from paddlex_feat.inference.input_texts import ACCEPTED, cut
 
@@ -75,11 +76,11 @@ class Item:
         return self.position if re.search(r":\d+$", self.position) else ""
 
     def load(
-        self, resize: Resize, is_large_enough: SizeTest | None = None, ended: threading.Event | None = None
+        self, resize: Resize, is_large_enough: SizeTest | None = None, cancel: threading.Event | None = None
     ) -> np.ndarray:
         """uint8 [H, W, 3], RGB, made smaller by `resize`; `is_large_enough` as for pipeline.decode.decode_bgr.
 
-        A download is given up once `ended` is set. Raises ImageError or
+        A download is given up once `cancel` is set. Raises ImageError or
         DownloadError, or the StreamFault that stands in the image's place.
         """
         if isinstance(self.source, Exception):
@@ -91,12 +92,12 @@ class Item:
         elif self.page_index is not None:
             image = tiff.read_page(self.source, self.offset, _where(self.name, self.position))
         else:
-            image = self._read(is_large_enough, ended)
+            image = self._read(is_large_enough, cancel)
         # The colours are exchanged last, on the small image, as evaluation does.
         return cv2.cvtColor(resize(image), cv2.COLOR_BGR2RGB)
 
-    def _read(self, is_large_enough: SizeTest | None, ended: threading.Event | None) -> np.ndarray:
-        folder, path = _fetched(self.source, ended) if fetch.is_url(self.source) else (None, self.source)
+    def _read(self, is_large_enough: SizeTest | None, cancel: threading.Event | None) -> np.ndarray:
+        folder, path = _fetched(self.source, cancel) if is_url(self.source) else (None, self.source)
         try:
             return read_bgr(path, is_large_enough)
         except ImageError as error:
@@ -115,12 +116,12 @@ def _begins_as_image(path: str) -> bool:
     return False
 
 
-def _fetched(url: str, ended: threading.Event | None = None) -> tuple[TemporaryFolder, str]:
+def _fetched(url: str, cancel: threading.Event | None = None) -> tuple[TemporaryFolder, str]:
     """A copy of what is behind the address now, and the folder of its own that goes with it."""
     folder = TemporaryFolder()
     fix = "Check the address, or download the image and give its path."
     try:
-        return folder, str(fetch.fetch(url, str(folder.path), fix, most=MOST_BYTES, ended=ended))
+        return folder, str(fetch_url(url, str(folder.path), fix, max_bytes=MOST_BYTES, cancel=cancel))
     except BaseException:  # the error may be kept long, and the folder with it, which holds a file descriptor
         folder.close()
         raise
@@ -217,7 +218,7 @@ def may_wait(source: Any, depth: int = 0) -> bool:
     if isinstance(source, (list, tuple)):
         return any(may_wait(element, depth + 1) for element in source)
     if isinstance(source, (str, os.PathLike)):
-        return fetch.is_url(os.fsdecode(source))
+        return is_url(os.fsdecode(source))
     return not isinstance(source, (np.ndarray, Image.Image)) and _is_stream(source)
 
 
@@ -258,14 +259,14 @@ def _fault(what: str, position: str, fix: str, path: str | None = None) -> Item:
 
 
 def _url_items(url: str, position: str) -> Iterator[Item]:
-    shown = fetch.without_password(url)
+    shown = without_password(url)
     try:
         if Path(urlparse(url).path).suffix.lower() not in tiff.SUFFIXES:
             yield Item(shown, position, url)
             return
         folder, local = _fetched(url)  # now, for only the file tells how many pages there are
     except ValueError as error:
-        what = f"This is no address ({fetch.without_password(str(error))})."
+        what = f"This is no address ({without_password(str(error))})."
         yield _fault(what, position, f"Give {ACCEPTED}.", shown)
     except DownloadError as error:
         yield Item(shown, position, error)
@@ -278,7 +279,7 @@ def _text_items(text: str, position: str, search: Search) -> Iterator[Item]:
         place = found.line or position
         if found.what:
             yield _fault(found.what, place, found.fix, found.path)
-        elif fetch.is_url(found.path):
+        elif is_url(found.path):
             yield from _url_items(found.path, place)
         else:
             yield from _pages(found.path, place, found.path)

@@ -229,17 +229,17 @@ class Predictor:
 
     def _outcomes(self, stream: Iterator[Item], batch_size: int) -> Generator[Outcome, None, None]:
         """Every item with its feature, or with what kept it from having one."""
-        ended = threading.Event()
-        load = partial(self._load, ended=ended)
+        cancel = threading.Event()
+        load = partial(self._load, cancel=cancel)
         # A thread waits for the engine while the caller decides what to read next and uses the results.
-        done = prefetch_map_then(_batched(stream, batch_size), load, cpu_count(), self._compute, ended.set)
+        done = prefetch_map_then(_batched(stream, batch_size), load, cpu_count(), self._compute, cancel.set)
         with closing(done), silent_opencv():
             for outcomes in done:
                 yield from outcomes
 
-    def _load(self, item: Item, ended: threading.Event | None = None) -> np.ndarray | Exception:
+    def _load(self, item: Item, cancel: threading.Event | None = None) -> np.ndarray | Exception:
         try:
-            return item.load(self._extractor.preprocess.resize, self._is_large_enough, ended)
+            return item.load(self._extractor.preprocess.resize, self._is_large_enough, cancel)
         except Exception as error:  # noqa: BLE001 - raised when the results before it have been given
             return error
 

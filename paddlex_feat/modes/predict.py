@@ -15,7 +15,7 @@ from tqdm import tqdm
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import ConfigError, FeatError, ImageError, Interrupted, as_output_error
 from paddlex_feat.fileio.paths import expand_home
-from paddlex_feat.hub.fetch import without_password
+from paddlex_feat.hub.urls import without_password
 from paddlex_feat.inference.input_texts import ACCEPTED, cut
 from paddlex_feat.inference.predictor import Predictor, create_model
 from paddlex_feat.inference.results import Failed, FeatureResult

@@ -11,7 +11,7 @@ from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import ConfigError
 from paddlex_feat.fileio.atomic_folder import resolve_during_swap
 from paddlex_feat.fileio.temporary import TemporaryFolder
-from paddlex_feat.hub import fetch
+from paddlex_feat.hub.urls import is_url
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.model_info import PREFIX
 from paddlex_feat.modes.build import load_trained, preprocess_of, say_contradictions
@@ -42,7 +42,7 @@ def find(config: Config) -> Path:
     Raises WeightsError for what is neither, DownloadError.
     """
     given = config.Evaluate.weight_path
-    path = None if given is None or fetch.is_url(given) else resolve_during_swap(Path(given))
+    path = None if given is None or is_url(given) else resolve_during_swap(Path(given))
     if path is None:
         return weight_file(KEY, given, config.Global.model)
     require_weights(KEY, path, graphs=True)
