@@ -150,7 +150,9 @@ def _flush_stdout() -> None:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would fail again at exit
         raise OutputError(
-            f"Standard output cannot be written: {error.strerror}.", fix="Redirect it to a file with room."
+            f"Standard output cannot be written: {error.strerror}.",
+            fix="Redirect it to a file with room.",
+            code="stdout-failed",
         ) from error
 
 
@@ -227,6 +229,7 @@ def _unexpected(error: Exception, mode: str, output: Path) -> FeatError:
             f"Unexpected {type(error).__name__}: {error}",
             where=f"mode {mode}",
             fix=f"This is a fault of paddlex_feat; please report it with {output / f'{mode}.log'}.",
+            code="unexpected",
         )
     wrapped.__cause__ = error
     return wrapped

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from paddlex_feat.errors import sanitize
+
 log = logging.getLogger(__name__)
 
 SEVERITIES = ("error", "warning", "note")
@@ -70,11 +72,6 @@ def stricter(findings: list[Finding]) -> list[Finding]:
     return [replace(f, severity="error") if f.severity == "warning" else f for f in findings]
 
 
-def _printable(text: str) -> str:
-    """File names may hold what would drive a terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
 def log_findings(findings: list[Finding]) -> None:
     """The findings by kind, the first few of each with their way out."""
     levels = {"error": logging.ERROR, "warning": logging.WARNING, "note": logging.INFO}
@@ -83,7 +80,7 @@ def log_findings(findings: list[Finding]) -> None:
         total = sum(row.count for row in rows)
         log.log(level, "[%s] %d finding%s", code, total, "" if total == 1 else "s")
         for row in rows[:SHOWN_PER_CODE]:
-            log.log(level, "  %s: %s", _printable(row.where), _printable(row.message))
+            log.log(level, "  %s: %s", sanitize(row.where), sanitize(row.message))
         if len(rows) > SHOWN_PER_CODE:
             log.log(level, "  … and %d more, in check_dataset_result.json", total - SHOWN_PER_CODE)
         log.log(level, "  to do: %s", rows[0].fix)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +67,7 @@ def _keys_that_differ(path: Path, config: Config) -> list[str]:
         return [f"its config.yaml cannot be read ({' '.join(error.what[:_LONGEST].split())})"]
     lines = []
     for name in (name for name, _ in walk() if _KEYS.match(name)):
-        before, now = (_value(c, name) for c in (former, config))
+        before, now = (attrgetter(name)(c) for c in (former, config))
         if before != now:
             lines.append(f"{name} {before!r}, now {now!r}"[:_LONGEST])
     return lines
-
-
-def _value(config: Config, name: str) -> Any:
-    value: Any = config
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value

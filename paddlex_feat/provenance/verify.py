@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeGuard
@@ -82,6 +83,7 @@ def _record(run: Path) -> dict[str, Any]:
             f"The folder is no training's: run.json is missing or damaged. {lookup.explain(run, 'folder')}".rstrip(),
             where=str(run / run_record.NAME),
             fix="Give the Global.output of a training.",
+            code="run-record-missing",
         )
     return record
 
@@ -196,11 +198,8 @@ def _keys(config: Config) -> dict[str, Any]:
     """Every key with its value, but for those that tell places."""
     found = {}
     for name, _ in walk():
-        value: Any = config
-        for part in name.split("."):
-            value = getattr(value, part)
         if name not in _PLACES:
-            found[name] = value
+            found[name] = attrgetter(name)(config)
     return found
 
 

@@ -67,7 +67,7 @@ def report_failure(logs: Path, error: FeatError) -> None:
     """Leave a worker's error where the process that started it looks."""
     rank = ProcessGroup.from_environment().rank
     earlier = len(list(logs.glob("error_*.json")))  # the order of the errors; clocks may jump
-    content = {"type": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
+    content = {key: getattr(error, key) for key in ("what", "where", "fix", "code")} | {"type": type(error).__name__}
     write_json(logs / f"error_{rank}.json", {**content, "earlier": earlier})
 
 
@@ -140,6 +140,7 @@ def own_address(machines: str) -> str:
         f"None of the addresses {machines} belongs to this machine.",
         where="Train.dist_ips",
         fix="List the address of every machine of the job, in the same order on each.",
+        code="address-unknown",
     )
 
 
@@ -266,7 +267,7 @@ def _reason(
         rank, error = own[0]
         kind = getattr(errors, error["type"], FeatError)
         where = f"worker {rank}" + (f", {error['where']}" if error["where"] else "")
-        return kind(error["what"], where=where, fix=error["fix"])
+        return kind(error["what"], where=where, fix=error["fix"], code=error.get("code"))
     interrupted = [(rank, e) for rank, e in failures if e["type"] == "Interrupted"]
     # A killed worker says nothing, and its death interrupts the others: only if all say so, all were told to end.
     if len(interrupted) == workers:
@@ -281,12 +282,14 @@ def _reason(
             f"The connection to another machine of the job was lost.{last}",
             where=str(logs),
             fix="See what the job says on the others, then start it again on all with -o Train.resume=auto.",
+            code="connection-lost",
         )
     kind = TrainingError if mode == "train" else EvaluationError
     return kind(
-        f"A worker ended without a word (exit code {code}), as a process does that was killed.{last}",
+        f"A worker exited without an error message (exit code {code}); it was probably killed.{last}",
         where=str(logs),
         fix=f"See the logs there; if the system ran out of memory, lower {mode.capitalize()}.batch_size.",
+        code="worker-killed",
     )
 
 

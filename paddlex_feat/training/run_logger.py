@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 from paddlex_feat.errors import DependencyError, as_output_error
 from paddlex_feat.fileio.atomic import atomic_path
+from paddlex_feat.runtime.cpu import peak_resident_bytes
 from paddlex_feat.runtime.logs import FILE_ONLY
 from paddlex_feat.runtime.progress import bar
 
@@ -177,15 +177,12 @@ def open_visualdl(folder: Path) -> Any:
 
 
 def peak_memory_mib() -> float:
-    """Most memory that this process has held: on a GPU if it computes there, else resident."""
+    """Most memory that this process has held: on a GPU if it computes there, else resident; 0 if unknown (Windows)."""
     import paddle
 
     if paddle.is_compiled_with_cuda() and paddle.get_device().startswith("gpu"):
         return paddle.device.cuda.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux, where ru_maxrss is also that of the process which started this one
-        return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return peak_resident_bytes() / 2**20
 
 
 def metrics_until(path: Path, epoch: int = sys.maxsize, step: int = sys.maxsize) -> list[str]:

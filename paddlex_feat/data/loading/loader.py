@@ -168,7 +168,10 @@ class CorruptImageReplacer:
                 except ImageError as error:
                     self.note(error)
         raise ImageError(
-            "No image of this class can be decoded.", where=paths[index], fix="Mend the files or remove the class."
+            "No image of this class can be decoded.",
+            where=paths[index],
+            fix="Mend the files or remove the class.",
+            code="class-undecodable",
         )
 
     def note(self, error: ImageError) -> None:
