@@ -301,7 +301,7 @@ def test_a_precision_that_the_processor_lacks_is_an_error(folder, monkeypatch):
 def test_devices_of_the_engines(folder):
     with pytest.raises(DeviceError, match="runs on CPUs"):
         create_engine(folder, "openvino", "gpu:0")
-    with pytest.raises(DeviceError, match="names no device"):
+    with pytest.raises(DeviceError, match="is not a device"):
         create_engine(folder, "openvino", "tpu")
     only_cpu, both = ["CPUExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"]
     assert _provider("auto", only_cpu) == _provider("cpu", both) == ("CPUExecutionProvider", {})

@@ -32,7 +32,7 @@ def checked_device(device: str) -> str:
     name = str(device).lower()
     if not DEVICE.fullmatch(name):
         raise DeviceError(
-            f"{device!r} names no device.",
+            f"{device!r} is not a device.",
             where="device",
             fix="Give auto, cpu, gpu, gpu:ID or gpu:ID,ID.",
             code="device-invalid",
@@ -65,7 +65,7 @@ def resolve_device(device: str) -> str:
         reason = "" if paddle.is_compiled_with_cuda() else " The installed Paddle is the CPU build."
         available = ", ".join(["cpu", *(f"gpu:{i}" for i in range(gpus))])
         raise DeviceError(
-            f"Device {device} is not there; available: {available}.{reason}",
+            f"Device {device} does not exist here; available: {available}.{reason}",
             where="device",
             fix="Use auto (-o Global.device=auto, in Python device=None), or one of the devices listed.",
             code="device-missing",

@@ -1,4 +1,4 @@
-"""One training or evaluation on several devices, or machines: start the processes, watch them, say why one failed.
+"""One training or evaluation on several devices or machines: start the processes, watch them, report a failure.
 
 paddle.distributed.launch starts and ends the processes. This module gives it the command,
 passes signals on, shows rank 0's console, and turns a worker's failure into the job's error.
@@ -59,12 +59,12 @@ def device_ids(device: str) -> list[int]:
 
 
 def needs_workers(device: str, machines: str | None) -> bool:
-    """Does this process have to start others? Not if it is one of them itself."""
+    """Whether this process has to start workers: several devices or machines, and it is not a worker itself."""
     return (len(device_ids(device)) > 1 or bool(machines)) and ProcessGroup.from_environment().size == 1
 
 
 def report_failure(logs: Path, error: FeatError) -> None:
-    """Leave a worker's error where the process that started it looks."""
+    """Write a worker's error to the file in which the process that started it looks for it."""
     rank = ProcessGroup.from_environment().rank
     earlier = len(list(logs.glob("error_*.json")))  # the order of the errors; clocks may jump
     content = {key: getattr(error, key) for key in ("what", "where", "fix", "code")} | {"type": type(error).__name__}
@@ -128,7 +128,7 @@ def _options(device: str, machines: str | None, port: int) -> list[str]:
 
 
 def own_address(machines: str) -> str:
-    """Which of the addresses is this machine's? Raises ConfigError if none is."""
+    """The address among `machines` that belongs to this machine. Raises ConfigError if there is none."""
     for address in machines.split(","):
         with socket.socket() as probe:
             try:
@@ -257,7 +257,7 @@ def _reason(
     workers: int,
     several_machines: bool = False,
 ) -> FeatError:
-    """Why the job ended: an error of a worker's own, else a worker that said nothing, else a signal to all.
+    """Why the job ended: a worker's own error, else a worker without an error message, else a signal to all.
 
     workers: how many this machine has.
     """
