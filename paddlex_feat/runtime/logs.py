@@ -59,15 +59,15 @@ class _LogFile(logging.FileHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            if self.stream is not None and not self._is_in_place():
+            if self.stream is not None and not self._is_in_place(self.stream.fileno()):
                 self.close()  # the next line opens the new file
             super().emit(record)
         except OSError:  # it cannot be opened
             self.handleError(record)
 
-    def _is_in_place(self) -> bool:
+    def _is_in_place(self, handle: int) -> bool:
         try:
-            return os.path.samestat(os.fstat(self.stream.fileno()), os.lstat(self.baseFilename))
+            return os.path.samestat(os.fstat(handle), os.lstat(self.baseFilename))
         except FileNotFoundError:
             return False
 
