@@ -128,7 +128,9 @@ def _flush_stdout() -> None:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would fail again at exit
         raise OutputError(
-            f"Standard output cannot be written: {error.strerror}.", fix="Redirect it to a file with room."
+            f"Standard output cannot be written: {error.strerror}.",
+            fix="Redirect it to a file with room.",
+            code="stdout-failed",
         ) from error
 
 

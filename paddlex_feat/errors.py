@@ -231,4 +231,5 @@ def as_output_error(path: Path, instead: str | None = None) -> Iterator[None]:
             f"Cannot write: {error.strerror or error}.",
             where=where,
             fix=f"{first}, or {instead or _another_place(where, path)}.",
+            code="write-failed",
         ) from error

@@ -20,7 +20,7 @@ from conftest import QUICK, ROOT, run_main
 import paddlex_feat
 
 NEEDS_PADDLE = pytest.mark.skipif(find_spec("paddle") is None, reason="Paddle is not installed")
-HEAVY = ("paddle", "cv2", "numpy", "matplotlib", "pooch", "requests", "tqdm")
+HEAVY = ("paddle", "cv2", "numpy", "matplotlib", "requests", "urllib3", "filelock", "tqdm")
 
 
 def cpu_seconds(*words: str) -> float:

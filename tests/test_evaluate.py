@@ -44,7 +44,7 @@ from paddlex_feat.evaluation.evaluator import Evaluator
 from paddlex_feat.evaluation.features_file import write_features
 from paddlex_feat.evaluation.matches import find_self_pairs, match_counts, require_matches
 from paddlex_feat.fileio.npz import NpzWriter
-from paddlex_feat.hub import fetch
+from paddlex_feat.hub import download
 from paddlex_feat.inference.extractor import FeatureExtractor, unit_rows
 from paddlex_feat.inference.network import NetworkExtractor
 from paddlex_feat.models import recognizer, weights
@@ -179,7 +179,7 @@ def test_null_is_the_official_weights_of_the_model(run_folder, inference, data, 
 
 def test_official_weights_without_a_network_are_a_clear_error(data, tmp_path, monkeypatch):
     monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(fetch, "ATTEMPTS", 1)
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
     monkeypatch.setattr(base, "PRETRAINED", "http://127.0.0.1:9/")
     with pytest.raises(DownloadError, match=r"-o Evaluate\.weight_path=FILE"):
         run(data, tmp_path / "out", None)

@@ -20,8 +20,9 @@ from servers import Server, serving
 from paddlex_feat.config.schema import MODELS
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import DownloadError, WeightsError
-from paddlex_feat.hub import download, fetch
+from paddlex_feat.hub import download
 from paddlex_feat.hub.tar import unpack_tar
+from paddlex_feat.hub.urls import ENV_MIRROR
 from paddlex_feat.inference import model_zoo
 from paddlex_feat.inference.model_zoo import official_model
 
@@ -65,7 +66,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 def server(cache, monkeypatch) -> Iterator[Server]:
     monkeypatch.setattr("time.sleep", lambda _: None)
     with serving(model_tar()) as own:
-        monkeypatch.setenv(fetch.MIRROR, own.url)
+        monkeypatch.setenv(ENV_MIRROR, own.url)
         yield own
 
 
@@ -78,7 +79,7 @@ def offline(monkeypatch) -> None:
 
     monkeypatch.setattr("socket.getaddrinfo", refuse)
     monkeypatch.setattr("socket.socket.connect", refuse)
-    monkeypatch.setenv(fetch.MIRROR, "http://127.0.0.1:9")
+    monkeypatch.setenv(ENV_MIRROR, "http://127.0.0.1:9")
 
 
 def make(folder: Path, files: dict[str, bytes]) -> Path:
@@ -123,7 +124,7 @@ def test_what_is_cached_needs_no_network_and_nothing_that_could_use_it(server, o
 import sys
 from paddlex_feat.inference.model_zoo import official_model
 print(official_model({NAME!r}))
-assert not {{"requests", "pooch", "urllib3"}} & set(sys.modules)
+assert not {{"requests", "urllib3"}} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     cache.chmod(0o700)
@@ -168,14 +169,14 @@ def test_the_second_address_is_for_what_the_first_does_not_have(server, cache):
 
 def test_a_download_that_breaks_off_goes_on_and_redirects_are_followed(server, cache, monkeypatch):
     server.breaks = 2
-    monkeypatch.setenv(fetch.MIRROR, f"{server.url}/moved")
+    monkeypatch.setenv(ENV_MIRROR, f"{server.url}/moved")
     assert content(official_model(NAME)) == files_of()
     begins = [int(asked.removeprefix("bytes=").rstrip("-")) for _, asked in server.log if asked]
     assert len(begins) >= 2 and 0 < begins[0] < begins[-1] < len(server.body)
 
 
 def test_a_later_run_goes_on_too(server, cache, monkeypatch):
-    monkeypatch.setattr(fetch, "ATTEMPTS", 1)
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
     server.breaks = 1
     with pytest.raises(DownloadError):
         official_model(NAME)
@@ -185,7 +186,7 @@ def test_a_later_run_goes_on_too(server, cache, monkeypatch):
 
 def test_a_server_that_falls_silent_is_given_up(server, cache, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.2)
-    monkeypatch.setattr(fetch, "ATTEMPTS", 2)
+    monkeypatch.setattr(download, "ATTEMPTS", 2)
     server.stalls = True
     with pytest.raises(DownloadError, match="timed out"):
         official_model(NAME)
@@ -240,8 +241,8 @@ def test_what_a_killed_process_left_is_swept_up(server, cache):
 
 
 def test_without_cache_and_network_one_message_says_all(cache, monkeypatch):
-    monkeypatch.setattr(fetch, "ATTEMPTS", 1)
-    monkeypatch.setenv(fetch.MIRROR, "http://127.0.0.1:9")
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    monkeypatch.setenv(ENV_MIRROR, "http://127.0.0.1:9")
     with pytest.raises(DownloadError) as caught:
         official_model(NAME)
     text = str(caught.value)
@@ -253,7 +254,7 @@ def test_without_cache_and_network_one_message_says_all(cache, monkeypatch):
         "Connection refused",
         "model_dir",
         "copy the unpacked model",
-        fetch.MIRROR,
+        ENV_MIRROR,
         "HTTPS_PROXY",
     ):
         assert part in text, part

@@ -18,7 +18,9 @@ from conftest import QUICK, ROOT
 
 from paddlex_feat.errors import DownloadError, OutputError, as_output_error, run_output
 from paddlex_feat.fileio import atomic, temporary, user_folders
-from paddlex_feat.hub import fetch
+from paddlex_feat.hub import cache
+from paddlex_feat.hub.cache import cache_folder, cache_to_write
+from paddlex_feat.hub.fetch import fetch_url
 from paddlex_feat.inference.export.convert import onnx_file
 from paddlex_feat.inference.results import FeatureResult
 from paddlex_feat.inference.writers import save_features
@@ -188,8 +190,8 @@ def test_a_user_without_a_name_and_a_home(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert user_folders.home() is None
     with pytest.raises(DownloadError, match="no home folder"):
-        fetch.cache_folder()
-    assert fetch.cache_to_write().is_relative_to(temporary.private_folder())
+        cache_folder()
+    assert cache_to_write().is_relative_to(temporary.private_folder())
 
 
 @pytest.fixture
@@ -204,16 +206,16 @@ def own_home(tmp_path, monkeypatch) -> Path:
 
 def test_the_cache_is_where_it_was_and_elsewhere_only_if_that_fails(own_home, monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert fetch.cache_folder() == own_home / ".paddlex" == fetch.cache_to_write()
-    monkeypatch.setattr(fetch, "can_write", lambda folder: not folder.is_relative_to(own_home))
-    assert fetch.cache_folder() == tmp_path / "xdg/paddlex" == fetch.cache_to_write()
+    assert cache_folder() == own_home / ".paddlex" == cache_to_write()
+    monkeypatch.setattr(cache, "can_write", lambda folder: not folder.is_relative_to(own_home))
+    assert cache_folder() == tmp_path / "xdg/paddlex" == cache_to_write()
     (own_home / ".paddlex").mkdir()  # of an image of a container: read, and not written
-    assert fetch.cache_folder() == own_home / ".paddlex"
+    assert cache_folder() == own_home / ".paddlex"
     assert not caplog.text
-    assert fetch.cache_to_write().is_relative_to(temporary.private_folder())
+    assert cache_to_write().is_relative_to(temporary.private_folder())
     assert caplog.text.count("PADDLE_PDX_CACHE_HOME names another folder") == 1
     monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", str(own_home / "named"))
-    assert fetch.cache_folder() == own_home / "named" == fetch.cache_to_write()
+    assert cache_folder() == own_home / "named" == cache_to_write()
 
 
 def test_a_conversion_without_a_cache_is_made_for_this_run(own_home, run_folder, tmp_path, monkeypatch):
@@ -355,7 +357,7 @@ def test_a_full_disk_of_the_cache_names_its_variable(tmp_path, monkeypatch):
     monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", str(tmp_path / "file"))
     (tmp_path / "file").touch()
     with pytest.raises(DownloadError) as found:
-        fetch.fetch("http://127.0.0.1:9/x.pdparams", "weights", "Give a file.")
+        fetch_url("http://127.0.0.1:9/x.pdparams", "weights", "Give a file.")
     assert found.value.fix is not None and "with PADDLE_PDX_CACHE_HOME" in found.value.fix
 
 

@@ -9,10 +9,11 @@ import pytest
 from conftest import run_main
 
 from paddlex_feat.config import load
+from paddlex_feat.config.schema import walk
 from paddlex_feat.errors import ConfigError, DownloadError, OutputError
 from paddlex_feat.fileio import paths, safe_yaml
 from paddlex_feat.fileio.reading import decode_text
-from paddlex_feat.hub import fetch
+from paddlex_feat.hub.cache import cache_folder
 
 NAMES = ("[a] b.jpg", "#1.jpg", "@x.jpg", "a: b.jpg", "- x.jpg", "%a.jpg", "&b.jpg", "*c.jpg", "!d.jpg", "|e.jpg",
          ">f.jpg", "'g.jpg", '"h.jpg', "?i", "? i.jpg", "{j}.jpg", "`k", "=l", "--- m.jpg", "&n o.jpg", "p # q.jpg",
@@ -268,7 +269,7 @@ def test_the_cache_and_saved_results_take_a_home_folder(tmp_path, monkeypatch):
 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", "~/cache")
-    assert fetch.cache_folder() == tmp_path / "cache"
+    assert cache_folder() == tmp_path / "cache"
     result = FeatureResult("a.jpg", np.ones(2, np.float32), "a", 1)
     assert result.save_to_json("~/results") == tmp_path / "results/a_res.json"
     assert save_features([result], "~/a.npz") == tmp_path / "a.npz"
@@ -279,7 +280,7 @@ def test_the_cache_and_saved_results_take_a_home_folder(tmp_path, monkeypatch):
             result.save_to_json(path)
     monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", "$HOME/cache")
     with pytest.raises(DownloadError, match="variables are not expanded"):
-        fetch.cache_folder()
+        cache_folder()
 
 
 # Encodings

@@ -17,6 +17,7 @@ from conftest import QUICK, ROOT, run_main, train
 from paddlex_feat.cli import main
 from paddlex_feat.config import aliases
 from paddlex_feat.config.load import load
+from paddlex_feat.fileio.digest import sha256_file
 from paddlex_feat.provenance import lineage, run_record
 
 pytest.importorskip("paddle")
@@ -134,7 +135,7 @@ def test_another_kernel_or_processor_is_told_and_makes_no_difference(run, capsys
 def test_a_data_set_is_found_from_another_directory(run, small_faces, capsys, monkeypatch):
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace(str(small_faces), small_faces.name))
-    change(run, config=run_record.sha256(run / "config.yaml"))
+    change(run, config=sha256_file(run / "config.yaml"))
     monkeypatch.chdir(run)
     assert verify(capsys, run)[0] == 1
     change(run, working_directory=str(small_faces.parent))
@@ -219,7 +220,7 @@ def test_images_are_compared_by_path_label_and_size_and_verify_says_so(run, smal
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace(str(small_faces), str(data)))
     record = json.loads((run / "run.json").read_text())
-    record["config"] = run_record.sha256(run / "config.yaml")
+    record["config"] = sha256_file(run / "config.yaml")
     (run / "run.json").write_text(json.dumps(record))
     image = data / "images/s01/01.pgm"
     image.write_bytes(bytes(image.stat().st_size))

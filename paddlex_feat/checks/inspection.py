@@ -21,7 +21,7 @@ from paddlex_feat.checks import image_info
 from paddlex_feat.checks.image_info import ImageInfo
 from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.errors import FeatError
-from paddlex_feat.hub.fetch import cache_folder
+from paddlex_feat.hub.cache import cache_folder
 from paddlex_feat.runtime.malloc import keep_freed_memory
 from paddlex_feat.runtime.progress import bar
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from paddlex_feat.errors import sanitize
+
 log = logging.getLogger(__name__)
 
 Severity = Literal["error", "warning", "note"]
@@ -111,11 +113,6 @@ def warnings_to_errors(findings: list[Finding]) -> list[Finding]:
     return [replace(f, severity="error") if f.severity == "warning" else f for f in findings]
 
 
-def _printable(text: str) -> str:
-    """Text without characters that would control a terminal, which file names may hold."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
 def log_findings(findings: list[Finding]) -> None:
     """Log the findings by kind: the first few of each, and what to do."""
     levels = {"error": logging.ERROR, "warning": logging.WARNING, "note": logging.INFO}
@@ -124,7 +121,7 @@ def log_findings(findings: list[Finding]) -> None:
         total = sum(row.count for row in rows)
         log.log(level, "[%s] %d finding%s", code, total, "" if total == 1 else "s")
         for row in rows[:SHOWN_PER_CODE]:
-            log.log(level, "  %s: %s", _printable(row.where), _printable(row.message))
+            log.log(level, "  %s: %s", sanitize(row.where), sanitize(row.message))
         if len(rows) > SHOWN_PER_CODE:
             log.log(level, "  … and %d more, in check_dataset_result.json", total - SHOWN_PER_CODE)
         log.log(level, "  to do: %s", rows[0].fix)

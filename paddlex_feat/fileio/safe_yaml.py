@@ -209,11 +209,13 @@ def parse_nodes(text: str, name: str) -> tuple[dict[str, Any], dict[str, tuple[i
             f"Not valid YAML: {getattr(error, 'problem', None) or error}.",
             where=f"{name}:{mark.line + 1}" if mark else name,
             fix="Correct that line." if mark else "Leave out what is no key of this program; `--help` lists all keys.",
+            code="yaml-invalid",
         ) from error
     if value is None:
         return {}, {}
     if not isinstance(value, dict) or not isinstance(node, yaml.MappingNode):
-        raise ConfigError("The file holds no sections.", where=name, fix="Start with `Global:` and indented keys.")
+        fix = "Start with `Global:` and indented keys."
+        raise ConfigError("The file holds no sections.", where=name, fix=fix, code="no-sections")
     nodes: dict[str, tuple[int, yaml.Node]] = {}
     _collect_nodes(node, "", name, nodes)
     return value, nodes
@@ -227,6 +229,7 @@ def _collect_nodes(node: yaml.MappingNode, prefix: str, name: str, nodes: dict[s
                 f"{dotted} is given twice, in lines {nodes[dotted][0]} and {line}.",
                 where=f"{name}:{line}",
                 fix="Remove one of them.",
+                code="key-twice",
             )
         nodes[dotted] = (line, value)
         if isinstance(value, yaml.MappingNode):

@@ -1,233 +1,181 @@
-"""One download that goes on where an earlier one broke off, and can be given up at any time."""
+"""Download one file; an interrupted download is resumed where it stopped."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
-import socket
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, wait
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+import requests
+import urllib3
+
+from paddlex_feat.hub.urls import without_password
 from paddlex_feat.runtime.progress import bar
 
 log = logging.getLogger(__name__)
+ATTEMPTS = 4  # consecutive ones with less than CHUNK new bytes
 TIMEOUT_SECONDS = 30  # without a byte
-CHUNK = 2**16  # what a break loses at most
-SLOWEST_SECONDS = 120  # for a chunk; a server that drips bytes is given up, what came of the others is kept
-_LOOK_SECONDS = 0.2  # between two looks at whether a download is still wanted, and moves
-LONGEST_WAIT = 60  # seconds, whatever a busy server asks for
+CHUNK = 2**16  # bytes
+SLOWEST_SECONDS = 120  # for CHUNK bytes
+MAX_WAIT_SECONDS = 60  # before the next attempt, whatever Retry-After asks for
 _BUSY = {429, 502, 503, 504}  # answers of a server that may have the file later
 
 
-def _passing(error: Exception) -> bool:
-    """May the same request succeed a little later?"""
-    import requests
-
-    if isinstance(error, requests.HTTPError):
-        return getattr(error.response, "status_code", None) in _BUSY
-    return isinstance(error, (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError))
-
-
-def _wait(error: Exception, attempt: int) -> float:
-    """Seconds until the next attempt: what the server asks for, within bounds, else more each time."""
-    asked = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
-    # It may be a date too, which another clock has written.
-    return float(min(int(asked[:9]), LONGEST_WAIT)) if re.fullmatch(r"[0-9]+", asked) else 2 ** (attempt - 1) / 2
-
-
-class _NotWanted(Exception):
+class Cancelled(Exception):
     """Nobody waits for this download any more."""
 
 
-class TooLong(ValueError):
-    """A file of more bytes than are taken."""
+class ResumableDownloader:
+    """Downloads an address into the file `part`, with the server's mark of the version in a file beside it.
 
-
-def _watched(work: Callable[[], None], look: Callable[[], None]) -> None:
-    """Do `work` in a thread, and leave that to itself once `look`, which is called all the while, raises.
-
-    Nothing ends from outside the wait for a server of names, or for a connection. The thread keeps no program
-    from ending. Raises what `work` or `look` does.
-    """
-    done: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            work()
-            done.set_result(None)
-        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
-            done.set_exception(error)
-
-    threading.Thread(target=run, name="download", daemon=True).start()
-    while not wait([done], _LOOK_SECONDS).done:
-        look()
-    done.result()
-
-
-class Resuming:
-    """A pooch downloader that keeps what it has got in `part`, with the server's mark of its version beside it.
+    urllib3's Retry is not used: it repeats requests but does not resume bodies, and its waits cannot be cancelled.
 
     Args:
-        part: the file, of which a later download goes on.
-        shown: the address without user and password, which is requested and which messages name.
-        begins, most, ended: as for `hub.fetch`.
-        attempts: how many in a row may bring nothing new, less than CHUNK bytes.
+        url: may hold user and password, which messages and errors do not show.
+        part: file to append to; a later download of the same version resumes it (Range and If-Range).
+        magic: pattern of the first bytes of the expected kind of file; a file of another kind is refused and removed.
+        max_bytes: a longer file is refused and removed.
+        cancel: once it is set, the download is given up at the next byte, at the latest after TIMEOUT_SECONDS.
     """
 
-    def __init__(self, part: Path, shown: str, begins: bytes, most: int, ended: threading.Event | None, attempts: int):
-        self._shown = shown
-        self._most_attempts = attempts
-        self._most = most
-        self._ended = ended
+    def __init__(self, url: str, part: Path, magic: bytes, max_bytes: int, cancel: threading.Event | None):
+        user = requests.utils.get_auth_from_url(url)
+        self._auth = user if any(user) else None  # not in the address, which errors quote
+        self._url = without_password(url)
         self._part = part
-        self._mark = part.with_name(f"{part.name}.version")
-        self._begins = begins
-        self._left = False  # to itself: the thread that fetches must not touch a file any more
-        self._sockets: list[Any] = []  # of its connections
-        self._moved = time.monotonic()  # when the last chunk came, or the last attempt began
+        self._version = part.with_name(f"{part.name}.version")
+        self._magic = magic
+        self._max_bytes = max_bytes
+        self._cancel = cancel
 
-    def __call__(self, url: str, output_file: str, _: Any) -> None:
-        log.info("Downloading %s", self._shown)
-        with self._part.open("ab") as stream:
-            try:
-                _watched(lambda: self._attempts(url, stream), self._look)
-            except TooLong:
-                self._forget()
-                raise
-            finally:
-                self._left = True
-                self._disconnect()
-            self._check()
-            self._part.replace(output_file)
-            self._mark.unlink(missing_ok=True)
+    def run(self) -> None:
+        """Download the whole file.
 
-    def _attempts(self, url: str, stream: IO[bytes]) -> None:
-        import requests
+        Raises requests' and urllib3's errors after ATTEMPTS in a row with less than CHUNK new bytes, TimeoutError if
+        less than CHUNK bytes arrive in SLOWEST_SECONDS, ValueError for a file that is refused, Cancelled, OSError.
+        """
+        log.info("Downloading %s", self._url)
+        try:
+            with self._part.open("ab") as stream:
+                self._attempt(stream)
+            with self._part.open("rb") as stream:
+                start = stream.read(40)
+            if not re.match(self._magic, start, re.DOTALL):
+                raise ValueError(f"{self._url} is not a file of the expected kind; it begins with {start!r}")
+        except ValueError as error:
+            if not isinstance(error, requests.RequestException):  # some of which are ValueErrors too
+                self.discard()
+            raise
 
-        most, attempt = stream.seek(0, os.SEEK_END), 0  # bytes that there were at once, attempts since
+    def discard(self) -> None:
+        """Remove what has been downloaded."""
+        self._part.unlink(missing_ok=True)
+        self._version.unlink(missing_ok=True)
+
+    def move_to(self, target: Path) -> None:
+        """Give the whole file its name."""
+        self._part.replace(target)
+        self._version.unlink(missing_ok=True)
+
+    def _attempt(self, stream: IO[bytes]) -> None:
+        size, attempt = stream.seek(0, os.SEEK_END), 0
         while True:
-            self._moved = time.monotonic()
             attempt += 1
+            self._check_cancelled()
             try:
-                self._continue(url, stream)
+                self._request(stream)
                 return
-            except requests.RequestException as error:
-                self._require_wanted()
-                size = stream.seek(0, os.SEEK_END)
-                if size >= most + CHUNK:
-                    most, attempt = size, 1
-                if attempt >= self._most_attempts or not _passing(error):
+            except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+                self._check_cancelled()
+                now = stream.seek(0, os.SEEK_END)
+                if now >= size + CHUNK:
+                    size, attempt = now, 1
+                if attempt >= ATTEMPTS or not _is_temporary(error):
                     raise
-                seconds = _wait(error, attempt)
-                log.info("The download broke off (%s); trying again in %g s.", type(error).__name__, seconds)
-                self._ended.wait(seconds) if self._ended else time.sleep(seconds)
-            self._require_wanted()
+                seconds = _pause(error, attempt)
+                log.info("The download was interrupted (%s); trying again in %g s.", type(error).__name__, seconds)
+                wait = self._cancel.wait if self._cancel else time.sleep
+                wait(seconds)
 
-    def _require_wanted(self) -> None:
-        # The interpreter joins the threads of every pool before it runs what atexit knows: only this says so in time.
-        closing = getattr(threading, "_SHUTTING_DOWN", False)
-        if self._left or closing or (self._ended is not None and self._ended.is_set()):
-            raise _NotWanted
+    def _check_cancelled(self) -> None:
+        if self._cancel is not None and self._cancel.is_set():
+            raise Cancelled
 
-    def _connected(self, connection: Any) -> None:
-        self._sockets.append(connection)
-        self._require_wanted()  # else it was left while it connected, and nobody would end the connection
-
-    def _disconnect(self) -> None:
-        """End what the thread that is left still waits for: a server may drip for days."""
-        for connection in self._sockets:
-            with suppress(OSError, TypeError):  # closed; or no plain socket, as of TLS in TLS
-                socket.socket.shutdown(connection, socket.SHUT_RDWR)
-
-    def _look(self) -> None:
-        self._require_wanted()
-        if time.monotonic() - self._moved > SLOWEST_SECONDS:
-            raise TimeoutError(f"less than {CHUNK} bytes came in {SLOWEST_SECONDS} s")
-
-    def _continue(self, url: str, stream: IO[bytes]) -> None:
-        """Append what is missing; from the beginning if the file changed or the server knows no ranges."""
-        import requests
-
-        version = self._mark.read_text() if self._mark.is_file() else ""
+    def _request(self, stream: IO[bytes]) -> None:
+        """Append the missing bytes; start over if the file has changed or the server cannot resume."""
+        version = self._version.read_text() if self._version.is_file() else ""
         if not version:
             stream.truncate(0)
         have = stream.seek(0, os.SEEK_END)
         headers = {"Accept-Encoding": "identity"}
         if have:
             headers |= {"Range": f"bytes={have}-", "If-Range": version}
-        user = requests.utils.get_auth_from_url(url)
-        auth = user if any(user) else None  # not in the address, which errors quote
         with (
-            _session(self._connected) as session,
-            session.get(self._shown, headers=headers, stream=True, timeout=TIMEOUT_SECONDS, auth=auth) as response,
+            requests.Session() as session,
+            session.get(self._url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS, auth=self._auth) as response,
         ):
-            self._require_wanted()
-            if response.status_code == requests.codes.requested_range_not_satisfiable:
-                self._mark.unlink(missing_ok=True)
-                raise requests.ConnectionError("the server has another file now")
-            response.raise_for_status()
-            now = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-            if response.status_code == requests.codes.partial_content:
-                piece = re.fullmatch(rf"bytes {have}-\d+/(\d+)", response.headers.get("Content-Range", ""))
-                if not piece or now not in ("", version):
-                    self._mark.unlink(missing_ok=True)
-                    raise requests.ConnectionError("the server sent another piece than the one asked for")
-                total: int | None = int(piece[1])
-            else:
+            total = self._check_answer(response, have, version)
+            if response.status_code != requests.codes.partial_content:
                 stream.truncate(0)
-                have = 0
-                length = response.headers.get("Content-Length")
-                total = int(length) if length else None
-            if "Content-Encoding" in response.headers:  # although none was asked for: lengths are not the file's
-                now, total = "", None
-            self._mark.write_text(now)
-            with bar(total, self._part.stem, "B") as progress:
-                progress.update(have)
-                for chunk in response.iter_content(CHUNK):
-                    self._require_wanted()
-                    self._moved = time.monotonic()
-                    if stream.write(chunk) and stream.tell() > self._most:
-                        raise TooLong(f"it is longer than {self._most} bytes")
-                    progress.update(len(chunk))
-            stream.flush()
-            if total is not None and stream.tell() != total:
-                raise requests.ConnectionError(f"{stream.tell()} of {total} bytes came")
+            self._copy(response, stream, total)
 
-    def _check(self) -> None:
-        with self._part.open("rb") as stream:
-            begin = stream.read(40)
-        if not re.match(self._begins, begin, re.DOTALL):
-            self._forget()
-            raise ValueError(f"{self._shown} is no file of the expected kind; it begins with {begin[:40]!r}")
+    def _check_answer(self, response: requests.Response, have: int, version: str) -> int | None:
+        """The length of the whole file, if the server tells it; the version is remembered.
 
-    def _forget(self) -> None:
-        self._part.unlink(missing_ok=True)
-        self._mark.unlink(missing_ok=True)
+        Raises requests.ConnectionError for a part other than the one asked for, requests.HTTPError.
+        """
+        if response.status_code == requests.codes.requested_range_not_satisfiable:
+            self._version.unlink(missing_ok=True)
+            raise requests.ConnectionError("the server has another file now")
+        response.raise_for_status()
+        now = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+        length = response.headers.get("Content-Length", "")
+        total = int(length) if length.isdecimal() else None
+        if response.status_code == requests.codes.partial_content:
+            part = re.fullmatch(rf"bytes {have}-\d+/(\d+)", response.headers.get("Content-Range", ""))
+            if not part or now not in ("", version):
+                self._version.unlink(missing_ok=True)
+                raise requests.ConnectionError("the server sent another part than the one asked for")
+            total = int(part[1])
+        if "Content-Encoding" in response.headers:  # although none was asked for: lengths are not the file's
+            now, total = "", None
+        self._version.write_text(now)
+        return total
+
+    def _copy(self, response: requests.Response, stream: IO[bytes], total: int | None) -> None:
+        size = mark = stream.seek(0, os.SEEK_END)
+        since = time.monotonic()
+        with bar(total, self._part.stem, "B") as progress:
+            progress.update(size)
+            while data := response.raw.read1(CHUNK, decode_content=True):  # what has come, without waiting for more
+                self._check_cancelled()
+                size += stream.write(data)
+                progress.update(len(data))
+                if size > self._max_bytes:
+                    raise ValueError(f"it is longer than {self._max_bytes} bytes")
+                if size >= mark + CHUNK:
+                    mark, since = size, time.monotonic()
+                elif time.monotonic() - since > SLOWEST_SECONDS:
+                    raise TimeoutError(f"less than {CHUNK} bytes came in {SLOWEST_SECONDS} s")
+        stream.flush()
+        if total is not None and size != total:
+            raise requests.ConnectionError(f"{size} of {total} bytes came")
 
 
-def _session(connected: Callable[[Any], None]) -> Any:
-    """A session of requests that calls `connected` with the socket of each connection it makes."""
-    import requests
+def _is_temporary(error: Exception) -> bool:
+    """Whether the same request may succeed a little later."""
+    if isinstance(error, requests.HTTPError):
+        return getattr(error.response, "status_code", None) in _BUSY
+    return isinstance(error, requests.ConnectionError | requests.Timeout | urllib3.exceptions.HTTPError)
 
-    class Adapter(requests.adapters.HTTPAdapter):
-        def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
-            pool = super().get_connection_with_tls_context(*args, **options)
 
-            class Connection(pool.ConnectionCls):  # type: ignore[name-defined]
-                def connect(self) -> None:
-                    super().connect()
-                    connected(self.sock)
-
-            pool.ConnectionCls = Connection
-            return pool
-
-    session = requests.Session()
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, Adapter())
-    return session
+def _pause(error: Exception, attempt: int) -> float:
+    """Seconds until the next attempt: as Retry-After asks, within bounds, else more each time."""
+    response: Any = getattr(error, "response", None)
+    asked = response.headers.get("Retry-After", "") if response is not None else ""
+    # It may be a date too, by another clock.
+    return float(min(int(asked[:9]), MAX_WAIT_SECONDS)) if re.fullmatch(r"[0-9]+", asked) else 2 ** (attempt - 1) / 2

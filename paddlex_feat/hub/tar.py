@@ -68,6 +68,7 @@ def _refusal(archive: Path, why: str) -> WeightsError:
         f"The archive is no sound tar file: {why[:200]}. It begins with {begin!r}.",
         where=str(archive),
         fix="Download it again.",
+        code="archive-invalid",
     )
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from paddlex_feat.errors import DownloadError, FeatError, WeightsError
 from paddlex_feat.fileio.backups import backup
-from paddlex_feat.hub import fetch
+from paddlex_feat.hub.cache import cache_folder, cache_to_write, download_lock
+from paddlex_feat.hub.fetch import fetch_url, is_absent
 from paddlex_feat.hub.tar import unpack_tar
+from paddlex_feat.hub.urls import ENV_MIRROR, OFFICIAL, apply_mirror, without_password
 from paddlex_feat.inference.model_info import PREFIX, read_info
 
 log = logging.getLogger(__name__)
@@ -47,14 +49,14 @@ def official_model(name: str) -> Path:
         )
     problem = "there is no home folder"
     with suppress(DownloadError):
-        folder = fetch.cache_folder() / _MODELS / name
+        folder = cache_folder() / _MODELS / name
         problem = _problem(folder, name)
         if not problem:
             return folder
-    cache = fetch.cache_to_write()
+    cache = cache_to_write()
     folder = cache / _MODELS / name
     try:
-        with fetch.alone(cache / _ARCHIVES / name):
+        with download_lock(cache / _ARCHIVES / name):
             problem = _problem(folder, name)  # another process may have fetched it meanwhile
             if problem:
                 log.info("%s is fetched; in the cache, %s: %s.", name, folder, problem)
@@ -64,8 +66,8 @@ def official_model(name: str) -> Path:
         raise DownloadError(
             f"The official model {name} is not in the cache ({problem}) and cannot be fetched. Tried: {tried}",
             where=str(folder),
-            fix=f"Give model_dir; or copy the unpacked model to that folder; or set {fetch.MIRROR} to a mirror of "
-            f"{fetch.OFFICIAL}, HTTPS_PROXY to a proxy, or PADDLE_PDX_CACHE_HOME to a folder that can be written.",
+            fix=f"Give model_dir; or copy the unpacked model to that folder; or set {ENV_MIRROR} to a mirror of "
+            f"{OFFICIAL}, HTTPS_PROXY to a proxy, or PADDLE_PDX_CACHE_HOME to a folder that can be written.",
             code="model-unavailable",
         ) from error
     return folder
@@ -97,13 +99,13 @@ def _install(name: str, folder: Path) -> None:
         log.info("PADDLE_PDX_MODEL_SOURCE is %s; BOS is used, for only it carries this model.", wanted)
     tried = []
     for release in _RELEASES:
-        address = f"{fetch.OFFICIAL}/paddlex/official_inference_model/{release}/{name}_infer.tar"
+        address = f"{OFFICIAL}/paddlex/official_inference_model/{release}/{name}_infer.tar"
         try:
-            _unpack(fetch.fetch(address, f"{_ARCHIVES}/{name}", fix=""), name, folder)
+            _unpack(fetch_url(address, f"{_ARCHIVES}/{name}", fix=""), name, folder)
             return
         except (DownloadError, WeightsError) as error:
-            tried.append(f"{fetch.without_password(fetch.source(address))}: {error.what}")
-            if not fetch.absent(error):
+            tried.append(f"{without_password(apply_mirror(address))}: {error.what}")
+            if not is_absent(error):
                 break
     raise DownloadError(" ".join(tried), code="model-unavailable")
 

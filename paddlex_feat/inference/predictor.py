@@ -163,7 +163,7 @@ class Predictor:
         self._arguments = arguments
         self._extractor = extractor
         self._batch_size = None if batch_size is None else _positive(batch_size)
-        self._is_large_enough = _is_large_is_large_enough_for(extractor.preprocess.size) if fast_decode else None
+        self._is_large_enough = _is_large_enough_for(extractor.preprocess.size) if fast_decode else None
         self.failed: list[Failed] = []
         self.left_out: Counter[str] = Counter()
 
@@ -241,17 +241,17 @@ class Predictor:
 
     def _outcomes(self, stream: Iterator[Item], batch_size: int) -> Generator[Outcome, None, None]:
         """Every item with its feature, or with the error that prevented it."""
-        ended = threading.Event()
-        load = partial(self._load, ended=ended)
+        cancel = threading.Event()
+        load = partial(self._load, cancel=cancel)
         # A thread waits for the engine while the caller decides what to read next and uses the results.
-        done = prefetch_map_then(_batched(stream, batch_size), load, cpu_count(), self._compute, ended.set)
+        done = prefetch_map_then(_batched(stream, batch_size), load, cpu_count(), self._compute, cancel.set)
         with closing(done), silent_opencv():
             for outcomes in done:
                 yield from outcomes
 
-    def _load(self, item: Item, ended: threading.Event | None = None) -> np.ndarray | Exception:
+    def _load(self, item: Item, cancel: threading.Event | None = None) -> np.ndarray | Exception:
         try:
-            return item.load(self._extractor.preprocess.resize, self._enough, ended)
+            return item.load(self._extractor.preprocess.resize, self._enough, cancel)
         except Exception as error:  # noqa: BLE001 - raised after the results before it
             return error
 

@@ -17,7 +17,7 @@ import numpy as np
 from paddlex_feat.errors import OutputError
 from paddlex_feat.fileio.atomic import write_json
 from paddlex_feat.fileio.paths import expand_home, fault
-from paddlex_feat.hub import fetch
+from paddlex_feat.hub.urls import is_url
 
 # What some file system refuses: Windows' reserved characters, control characters, surrogates that are no byte.
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]')
@@ -144,7 +144,7 @@ class OutputNames:
 
     def next(self, input_path: str | None, page_index: int | None = None) -> str:
         """A name that this object has not returned before."""
-        path = urlparse(input_path).path if input_path and fetch.is_url(input_path) else input_path
+        path = urlparse(input_path).path if input_path and is_url(input_path) else input_path
         own = Path(path).stem if path else ""
         if not own:
             self._arrays += 1

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from paddlex_feat.config.schema import Config, PredictSection
 from paddlex_feat.errors import ConfigError, FeatError, ImageError, Interrupted, as_output_error
 from paddlex_feat.fileio.paths import expand_home
-from paddlex_feat.hub.fetch import without_password
+from paddlex_feat.hub.urls import without_password
 from paddlex_feat.inference.engines import AUTO, HPI, find_engine
 from paddlex_feat.inference.engines.options import find_run_mode
 from paddlex_feat.inference.inputs.texts import ACCEPTED, cut

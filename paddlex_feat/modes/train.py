@@ -17,7 +17,7 @@ from paddlex_feat.fileio.atomic import link_or_copy, write_json
 from paddlex_feat.fileio.atomic_folder import resolve_during_swap, sync_files
 from paddlex_feat.fileio.backups import write_with_backup
 from paddlex_feat.fileio.temporary import TemporaryFolder
-from paddlex_feat.hub import fetch
+from paddlex_feat.hub.urls import is_url
 from paddlex_feat.inference.export.convert import inference_file_names, require_forms, write_forms
 from paddlex_feat.modes.build import exporter_of, preprocess_of
 from paddlex_feat.modes.data import comparison_batches
@@ -77,7 +77,7 @@ def _require_start(config: Config, output: Path) -> Path | None:
     if settings.resume == "auto" and resolve_during_swap(output / LATEST).is_dir():
         return output / LATEST / f"{LATEST}.pdparams"
     start = settings.pretrain_weight_path
-    if start and not fetch.is_url(start):
+    if start and not is_url(start):
         require_weights("Train.pretrain_weight_path", resolve_during_swap(Path(start)))
     return None
 

@@ -14,7 +14,7 @@ from paddlex_feat.config.schema import Config
 from paddlex_feat.config.train_schema import TrainSection
 from paddlex_feat.errors import ConfigError, EvaluationError
 from paddlex_feat.evaluation.embed import Extractor
-from paddlex_feat.hub import fetch
+from paddlex_feat.hub.fetch import fetch_weights
 from paddlex_feat.inference.export.exporter import Exporter
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.network import NetworkExtractor
@@ -112,9 +112,9 @@ def _load_pretrained(settings: TrainSection, model: recognizer.Recognizer, class
         return
     fix = f"Give a local file with -o {key}=FILE, or null to train from scratch."
     if group.local_rank == 0:
-        fetch.weight_file(settings.pretrain_weight_path, fix)
+        fetch_weights(settings.pretrain_weight_path, fix)
     group.any_rank(False)  # one process a machine downloads, the others wait for it
-    path = fetch.weight_file(settings.pretrain_weight_path, fix)
+    path = fetch_weights(settings.pretrain_weight_path, fix)
     other = has_other_classes(path, classes)
     if group.broadcast(np.array([other is True], np.int32))[0]:  # only rank 0 may have the file
         other = True

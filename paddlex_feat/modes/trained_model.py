@@ -15,7 +15,7 @@ from paddlex_feat.errors import ConfigError, WeightsError
 from paddlex_feat.fileio import lookup, safe_yaml
 from paddlex_feat.fileio.atomic_folder import resolve_during_swap
 from paddlex_feat.fileio.temporary import TemporaryFolder
-from paddlex_feat.hub import fetch
+from paddlex_feat.hub.urls import is_url
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.model_info import PREFIX
 from paddlex_feat.models.registry import find_backbone
@@ -59,7 +59,7 @@ def resolve_weights(config: Config) -> Path:
         DownloadError: the download failed.
     """
     given = config.Evaluate.weight_path
-    path = None if given is None or fetch.is_url(given) else resolve_during_swap(Path(given))
+    path = None if given is None or is_url(given) else resolve_during_swap(Path(given))
     if path is None:
         return weight_file(KEY, given, config.Global.model)
     require_weights(KEY, path, graphs=True)

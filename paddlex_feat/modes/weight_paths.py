@@ -11,7 +11,8 @@ from paddlex_feat.config.base import official_weights
 from paddlex_feat.errors import WeightsError
 from paddlex_feat.fileio import lookup
 from paddlex_feat.fileio.atomic_folder import resolve_during_swap
-from paddlex_feat.hub import fetch
+from paddlex_feat.hub.fetch import fetch_weights
+from paddlex_feat.hub.urls import is_url
 from paddlex_feat.inference.model_info import PREFIX, missing_files, models_within
 
 log = logging.getLogger(__name__)
@@ -58,8 +59,8 @@ def weight_file(key: str, weight_path: str | None, model: str) -> Path:
     if weight_path is None:
         weight_path = official_weights(model)
         log.info("%s is null: the official weights of %s, %s", key, model, weight_path)
-    if fetch.is_url(weight_path):
-        return fetch.weight_file(weight_path, f"Give a local file with -o {key}=FILE.")
+    if is_url(weight_path):
+        return fetch_weights(weight_path, f"Give a local file with -o {key}=FILE.")
     path = resolve_during_swap(Path(weight_path))
     require_weights(key, path)
     return path

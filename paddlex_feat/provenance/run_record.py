@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -16,6 +15,7 @@ from typing import Any
 
 from paddlex_feat.fileio.atomic import as_output_error, read_result, write_json
 from paddlex_feat.fileio.backups import write_with_backup
+from paddlex_feat.fileio.digest import sha256_file
 from paddlex_feat.runtime import paddle_build
 from paddlex_feat.runtime.distributed import ENV_COMMAND
 
@@ -122,7 +122,7 @@ def write_start(
         "processes": processes,
         "threads": os.environ.get("OMP_NUM_THREADS"),  # of each process's Paddle, as runtime.prepare_paddle has set it
         "processor": processor(),
-        "config": sha256(folder / "config.yaml"),
+        "config": sha256_file(folder / "config.yaml"),
         "dataset": dataset,
     }
     gpu = paddle_build.describe(device)
@@ -165,18 +165,9 @@ def sha256_of(files: dict[str, Path]) -> dict[str, str]:
         status = path.stat()
         inode = (status.st_dev, status.st_ino)
         if inode not in known:
-            known[inode] = sha256(path)
+            known[inode] = sha256_file(path)
         found[name] = known[inode]
     return found
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def command_line() -> list[str]:

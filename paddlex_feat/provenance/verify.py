@@ -16,6 +16,7 @@ from paddlex_feat.data.readers import require_lists
 from paddlex_feat.errors import ConfigError, FeatError, OutputError, sanitize
 from paddlex_feat.fileio import lookup
 from paddlex_feat.fileio.atomic import read_result
+from paddlex_feat.fileio.digest import sha256_file
 from paddlex_feat.provenance import run_record
 from paddlex_feat.runtime import paddle_build
 
@@ -151,7 +152,7 @@ def _digest(path: Path) -> str | None:
     if not path.is_file():
         return None
     size = path.stat().st_size
-    return run_record.sha256(path) if size <= _MAX_CONFIG_BYTES else f"{size} bytes"
+    return sha256_file(path) if size <= _MAX_CONFIG_BYTES else f"{size} bytes"
 
 
 def _data(config: Config, record: dict[str, Any]) -> dict[str, Any]:

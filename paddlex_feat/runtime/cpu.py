@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 from paddlex_feat.runtime import cgroups
 
@@ -19,8 +22,41 @@ def memory_limit() -> int:
 
     Not what is free just now: what depends on it must be the same in every run on a machine.
     """
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    machine = _machine_memory()
     return min(machine, cgroups.memory() or machine)
+
+
+def _machine_memory() -> int:
+    if hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    status = _MemoryStatus(dwLength=ctypes.sizeof(_MemoryStatus))
+    windll: Any = getattr(ctypes, "windll", None)
+    if windll is None or not windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
+        return sys.maxsize  # unknown
+    return status.ullTotalPhys
+
+
+class _MemoryStatus(ctypes.Structure):
+    """MEMORYSTATUSEX of Windows (sysinfoapi.h), sizes in bytes."""
+
+    _fields_ = (
+        ("dwLength", ctypes.c_uint32),
+        ("dwMemoryLoad", ctypes.c_uint32),
+        ("ullTotalPhys", ctypes.c_uint64),
+        ("others", ctypes.c_uint64 * 6),
+    )
+
+
+def peak_resident_bytes(status: Path = Path("/proc/self/status")) -> int:
+    """Most memory that this process has held; 0 where the system does not tell (Windows)."""
+    if status.exists():  # Linux, where ru_maxrss is also that of the process which started this one
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 2**10
+    try:
+        import resource
+    except ImportError:
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 2**10
 
 
 def physical_cores(folder: Path = Path("/sys/devices/system/cpu")) -> int:

@@ -32,7 +32,10 @@ def checked_device(device: str) -> str:
     name = str(device).lower()
     if not DEVICE.fullmatch(name):
         raise DeviceError(
-            f"{device!r} names no device.", where="device", fix="Give auto, cpu, gpu, gpu:ID or gpu:ID,ID."
+            f"{device!r} is not a device.",
+            where="device",
+            fix="Give auto, cpu, gpu, gpu:ID or gpu:ID,ID.",
+            code="device-invalid",
         )
     return name
 
@@ -62,9 +65,10 @@ def resolve_device(device: str) -> str:
         reason = "" if paddle.is_compiled_with_cuda() else " The installed Paddle is the CPU build."
         available = ", ".join(["cpu", *(f"gpu:{i}" for i in range(gpus))])
         raise DeviceError(
-            f"Device {device} is not there; available: {available}.{reason}",
+            f"Device {device} does not exist here; available: {available}.{reason}",
             where="device",
             fix="Use auto (-o Global.device=auto, in Python device=None), or one of the devices listed.",
+            code="device-missing",
         )
     return f"gpu:{wanted}"
 

@@ -1,6 +1,6 @@
-"""The processes that train together: which one am I, and how do we exchange arrays?
+"""The group of processes of a job: rank and size, and collectives for arrays.
 
-A process alone is a group of one, for which nothing is imported and nothing is sent.
+A single process is a group of one, for which nothing is imported and nothing is sent.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:  # the command asks for its rank before it needs any of this
     import numpy as np
     import paddle
 
-ENV_COMMAND = "PADDLEX_FEAT_COMMAND"  # environment of a worker that was started by us: what the user typed
+ENV_COMMAND = "PADDLEX_FEAT_COMMAND"  # environment of a worker: the command that the user typed
 
 
 def logs_folder(mode: str) -> str:
-    """Where the ranks' logs lie below the output folder; of mode train as PaddleX calls it."""
+    """Folder of the ranks' logs below the output folder; for mode train, PaddleX's name."""
     return f"distributed_{mode}_logs"
 
 
@@ -41,7 +41,7 @@ class ProcessGroup:
 
     @classmethod
     def from_environment(cls) -> ProcessGroup:
-        """What paddle.distributed.launch says of this process; a group of one without it."""
+        """The group that paddle.distributed.launch has put this process in; a group of one without it."""
         rank, size, local_rank, local_size = (
             int(os.environ.get(name, default))
             for name, default in (
@@ -110,7 +110,7 @@ class ProcessGroup:
         return result
 
     def any_rank(self, flag: bool) -> bool:
-        """Does any rank say yes?"""
+        """Whether the flag is set on any rank."""
         return self.vote(flag, 0)[0]
 
     def vote(self, flag: bool, number: int) -> tuple[bool, int]:

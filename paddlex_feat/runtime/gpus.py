@@ -74,6 +74,7 @@ def require_amp(device: str, dtype: str, key: str) -> None:
             "Mixed precision needs a GPU: on a CPU, Paddle's autocast has no effect.",
             where=key,
             fix=f"Leave {key} OFF, or use a GPU.",
+            code="amp-on-cpu",
         )
     other = ", or Train.amp_dtype=float16" if dtype == "bfloat16" else ""
     require_dtype(device, dtype, key, f"Use {key}=OFF{other}.")
@@ -91,6 +92,7 @@ def require_dtype(device: str, dtype: str, key: str, fix: str) -> None:
             f"{'.'.join(map(str, capability))}; {dtype} needs {'.'.join(map(str, needed))}.",
             where=key,
             fix=fix,
+            code="gpu-too-old",
         )
 
 

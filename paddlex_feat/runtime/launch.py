@@ -1,4 +1,4 @@
-"""One training or evaluation on several devices, or machines: start the processes, watch them, say why one failed.
+"""One training or evaluation on several devices or machines: start the processes, watch them, report a failure.
 
 paddle.distributed.launch starts and ends the processes. This module gives it the command,
 passes signals on, shows rank 0's console, and turns a worker's failure into the job's error.
@@ -135,7 +135,7 @@ def _options(device: str, machines: str | None, port: int) -> list[str]:
 
 
 def own_address(machines: str) -> str:
-    """Which of the addresses is this machine's? Raises ConfigError if none is."""
+    """The address among `machines` that belongs to this machine. Raises ConfigError if there is none."""
     for address in machines.split(","):
         with socket.socket() as probe:
             try:
@@ -147,6 +147,7 @@ def own_address(machines: str) -> str:
         f"None of the addresses {machines} belongs to this machine.",
         where="Train.dist_ips",
         fix="List the address of every machine of the job, in the same order on each.",
+        code="address-unknown",
     )
 
 
@@ -263,7 +264,7 @@ def _reason(
     workers: int,
     several_machines: bool = False,
 ) -> FeatError:
-    """Why the job ended: an error of a worker's own, else a worker that said nothing, else a signal to all.
+    """Why the job ended: a worker's own error, else a worker without an error message, else a signal to all.
 
     Args:
         killed: error of a worker that wrote none; its advice is kept.
@@ -290,6 +291,7 @@ def _reason(
             f"The connection to another machine of the job was lost.{last}",
             where=str(logs),
             fix="See what the job says on the others, then start it again on all with -o Train.resume=auto.",
+            code="connection-lost",
         )
     return type(killed)(
         f"A worker exited without an error message (exit code {code}); it was probably killed.{last}",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import logging.handlers
 import os
 import sys
 from collections.abc import Iterator
@@ -43,7 +42,7 @@ class ConsoleHandler(logging.Handler):
                 print(text, file=sys.stderr, flush=True)
 
 
-class _LogFile(logging.handlers.WatchedFileHandler):
+class _LogFile(logging.FileHandler):
     """A log to which several processes may write. If one of them moves the file, the others follow to the new one.
 
     Where it cannot be written, it warns once; whether that ends the run is left to the run.
@@ -60,9 +59,17 @@ class _LogFile(logging.handlers.WatchedFileHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
+            if self.stream is not None and not self._is_in_place(self.stream.fileno()):
+                self.close()  # the next line opens the new file
             super().emit(record)
-        except OSError:  # of a file that has been moved, and cannot be opened again
+        except OSError:  # it cannot be opened
             self.handleError(record)
+
+    def _is_in_place(self, handle: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(handle), os.lstat(self.baseFilename))
+        except FileNotFoundError:
+            return False
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]

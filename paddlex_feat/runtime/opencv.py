@@ -109,4 +109,6 @@ def _unusable(what: str) -> DependencyError:
     spec: Any = find_spec("cv2") if "cv2" not in sys.modules else sys.modules["cv2"].__spec__
     places = [spec.origin or "", *(spec.submodule_search_locations or [])] if spec else []
     place = next((p for p in reversed(places) if p), "no module cv2")
-    return DependencyError(what, where=f"{place} (packages: {', '.join(found) or 'none'})", fix=_repair(found))
+    return DependencyError(
+        what, where=f"{place} (packages: {', '.join(found) or 'none'})", fix=_repair(found), code="opencv-broken"
+    )

@@ -26,6 +26,7 @@ def require_one_paddle() -> None:
             f"{' and '.join(found)} are both installed. They share the folder paddle, so parts of either are missing.",
             where="the installed packages",
             fix=reinstall(),
+            code="paddle-twice",
         )
 
 

@@ -7,7 +7,6 @@ import importlib
 import io
 import logging
 import os
-import signal
 import sys
 import warnings
 
@@ -16,7 +15,7 @@ from paddlex_feat.fileio.temporary import private_folder
 from paddlex_feat.fileio.user_folders import home_for_paddle
 from paddlex_feat.runtime import paddle_build
 from paddlex_feat.runtime.cpu import cpu_threads, replaced_omp_threads, user_omp_threads
-from paddlex_feat.runtime.signals import restored_handlers
+from paddlex_feat.runtime.signals import existing, restored_handlers
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ _HARMLESS_WARNINGS = (
 
 
 # Signals that Paddle takes over when it is imported, to print a C++ trace.
-_TAKEN = (signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV, signal.SIGTERM)
+_TAKEN = existing("SIGILL", "SIGABRT", "SIGBUS", "SIGFPE", "SIGSEGV", "SIGTERM")
 
 
 def prepare_paddle(
@@ -116,6 +115,7 @@ def _import_paddle() -> None:
             if paddle_build.installed()
             else f"CPU: {paddle_build.INSTALL_CPU}. GPU: {paddle_build.INSTALL_GPU} "
             "(cu118, cu126, cu129 or cu130 by the driver; cu129 or newer for the newest cards).",
+            code="paddle-missing",
         ) from None
     if not hasattr(paddle, "disable_signal_handler"):
         raise DependencyError(
@@ -123,5 +123,6 @@ def _import_paddle() -> None:
             "installed.",
             where=str(next(iter(paddle.__path__), "paddle")),
             fix=paddle_build.reinstall(),
+            code="paddle-damaged",
         )
     paddle.disable_signal_handler()

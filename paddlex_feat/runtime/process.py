@@ -1,4 +1,4 @@
-"""What a run takes over in its process, which may be another program's, and gives back when it ends."""
+"""Process-wide state that a run changes (streams, logger, signals, temporary folder) and restores when it ends."""
 
 from __future__ import annotations
 

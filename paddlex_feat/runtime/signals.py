@@ -11,10 +11,17 @@ from contextvars import ContextVar
 from types import FrameType
 
 Handler = Callable[[int, FrameType | None], None]
+
+
+def existing(*names: str) -> tuple[signal.Signals, ...]:
+    """The signals of these names that the system has: Windows lacks most."""
+    return tuple(signal.Signals[name] for name in names if hasattr(signal, name))
+
+
 INSISTING = (signal.SIGINT, signal.SIGTERM)
 # These may come in pairs, or every second: a closed terminal sends SIGHUP twice, a limit of CPU time SIGXCPU until it
 # kills, systemd SIGTERM and SIGHUP together.
-_OTHERS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+_OTHERS = existing("SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 ENDING = (*INSISTING, *_OTHERS)
 _STRUCT_SIGACTION = 512  # bytes, more than any system's has
 _came: list[int] = []  # in the outermost block of `handled` that is at work
@@ -79,17 +86,30 @@ def ignore_others() -> None:
 @contextmanager
 def restored_handlers(numbers: Sequence[signal.Signals]) -> Iterator[None]:
     """Put the handlers of signals back when the block ends, also those that Python does not know, as faulthandler's."""
-    library = ctypes.CDLL(None)
-    actions = {number: ctypes.create_string_buffer(_STRUCT_SIGACTION) for number in numbers}
     handlers = {number: signal.getsignal(number) for number in numbers}
+    with _restored_actions(numbers):
+        try:
+            yield
+        finally:
+            if threading.current_thread() is threading.main_thread():  # elsewhere Python's table cannot have changed
+                for number, handler in handlers.items():
+                    if handler is not None:  # one that Python does not know
+                        signal.signal(number, handler)
+
+
+@contextmanager
+def _restored_actions(numbers: Sequence[signal.Signals]) -> Iterator[None]:
+    """The same for the C library's table; Windows has none that matters."""
+    try:
+        library = ctypes.CDLL(None)
+    except TypeError:  # Windows
+        yield
+        return
+    actions = {number: ctypes.create_string_buffer(_STRUCT_SIGACTION) for number in numbers}
     for number, action in actions.items():
         library.sigaction(int(number), None, action)
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python's own table cannot have changed
-            for number, handler in handlers.items():
-                if handler is not None:  # one that Python does not know
-                    signal.signal(number, handler)
         for number, action in actions.items():
             library.sigaction(int(number), action, None)

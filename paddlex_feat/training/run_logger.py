@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -199,12 +198,8 @@ def open_visualdl(folder: Path) -> Any:
 
 
 def peak_memory_mib() -> float:
-    """Return the peak memory of this process: on a GPU if it computes there, else resident."""
+    """Return the peak memory of this process: on a GPU if it computes there, else resident; 0 if unknown (Windows)."""
     import paddle
 
     if paddle.is_compiled_with_cuda() and paddle.get_device().startswith("gpu"):
         return paddle.device.cuda.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux, where ru_maxrss is also that of the process which started this one
-        return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

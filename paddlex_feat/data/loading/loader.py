@@ -1,8 +1,7 @@
 """Batches of decoded images, prepared by threads while the caller computes.
 
-OpenCV releases Python's lock while it decodes and warps. What is left of a sample in Python limits the threads
-of a process all together, and holds up the thread that launches a GPU's kernels: for that case there are the
-processes of processes.py.
+OpenCV releases Python's lock while it decodes and warps. The rest of a sample is Python code, which limits all threads
+of a process together and delays the thread that launches a GPU's kernels; for that case see processes.py.
 """
 
 from __future__ import annotations
@@ -59,12 +58,12 @@ def prefetch_map_then(
     end: Callable[[], object],
     ahead: int = BATCHES_AHEAD + 1,
 ) -> Generator[Out, None, None]:
-    """As `prefetch_map`, and `then` applied to each group and its results in one more thread, group after group.
+    """As `prefetch_map`, and `then` is applied to each group and its results in one more thread, group after group.
 
-    What is done is given at once, though a job of a later group be long at work.
+    Finished groups are yielded immediately, even while a later one is still running.
 
     Args:
-        end: called before the threads are waited for; it makes a job that is long at work give up.
+        end: called before the threads are waited for; it makes long jobs give up.
     """
     with ExitStack() as stack:
         last = stack.enter_context(_threads(1, "compute"))
@@ -81,7 +80,7 @@ def prefetch_map_then(
 def in_order(
     groups: Iterable[Job], submit: Callable[[Job], Callable[[], Out]], ahead: int
 ) -> Generator[Out, None, None]:
-    """What `submit` has started, waited for one by one, while at most `ahead` later ones are at work."""
+    """Results of what `submit` has started, in order, while at most `ahead` later ones are running."""
     pending: deque[Callable[[], Out]] = deque()
     stream, fault, more = iter(groups), None, True
     while more or pending:
@@ -106,7 +105,7 @@ def _decoders(workers: int) -> Iterator[ThreadPoolExecutor]:
 
 
 class _OpencvThreads:
-    """OpenCV's own threads, which it keeps a number of for the whole process, rest while ours decode."""
+    """Switches off OpenCV's own threads, whose number is the whole process's, while ours decode."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -115,11 +114,11 @@ class _OpencvThreads:
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """One image a thread is the parallelism within the block; the last one to end puts back what was there."""
+        """Within the block each image is decoded by one thread; the last block to end restores OpenCV's number."""
         with self._lock:
             if not self._users:
                 self._former = cv2.getNumThreads()
-                cv2.setNumThreads(0)  # 1 would wait for OpenCV's threads, which a forked process has lost, for ever
+                cv2.setNumThreads(0)  # 1 would wait endlessly for OpenCV's threads, which a forked process has lost
             self._users += 1
         try:
             yield
@@ -143,9 +142,9 @@ def _threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
 
 
 class CorruptImageReplacer:
-    """What to do about images that cannot be decoded: nothing is ever replaced unless this is used.
+    """Replaces images that cannot be decoded by others of their class, so that a P x K batch keeps its form.
 
-    An image is replaced by another one of its class, so that a P x K batch keeps its form.
+    Without it nothing is replaced, and the first such image is an error.
 
     Args:
         labels: class of every image, int64 [images].
@@ -168,7 +167,10 @@ class CorruptImageReplacer:
                 except ImageError as error:
                     self.note(error)
         raise ImageError(
-            "No image of this class can be decoded.", where=paths[index], fix="Mend the files or remove the class."
+            "No image of this class can be decoded.",
+            where=paths[index],
+            fix="Repair the files or remove the class.",
+            code="class-undecodable",
         )
 
     def note(self, error: ImageError) -> None:
@@ -186,7 +188,7 @@ class Batch:
 
     Attributes:
         first: position of its first sample in the epoch.
-        indices: of the images, int64 [N]; of those that take the place of others, too.
+        indices: of the images, int64 [N], replacements included.
         images: uint8 [N, S, S, 3].
     """
 
@@ -202,7 +204,7 @@ class Batch:
         key: Sequence[int],
         bad: CorruptImageReplacer | None,
     ) -> None:
-        """Replace what could not be read, or raise the first failure where nothing is to be replaced."""
+        """Replace the images that could not be read; raise the first failure if `bad` is None."""
         for position, error in failures:
             if bad is None or not isinstance(error, ImageError):
                 raise error
@@ -265,7 +267,7 @@ def evaluation_batches(
 ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
     """All images in order, not augmented: (indices int64 [N], images uint8 [N, S, S, 3]).
 
-    Of several processes each takes every size-th batch, so that all compute on the same batches as one would.
+    Each of several processes takes every size-th batch, so that the batches are those of a single process.
     """
     starts = range(0, len(paths), batch_size)[rank::size]
 

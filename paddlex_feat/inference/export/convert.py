@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import logging
 import os
@@ -16,9 +15,10 @@ from types import ModuleType
 from paddlex_feat.config.registry import did_you_mean
 from paddlex_feat.errors import ConfigError, DownloadError, OutputError, WeightsError
 from paddlex_feat.fileio.atomic import atomic_path, require_disk_space
+from paddlex_feat.fileio.digest import sha256_file
 from paddlex_feat.fileio.temporary import TemporaryFolder, remove_stale
 from paddlex_feat.fileio.user_folders import home_for_paddle
-from paddlex_feat.hub import fetch
+from paddlex_feat.hub.cache import ENV_CACHE, cache_folder, cache_to_write
 from paddlex_feat.inference.engines import ENGINES, usable_engines
 from paddlex_feat.inference.engines.graph_check import check_graph_operators
 from paddlex_feat.inference.engines.paddle_engine import graph_files
@@ -95,31 +95,21 @@ def onnx_file(folder: Path, trust_graph: bool = False) -> Path:
     if own.is_file():
         return own
     graph, parameters = graph_files(folder)
-    part = Path("converted", _digest(graph, parameters), own.name)
-    with suppress(DownloadError):  # no home folder
-        target = fetch.cache_folder() / part
+    part = Path("converted", sha256_file(graph, parameters)[:16], own.name)
+    with suppress(DownloadError):  # there is no home folder
+        target = cache_folder() / part
         if target.is_file():
             return target
-    target = fetch.cache_to_write() / part
+    target = cache_to_write() / part
     if not target.is_file():
         remove_stale(target.parent)
         try:
             to_onnx(graph, parameters, target, trust_graph)
         except OutputError as error:
-            fix = f"Free space, fix the permissions, or name another cache folder with {fetch.CACHE}."
+            fix = f"Free space, fix the permissions, or name another cache folder with {ENV_CACHE}."
             raise OutputError(error.what, where=error.where, fix=fix, code="cache-unwritable") from error
         log.info("%s was converted to ONNX, once: %s", graph, target)
     return target
-
-
-def _digest(*files: Path) -> str:
-    """16 hexadecimal digits of the SHA-256 of the files' content: other weights are another conversion."""
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while chunk := stream.read(2**20):
-                digest.update(chunk)
-    return digest.hexdigest()[:16]
 
 
 def to_onnx(graph: Path, parameters: Path, target: Path, trust_graph: bool = False) -> None:

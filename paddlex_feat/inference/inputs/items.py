@@ -22,8 +22,9 @@ from paddlex_feat.data.images.formats import BEGINNING, SUFFIXES, looks_like_ima
 from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.errors import DownloadError, ImageError
 from paddlex_feat.fileio.reading import first_bytes
-from paddlex_feat.fileio.temporary import ScratchFolder
-from paddlex_feat.hub import fetch
+from paddlex_feat.fileio.temporary import TemporaryFolder
+from paddlex_feat.hub.fetch import fetch_url
+from paddlex_feat.hub.urls import is_url, without_password
 from paddlex_feat.inference.inputs.paths import Search, images_of
 from paddlex_feat.inference.inputs.pixels import bgr_of_array, bgr_of_pil, unusable_pil
 from paddlex_feat.inference.inputs.texts import ACCEPTED, cut
@@ -59,7 +60,7 @@ class Item:
     source: Any
     page_index: int | None = None
     offset: int = 0
-    folder: ScratchFolder | None = None
+    folder: TemporaryFolder | None = None
 
     @property
     def name(self) -> str:
@@ -73,14 +74,14 @@ class Item:
         return self.location if re.search(r":\d+$", self.location) else ""
 
     def load(
-        self, resize: Resize, enough: IsLargeEnough | None = None, ended: threading.Event | None = None
+        self, resize: Resize, enough: IsLargeEnough | None = None, cancel: threading.Event | None = None
     ) -> np.ndarray:
         """Decode the image.
 
         Args:
             resize: reduces the decoded image, uint8 [H, W, 3] -> uint8 [h, w, 3].
             enough: see data.images.decode.decode_bgr.
-            ended: a download is given up once it is set.
+            cancel: a download is given up once it is set.
 
         Returns uint8 [h, w, 3], RGB. Raises ImageError, DownloadError, or the exception in place of the image.
         """
@@ -93,12 +94,12 @@ class Item:
         elif self.page_index is not None:
             image = tiff.read_page(self.source, self.offset, _where(self.name, self.location))
         else:
-            image = self._read(enough, ended)
+            image = self._read(enough, cancel)
         # Colours are converted last, on the small image, as evaluation does.
         return cv2.cvtColor(resize(image), cv2.COLOR_BGR2RGB)
 
-    def _read(self, enough: IsLargeEnough | None, ended: threading.Event | None) -> np.ndarray:
-        folder, path = _download(self.source, ended) if fetch.is_url(self.source) else (None, self.source)
+    def _read(self, enough: IsLargeEnough | None, cancel: threading.Event | None) -> np.ndarray:
+        folder, path = _download(self.source, cancel) if is_url(self.source) else (None, self.source)
         try:
             return read_bgr(path, enough)
         except ImageError as error:
@@ -117,12 +118,12 @@ def _begins_as_image(path: str) -> bool:
     return False
 
 
-def _download(url: str, ended: threading.Event | None = None) -> tuple[ScratchFolder, str]:
+def _download(url: str, cancel: threading.Event | None = None) -> tuple[TemporaryFolder, str]:
     """Download a file into a temporary folder; returns the folder and the file's path."""
-    folder = ScratchFolder()
+    folder = TemporaryFolder()
     fix = "Check the address, or download the image and give its path."
     try:
-        return folder, str(fetch.fetch(url, str(folder.path), fix, most=MAX_FILE_BYTES, ended=ended))
+        return folder, str(fetch_url(url, str(folder.path), fix, max_bytes=MAX_FILE_BYTES, cancel=cancel))
     except BaseException:  # the error may be kept long, and with it the folder, which holds a file descriptor
         folder.close()
         raise
@@ -154,7 +155,7 @@ def is_slow_source(source: Any, depth: int = 0) -> bool:
     if isinstance(source, (list, tuple)):
         return any(is_slow_source(element, depth + 1) for element in source)
     if isinstance(source, (str, os.PathLike)):
-        return fetch.is_url(os.fsdecode(source))
+        return is_url(os.fsdecode(source))
     return not isinstance(source, (np.ndarray, Image.Image)) and _is_stream(source)
 
 
@@ -215,7 +216,7 @@ class _Reader:
             place = found.line or location
             if found.what:
                 yield _failed(found.what, place, found.fix, "input-unusable", found.path)
-            elif fetch.is_url(found.path):
+            elif is_url(found.path):
                 yield from _url_items(found.path, place)
             else:
                 yield from _pages(found.path, place, found.path)
@@ -255,14 +256,14 @@ def _failed(what: str, location: str, fix: str, code: str, path: str | None = No
 
 
 def _url_items(url: str, location: str) -> Iterator[Item]:
-    shown = fetch.without_password(url)
+    shown = without_password(url)
     try:
         if Path(urlparse(url).path).suffix.lower() not in tiff.SUFFIXES:
             yield Item(shown, location, url)
             return
         folder, local = _download(url)  # now: only the file tells how many pages it has
     except ValueError as error:
-        what = f"This is not a valid address ({fetch.without_password(str(error))})."
+        what = f"This is not a valid address ({without_password(str(error))})."
         yield _failed(what, location, f"Give {ACCEPTED}.", "address-invalid", shown)
     except DownloadError as error:
         yield Item(shown, location, error)
@@ -270,7 +271,7 @@ def _url_items(url: str, location: str) -> Iterator[Item]:
         yield from _pages(shown, location, local, folder)
 
 
-def _pages(name: str, location: str, path: str, folder: ScratchFolder | None = None) -> Iterator[Item]:
+def _pages(name: str, location: str, path: str, folder: TemporaryFolder | None = None) -> Iterator[Item]:
     """One item for each page of a TIFF file; any other file is one item."""
     offsets = tiff.page_offsets(path) if Path(path).suffix.lower() in tiff.SUFFIXES else []
     if len(offsets) < 2:

@@ -17,7 +17,7 @@ from paddlex_feat.data.images.formats import BEGINNING, SUFFIXES, looks_like_ima
 from paddlex_feat.data.readers.list_text import MAX_LIST_BYTES, decode_list, mixture
 from paddlex_feat.fileio.lookup import Lookup
 from paddlex_feat.fileio.reading import first_bytes, read_small
-from paddlex_feat.hub import fetch
+from paddlex_feat.hub.urls import is_url
 from paddlex_feat.inference.inputs.texts import Found, cut, exists, local, missing, not_a_path, several
 
 _LIST_SUFFIXES = (".txt", ".lst", ".list", "")
@@ -42,7 +42,7 @@ class Search:
 def images_of(text: str, search: Search) -> Iterator[Found]:
     """The images that a text names, in order, and the problems of names that cannot be used. Never raises."""
     path = local(text)
-    if fetch.is_url(text):
+    if is_url(text):
         yield Found(text)
     elif exists(path):
         yield from (_of_list(path, search) if _is_list(path) else _of_existing(path, search))
@@ -189,7 +189,7 @@ def _of_list(path: str, search: Search) -> Iterator[Found]:
         where, meant = f"{path}:{number}", _resolved(line, base)
         if meant is None:
             yield _missing_line(line, base, lookup)._replace(line=where)
-        elif fetch.is_url(meant):
+        elif is_url(meant):
             yield Found(meant, line=where)
         else:
             yield from (found._replace(line=where) for found in _of_existing(meant, search))
@@ -218,7 +218,7 @@ def _resolved(line: str, base: str) -> str | None:
     """The file, folder or address that a line of a list in the folder `base` names; None if it does not exist."""
     labelled = _LABELLED.fullmatch(line)
     for name in [line, labelled[1]] if labelled else [line]:
-        if fetch.is_url(name) and (name is not line or not labelled):
+        if is_url(name) and (name is not line or not labelled):
             return name
         path = local(name)
         for candidate in (os.path.join(base, path), path):

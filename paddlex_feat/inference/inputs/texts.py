@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from paddlex_feat.data.images.formats import BEGINNING, SUFFIXES, looks_like_image
 from paddlex_feat.fileio.lookup import Lookup
-from paddlex_feat.hub import fetch
+from paddlex_feat.hub.urls import without_password
 
 ACCEPTED = (
     "an image file, a folder, a pattern as photos/*.jpg, a .txt file with a path a line, a URL, a NumPy array, "
@@ -125,7 +125,7 @@ def _address(text: str) -> Found | None:
         fix = "Write file:// and an absolute path, as in file:///home/me/a.jpg, or the path alone."
     else:
         return None
-    return Found(cut(fetch.without_password(text)), what, fix)
+    return Found(cut(without_password(text)), what, fix)
 
 
 def _data(text: str) -> Found | None:
