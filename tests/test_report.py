@@ -25,7 +25,7 @@ from paddlex_feat.evaluation.summary import summarise
 from paddlex_feat.reports import evaluation_report
 from paddlex_feat.reports.csv_tables import guarded, unguarded
 from paddlex_feat.reports.examples import Examples, number, shortened
-from paddlex_feat.reports.html import small_image
+from paddlex_feat.reports.images import small_image
 from paddlex_feat.reports.query_sheets import choose_worst
 
 FILES = set(evaluation_report.FILES)

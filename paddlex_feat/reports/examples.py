@@ -8,7 +8,7 @@ import numpy as np
 
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.evaluation.evaluator import Evaluation
-from paddlex_feat.reports.html import small_image
+from paddlex_feat.reports.images import small_image
 
 NEIGHBOURS = 5
 SIDE = 128  # the square in pixels that an image is fitted into
