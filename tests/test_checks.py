@@ -538,7 +538,7 @@ def test_memory_does_not_grow_with_faulty_lines(tmp_path):
 
 
 def test_thousands_of_look_alikes_are_an_end_to_the_search(scene, monkeypatch):
-    monkeypatch.setattr(duplicates, "MAX_PAIRS", 10)
+    monkeypatch.setattr(duplicates, "MOST_PAIRS", 10)
     for number in range(12):
         noisy = picture(60).copy()
         noisy[0, number] ^= 1
