@@ -34,7 +34,7 @@ _MAX_WARNED = 3  # unmatched queries named in the log
 def write(
     evaluation: Evaluation, query: ImageList, gallery: ImageList, folder: Path, weights: str = ""
 ) -> dict[str, Any]:
-    """Write all files into `folder`, log the summary, and return the figures for evaluate_result.json besides the metrics.
+    """Write all files into `folder`, log the summary, and return the other figures for evaluate_result.json.
 
     Args:
         evaluation: the evaluation of the two lists.
