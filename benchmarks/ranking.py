@@ -1,4 +1,4 @@
-"""How fast ranks are counted, beside two sorts of the whole gallery and beside the bare matrix product.
+"""Speed of ranking, compared with two sorts of the whole gallery and with the bare matrix product.
 
     python benchmarks/ranking.py [small] [large]
 
@@ -23,7 +23,7 @@ from paddlex_feat.runtime.paddle_import import prepare_paddle
 
 DIM, ROUNDS, LARGE_ROUNDS = 512, 3, 2
 SMALL, LARGE = (2_000, 50_000, 1_000), (10_000, 1_000_000, 50_000)  # queries, gallery, classes
-NOISE = {"of a trained network": 2.5, "at chance": 100.0}  # beside a class's centre: recall@1 0.95, and 0.001
+NOISE = {"of a trained network": 2.5, "at chance": 100.0}  # added to the centre of a class: recall@1 0.95, and 0.001
 Labelled = tuple[np.ndarray, np.ndarray]
 
 
@@ -60,7 +60,7 @@ def two_sorts(query: Labelled, gallery: Labelled, argsort: Callable[[np.ndarray]
 
 
 def product(query: np.ndarray, gallery: np.ndarray) -> None:
-    """The same matrix product in large pieces, on all cores, and nothing else."""
+    """The same matrix product in large pieces, on all cores, without counting."""
     out = np.empty((2048, 32768), np.float32)
     for q in (query[i : i + 2048] for i in range(0, len(query), 2048)):
         for g in (gallery[i : i + 32768] for i in range(0, len(gallery), 32768)):
@@ -68,14 +68,14 @@ def product(query: np.ndarray, gallery: np.ndarray) -> None:
 
 
 def seconds(work: Callable[..., object], *arguments: Any) -> float:
-    """Of one call."""
+    """Duration of one call."""
     start = time.perf_counter()
     work(*arguments)
     return time.perf_counter() - start
 
 
 def ours(query: Labelled, gallery: Labelled, nearest: int = 0) -> Ranking:
-    """What recall@k, mAP, mAP@R and MRR need, and `nearest` images of each query, as mode evaluate shows them."""
+    """Rank for recall@k, mAP, mAP@R and MRR, with the `nearest` images of each query that mode evaluate shows."""
     return rank_gallery(*query, *gallery, nearest=nearest, threads=cpu_count())
 
 
@@ -109,7 +109,7 @@ def small() -> None:
         print(
             f"\nFeatures {kind}: recall@1 {own[0]:.4f}, mAP {own[1]:.6f} (two sorts: {theirs[0]:.4f}, {theirs[1]:.6f})"
         )
-        print("\n| what | seconds | beside ours |\n|---|---|---|")
+        print("\n| what | seconds | ratio to ours |\n|---|---|---|")
         for name, values in times.items():
             ratio = statistics.median(t / o for t, o in zip(values, times["ours"], strict=True))
             print(f"| {name} | {statistics.median(values):.2f} | {ratio:.2f} |", flush=True)

@@ -13,16 +13,16 @@ from paddlex_feat.evaluation.summary import Summary
 from paddlex_feat.fileio.atomic import atomic_path
 from paddlex_feat.reports.examples import NEIGHBOURS
 
-# A spreadsheet runs a cell that begins with one of = + - @ (also their full-width forms), maybe behind
-# blanks. A cell begins behind a semicolon or a tab too where the spreadsheet splits at these.
+# A spreadsheet runs a cell that begins with one of = + - @ (also their full-width forms), possibly after blanks.
+# If it splits at semicolons or tabs, a cell also begins after these.
 _FORMULA = re.compile(r"(?:^|(?<=[;\t\r\n]))(?=\s*[=+\-@＝＋－＠']|[\t\r\n])")
 _GUARD = re.compile(r"(?:^|(?<=[;\t\r\n]))'")
 
 
 def guarded(text: str) -> str:
-    """The text as a cell that no spreadsheet runs: an apostrophe stands where a formula could begin.
+    """The text as a cell that no spreadsheet runs: an apostrophe is inserted where a formula could begin.
 
-    `unguarded` takes it away again; for that, an apostrophe of the text's own gets another one.
+    `unguarded` removes it again; so that it can, an apostrophe of the text itself is doubled there.
     """
     return _FORMULA.sub("'", text)
 
@@ -33,7 +33,7 @@ def unguarded(cell: str) -> str:
 
 
 def _write(path: Path, head: list[str], rows: Iterable[list[str | int | float]]) -> None:
-    """Texts are guarded and quoted, numbers stand as they are; what is not UTF-8 as in the JSON files."""
+    """Write rows: texts guarded and quoted, numbers unchanged, lone surrogates escaped as in the JSON files."""
     with (
         atomic_path(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as f,
@@ -45,7 +45,7 @@ def _write(path: Path, head: list[str], rows: Iterable[list[str | int | float]])
 
 
 def write_queries(ranking: Ranking, query: ImageList, gallery: ImageList, path: Path) -> None:
-    """A row for every query, in the order of its list: where its first match stands, and what is nearest."""
+    """A row for every query, in the order of its list: the rank of its first match, and its nearest images."""
     head = ["path", "label", "rank_of_first_match", "average_precision"]
     head += [f"top{k}_{name}" for k in range(1, NEIGHBOURS + 1) for name in ("path", "label", "similarity")]
 
@@ -64,7 +64,7 @@ def write_queries(ranking: Ranking, query: ImageList, gallery: ImageList, path: 
 
 
 def write_classes(summary: Summary, path: Path) -> None:
-    """A row for every class, worst first; behind them those none of whose queries has a gallery match."""
+    """A row for every class, worst first; after them the classes without a matched query."""
     unmatched = summary.unmatched_classes
     rows: list[list[str | int | float]] = [
         [c.label, c.queries, unmatched.get(c.label, 0), round(c.recall1, 6), round(c.mean_ap, 6)]

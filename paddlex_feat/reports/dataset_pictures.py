@@ -1,4 +1,4 @@
-"""What check_dataset draws: sample images and plots."""
+"""Sample images and plots of check_dataset."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SAMPLES_PER_LIST = 10
 _MAX_SAMPLE_SIDE = 4096  # of a sample, in pixels
 _MAX_SAMPLE_BYTES = 2**27  # bytes of a file that may be a sample
 _RECORD = ".paddlex_feat.samples.json"  # in their folder: the SHA-256 of each, by name
-_MAX_TRIES = 1000  # images, before a list without readable ones is given up
+_MAX_TRIES = 1000  # images of a list that are tried for samples
 # Formats that every browser shows; samples of other formats are saved as PNG.
 _WEB_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
@@ -34,11 +34,11 @@ _WEB_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 def write_samples(lists: dict[str, ImageList], folder: Path) -> dict[str, list[str]]:
     """Save up to ten labelled images of each list under `folder`; return their names in it.
 
-    Names keep the data set's sub-folders, so that equal file names seldom collide; those that do are numbered.
-    Which images are taken depends on the lists alone. Undecodable images are passed over: check_files.images has
-    reported them. The samples of an earlier check are removed; other files in the folder stay, and keep their names.
+    Names keep the sub-folders of the data set, so that equal file names seldom collide; those that do are numbered. The
+    choice of images depends on the lists alone. Undecodable images are skipped: the checks have reported them. The
+    samples of an earlier check are removed; other files in the folder stay, and keep their names.
     """
-    recover_folder(folder)  # of a version that exchanged the whole folder
+    recover_folder(folder)  # left by an older version, which exchanged the whole folder
     names: dict[str, list[str]] = {}
     samples = _Samples(folder)
     for name, records in lists.items():
@@ -55,7 +55,7 @@ def write_samples(lists: dict[str, ImageList], folder: Path) -> dict[str, list[s
 
 
 class _Samples:
-    """The samples in a folder, told from a user's own files by a record of their names and contents."""
+    """The samples in a folder; a record of their names and contents distinguishes them from the user's files."""
 
     def __init__(self, folder: Path):
         for place, _, _ in os.walk(folder):
@@ -65,7 +65,7 @@ class _Samples:
         former = former if isinstance(former, dict) else {}
         self._former = {name: digest for name, digest in former.items() if name == str(_inside(name))}
         self._written: dict[str, str] = {}
-        self._taken: dict[str, tuple[str, int]] = {}  # which file and label have each name
+        self._taken: dict[str, tuple[str, int]] = {}  # the file and label of each name
 
     def save(self, records: ImageList, i: int) -> str:
         """Write the sample of one record and return its name. Raises ImageError if it cannot be decoded."""
@@ -86,7 +86,7 @@ class _Samples:
         return name
 
     def _may_be(self, name: str, data: bytes) -> bool:
-        """Whether a sample may have this name: nothing else has it, or an earlier sample, or the same one."""
+        """Whether a sample may have this name: it is free, or that of an earlier sample, or of the same content."""
         path = self._folder / name
         return not os.path.lexists(path) or self._is_former(name) or _content(path) == sha256(data).hexdigest()
 
@@ -115,14 +115,14 @@ def _content(path: Path) -> str:
 
 
 def _sample_name(path: str) -> PurePosixPath:
-    """The path of a record as a name below the samples' folder, which it cannot leave."""
+    """The path of a record as a name inside the folder of samples."""
     parts = [p if len(os.fsencode(p)) <= 200 else _short(p) for p in _inside(path.replace("\\", "/")).parts]
     relative = PurePosixPath(*parts)
     return relative if relative.suffix.lower() in _WEB_SUFFIXES else relative.with_name(relative.name + ".png")
 
 
 def _inside(path: str) -> PurePosixPath:
-    """A path without what leads out of a folder."""
+    """A path without the parts that lead out of a folder."""
     return PurePosixPath(*(part for part in PurePosixPath(path).parts if part not in ("..", "/", "//", ".")))
 
 
@@ -145,7 +145,7 @@ def _labelled(image: np.ndarray, label: int) -> np.ndarray:
 
 
 def _drawn(path: Path, content: str) -> bool:
-    """Is `path` a plot of just this content? Then matplotlib, most of a short run's time, is not needed."""
+    """Whether `path` is a plot of this content already; importing matplotlib takes most of the time of a short run."""
     try:
         with Image.open(path) as plot:
             return plot.info.get("Description") == content

@@ -1,4 +1,4 @@
-"""Everything that mode evaluate leaves beside its figures: tables, pictures, a page, a summary in the log."""
+"""The files of mode evaluate: tables, pictures and a page; and the summary in its log."""
 
 from __future__ import annotations
 
@@ -28,17 +28,20 @@ FILES = (
     "threshold.png",
 )
 QUERIES = 10  # in each picture
-_WARNED = 3  # unmatched queries named in the log
+_MAX_WARNED = 3  # unmatched queries named in the log
 
 
 def write(
     evaluation: Evaluation, query: ImageList, gallery: ImageList, folder: Path, weights: str = ""
 ) -> dict[str, Any]:
-    """Write all files into `folder`, log the summary, and return what evaluate_result.json holds beside metrics.
+    """Write all files into `folder`, log the summary, and return the other figures for evaluate_result.json.
 
     Args:
-        query, gallery: the lists that were evaluated.
-        weights: what was evaluated, for the page.
+        evaluation: the evaluation of the two lists.
+        query: the query list.
+        gallery: the gallery list.
+        folder: where the files are written.
+        weights: the evaluated weights or directory, for the page.
 
     Returns:
         Plain values; names of files are relative to the parent of `folder`.
@@ -57,7 +60,7 @@ def write(
         f"({summary.metrics.matched_queries} queries, {len(gallery)} gallery images)"
     )
     draw_queries(examples, chosen, title, folder / "retrieval.png")
-    title = "Queries whose first match stands lowest, and that match" if worst else "No query failed"
+    title = "Queries whose first match has the largest rank, and that match" if worst else "No query failed"
     draw_queries(examples, worst, title, folder / "worst.png", first_match=True)
     plots = [folder / "similarities.png", folder / "threshold.png"]
     draw_similarities(summary.pairs, summary.suggested, plots[0])
@@ -76,12 +79,12 @@ def write(
 def _log(summary: Summary, main: dict[str, float], query: ImageList, page: Path) -> None:
     counts, (low, high) = summary.metrics, summary.interval
     if summary.unmatched:
-        named = ", ".join(f"{query.where(q)} {query.paths[q]}" for q in summary.unmatched[:_WARNED])
+        named = ", ".join(f"{query.where(q)} {query.paths[q]}" for q in summary.unmatched[:_MAX_WARNED])
         log.warning(
             "Queries without a gallery image of their label, left out: %d, the first %s%s",
             counts.unmatched_queries,
             named,
-            ", …" if len(summary.unmatched) > _WARNED else "",
+            ", …" if len(summary.unmatched) > _MAX_WARNED else "",
         )
     log.info(
         "%s  (%d queries, %d gallery images)",

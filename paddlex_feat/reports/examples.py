@@ -1,4 +1,4 @@
-"""Queries, their nearest gallery images and their first match, ready to be drawn."""
+"""Queries with their nearest gallery images and their first match, for pages and pictures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.evaluation.evaluator import Evaluation
-from paddlex_feat.reports.html import small_image
+from paddlex_feat.reports.images import small_image
 
 NEIGHBOURS = 5
 SIDE = 128  # the square in pixels that an image is fitted into
@@ -16,12 +16,12 @@ SIDE = 128  # the square in pixels that an image is fitted into
 
 @dataclass(frozen=True)
 class Example:
-    """One image and what is to be said about it.
+    """One image with its label and similarity.
 
     Attributes:
-        image: uint8 [h, w, 3], RGB, at most `SIDE` high and wide; None if it cannot be decoded any more.
+        image: uint8 [h, w, 3], RGB, at most `SIDE` high and wide; None if it can no longer be decoded.
         path: as in its list.
-        right: of the query's class? None for a query itself.
+        right: whether it has the class of the query; None for a query itself.
         similarity: to the query; None for a query itself.
         rank: place among the gallery images, from 1; 0 for a query itself.
     """
@@ -34,7 +34,7 @@ class Example:
     rank: int = 0
 
     def text(self) -> str:
-        """Its class and, of a gallery image, whether that is right, and the similarity."""
+        """The label; for a gallery image also whether it is right, and its similarity."""
         label = shortened(str(self.label), 9)
         if self.right is None:
             return label
@@ -42,7 +42,7 @@ class Example:
 
 
 class Examples:
-    """Makes examples of an evaluation; an image that is used twice is decoded once."""
+    """Makes the examples of an evaluation; every image is decoded once."""
 
     def __init__(self, evaluation: Evaluation, query: ImageList, gallery: ImageList):
         self._evaluation = evaluation
@@ -54,7 +54,7 @@ class Examples:
         return Example(self._image(self._query, q), self._query.paths[q], self._query.labels[q])
 
     def neighbours(self, q: int, count: int = NEIGHBOURS) -> list[Example]:
-        """Its nearest gallery images, nearest first; fewer where the gallery ends."""
+        """Its nearest gallery images, nearest first; fewer if the gallery is smaller."""
         near = self._evaluation.ranking.nearest[q, :count].tolist()
         similarity = self._evaluation.ranking.similarity[q].tolist()
         return [self._of(q, g, similarity[i], i + 1) for i, g in enumerate(near) if g >= 0]
@@ -77,7 +77,7 @@ class Examples:
 
 
 def shortened(text: str, length: int) -> str:
-    """The text in at most `length` characters, its middle left out."""
+    """The text in at most `length` characters, with its middle replaced by an ellipsis."""
     if len(text) <= length:
         return text
     head = (length - 1) // 2
@@ -85,5 +85,5 @@ def shortened(text: str, length: int) -> str:
 
 
 def number(value: float | None, places: int) -> str:
-    """The number with so many places, without a sign where these are all 0; nothing for None."""
+    """The number with so many decimal places, without a sign if it rounds to 0; "" for None."""
     return "" if value is None else f"{round(value, places) + 0.0:.{places}f}"

@@ -13,11 +13,11 @@ from paddlex_feat.fileio.atomic import atomic_path
 
 MATCHING, OTHER, F1 = "#1a9850", "#d73027", "#4269d0"
 _BINS = 80
-_POINTS = 4000  # of a curve; more cannot be told apart in the picture
+_POINTS = 4000  # of a curve; the picture cannot show more
 
 
 def draw_similarities(pairs: Pairs, suggested: Threshold, path: Path) -> None:
-    """Write a PNG: histograms of matching and other pairs, each as shares of its own kind."""
+    """Write a PNG: histograms of matching and of other pairs, each normalised by itself."""
     figure, axes = _figure()
     edges = np.histogram_bin_edges(np.concatenate([pairs.matching, pairs.other]), _BINS)
     for values, name, colour in ((pairs.other, "different classes", OTHER), (pairs.matching, "one class", MATCHING)):
@@ -38,9 +38,9 @@ def draw_thresholds(curve: ThresholdCurve, suggested: Threshold, path: Path) -> 
         (curve.recall, "recall", "#efb118"),
         (curve.f1, "F1", F1),
     ):
-        # What holds at a similarity holds for the thresholds from the next lower one up to it.
+        # The values at a similarity apply to all thresholds from the next lower similarity up to it.
         axes.step(curve.similarity[rising], values[rising], where="pre", color=colour, label=name, linewidth=1.6)
-    axes.set(title="If the nearest image is believed from a threshold on", xlabel="threshold", ylim=(0, 1.03))
+    axes.set(title="If the nearest image is accepted from a threshold on", xlabel="threshold", ylim=(0, 1.03))
     _finish(figure, axes, suggested, path)
 
 

@@ -22,7 +22,7 @@ def choose_queries(first_match: np.ndarray, labels: Sequence[int], count: int, s
     """Query indices to show, failures first.
 
     Failures and successes are in the proportion in which they occur, but at least one failure is
-    shown if there is any. They are drawn at random, from different classes as far as these go.
+    shown if there is any. They are drawn at random, from different classes as far as possible.
 
     Args:
         first_match: int [Q], rank of the first match; 0, for a query without one, is never shown.
@@ -37,9 +37,9 @@ def choose_queries(first_match: np.ndarray, labels: Sequence[int], count: int, s
 
 
 def choose_worst(first_match: np.ndarray, labels: Sequence[int], count: int) -> list[int]:
-    """Failed queries whose first match stands lowest, the worst of each class before the second of any.
+    """Failed queries whose first match has the largest rank, the worst of each class before the second of any.
 
-    Arguments as of `choose_queries`. Equal ranks -> the earlier in the list.
+    Arguments as for `choose_queries`. At equal ranks the earlier query comes first.
     """
     wrong = np.flatnonzero(first_match > 1)
     worst = wrong[np.argsort(-first_match[wrong], kind="stable")]
@@ -72,7 +72,7 @@ def draw_queries(examples: Examples, shown: Sequence[int], title: str, path: Pat
     block = columns * _CELL + _MARGIN
     width, height = BLOCKS * block + _MARGIN, rows * _ROW + _TOP
     figure = Figure(figsize=(width, height))
-    # One pair of axes, in inches, for everything: axes for each image take ten times as long to draw.
+    # One pair of axes, in inches, for the whole sheet: axes for each image take ten times as long to draw.
     axes = figure.add_axes((0, 0, 1, 1))
     for i, (query, near, match) in enumerate(lines):
         left, top = _MARGIN + i // rows * block, _TOP + i % rows * _ROW
@@ -100,7 +100,7 @@ def _draw(axes: Any, left: float, top: float, example: Example, title: str) -> N
     scale = _IMAGE / max(height, width)
     x, y = middle - width * scale / 2, upper + (_IMAGE - height * scale) / 2
     if example.image is None:
-        # Fonts lack most of what names may hold, so what is not ASCII is spelt as Python would.
+        # Fonts lack many characters that names may contain, so characters beyond ASCII are escaped as in Python.
         name = shortened(example.path.encode("ascii", "backslashreplace").decode(), 60)
         text = "\n".join(["not readable:", *(name[i : i + 15] for i in range(0, len(name), 15))])
         axes.text(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from paddlex_feat.errors import DependencyError, as_output_error
+from paddlex_feat.runtime.cpu import peak_resident_bytes
 from paddlex_feat.runtime.logs import FILE_ONLY
 from paddlex_feat.runtime.progress import bar
 from paddlex_feat.training.metrics_file import CURVES, METRICS, draw_curves
@@ -203,3 +204,4 @@ def peak_memory_mib() -> float:
 
     if paddle.is_compiled_with_cuda() and paddle.get_device().startswith("gpu"):
         return paddle.device.cuda.max_memory_allocated() / 2**20
+    return peak_resident_bytes() / 2**20

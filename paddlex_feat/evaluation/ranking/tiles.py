@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -92,7 +93,7 @@ class Block:
         in_doubt = []
         for i, (row, counter) in enumerate(zip(product, self.counters, strict=True)):
             self._mask(row, i, start)
-            if not counter.update(row, start, lambda columns, i=i: self._exact_dots(i, tile, columns)):
+            if not counter.update(row, start, partial(self._exact_dots, i, tile)):
                 in_doubt.append(i)
         for queries in (in_doubt[i : i + EXACT_ROWS] for i in range(0, len(in_doubt), EXACT_ROWS)):
             for column in range(0, len(tile), self._exact_width):
