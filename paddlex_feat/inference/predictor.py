@@ -251,7 +251,7 @@ class Predictor:
 
     def _load(self, item: Item, cancel: threading.Event | None = None) -> np.ndarray | Exception:
         try:
-            return item.load(self._extractor.preprocess.resize, self._enough, cancel)
+            return item.load(self._extractor.preprocess.resize, self._is_large_enough, cancel)
         except Exception as error:  # noqa: BLE001 - raised after the results before it
             return error
 

@@ -127,7 +127,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
 
 def _predict(config: Config, given: Any, output: Path, outcome: _Outcome) -> None:
     """Predict and save; `outcome` is up to date at every moment, also when an error ends it."""
-    form = config.Predict.save
+    form = config.Predict.save_format
     with _target(form, output, outcome.files) as target, _progress(form) as progress:
         model = _model(config)
         started = time.perf_counter()
