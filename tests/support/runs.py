@@ -1,0 +1,59 @@
+"""Runs of the command, and small data sets for them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+QUICK = (
+    "Train.pretrain_weight_path=null",
+    "Train.input_size=32",
+    "Train.batch_size=16",
+    "Train.epochs_iters=3",
+    "Train.learning_rate=0.01",
+    "Train.warmup_steps=1",
+    "Train.augment.pad=2",
+    "Global.device=cpu",
+)
+
+
+def run_main(*words: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+    """`python main.py …` as a process of its own."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *words],
+        cwd=cwd,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def train(
+    data: Path, output: Path, *overrides: str, config: str = "PP-ShiTuV2_rec", **env: str
+) -> subprocess.CompletedProcess[str]:
+    """A short training run at 32 px; where Paddle is missing, the test that wants it is skipped."""
+    pytest.importorskip("paddle")
+    settings = ("Global.mode=train", f"Global.dataset_dir={data}", f"Global.output={output}", *QUICK, *overrides)
+    return run_main("-c", config, *(word for setting in settings for word in ("-o", setting)), **env)
+
+
+def small_set(faces: Path) -> Path:
+    """Eight people to train, 12 gallery and query pictures each of others, beside the folder `faces`."""
+    folder = faces.parent / "small"
+    folder.mkdir()
+    (folder / "images").symlink_to(faces / "images")
+    for name, people, first, last in (
+        ("train", range(1, 9), 1, 10),
+        ("gallery", range(21, 27), 1, 2),
+        ("query", range(21, 27), 3, 4),
+    ):
+        lines = [f"images/s{p:02d}/{i:02d}.pgm {p * 10}" for p in people for i in range(first, last + 1)]
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    return folder
