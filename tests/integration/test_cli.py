@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -21,20 +20,6 @@ import paddlex_feat
 
 NEEDS_PADDLE = pytest.mark.skipif(find_spec("paddle") is None, reason="Paddle is not installed")
 HEAVY = ("paddle", "cv2", "numpy", "matplotlib", "pooch", "requests", "tqdm")
-
-
-def cpu_seconds(*words: str) -> float:
-    """CPU time of one call of main.py."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    run_main(*words)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def test_help_and_a_configuration_error_answer_in_0_3_s_of_cpu_time(tmp_path):
-    assert min(cpu_seconds("--help") for _ in range(3)) < 0.3
-    wrong = ("-c", "PP-ShiTuV2_rec", "-o", "Train.batchsize=1", "-o", f"Global.output={tmp_path}")
-    assert min(cpu_seconds(*wrong) for _ in range(3)) < 0.3
 
 
 def loaded_modules(*words: str) -> set[str]:

@@ -253,35 +253,6 @@ def test_a_folder_may_end_in_json(tmp_path):
     assert [made(i, f"{i}.jpg").save_to_json(tmp_path / "run.json").parent.name for i in (1, 2)] == ["run.json"] * 2
 
 
-SAVING = """
-import sys
-from pathlib import Path
-from test_results import FileStems, made, savers
-
-def memory_kib():
-    return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0])
-
-form, stems = sys.argv[1], FileStems()
-results = (made(i, f"folder/photograph_{i}.jpg") for i in range(30_000) if stems.of(f"photograph_{i}.jpg"))
-savers.save_features((next(results) for _ in range(10_000)), f"a.{form}")
-before = memory_kib()
-savers.save_features(results, f"b.{form}")
-print(memory_kib() - before)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS)
-def test_memory_stays_flat(tmp_path, form):
-    """20,000 results into each form: beyond paths and stems nothing grows. In a process where nothing else ran."""
-    found = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "integration")))
-    command = [sys.executable, "-c", SAVING, form]
-    environment = os.environ | {"PYTHONPATH": found}
-    grown = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
-    print(form, grown)
-    assert int(grown) < 20 * 1024  # the features alone are 39 MiB
-
-
 def predict(run_folder: Path, output: Path, *settings: str) -> subprocess.CompletedProcess[str]:
     fixed = ("Global.mode=predict", "Global.device=cpu", f"Predict.model_dir={run_folder}/best_model/inference")
     words = [w for s in (*fixed, f"Global.output={output}", *settings) for w in ("-o", s)]

@@ -13,7 +13,7 @@ import damaged_images
 import numpy as np
 import pytest
 from PIL import Image
-from support.runs import run_main
+from support.runs import run_here
 
 from paddlex_feat.checks.damage import has_step
 from paddlex_feat.checks.image_facts import ImageFacts, inspect
@@ -183,7 +183,7 @@ def test_few_bits_in_sixteen_are_said_to_turn_dark(tmp_path, bits, left):
     (tmp_path / "a.png").rename(tmp_path / "images/a.png")
     for name, text in lists.items():
         (tmp_path / f"{name}.txt").write_text(text)
-    done = run_main(
+    done = run_here(
         "-c", "PP-ShiTuV2_rec", "-o", f"Global.dataset_dir={tmp_path}", "-o", f"Global.output={tmp_path}/out"
     )
     assert (f"brightest pixel then is {left} of 255" in done.stderr) == (bits < 16)

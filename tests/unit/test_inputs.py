@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from support.runs import run_main
+from support.runs import run_here
 
 from paddlex_feat.data.images.decode import SUFFIXES
 from paddlex_feat.data.images.formats import BEGINNING, looks_like_image
@@ -380,7 +380,7 @@ def test_the_command_takes_them_and_counts_what_it_left_out(run_folder, here):
         f"Global.output={here}/out",
     )
     words = [w for s in ("Global.mode=predict", "Global.device=cpu", *settings, given) for w in ("-o", s)]
-    done = run_main("-c", "PP-ShiTuV2_rec", *words, cwd=here)
+    done = run_here("-c", "PP-ShiTuV2_rec", *words, cwd=here)
     result = json.loads((here / "out/predict_result.json").read_text())
     paths = [json.loads(line)["input_path"] for line in (here / "out/features.jsonl").read_text().splitlines()]
     assert paths == ["p/a", "p/a.jfif", "p/a.jpe", "p/a.jpg", "p/d.gif", "./p/a.jpg", "p/a.jpg"], done.stderr

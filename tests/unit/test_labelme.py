@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from support.runs import run_main
+from support.runs import run_here
 
 from paddlex_feat.data.converters import labelme, labelme_images
 from paddlex_feat.errors import DatasetError
@@ -325,7 +325,7 @@ def check(data: Path, output: Path):
         "CheckDataset.convert.src_dataset_type=LabelMe",
         *("Train.input_size=16", "Train.batch_size=4", "Train.samples_per_class=2"),
     )
-    done = run_main("-c", "PP-ShiTuV2_rec", *(w for s in settings for w in ("-o", s)))
+    done = run_here("-c", "PP-ShiTuV2_rec", *(w for s in settings for w in ("-o", s)))
     return done, json.loads((output / "check_dataset_result.json").read_text())
 
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from paddlex_feat.checks import files
-from paddlex_feat.checks.context import DataSet, Settings
-from paddlex_feat.checks.image_facts import ImageFacts
+from paddlex_feat.checks.context import Settings
 from paddlex_feat.checks.runner import check
 from paddlex_feat.config.load import load
 from paddlex_feat.data.converters import labelme
@@ -122,20 +119,6 @@ def test_a_missing_image_is_explained_on_its_line(data):
         require_images(records, [0, 4])
     assert "train.txt:1: Did you mean images/Photo 0.PNG (upper and lower case differ)?" in caught.value.what
     assert caught.value.where == "train.txt:1 (images/photo 0.png), train.txt:5 (nowhere.png)"
-
-
-def test_a_hundred_thousand_missing_images_are_explained_cheaply(data):
-    with (data / "train.txt").open("a") as stream:
-        stream.writelines(f"images/{n}.PNG 0\n" for n in range(100_000))
-    for number in range(1000):
-        (data / f"images/{number}.png").touch()
-    records, _ = read_list(data, "train")
-    gone = ImageFacts("image-missing", "The file does not exist.")
-    found = DataSet(data, {"train": records}, dict.fromkeys(records.files(), gone))
-    start = time.process_time()
-    findings = list(files.images(found, SETTINGS))
-    assert time.process_time() - start < 5 and len(findings) == 100_004
-    assert "Did you mean images/7.png (upper and lower case differ)?" in findings[11].message
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 import unicodedata
 from pathlib import Path
 
@@ -124,12 +123,3 @@ def test_paths_of_a_list_begin_at_its_folder(place):
     meant += ")?"
     for path in ("Data/proj/Images/A.JPG", "/home/someone/set/Images/A.JPG"):
         assert find(path, "file") == meant
-
-
-def test_a_hundred_thousand_missing_files_are_cheap(place):
-    for number in range(2000):
-        (place / f"Data/Images/{number:06}.JPG").touch()
-    find, start = lookup.Lookup("Data").explain, time.perf_counter()
-    hints = {find(f"Data/Images/{number:06}.jpg", "file") for number in range(20_000)}
-    assert time.perf_counter() - start < 5
-    assert len(hints) == 2001  # and "" for those that are nowhere

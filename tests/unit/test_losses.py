@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
@@ -83,14 +81,6 @@ def test_smoothed_cross_entropy_has_the_softmax_as_gradient(size):
     p = np.exp(logits.astype(float) - logits.max(axis=1, keepdims=True))
     expected = (p / p.sum(axis=1, keepdims=True) - 0.9 * np.eye(9)[labels] - 0.1 / 9) / 5
     assert np.allclose(tensor.grad.numpy(), expected, atol=1e-6)
-
-
-def test_the_loss_of_many_classes_takes_no_time_by_their_square():
-    logits, labels = paddle.rand([8, 100_000]), paddle.arange(8)
-    logits.stop_gradient = False
-    began = time.process_time()
-    LabelSmoothingCrossEntropy()(logits, labels).backward()
-    assert time.process_time() - began < 3  # by log_softmax more than ten seconds
 
 
 def test_the_total_is_the_weighted_sum_and_weight_0_is_not_computed():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from fractions import Fraction
 from operator import mul
 
@@ -226,25 +225,6 @@ def test_features_that_are_not_finite_are_an_error(bad):
 def test_a_gallery_smaller_than_k():
     one = np.ones((1, 2), np.float32)
     assert retrieval_metrics(one, [1], one, [1]).recall == {1: 1.0, 5: 1.0}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("classes", "images", "dim", "threads", "memory", "kind"),
-    [(50, 30_000, 128, 2, 2**25, "trained"), (1, 20_000, 256, 4, 2**26, "trained"), (2, 20_000, 256, 2, 2**26, "close"),
-     (40, 20_000, 256, 4, 2**26, "collapsed"), (40, 3_000, 2048, 2, 2**26, "trained")],
-)  # fmt: skip
-def test_memory_is_bounded(classes, images, dim, threads, memory, kind):
-    """What NumPy really takes while one class holds all images, in float64 alone, or with long features."""
-    query, ql, gallery, gl = many(kind, 300, images, classes, dim)
-    tracemalloc.start()
-    rank(query[:3], ql[:3], gallery[:30], gl[:30])  # what is imported and kept once
-    tracemalloc.reset_peak()
-    before = tracemalloc.get_traced_memory()[0]
-    found = rank(query, ql, gallery, gl, memory=memory, threads=threads)
-    peak = tracemalloc.get_traced_memory()[1] - before
-    tracemalloc.stop()
-    assert found.first_match.all() and peak < memory
 
 
 def test_an_error_of_a_thread_ends_the_ranking(monkeypatch):

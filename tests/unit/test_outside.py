@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from support.runs import run_main
+from support.runs import run_here
 
 from paddlex_feat.checks import image_facts
 from paddlex_feat.checks.context import Settings
@@ -116,7 +116,7 @@ def test_every_mode_that_reads_the_list_refuses(root, tmp_path, mode):
         pytest.importorskip("paddle")
         settings.append(f"Evaluate.weight_path={tmp_path}/none.pdparams")
     settings.append("CheckDataset.outside=refuse")
-    done = run_main("-c", "PP-ShiTuV2_rec", *(w for s in settings for w in ("-o", s)))
+    done = run_here("-c", "PP-ShiTuV2_rec", *(w for s in settings for w in ("-o", s)))
     assert done.returncode == 1 and "gallery.txt:3: images/l.png leaves the data set's folder by a link" in done.stderr
 
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -16,7 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.runs import ROOT
 
 from paddlex_feat.data import samplers
 from paddlex_feat.data.augment.augment import Augment
@@ -134,22 +129,6 @@ def test_classes_are_drawn_as_numpy_draws_them(sizes, p):
         assert sampler._draw_classes(ours).tolist() == expected.tolist()
 
 
-def test_a_batch_costs_no_pass_over_all_classes():
-    classes, rng = 200_000, np.random.default_rng(0)
-    sampler, chance = samplers.PKSampler(np.arange(classes), 64, 4, 0), np.full(classes, 1 / classes)
-
-    def seconds(draw) -> float:
-        began = time.process_time()
-        for _ in range(100):
-            draw()
-        return time.process_time() - began
-
-    assert seconds(lambda: sampler._draw_classes(rng)) < seconds(lambda: rng.choice(classes, 16, False, chance)) / 5
-    began = time.process_time()
-    next(sampler.epoch(0))
-    assert time.process_time() - began < 0.5  # an epoch is drawn as it goes
-
-
 def test_epochs_differ_and_repeat_by_seed():
     sampler = samplers.PKSampler([0, 0, 1, 1, 2, 2] * 4, 4, 2, seed=1)
     again = samplers.PKSampler([0, 0, 1, 1, 2, 2] * 4, 4, 2, seed=1)
@@ -263,26 +242,3 @@ def test_opencv_has_its_threads_back_when_the_last_user_has_ended():
         assert cv2.getNumThreads() == 2
     finally:
         cv2.setNumThreads(before)
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-@pytest.mark.parametrize(("variable", "most", "least"), [("", 100, 0), ("MALLOC_ARENA_MAX", 10**9, 2_000)])
-def test_freed_memory_is_used_again_without_fresh_pages_unless_the_user_has_set_malloc(variable, most, least):
-    code = """
-import resource, threading
-import numpy as np
-from paddlex_feat.runtime.malloc import keep_freed_memory
-keep_freed_memory()
-def work():
-    for turn in range(10):
-        if turn == 2:
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        blocks = [np.ones(33 * 2**20, np.uint8) for _ in range(3)]
-        del blocks
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-threading.Thread(target=work).start()
-"""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
-    environment = {**kept, "PYTHONPATH": str(ROOT), **({variable: "8"} if variable else {})}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert least <= int(done.stdout) <= most

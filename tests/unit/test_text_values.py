@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from support.runs import run_main
+from support.runs import run_here
 
 from paddlex_feat.config import load
 from paddlex_feat.config.schema import TEXT_KEYS
@@ -243,10 +243,10 @@ def test_a_faulty_output_creates_nothing(words, tmp_path, monkeypatch):
 
 def test_the_command_creates_nothing_for_a_faulty_output_or_a_missing_file(tmp_path):
     for words in (("-c", "PP-ShiTuV2_rec", "-o", "Global.output=1e5"), ("-c", "none.yaml"), ("-c", str(tmp_path))):
-        done = run_main(*words, cwd=tmp_path)
+        done = run_here(*words, cwd=tmp_path)
         assert done.returncode == 1 and "ERROR: " in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
-    done = run_main("-c", "PP-ShiTuV2_rec", "-o", "Train.lr=3", "-o", "Global.output=here", cwd=tmp_path)
+    done = run_here("-c", "PP-ShiTuV2_rec", "-o", "Train.lr=3", "-o", "Global.output=here", cwd=tmp_path)
     assert done.returncode == 1 and (tmp_path / "here/check_dataset_result.json").is_file()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -181,18 +180,6 @@ def test_lines_of_metrics_that_no_run_writes_are_left_out_with_one_warning(tmp_p
     assert len(caplog.records) == 1 and "are left out" in caplog.text
     draw_curves(path, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").is_file()
-
-
-def test_a_metrics_file_without_an_end_takes_no_memory(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text(line("train", 1, 1))
-    os.truncate(path, 6 * 2**30)
-    code = (
-        "import resource, sys, pathlib; from paddlex_feat.training.run_logger import metrics_until;"
-        "resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)); print(len(metrics_until(pathlib.Path(sys.argv[1]))))"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120)
-    assert done.stdout == "1\n", done.stderr
 
 
 def checkpoints(folder: RunFolder, state: TrainingState, *names: str) -> None:
