@@ -6,13 +6,11 @@ import base64
 import json
 import logging
 import os
-import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from support.runs import run_here
 
 from paddlex_feat.data.images.decode import SUFFIXES
 from paddlex_feat.data.images.formats import BEGINNING, looks_like_image
@@ -366,33 +364,3 @@ def test_bytes_say_how_to_decode_them():
 
 
 # The command and the model
-
-
-def test_the_command_takes_them_and_counts_what_it_left_out(run_folder, here):
-    put(here / "p", *(f"a{suffix}" for suffix in (".jpg", ".jfif", ".jpe", "")))
-    put(here / "p", "d.gif", data=encoded(".gif"))
-    put(here / "p", "notes.txt", ".hidden.jpg", data=b"text")
-    Path("l.txt").write_text("p/a.jpg 3\np/absent.jpg 3\n")
-    given = "Predict.input=[p, './p/*.jpg', l.txt, \"a.jpg,b.jpg\"]"
-    settings = (
-        f"Predict.model_dir={run_folder}/best_model/inference",
-        "Predict.save=jsonl",
-        f"Global.output={here}/out",
-    )
-    words = [w for s in ("Global.mode=predict", "Global.device=cpu", *settings, given) for w in ("-o", s)]
-    done = run_here("-c", "PP-ShiTuV2_rec", *words, cwd=here)
-    result = json.loads((here / "out/predict_result.json").read_text())
-    paths = [json.loads(line)["input_path"] for line in (here / "out/features.jsonl").read_text().splitlines()]
-    assert paths == ["p/a", "p/a.jfif", "p/a.jpe", "p/a.jpg", "p/d.gif", "./p/a.jpg", "p/a.jpg"], done.stderr
-    assert result["left_out"] == {".txt files": 1, "hidden files": 1} and done.returncode == 1
-    assert [row["input"] for row in result["failed"]] == ["p/absent.jpg 3", "a.jpg,b.jpg"]
-    assert "-o 'Predict.input=[a.jpg, b.jpg]'" in done.stderr and done.stderr.count("left out: ") == 1
-
-
-def test_a_model_counts_for_each_call_and_keeps_no_pictures(model, here):
-    put(here / "p", "a.jpg", "._a.jpg")
-    assert len(list(model.predict("p"))) == 1 and model.left_out == {"hidden files": 1}
-    text = base64.b64encode(DATA).decode() * 1000
-    list(model.predict([text, "p/a.jpg"], on_error="skip"))
-    assert not model.left_out and len(model.failed) == 1 and len(str(model.failed)) < 500
-    shutil.rmtree("p")

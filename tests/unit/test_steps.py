@@ -11,7 +11,6 @@ from support.networks import TINY_CLIP
 
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ConfigError
-from paddlex_feat.inference.engines.paddle_engine import PaddleEngine
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
@@ -209,15 +208,6 @@ def test_float32_copies_of_low_precision_weights_keep_their_momentum(tmp_path):
         assert np.array_equal(value.numpy(), exact[name])  # not the rounded ones
     velocity = again.optimizer._accumulators["velocity"]
     assert len(velocity) == 2 and all(float(v.min()) == 0.5 for v in velocity.values())
-
-
-def test_an_evaluation_changes_no_bit_of_what_is_trained(run_folder):
-    """Paddle Inference would leave the process's matrix library at one thread, which rounds otherwise."""
-    a, b = (paddle.to_tensor(RNG.standard_normal(shape), "float32") for shape in ((16, 512), (512, 20)))
-    paddle.base.core.set_num_threads(2)
-    before = (a @ b).numpy()
-    PaddleEngine(run_folder / "best_model/inference", "cpu", 2).run(np.zeros((4, 3, 32, 32), np.float32))
-    assert np.array_equal((a @ b).numpy(), before)
 
 
 def test_ema_equals_a_float64_replay():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -18,8 +17,6 @@ paddle = pytest.importorskip("paddle")
 
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import EvaluationError, Interrupted, OutputError
-from paddlex_feat.fileio import locks
-from paddlex_feat.fileio.locks import locked
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.triplet_angular_margin import TripletAngularMarginLoss
@@ -268,26 +265,6 @@ def test_metrics_are_cut_where_the_resumed_state_stands(tmp_path):
     assert len(metrics_until(path, 2, 4)) == 6 and len(metrics_until(path, 1, 2)) == 3
     assert len(metrics_until(path, 1, 99)) == 5  # steps counted otherwise, before the batch size changed
     assert len(metrics_until(path)) == 9
-
-
-def test_a_second_run_is_kept_out_of_the_folder_and_a_dead_one_is_not_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "PATIENCE", 0.2)
-    code = (
-        "import subprocess, sys, time; from pathlib import Path; from paddlex_feat.fileio.locks import locked\n"
-        "with locked(Path(sys.argv[1])):\n"
-        " subprocess.Popen(['sleep', '5'], stdout=subprocess.DEVNULL); print('held', flush=True); time.sleep(60)"
-    )
-    root = Path(__file__).resolve().parent.parent.parent
-    holder = subprocess.Popen([sys.executable, "-c", code, tmp_path / "train.log"], stdout=subprocess.PIPE, cwd=root)
-    assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(OutputError, match="Another run"), locked(tmp_path / "train.log"):
-        pass
-    with locked(tmp_path / "train.log", joins=True):  # one of several processes of that run
-        pass
-    holder.kill()
-    holder.communicate()
-    with locked(tmp_path / "train.log"):  # though the program that it had started lives on
-        assert [p.name for p in tmp_path.iterdir()] == ["train.log"]
 
 
 def test_a_checkpoint_that_cannot_be_written_is_an_error_not_a_silence(tmp_path, monkeypatch):
