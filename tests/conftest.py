@@ -17,7 +17,6 @@ TIERS = ("unit", "integration", "parity", "robustness", "perf")
 
 # Paddle reads these when it is first imported. Workers of pytest-xdist share the processors: one thread each.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
-os.environ["FLAGS_use_mkldnn"] = "1"
 os.environ.setdefault("GLOG_minloglevel", "2")
 
 
@@ -52,8 +51,9 @@ def onednn_flag() -> dict[str, bool]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def signals_have_their_defaults() -> None:
-    """Some are ignored under nohup and behind `&`, and the processes that tests start would inherit that."""
+def environment_of_processes() -> None:
+    """What the processes that tests start inherit. Signals are ignored under nohup and behind `&`."""
+    os.environ["FLAGS_use_mkldnn"] = "1"
     for name in ("SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU"):
         if signal.getsignal(getattr(signal, name)) == signal.SIG_IGN:
             signal.signal(getattr(signal, name), signal.SIG_DFL)

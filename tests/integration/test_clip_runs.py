@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from support import oracles
-from support.runs import run_main, train
+from support.runs import run_here, run_main, train
 
 paddle = pytest.importorskip("paddle")
 
@@ -48,7 +48,7 @@ def clip_run(small_faces, tmp_path_factory):
         "Train.batch_size=16",
         *TINY,
     )
-    done = run_main("-c", BASE, *words(*settings))
+    done = run_here("-c", BASE, *words(*settings))
     assert done.returncode == 0, done.stderr
     return folder / "out", done.stderr
 
@@ -62,7 +62,7 @@ def test_a_clip_run_trains_evaluates_and_exports(clip_run, small_faces, tmp_path
     assert steps[0]["CELoss"] == pytest.approx(steps[0]["loss"]) and steps[0]["CELoss"] > np.log(8)  # 30 cos(t + m)
     best = f"Evaluate.weight_path={output}/best_model/best_model.pdparams"
     place = (f"Global.dataset_dir={small_faces}", f"Global.output={tmp_path}")
-    done = run_main("-c", BASE, *words("Global.mode=evaluate", best, *place))
+    done = run_here("-c", BASE, *words("Global.mode=evaluate", best, *place))
     assert done.returncode == 0, done.stderr
     score = json.loads((output / "train_result.json").read_text())["models"]["best"]["score"]
     assert json.loads((tmp_path / "evaluate_result.json").read_text())["metrics"]["recall1"] == score
@@ -129,7 +129,7 @@ def test_a_yaml_of_paddlex_trains_unmodified_but_for_data_and_device(name, faces
 
 def test_the_same_yaml_says_what_is_wrong_with_its_devices(tmp_path, small_faces):
     """gpu:0,1,2,3 on a machine without a GPU: the message lists what is there."""
-    done = run_main(
+    done = run_here(
         "-c",
         BASE,
         *words(
@@ -174,5 +174,5 @@ def test_visualdl_that_is_not_installed_is_said(tmp_path, small_faces):
             "Global.device=cpu",
             *TINY,
         )
-        done = run_main("-c", BASE, *words(*settings))
+        done = run_here("-c", BASE, *words(*settings))
         assert done.returncode == 1 and "paddlex_feat[visualdl]" in done.stderr

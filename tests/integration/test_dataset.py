@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.runs import run_main
+from support.runs import run_here
 
 from paddlex_feat.checks import runner as checks
 from paddlex_feat.checks.context import Settings
@@ -163,7 +163,7 @@ def test_modes_that_need_lists_name_the_bad_lines(copy):
 
 def check_mode(data: Path, output: Path, *overrides: str) -> tuple[int, dict, str]:
     settings = (f"Global.dataset_dir={data}", f"Global.output={output}", "Train.batch_size=16", *overrides)
-    done = run_main("-c", "PP-ShiTuV2_rec", *(w for s in settings for w in ("-o", s)))
+    done = run_here("-c", "PP-ShiTuV2_rec", *(w for s in settings for w in ("-o", s)))
     return done.returncode, json.loads((output / "check_dataset_result.json").read_text()), done.stderr
 
 

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from support import oracles
 from support.networks import SPECS, TINY_CLIP
-from support.runs import ROOT, run_main
+from support.runs import ROOT, run_here
 
 paddle = pytest.importorskip("paddle")
 for package in ("onnxruntime", "openvino", "paddle2onnx"):
@@ -599,7 +599,7 @@ def test_create_model_takes_paddlexs_settings(folder, faces):
 def test_mode_predict_takes_its_engine_from_the_configuration(keys, engine, plain, faces, tmp_path):
     words = [f"Global.output={tmp_path}", f"Predict.model_dir={plain}", f"Predict.input={faces}/images/s01/01.pgm"]
     words += ["Global.mode=predict", "Global.device=cpu", *keys]
-    done = run_main("-c", NAME, *(word for key in words for word in ("-o", key)))
+    done = run_here("-c", NAME, *(word for key in words for word in ("-o", key)))
     if engine is None:
         assert done.returncode == 1 and "TensorRT is not supported" in done.stderr
         return

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 from support.networks import SPECS
-from support.runs import ROOT, run_main
+from support.runs import ROOT, run_here
 
 paddle = pytest.importorskip("paddle")
 
@@ -74,7 +74,7 @@ def run_process(
 ) -> tuple[subprocess.CompletedProcess[str], dict]:
     """The command; also its result file."""
     settings = [f"{key}={value}" for key, value in words(data, output, weight)]
-    done = run_main("-c", MODEL, *(w for s in (*settings, *overrides) for w in ("-o", s)))
+    done = run_here("-c", MODEL, *(w for s in (*settings, *overrides) for w in ("-o", s)))
     return done, json.loads((output / "evaluate_result.json").read_text())
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from support.networks import SPECS, TINY_CLIP
-from support.runs import run_main, train
+from support.runs import run_here, train, train_here
 
 paddle = pytest.importorskip("paddle")
 for package in ("onnxruntime", "openvino", "paddle2onnx"):
@@ -62,7 +62,7 @@ def test_mode_export_writes_and_compares_every_form(run_folder, small_faces, tmp
         f"Export.weight_path={run_folder}/best_model/best_model.pdparams",
         "Export.format=[onnx, openvino]",
     ]
-    done = run_main("-c", NAME, *(w for word in words for w in ("-o", word)))
+    done = run_here("-c", NAME, *(w for word in words for w in ("-o", word)))
     assert done.returncode == 0, done.stderr
     assert done.stdout == "" and all(f"{form}: largest difference" in done.stderr for form in FORMS)
     result = json.loads((tmp_path / "out/export_result.json").read_text())
@@ -163,7 +163,7 @@ def test_a_clip_network_takes_no_other_size(tmp_path):
 
 
 def test_training_completes_the_best_model_with_the_forms_asked_for(small_faces, tmp_path):
-    done = train(small_faces, tmp_path, "Export.format=[onnx, openvino]", "Train.epochs_iters=1")
+    done = train_here(small_faces, tmp_path, "Export.format=[onnx, openvino]", "Train.epochs_iters=1")
     assert done.returncode == 0, done.stderr
     assert all(f"best epoch ({form})" in done.stderr for form in FORMS)
     assert sorted(p.name for p in (tmp_path / "best_model/inference").iterdir()) == OF_ALL
@@ -260,7 +260,7 @@ def test_the_older_form_answers_as_the_weights_do(spec, tmp_path):
 
 @pytest.mark.slow
 def test_training_can_write_the_older_form(small_faces, tmp_path):
-    done = train(small_faces, tmp_path, "Global.export_with_pir=False", "Train.epochs_iters=2")
+    done = train_here(small_faces, tmp_path, "Global.export_with_pir=False", "Train.epochs_iters=2")
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "train_result.json").read_text())
     assert result["models"]["best"]["pdmodel"] == "best_model/inference/inference.pdmodel"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from support.networks import SPECS
-from support.runs import ROOT, run_main
+from support.runs import ROOT, run_here
 
 paddle = pytest.importorskip("paddle")
 
@@ -145,7 +145,7 @@ def test_export_keeps_what_had_its_names(run_folder, small_faces, tmp_path):
 
 def main_mode(mode: str, tmp_path: Path, *overrides: str):
     settings = (f"Global.mode={mode}", f"Global.output={tmp_path}", "Global.device=cpu", *overrides)
-    return run_main("-c", NAME, *(w for s in settings for w in ("-o", s)))
+    return run_here("-c", NAME, *(w for s in settings for w in ("-o", s)))
 
 
 def test_images_that_cannot_be_read_do_not_stop_an_export(small_faces, tmp_path, caplog):

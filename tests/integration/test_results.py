@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.runs import ROOT, run_main
+from support.runs import ROOT, run_here
 
 pytest.importorskip("paddle")
 
@@ -256,7 +256,7 @@ def test_a_folder_may_end_in_json(tmp_path):
 def predict(run_folder: Path, output: Path, *settings: str) -> subprocess.CompletedProcess[str]:
     fixed = ("Global.mode=predict", "Global.device=cpu", f"Predict.model_dir={run_folder}/best_model/inference")
     words = [w for s in (*fixed, f"Global.output={output}", *settings) for w in ("-o", s)]
-    return run_main("-c", NAME, *words)
+    return run_here("-c", NAME, *words)
 
 
 def outcome(output: Path) -> dict:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.runs import ROOT, run_main
+from support.runs import ROOT, run_here
 
 from paddlex_feat.data.converters import labelme
 from paddlex_feat.data.lists import split, transaction
@@ -260,7 +260,7 @@ def test_arbitrary_json_gives_findings_and_changes_nothing(tmp_path_factory, con
 
 def check_mode(data: Path, output: Path, *overrides: str):
     settings_ = (f"Global.dataset_dir={data}", f"Global.output={output}", "Global.mode=check_dataset", *overrides)
-    return run_main("-c", "PP-ShiTuV2_rec", *(w for s in settings_ for w in ("-o", s)))
+    return run_here("-c", "PP-ShiTuV2_rec", *(w for s in settings_ for w in ("-o", s)))
 
 
 def small(overrides: tuple[str, ...] = ()) -> tuple[str, ...]:

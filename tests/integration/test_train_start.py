@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.runs import train
+from support.runs import train_here
 
 pytest.importorskip("paddle")
 
@@ -112,7 +112,7 @@ def test_a_run_with_classes_added_is_not_resumed(small_faces, run_folder, tmp_pa
     with (data / "train.txt").open("a") as stream:
         stream.writelines(f"images/s09/{n:02}.pgm 90\n" for n in range(1, 5))
     shutil.copytree(run_folder, tmp_path / "run", symlinks=True)
-    done = train(data, tmp_path / "run", "Train.resume=auto", "Train.epochs_iters=4")
+    done = train_here(data, tmp_path / "run", "Train.resume=auto", "Train.epochs_iters=4")
     assert done.returncode == 1 and "9 classes, the run has 8; added: 90." in done.stderr
     assert f"Train.pretrain_weight_path={tmp_path}/run/best_model/best_model.pdparams" in done.stderr
     assert "head.fc.weight" not in done.stderr
@@ -121,7 +121,7 @@ def test_a_run_with_classes_added_is_not_resumed(small_faces, run_folder, tmp_pa
 def test_weights_of_other_classes_lend_no_classifier(small_faces, run_folder, tmp_path):
     start = f"Train.pretrain_weight_path={run_folder}/best_model/best_model.pdparams"
     data = relabelled(small_faces, tmp_path / "data", {"10": "11"})
-    done = train(data, tmp_path / "out", start, "Train.epochs_iters=1")
+    done = train_here(data, tmp_path / "out", start, "Train.epochs_iters=1")
     assert done.returncode == 0 and "trained with other classes than train.txt has" in done.stderr
     assert "initialised afresh: head.fc.weight" in done.stderr and "a new run in" in done.stderr
 
@@ -149,7 +149,7 @@ def test_null_is_logged_at_the_start_of_a_run(run_folder):
 
 def test_a_learning_rate_that_destroys_the_run_is_named(small_faces, tmp_path):
     harsh = ("Train.warmup_steps=0", "Train.batch_size=32", "Train.epochs_iters=1")
-    done = train(small_faces, tmp_path, "Train.learning_rate=1e6", *harsh)
+    done = train_here(small_faces, tmp_path, "Train.learning_rate=1e6", *harsh)
     error = json.loads((tmp_path / "train_result.json").read_text())["err_msg"]
     assert done.returncode == 1 and "RuntimeWarning" not in done.stderr
     assert "Train.learning_rate is 1e+06" in error and "probable cause" in error
@@ -159,7 +159,7 @@ def test_a_learning_rate_that_destroys_the_run_is_named(small_faces, tmp_path):
 @pytest.mark.slow
 def test_features_that_collapse_are_a_warning_and_their_export_an_error_that_name_the_rate(small_faces, tmp_path):
     harsh = ("Train.warmup_steps=0", "Train.batch_size=32", "Train.epochs_iters=1")
-    done = train(small_faces, tmp_path, "Train.learning_rate=30", *harsh)
+    done = train_here(small_faces, tmp_path, "Train.learning_rate=30", *harsh)
     warning, _, error = done.stderr.partition("ERROR: ")
     assert "WARNING: Nearly all images have the same features" in warning and "Train.learning_rate is 30" in warning
     assert not error or "Train.learning_rate is 30" in error

@@ -1,4 +1,4 @@
-"""Training runs as processes: their files, their numbers, their ends."""
+"""Training runs: their files, their numbers, their ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from support.networks import SPECS
-from support.runs import run_main, train
+from support.runs import run_here, train, train_here
 
 paddle = pytest.importorskip("paddle")
 
@@ -86,7 +86,7 @@ def test_evaluate_gives_the_score_that_training_reported(run_folder, small_faces
         f"Global.output={tmp_path}",
         f"Evaluate.weight_path={run_folder}/best_model/best_model.pdparams",
     )
-    done = run_main("-c", "PP-ShiTuV2_rec", *(w for s in settings for w in ("-o", s)))
+    done = run_here("-c", "PP-ShiTuV2_rec", *(w for s in settings for w in ("-o", s)))
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "evaluate_result.json").read_text())
     best = json.loads((run_folder / "train_result.json").read_text())["models"]["best"]["score"]
@@ -119,7 +119,7 @@ def test_a_new_run_sets_an_earlier_one_aside(small_faces, tmp_path):
     (tmp_path / "best_model" / "best_model.pdparams").write_text("precious")
     (tmp_path / "epoch_9").mkdir()
     (tmp_path / "notes.txt").write_text("mine")
-    done = train(small_faces, tmp_path, "Train.epochs_iters=1", "Train.keep_last=1")
+    done = train_here(small_faces, tmp_path, "Train.epochs_iters=1", "Train.keep_last=1")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "previous_1/best_model/best_model.pdparams").read_text() == "precious"
     assert (tmp_path / "previous_1/epoch_9").is_dir() and (tmp_path / "notes.txt").read_text() == "mine"
@@ -128,7 +128,7 @@ def test_a_new_run_sets_an_earlier_one_aside(small_faces, tmp_path):
 def test_fine_tuning_from_the_best_model_of_the_same_folder(small_faces, tmp_path, run_folder):
     shutil.copytree(run_folder, tmp_path / "out")
     start = f"Train.pretrain_weight_path={tmp_path}/out/best_model/best_model.pdparams"
-    done = train(small_faces, tmp_path / "out", start, "Train.epochs_iters=1", "Train.num_classes=20")
+    done = train_here(small_faces, tmp_path / "out", start, "Train.epochs_iters=1", "Train.num_classes=20")
     assert done.returncode == 0, done.stderr
     assert "initialised afresh: head.fc.weight" in done.stderr
     assert weights.read(tmp_path / "out/latest/latest.pdparams")["head.fc.weight"].shape == (512, 20)
@@ -147,7 +147,7 @@ def test_fine_tuning_from_the_best_model_of_the_same_folder(small_faces, tmp_pat
     ],
 )
 def test_what_cannot_work_is_said_before_the_first_step(small_faces, tmp_path, override, message):
-    done = train(small_faces, tmp_path, override)
+    done = train_here(small_faces, tmp_path, override)
     assert done.returncode == 1 and message in done.stderr
     assert json.loads((tmp_path / "train_result.json").read_text())["done_flag"] is False
     assert not (tmp_path / "config.yaml").exists() and "[Train]" not in (tmp_path / "train.log").read_text()
@@ -159,7 +159,7 @@ def test_an_undecodable_training_image_stops_the_run_with_its_name(small_faces, 
     (data / "bad.jpg").write_bytes(b"no image")
     lines = (data / "train.txt").read_text().splitlines()
     (data / "train.txt").write_text("\n".join(f"bad.jpg {line.split()[1]}" for line in lines) + "\n")
-    done = train(data, tmp_path / "out")
+    done = train_here(data, tmp_path / "out")
     assert done.returncode == 1 and "bad.jpg" in done.stderr
 
 
@@ -175,8 +175,8 @@ def epochs_in(output: Path) -> list[int]:
 def test_a_second_run_leaves_the_first_whole_with_its_record_and_log(run_folder, small_faces, tmp_path):
     shutil.copytree(run_folder, tmp_path / "out")
     before = {p.relative_to(run_folder): p.read_bytes() for p in run_folder.rglob("*") if p.is_file()}
-    assert train(small_faces, tmp_path / "out", "Train.bogus=1").returncode == 1  # a typo loses nothing
-    assert train(small_faces, tmp_path / "out", "Train.epochs_iters=1").returncode == 0
+    assert train_here(small_faces, tmp_path / "out", "Train.bogus=1").returncode == 1  # a typo loses nothing
+    assert train_here(small_faces, tmp_path / "out", "Train.epochs_iters=1").returncode == 0
     earlier = tmp_path / "out/previous_1"
     assert {p.relative_to(earlier) for p in earlier.rglob("*") if p.is_file()} == set(before)
     for name, data in before.items():
@@ -189,7 +189,7 @@ def test_a_second_run_leaves_the_first_whole_with_its_record_and_log(run_folder,
 def test_a_users_own_files_in_the_folder_are_kept(small_faces, tmp_path):
     mine = tmp_path / "config.yaml"
     mine.write_text("# my comments\nGlobal: {mode: train}\n")
-    done = train(small_faces, tmp_path, "Train.epochs_iters=1", config=str(mine))
+    done = train_here(small_faces, tmp_path, "Train.epochs_iters=1", config=str(mine))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "previous_1/config.yaml").read_text().startswith("# my comments")
 
@@ -209,7 +209,7 @@ def test_going_back_to_an_earlier_epoch_sets_the_later_ones_aside(run_folder, sm
 
 @pytest.mark.slow
 def test_resuming_elsewhere_brings_the_best_model_along(run_folder, small_faces, tmp_path):
-    done = train(
+    done = train_here(
         small_faces, tmp_path, f"Train.resume_path={run_folder}/latest/latest.pdparams", "Train.epochs_iters=4"
     )
     assert done.returncode == 0, done.stderr
@@ -223,7 +223,7 @@ def test_a_run_set_aside_can_be_resumed_without_harm_to_the_newer_one(run_folder
     shutil.copytree(run_folder, tmp_path / "previous_1")
     shutil.copytree(run_folder / "best_model", tmp_path / "best_model")
     old = f"Train.resume_path={tmp_path}/previous_1/latest/latest.pdparams"
-    done = train(small_faces, tmp_path, old, "Train.epochs_iters=4")
+    done = train_here(small_faces, tmp_path, old, "Train.epochs_iters=4")
     assert done.returncode == 0, done.stderr
     assert parameters(tmp_path / "previous_2", "best_model") == parameters(run_folder, "best_model")
     assert parameters(tmp_path / "previous_1", "latest") == parameters(run_folder, "latest")
@@ -232,7 +232,7 @@ def test_a_run_set_aside_can_be_resumed_without_harm_to_the_newer_one(run_folder
 @pytest.mark.slow
 def test_resuming_with_another_batch_size_keeps_epochs_and_schedule(run_folder, small_faces, tmp_path):
     path = f"Train.resume_path={run_folder}/epoch_2/epoch_2.pdparams"
-    done = train(small_faces, tmp_path, path, "Train.batch_size=32", "Train.log_interval=2")
+    done = train_here(small_faces, tmp_path, path, "Train.batch_size=32", "Train.log_interval=2")
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     new = [r for r in rows if r["kind"] == "train" and r["epoch"] == 3]
@@ -244,13 +244,13 @@ def test_a_torn_line_of_metrics_is_left_out(run_folder, small_faces, tmp_path):
     with (tmp_path / "out/metrics.jsonl").open("a") as stream:
         stream.write('{"kind": "tra')
     path = f"Train.resume_path={tmp_path}/out/latest/latest.pdparams"
-    done = train(small_faces, tmp_path / "out", path, "Train.epochs_iters=4")
+    done = train_here(small_faces, tmp_path / "out", path, "Train.epochs_iters=4")
     assert done.returncode == 0, done.stderr
     assert epochs_in(tmp_path / "out") == [1, 2, 3, 4]
 
 
 def test_a_finished_run_says_that_nothing_is_left(run_folder, small_faces, tmp_path):
-    done = train(small_faces, tmp_path, f"Train.resume_path={run_folder}/latest/latest.pdparams")
+    done = train_here(small_faces, tmp_path, f"Train.resume_path={run_folder}/latest/latest.pdparams")
     assert done.returncode == 1 and "Nothing is left to train" in done.stderr
 
 
@@ -437,7 +437,7 @@ def test_more_epochs_can_be_asked_for_and_auto_takes_up_what_is_there(run_folder
     """The finished folder goes on; asked again, nothing is left and the result is written all the same."""
     shutil.copytree(run_folder, tmp_path / "out")
     for _ in range(2):
-        done = train(small_faces, tmp_path / "out", "Train.resume=auto", "Train.epochs_iters=4")
+        done = train_here(small_faces, tmp_path / "out", "Train.resume=auto", "Train.epochs_iters=4")
         assert done.returncode == 0, done.stderr
         assert "Resuming after epoch" in done.stderr and epochs_in(tmp_path / "out") == [1, 2, 3, 4]
         assert finished(tmp_path / "out")["done_flag"] is True
@@ -445,7 +445,7 @@ def test_more_epochs_can_be_asked_for_and_auto_takes_up_what_is_there(run_folder
 
 
 def test_auto_begins_where_nothing_is(small_faces, tmp_path):
-    done = train(small_faces, tmp_path, "Train.resume=auto", "Train.epochs_iters=1")
+    done = train_here(small_faces, tmp_path, "Train.resume=auto", "Train.epochs_iters=1")
     assert done.returncode == 0 and "nothing to resume" in done.stderr
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["Train"]["resume"] is None
 
@@ -454,11 +454,11 @@ def test_auto_begins_where_nothing_is(small_faces, tmp_path):
 def test_a_run_stops_early_without_a_better_recall_and_stays_stopped(small_faces, tmp_path):
     """With frozen weights recall never changes."""
     stuck = ("Train.learning_rate=1e-30", "Train.early_stopping=2", "Train.epochs_iters=9", "Train.save_interval=9")
-    done = train(small_faces, tmp_path, *stuck, "Train.freeze=[backbone, neck]")
+    done = train_here(small_faces, tmp_path, *stuck, "Train.freeze=[backbone, neck]")
     assert done.returncode == 0, done.stderr
     assert "No better recall1 in 2 evaluations" in done.stderr and epochs_in(tmp_path) == [1, 2, 3]
     assert (tmp_path / "epoch_3").is_dir()
-    again = train(small_faces, tmp_path, *stuck, "Train.freeze=[backbone, neck]", "Train.resume=auto")
+    again = train_here(small_faces, tmp_path, *stuck, "Train.freeze=[backbone, neck]", "Train.resume=auto")
     assert again.returncode == 0 and epochs_in(tmp_path) == [1, 2, 3]
 
 
@@ -496,7 +496,7 @@ def test_bad_images_are_replaced_within_their_class_if_asked_for(small_faces, tm
     lines = (data / "train.txt").read_text().splitlines()
     lines[::3] = [f"bad.jpg {line.split()[1]}" for line in lines[::3]]
     (data / "train.txt").write_text("\n".join(lines) + "\n")
-    done = train(data, tmp_path / "out", "Train.skip_bad_images=True", "Train.epochs_iters=1")
+    done = train_here(data, tmp_path / "out", "Train.skip_bad_images=True", "Train.epochs_iters=1")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("another image of its class") == 1
     assert [Path(p).name for p in finished(tmp_path / "out")["skipped_images"]] == ["bad.jpg"]
@@ -518,7 +518,7 @@ def test_a_run_that_is_resumed_with_other_data_and_settings_says_so_and_records_
     before = json.loads((out / "run.json").read_text())
     for _ in range(2):
         other = ("Train.seed=7", "Train.epochs_iters=4", "Train.eval_interval=9", "Train.cache_mib=7")
-        done = train(data, out, "Train.resume=auto", *other)
+        done = train_here(data, out, "Train.resume=auto", *other)
         assert done.returncode == 0, done.stderr
         record = json.loads((out / "run.json").read_text())
         first = record["resumed"][0]
@@ -554,21 +554,21 @@ def test_a_damaged_record_of_the_resumed_run_does_no_harm(content, tmp_path, cap
 @pytest.mark.slow
 def test_a_run_that_stopped_early_goes_on_if_more_epochs_are_asked_for(small_faces, tmp_path):
     stuck = ("Train.learning_rate=1e-30", "Train.early_stopping=1", "Train.freeze=[backbone, neck]")
-    assert train(small_faces, tmp_path, *stuck, "Train.epochs_iters=5").returncode == 0
+    assert train_here(small_faces, tmp_path, *stuck, "Train.epochs_iters=5").returncode == 0
     assert epochs_in(tmp_path) == [1, 2]
-    again = train(small_faces, tmp_path, *stuck, "Train.epochs_iters=5", "Train.resume=auto")
+    again = train_here(small_faces, tmp_path, *stuck, "Train.epochs_iters=5", "Train.resume=auto")
     assert again.returncode == 0 and "no better recall1" in again.stderr and epochs_in(tmp_path) == [1, 2]
-    refused = train(
+    refused = train_here(
         small_faces, tmp_path, *stuck, "Train.epochs_iters=5", f"Train.resume_path={tmp_path}/latest/latest.pdparams"
     )
     assert refused.returncode == 1 and "Nothing is left" in refused.stderr
-    longer = train(small_faces, tmp_path, *stuck, "Train.epochs_iters=6", "Train.resume=auto")
+    longer = train_here(small_faces, tmp_path, *stuck, "Train.epochs_iters=6", "Train.resume=auto")
     assert longer.returncode == 0 and epochs_in(tmp_path) == [1, 2, 3]
 
 
 @pytest.mark.slow
 def test_a_compiled_training_graph_runs_on_a_cpu(small_faces, tmp_path):
-    done = train(small_faces, tmp_path, "Train.dy2st=True", "Train.epochs_iters=1")
+    done = train_here(small_faces, tmp_path, "Train.dy2st=True", "Train.epochs_iters=1")
     assert done.returncode == 0, done.stderr
 
 
@@ -585,16 +585,16 @@ def test_what_a_later_epoch_would_meet_is_said_at_the_start(small_faces, tmp_pat
     shutil.copytree(small_faces, data, symlinks=True)
     with (data / f"{name}.txt").open("a" if line else "w") as stream:
         stream.write(f"{line or 'images/s01/01.pgm 999'}\n")
-    done = train(data, tmp_path / "out")
+    done = train_here(data, tmp_path / "out")
     assert done.returncode == 1 and message in done.stderr and "epoch 1" not in done.stderr
 
 
 @pytest.mark.slow
 def test_batches_that_starve_the_triplet_loss_are_said(small_faces, tmp_path):
-    done = train(small_faces, tmp_path, "Train.batch_size=4", "Train.epochs_iters=1", "Train.augment.zoom=0.999")
+    done = train_here(small_faces, tmp_path, "Train.batch_size=4", "Train.epochs_iters=1", "Train.augment.zoom=0.999")
     assert done.returncode == 0 and "no negatives" in done.stderr
 
 
 def test_mixed_precision_on_a_cpu_is_refused(small_faces, tmp_path):
-    done = train(small_faces, tmp_path, "Train.amp=O1")
+    done = train_here(small_faces, tmp_path, "Train.amp=O1")
     assert done.returncode == 1 and "needs a GPU" in done.stderr

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.runs import QUICK, ROOT, run_main, train
+from support.runs import QUICK, ROOT, run_here, run_main, train_here
 
 from paddlex_feat.cli import main
 from paddlex_feat.provenance import run_record
@@ -55,7 +55,7 @@ def test_a_run_as_it_ended_is_the_same(run, capsys):
 
 
 def test_a_typing_error_in_a_later_command_does_not_spoil_it(run, capsys):
-    done = run_main(
+    done = run_here(
         "-c",
         "PP-ShiTuV2_rec",
         *(w for s in (f"Global.output={run}", "Global.mode=train", "Train.epoch=3") for w in ("-o", s)),
@@ -224,7 +224,7 @@ def test_images_are_compared_by_path_label_and_size_and_verify_says_so(run, smal
     image.write_bytes(bytes(image.stat().st_size + 1))
     code, text = verify(capsys, run)
     assert code == 1 and text.startswith("data set, train: ")
-    assert "exchanged by another of the same size is not seen" in " ".join(run_main("verify", "-h").stdout.split())
+    assert "exchanged by another of the same size is not seen" in " ".join(run_here("verify", "-h").stdout.split())
 
 
 def test_two_runs_are_compared_and_how_they_were_made_is_told(run, run_folder, capsys):
@@ -361,7 +361,7 @@ def test_the_users_own_filters_are_used(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_run_that_goes_on_has_outputs_of_its_new_end(run, small_faces, capsys):
     for epochs in (4, 4):  # the second time nothing is left to train
-        done = train(small_faces, run, "Train.resume=auto", f"Train.epochs_iters={epochs}")
+        done = train_here(small_faces, run, "Train.resume=auto", f"Train.epochs_iters={epochs}")
         assert done.returncode == 0, done.stderr
         assert verify(capsys, run) == (0, SAME)
     assert "epoch_4/epoch_4.pdparams" in json.loads((run / "run.json").read_text())["outputs"]
@@ -372,7 +372,7 @@ def test_a_run_that_goes_on_has_outputs_of_its_new_end(run, small_faces, capsys)
 def test_weights_go_out_as_safetensors_and_come_in_everywhere(run_folder, small_faces, tmp_path):
     def run(mode: str, folder: str, *settings: str) -> None:
         words = (f"Global.mode={mode}", f"Global.output={tmp_path / folder}", f"Global.dataset_dir={small_faces}")
-        done = run_main("-c", "PP-ShiTuV2_rec", *(w for s in (*words, *QUICK, *settings) for w in ("-o", s)))
+        done = run_here("-c", "PP-ShiTuV2_rec", *(w for s in (*words, *QUICK, *settings) for w in ("-o", s)))
         assert done.returncode == 0, done.stderr
 
     best, tensors = run_folder / "best_model/best_model.pdparams", tmp_path / "a/weights.safetensors"
