@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from support.runs import QUICK, ROOT, run_main
+from support.runs import CLIP, QUICK, ROOT, TINY, run_main
 
 import paddlex_feat
 
@@ -201,12 +201,12 @@ def test_an_output_folder_that_cannot_be_written(tmp_path, faces):
 
 
 @NEEDS_PADDLE
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_and_sigterm_end_training_cleanly(tmp_path, small_faces, signum):
-    settings = ("Global.mode=train", f"Global.dataset_dir={small_faces}", f"Global.output={tmp_path}", *QUICK)
-    words = [w for s in (*settings, "Train.epochs_iters=500") for w in ("-o", s)]
+    settings = ("Global.mode=train", f"Global.dataset_dir={small_faces}", f"Global.output={tmp_path}", *QUICK, *TINY)
+    words = [w for s in (*settings, "Train.epochs_iters=5000") for w in ("-o", s)]
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), "-c", "PP-ShiTuV2_rec", *words],
+        [sys.executable, str(ROOT / "main.py"), "-c", CLIP, *words],
         stderr=subprocess.PIPE,
         text=True,
         # A shell's background jobs, CI's among them, ignore SIGINT, and their children with them.

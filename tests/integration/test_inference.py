@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from support.networks import SPECS
-from support.runs import ROOT, run_here
+from support.runs import ROOT, run_here, run_main
 
 paddle = pytest.importorskip("paddle")
 
@@ -136,16 +136,16 @@ def test_an_error_of_fusing_is_noticed(tmp_path, files, monkeypatch):
 def test_export_keeps_what_had_its_names(run_folder, small_faces, tmp_path):
     (tmp_path / "inference.yml").write_text("mine")
     weight = f"Export.weight_path={run_folder}/best_model/best_model.pdparams"
-    for _ in range(2):
-        done = main_mode("export", tmp_path, weight, f"Global.dataset_dir={small_faces}")
+    for _ in range(2):  # processes: Paddle numbers the variables of all graphs of a process in turn
+        done = main_mode("export", tmp_path, weight, f"Global.dataset_dir={small_faces}", run=run_main)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "inference.yml.bak").read_text() == "mine"
     assert len(list(tmp_path.glob("*.bak*"))) == 1  # the same export twice displaces nothing
 
 
-def main_mode(mode: str, tmp_path: Path, *overrides: str):
+def main_mode(mode: str, tmp_path: Path, *overrides: str, run=run_here):
     settings = (f"Global.mode={mode}", f"Global.output={tmp_path}", "Global.device=cpu", *overrides)
-    return run_here("-c", NAME, *(w for s in settings for w in ("-o", s)))
+    return run("-c", NAME, *(w for s in settings for w in ("-o", s)))
 
 
 def test_images_that_cannot_be_read_do_not_stop_an_export(small_faces, tmp_path, caplog):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from support.networks import SPECS
-from support.runs import run_here, train, train_here
+from support.runs import CLIP, TINY, run_here, train, train_here, train_tiny
 
 paddle = pytest.importorskip("paddle")
 
@@ -119,7 +119,7 @@ def test_a_new_run_sets_an_earlier_one_aside(small_faces, tmp_path):
     (tmp_path / "best_model" / "best_model.pdparams").write_text("precious")
     (tmp_path / "epoch_9").mkdir()
     (tmp_path / "notes.txt").write_text("mine")
-    done = train_here(small_faces, tmp_path, "Train.epochs_iters=1", "Train.keep_last=1")
+    done = train_tiny(small_faces, tmp_path, "Train.epochs_iters=1", "Train.keep_last=1")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "previous_1/best_model/best_model.pdparams").read_text() == "precious"
     assert (tmp_path / "previous_1/epoch_9").is_dir() and (tmp_path / "notes.txt").read_text() == "mine"
@@ -176,7 +176,7 @@ def test_a_second_run_leaves_the_first_whole_with_its_record_and_log(run_folder,
     shutil.copytree(run_folder, tmp_path / "out")
     before = {p.relative_to(run_folder): p.read_bytes() for p in run_folder.rglob("*") if p.is_file()}
     assert train_here(small_faces, tmp_path / "out", "Train.bogus=1").returncode == 1  # a typo loses nothing
-    assert train_here(small_faces, tmp_path / "out", "Train.epochs_iters=1").returncode == 0
+    assert train_tiny(small_faces, tmp_path / "out", "Train.epochs_iters=1").returncode == 0
     earlier = tmp_path / "out/previous_1"
     assert {p.relative_to(earlier) for p in earlier.rglob("*") if p.is_file()} == set(before)
     for name, data in before.items():
@@ -188,8 +188,8 @@ def test_a_second_run_leaves_the_first_whole_with_its_record_and_log(run_folder,
 
 def test_a_users_own_files_in_the_folder_are_kept(small_faces, tmp_path):
     mine = tmp_path / "config.yaml"
-    mine.write_text("# my comments\nGlobal: {mode: train}\n")
-    done = train_here(small_faces, tmp_path, "Train.epochs_iters=1", config=str(mine))
+    mine.write_text(f"# my comments\nGlobal: {{mode: train, model: {CLIP}}}\n")
+    done = train_here(small_faces, tmp_path, *TINY, "Train.epochs_iters=1", config=str(mine))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "previous_1/config.yaml").read_text().startswith("# my comments")
 
@@ -445,7 +445,7 @@ def test_more_epochs_can_be_asked_for_and_auto_takes_up_what_is_there(run_folder
 
 
 def test_auto_begins_where_nothing_is(small_faces, tmp_path):
-    done = train_here(small_faces, tmp_path, "Train.resume=auto", "Train.epochs_iters=1")
+    done = train_tiny(small_faces, tmp_path, "Train.resume=auto", "Train.epochs_iters=1")
     assert done.returncode == 0 and "nothing to resume" in done.stderr
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["Train"]["resume"] is None
 
@@ -454,11 +454,11 @@ def test_auto_begins_where_nothing_is(small_faces, tmp_path):
 def test_a_run_stops_early_without_a_better_recall_and_stays_stopped(small_faces, tmp_path):
     """With frozen weights recall never changes."""
     stuck = ("Train.learning_rate=1e-30", "Train.early_stopping=2", "Train.epochs_iters=9", "Train.save_interval=9")
-    done = train_here(small_faces, tmp_path, *stuck, "Train.freeze=[backbone, neck]")
+    done = train_tiny(small_faces, tmp_path, *stuck, "Train.freeze=[backbone, neck]")
     assert done.returncode == 0, done.stderr
     assert "No better recall1 in 2 evaluations" in done.stderr and epochs_in(tmp_path) == [1, 2, 3]
     assert (tmp_path / "epoch_3").is_dir()
-    again = train_here(small_faces, tmp_path, *stuck, "Train.freeze=[backbone, neck]", "Train.resume=auto")
+    again = train_tiny(small_faces, tmp_path, *stuck, "Train.freeze=[backbone, neck]", "Train.resume=auto")
     assert again.returncode == 0 and epochs_in(tmp_path) == [1, 2, 3]
 
 
@@ -496,7 +496,7 @@ def test_bad_images_are_replaced_within_their_class_if_asked_for(small_faces, tm
     lines = (data / "train.txt").read_text().splitlines()
     lines[::3] = [f"bad.jpg {line.split()[1]}" for line in lines[::3]]
     (data / "train.txt").write_text("\n".join(lines) + "\n")
-    done = train_here(data, tmp_path / "out", "Train.skip_bad_images=True", "Train.epochs_iters=1")
+    done = train_tiny(data, tmp_path / "out", "Train.skip_bad_images=True", "Train.epochs_iters=1")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("another image of its class") == 1
     assert [Path(p).name for p in finished(tmp_path / "out")["skipped_images"]] == ["bad.jpg"]
@@ -554,15 +554,15 @@ def test_a_damaged_record_of_the_resumed_run_does_no_harm(content, tmp_path, cap
 @pytest.mark.slow
 def test_a_run_that_stopped_early_goes_on_if_more_epochs_are_asked_for(small_faces, tmp_path):
     stuck = ("Train.learning_rate=1e-30", "Train.early_stopping=1", "Train.freeze=[backbone, neck]")
-    assert train_here(small_faces, tmp_path, *stuck, "Train.epochs_iters=5").returncode == 0
+    assert train_tiny(small_faces, tmp_path, *stuck, "Train.epochs_iters=5").returncode == 0
     assert epochs_in(tmp_path) == [1, 2]
-    again = train_here(small_faces, tmp_path, *stuck, "Train.epochs_iters=5", "Train.resume=auto")
+    again = train_tiny(small_faces, tmp_path, *stuck, "Train.epochs_iters=5", "Train.resume=auto")
     assert again.returncode == 0 and "no better recall1" in again.stderr and epochs_in(tmp_path) == [1, 2]
-    refused = train_here(
+    refused = train_tiny(
         small_faces, tmp_path, *stuck, "Train.epochs_iters=5", f"Train.resume_path={tmp_path}/latest/latest.pdparams"
     )
     assert refused.returncode == 1 and "Nothing is left" in refused.stderr
-    longer = train_here(small_faces, tmp_path, *stuck, "Train.epochs_iters=6", "Train.resume=auto")
+    longer = train_tiny(small_faces, tmp_path, *stuck, "Train.epochs_iters=6", "Train.resume=auto")
     assert longer.returncode == 0 and epochs_in(tmp_path) == [1, 2, 3]
 
 
