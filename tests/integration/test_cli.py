@@ -14,9 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 from support.runs import CLIP, QUICK, ROOT, TINY, run_main
 
 import paddlex_feat
+from paddlex_feat.config.schema import Config
 
 NEEDS_PADDLE = pytest.mark.skipif(find_spec("paddle") is None, reason="Paddle is not installed")
 HEAVY = ("paddle", "cv2", "numpy", "matplotlib", "pooch", "requests", "tqdm")
@@ -54,13 +56,20 @@ def test_the_package_is_cheap_to_import_and_gives_what_it_names():
     assert (ROOT / "paddlex_feat/py.typed").is_file()
 
 
-def test_help_lists_every_key_with_default_unit_and_meaning():
-    from paddlex_feat.config.describe import describe_keys
-
+def test_help_lists_every_key_with_its_default_and_meaning():
+    """By a walk of its own over the schema; two keys as they are to look, with a unit and without."""
     text = " ".join(run_main("--help").stdout.split())
-    for row in describe_keys():
-        unit = f" ({row.unit})" if row.unit else ""
-        assert f"{row.name} [{row.default}]{unit} {row.type} {row.meaning}" in text
+    pending = [("", Config)]
+    while pending:
+        prefix, section = pending.pop()
+        for name, field in section.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                pending.append((f"{prefix}{name}.", field.annotation))
+            else:
+                default = "null" if field.default is None else field.get_default(call_default_factory=True)
+                assert f" {prefix}{name} [{default}] " in text and f" {field.description}" in text, name
+    assert " CheckDataset.split.train_percent [null] (%) integer or null Share of train.txt. " in text
+    assert " CheckDataset.strict [False] True, False Warnings fail the check too. " in text
 
 
 def test_a_reader_of_the_help_may_go_away():
