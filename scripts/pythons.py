@@ -2,8 +2,8 @@
 
     python scripts/pythons.py [3.10 3.11 …] [--paddle] [--lowest] [--folder DIR] [-- pytest arguments]
 
-Without --paddle, Paddle is not installed, and the modules of tests that need it skip themselves. pytest is given `tests`,
-all tiers but for what is marked `slow` or `nightly`, unless there are other arguments. Standard library only.
+Without --paddle, Paddle is not installed, and the modules of tests that need it skip themselves. Without arguments of
+pytest, all tiers run, but for what is marked `slow` or `nightly`. Standard library only.
 """
 
 from __future__ import annotations

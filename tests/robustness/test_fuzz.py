@@ -33,7 +33,7 @@ def test_hostile_input_is_refused_in_the_programs_own_words(name):
     passed(name, SHORT.get(name, 100), seed=1)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", TARGETS)
 def test_hostile_input_at_length(name):
     passed(name, max(CASES[name] // 12, 11), seed=2)
