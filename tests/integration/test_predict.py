@@ -486,6 +486,9 @@ def test_passwords_of_addresses_are_used_and_shown_nowhere(model, files, tmp_pat
         assert not [text for text in shown if "s3c" in text or "ret@" in text]
 
 
+WAIT = 30  # seconds, on a machine that has other work too: a silent download is given up after minutes
+
+
 @pytest.fixture
 def silent() -> Iterator[str]:
     """The address of a picture of which 100 bytes come, and then nothing."""
@@ -510,17 +513,17 @@ def test_a_silent_server_keeps_nobody_from_closing(model, files, silent):
     assert next(results)["input_path"] == files[0]
     started = time.monotonic()
     results.close()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < WAIT
     with pytest.raises(ImageError, match="absent"):  # an error ends the downloads after it
         list(model.predict(["absent.jpg", silent], batch_size=1))
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 2 * WAIT
 
 
 def test_a_slow_address_delays_no_result_before_it(model, files, silent):
     results = model.predict([*files[:3], silent, files[3]], batch_size=1)
     started = time.monotonic()
     assert [next(results)["input_path"] for _ in range(3)] == files[:3]
-    assert time.monotonic() - started < 10  # a download is given up after a minute and more
+    assert time.monotonic() - started < WAIT
     results.close()
 
 
@@ -543,8 +546,8 @@ def test_a_silent_server_keeps_no_run_from_ending_and_what_is_done_is_saved(
         time.sleep(1)  # the images before it are computed
         started = time.monotonic()
         process.send_signal(number)
-        process.communicate(timeout=30)
-        assert time.monotonic() - started < 3 and process.returncode == 1
+        process.communicate(timeout=60)
+        assert time.monotonic() - started < WAIT and process.returncode == 1
     with np.load(tmp_path / "features.npz") as content:
         assert list(content["input_paths"]) == files[: len(content["input_paths"])] and len(content["features"]) >= 8
 
@@ -557,5 +560,5 @@ for result in create_model("PP-ShiTuV2_rec", sys.argv[1], device="cpu").predict(
     raise KeyboardInterrupt
 """
     words = [str(run_folder / "best_model/inference"), *files[:8], silent]
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=25, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=100, cwd=ROOT)
     assert done.returncode and "KeyboardInterrupt" in done.stderr
