@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
-from support.runs import CLIP, QUICK, ROOT, TINY, run_main
+from support.runs import CLIP, QUICK, ROOT, TINY, run_here, run_main
 
 import paddlex_feat
 from paddlex_feat.config.schema import Config
@@ -103,12 +103,12 @@ def test_a_wrong_configuration_leaves_the_result_of_a_finished_run(tmp_path, mod
     path, content = tmp_path / f"{mode}_result.json", '{"done_flag": true}'
     path.write_text(content)
     words = ("-c", "PP-ShiTuV2_rec", "-o", f"Global.mode={mode}", "-o", f"Global.output={tmp_path}")
-    done = run_main(*words, "-o", "Train.epoch=3")
+    done = run_here(*words, "-o", "Train.epoch=3")
     assert done.returncode == 1 and "Train.epoch" in done.stderr and "Traceback" not in done.stderr
     assert path.read_text() == content and "Train.epoch" in (tmp_path / f"{mode}.log").read_text()
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"{mode}.log", path.name]
     path.write_text('{"done_flag": false, "err_msg": "before"}')
-    run_main(*words, "-o", "Train.epoch=3")
+    run_here(*words, "-o", "Train.epoch=3")
     assert "Train.epoch" in json.loads(path.read_text())["err_msg"]
 
 
@@ -116,14 +116,14 @@ def test_a_wrong_configuration_leaves_the_result_of_a_finished_run(tmp_path, mod
 @pytest.mark.parametrize("mode", ["check_dataset", "train"])
 def test_an_output_that_no_path_can_be_is_said_and_nothing_is_written(tmp_path, mode, more):
     words = ("-c", "PP-ShiTuV2_rec", "-o", f"Global.mode={mode}", "-o", f'Global.output="{tmp_path}/a\\0b"', *more)
-    done = run_main(*words, cwd=tmp_path)
+    done = run_here(*words, cwd=tmp_path)
     assert done.returncode == 1 and "Global.output (-o): holds NUL" in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_mode_touches_no_result_file(tmp_path):
     (tmp_path / "check_dataset_result.json").write_text("mine")
-    done = run_main("-c", "PP-ShiTuV2_rec", "-o", "Global.mode=traim", "-o", f"Global.output={tmp_path}")
+    done = run_here("-c", "PP-ShiTuV2_rec", "-o", "Global.mode=traim", "-o", f"Global.output={tmp_path}")
     assert done.returncode == 1 and "traim" in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["check_dataset_result.json"]
     assert (tmp_path / "check_dataset_result.json").read_text() == "mine"
@@ -151,7 +151,8 @@ def test_file_names_that_are_not_text(tmp_path, faces):
 
 def failure(tmp_path: Path, mode: str, *overrides: str, **env: str) -> tuple[str, dict]:
     settings = (f"Global.mode={mode}", f"Global.output={tmp_path / 'out'}", "Global.device=cpu", *overrides)
-    done = run_main("-c", "PP-ShiTuV2_rec", *(w for s in settings for w in ("-o", s)), cwd=tmp_path, **env)
+    run = run_main if env else run_here
+    done = run("-c", "PP-ShiTuV2_rec", *(w for s in settings for w in ("-o", s)), cwd=tmp_path, **env)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     result = json.loads((tmp_path / "out" / f"{mode}_result.json").read_text())

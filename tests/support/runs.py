@@ -50,7 +50,7 @@ def run_here(*words: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedP
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         with mock.patch.dict(os.environ, env), _in(cwd), redirect_stdout(out), redirect_stderr(err):
             try:
-                code = cli.main(words)
+                code = cli.main(list(words))
             except SystemExit as end:  # of argparse
                 code = int(end.code or 0)
         out.seek(0)
