@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 HERE = Path(__file__).resolve().parent
 CACHE = HERE.parent.parent.parent / ".cache" / "oracles"
@@ -34,11 +35,13 @@ def environment(oracle: str) -> Path:
     folder = CACHE / oracle
     python, stamp = folder / "bin" / "python", folder / "installed"
     wanted = "\n".join(REQUIREMENTS[oracle])
-    if not stamp.is_file() or stamp.read_text() != wanted:
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([base, "-m", "venv", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *REQUIREMENTS[oracle]], check=True)
-        stamp.write_text(wanted)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with FileLock(CACHE / f"{oracle}.lock"):  # several workers may ask at once
+        if not stamp.is_file() or stamp.read_text() != wanted:
+            shutil.rmtree(folder, ignore_errors=True)
+            subprocess.run([base, "-m", "venv", folder], check=True)
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *REQUIREMENTS[oracle]], check=True)
+            stamp.write_text(wanted)
     return python
 
 
