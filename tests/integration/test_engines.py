@@ -39,7 +39,7 @@ from paddlex_feat.inference.export import convert
 from paddlex_feat.inference.export.exporter import Exporter
 from paddlex_feat.inference.extractor import FeatureExtractor, unit_rows
 from paddlex_feat.models import recognizer
-from paddlex_feat.runtime import cgroups, paddle_import
+from paddlex_feat.runtime import cgroups, cpu, paddle_import
 
 NAME = "PP-ShiTuV2_rec"
 OTHERS = ("onnx", "openvino")
@@ -102,7 +102,7 @@ def test_all_engines_give_the_same_features(network, faces, tmp_path):
 EXPORT = """
 import sys; sys.path[:0] = ["tests", "tests/integration"]
 from pathlib import Path
-from paddlex_feat.runtime.device import prepare_paddle
+from paddlex_feat.runtime.paddle_import import prepare_paddle
 prepare_paddle()
 import test_engines
 from support import networks
@@ -328,8 +328,8 @@ def test_a_missing_package_names_the_extra(folder, monkeypatch):
 
 def test_threads_default_to_physical_cores(tmp_path, monkeypatch):
     monkeypatch.setattr(cgroups, "processors", lambda: None)
-    for cpu, siblings in enumerate(["0,2", "1,3", "0,2", "1,3", "4"]):
-        place = tmp_path / f"cpu{cpu}" / "topology"
+    for number, siblings in enumerate(["0,2", "1,3", "0,2", "1,3", "4"]):
+        place = tmp_path / f"cpu{number}" / "topology"
         place.mkdir(parents=True)
         (place / "thread_siblings_list").write_text(siblings)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
