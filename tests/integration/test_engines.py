@@ -342,7 +342,9 @@ def test_threads_default_to_physical_cores(tmp_path, monkeypatch):
     assert (cpu.cpu_threads(3), cpu.cpu_threads(0)) == (3, 5)
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert cpu.cpu_threads(0) == 7
-    monkeypatch.setattr(cpu, "replaced", {})
+    fresh: dict[str, str] = {}
+    for module in (cpu, paddle_import):
+        monkeypatch.setattr(module, "replaced", fresh)
     paddle_import.prepare_paddle(1)  # one model's threads are no wish for the next one
     assert os.environ["OMP_NUM_THREADS"] == "1" and cpu.cpu_threads(0) == 7
 
