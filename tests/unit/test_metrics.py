@@ -131,7 +131,7 @@ def plain(query, ql, gallery, gl):
 
 @pytest.mark.parametrize("kind", ["trained", "random", "close", "collapsed", "duplicates", "long"])
 def test_identical_for_every_block_thread_count_and_order(kind, monkeypatch):
-    query, ql, gallery, gl = many(kind)
+    query, ql, gallery, gl = many(kind, images=1500)
     whole = rank(query, ql, gallery, gl)
     first, precision = plain(query, ql, gallery, gl)
     assert np.array_equal(whole.first_match, first) and np.array_equal(whole.average_precision, precision)
