@@ -69,6 +69,7 @@ def test_processes_with_a_share_of_the_batch_make_the_steps_of_one_with_the_whol
     require_the_steps_of_one((1, 2, 3), tmp_path, accumulate, 1.0)
 
 
+@pytest.mark.slow
 def test_two_processes_without_a_classification_loss_make_the_steps_of_one(tmp_path):
     """Three steps; the head, which has no gradient then, stays the same on both."""
     require_the_steps_of_one((1, 2), tmp_path, 1, 0.0)

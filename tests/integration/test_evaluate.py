@@ -471,6 +471,7 @@ def test_matches_and_own_pairs_are_those_of_the_lists(tmp_path):
 # Several processes
 
 
+@pytest.mark.slow
 def test_two_processes_leave_the_result_of_one_byte_for_byte(run_folder, small_faces, tmp_path):
     weight = run_folder / "best_model/best_model.pdparams"
     folders = []

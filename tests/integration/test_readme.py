@@ -68,6 +68,7 @@ def test_the_code_blocks_run_in_their_order(checkout):
         assert '"done_flag": true' in (checkout / "output" / f"{mode}_result.json").read_text()
 
 
+@pytest.mark.slow
 def test_the_code_blocks_of_prediction_run_in_their_order(run_folder, faces, tmp_path):
     for package in ("openvino", "paddle2onnx"):  # which the page shows, and Python 3.13 has not all of
         pytest.importorskip(package)

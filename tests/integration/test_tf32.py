@@ -141,6 +141,7 @@ def trained_network(spec: NetworkSpec, images: np.ndarray, steps: int, rate: flo
     return calibrated(network, images) if spec.neck == "bn" else network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "changed"),
     [

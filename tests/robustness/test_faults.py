@@ -87,7 +87,7 @@ def test_another_mode_may_run_in_the_same_folder(tmp_path, small_faces):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from paddlex_feat.fileio.atomic import locked
+from paddlex_feat.fileio.locks import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

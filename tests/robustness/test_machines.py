@@ -20,7 +20,7 @@ MACHINES = ("127.0.0.2", "127.0.0.3")
 # Both addresses are this machine's, so the launcher is told which one it plays.
 LAUNCHER = """
 import sys
-from paddlex_feat import launch
+from paddlex_feat.runtime import launch
 address = sys.argv.pop(1)
 launch.own_address = lambda machines: address
 from paddlex_feat.cli import main
@@ -32,7 +32,7 @@ sys.exit(main())
 RANK = """
 import ctypes, json, numpy, sys, time
 from pathlib import Path
-from paddlex_feat import heartbeat
+from paddlex_feat.runtime import heartbeat
 from paddlex_feat.runtime.distributed import Group
 
 class FileGroup(Group):

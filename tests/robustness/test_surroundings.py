@@ -131,7 +131,7 @@ HOMES = {
 # What writes to the home folder: Paddle's import, its captures, and matplotlib.
 WRITERS = """
 from paddlex_feat.fileio.user_folders import matplotlib_folder
-from paddlex_feat.runtime.device import prepare_paddle
+from paddlex_feat.runtime.paddle_import import prepare_paddle
 prepare_paddle(onednn_training=True)
 from paddlex_feat.models import cpu_conv
 assert cpu_conv._agrees(*cpu_conv._KINDS[0])
