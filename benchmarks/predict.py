@@ -259,7 +259,7 @@ def starts(ours: list[str | Path], theirs: list[str | Path], first: str, turns: 
 def measure(images: int, turns: int) -> None:
     """Print all tables."""
     from embedding import in_process
-    from oracles import environment
+    from support.oracles import environment
 
     python = environment("paddlex")
     with tempfile.TemporaryDirectory() as temporary:
@@ -272,7 +272,7 @@ def measure(images: int, turns: int) -> None:
         thumbnails = listing(folder / "thumbnails", images, 320, 240)
         small, large = listing(folder / "small", images, 640, 480), listing(folder / "large", images, 1365, 1024)
         first = small.read_text().split("\n")[0]
-        theirs: list[str | Path] = [python, ROOT / "tests" / "oracles" / "paddlex_rates.py", model]
+        theirs: list[str | Path] = [python, ROOT / "tests" / "support" / "oracles" / "paddlex_rates.py", model]
 
         def own(options: Options) -> list[str | Path]:
             return [sys.executable, __file__, "answer", model, repr(options)]

@@ -2,7 +2,8 @@
 
     python scripts/pythons.py [3.10 3.11 …] [--paddle] [--lowest] [--folder DIR] [-- pytest arguments]
 
-Without --paddle, Paddle is not installed, and the modules of tests that need it skip themselves. Standard library only.
+Without --paddle, Paddle is not installed, and the modules of tests that need it skip themselves. Without arguments of
+pytest, all tiers run, but for what is marked `slow` or `nightly`. Standard library only.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def main(words: list[str]) -> int:
     for version in asked.versions:
         python = environment(version, asked.folder.resolve() / f"{version}-{name}", extras, pins)
         started = time.monotonic()
-        command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", *more]
+        command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", *(more or ["tests"])]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as tests:
             lines = []
             for line in tests.stdout or ():

@@ -20,7 +20,25 @@ EXTRAS = "demo,test,onnx,openvino"
 GPU_WHEEL, GPU_INDEX = "paddlepaddle-gpu==3.3.1", "https://www.paddlepaddle.org.cn/packages/stable/{}/"
 CUDA = ("cu118", "cu126", "cu129", "cu130")
 PINNED_FOR = (3, 11)  # the Python that constraints.txt was made with
-USAGE = f"usage: bash run demo | test [pytest arguments] | setup [--gpu {'|'.join(CUDA)}]"
+# What `bash run test TIER` gives pytest, a list for each time that it is started (docs/testing.md). The workers of
+# pytest-xdist share the processors, so what measures time and memory runs in one process.
+WORKERS = ["-n", "2", "--dist", "worksteal"]
+NOT_NIGHTLY = ["-m", "not nightly"]
+TIERS = {
+    "": [WORKERS],  # units and integration, but for what is slow
+    "unit": [["tests/unit", *NOT_NIGHTLY, *WORKERS]],
+    "integration": [["tests/integration", *NOT_NIGHTLY, *WORKERS]],
+    "parity": [["tests/parity", *NOT_NIGHTLY, *WORKERS]],
+    "robustness": [["tests/robustness", *NOT_NIGHTLY, *WORKERS]],
+    "perf": [["tests/perf", *NOT_NIGHTLY]],
+    "landing": [["tests", "--ignore=tests/perf", *NOT_NIGHTLY, *WORKERS], ["tests/perf", *NOT_NIGHTLY]],
+    "nightly": [["tests", "-m", "nightly", *WORKERS]],
+    "all": [["tests", "--ignore=tests/perf", "-m", "", *WORKERS], ["tests/perf", "-m", ""]],
+}
+CHECKED = ("", "landing", "all")  # linter, formatter and type checker come first
+USAGE = (
+    f"usage: bash run demo | test [{'|'.join(filter(None, TIERS))}] [pytest arguments] | setup [--gpu {'|'.join(CUDA)}]"
+)
 
 
 def main(words: list[str]) -> int:
@@ -84,9 +102,10 @@ def demo(words: list[str]) -> int:
 
 
 def test(words: list[str]) -> int:
-    """Linter, formatter, type checker, then pytest with `words`."""
-    steps = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], ["pytest", *words]]
-    for step in steps:
+    """Linter, formatter, type checker, then pytest: words are the tier, if one is named, and arguments of pytest."""
+    tier, words = (words[0], words[1:]) if words and words[0] in TIERS else ("", words)
+    checks = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]] if tier in CHECKED else []
+    for step in [*checks, *(["pytest", *given, *words] for given in TIERS[tier])]:
         print("+", " ".join(step), flush=True)
         code = subprocess.run([PYTHON, "-m", *step], cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1"}).returncode
         if code:

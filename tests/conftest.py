@@ -1,30 +1,35 @@
-"""Shared data: the ORL faces as a data set, and a short training run on them."""
+"""The tiers, and what tests of several tiers share: the ORL faces as a data set, and a short training run on them."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+from support.runs import small_set, train
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
+HERE = Path(__file__).resolve().parent
+TIERS = ("unit", "integration", "parity", "robustness", "perf")
+
+# Paddle reads these when it is first imported. Workers of pytest-xdist share the processors: one thread each.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+os.environ.setdefault("GLOG_minloglevel", "2")
 
 
-def run_main(*words: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
-    """`python main.py …` as a process of its own."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), *words],
-        cwd=cwd,
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def pytest_configure(config: pytest.Config) -> None:
+    """Each folder of tests is a tier, and a marker."""
+    for tier in TIERS:
+        config.addinivalue_line("markers", f"{tier}: what is in tests/{tier} (docs/testing.md)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its tier."""
+    for item in items:
+        item.add_marker(item.path.relative_to(HERE).parts[0])
 
 
 @pytest.hookimpl(wrapper=True)
@@ -46,12 +51,10 @@ def onednn_flag() -> dict[str, bool]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def paddle_environment():
-    """Paddle reads these when a test first imports it; two threads are what CI has."""
-    os.environ.setdefault("OMP_NUM_THREADS", "2")
+def environment_of_processes() -> None:
+    """What the processes that tests start inherit. Signals are ignored under nohup and behind `&`."""
     os.environ["FLAGS_use_mkldnn"] = "1"
-    os.environ.setdefault("GLOG_minloglevel", "2")
-    for name in ("SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU"):  # ignored under nohup and behind `&`
+    for name in ("SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU"):
         if signal.getsignal(getattr(signal, name)) == signal.SIG_IGN:
             signal.signal(getattr(signal, name), signal.SIG_DFL)
 
@@ -77,64 +80,48 @@ def fake_gpus(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def faces(tmp_path_factory) -> Path:
+def make_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """make_once(name, make): a folder that `make` filled, once for all workers of pytest-xdist. Tests only read it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def get(name: str, make: Callable[[Path], object]) -> Path:
+        folder, made = root / name, root / f"{name}.made"
+        with FileLock(root / f"{name}.lock"):
+            if not made.exists():
+                folder.mkdir(exist_ok=True)  # it is there already where the worker that was at it has failed
+                make(folder)
+                made.touch()
+        return folder
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def faces(make_once) -> Path:
     """The 400 ORL photographs with train.txt, gallery.txt and query.txt."""
     import prepare_orl
 
-    folder = tmp_path_factory.mktemp("data") / "ORL_faces"
-    prepare_orl.main(folder)
-    return folder
-
-
-def small_set(faces: Path) -> Path:
-    """Eight people to train, 12 gallery and query pictures each of others, beside the folder `faces`."""
-    folder = faces.parent / "small"
-    folder.mkdir()
-    (folder / "images").symlink_to(faces / "images")
-    for name, people, first, last in (
-        ("train", range(1, 9), 1, 10),
-        ("gallery", range(21, 27), 1, 2),
-        ("query", range(21, 27), 3, 4),
-    ):
-        lines = [f"images/s{p:02d}/{i:02d}.pgm {p * 10}" for p in people for i in range(first, last + 1)]
-        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
-    return folder
+    return make_once("data", lambda folder: prepare_orl.main(folder / "ORL_faces")) / "ORL_faces"
 
 
 @pytest.fixture(scope="session")
-def small_faces(faces) -> Path:
+def small_faces(faces, make_once) -> Path:
     """The data set of `small_set`, for quick runs."""
-    return small_set(faces)
-
-
-QUICK = (
-    "Train.pretrain_weight_path=null",
-    "Train.input_size=32",
-    "Train.batch_size=16",
-    "Train.epochs_iters=3",
-    "Train.learning_rate=0.01",
-    "Train.warmup_steps=1",
-    "Train.augment.pad=2",
-    "Global.device=cpu",
-)
-
-
-def train(
-    data: Path, output: Path, *overrides: str, config: str = "PP-ShiTuV2_rec", **env: str
-) -> subprocess.CompletedProcess[str]:
-    """A short training run at 32 px; where Paddle is missing, the test that wants it is skipped."""
-    pytest.importorskip("paddle")
-    settings = ("Global.mode=train", f"Global.dataset_dir={data}", f"Global.output={output}", *QUICK, *overrides)
-    return run_main("-c", config, *(word for setting in settings for word in ("-o", setting)), **env)
+    make_once("small_set", lambda _: small_set(faces))
+    return faces.parent / "small"
 
 
 @pytest.fixture(scope="session")
-def run_folder(small_faces, tmp_path_factory) -> Path:
+def run_folder(small_faces, make_once) -> Path:
     """The output of a finished run of three epochs."""
-    output = tmp_path_factory.mktemp("run") / "output"
-    done = train(small_faces, output)
-    assert done.returncode == 0, done.stderr
-    return output
+
+    def make(folder: Path) -> None:
+        done = train(small_faces, folder / "output")
+        assert done.returncode == 0, done.stderr
+
+    return make_once("run", make) / "output"
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ from paddlex_feat.checks.spec import CheckSpec
 from paddlex_feat.data.findings import Finding, FindingSpec, Severity
 
 # Bits in which the perceptual hashes (phash.py) of near-identical images differ at most. Recompression, resizing and a
-# change of light stay below these limits (tests/test_checks.py); they have no outside source. If at most 7 of 128 bits
-# differ, one of 8 bands of 16 bits is equal (pigeonhole principle), so pairs are sought within bands.
+# change of light stay below these limits (tests/unit/test_checks.py), which have no outside source. If at most 7 of 128
+# bits differ, one of 8 bands of 16 bits is equal (pigeonhole principle), so pairs are sought within bands.
 MAX_HAMMING_128 = 7
 MAX_HAMMING_512 = 24  # of the other 512 bits
 _COARSE = 16  # bytes that hold the first 128

@@ -1,0 +1,107 @@
+"""The package's rooms: who imports whom, what each offers, and the page that draws them."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import re
+import subprocess
+import sys
+
+import pytest
+from importlinter.cli import lint_imports
+from support.runs import ROOT
+
+PACKAGE = ROOT / "paddlex_feat"
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+FILES = sorted(PACKAGE.rglob("*.py"))
+ROOMS = sorted(f.parent.name for f in PACKAGE.glob("*/__init__.py"))
+
+
+def floors() -> list[list[str]]:
+    """The rooms of each floor by .importlinter, the top first."""
+    contract = configparser.ConfigParser()
+    contract.read(ROOT / ".importlinter")
+    lines = contract["importlinter:contract:floors"]["layers"].split("\n")
+    return [re.split(r" \| ", line) for line in lines if line]
+
+
+def test_imports_run_downward(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert lint_imports(config_filename=".importlinter", no_cache=True) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("room", "line"),
+    [
+        ("fileio", "from paddlex_feat.config import load"),
+        ("losses", "import paddlex_feat.data.samplers"),
+        ("data", "from paddlex_feat import __version__"),
+        ("evaluation", "def f():\n    import paddle"),
+    ],
+)
+def test_the_contract_finds_an_import_that_is_not_allowed(tmp_path, room, line):
+    (tmp_path / "paddlex_feat").mkdir()
+    for name in (name for floor in floors() for name in floor):
+        folder = tmp_path / "paddlex_feat" / name
+        folder.mkdir()
+        (folder / "__init__.py").write_text("")
+    (tmp_path / "paddlex_feat/__init__.py").write_text('__version__ = "1"\n')
+    for name in ("config/load.py", "data/samplers.py"):
+        (tmp_path / "paddlex_feat" / name).write_text("")
+    (tmp_path / ".importlinter").write_text((ROOT / ".importlinter").read_text())
+    code = (
+        "import sys; sys.path.insert(0, '.')\n"
+        "from importlinter.cli import lint_imports\n"
+        "sys.exit(lint_imports(config_filename='.importlinter', no_cache=True))"
+    )
+
+    def lint() -> int:
+        return subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True).returncode
+
+    (tmp_path / "paddlex_feat/runtime/paddle_import.py").write_text("import paddle\n")
+    assert lint() == 0
+    (tmp_path / f"paddlex_feat/{room}/wrong.py").write_text(f"{line}\n")
+    assert lint() == 1
+
+
+def test_the_page_draws_every_room_on_its_floor():
+    """The picture, and the table's rows in the contract's order."""
+    expected = [(str(number), name) for number, floor in enumerate(floors()[1:], 1) for name in floor]
+    table = re.findall(r"^\| (\d+) \| `(\w+)(?:/|\.py)` \|", PAGE, re.MULTILINE)
+    assert sorted(table) == sorted(expected) and [int(number) for number, _ in table] == sorted(
+        int(n) for n, _ in table
+    )
+    assert set(ROOMS) == {name for _, name in expected} - {"cli", "errors"}
+    drawn = re.findall(r'^    (\w+)\["<b>', PAGE, re.MULTILINE)
+    assert sorted(drawn) == sorted([*(name for _, name in expected), "api"])
+
+
+def test_files_that_the_page_names_exist():
+    table = PAGE.partition("## Rooms")[2].partition("## How data flows")[0]
+    for line in table.splitlines():
+        room = re.match(r"\| \d+ \| `(\w+)/`", line)
+        for name in re.findall(r"`(\w+(?:\.py|/))`", line.partition("|")[2]):
+            if room and name != f"{room[1]}/":
+                assert (PACKAGE / room[1] / name).exists(), name
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_has_a_door_plate(room):
+    assert ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8")))
+
+
+def test_public_names_have_docstrings():
+    for file in FILES:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in tree.body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                assert len(ast.get_docstring(node) or "") > 8, f"{file}: {node.name}"
+
+
+def test_prediction_imports_nothing_of_training():
+    code = "import sys, paddlex_feat.inference.predictor; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "paddlex_feat.inference.engines.create" in loaded
+    assert not loaded & {"paddle", "paddlex_feat.models", "paddlex_feat.training", "paddlex_feat.losses"}
