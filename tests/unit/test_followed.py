@@ -129,7 +129,7 @@ def test_normalize_features_is_followed(value, unit, tmp_path):
 
 
 def test_a_scale_of_zero_makes_all_images_equal_and_is_refused():
-    with pytest.raises(WeightsError, match="no usable number"):
+    with pytest.raises(WeightsError, match="not a usable number"):
         Preprocess.from_ops(ops_with("NormalizeImage", "scale", 0), "inference.yml")
 
 

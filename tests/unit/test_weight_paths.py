@@ -183,7 +183,7 @@ def test_weights_under_any_name_are_still_read(name, tmp_path):
 
 
 def test_null_for_export_means_the_official_weights(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(weight_paths.fetch, "weight_file", lambda url, fix: Path(url))
+    monkeypatch.setattr(weight_paths, "fetch_weights", lambda url, fix: Path(url))
     caplog.set_level("INFO")
     assert weight_paths.weight_file("Export.weight_path", None, MODEL).name == f"{MODEL}_pretrained.pdparams"
     assert f"Export.weight_path is null: the official weights of {MODEL}, https://" in caplog.text
