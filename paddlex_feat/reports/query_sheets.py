@@ -29,7 +29,8 @@ def choose_queries(first_match: np.ndarray, labels: Sequence[int], count: int, s
         labels: class of each query.
     """
     order = np.random.default_rng(seed).permutation(len(first_match))
-    wrong, right = ([int(q) for q in order if test(first_match[q])] for test in (lambda r: r > 1, lambda r: r == 1))
+    wrong = [int(q) for q in order if first_match[q] > 1]
+    right = [int(q) for q in order if first_match[q] == 1]
     share = round(count * len(wrong) / max(len(wrong) + len(right), 1))
     show_wrong = min(len(wrong), max(share, 1))
     show_right = min(len(right), count - show_wrong)
