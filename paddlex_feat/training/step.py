@@ -62,6 +62,7 @@ class TrainingNetwork(nn.Layer):
         self.register_buffer("offset", paddle.to_tensor(offset.reshape(1, 3, 1, 1)), persistable=False)
 
     def forward(self, images: paddle.Tensor, labels: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor | None]:
+        """Features [N, D] and logits [N, C], or None, of images uint8 [N, S, S, 3] and labels int64 [N]."""
         pixels = images.transpose([0, 3, 1, 2]).astype("float32") * self.factor + self.offset
         features = self.model(pixels)
         if not self.classify:
