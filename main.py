@@ -1,4 +1,4 @@
-"""python main.py -c CONFIG -o Global.mode=check_dataset|train|evaluate|export|predict"""
+"""The command python main.py -c CONFIG -o Global.mode=check_dataset|train|evaluate|export|predict."""
 
 import sys
 

@@ -150,7 +150,8 @@ def run(folder: Path, name: str, *settings: str) -> dict[str, Any]:
     command = [sys.executable, __file__, "observe", str(target), "-c", MODEL, *words]
     with (folder / f"{name}.log").open("wb") as log:
         subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=log, check=False)
-    return json.loads(target.read_text())
+    report: dict[str, Any] = json.loads(target.read_text())
+    return report
 
 
 def say_memory(name: str, report: dict[str, Any]) -> None:

@@ -105,7 +105,8 @@ class Training:
         self.model.eval()
         loader = paddle.io.DataLoader(images, batch_size=batch_size, num_workers=LOADERS, use_shared_memory=False)
         rows = np.concatenate([self.model(batch).numpy() for batch, _ in loader])
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        unit: np.ndarray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return unit
 
 
 def evaluate(training: Training, gallery: Images, query: Images) -> tuple[float, float]:

@@ -85,7 +85,8 @@ def small() -> None:
     import paddle
 
     def of_paddle(similarity: np.ndarray) -> np.ndarray:
-        return paddle.argsort(paddle.to_tensor(similarity), axis=1, descending=True).numpy()
+        order: np.ndarray = paddle.argsort(paddle.to_tensor(similarity), axis=1, descending=True).numpy()
+        return order
 
     sorts: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "two argsorts of NumPy, unstable": lambda s: np.argsort(-s, axis=1),

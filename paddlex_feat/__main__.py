@@ -1,4 +1,4 @@
-"""python -m paddlex_feat -c CONFIG -o Global.mode=check_dataset|train|evaluate|export|predict"""
+"""The command python -m paddlex_feat -c CONFIG -o Global.mode=check_dataset|train|evaluate|export|predict."""
 
 import sys
 

@@ -166,7 +166,9 @@ def out_of_memory(error: BaseException, where: str, fix: str) -> OutOfMemoryErro
     """What to raise in place of an error by which Python, Paddle or another library reports a lack of memory.
 
     Args:
-        where: key or path it is about. fix: what to lower.
+        error: as it was caught.
+        where: key or path it is about.
+        fix: what to lower, as a sentence.
 
     Returns None for every other error, and for those of this package.
     """

@@ -63,7 +63,8 @@ def pixel_recall1() -> float:
             np.float32
         )
         rows -= rows.mean(axis=1, keepdims=True)
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        unit: np.ndarray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return unit
 
     lists = require_lists(DATA, ("gallery", "query"))
     gallery, query = lists["gallery"], lists["query"]

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,7 +44,7 @@ USAGE = (
 
 def main(words: list[str]) -> int:
     """Run one command; its exit code."""
-    commands = {"demo": demo, "test": test, "setup": lambda _: 0}
+    commands: dict[str, Callable[[list[str]], int]] = {"demo": demo, "test": test, "setup": lambda _: 0}
     gpu = None
     if words[:1] == ["setup"] and len(words) > 1:
         option, _, gpu = "=".join(words[1:]).partition("=")

@@ -69,7 +69,8 @@ def has_step(image: np.ndarray, mcu: tuple[int, int]) -> bool:
 def _block_means(jump: np.ndarray) -> np.ndarray:
     """float32 [blocks]: how much brighter each block begins than the one above ends, in levels, in reading order."""
     samples = np.clip(jump, -_CLIP, _CLIP).astype(np.float32).reshape(-1, _SAMPLES)
-    return samples @ np.full(_SAMPLES, 1 / _SAMPLES, np.float32)  # faster than a mean of so few
+    means: np.ndarray = samples @ np.full(_SAMPLES, 1 / _SAMPLES, np.float32)  # faster than a mean of so few
+    return means
 
 
 def _row_steps(steps: np.ndarray, columns: int) -> tuple[np.ndarray, np.ndarray]:

@@ -78,6 +78,6 @@ def _deep(header: Image.Image, data: bytes) -> bool:
         return data[_PNG_BIT_DEPTH] == 16
     if header.format == "TIFF":
         depth = getattr(header, "tag_v2", {}).get(258, 8)  # the tag BitsPerSample
-        return max(depth if isinstance(depth, tuple) else (depth,)) > 8
+        return bool(max(depth if isinstance(depth, tuple) else (depth,)) > 8)
     greatest = _PNM_GREATEST.match(data[:200]) if header.format == "PPM" else None
     return bool(greatest and int(greatest[1]) > 255)

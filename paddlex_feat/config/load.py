@@ -205,7 +205,7 @@ def load(
 
 
 def _code(problems: list[str]) -> str:
-    """ "unknown-key" if that is all that is wrong, else "invalid-config"."""
+    """Return "unknown-key" if that is all that is wrong, else "invalid-config"."""
     return "unknown-key" if all(": unknown key." in problem for problem in problems) else "invalid-config"
 
 

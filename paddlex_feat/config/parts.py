@@ -38,7 +38,8 @@ def imported(builder: Builder) -> Callable[..., Any]:
         return builder
     module, _, name = builder.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        return found
     except (ImportError, AttributeError) as error:
         raise DependencyError(
             f"{builder} cannot be imported ({error}).",

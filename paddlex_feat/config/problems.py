@@ -96,6 +96,7 @@ def listed(error: ValidationError, sources: Mapping[str, str], texts: Mapping[st
     """One line per key, for the failing alternatives of a union are one problem; and how many are not listed.
 
     Args:
+        error: as pydantic raises it for the whole configuration.
         sources: dotted key -> file:line, or "-o".
         texts: dotted key -> source text, of values that YAML does not read as text.
     """

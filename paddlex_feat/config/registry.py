@@ -63,6 +63,7 @@ class Registry(Generic[E]):
         """The entry of this name.
 
         Args:
+            name: of an entry that was added, or of an entry point of the group.
             where: the place that names it, for errors; None: the registry's key.
 
         Raises ConfigError for an unknown name, DependencyError if the package that provides it cannot be imported.

@@ -110,7 +110,8 @@ class PKSampler:
 
 def _cumulated(probability: np.ndarray) -> np.ndarray:
     total = np.cumsum(probability)
-    return total / total[-1]
+    bounds: np.ndarray = total / total[-1]
+    return bounds
 
 
 class ShuffleSampler:

@@ -69,7 +69,9 @@ def class_scores(first_match: np.ndarray, average_precision: np.ndarray, labels:
     """Classes of matched queries, lowest recall@1 first; of equal ones the larger, then the smaller label.
 
     Args:
-        average_precision: float64 [Q]; labels: int64 [Q], class of each query.
+        first_match: int64 [Q], rank of the first match; 0: none.
+        average_precision: float64 [Q].
+        labels: int64 [Q], class of each query.
     """
     matched = first_match > 0
     names, place = np.unique(labels[matched], return_inverse=True)
@@ -104,6 +106,7 @@ def confusions(first_match: np.ndarray, labels: np.ndarray, taken_for: np.ndarra
     """Pairs of classes that matched queries confuse, most frequent first, then by the two labels.
 
     Args:
+        first_match: int64 [Q], rank of the first match; 0: none.
         labels: int64 [Q], class of each query.
         taken_for: int64 [Q], class of its nearest gallery image; not read where there is none.
     """
@@ -143,9 +146,12 @@ def pair_similarities(
     images hardly ever match.
 
     Args:
-        query: float32 [Q, D]; gallery: float32 [G, D]. May be memory-mapped; read by rows.
-        query_labels: int64 [Q]; gallery_labels: int64 [G].
+        query: float32 [Q, D]; may be memory-mapped, read by rows.
+        query_labels: int64 [Q].
+        gallery: float32 [G, D], as `query`.
+        gallery_labels: int64 [G].
         self_pairs: int64 [P, 2], (query, gallery) pairs that are left out.
+        seed: of the random choice of samples.
     """
     sampled = len(query) * len(gallery) > MAX_PAIRS
     rng = np.random.default_rng(seed)

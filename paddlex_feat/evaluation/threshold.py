@@ -40,7 +40,8 @@ class ThresholdCurve:
     @property
     def precision(self) -> np.ndarray:
         """float64 [N]."""
-        return self.correct / self.accepted
+        share: np.ndarray = self.correct / self.accepted
+        return share
 
     @property
     def recall(self) -> np.ndarray:
@@ -50,7 +51,8 @@ class ThresholdCurve:
     @property
     def f1(self) -> np.ndarray:
         """float64 [N]: 2PR / (P + R) = 2 correct / (accepted + matched), which is never 0 / 0."""
-        return 2 * self.correct / (self.accepted + self.matched)
+        score: np.ndarray = 2 * self.correct / (self.accepted + self.matched)
+        return score
 
 
 @dataclass(frozen=True)

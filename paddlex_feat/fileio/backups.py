@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def write_with_backup(path: Path, data: bytes) -> None:
-    """Write a whole file; a former one with other content is kept as `.bak`, `.bak.1`, …"""
+    """Write a whole file; a former one with other content is kept as `.bak`, `.bak.1` and so on."""
     if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
         return
     if path.exists():

@@ -31,6 +31,7 @@ def locked(path: Path, shared: bool = False, patience: float | None = None) -> I
     that the process has started do not hold the lock. The file stays.
 
     Args:
+        path: the lock file; its folder is the one that the lock protects.
         shared: this process is one of several of a run, which hold the lock together.
         patience: seconds to wait for another holder; None: PATIENCE.
 

@@ -23,6 +23,7 @@ def lock(handle: int, blocking: bool = True) -> bool:
     """Lock an open file exclusively.
 
     Args:
+        handle: file descriptor of the open file.
         blocking: wait until the lock is free.
 
     Returns whether the file is locked now. Raises OSError where the system or the file system has no locks.

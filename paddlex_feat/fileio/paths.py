@@ -27,6 +27,7 @@ def fault(path: str, written: bool = False, addresses: bool = False) -> str:
     """Why a path cannot be used literally after `expand_home`; "" if it can, or if it exists under that name.
 
     Args:
+        path: the path after `expand_home`.
         written: the path is about to be created, which would hide a mistake.
         addresses: an address such as file:///a is understood where the path is read.
     """

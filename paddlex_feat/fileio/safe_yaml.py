@@ -131,6 +131,7 @@ def parse_text(text: str, many: bool = False) -> Any:
     The result is a Scalar for null, a number or a truth value.
 
     Args:
+        text: what follows the equals sign.
         many: the key takes lists and mappings too, whose scalars are text as well.
     """
     if text.strip() in _NULLS:

@@ -30,6 +30,7 @@ def fetch_url(
     digits>`. A mirror (`apply_mirror`) shares the copy of the original. One process at a time fetches a file.
 
     Args:
+        url: address of the file; a fragment `#sha256=` is not sent to the server.
         folder: sub-folder of the cache, or the absolute path of a folder in its place.
         fix: what the user can do if the network cannot be reached.
         magic: pattern of the first bytes of the expected kind of file; another kind is refused and not kept.

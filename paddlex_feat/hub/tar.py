@@ -33,6 +33,8 @@ def unpack_tar(archive: Path, target: Path, max_bytes: int, max_files: int) -> N
     what has been unpacked so far stays in `target`.
 
     Args:
+        archive: the tar file, not compressed.
+        target: the folder to create.
         max_bytes: bound for all contents together.
         max_files: bound for the number of entries, folders too.
 

@@ -69,8 +69,10 @@ def create_model(
         precision: "fp32" (None), "bf16" or "fp16", if engine and processor have it.
         threads: CPU threads; 0 takes OMP_NUM_THREADS, else the physical cores.
         fast_decode: decode large JPEGs at 1/2, 1/4 or 1/8 of their size. It changes features: see docs/predict.md.
-        engine_config: PaddleX's way to say the same, see `resolve_engine_options`; so are pp_option, use_hpip and
-            hpi_config.
+        engine_config: PaddleX's settings of an engine, see `resolve_engine_options`.
+        pp_option: the same keys as a dictionary, or an object with such attributes.
+        use_hpip: take the fastest engine, or the one that `hpi_config` names.
+        hpi_config: PaddleX's settings for `use_hpip`, see `resolve_engine_options`.
         trust_graph: run the Paddle graph even if it has operators that are not on the allow-list. They can read and
             write files, so use it only for a model from a source that you trust.
 
@@ -175,6 +177,7 @@ class Predictor:
 
     @property
     def batch_size(self) -> int:
+        """Images computed together: the number that was given, else 32 on a GPU and 1 on a CPU."""
         if self._batch_size is None:
             return 1 if self._extractor.engine.device == "cpu" else _GPU_BATCH
         return self._batch_size

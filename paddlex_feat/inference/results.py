@@ -44,10 +44,12 @@ class FeatureResult(dict[str, Any]):
 
     @property
     def json(self) -> dict[builtins.str, Any]:
+        """`{"res": {"input_path": …, "feature": […]}}`, plain Python values; with "page_index" for one of pages."""
         return {"res": dict(self)}
 
     @property
     def str(self) -> dict[builtins.str, Any]:
+        """The same as `json`, by PaddleX's name."""
         return self.json
 
     def print(

@@ -42,10 +42,12 @@ class JsonLines:
         self._stream = path.open("wb")
 
     def add(self, result: FeatureResult, feature: np.ndarray) -> None:
+        """Write one line; `feature` is float32 [D]."""
         text = json.dumps({**result, "feature": feature.tolist()}, ensure_ascii=False, allow_nan=False)
         self._stream.write(_utf8(text) + b"\n")
 
     def close(self) -> None:
+        """Close the file."""
         self._stream.close()
 
 
@@ -63,12 +65,14 @@ class Npz:
         self._width = 0
 
     def add(self, result: FeatureResult, feature: np.ndarray) -> None:
+        """Append `feature`, float32 [D], to the temporary file, and keep the path and the page index."""
         self._features.write(feature.tobytes())
         self._width = len(feature)
         self._paths.append(result["input_path"] or "")
         self._pages.append(result.get("page_index", -1))
 
     def close(self) -> None:
+        """Write the three arrays, and close the temporary file."""
         with self._features, NpzWriter(self._path) as writer:
             shape = (len(self._paths), self._width)
             self._features.truncate(4 * shape[0] * shape[1])  # a Ctrl-C can have come between two lines above
@@ -89,6 +93,7 @@ class Parquet:
         self._rows: list[tuple[str | None, int | None, np.ndarray]] = []
 
     def add(self, result: FeatureResult, feature: np.ndarray) -> None:
+        """Keep one row, whose `feature` is float32 [D]; a full row group is written."""
         self._rows.append((result["input_path"], result.get("page_index"), feature))
         if len(self._rows) == _ROW_GROUP:
             self._flush()
@@ -110,6 +115,7 @@ class Parquet:
         self._writer.write_table(table)
 
     def close(self) -> None:
+        """Write the rows that are left, and close the file."""
         if self._rows:
             self._flush()
         if self._writer is not None:

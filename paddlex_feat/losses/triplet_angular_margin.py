@@ -32,6 +32,7 @@ class TripletAngularMarginLoss(nn.Layer):
         self.negative = negative
 
     def forward(self, features: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
+        """Loss of features float32 [N, D] and labels int64 [N]: float32 scalar."""
         unit = F.normalize(features, axis=1)
         similarity = unit @ unit.T
         same = labels.unsqueeze(0) == labels.unsqueeze(1)

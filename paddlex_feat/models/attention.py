@@ -40,4 +40,5 @@ def _has_flash_attention(q: paddle.Tensor) -> bool:
 
 @functools.cache
 def _capability(gpu: int) -> tuple[int, int]:
-    return paddle.device.cuda.get_device_capability(gpu)
+    capability: tuple[int, int] = paddle.device.cuda.get_device_capability(gpu)
+    return capability

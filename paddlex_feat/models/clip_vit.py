@@ -47,6 +47,7 @@ class Attention(nn.Layer):
         self.proj = _linear(width, width)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """float32 [N, T, D] -> float32 [N, T, D]."""
         tokens, width = x.shape[1:]
         q, k, v = self.qkv(x).reshape([-1, tokens, 3, self.heads, width // self.heads]).unbind(2)
         return self.proj(attention(q, k, v).reshape([-1, tokens, width]))
@@ -68,6 +69,7 @@ class TransformerBlock(nn.Layer):
         )
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """float32 [N, T, D] -> float32 [N, T, D]."""
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
@@ -112,6 +114,7 @@ class CLIPViT(nn.Layer):
         self.norm = nn.LayerNorm(width, _EPSILON)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Embeddings, float32 [N, embedding_size], of images float32 [N, 3, input_size, input_size]."""
         patches = self.patch_embed(x).flatten(2).transpose([0, 2, 1])
         first = self.cls_token.expand([patches.shape[0], -1, -1])
         x = self.ln_pre(paddle.concat([first, patches], axis=1) + self.pos_embed)
@@ -125,12 +128,13 @@ class CLIPViT(nn.Layer):
         """Resample the positions in `state`, learnt at another image size, to this network's grid.
 
         The class token's position is kept. The grid is resampled bicubically without aligned
-        corners, as PaddleClas does; it is taken to be square. What is no such array is left for
-        the comparison of shapes to report.
+        corners, as PaddleClas does; it is taken to be square. Any other value is left unchanged, and
+        the comparison of shapes reports it.
 
         Args:
             state: replaced at `prefix + "pos_embed"`, float [1, 1 + g*g, width], by float32
                 [1, 1 + grid*grid, width].
+            prefix: of the backbone's names in `state`.
 
         Returns whether the positions were resampled.
         """

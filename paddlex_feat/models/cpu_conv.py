@@ -89,8 +89,10 @@ def accelerate(model: nn.Layer, batch_size: int = 1, input_size: int = 32, memor
     """Route every Conv2D of `model` through oneDNN; state-dict names stay.
 
     Args:
-        batch_size, input_size: of training.
-        memory: bytes that a step may take; None does not look.
+        model: the network, changed in place.
+        batch_size: images of a training step.
+        input_size: side of these images in pixels.
+        memory: bytes that a step may take; None: not checked.
 
     Returns False, with a notice, where the programs do not agree with the native operator or would
     not fit. Needs FLAGS_use_mkldnn=1 in the environment before Paddle was imported.

@@ -26,6 +26,7 @@ class BNNeck(nn.Layer):
         self.feat_bn = nn.BatchNorm1D(dim, momentum=0.9, epsilon=1e-5, bias_attr=shift)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """float32 [N, D] -> float32 [N, D]."""
         return self.feat_bn(x)
 
 
@@ -40,6 +41,7 @@ class LinearNeck(nn.Layer):
         self.fc = nn.Linear(dim, dim, weight_attr=paddle.ParamAttr(initializer=nn.initializer.XavierNormal()))
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """float32 [N, D] -> float32 [N, D]."""
         return self.fc(x)
 
 
@@ -55,6 +57,7 @@ class LinearHead(nn.Layer):
         self.fc = nn.Linear(dim, num_classes, weight_attr=init, bias_attr=False)
 
     def forward(self, x: paddle.Tensor, labels: paddle.Tensor | None = None) -> paddle.Tensor:
+        """Logits, float32 [N, C], of features float32 [N, D]; `labels` is ignored."""
         return self.fc(x)
 
 
@@ -81,6 +84,7 @@ class ArcMargin(nn.Layer):
         self.weight = self.create_parameter([dim, num_classes], default_initializer=nn.initializer.XavierNormal())
 
     def forward(self, x: paddle.Tensor, labels: paddle.Tensor | None = None) -> paddle.Tensor:
+        """Logits, float32 [N, C], of features float32 [N, D]; cosines in evaluation mode, or without labels."""
         cos = paddle.matmul(_unit(x, axis=1), _unit(self.weight, axis=0))
         if labels is None or not self.training:
             return cos

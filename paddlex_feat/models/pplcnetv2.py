@@ -45,6 +45,7 @@ class ConvBN(nn.Layer):
         self.relu = relu
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """float32 [N, cin, H, W] -> float32 [N, cout, H / stride, W / stride], rounded up for odd kernels."""
         x = self.bn(self.conv(x))
         return F.relu(x) if self.relu else x
 
@@ -58,6 +59,7 @@ class SqueezeExcite(nn.Layer):
         self.conv2 = nn.Conv2D(channels // reduction, channels, 1)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """float32 [N, C, H, W] -> float32 [N, C, H, W]."""
         gate = self.conv2(F.relu(self.conv1(F.adaptive_avg_pool2d(x, 1))))
         return x * F.sigmoid(gate)
 
@@ -114,6 +116,7 @@ class Block(nn.Layer):
             self.pw_conv = ConvBN(cin, cout, 1)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """float32 [N, cin, H, W] -> float32 [N, cout, H / stride, W / stride], rounded up."""
         y = self._depthwise(x)
         if self.se is not None:
             y = self.se(y)
@@ -187,6 +190,7 @@ class PPLCNetV2ShiTu(nn.Layer):
         self.dropout = nn.Dropout(dropout, mode="downscale_in_infer")
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Embeddings, float32 [N, embedding_size], of images float32 [N, 3, H, W]."""
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)

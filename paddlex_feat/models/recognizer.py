@@ -42,6 +42,7 @@ class Recognizer(nn.Layer):
         self.head = head
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Features, float32 [N, embedding_size], of images float32 [N, 3, H, W]; not normalized."""
         return self.neck(self.backbone(x))
 
     def logits(self, features: paddle.Tensor, labels: paddle.Tensor | None = None) -> paddle.Tensor:

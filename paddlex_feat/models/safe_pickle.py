@@ -223,7 +223,8 @@ class _Unpickler(pickle._Unpickler):
         self._encodable -= len(text)
         if self._encodable < 0:
             raise ValueError("the file gives one text as bytes many times")
-        return text.encode("latin1")
+        encoded: bytes = text.encode("latin1")
+        return encoded
 
 
 class _Bounded:

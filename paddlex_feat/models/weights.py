@@ -153,6 +153,8 @@ def load(model: nn.Layer, path: Path, head: Head = "required") -> LoadReport:
     A file of a backbone alone, whose names do not begin with "backbone.", is understood.
 
     Args:
+        model: a Recognizer, or another network whose tensors have the names of the file.
+        path: the weight file, .pdparams or .safetensors.
         head: "optional", as at the start of training, leaves the head's fresh weights where the file
             has none or another class count, and those of a neck that the file does not have;
             "fresh" does so with the head in any case;

@@ -68,8 +68,11 @@ def comparison_batches(config: Config, preprocess: Preprocess) -> tuple[list[np.
 
 
 def comparison_images(dataset_dir: str, preprocess: Preprocess, refuse_outside: bool = False) -> tuple[np.ndarray, str]:
-    """Return the first COMPARED_IMAGES readable gallery images, uint8 [N, S, S, 3], noise if there are none, and a
-    description."""
+    """Return images to compare an export on, uint8 [N, S, S, 3], and a description.
+
+    They are the readable ones of the first COMPARED_IMAGES gallery images; if there are none, COMPARED_IMAGES images of
+    noise.
+    """
     files: list[str] = []
     with suppress(DatasetError):
         root, names = find_root(dataset_dir), ("gallery",)

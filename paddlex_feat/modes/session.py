@@ -45,6 +45,8 @@ def hold_output(mode: str, output: Path, shared: bool, patience: float | None = 
     """Keep other runs of the mode out of the folder; errors of the block about its files name Global.output.
 
     Args:
+        mode: name of the mode, whose lock file is taken.
+        output: the folder Global.output.
         shared: the processes of a job hold the folder together, also on several machines, where it may be the same.
         patience: seconds to wait for another run; None: a few.
 
@@ -82,6 +84,9 @@ def execute(spec: ModeSpec, config: Config, group: ProcessGroup, **arguments: An
     """Run the mode's function.
 
     Args:
+        spec: the mode.
+        config: the configuration, validated.
+        group: given to modes that run on several devices or machines.
         arguments: more arguments of the function.
 
     Returns the content of the result file. Raises FeatError, and what else the mode raises.

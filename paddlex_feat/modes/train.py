@@ -47,6 +47,9 @@ def run(config: Config, output: Path, group: ProcessGroup, on_record: OnRecord |
     All that can be wrong with data and configuration is found before Paddle is imported.
 
     Args:
+        config: the configuration, validated.
+        output: the run's folder, Global.output.
+        group: the processes of the job.
         on_record: called on rank 0 with the kind ("train", "eval", "save") and the values of each line of
             metrics.jsonl.
     """

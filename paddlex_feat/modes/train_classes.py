@@ -26,7 +26,10 @@ def require_same_classes(progress: Progress, classes: Sequence[int], num_classes
     """Raise ConfigError unless the resumed run has the data set's classes and a classifier of the same width.
 
     Args:
-        progress: of the checkpoint `start`. classes: labels of train.txt, in order.
+        progress: of the checkpoint `start`.
+        classes: labels of train.txt, in order.
+        num_classes: width of the new run's classifier.
+        start: the checkpoint, for messages.
         key: the configuration key that asks to resume.
     """
     _require_equal(progress.classes, classes, start, key)

@@ -86,7 +86,8 @@ def require_weights(key: str, path: Path, beside: str = "", graphs: bool = False
     """Raise WeightsError, with what the path is and what to give, unless it is a file that may hold weights.
 
     Args:
-        path: `resolve_during_swap`.
+        key: the configuration key that gives the path, for messages.
+        path: as `resolve_during_swap` returns it.
         beside: an addition to the advice.
         graphs: accept an inference directory too.
         whole: suggest only checkpoints that training can resume from, the latest of a run first.

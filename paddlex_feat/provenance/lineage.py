@@ -29,6 +29,8 @@ def resumed_from(folder: Path, config: Config, dataset: dict[str, Any]) -> list[
     may be anybody's: of its run.json nothing is taken but SHA-256s, of its config.yaml what is valid.
 
     Args:
+        folder: the folder of the resumed run.
+        config: the configuration of this run.
         dataset: as run.json holds it, of this run.
 
     Returns run.json's key "resumed": an entry {"config": SHA-256 or None, "dataset": {list: SHA-256}} for each run.

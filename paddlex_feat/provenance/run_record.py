@@ -13,7 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from paddlex_feat.fileio.atomic import as_output_error, read_result, write_json
+from paddlex_feat.errors import as_output_error
+from paddlex_feat.fileio.atomic import read_result, write_json
 from paddlex_feat.fileio.backups import write_with_backup
 from paddlex_feat.fileio.digest import sha256_file
 from paddlex_feat.runtime import paddle_build
@@ -107,7 +108,12 @@ def write_start(
     """Write run.json, once config.yaml is there; an earlier one of other content is kept as .bak.
 
     Args:
+        folder: the run's folder, with config.yaml.
+        command: the words of the command line.
+        device: the full name of this process's device, "cpu" or "gpu:N".
         convolutions: "oneDNN" or "native", which round otherwise; the machine's memory decides too.
+        processes: number of processes of the job.
+        dataset: {list: {"images": count, "sha256": digest}}.
         resumed: what the runs that this one goes on with were made from, {"config", "dataset"} each.
     """
     place = working_directory()
@@ -174,7 +180,8 @@ def command_line() -> list[str]:
     """The command that the user gave, also in a process that was started for it."""
     handed_down = os.environ.get(ENV_COMMAND)
     if handed_down:
-        return json.loads(handed_down)
+        words: list[str] = json.loads(handed_down)
+        return words
     as_module = program() == _AS_MODULE and Path(sys.argv[0]).parent == Path(__file__).parent
     return [sys.executable, *(["-m", "paddlex_feat"] if as_module else sys.argv[:1]), *sys.argv[1:]]
 

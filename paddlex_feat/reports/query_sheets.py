@@ -27,9 +27,12 @@ def choose_queries(first_match: np.ndarray, labels: Sequence[int], count: int, s
     Args:
         first_match: int [Q], rank of the first match; 0, for a query without one, is never shown.
         labels: class of each query.
+        count: queries to choose, at most.
+        seed: of the random order.
     """
     order = np.random.default_rng(seed).permutation(len(first_match))
-    wrong, right = ([int(q) for q in order if test(first_match[q])] for test in (lambda r: r > 1, lambda r: r == 1))
+    wrong = [int(q) for q in order if first_match[q] > 1]
+    right = [int(q) for q in order if first_match[q] == 1]
     share = round(count * len(wrong) / max(len(wrong) + len(right), 1))
     show_wrong = min(len(wrong), max(share, 1))
     show_right = min(len(right), count - show_wrong)
@@ -60,6 +63,10 @@ def draw_queries(examples: Examples, shown: Sequence[int], title: str, path: Pat
     """Write a PNG: each query with its nearest gallery images, at most five, in two columns.
 
     Args:
+        examples: of the evaluation.
+        shown: query indices, in the order of the picture.
+        title: a line above the picture.
+        path: of the PNG file.
         first_match: add each query's first match, with its rank.
     """
     from matplotlib.figure import Figure

@@ -33,7 +33,7 @@ def _machine_memory() -> int:
     windll: Any = getattr(ctypes, "windll", None)
     if windll is None or not windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
         return sys.maxsize  # unknown
-    return status.ullTotalPhys
+    return int(status.ullTotalPhys)
 
 
 class _MemoryStatus(ctypes.Structure):

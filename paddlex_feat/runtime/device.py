@@ -80,7 +80,9 @@ def own_device(device: str, processes: int, local_rank: int) -> str:
     and a cluster may show each process a single one.
 
     Args:
-        device: what the whole job was given. processes: of the job. local_rank: of this one on its machine.
+        device: what the whole job was given.
+        processes: number of processes of the job.
+        local_rank: of this process on its machine, from 0.
 
     Raises DeviceError.
     """

@@ -87,7 +87,8 @@ class ProcessGroup:
 
         tensor = paddle.to_tensor(array)
         paddle.distributed.broadcast(tensor, src=0)
-        return tensor.numpy()
+        received: np.ndarray = tensor.numpy()
+        return received
 
     def broadcast_tensors(self, tensors: Sequence[paddle.Tensor]) -> list[paddle.Tensor]:
         """Rank 0's values of tensors, on every rank and on their device, by one broadcast for each dtype.

@@ -67,7 +67,9 @@ def require_amp(device: str, dtype: str, key: str) -> None:
     """Raise DeviceError where Paddle's autocast would silently compute in float32.
 
     Args:
-        device: "cpu" or "gpu:N". dtype: "float16" or "bfloat16". key: that asks for it, for the message.
+        device: "cpu" or "gpu:N".
+        dtype: "float16" or "bfloat16".
+        key: the configuration key that asks for it, for messages.
     """
     if device == "cpu":
         raise DeviceError(

@@ -31,6 +31,7 @@ def start(group: ProcessGroup, seconds: float, report: Callable[[FeatError], Non
     """Watch the other processes from a thread; all ranks call it together, once they are connected.
 
     Args:
+        group: the processes of the job, on all machines.
         seconds: silence after which a process counts as lost. One that was never heard, because datagrams do not pass
             between the machines, is not watched; that is logged.
         report: called with the PeerLostError just before this process is ended.

@@ -92,6 +92,7 @@ def run(
     Args:
         mode: that of the configuration; names the folder of the logs.
         configuration: the whole configuration as YAML; the workers read it from a file.
+        output: the run's folder, Global.output; the logs go to a folder in it.
         device: "gpu:0,1", "cpu:0,1", …: one process an id.
         machines: addresses of all machines, separated by commas; each runs this same command.
         port: first port of the job, on each machine.
@@ -267,8 +268,12 @@ def _reason(
     """Why the job ended: a worker's own error, else a worker without an error message, else a signal to all.
 
     Args:
+        failures: (rank, error) of the workers that wrote one, the first one first.
+        logs: folder of the workers' logs.
+        code: exit code of Paddle's launcher.
         killed: error of a worker that wrote none; its advice is kept.
         workers: how many this machine has.
+        several_machines: whether the job runs on more than this machine.
     """
     consequences = ("Interrupted", "ConnectionLostError")
     own = [(rank, e) for rank, e in failures if e["type"] not in consequences]

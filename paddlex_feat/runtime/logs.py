@@ -32,6 +32,7 @@ class ConsoleHandler(logging.Handler):
         self.addFilter(lambda record: record.name != FILE_ONLY)
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Print a record to standard error, above a progress bar if there is one."""
         level = "" if record.levelno == logging.INFO else f"{record.levelname}: "
         text = level + _message(record)
         bars = sys.modules.get("tqdm")  # not imported just to print a line

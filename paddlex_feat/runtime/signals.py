@@ -47,6 +47,7 @@ def handled(handler: Handler, though_ignored: Sequence[signal.Signals] = (signal
     In a thread other than the main one, where Python delivers no signals, nothing is changed.
 
     Args:
+        handler: called with the signal's number and the interrupted frame.
         though_ignored: signals that are taken even if they are ignored. Others stay so, as SIGHUP under nohup.
     """
     global _blocks

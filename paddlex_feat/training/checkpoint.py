@@ -92,7 +92,8 @@ class TrainingState:
 
     def loss_weights(self) -> dict[str, paddle.Tensor]:
         """The losses' own parameters and buffers by name, "<loss>.<tensor>"."""
-        return self.criterion.losses.state_dict()
+        tensors: dict[str, paddle.Tensor] = self.criterion.losses.state_dict()
+        return tensors
 
     def trained_parameters(self) -> dict[str, paddle.Tensor]:
         """All parameters of the optimizer by name; those of the losses begin with "loss."."""
@@ -105,7 +106,7 @@ class TrainingState:
 
     def raw_weights(self) -> dict[str, paddle.Tensor]:
         """The weights as float32; those of a low-precision network come from the optimizer's master copies."""
-        tensors = self.model.state_dict()
+        tensors: dict[str, paddle.Tensor] = self.model.state_dict()
         if all(tensor.dtype == paddle.float32 for tensor in tensors.values()):
             return tensors
         masters = self.optimizer.state_dict().get("master_weights", {})

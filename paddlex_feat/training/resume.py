@@ -18,6 +18,7 @@ def check_remaining(progress: Progress, epochs: int, early_stopping: int | None,
         progress: of the checkpoint `start`.
         epochs: length of the new run.
         early_stopping: evaluations without improvement after which the run ends; None: never.
+        start: the checkpoint, for messages.
         optional: whether a finished run is acceptable, as with Train.resume=auto.
 
     Raises:

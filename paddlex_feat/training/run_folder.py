@@ -95,7 +95,7 @@ class RunFolder:
         return path if path.is_file() else None
 
     def start_new(self) -> None:
-        """Make room for a new run: files of an earlier one move to previous_1, previous_2, …"""
+        """Make room for a new run: files of an earlier one move to previous_1, previous_2 and so on."""
         self._tidy()
         found = [p for pattern in _OF_A_RUN for p in self.root.glob(pattern)] + list(self._epochs().values())
         if found:

@@ -203,5 +203,5 @@ def peak_memory_mib() -> float:
     import paddle
 
     if paddle.is_compiled_with_cuda() and paddle.get_device().startswith("gpu"):
-        return paddle.device.cuda.max_memory_allocated() / 2**20
+        return int(paddle.device.cuda.max_memory_allocated()) / 2**20
     return peak_resident_bytes() / 2**20

@@ -12,7 +12,11 @@ def warmup_cosine(base: float, step: int, steps_per_epoch: int, epochs: int, war
     base * t / W for t < W, else base * (1 + cos(pi * (t - W) / T)) / 2.
 
     Args:
-        base: peak rate. step: zero-based t. steps_per_epoch: N.
+        base: peak rate.
+        step: t, from 0.
+        steps_per_epoch: N.
+        epochs: length of the run, warm-up included.
+        warmup_epochs: length of the warm-up; need not be a whole number.
     """
     warmup = min(warmup_epochs, epochs)
     warmup_steps = round(warmup * steps_per_epoch)

@@ -62,6 +62,7 @@ class TrainingNetwork(nn.Layer):
         self.register_buffer("offset", paddle.to_tensor(offset.reshape(1, 3, 1, 1)), persistable=False)
 
     def forward(self, images: paddle.Tensor, labels: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor | None]:
+        """Features [N, D] and logits [N, C], or None, of images uint8 [N, S, S, 3] and labels int64 [N]."""
         pixels = images.transpose([0, 3, 1, 2]).astype("float32") * self.factor + self.offset
         features = self.model(pixels)
         if not self.classify:
@@ -157,9 +158,9 @@ class Step:
             features, logits = self._network(images, labels)
         features = features.astype("float32")
         logits = None if logits is None else logits.astype("float32")
-        if not self._cross_device:
-            return self._criterion(features, logits, labels)
-        return self._criterion(features, logits, labels, *self._of_all_ranks(features, labels))
+        gathered = self._of_all_ranks(features, labels) if self._cross_device else ()
+        terms: dict[str, paddle.Tensor] = self._criterion(features, logits, labels, *gathered)
+        return terms
 
     def _of_all_ranks(self, features: paddle.Tensor, labels: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Features and labels of all ranks in rank order; only this rank's carry a gradient.

@@ -75,4 +75,5 @@ class Fetch:
     def values(self) -> list[float]:
         """The numbers, once they have arrived."""
         self.wait()
-        return self._tensor.numpy().tolist()  # of pinned memory: a copy on the host
+        numbers: list[float] = self._tensor.numpy().tolist()  # of pinned memory: a copy on the host
+        return numbers

@@ -90,7 +90,7 @@ def _same_cards() -> bool:
     prepare_paddle()
     import paddle
 
-    return paddle.device.cuda.get_device_name(0) == paddle.device.cuda.get_device_name(1)
+    return bool(paddle.device.cuda.get_device_name(0) == paddle.device.cuda.get_device_name(1))
 
 
 def _start(bench: Bench, output: Path, *settings: str) -> subprocess.Popen[str]:

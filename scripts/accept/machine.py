@@ -84,7 +84,7 @@ def _memory_mib(bench: Bench) -> float:
     import paddle
 
     if bench.gpu:
-        return paddle.device.cuda.memory_reserved() / 2**20
+        return int(paddle.device.cuda.memory_reserved()) / 2**20
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 

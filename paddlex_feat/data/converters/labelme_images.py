@@ -246,7 +246,7 @@ class _Picture:
 
 
 def _names(target: str) -> Iterator[str]:
-    """a.jpg, a_2.jpg, a_3.jpg, …"""
+    """Yield names without end: a.jpg, a_2.jpg, a_3.jpg and so on."""
     yield target
     stem, suffix = os.path.splitext(target)
     yield from (f"{stem}_{number}{suffix}" for number in count(2))

@@ -161,7 +161,7 @@ def _apportion(total: int, ideal: np.ndarray) -> np.ndarray:
 
     By largest remainders. A missing gallery image is taken from train first, then from query.
     """
-    counts = np.maximum(np.floor(ideal), 0).astype(int)
+    counts: np.ndarray = np.maximum(np.floor(ideal), 0).astype(int)
     while counts.sum() > total:
         counts[np.argmax(np.where(counts > 0, counts - ideal, -np.inf))] -= 1
     while counts.sum() < total:

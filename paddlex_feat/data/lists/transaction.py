@@ -1,4 +1,4 @@
-"""Replace the three list files together: all or none. The former ones are kept as `.bak`, `.bak.1`, …
+"""Replace the three list files together: all or none. The former ones are kept as `.bak`, `.bak.1` and so on.
 
 Stage the new lists, hard-link backups of the former ones, write a commit marker, rename. A run that is killed before
 the marker has changed nothing. After it, `read` gives the new lists, and the next `replace_lists` finishes the renames.

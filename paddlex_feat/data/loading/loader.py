@@ -63,7 +63,12 @@ def prefetch_map_then(
     Finished groups are yielded immediately, even while a later one is still running.
 
     Args:
+        groups: the jobs, read one group at a time.
+        work: applied to every job in one of the decoding threads.
+        workers: number of decoding threads.
+        then: applied to a group and its results, which are in the order of its jobs.
         end: called before the threads are waited for; it makes long jobs give up.
+        ahead: most groups in progress after the one that is yielded next.
     """
     with ExitStack() as stack:
         last = stack.enter_context(_threads(1, "compute"))

@@ -105,4 +105,4 @@ def error_bound(dim: int) -> float:
 
 
 def _chunk_rows(rows: np.ndarray) -> int:
-    return max(1, _CHUNK_VALUES // rows.shape[1])
+    return max(1, _CHUNK_VALUES // int(rows.shape[1]))

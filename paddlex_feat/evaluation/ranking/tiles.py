@@ -47,7 +47,8 @@ class Gallery:
         """Columns of gallery indices."""
         inverse = np.empty(len(self.order), np.int64)
         inverse[self.order] = np.arange(len(self.order))
-        return inverse[indices]
+        columns: np.ndarray = inverse[indices]
+        return columns
 
 
 class Block:

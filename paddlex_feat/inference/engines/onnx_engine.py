@@ -73,7 +73,8 @@ class OnnxEngine:
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """float32 [N, 3, S, S] -> float32 [N, D]."""
-        return self._session.run(None, {self._input: x})[0]
+        features: np.ndarray = self._session.run(None, {self._input: x})[0]
+        return features
 
 
 def _load_cuda(onnxruntime: Any) -> None:

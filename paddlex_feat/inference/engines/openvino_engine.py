@@ -67,4 +67,5 @@ class OpenVINOEngine:
     def run(self, x: np.ndarray) -> np.ndarray:
         """float32 [N, 3, S, S] -> float32 [N, D]."""
         with self._lock:  # share_inputs reads the array in place, which must be contiguous
-            return self._request.infer([np.ascontiguousarray(x)], share_inputs=True)[0]
+            features: np.ndarray = self._request.infer([np.ascontiguousarray(x)], share_inputs=True)[0]
+            return features

@@ -97,7 +97,8 @@ class PaddleEngine:
         # Paddle Inference leaves the whole process's matrix library at one thread: a training that goes on
         # would be slower, and would round otherwise than one that was resumed and has not evaluated yet.
         paddle.base.core.set_num_threads(self._threads)
-        return predictor.get_output_handle(predictor.get_output_names()[0]).copy_to_cpu()
+        features: np.ndarray = predictor.get_output_handle(predictor.get_output_names()[0]).copy_to_cpu()
+        return features
 
 
 def _use_device(device: str) -> None:

@@ -1,5 +1,8 @@
-"""Inference directories: write one from weights (`exporter`, which imports Paddle), add forms for other engines
-(`convert`), and install it in a folder that may hold an earlier one (`install`)."""
+"""Write inference directories, and install them.
+
+`exporter`, which imports Paddle, writes one from weights; `convert` adds forms for other engines; `install` moves the
+files into a folder that may hold an earlier model.
+"""
 
 from paddlex_feat.inference.export.convert import inference_file_names, onnx_file, require_forms, write_forms
 from paddlex_feat.inference.export.install import install_export

@@ -54,7 +54,7 @@ def bgr_of_pil(image: Image.Image, location: str) -> np.ndarray:
             if upright.mode == "La":  # grey premultiplied by alpha, which Pillow converts only by way of LA
                 upright = upright.convert("LA")
             if upright.mode.startswith("I"):
-                grey = np.clip(np.asarray(upright), 0, 2**16 - 1) >> 8
+                grey: np.ndarray = np.clip(np.asarray(upright), 0, 2**16 - 1) >> 8
                 return cv2.cvtColor(grey.astype(np.uint8), cv2.COLOR_GRAY2BGR)
             return cv2.cvtColor(np.asarray(upright.convert("RGB")), cv2.COLOR_RGB2BGR)
     except Exception as error:  # Pillow reads an opened file only now: any exception of its decoders
