@@ -182,7 +182,7 @@ def command_line() -> list[str]:
     if handed_down:
         words: list[str] = json.loads(handed_down)
         return words
-    as_module = program() == _AS_MODULE and Path(sys.argv[0]).parent == Path(__file__).parent
+    as_module = program() == _AS_MODULE and Path(sys.argv[0]).parent == Path(__file__).parent.parent
     return [sys.executable, *(["-m", "paddlex_feat"] if as_module else sys.argv[:1]), *sys.argv[1:]]
 
 

@@ -549,7 +549,7 @@ def test_a_foreign_inference_directory_is_compared_by_unit_features(inference, d
     with caplog.at_level("WARNING", "paddlex_feat"):
         found = run(data, tmp_path / "out", foreign)
     assert found["metrics"] == run(data, tmp_path / "own", inference)["metrics"]
-    assert "does not ask for NormalizeFeatures" in caplog.text
+    assert "does not normalize features" in caplog.text
     (foreign / "inference.yml").write_text(text.replace("- ToCHWImage", "- CropImage:\n      size: 24\n  - ToCHWImage"))
     with pytest.raises(WeightsError, match="CropImage is not among"):
         run(data, tmp_path / "out", foreign)

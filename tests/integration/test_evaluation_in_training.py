@@ -70,9 +70,9 @@ class Job:
         return counted
 
     def _catch(self, build):
-        def built(config, state, frozen_bn_layers, exporter, folder, data, place, batches) -> Trainer:
+        def built(config, state, frozen_bn_layers, exporter, folder, data, *rest) -> Trainer:
             self.exporter, self.data = exporter, data
-            self.trainer = build(config, state, frozen_bn_layers, exporter, folder, data, place, batches)
+            self.trainer = build(config, state, frozen_bn_layers, exporter, folder, data, *rest)
             self.evaluate, self.trainer.evaluate = self.trainer.evaluate, self._evaluate
             return self.trainer
 

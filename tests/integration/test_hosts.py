@@ -167,7 +167,7 @@ def test_a_copy_of_a_model_answers_alike(small, files, again, tmp_path, monkeypa
     small.failed = [("x", "y")]
     other = again(small)
     assert other is not small and other.batch_size == 3 and other.failed == [("x", "y")]
-    assert other._extractor.engine.name == small._extractor.engine.name and other._enough is not None
+    assert other._extractor.engine.name == small._extractor.engine.name and other._is_large_enough is not None
     assert np.array_equal(features(other, files), features(small, files))
 
 

@@ -345,7 +345,7 @@ def test_a_damaged_weight_file_says_how_to_be_rid_of_it(server):
 
     get(server)
     found = fetch_url(f"{server.url}/weights.pdparams", "weights", "Give a file.")
-    with pytest.raises(WeightsError, match="delete it, and it is fetched again") as caught:
+    with pytest.raises(WeightsError, match="delete it, and it is downloaded again") as caught:
         weights.read(found)
     assert caught.value.where == str(found)
 

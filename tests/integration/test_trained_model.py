@@ -14,6 +14,7 @@ from support.runs import run_here
 
 paddle = pytest.importorskip("paddle")
 
+from paddlex_feat.inference.engines import EngineOptions
 from paddlex_feat.inference.engines.paddle_engine import PaddleEngine
 
 RNG = np.random.default_rng(0)
@@ -73,5 +74,7 @@ def test_an_evaluation_changes_no_bit_of_what_is_trained(run_folder):
     a, b = (paddle.to_tensor(RNG.standard_normal(shape), "float32") for shape in ((16, 512), (512, 20)))
     paddle.base.core.set_num_threads(2)
     before = (a @ b).numpy()
-    PaddleEngine(run_folder / "best_model/inference", "cpu", 2).run(np.zeros((4, 3, 32, 32), np.float32))
+    PaddleEngine(run_folder / "best_model/inference", EngineOptions(device="cpu", threads=2)).run(
+        np.zeros((4, 3, 32, 32), np.float32)
+    )
     assert np.array_equal((a @ b).numpy(), before)
