@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from support.runs import QUICK, ROOT, run_main
 
-from paddlex_feat import cli, errors
+from paddlex_feat import errors
 from paddlex_feat.config.schema import MODE_NAMES as MODES
 from paddlex_feat.errors import OutputError
 from paddlex_feat.fileio import locks
@@ -149,7 +149,7 @@ def test_a_log_that_is_a_symbolic_link_is_refused_and_its_target_stays(there, tm
             logs.log_to_file(output / f"{mode}.log")
         (output / f".{mode}.lock").unlink()
         (output / f".{mode}.lock").symlink_to(victim)
-        with pytest.raises(OutputError, match="symbolic link"), cli._lock(mode, output):
+        with pytest.raises(OutputError, match="symbolic link"), session.hold_output(mode, output, False):
             pass
     assert not any(path.suffix == ".json" for path in output.iterdir())
     assert victim.read_text() == "mine\n" if there else not victim.exists()
