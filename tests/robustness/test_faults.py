@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from support.runs import QUICK, ROOT, run_main
 
-from paddlex_feat import errors
+from paddlex_feat import cli, errors
 from paddlex_feat.config.schema import MODE_NAMES as MODES
 from paddlex_feat.errors import OutputError
 from paddlex_feat.fileio import locks
