@@ -64,8 +64,8 @@ def run(config: Config, output: Path, group: ProcessGroup, on_record: OnRecord |
     if config.Train.dy2st and on_cpu:
         os.environ["FLAGS_use_mkldnn"] = "0"
     prepare_paddle(threads_of(config, group), True, onednn, config.Train.deterministic)
-    place = init_worker(config, group, config.Train.num_workers)
-    return _train(config, output, data, place, on_record)
+    worker = init_worker(config, group, config.Train.num_workers)
+    return _train(config, output, data, worker, on_record)
 
 
 def _require_start(config: Config, output: Path) -> Path | None:
@@ -85,40 +85,40 @@ def _require_start(config: Config, output: Path) -> Path | None:
     return None
 
 
-def _train(config: Config, output: Path, data: Data, place: Worker, on_record: OnRecord | None) -> dict[str, Any]:
+def _train(config: Config, output: Path, data: Data, worker: Worker, on_record: OnRecord | None) -> dict[str, Any]:
     from paddlex_feat.models import recognizer
     from paddlex_feat.modes import train_build, train_kernels
     from paddlex_feat.training.run_folder import RunFolder
 
     folder = RunFolder(output, config.Train.keep_checkpoints)
-    start = train_build.checkpoint_to_resume(config, folder, place.group)
-    state, frozen_bn_layers = train_build.build_state(config, data.num_classes, data.classes, start, place)
+    start = train_build.checkpoint_to_resume(config, folder, worker.group)
+    state, frozen_bn_layers = train_build.build_state(config, data.num_classes, data.classes, start, worker)
     if data.bad is not None:
         data.bad.files.update(state.progress.skipped)
-    convolutions = train_kernels.choose_convolutions(config, state.model, place)
+    convolutions = train_kernels.choose_convolutions(config, state.model, worker)
     exporter = exporter_of(config, config, recognizer.build(network_spec(config), num_classes=None))
-    train_build.open_folder(folder, config, state.progress, start, place.group)
-    if place.group.rank == 0:
-        _describe_run(config, output, data, place, state.progress.classes, convolutions, start)
-    with Loader(config, data, place) as batches:
+    train_build.open_folder(folder, config, state.progress, start, worker.group)
+    if worker.group.rank == 0:
+        _describe_run(config, output, data, worker, state.progress.classes, convolutions, start)
+    with Loader(config, data, worker) as batches:
         trainer = train_build.build_trainer(
-            config, state, frozen_bn_layers, exporter, folder, data, place, batches, on_record
+            config, state, frozen_bn_layers, exporter, folder, data, worker, batches, on_record
         )
-        _log_run_summary(config, data, place, trainer)
+        _log_run_summary(config, data, worker, trainer)
         trainer.fit()
-    return _finish(config, folder, trainer, exporter, data, place)
+    return _finish(config, folder, trainer, exporter, data, worker)
 
 
 def _finish(
-    config: Config, folder: RunFolder, trainer: Trainer, exporter: Exporter, data: Data, place: Worker
+    config: Config, folder: RunFolder, trainer: Trainer, exporter: Exporter, data: Data, worker: Worker
 ) -> dict[str, Any]:
-    skipped = _skipped(data, place.group)
+    skipped = _skipped(data, worker.group)
     heartbeat.stop()
-    if place.group.rank:
+    if worker.group.rank:
         return {}
     progress, best = trainer.state.progress, folder.root / "best_model" / "best_model.pdparams"
     try:
-        _complete_inference_model(config, exporter, best, place)
+        _complete_inference_model(config, exporter, best, worker)
     except WeightsError as error:
         from paddlex_feat.modes.train_rate import explain_disagreement
 
@@ -138,7 +138,7 @@ def _skipped(data: Data, group: ProcessGroup) -> list[str]:
     return sorted({name for part in parts for name in json.loads(part.astype(np.uint8).tobytes())})
 
 
-def _complete_inference_model(config: Config, exporter: Exporter, best: Path, place: Worker) -> None:
+def _complete_inference_model(config: Config, exporter: Exporter, best: Path, worker: Worker) -> None:
     """Add the other forms of Export.format; all answer as the weight file does. Raises WeightsError."""
     from paddlex_feat.inference.export.exporter import require_agreement
     from paddlex_feat.models import weights
@@ -150,7 +150,7 @@ def _complete_inference_model(config: Config, exporter: Exporter, best: Path, pl
         write_forms(scratch, settings.format)
         batches, source = comparison_batches(config, preprocess_of(config))
         differences = exporter.differences(
-            weights.read(best), scratch, batches, place.device, place.threads, settings.format
+            weights.read(best), scratch, batches, worker.device, worker.threads, settings.format
         )
         for form, difference in differences.items():
             text = "Inference model of the best epoch (%s): largest difference to its weights on %s %.2e"
@@ -162,7 +162,7 @@ def _complete_inference_model(config: Config, exporter: Exporter, best: Path, pl
 
 
 def _describe_run(
-    config: Config, output: Path, data: Data, place: Worker, classes: list[int], convolutions: str, start: Path | None
+    config: Config, output: Path, data: Data, worker: Worker, classes: list[int], convolutions: str, start: Path | None
 ) -> None:
     """config.yaml, class_map.json, run.json: what a run needs to be understood and repeated."""
     from paddlex_feat.provenance import run_record
@@ -173,14 +173,14 @@ def _describe_run(
     write_with_backup(output / "config.yaml", config_load.dump(config_load.without_resume(config)).encode())
     write_json(output / "class_map.json", {str(index): label for index, label in enumerate(classes)})
     run_record.write_start(
-        output, run_record.command_line(), place.device, convolutions, place.group.size, prints, resumed
+        output, run_record.command_line(), worker.device, convolutions, worker.group.size, prints, resumed
     )
 
 
-def _log_run_summary(config: Config, data: Data, place: Worker, trainer: Trainer) -> None:
+def _log_run_summary(config: Config, data: Data, worker: Worker, trainer: Trainer) -> None:
     settings, plan = config.Train, trainer.plan
-    several = f", {place.group.size} processes" if place.group.size > 1 else ""
-    log.info("Training %s on %s%s at %d px", config.Global.model, place.device, several, settings.input_size)
+    several = f", {worker.group.size} processes" if worker.group.size > 1 else ""
+    log.info("Training %s on %s%s at %d px", config.Global.model, worker.device, several, settings.input_size)
     log.info(
         "%d images, %d classes; %d epochs of %d steps",
         len(data.labels),

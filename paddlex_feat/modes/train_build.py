@@ -63,7 +63,7 @@ def checkpoint_to_resume(config: Config, folder: RunFolder, group: ProcessGroup)
 
 
 def build_state(
-    config: Config, num_classes: int, classes: list[int], start: Path | None, place: Worker
+    config: Config, num_classes: int, classes: list[int], start: Path | None, worker: Worker
 ) -> tuple[TrainingState, list[paddle.nn.Layer]]:
     """Build network, loss, optimizer and progress: from a checkpoint, pretrained weights, or freshly initialised.
 
@@ -72,11 +72,11 @@ def build_state(
     """
     settings = config.Train
     if settings.amp != "OFF":
-        require_amp(place.device, settings.amp_dtype, "Train.amp")
-    choose_kernels(settings, place)  # before run.json records the switches
+        require_amp(worker.device, settings.amp_dtype, "Train.amp")
+    choose_kernels(settings, worker)  # before run.json records the switches
     paddle.seed(settings.seed)
     model = recognizer.build(network_spec(config), num_classes)
-    share_statistics(settings, model, place)
+    share_statistics(settings, model, worker)
     criterion = CombinedLoss(loss_terms(settings.loss), LossContext(num_classes, config.Model.embedding_size))
     # If no loss needs logits the head gets no gradient: it stays as it is, without decay too.
     frozen_bn_layers = freeze(model, [*settings.freeze, *([] if criterion.needs_logits else ["head"])])
@@ -84,7 +84,7 @@ def build_state(
     progress = Progress(classes=classes, num_classes=num_classes, optimizer=settings.optimizer)
     state = TrainingState(model, optimizer, progress, criterion)
     if start is None:
-        _load_pretrained(settings, model, classes, place)
+        _load_pretrained(settings, model, classes, worker)
     if settings.ema_decay:
         state.ema = Ema(state.raw_weights(), settings.ema_decay)
     if start is not None:
@@ -95,18 +95,18 @@ def build_state(
         check_remaining(state.progress, settings.epochs_iters, settings.early_stopping, start, optional=auto)
     if settings.amp == "O2" and model.head is not None:
         # DataParallel's buffers are float16: they cannot take gradients of which an earlier batch's part is float32.
-        mixed = place.group.size > 1 and settings.accumulate_steps > 1
+        mixed = worker.group.size > 1 and settings.accumulate_steps > 1
         exact_gradients = settings.amp_dtype == "float16" and not mixed
         state.cast_to(settings.amp_dtype, model.head.sublayers(include_self=True), exact_gradients)
     if start is not None:
         checkpoint.resume_optimizer(start, state)
-    place.group.any_rank(False)  # all have read before rank 0 moves folders
+    worker.group.any_rank(False)  # all have read before rank 0 moves folders
     return state, frozen_bn_layers
 
 
-def _load_pretrained(settings: TrainSection, model: recognizer.Recognizer, classes: list[int], place: Worker) -> None:
+def _load_pretrained(settings: TrainSection, model: recognizer.Recognizer, classes: list[int], worker: Worker) -> None:
     """Fill the network of a new run, and log its source."""
-    key, group = "Train.pretrain_weight_path", place.group
+    key, group = "Train.pretrain_weight_path", worker.group
     if not settings.pretrain_weight_path:
         log.info("%s is null: training starts from random weights.", key)
         return
@@ -161,18 +161,18 @@ def build_trainer(
     exporter: Exporter,
     folder: RunFolder,
     data: Data,
-    place: Worker,
+    worker: Worker,
     batches: Batches,
     on_record: OnRecord | None = None,
 ) -> Trainer:
     """Build the training loop with everything that it calls."""
-    settings, group = config.Train, place.group
+    settings, group = config.Train, worker.group
     plan = training_plan(settings, data.sampler.batches_per_epoch, group)
     batches_are = f"{settings.batch_size} images x {settings.accumulate_steps} x {group.size} processes"
     count_steps(state.progress, plan.steps_per_epoch, f"{batches_are}, {plan.steps_per_epoch} an epoch")
-    step = _step(config, state, place)
-    evaluator = evaluator_of(config, data.lists, data.own, place, folder.root)
-    extractor = _extractors(config, exporter, place)
+    step = _step(config, state, worker)
+    evaluator = evaluator_of(config, data.lists, data.own, worker, folder.root)
+    extractor = _extractors(config, exporter, worker)
 
     def evaluate(network: Candidate) -> dict[str, float]:
         try:
@@ -202,13 +202,13 @@ def build_trainer(
     )
 
 
-def _extractors(config: Config, exporter: Exporter, place: Worker) -> Callable[[Candidate], Extractor]:
+def _extractors(config: Config, exporter: Exporter, worker: Worker) -> Callable[[Candidate], Extractor]:
     """Choose what computes the features of an evaluation: the exported graph on a CPU, the network itself on a GPU.
 
     On a GPU it is the exporter's network: no more memory is needed, and no predictor is built.
     """
-    if place.device == "cpu":
-        return lambda network: FeatureExtractor(network.inference(), place.device, place.threads)
+    if worker.device == "cpu":
+        return lambda network: FeatureExtractor(network.inference(), worker.device, worker.threads)
     extract = NetworkExtractor(exporter.network, preprocess_of(config))
 
     def filled(network: Candidate) -> Extractor:
@@ -218,7 +218,7 @@ def _extractors(config: Config, exporter: Exporter, place: Worker) -> Callable[[
     return filled
 
 
-def _step(config: Config, state: TrainingState, place: Worker) -> Step:
+def _step(config: Config, state: TrainingState, worker: Worker) -> Step:
     settings = config.Train
     precision = Precision(settings.amp, settings.amp_dtype)
     step = Step(
@@ -226,7 +226,7 @@ def _step(config: Config, state: TrainingState, place: Worker) -> Step:
         state.criterion,
         state.optimizer,
         precision,
-        place.group,
+        worker.group,
         settings.cross_device_negatives,
         settings.dy2st,
         unused_parameters=find_backbone(config.Model.backbone).unused_parameters,

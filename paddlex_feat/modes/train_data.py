@@ -131,16 +131,16 @@ class Loader:
     cannot be used or one of them ends.
     """
 
-    def __init__(self, config: Config, data: Data, place: Worker):
+    def __init__(self, config: Config, data: Data, worker: Worker):
         settings = self._settings = config.Train
         options = settings.augment.model_dump()
         self._augment = Augment(**{**options, "rand_augment": RandAugment(**options["rand_augment"])})
         self._preprocess = preprocess_of(config)
         self._files = data.lists["train"].files()
-        self._data, self._place = data, place
-        self._cache = _cache(settings.cache_mib * 2**20, place.group)
+        self._data, self._worker = data, worker
+        self._cache = _cache(settings.cache_mib * 2**20, worker.group)
         self._processes: DecodingProcesses | None = None
-        count = _processes(settings, place)
+        count = _processes(settings, worker)
         if count:
             try:
                 self._processes = DecodingProcesses(
@@ -151,8 +151,8 @@ class Loader:
 
     def __call__(self, epoch: int, first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The batches of an epoch from number `first` on."""
-        place, bad, sampler = self._place, self._data.bad, self._data.sampler
-        key = (self._settings.seed, epoch, place.group.rank)
+        worker, bad, sampler = self._worker, self._data.bad, self._data.sampler
+        key = (self._settings.seed, epoch, worker.group.rank)
         if self._processes is not None:
             try:
                 self._processes.wait_until_ready()
@@ -163,7 +163,7 @@ class Loader:
             except (OSError, ProcessEnded) as error:
                 _warn_of_threads(error)
                 self.close()
-        own, workers = sampler.epoch(epoch), place.decoding_threads
+        own, workers = sampler.epoch(epoch), worker.decoding_threads
         yield from training_batches(
             own, self._files, self._preprocess, self._augment, key, workers, first, bad, self._cache
         )
@@ -181,14 +181,14 @@ class Loader:
             self._processes = None
 
 
-def _processes(settings: TrainSection, place: Worker) -> int:
+def _processes(settings: TrainSection, worker: Worker) -> int:
     """Number of decoding processes, 0 for threads."""
-    auto = place.device.startswith("gpu") and place.processors >= MIN_PROCESSORS
+    auto = worker.device.startswith("gpu") and worker.processors >= MIN_PROCESSORS
     if settings.loader == "threads" or (settings.loader == "auto" and not auto):
         return 0
-    count = settings.num_workers or max(1, min(place.processors - 1, MAX_PROCESSES))
+    count = settings.num_workers or max(1, min(worker.processors - 1, MAX_PROCESSES))
     ring = (BATCHES_AHEAD + 1 + HELD) * settings.batch_size * settings.input_size**2 * 3
-    share = memory_limit() // place.group.local_size
+    share = memory_limit() // worker.group.local_size
     if ring + count * _PROCESS_BYTES > share // 2:  # the system would kill somebody, not refuse
         reason = f"they would take more than half of this process's {share >> 20} MiB"
         _warn_of_threads(OSError(None, reason))

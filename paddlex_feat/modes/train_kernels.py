@@ -23,9 +23,9 @@ _AMP_FLAGS = {"FLAGS_cudnn_batchnorm_spatial_persistent": 1, "FLAGS_max_inplace_
 _TF32_SWITCHES = ("set_cublas_switch", "set_cudnn_switch")
 
 
-def choose_kernels(settings: TrainSection, place: Worker) -> None:
+def choose_kernels(settings: TrainSection, worker: Worker) -> None:
     """Set Paddle's process-wide switches as Train.amp, autotune and tf32 ask. Nothing on a CPU."""
-    if place.device == "cpu":
+    if worker.device == "cpu":
         return
     if settings.autotune:
         paddle.incubate.autotune.set_config({"kernel": {"enable": True}, "layout": {"enable": True}})
@@ -43,7 +43,7 @@ def choose_kernels(settings: TrainSection, place: Worker) -> None:
             switch(settings.tf32)
 
 
-def share_statistics(settings: TrainSection, model: Recognizer, place: Worker) -> None:
+def share_statistics(settings: TrainSection, model: Recognizer, worker: Worker) -> None:
     """With Train.sync_bn make every BatchNorm take its statistics from the batches of all processes.
 
     Before the optimizer is made. Names and tensors of the state stay as they are. Raises DeviceError for several
@@ -51,10 +51,10 @@ def share_statistics(settings: TrainSection, model: Recognizer, place: Worker) -
     """
     if not settings.sync_bn:
         return
-    if place.group.size == 1:
+    if worker.group.size == 1:
         log.info("Train.sync_bn has no effect in a single process.")
         return
-    if place.device == "cpu":
+    if worker.device == "cpu":
         raise DeviceError(
             "Paddle cannot synchronise BatchNorm on a CPU: it has no such kernel.",
             where="Train.sync_bn",
@@ -64,12 +64,12 @@ def share_statistics(settings: TrainSection, model: Recognizer, place: Worker) -
     paddle.nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
-def choose_convolutions(config: Config, model: paddle.nn.Layer, place: Worker) -> str:
+def choose_convolutions(config: Config, model: paddle.nn.Layer, worker: Worker) -> str:
     """On a CPU, compute the convolutions of a training with oneDNN if that works: "oneDNN", else "native"."""
     settings = config.Train
-    if place.device != "cpu" or not settings.onednn_conv or settings.dy2st:
+    if worker.device != "cpu" or not settings.onednn_conv or settings.dy2st:
         return "native"
-    share = memory_limit() * 9 // 10 // place.group.local_size
+    share = memory_limit() * 9 // 10 // worker.group.local_size
     with defer_signals():
         done = cpu_conv.accelerate(model, settings.batch_size, settings.input_size, share)
     return "oneDNN" if done else "native"
