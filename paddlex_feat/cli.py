@@ -200,8 +200,11 @@ def _main(words: Sequence[str]) -> int:
         return _print_help(parser)
     if not args.config:
         parser.error(f"-c is required: a YAML file{load.or_shipped()}")
-    with one_run():
-        return _configured(args)
+    try:
+        with one_run():
+            return _configured(args)
+    except FeatError as error:  # of one_run: a callback of a run calls this command
+        return _complain(error)
 
 
 def _configured(args: argparse.Namespace) -> int:

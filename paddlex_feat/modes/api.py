@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from paddlex_feat.config import load
-from paddlex_feat.config.problems import unusable_paths
+from paddlex_feat.config.problems import listed, unusable_paths
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import ConfigError, DatasetError, FeatError
 from paddlex_feat.fileio import backups
@@ -204,11 +206,24 @@ def export(config: Config) -> ExportResult:
 
 
 def _in_mode(config: Config, mode: str) -> Config:
-    """The configuration with this mode. Raises ConfigError for paths that the mode cannot use."""
-    config = config.model_copy(update={"Global": config.Global.model_copy(update={"mode": mode, "mode_options": {}})})
-    problems = unusable_paths(config, {})
+    """The configuration with this mode. Raises ConfigError for what the mode cannot use, before anything is written."""
+    settings = config.model_dump()
+    settings["Global"] |= {"mode": mode, "mode_options": {}}
+    try:  # `model_copy` does not validate what it changes
+        config = Config.model_validate(settings)
+    except ValidationError as error:
+        problems, more = listed(error, {}, {})
+        problems += [f"… and {more} more"] if more else []
+    else:
+        problems = unusable_paths(config, {})
+        problems += [f"{problem.key}: {problem.message}" for problem in parts.find_problems(config)]
     if problems:
-        raise ConfigError("\n    ".join(["Paths that cannot be used:", *problems]), where="Config", code="bad-path")
+        raise ConfigError(
+            "Problems in the configuration:\n    " + "\n    ".join(problems),
+            where="config",
+            fix="Correct the keys named, for instance with load_config.",
+            code="invalid-config",
+        )
     return config
 
 
@@ -221,16 +236,20 @@ def _undisturbed() -> Iterator[None]:
 
 def _run(config: Config, callbacks: CallbackList | None = None) -> dict[str, Any]:
     """Run the mode of the configuration; the content of its result file."""
-    group, output = ProcessGroup.from_environment(), Path(config.Global.output)
-    with _undisturbed(), session.open_output(config, group) as spec:
-        session.prepare_output(spec, output, group)
-        if group.rank == 0 and session.is_done(output, spec.name):
-            backups.backup(session.result_file(output, spec.name))  # an earlier run's, whose files are replaced
-        arguments = {"on_record": callbacks.on_record} if callbacks else {}
-        with _told(callbacks, config) as result:
+    with _told(callbacks) as result, _undisturbed():
+        group, output = ProcessGroup.from_environment(), Path(config.Global.output)
+        with session.open_output(config, group) as spec:
+            former = session.result_file(output, spec.name)
+            if group.rank == 0 and former.exists():
+                backups.backup(former)  # an earlier run's, whose files are replaced
+            session.prepare_output(spec, output, group)
+            arguments = {}
+            if callbacks:
+                arguments["on_record"] = callbacks.on_record
+                callbacks.on_start(config.model_dump(mode="json"))
             result.update(_execute(spec, config, group, arguments))
             session.finish_record(spec, output, group)
-        return result
+    return result
 
 
 def _execute(spec: ModeSpec, config: Config, group: ProcessGroup, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -246,18 +265,19 @@ def _execute(spec: ModeSpec, config: Config, group: ProcessGroup, arguments: dic
 
 
 @contextmanager
-def _told(callbacks: CallbackList | None, config: Config) -> Iterator[dict[str, Any]]:
-    """Tell callbacks of start and end of the block, which fills the result."""
+def _told(callbacks: CallbackList | None) -> Iterator[dict[str, Any]]:
+    """Tell callbacks of the end of the block, which fills the result. Another run may start in `on_end`."""
     result: dict[str, Any] = {}
-    if callbacks is None:
-        yield result
-        return
     try:
-        callbacks.on_start(config.model_dump(mode="json"))
         yield result
     except BaseException as error:
-        status: Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        code = error.code if isinstance(error, FeatError) else "unexpected"
-        callbacks.on_end(status, {"err_type": type(error).__name__, "err_code": code, "err_msg": str(error)})
+        if callbacks and callbacks.started:
+            status: Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            code = error.code if isinstance(error, FeatError) else "unexpected"
+            try:
+                callbacks.on_end(status, {"err_type": type(error).__name__, "err_code": code, "err_msg": str(error)})
+            except FeatError as failure:  # the error that ended the run is the one to raise
+                log.error("%s", failure)
         raise
-    callbacks.on_end("finished", result)
+    if callbacks:
+        callbacks.on_end("finished", result)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
-from paddlex_feat.errors import FeatError, TrainingError
+from paddlex_feat.errors import ConfigError, FeatError, TrainingError
 
 Status = Literal["finished", "interrupted", "failed"]
 
@@ -55,11 +55,25 @@ class TrainingCallback(Protocol):
         """
 
 
+_METHODS = ("on_start", "on_log_steps", "on_evaluation", "on_checkpoint", "on_end")
+
+
 class CallbackList:
     """Calls several callbacks in turn. Their exceptions become TrainingErrors."""
 
     def __init__(self, callbacks: Sequence[TrainingCallback]):
+        """Raises ConfigError for an object that lacks one of the methods."""
         self._callbacks = tuple(callbacks)
+        self.started = False
+        for callback in self._callbacks:
+            missing = [name for name in _METHODS if not callable(getattr(type(callback), name, None))]
+            if missing:
+                raise ConfigError(
+                    f"{callback!r} is not a callback: it has no {', '.join(missing)}.",
+                    where="callbacks",
+                    fix="Derive its class from paddlex_feat.TrainingCallback, and give an object of the class.",
+                    code="not-a-callback",
+                )
 
     def on_record(self, kind: str, values: dict[str, Any]) -> None:
         """Pass on a line of metrics.jsonl."""
@@ -67,6 +81,7 @@ class CallbackList:
 
     def on_start(self, config: dict[str, Any]) -> None:
         """Pass on the start."""
+        self.started = True
         self._call("on_start", config)
 
     def on_end(self, status: Status, result: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 
 from paddlex_feat.errors import DependencyError
 from paddlex_feat.fileio.temporary import private_folder
@@ -66,13 +67,33 @@ def prepare_paddle(
         _set_onednn()
     else:
         notes = io.StringIO()
-        with contextlib.redirect_stderr(notes), restored_handlers(_TAKEN), home_for_paddle():
+        with _redirected_notes(notes), restored_handlers(_TAKEN), home_for_paddle():
             # It warns of any OMP_NUM_THREADS but 1.
             _import_paddle()
         log.debug("Paddle's notes at import: %s", notes.getvalue().strip() or "none")
     keep_dynamic_mode()
     # Captured graphs are written as Python files, and read back; Paddle's choice is below ~/.cache.
     vars(importlib.import_module("paddle.jit.dy2static.utils"))["get_temp_dir"] = _captures_folder
+
+
+@contextlib.contextmanager
+def _redirected_notes(notes: io.StringIO) -> Iterator[None]:
+    """Write standard error to `notes`; log handlers that the block adds are removed from the root, or get the stream.
+
+    Paddle's import configures the root logger, whose handler would keep `notes` and take every later message.
+    """
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        with contextlib.redirect_stderr(notes):
+            yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        loggers = [logger for logger in root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
+        for handler in [handler for logger in loggers for handler in logger.handlers]:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is notes:
+                handler.setStream(sys.stderr)
 
 
 _dynamic: list[object] = []

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from paddlex_feat.errors import FeatError
 from paddlex_feat.runtime import logs
 from paddlex_feat.runtime.signals import handled, is_news
 
 log = logging.getLogger("paddlex_feat")
 _locks: dict[int, threading.Lock] = {}  # by process: one that is forked inherits no run
+_in_run = threading.local()  # whether this thread has a run, such as one whose callback starts another
 
 
 @contextmanager
@@ -37,15 +39,27 @@ def one_run() -> Iterator[None]:
     """One run at a time among the threads of a process, with the package's logger to itself.
 
     Runs share Paddle's device, its number of threads and the environment.
+
+    Raises:
+        FeatError: the run that this thread would wait for is its own.
     """
+    if getattr(_in_run, "process", None) == os.getpid():
+        raise FeatError(
+            "A run cannot start another one in its own thread, which would wait for its own end.",
+            where="callbacks",
+            fix="Start it in on_end, or after the function has returned.",
+            code="run-in-run",
+        )
     lock = _locks.setdefault(os.getpid(), threading.Lock())
     if not lock.acquire(blocking=False):
-        log.info("Waiting for the end of another run in this process.")
+        log.warning("Waiting for the end of another run in this process.")
         lock.acquire()
+    _in_run.process = os.getpid()
     try:
         with logs.restored_logger():
             yield
     finally:
+        _in_run.process = None
         lock.release()
 
 

@@ -17,7 +17,17 @@ import pytest
 from support.runs import QUICK, ROOT
 
 import paddlex_feat
-from paddlex_feat import Config, ConfigError, DatasetError, TrainingError, load_config
+from paddlex_feat import (
+    Config,
+    ConfigError,
+    DatasetError,
+    FeatError,
+    TrainingCallback,
+    TrainingError,
+    check_dataset,
+    load_config,
+    train,
+)
 
 pytest.importorskip("paddle")
 TRAINING = dict(setting.split("=", 1) for setting in QUICK if "=null" not in setting)
@@ -190,7 +200,7 @@ def test_load_config_takes_dots_and_underscores(tmp_path):
 def test_paths_of_the_mode_are_checked(tmp_path):
     with pytest.raises(ConfigError) as caught:
         paddlex_feat.check_dataset(config(Path("$DATA/mine"), tmp_path))
-    assert caught.value.code == "bad-path" and "Global.dataset_dir" in caught.value.what
+    assert caught.value.code == "invalid-config" and "Global.dataset_dir" in caught.value.what
 
 
 def test_ctrl_c_raises_keyboard_interrupt(small_faces, tmp_path):
@@ -226,3 +236,78 @@ def test_the_tracker_of_the_docs_tracks_a_run(small_faces, tmp_path, monkeypatch
     names = [name for name, *_ in logged]
     assert names[0] == "start_run" and names[-1] == "end_run" and logged[-1][1] == "FINISHED"
     assert any(name == "log_metrics" and "recall1" in words[0] for name, *words in logged)
+
+
+def test_messages_of_the_host_program_come_through_after_a_run(run_folder, tmp_path):
+    """Paddle's import gives the root logger a handler, whose stream would be ours."""
+    code = (
+        "import logging, sys\n"
+        "from paddlex_feat import export, load_config\n"
+        "export(load_config('PP-ShiTuV2_rec', Export__weight_path=sys.argv[1], Global__output=sys.argv[2], "
+        "Global__device='cpu'))\n"
+        "assert not logging.root.handlers, logging.root.handlers\n"
+        "logging.basicConfig(); logging.getLogger('host').warning('after the run')\n"
+    )
+    weights = run_folder / "best_model/best_model.pdparams"
+    command = [sys.executable, "-c", code, weights, tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "WARNING:host:after the run" in done.stderr, done.stderr
+
+
+def test_another_run_starts_in_on_end_and_not_before(small_faces, tmp_path):
+    codes: list[str] = []
+
+    class Chain(TrainingCallback):
+        def on_start(self, settings):
+            with pytest.raises(FeatError) as caught:
+                check_dataset(config(small_faces, tmp_path / "a"))
+            codes.append(caught.value.code)
+
+        def on_end(self, status, result):
+            codes.append(f"{status} {check_dataset(config(small_faces, tmp_path / 'b')).passed}")
+
+    train(config(small_faces, tmp_path / "c", Train__epochs_iters=1), [Chain()])
+    assert codes == ["run-in-run", "finished True"]
+
+
+def test_an_error_of_on_end_does_not_hide_the_one_that_ended_the_run(tmp_path, caplog):
+    class Bad(TrainingCallback):
+        def on_start(self, settings):
+            raise KeyboardInterrupt
+
+        def on_end(self, status, result):
+            raise ValueError(status)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config(tmp_path / "absent", tmp_path), [Bad()])
+    assert "failed in on_end (ValueError: interrupted)" in caplog.text
+
+
+def test_what_is_no_callback_is_refused_before_the_run(small_faces, tmp_path):
+    with pytest.raises(ConfigError, match="has no on_start") as caught:
+        train(config(small_faces, tmp_path), [print])
+    assert caught.value.code == "not-a-callback" and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"optimizer": "adamww"}, "Train.optimizer.*Did you mean adamw"),
+        ({"batch_size": -1}, "Train.batch_size.*greater than or equal to 1"),
+    ],
+)
+def test_a_faulty_configuration_leaves_an_earlier_result_alone(small_faces, tmp_path, keys, message):
+    """`model_copy` validates nothing, and some names are known to the modes alone."""
+    (tmp_path / "train_result.json").write_text('{"done_flag": true}')
+    settings = config(small_faces, tmp_path)
+    settings = settings.model_copy(update={"Train": settings.Train.model_copy(update=keys)})
+    with pytest.raises(ConfigError, match=message):
+        train(settings)
+    assert [p.name for p in tmp_path.iterdir()] == ["train_result.json"]
+
+
+def test_the_result_of_a_killed_command_is_set_aside(small_faces, tmp_path):
+    (tmp_path / "check_dataset_result.json").write_text('{"done_flag": false}')
+    check_dataset(config(small_faces, tmp_path))
+    assert (tmp_path / "check_dataset_result.json.bak").is_file()
+    assert not (tmp_path / "check_dataset_result.json").exists()
