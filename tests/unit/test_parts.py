@@ -148,6 +148,50 @@ def test_code_that_cannot_be_imported_is_a_missing_dependency(parts):
     assert caught.value.code == "builder-missing"
 
 
+def fails(*_):
+    raise KeyError("width")
+
+
+def test_a_faulty_part_of_another_package_is_named(parts):
+    paddle = pytest.importorskip("paddle")
+    from paddlex_feat.losses.combined import CombinedLoss
+    from paddlex_feat.models import recognizer
+    from paddlex_feat.models.spec import NetworkSpec
+
+    class PerImage(paddle.nn.Layer):
+        def forward(self, features, labels):
+            return features.mean(axis=self.axis)
+
+    def per_image(axis):
+        layer = PerImage()
+        layer.axis = axis
+        return layer
+
+    def refuses(*_):
+        raise ConfigError("Not with these keys.", code="theirs")
+
+    def combined(make):
+        parts(LOSSES, LossSpec("odd", "OddLoss", "features", make))
+        return CombinedLoss(read_terms([{"name": "odd"}]), CONTEXT)
+
+    for make, words in ((fails, "KeyError"), (lambda *_: 3, "returns 3, not a paddle Layer")):
+        with pytest.raises(DependencyError, match=f"loss 'odd'.*{words}") as caught:
+            combined(make)
+        assert caught.value.code == "plugin-broken" and caught.value.where == __name__
+    with pytest.raises(ConfigError, match="Not with these"):
+        combined(refuses)
+    features, labels = paddle.rand([5, 4]), paddle.zeros([5], "int64")
+    with pytest.raises(DependencyError, match=r"loss 'odd'.*shape \[5\], not a scalar"):
+        combined(lambda *_: per_image(1))(features, None, labels)
+    assert combined(lambda *_: per_image(None))(features, None, labels)["loss"].shape == []
+    parts(BACKBONES, BackboneSpec("odd", fails))
+    with pytest.raises(DependencyError, match="backbone 'odd'"):
+        recognizer.build(NetworkSpec("odd"), 3)
+    parts(HEADS, HeadSpec("odd", lambda *_: None))
+    with pytest.raises(DependencyError, match="head 'odd'"):
+        recognizer.build(NetworkSpec(head="odd", embedding_size=8), 3)
+
+
 def momentum_state(loss=None):
     """A small state with one optimizer step taken."""
     import paddle
