@@ -82,6 +82,9 @@ def test_a_loss_states_words_and_keys_that_are_free():
     with pytest.raises(ValueError, match="ends in Loss"):
         LossSpec("mine", "Mine", "logits", "a:b")
 
+    with pytest.raises(ValueError, match="needs logits or features, not 'pixels'"):
+        LossSpec("mine", "MyLoss", "pixels", "a:b")
+
     class Taken(Section):
         weight: float = key(1.0, "Taken.")
 
