@@ -161,8 +161,10 @@ def find_terms(items: Sequence[Mapping[str, Any]], where: str = KEY) -> tuple[li
         own = {name: value for name, value in item.items() if name not in common}
         params, wrong = read_params(spec.params, own, place)
         problems += wrong
-        if any(spec.term == t.spec.term for t in terms):
-            problems.append(Problem(f"{place}.name", f"{spec.name} is there twice"))
+        same = next((t.spec.name for t in terms if t.spec.term == spec.term), None)
+        if same is not None:
+            both = f"{same} and {spec.name} are both logged as {spec.term}"
+            problems.append(Problem(f"{place}.name", f"{spec.name} is there twice" if same == spec.name else both))
         elif isinstance(keys, TermKeys) and params is not None:
             terms.append(LossTerm(spec, keys.weight, keys.lr_mult, params))
     if not problems and not any(term.weight for term in terms):

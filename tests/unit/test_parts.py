@@ -57,6 +57,12 @@ def test_a_part_that_does_not_exist_is_a_problem_of_the_configuration(setting, m
     assert message in problems("Global.mode=train", setting)
 
 
+def test_losses_that_share_a_name_in_logs_are_both_named(parts):
+    parts(LOSSES, LossSpec("clash", "CELoss", "features", "a:b"))
+    text = problems("Global.mode=train", "Train.loss.terms=[{name: cross_entropy}, {name: clash}]")
+    assert "Train.loss.terms.1.name (-o): cross_entropy and clash are both logged as CELoss" in text
+
+
 def test_problems_of_all_parts_are_listed_together():
     text = problems("Global.mode=train", "Model.head=x", "Train.optimizer=y", "Train.loss.terms=[{name: z}]")
     assert text.startswith("3 problems") and all(repr(name) in text for name in "xyz")
