@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
@@ -106,13 +106,16 @@ def _shown(value: Any) -> str:
     return shown if len(shown) <= _MAX_SHOWN else shown[:_MAX_SHOWN] + "…"
 
 
-def read_params(section: type[Section], values: Mapping[str, Any], where: str) -> tuple[Section | None, list[Problem]]:
+def read_params(
+    section: type[Section], values: Mapping[str, Any], where: str, others: Iterable[str] = ()
+) -> tuple[Section | None, list[Problem]]:
     """Validate the own keys of an entry.
 
     Args:
         section: its keys, with defaults.
         values: what the configuration sets.
         where: dotted name of the mapping that holds them.
+        others: names of keys that the mapping may hold as well, which may have been meant by an unknown one.
 
     Returns:
         The section, None if there are problems, and the problems.
@@ -120,13 +123,13 @@ def read_params(section: type[Section], values: Mapping[str, Any], where: str) -
     try:
         return section.model_validate(dict(values)), []
     except ValidationError as error:
-        return None, [_problem(section, where, item) for item in error.errors()]
+        return None, [_problem([*section.model_fields, *others], where, item) for item in error.errors()]
 
 
-def _problem(section: type[Section], where: str, item: Any) -> Problem:
+def _problem(known: list[str], where: str, item: Any) -> Problem:
     key = ".".join([where, *map(str, item["loc"])])
     if item["type"] == "extra_forbidden":
-        return Problem(key, f"unknown key.{did_you_mean(str(item['loc'][-1]), list(section.model_fields))}")
+        return Problem(key, f"unknown key.{did_you_mean(str(item['loc'][-1]), known)}")
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "missing":
         return Problem(key, "a value is needed")

@@ -159,7 +159,7 @@ def find_terms(items: Sequence[Mapping[str, Any]], where: str = KEY) -> tuple[li
         if spec is None:
             continue
         own = {name: value for name, value in item.items() if name not in common}
-        params, wrong = read_params(spec.params, own, place)
+        params, wrong = read_params(spec.params, own, place, TermKeys.model_fields)
         problems += wrong
         same = next((t.spec.name for t in terms if t.spec.term == spec.term), None)
         if same is not None:

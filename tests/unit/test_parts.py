@@ -16,7 +16,7 @@ from paddlex_feat.config.train_schema import LossSection
 from paddlex_feat.errors import ConfigError, DependencyError, WeightsError
 from paddlex_feat.losses import LOSSES, LossContext, LossSpec, read_terms
 from paddlex_feat.models import BACKBONES, HEADS, BackboneSpec, HeadSpec
-from paddlex_feat.modes.parts import find_problems, loss_terms
+from paddlex_feat.modes.parts import find_problems, loss_terms, unused_settings
 
 CONTEXT = LossContext(num_classes=3, embedding_size=4)
 
@@ -45,6 +45,7 @@ def test_names_and_keys_are_checked_without_paddle():
         ("Train.loss.terms=[{weight: 1}]", "Train.loss.terms.0.name (-o): a value is needed"),
         ("Train.loss.terms=[{name: cross_entropy, label_smoothing: 2}]", "Train.loss.terms.0.label_smoothing"),
         ("Train.loss.terms=[{name: cross_entropy, smoothing: 0.1}]", "Did you mean label_smoothing?"),
+        ("Train.loss.terms=[{name: cross_entropy, lr_mlt: 0.1}]", "Did you mean lr_mult?"),
         ("Train.loss.terms=[{name: CrossEntropy}]", "Did you mean cross_entropy?"),
         ("Model.head=arcmargin", "Did you mean arc_margin?"),
         ("Model.head_params={scale: 3}", "Model.head_params.scale (-o): unknown key"),
@@ -55,6 +56,27 @@ def test_names_and_keys_are_checked_without_paddle():
 )
 def test_a_part_that_does_not_exist_is_a_problem_of_the_configuration(setting, message):
     assert message in problems("Global.mode=train", setting)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentences"),
+    [
+        ([], []),
+        (["Train.loss.ce_weight=2", "Train.momentum=0.5"], []),
+        (["Train.loss.terms=[{name: cross_entropy}]", "Train.optimizer=adamw"], []),
+        (
+            ["Train.loss.terms=[{name: cross_entropy}]", "Train.loss.ce_weight=2.0", "Train.loss.triplet_margin=0.1"],
+            ["Train.loss.ce_weight, Train.loss.triplet_margin have no effect, for Train.loss.terms is set."],
+        ),
+        (
+            ["Train.optimizer=adamw", "Train.momentum=0.5"],
+            ["Train.momentum has no effect with the optimizer adamw."],
+        ),
+    ],
+)
+@pytest.mark.parametrize("model", ["PP-ShiTuV2_rec", "PP-ShiTuV2_rec_CLIP_vit_base"])
+def test_settings_without_effect_are_found(model, words, sentences):
+    assert unused_settings(load(model, [split_override(word) for word in words])[0]) == sentences
 
 
 def test_losses_that_share_a_name_in_logs_are_both_named(parts):
