@@ -191,7 +191,7 @@ def test_a_faulty_part_of_another_package_is_named(parts):
 
     class PerImage(paddle.nn.Layer):
         def forward(self, features, labels):
-            return features.mean(axis=self.axis)
+            return features.mean(axis=self.axis).reshape([-1])
 
     def per_image(axis):
         layer = PerImage()
