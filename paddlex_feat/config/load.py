@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
@@ -177,9 +177,13 @@ def load(
     if encoding != "utf-8":
         notices.append(f"{path} is {encoding.upper()} text and was read as such; save it as UTF-8.")
     raw, sources, texts = _parse(text, str(path))
-    raw, problems = _rename(raw, sources, texts, notices)
-    overrides, renamed = _rename_overrides(overrides, notices)
-    problems += renamed + _override(raw, overrides, sources, texts)
+    written = dict(sources)
+    in_file = Renamer(str(path), lambda dotted: source(dotted, written))
+    raw = _rename(raw, sources, texts, in_file)
+    given = Renamer("-o", lambda _: " (-o)")
+    overrides = _rename_overrides(overrides, given)
+    notices += in_file.notices + given.notices
+    problems = in_file.problems + given.problems + _override(raw, overrides, sources, texts, given.former)
     more = 0
     merged = _merge(RECIPES[_model_of(raw)], {k: v for k, v in raw.items() if v is not None})
     try:
@@ -220,42 +224,44 @@ def _parse(text: str, name: str) -> tuple[dict[str, Any], dict[str, str], dict[s
     return raw, sources, texts
 
 
-def _rename(
-    raw: dict[str, Any], sources: dict[str, str], texts: dict[str, str], notices: list[str]
-) -> tuple[dict[str, Any], list[str]]:
-    """The sections of a file with the present names of keys and values; the problems. Adds to the notices."""
-    renamer = Renamer()
+def _rename(raw: dict[str, Any], sources: dict[str, str], texts: dict[str, str], renamer: Renamer) -> dict[str, Any]:
+    """The sections of a file with the present names of keys and values, in `sources` and `texts` too."""
     renamed = {name: renamer.value(name, section) for name, section in raw.items()}
     for known in (sources, texts):
         for dotted in [name for name in known if current_key(name) != name]:
             known[current_key(dotted)] = known.pop(dotted)
-    notices += renamer.notices
-    return renamed, renamer.problems
+    for dotted, former in renamer.former.items():
+        if dotted in sources:
+            sources[dotted] += f", as {former}"
+    return renamed
 
 
-def _rename_overrides(overrides: list[tuple[str, Any]], notices: list[str]) -> tuple[list[tuple[str, Any]], list[str]]:
-    """The assignments of -o with the present names of keys and values; the problems. Adds to the notices."""
-    renamer = Renamer()
+def _rename_overrides(overrides: list[tuple[str, Any]], renamer: Renamer) -> list[tuple[str, Any]]:
+    """The assignments of -o with the present names of keys and values."""
     renamed = []
     for dotted, value in overrides:
-        key = renamer.key(dotted, " (-o)")
-        renamed.append((key, renamer.value(key, value, " (-o)")))
-    notices += renamer.notices
-    return renamed, renamer.problems
+        key = renamer.key(dotted)
+        renamed.append((key, renamer.value(key, value)))
+    return renamed
 
 
 def _override(
-    raw: dict[str, Any], overrides: list[tuple[str, Any]], sources: dict[str, str], texts: dict[str, str]
+    raw: dict[str, Any],
+    overrides: list[tuple[str, Any]],
+    sources: dict[str, str],
+    texts: dict[str, str],
+    former: Mapping[str, str],
 ) -> list[str]:
-    """Assign what -o gives; return the problems."""
+    """Assign what -o gives; return the problems. `former`: key -> the former name under which it was given."""
+    sources.update({dotted: f"-o, as {name}" for dotted, name in former.items()})
     problems = []
     for dotted, value in overrides:
-        sources[dotted] = "-o"
+        sources[dotted] = f"-o, as {former[dotted]}" if dotted in former else "-o"
         texts.pop(dotted, None)
         if isinstance(value, safe_yaml.Scalar):
             texts[dotted] = value.text
             if not value.text:
-                problems.append(f"{dotted} (-o): {empty(dotted)}")
+                problems.append(f"{dotted}{source(dotted, sources)}: {empty(dotted)}")
                 continue
             value = value.value
         wrong = _assign(raw, dotted, copy.deepcopy(value))
@@ -300,7 +306,7 @@ def peek(file: str, overrides: list[tuple[str, Any]]) -> dict[str, str]:
         raw, _, _ = _parse(safe_yaml.read_text(find_file(file)[0]), file)
         unnamed = Config().Global.output
     sources: dict[str, str] = {}
-    problems = _override(raw, overrides, sources, {})
+    problems = _override(raw, overrides, sources, {}, {})
     sources = {current_key(name): where for name, where in sources.items()}
     section = raw.get("Global")
     if not isinstance(section, dict):

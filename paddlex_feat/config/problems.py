@@ -5,13 +5,16 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import ValidationError
 
+from paddlex_feat.config.aliases import KEYS, current_key
 from paddlex_feat.config.schema import INPUT, TEXT_KEYS, Config, value_of, walk
 from paddlex_feat.fileio import paths
 
+# Keys whose value is a mapping with keys of its own.
+_MAPPINGS = {name for name, info in walk() if get_origin(info.annotation) is dict}
 MAX_PROBLEMS = 20  # that are listed; each may take a search for the key that was meant
 # Names of keys in other programs.
 _ELSEWHERE = {
@@ -69,6 +72,7 @@ def meant_key(dotted: str) -> str:
     Looked up by its name in other programs, by the whole name, then by the last part in its section and in any.
     """
     names = [name for name, _ in walk()]
+    names += KEYS  # former names
     section, _, last = dotted.lower().rpartition(".")
     if last in _ELSEWHERE:
         own = [name for name in names if name.lower() == f"{section}.{_ELSEWHERE[last].rpartition('.')[2]}"]
@@ -78,12 +82,12 @@ def meant_key(dotted: str) -> str:
     lowered = {name.lower(): name for name in names}
     near = difflib.get_close_matches(dotted.lower(), lowered, 1, cutoff=0.75)
     if near:
-        return lowered[near[0]]
+        return current_key(lowered[near[0]])
     for within in (f"{section.capitalize()}.", ""):
         tails = {n.rsplit(".", 1)[-1].lower(): n for n in reversed(names) if n.startswith(within)}
         near = difflib.get_close_matches(last, tails, 1, cutoff=0.8)
         if near:
-            return tails[near[0]]
+            return current_key(tails[near[0]])
     return ""
 
 
@@ -138,8 +142,10 @@ def _as_text(dotted: str, value: Any, text: str | None) -> str:
 
 
 def source(dotted: str, sources: Mapping[str, str]) -> str:
-    """Where a key is set, in brackets, to append to its name."""
-    return f" ({sources[dotted]})" if dotted in sources else ""
+    """Where a key is set, in brackets, to append to its name; of a mapping, where -o sets a key in it."""
+    inside = next((place for name, place in sources.items() if place == "-o" and name.startswith(f"{dotted}.")), "")
+    place = inside if inside and dotted in _MAPPINGS else sources.get(dotted)
+    return f" ({place})" if place else ""
 
 
 def null_means(dotted: str) -> str:

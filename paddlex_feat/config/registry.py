@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import logging
+import sys
 from collections.abc import Iterator
 from importlib import metadata
 from typing import Generic, Protocol, TypeVar
 
 from paddlex_feat.errors import ConfigError, DependencyError
+
+log = logging.getLogger(__name__)
 
 
 class Entry(Protocol):
@@ -41,23 +45,41 @@ class Registry(Generic[E]):
         self._type = entry_type
         self._key = key
         self._entries: dict[str, E] = {}
+        self._loaded: set[str] = set()  # names of those entries that come from entry points
+        self._added_by: dict[str, str] = {}  # name -> module that called add
+        self._compared: set[str] = set()  # names whose sources have been looked at
 
     def add(self, entry: E) -> E:
-        """Add an entry and return it. Raises ValueError if its name is taken."""
-        if entry.name in self._entries:
+        """Add an entry and return it. It takes precedence over an entry point of its name.
+
+        Raises TypeError for what is not an entry, ValueError if the name of a built-in or added entry is taken.
+        """
+        if not isinstance(entry, self._type):
+            raise TypeError(f"an entry of {self.kind} is a {self._type.__name__}, not {entry!r}")
+        if entry.name in self._entries and entry.name not in self._loaded:
             raise ValueError(f"{self.kind} has an entry {entry.name!r} already")
         self._entries[entry.name] = entry
+        self._loaded.discard(entry.name)
+        self._compared.discard(entry.name)
+        self._added_by[entry.name] = sys._getframe(1).f_globals.get("__name__", "")
         return entry
 
     def names(self) -> list[str]:
         """Names of all entries; those of entry points are not imported for it."""
-        return list(dict.fromkeys([*self._entries, *(point.name for point in metadata.entry_points(group=self.group))]))
+        points = metadata.entry_points(group=self.group)
+        for name in dict.fromkeys(point.name for point in points):
+            self._compare_sources(name, [point for point in points if point.name == name])
+        return list(dict.fromkeys([*self._entries, *(point.name for point in points)]))
+
+    def added(self) -> list[E]:
+        """The entries that are built in or were added, without those of entry points."""
+        return [entry for name, entry in self._entries.items() if name not in self._loaded]
 
     def __contains__(self, name: object) -> bool:
         return name in self.names()
 
     def __iter__(self) -> Iterator[E]:
-        return (self.get(name) for name in self.names())
+        return (self.get(name, self.group) for name in self.names())
 
     def get(self, name: str, where: str | None = None) -> E:
         """The entry of this name.
@@ -68,9 +90,25 @@ class Registry(Generic[E]):
 
         Raises ConfigError for an unknown name, DependencyError if the package that provides it cannot be imported.
         """
+        if name not in self._compared:
+            self._compare_sources(name, list(metadata.entry_points(group=self.group, name=name)))
         if name not in self._entries:
             self._entries[name] = self._load(name, where or self._key)
+            self._loaded.add(name)
         return self._entries[name]
+
+    def _compare_sources(self, name: str, points: list[metadata.EntryPoint]) -> None:
+        """Log, once, that a name has several sources."""
+        if name in self._compared:
+            return
+        self._compared.add(name)
+        sources = list(dict.fromkeys(map(_source, points)))
+        if name in self._entries and name not in self._loaded:
+            module = self._added_by.get(name, "")
+            sources.insert(0, module if module.startswith("paddlex_feat.") else f"Registry.add in {module}")
+        if len(sources) > 1:
+            text = "%s has several entries %r, from %s; that of %s is used."
+            log.warning(text, self.kind, name, " and ".join(sources), sources[0])
 
     def _load(self, name: str, where: str) -> E:
         points = metadata.entry_points(group=self.group, name=name)
@@ -82,7 +120,7 @@ class Registry(Generic[E]):
                 code="unknown-name",
             )
         point = next(iter(points))
-        source = point.dist.name if point.dist else point.value
+        source = _source(point)
         try:
             entry = point.load()
         except Exception as error:
@@ -100,6 +138,11 @@ class Registry(Generic[E]):
                 code="plugin-invalid",
             )
         return entry
+
+
+def _source(point: metadata.EntryPoint) -> str:
+    """The package that an entry point belongs to."""
+    return point.dist.name if point.dist else point.value
 
 
 def did_you_mean(name: str, known: list[str]) -> str:

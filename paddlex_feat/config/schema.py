@@ -13,7 +13,16 @@ from inspect import isclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from paddlex_feat.config.base import PRETRAINED, PathText, Section, key
 from paddlex_feat.config.registry import did_you_mean
@@ -95,11 +104,13 @@ class GlobalSection(Section):
         True, "Write inference.json, Paddle's current format; False: inference.pdmodel, the one before."
     )
 
-    @model_validator(mode="after")
-    def _options_of_another_package(self) -> GlobalSection:
-        if self.mode_options and self.mode in MODE_NAMES:
-            raise ValueError(f"mode_options: mode {self.mode} takes none")
-        return self
+    @field_validator("mode_options")
+    @classmethod
+    def _options_of_another_package(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        mode = info.data.get("mode")  # None: it is no mode
+        if value and mode in MODE_NAMES:
+            raise ValueError(f"mode {mode} takes none")
+        return value
 
 
 class ConvertSection(Section):

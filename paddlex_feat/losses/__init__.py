@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from paddlex_feat.config.base import Section, key
 from paddlex_feat.config.parts import Builder, NoParams, Problem, read_params
@@ -13,6 +13,7 @@ from paddlex_feat.config.registry import Registry
 from paddlex_feat.errors import ConfigError, FeatError
 
 KEY = "Train.loss.terms"
+Needs = Literal["logits", "features"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class LossSpec:
 
     name: str
     term: str
-    needs: Literal["logits", "features"]
+    needs: Needs
     make: Builder
     params: type[Section] = NoParams
     mines_pairs: bool = False
@@ -59,6 +60,8 @@ class LossSpec:
             raise ValueError(f"the name of a loss is one word, not {self.name!r}")
         if not re.fullmatch(r"\w+Loss", self.term):
             raise ValueError(f"the name of a loss in logs is one word that ends in Loss, not {self.term!r}")
+        if self.needs not in get_args(Needs):
+            raise ValueError(f"a loss needs {' or '.join(get_args(Needs))}, not {self.needs!r}")
         taken = set(self.params.model_fields) & set(TermKeys.model_fields)
         if taken:
             raise ValueError(f"keys of the loss {self.name}: {', '.join(sorted(taken))} are those of every term")
@@ -156,10 +159,12 @@ def find_terms(items: Sequence[Mapping[str, Any]], where: str = KEY) -> tuple[li
         if spec is None:
             continue
         own = {name: value for name, value in item.items() if name not in common}
-        params, wrong = read_params(spec.params, own, place)
+        params, wrong = read_params(spec.params, own, place, TermKeys.model_fields)
         problems += wrong
-        if any(spec.term == t.spec.term for t in terms):
-            problems.append(Problem(f"{place}.name", f"{spec.name} is there twice"))
+        same = next((t.spec.name for t in terms if t.spec.term == spec.term), None)
+        if same is not None:
+            both = f"{same} and {spec.name} are both logged as {spec.term}"
+            problems.append(Problem(f"{place}.name", f"{spec.name} is there twice" if same == spec.name else both))
         elif isinstance(keys, TermKeys) and params is not None:
             terms.append(LossTerm(spec, keys.weight, keys.lr_mult, params))
     if not problems and not any(term.weight for term in terms):

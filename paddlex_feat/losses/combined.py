@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import paddle
 from paddle import nn
 
-from paddlex_feat.config.parts import imported
+from paddlex_feat.config.parts import broken_part, build_part
 from paddlex_feat.losses import LossContext, LossTerm, read_terms
 
 
@@ -60,7 +60,7 @@ class CombinedLoss(nn.Layer):
         total = paddle.zeros([])
         for term in self.terms:
             inputs = (logits, labels) if term.spec.needs == "logits" else pairs
-            value = self.losses[term.spec.name](*inputs)
+            value = _scalar(term, self.losses[term.spec.name](*inputs))
             values[term.spec.term] = value
             total = total + term.weight * value
         values["loss"] = total
@@ -68,10 +68,21 @@ class CombinedLoss(nn.Layer):
 
 
 def _build(term: LossTerm, context: LossContext) -> nn.Layer:
-    layer = imported(term.spec.make)(term.params, context)
+    layer = build_part("loss", term.spec.name, term.spec.make, nn.Layer, term.params, context)
     for parameter in layer.parameters():
         parameter.optimize_attr["learning_rate"] *= term.lr_mult
     return layer
+
+
+def _scalar(term: LossTerm, value: object) -> paddle.Tensor:
+    """The value of a loss, of shape []. Raises DependencyError if it is anything else than one number."""
+    if isinstance(value, paddle.Tensor) and list(value.shape) in ([], [1]):
+        return value.reshape([]) if value.shape else value
+    shape = f"of shape {list(value.shape)}" if isinstance(value, paddle.Tensor) else f"a {type(value).__name__}"
+    what = f"cannot be used: its value is {shape}, not a scalar"
+    make = term.spec.make
+    where = make if isinstance(make, str) else str(getattr(make, "__module__", ""))
+    raise broken_part("loss", term.spec.name, what, where)
 
 
 def recipe_loss(label_smoothing: float = 0.1, ce_weight: float = 1.0, triplet_weight: float = 1.0) -> CombinedLoss:

@@ -9,7 +9,7 @@ import paddle
 from paddle import nn
 
 from paddlex_feat.config.base import Section
-from paddlex_feat.config.parts import imported, read_params
+from paddlex_feat.config.parts import build_part, read_params
 from paddlex_feat.errors import ConfigError
 from paddlex_feat.models.heads import BNNeck, LinearNeck
 from paddlex_feat.models.registry import HEADS, find_backbone
@@ -73,16 +73,17 @@ def build(spec: NetworkSpec, num_classes: int | None) -> Recognizer:
 
     Raises:
         ConfigError: an unknown name or key, or a backbone that cannot be built.
-        DependencyError: a package that is needed cannot be imported.
+        DependencyError: a package that is needed cannot be imported, or what it gives cannot be used.
     """
     backbone = find_backbone(spec.backbone)
-    body = imported(backbone.build)(spec, _params(backbone.params, spec.params, "Model.params"))
+    params = _params(backbone.params, spec.params, "Model.params")
+    body = build_part("backbone", backbone.name, backbone.build, nn.Layer, spec, params)
     neck = BNNeck(spec.embedding_size) if spec.neck == "bn" else LinearNeck(spec.embedding_size)
     if num_classes is None:
         return Recognizer(body, neck, None)
     head = HEADS.get(spec.head)
     params = _params(head.params, spec.head_params, "Model.head_params")
-    return Recognizer(body, neck, imported(head.build)(spec, num_classes, params))
+    return Recognizer(body, neck, build_part("head", head.name, head.build, nn.Layer, spec, num_classes, params))
 
 
 def _params(section: type[Section], values: Mapping[str, Any], where: str) -> Section:

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 from paddlex_feat.config.base import Section
 from paddlex_feat.config.parts import Problem, read_params
+from paddlex_feat.config.recipes import RECIPES
 from paddlex_feat.config.schema import Config
 from paddlex_feat.config.train_schema import LossSection
 from paddlex_feat.errors import FeatError
@@ -51,6 +52,22 @@ def _terms(loss: LossSection) -> list[dict[str, Any]]:
             "absolute_negative": loss.absolute_negative,
         },
     ]
+
+
+def unused_settings(config: Config) -> list[str]:
+    """Settings of the training other than the model's defaults that have no effect beside others, a sentence each."""
+    train, usual = config.Train, Config.model_validate(RECIPES[config.Global.model]).Train
+    sentences = []
+    if train.loss.terms is not None:
+        names = [name for name in LossSection.model_fields if name != "terms"]
+        changed = [f"Train.loss.{name}" for name in names if getattr(train.loss, name) != getattr(usual.loss, name)]
+        if changed:
+            verb = "has" if len(changed) == 1 else "have"
+            sentences.append(f"{', '.join(changed)} {verb} no effect, for Train.loss.terms is set.")
+    if train.optimizer != "momentum" and train.momentum != usual.momentum:
+        unless = "" if train.optimizer == "adamw" else ", unless that reads it"
+        sentences.append(f"Train.momentum has no effect with the optimizer {train.optimizer}{unless}.")
+    return sentences
 
 
 def find_problems(config: Config) -> list[Problem]:

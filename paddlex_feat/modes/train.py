@@ -21,7 +21,7 @@ from paddlex_feat.hub.urls import is_url
 from paddlex_feat.inference.export.convert import inference_file_names, require_forms, write_forms
 from paddlex_feat.modes.build import exporter_of, preprocess_of
 from paddlex_feat.modes.data import comparison_batches
-from paddlex_feat.modes.parts import network_spec
+from paddlex_feat.modes.parts import network_spec, unused_settings
 from paddlex_feat.modes.train_data import Data, Loader, read_data
 from paddlex_feat.modes.weight_paths import require_checkpoint, require_weights
 from paddlex_feat.modes.worker import Worker, init_worker, launch_processes, threads_of
@@ -57,6 +57,8 @@ def run(config: Config, output: Path, group: ProcessGroup, on_record: OnRecord |
     if launch.needs_workers(config.Global.device, config.Train.dist_ips, group):
         return launch_processes(config, output, config.Train.dist_ips)
     require_forms(config.Export.format)
+    for sentence in unused_settings(config) if group.rank == 0 else ():
+        log.warning("%s", sentence)
     data = read_data(config, group, resumed)
     on_cpu = not expects_gpu(config.Global.device)
     # A compiled training graph would take the flag for itself, and Paddle 3.3 crashes in oneDNN's gradients.

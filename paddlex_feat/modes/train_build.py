@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from paddlex_feat.config.parts import imported, read_params
+from paddlex_feat.config.parts import build_part, read_params
 from paddlex_feat.config.schema import Config
 from paddlex_feat.config.train_schema import TrainSection
 from paddlex_feat.errors import ConfigError, EvaluationError
@@ -137,7 +137,7 @@ def _optimizer(settings: TrainSection, parameters: list[paddle.Tensor]) -> paddl
         # One call for all tensors instead of one each; with float32 copies of low-precision weights it was never tried.
         multi_tensor=paddle.get_device().startswith("gpu") and settings.amp != "O2",
     )
-    return imported(spec.build)(parameters, context, params)
+    return build_part("optimizer", spec.name, spec.build, paddle.optimizer.Optimizer, parameters, context, params)
 
 
 def open_folder(folder: RunFolder, config: Config, progress: Progress, start: Path | None, group: ProcessGroup) -> None:

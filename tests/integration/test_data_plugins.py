@@ -12,6 +12,10 @@ import numpy as np
 import pytest
 from support.runs import ROOT, run_main
 
+from paddlex_feat.data.readers import find_root, reader_of
+from paddlex_feat.data.readers.shitu_rec import SHITU_REC
+from paddlex_feat.errors import DatasetError, DependencyError
+
 POINTS = {
     "checks": ("aspect", "ASPECT"),
     "converters": ("ClassFolders", "CLASS_FOLDERS"),
@@ -112,6 +116,20 @@ def test_a_reader_of_another_package(tmp_path, install):
     (data / "images.csv").write_text((data / "images.csv").read_text().replace("gone", "1"))
     code, result, log = check(data.parent, tmp_path / "again", PYTHONPATH=path)
     assert code == 0 and result["attributes"]["train_samples"] == 9, log
+
+
+def test_a_broken_reader_is_of_no_consequence_where_the_built_in_one_is_enough(tmp_path, install, monkeypatch):
+    monkeypatch.syspath_prepend(install("readers", "1 / 0"))
+    data = tmp_path / "below" / "set"
+    data.mkdir(parents=True)
+    (data / "train.txt").write_text("a.png 0\n")
+    assert find_root(str(data.parent), ("train",)) == data and reader_of(data, ("train",)) is SHITU_REC
+    with pytest.raises(DatasetError, match="does not exist"):
+        find_root(str(tmp_path / "nowhere"))
+    (data / "train.txt").unlink()
+    with pytest.raises(DependencyError, match="my_package") as caught:
+        find_root(str(data.parent))
+    assert (caught.value.code, caught.value.where) == ("plugin-broken", "paddlex_feat.readers")
 
 
 @pytest.mark.parametrize("kind", POINTS)

@@ -410,7 +410,7 @@ def test_both_names_of_a_key_are_an_error_and_o_overrides_a_file(tmp_path, forme
     path.write_text(json.dumps(both))
     with pytest.raises(ConfigError) as caught:
         load.load(str(path), [])
-    assert former in caught.value.what and name in caught.value.what
+    assert f"{former} ({path}:1): is the former name of {name}" in caught.value.what
     with pytest.raises(ConfigError, match="which is given too"):
         load.load("PP-ShiTuV2_rec", [(former, value), (name, value)])
     default = value_of(Config(), name)
@@ -435,7 +435,41 @@ def test_every_former_name_belongs_to_the_section_of_a_key():
         assert name in known and former not in known and former.rpartition(".")[0] == name.rpartition(".")[0]
 
 
-def test_a_value_under_a_former_name_is_checked_and_the_message_names_the_present_one():
-    assert "Train.keep_checkpoints (-o)" in faults(("Train.keep_last", 0))
+def test_a_value_under_a_former_name_is_checked_and_the_message_has_both_names(tmp_path):
+    assert "Train.keep_checkpoints (-o, as Train.keep_last): " in faults(("Train.keep_last", 0))
+    (tmp_path / "a.yaml").write_text("Train:\n  keep_last: zz\n")
+    with pytest.raises(ConfigError, match=r"Train\.keep_checkpoints \(.*a\.yaml:2, as Train\.keep_last\): "):
+        load.load(str(tmp_path / "a.yaml"), [])
+    with pytest.raises(ConfigError, match=r"keep_checkpoints \(-o\): "):
+        load.load(str(tmp_path / "a.yaml"), [("Train.keep_checkpoints", 0)])
     with pytest.raises(ConfigError, match=r"write Train\.max_grad_norm=null"):
         load.load("PP-ShiTuV2_rec", [load.split_override("Train.clip_norm=")])
+
+
+def test_each_source_gives_one_notice_of_all_former_names(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("Train: {accumulate: 2, keep_last: 3, augment: {crop: area}}")
+    _, notices = load.load(str(path), [("Predict.save", "npz"), ("Evaluate.exclude_own", True)])
+    assert notices == [
+        f"{path}: former names of keys and values, which still work: Train.accumulate (now Train.accumulate_steps), "
+        "Train.keep_last (now Train.keep_checkpoints), Train.augment.crop=area (now random_resized_crop).",
+        "-o: former names of keys, which still work: Predict.save (now Predict.save_format), "
+        "Evaluate.exclude_own (now Evaluate.exclude_self).",
+    ]
+
+
+def test_a_misspelt_former_name_suggests_the_present_one():
+    assert "Did you mean Train.keep_checkpoints?" in faults(("Train.keep_lst", 3))
+
+
+def test_options_of_a_mode_without_any_are_named_with_their_source(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("Global:\n  device: cpu\n  mode_options: {bar: 2}\n")
+    row = "Global.mode_options ({}): mode check_dataset takes none, got {}"
+    for words, place, value in (
+        ([], f"{path}:3", {"bar": 2}),
+        ([("Global.mode_options.foo", 1)], "-o", {"bar": 2, "foo": 1}),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load.load(str(path), words)
+        assert row.format(place, value) in caught.value.what

@@ -16,7 +16,7 @@ from paddlex_feat.config.train_schema import LossSection
 from paddlex_feat.errors import ConfigError, DependencyError, WeightsError
 from paddlex_feat.losses import LOSSES, LossContext, LossSpec, read_terms
 from paddlex_feat.models import BACKBONES, HEADS, BackboneSpec, HeadSpec
-from paddlex_feat.modes.parts import find_problems, loss_terms
+from paddlex_feat.modes.parts import find_problems, loss_terms, unused_settings
 
 CONTEXT = LossContext(num_classes=3, embedding_size=4)
 
@@ -45,6 +45,7 @@ def test_names_and_keys_are_checked_without_paddle():
         ("Train.loss.terms=[{weight: 1}]", "Train.loss.terms.0.name (-o): a value is needed"),
         ("Train.loss.terms=[{name: cross_entropy, label_smoothing: 2}]", "Train.loss.terms.0.label_smoothing"),
         ("Train.loss.terms=[{name: cross_entropy, smoothing: 0.1}]", "Did you mean label_smoothing?"),
+        ("Train.loss.terms=[{name: cross_entropy, lr_mlt: 0.1}]", "Did you mean lr_mult?"),
         ("Train.loss.terms=[{name: CrossEntropy}]", "Did you mean cross_entropy?"),
         ("Model.head=arcmargin", "Did you mean arc_margin?"),
         ("Model.head_params={scale: 3}", "Model.head_params.scale (-o): unknown key"),
@@ -55,6 +56,33 @@ def test_names_and_keys_are_checked_without_paddle():
 )
 def test_a_part_that_does_not_exist_is_a_problem_of_the_configuration(setting, message):
     assert message in problems("Global.mode=train", setting)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentences"),
+    [
+        ([], []),
+        (["Train.loss.ce_weight=2", "Train.momentum=0.5"], []),
+        (["Train.loss.terms=[{name: cross_entropy}]", "Train.optimizer=adamw"], []),
+        (
+            ["Train.loss.terms=[{name: cross_entropy}]", "Train.loss.ce_weight=2.0", "Train.loss.triplet_margin=0.1"],
+            ["Train.loss.ce_weight, Train.loss.triplet_margin have no effect, for Train.loss.terms is set."],
+        ),
+        (
+            ["Train.optimizer=adamw", "Train.momentum=0.5"],
+            ["Train.momentum has no effect with the optimizer adamw."],
+        ),
+    ],
+)
+@pytest.mark.parametrize("model", ["PP-ShiTuV2_rec", "PP-ShiTuV2_rec_CLIP_vit_base"])
+def test_settings_without_effect_are_found(model, words, sentences):
+    assert unused_settings(load(model, [split_override(word) for word in words])[0]) == sentences
+
+
+def test_losses_that_share_a_name_in_logs_are_both_named(parts):
+    parts(LOSSES, LossSpec("clash", "CELoss", "features", "a:b"))
+    text = problems("Global.mode=train", "Train.loss.terms=[{name: cross_entropy}, {name: clash}]")
+    assert "Train.loss.terms.1.name (-o): cross_entropy and clash are both logged as CELoss" in text
 
 
 def test_problems_of_all_parts_are_listed_together():
@@ -81,6 +109,9 @@ def test_a_loss_states_words_and_keys_that_are_free():
         LossSpec("my.loss", "MyLoss", "logits", "a:b")
     with pytest.raises(ValueError, match="ends in Loss"):
         LossSpec("mine", "Mine", "logits", "a:b")
+
+    with pytest.raises(ValueError, match="needs logits or features, not 'pixels'"):
+        LossSpec("mine", "MyLoss", "pixels", "a:b")
 
     class Taken(Section):
         weight: float = key(1.0, "Taken.")
@@ -146,6 +177,50 @@ def test_code_that_cannot_be_imported_is_a_missing_dependency(parts):
     with pytest.raises(DependencyError) as caught:
         CombinedLoss(read_terms([{"name": "lost"}]), CONTEXT)
     assert caught.value.code == "builder-missing"
+
+
+def fails(*_):
+    raise KeyError("width")
+
+
+def test_a_faulty_part_of_another_package_is_named(parts):
+    paddle = pytest.importorskip("paddle")
+    from paddlex_feat.losses.combined import CombinedLoss
+    from paddlex_feat.models import recognizer
+    from paddlex_feat.models.spec import NetworkSpec
+
+    class PerImage(paddle.nn.Layer):
+        def forward(self, features, labels):
+            return features.mean(axis=self.axis).reshape([-1])
+
+    def per_image(axis):
+        layer = PerImage()
+        layer.axis = axis
+        return layer
+
+    def refuses(*_):
+        raise ConfigError("Not with these keys.", code="theirs")
+
+    def combined(make):
+        parts(LOSSES, LossSpec("odd", "OddLoss", "features", make))
+        return CombinedLoss(read_terms([{"name": "odd"}]), CONTEXT)
+
+    for make, words in ((fails, "KeyError"), (lambda *_: 3, "returns 3, not a paddle Layer")):
+        with pytest.raises(DependencyError, match=f"loss 'odd'.*{words}") as caught:
+            combined(make)
+        assert caught.value.code == "plugin-broken" and caught.value.where == __name__
+    with pytest.raises(ConfigError, match="Not with these"):
+        combined(refuses)
+    features, labels = paddle.rand([5, 4]), paddle.zeros([5], "int64")
+    with pytest.raises(DependencyError, match=r"loss 'odd'.*shape \[5\], not a scalar"):
+        combined(lambda *_: per_image(1))(features, None, labels)
+    assert combined(lambda *_: per_image(None))(features, None, labels)["loss"].shape == []
+    parts(BACKBONES, BackboneSpec("odd", fails))
+    with pytest.raises(DependencyError, match="backbone 'odd'"):
+        recognizer.build(NetworkSpec("odd"), 3)
+    parts(HEADS, HeadSpec("odd", lambda *_: None))
+    with pytest.raises(DependencyError, match="head 'odd'"):
+        recognizer.build(NetworkSpec(head="odd", embedding_size=8), 3)
 
 
 def momentum_state(loss=None):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from paddlex_feat.config.registry import Registry
@@ -14,7 +15,7 @@ from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.lists.transaction import LISTS
 from paddlex_feat.data.readers.shitu_rec import SHITU_REC
 from paddlex_feat.data.readers.spec import ReaderSpec
-from paddlex_feat.errors import DatasetError
+from paddlex_feat.errors import DatasetError, FeatError
 from paddlex_feat.fileio import lookup
 
 log = logging.getLogger(__name__)
@@ -28,8 +29,11 @@ READERS.add(SHITU_REC)
 def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS) -> Path:
     """The folder of the data set at or below `dataset_dir`: the one that holds all the lists `names`.
 
+    Readers of other packages are asked only if no folder is a data set of a built-in format.
+
     Raises:
         DatasetError: there is no such folder, or there are several.
+        DependencyError: a reader of another package is asked and cannot be imported.
     """
     top = Path(dataset_dir)
     if not os.path.isdir(dataset_dir):
@@ -39,10 +43,14 @@ def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS) -> Path:
             fix=f"Give the folder that holds {_files_of_all(names)}.",
             code="dataset-folder-missing",
         )
-    if _is_data_set(top, names):
-        return top
-    walk = Walk()
-    found = [folder for folder in _folders(top, SEARCH_DEPTH, walk) if _is_data_set(folder, names)]
+    found: list[Path] = []
+    for readers in _in_turn():
+        if _is_data_set(readers, top, names):
+            return top
+        walk = Walk()
+        found = [folder for folder in _folders(top, SEARCH_DEPTH, walk) if _is_data_set(readers, folder, names)]
+        if found:
+            break
     walk.log(f"Search for {_files_of_all(names)} below {top}")
     if len(found) == 1:
         return found[0]
@@ -60,7 +68,14 @@ def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS) -> Path:
 
 def reader_of(root: Path, names: tuple[str, ...] = LISTS) -> ReaderSpec:
     """The reader of the data set in the folder `root`, which `find_root` has given: the one that knows most lists."""
-    return max(READERS, key=lambda reader: reader.count_lists(root, names))
+    best, most = READERS.added()[0], 0
+    for readers in _in_turn():
+        for reader in readers:
+            count = reader.count_lists(root, names)
+            best, most = (reader, count) if count > most else (best, most)
+        if most == len(names):
+            break
+    return best
 
 
 def require_lists(
@@ -96,8 +111,8 @@ def _list_errors(errors: list[Finding], root: Path) -> DatasetError:
     )
 
 
-def _is_data_set(folder: Path, names: tuple[str, ...]) -> bool:
-    return any(reader.count_lists(folder, names) == len(names) for reader in READERS)
+def _is_data_set(readers: Iterable[ReaderSpec], folder: Path, names: tuple[str, ...]) -> bool:
+    return any(reader.count_lists(folder, names) == len(names) for reader in readers)
 
 
 def _holds_some(folder: Path, names: tuple[str, ...]) -> bool:
@@ -105,21 +120,36 @@ def _holds_some(folder: Path, names: tuple[str, ...]) -> bool:
 
 
 def _not_found(top: Path, names: tuple[str, ...]) -> DatasetError:
-    files = [file for reader in READERS for file in reader.files(names)]
+    files = [file for reader in _usable() for file in reader.files(names)]
     hints = [lookup.explain(top / file, "file") for file in files]
     if top.name not in ("", "..") and _holds_some(top.parent, names):
         hints = [f"There are lists one folder up: give {top.parent}."]
     return DatasetError(
         f"No folder with {_files_of_all(names)}. {next(filter(None, hints), '')}".rstrip(),
         where=f"{top} and {SEARCH_DEPTH} levels of folders below",
-        fix=" ".join(reader.layout for reader in READERS),
+        fix=" ".join(reader.layout for reader in _usable()),
         code="no-dataset",
     )
 
 
 def _files_of_all(names: tuple[str, ...]) -> str:
     """The files of every format, in words: "train.txt, gallery.txt and query.txt"."""
-    return ", or ".join(_in_words(reader.files(names)) for reader in READERS)
+    return ", or ".join(_in_words(reader.files(names)) for reader in _usable())
+
+
+def _in_turn() -> Iterable[list[ReaderSpec]]:
+    """The readers to try first, which need no other package; then all, if there are others."""
+    own = READERS.added()
+    yield own
+    if len(READERS.names()) > len(own):
+        yield list(READERS)
+
+
+def _usable() -> Iterable[ReaderSpec]:
+    """The readers whose packages can be imported, for messages."""
+    for name in READERS.names():
+        with suppress(FeatError):
+            yield READERS.get(name)
 
 
 def _in_words(words: tuple[str, ...]) -> str:
