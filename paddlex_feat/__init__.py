@@ -6,8 +6,9 @@ shows their use.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from paddlex_feat.lazy import lazy_names
 
 if TYPE_CHECKING:
     from paddlex_feat.config.schema import Config
@@ -86,39 +87,46 @@ __all__ = [
     "save_features",
     "train",
 ]
-_MODULES = {  # where the names of __all__ are; the errors are in `errors`
-    "Config": "config.schema",
-    "MOST_PIXELS": "data.images.limits",
-    "PKSampler": "data.samplers",
-    "ShuffleSampler": "data.samplers",
-    "RetrievalMetrics": "evaluation.metrics",
-    "retrieval_metrics": "evaluation.metrics",
-    "Predictor": "inference.predictor",
-    "create_model": "inference.predictor",
-    "FeatureResult": "inference.results",
-    "save_features": "inference.writers",
-    "LabelSmoothingCrossEntropy": "losses.label_smoothing",
-    "TripletAngularMarginLoss": "losses.triplet_angular_margin",
-    "CheckResult": "modes.api",
-    "EvaluateResult": "modes.api",
-    "ExportResult": "modes.api",
-    "TrainResult": "modes.api",
-    "check_dataset": "modes.api",
-    "evaluate": "modes.api",
-    "export": "modes.api",
-    "load_config": "modes.api",
-    "train": "modes.api",
-    "TrainingCallback": "modes.callbacks",
-}
 
-
-def __getattr__(name: str) -> Any:
-    """A name of __all__, imported when it is first used."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value = getattr(importlib.import_module(f"{__name__}.{_MODULES.get(name, 'errors')}"), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+if not TYPE_CHECKING:  # seen by a type checker, it would make any name pass
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "config.schema": ("Config",),
+            "data.images.limits": ("MOST_PIXELS",),
+            "data.samplers": ("PKSampler", "ShuffleSampler"),
+            "errors": (
+                "ConfigError",
+                "DatasetError",
+                "DependencyError",
+                "DeviceError",
+                "DownloadError",
+                "EvaluationError",
+                "FeatError",
+                "ImageError",
+                "Interrupted",
+                "OutOfMemoryError",
+                "OutputError",
+                "TrainingError",
+                "WeightsError",
+            ),
+            "evaluation.metrics": ("RetrievalMetrics", "retrieval_metrics"),
+            "inference.predictor": ("Predictor", "create_model"),
+            "inference.results": ("FeatureResult",),
+            "inference.writers": ("save_features",),
+            "losses.label_smoothing": ("LabelSmoothingCrossEntropy",),
+            "losses.triplet_angular_margin": ("TripletAngularMarginLoss",),
+            "modes.api": (
+                "CheckResult",
+                "EvaluateResult",
+                "ExportResult",
+                "TrainResult",
+                "check_dataset",
+                "evaluate",
+                "export",
+                "load_config",
+                "train",
+            ),
+            "modes.callbacks": ("TrainingCallback",),
+        },
+    )

@@ -184,7 +184,7 @@ def out_of_memory(error: BaseException, where: str, fix: str) -> OutOfMemoryErro
     return OutOfMemoryError(f"Not enough memory on {place}: {reason[:300]}", where=where, fix=f"{fix} Or end {others}.")
 
 
-TEMPORARY = ".paddlex_feat.tmp-"  # how the names begin that scratch.py makes
+TEMPORARY = ".paddlex_feat.tmp-"  # how the names begin that fileio/temporary.py makes
 OTHER_OUTPUT = "choose another folder with -o Global.output=DIR"
 OTHER_TEMPORARY = "name another folder for temporary files with the environment variable TMPDIR"
 _run_outputs: list[Path] = []  # Global.output of the run at work in this process, the last one counts

@@ -84,8 +84,8 @@ def find_file(name: str) -> tuple[Path, str | None]:
 def split_override(text: str) -> tuple[str, Any]:
     """`a.b=value` split at the first `=`; the value is a YAML scalar and never evaluated as code.
 
-    A key that takes text gets it literally (`yaml_text.parse_text`); a value whose source text a message may
-    need is a `yaml_text.Scalar`. Raises ValueError with the reason.
+    A key that takes text gets it literally (`safe_yaml.parse_text`); a value whose source text a message may
+    need is a `safe_yaml.Scalar`. Raises ValueError with the reason.
     """
     name, sign, value = text.partition("=")
     name = name.strip()
@@ -157,7 +157,7 @@ def load(
     Args:
         file: what `-c` gave, a path or a shipped name.
         overrides: (dotted key, value) pairs in the order given; the last one wins. A value may be a
-            `yaml_text.Scalar`, as from `split_override`.
+            `safe_yaml.Scalar`, as from `split_override`.
         usable: the paths that the mode uses must be those of this machine; False for the record of another run.
         check: finds problems of a valid configuration that the schema does not know, as `modes.parts.find_problems`.
 

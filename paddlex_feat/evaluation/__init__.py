@@ -7,8 +7,9 @@ plots are made in `paddlex_feat.reports`.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from paddlex_feat.lazy import lazy_names
 
 if TYPE_CHECKING:
     from paddlex_feat.evaluation.embed import Extractor
@@ -26,20 +27,14 @@ __all__ = [
     "rank_gallery",
     "retrieval_metrics",
 ]
-_MODULES = {
-    "Evaluation": "evaluator",
-    "Evaluator": "evaluator",
-    "Extractor": "embed",
-    "Ranking": "ranking.ranks",
-    "RetrievalMetrics": "metrics",
-    "metrics_of": "metrics",
-    "rank_gallery": "ranking.ranks",
-    "retrieval_metrics": "metrics",
-}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    return value
+if not TYPE_CHECKING:  # seen by a type checker, it would make any name pass
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "embed": ("Extractor",),
+            "evaluator": ("Evaluation", "Evaluator"),
+            "metrics": ("RetrievalMetrics", "metrics_of", "retrieval_metrics"),
+            "ranking.ranks": ("Ranking", "rank_gallery"),
+        },
+    )

@@ -7,8 +7,9 @@ where official ones come from.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from paddlex_feat.lazy import lazy_names
 
 if TYPE_CHECKING:
     from paddlex_feat.inference.engines import ENGINES, Engine, EngineOptions, EngineSpec
@@ -28,22 +29,15 @@ __all__ = [
     "create_model",
     "save_features",
 ]
-_MODULES = {
-    "ENGINES": "engines",
-    "Engine": "engines",
-    "EngineOptions": "engines",
-    "EngineSpec": "engines",
-    "FeatureExtractor": "extractor",
-    "FeatureResult": "results",
-    "Predictor": "predictor",
-    "create_model": "predictor",
-    "save_features": "writers",
-}
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name of __all__ when it is first used: this package itself imports neither OpenCV nor Paddle."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    return value
+if not TYPE_CHECKING:  # seen by a type checker, it would make any name pass
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "engines": ("ENGINES", "Engine", "EngineOptions", "EngineSpec"),
+            "extractor": ("FeatureExtractor",),
+            "predictor": ("Predictor", "create_model"),
+            "results": ("FeatureResult",),
+            "writers": ("save_features",),
+        },
+    )

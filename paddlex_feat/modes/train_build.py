@@ -255,6 +255,6 @@ def training_plan(settings: TrainSection, batches_per_epoch: int, group: Process
         eval_start=settings.eval_start,
         seed=settings.seed,
         accumulate=settings.accumulate_steps,
-        save_minutes=settings.save_interval_minutes,
+        save_interval_minutes=settings.save_interval_minutes,
         early_stopping=settings.early_stopping,
     )

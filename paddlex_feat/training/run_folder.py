@@ -1,7 +1,7 @@
 """The folder of a training run: its checkpoints, and how a run is resumed from them.
 
     best_model/  best_model.{pdparams,pdopt,pdstates,info.json}  inference/
-    epoch_N/     epoch_N.*                                       the last `keep_last` of them
+    epoch_N/     epoch_N.*                                       the last `keep_checkpoints` of them
     latest/      latest.*                                        the newest state; inference/ at the end of an epoch
     previous_N/  what earlier runs left
 A checkpoint is a folder that appears complete or not at all. Equal checkpoints share their files. Other files in one
@@ -81,9 +81,9 @@ def _preserve_user_files(former: Path, folder: Path, name: str) -> None:
 class RunFolder:
     """The checkpoints of one run below `root`."""
 
-    def __init__(self, root: Path, keep_last: int):
+    def __init__(self, root: Path, keep_checkpoints: int):
         self.root = root
-        self._keep_last = keep_last
+        self._keep_checkpoints = keep_checkpoints
         self.scores: dict[int, float | None] = {}  # of the epoch_N that exist, by N
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
@@ -212,7 +212,7 @@ class RunFolder:
     def save(self, names: Sequence[str], state: TrainingState, inference: Path | None) -> None:
         """Write one checkpoint under several names, with the files of the folder `inference`.
 
-        A thread writes while training goes on; `finish` waits for it. Afterwards at most `keep_last`
+        A thread writes while training goes on; `finish` waits for it. Afterwards at most `keep_checkpoints`
         of the epoch_N are left. Raises OutputError, also for a checkpoint that was being written.
         """
         self.finish()
@@ -242,7 +242,7 @@ class RunFolder:
         epoch = snapshot.progress["epoch"]
         if epoch_name(epoch) in names:
             self.scores[epoch] = snapshot.progress["score"]
-        for epoch in sorted(self.scores)[: -self._keep_last]:
+        for epoch in sorted(self.scores)[: -self._keep_checkpoints]:
             self._remove(epoch_name(epoch))
             del self.scores[epoch]
 

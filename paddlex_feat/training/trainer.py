@@ -49,7 +49,7 @@ class TrainingPlan:
     eval_start: bool
     seed: int
     accumulate: int = 1
-    save_minutes: float | None = None
+    save_interval_minutes: float | None = None
     early_stopping: int | None = None
 
 
@@ -253,7 +253,7 @@ class Trainer:
         return rate
 
     def _save_is_due(self) -> bool:
-        minutes = self.plan.save_minutes
+        minutes = self.plan.save_interval_minutes
         return minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
 
     def _end(self) -> NoReturn:

@@ -278,10 +278,10 @@ def state_of(layer, rate: float = 0.1, **progress) -> TrainingState:
     return TrainingState(layer, paddle.optimizer.Momentum(rate, 0.9, layer.parameters()), Progress(**progress))
 
 
-def test_keep_last(tmp_path):
+def test_only_the_last_epochs_are_kept(tmp_path):
     (tmp_path / "inference").mkdir()
     root = tmp_path / "run"
-    folder = RunFolder(root, keep_last=2)
+    folder = RunFolder(root, keep_checkpoints=2)
     layer = paddle.nn.Linear(2, 2)
     for epoch in (1, 2, 3, 4):
         state = state_of(layer, epoch=epoch, last_recall1=epoch / 10)

@@ -15,6 +15,7 @@ from support.runs import ROOT
 PACKAGE = ROOT / "paddlex_feat"
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 FILES = sorted(PACKAGE.rglob("*.py"))
+LAZY = [f for f in FILES if f.name == "__init__.py" and "lazy_names(" in f.read_text(encoding="utf-8")]
 ROOMS = sorted(f.parent.name for f in PACKAGE.glob("*/__init__.py"))
 
 
@@ -76,7 +77,7 @@ def test_the_page_draws_every_room_on_its_floor():
     assert sorted(table) == sorted(expected) and [int(number) for number, _ in table] == sorted(
         int(n) for n, _ in table
     )
-    assert set(ROOMS) == {name for _, name in expected} - {"cli", "errors"}
+    assert set(ROOMS) == {name for _, name in expected} - {"cli", "errors", "lazy"}
     drawn = re.findall(r'^    (\w+)\["<b>', PAGE, re.MULTILINE)
     assert sorted(drawn) == sorted([*(name for _, name in expected), "api"])
 
@@ -93,6 +94,38 @@ def test_files_that_the_page_names_exist():
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_has_a_door_plate(room):
     assert ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("file", LAZY, ids=lambda file: file.parent.name)
+def test_names_of_a_package_are_imported_when_they_are_used(file):
+    name = ".".join(file.relative_to(ROOT).parent.parts)
+    code = (
+        f"import sys, {name} as package\n"
+        "print(*{'numpy', 'cv2', 'paddle', 'matplotlib', 'PIL', 'pydantic', 'yaml'} & set(sys.modules))\n"
+        "assert set(package.__all__) <= set(dir(package)) and not hasattr(package, 'no_such_name')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "\n", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("file", LAZY, ids=lambda file: file.parent.name)
+def test_names_for_type_checkers_are_those_that_are_imported(file):
+    """Names and their modules under `if TYPE_CHECKING`, in the call of lazy_names and in __all__."""
+    package = ".".join(file.relative_to(ROOT).parent.parts)
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    imported = {
+        (node.module, a.name) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for a in node.names
+    }
+    (call,) = (n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "lazy_names")
+    modules = ast.literal_eval(call.args[1])
+    lazy = {(f"{package}.{module}", name) for module, names in modules.items() for name in names}
+    assert lazy == {(module, name) for module, name in imported if module.startswith(f"{package}.")} - {
+        ("paddlex_feat.lazy", "lazy_names")
+    }
+    (listed,) = (
+        ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and "__all__" in ast.unparse(n)
+    )
+    assert set(listed) - {"__version__"} == {name for _, name in lazy}
 
 
 def test_public_names_have_docstrings():

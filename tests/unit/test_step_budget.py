@@ -229,11 +229,11 @@ def test_a_loss_that_is_not_finite_is_found_an_interval_late_with_its_own_step_a
     assert own.state.progress.step == 6 and not (tmp_path / "latest").exists()
 
 
-@pytest.mark.parametrize("when", ["save_minutes", "signal", "end"])
+@pytest.mark.parametrize("when", ["save_interval_minutes", "signal", "end"])
 def test_nothing_is_saved_after_a_loss_that_was_not_finite(tmp_path, when):
     """The interval is long enough that no log line comes before the save."""
     own = trainer(tmp_path, 4, Terms([1.0, float("inf"), 1.0, 1.0]), log_interval=1000)
-    if when == "save_minutes":
+    if when == "save_interval_minutes":
         own._save_is_due = lambda: own.state.progress.step == 3
     elif when == "signal":
         own.batches = lambda *_: ((i, b) for n, (i, b) in enumerate(trainer(tmp_path, 4).batches(0, 0)) if stop(n))
