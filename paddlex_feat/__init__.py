@@ -6,9 +6,9 @@ shows their use.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from paddlex_feat.lazy import lazy_names
+from paddlex_feat.fileio.lazy import lazy_names
 
 if TYPE_CHECKING:
     from paddlex_feat.config.schema import Config
@@ -89,7 +89,7 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # seen by a type checker, it would make any name pass
-    __getattr__, __dir__ = lazy_names(
+    _lazy_name, __dir__ = lazy_names(
         __name__,
         {
             "config.schema": ("Config",),
@@ -130,3 +130,10 @@ if not TYPE_CHECKING:  # seen by a type checker, it would make any name pass
             "modes.callbacks": ("TrainingCallback",),
         },
     )
+
+    def __getattr__(name: str) -> Any:
+        if name in ("LabelSmoothingCrossEntropy", "TripletAngularMarginLoss"):
+            from paddlex_feat.runtime.paddle_import import prepare_paddle
+
+            prepare_paddle(training=True)  # Paddle takes its settings, threads among them, when it is imported
+        return _lazy_name(name)

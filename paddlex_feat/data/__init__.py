@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from paddlex_feat.lazy import lazy_names
+from paddlex_feat.fileio.lazy import lazy_names
 
 if TYPE_CHECKING:
     from paddlex_feat.data.augment import Augment, AugmentParams

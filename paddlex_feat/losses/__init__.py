@@ -1,4 +1,10 @@
-"""Losses by name, and the terms that a configuration asks for. Importing this room does not import Paddle."""
+"""Losses by name, and the terms that a configuration asks for. Importing this room does not import Paddle.
+
+`LOSSES` and its entries' class `LossSpec`   the registry; docs/extending.md shows how to add a loss
+`read_terms`, `LossTerm`, `LossContext`      what a configuration asks for, and what a loss is built with
+combined                                     `CombinedLoss`, the weighted sum of any number of terms
+label_smoothing, triplet_angular_margin      the losses of the recipes
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from paddlex_feat.lazy import lazy_names
+from paddlex_feat.fileio.lazy import lazy_names
 
 if TYPE_CHECKING:
     from paddlex_feat.training.checkpoint import Progress, TrainingState

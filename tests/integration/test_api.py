@@ -311,3 +311,17 @@ def test_the_result_of_a_killed_command_is_set_aside(small_faces, tmp_path):
     check_dataset(config(small_faces, tmp_path))
     assert (tmp_path / "check_dataset_result.json.bak").is_file()
     assert not (tmp_path / "check_dataset_result.json").exists()
+
+
+def test_losses_from_the_top_leave_threads_and_signals_to_the_runs():
+    code = (
+        "import signal; from paddlex_feat import TripletAngularMarginLoss\n"
+        "from paddlex_feat.runtime.cpu import cpu_threads, physical_cores\n"
+        "assert cpu_threads(0) == physical_cores(), cpu_threads(0)\n"
+        "assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL\n"
+        "status = dict(line.split(':', 1) for line in open('/proc/self/status'))\n"
+        "assert not int(status['SigCgt'], 16) & 1 << signal.SIGTERM - 1, status['SigCgt']\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
