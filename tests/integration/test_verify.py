@@ -374,9 +374,9 @@ def test_a_run_that_goes_on_has_outputs_of_its_new_end(run, small_faces, capsys)
 
 @pytest.mark.slow
 def test_weights_go_out_as_safetensors_and_come_in_everywhere(run_folder, small_faces, tmp_path):
-    def run(mode: str, folder: str, *settings: str) -> None:
+    def run(mode: str, folder: str, *settings: str) -> None:  # a process each: Paddle numbers variables by process
         words = (f"Global.mode={mode}", f"Global.output={tmp_path / folder}", f"Global.dataset_dir={small_faces}")
-        done = run_here("-c", "PP-ShiTuV2_rec", *(w for s in (*words, *QUICK, *settings) for w in ("-o", s)))
+        done = run_main("-c", "PP-ShiTuV2_rec", *(w for s in (*words, *QUICK, *settings) for w in ("-o", s)))
         assert done.returncode == 0, done.stderr
 
     best, tensors = run_folder / "best_model/best_model.pdparams", tmp_path / "a/weights.safetensors"
