@@ -555,7 +555,7 @@ sys.exit(cli.main(sys.argv[1:]))
         ("check_dataset", "paddlex_feat.modes.check_dataset", "find_root", "data/query.txt", "DatasetError"),
         ("train", "paddlex_feat.modes.train", "read_data", "data/images", "ImageError"),
         ("train", "paddlex_feat.data.readers.find", "find_root", "data/train.txt", "DatasetError"),
-        ("evaluate", "paddlex_feat.modes.evaluate", "own_files", "data/images", "ImageError"),
+        ("evaluate", "paddlex_feat.modes.evaluate", "self_pairs_of", "data/images", "ImageError"),
         ("evaluate", "paddlex_feat.data.readers.find", "find_root", "data/gallery.txt", "DatasetError"),
         ("evaluate", "paddlex_feat.modes.trained_model", "resolve_weights", "run/best_model", "WeightsError"),
         ("export", "paddlex_feat.modes.export", "weight_file", "run/best_model", "WeightsError"),

@@ -12,7 +12,7 @@ from filelock import FileLock
 HERE = Path(__file__).resolve().parent
 CACHE = HERE.parent.parent.parent / ".cache" / "oracles"
 REQUIREMENTS = {
-    "paddleclas": ["paddleclas==2.6.0", "paddlepaddle==3.3.1", "numpy==1.24.4"],
+    "paddleclas": ["paddleclas==2.6.0", "paddlepaddle==3.3.1", "numpy==1.24.4", "pydantic>=2.11,<3"],
     # Nothing beside it: what it needs itself is all that it runs with.
     "paddle26": ["paddlepaddle==2.6.2", "numpy<2"],
     "paddlex": ["paddlex[cv]==3.7.2", "paddlepaddle==3.3.1"],
