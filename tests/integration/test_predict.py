@@ -36,6 +36,7 @@ import paddlex_feat
 from paddlex_feat.data.images import tiff
 from paddlex_feat.errors import ConfigError, FeatError, ImageError, OutputError, WeightsError
 from paddlex_feat.fileio.temporary import TemporaryFolder
+from paddlex_feat.hub import download
 from paddlex_feat.inference.inputs import pixels
 from paddlex_feat.inference.inputs.items import iter_images
 
@@ -509,7 +510,8 @@ def silent() -> Iterator[str]:
         connection.close()
 
 
-def test_a_silent_server_keeps_nobody_from_closing(model, files, silent):
+def test_a_silent_server_keeps_nobody_from_closing_for_longer_than_the_read_timeout(model, files, silent, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 3)
     results = model.predict(iter([*files[:4], silent]), batch_size=4)
     assert next(results)["input_path"] == files[0]
     started = time.monotonic()
