@@ -96,17 +96,17 @@ def family(pid: int) -> list[int]:
 def test_a_machine_that_dies_ends_the_other(small_faces, tmp_path, sent, dead, message):
     """Stopped processes close no connection, like a machine without power; killed ones close all of them."""
     port = 20000 + os.getpid() % 20000
-    jobs = [start(small_faces, tmp_path / a, a, port, "Train.dist_timeout=0.1") for a in MACHINES]
+    jobs = [start(small_faces, tmp_path / a, a, port, "Train.dist_timeout=0.3") for a in MACHINES]
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while not (tmp_path / MACHINES[0] / "epoch_9").exists():
             assert jobs[0].poll() is None and time.monotonic() < until, jobs[0].communicate()[1]
             time.sleep(0.1)
         for pid in family(jobs[dead].pid):
             os.kill(pid, sent)
         began = time.monotonic()
-        shown = jobs[1 - dead].communicate(timeout=60)[1]
-        assert time.monotonic() - began < 25, shown
+        shown = jobs[1 - dead].communicate(timeout=90)[1]
+        assert time.monotonic() - began < 45, shown
         assert jobs[1 - dead].returncode == 1 and message in shown and "Train.resume=auto" in shown, shown
         result = json.loads((tmp_path / MACHINES[1 - dead] / "train_result.json").read_text())
         assert result["done_flag"] is False and message in result["err_msg"]
