@@ -104,7 +104,7 @@ def _cache() -> Iterator[sqlite3.Connection | None]:
         path = cache_folder() / "check_dataset" / f"images_{_VERSION}.sqlite"
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = _open(path)
-    except (OSError, sqlite3.Error, FeatError) as error:  # the last: there is no home folder
+    except (OSError, sqlite3.Error, FeatError) as error:  # FeatError: no home folder
         reason = error.what if isinstance(error, FeatError) else error
         log.warning("Results of earlier checks are not used: %s", reason)
         yield None

@@ -107,7 +107,7 @@ class GlobalSection(Section):
     @field_validator("mode_options")
     @classmethod
     def _options_of_another_package(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        mode = info.data.get("mode")  # None: it is no mode
+        mode = info.data.get("mode")  # None: not a valid name
         if value and mode in MODE_NAMES:
             raise ValueError(f"mode {mode} takes none")
         return value

@@ -7,12 +7,12 @@ from paddlex_feat.data.findings import FindingSpec
 _REDO = "Correct the annotation and convert again."
 NOT_JSON = FindingSpec("labelme-not-json", "warning", "an annotation is not JSON", _REDO)
 NO_IMAGE = FindingSpec("labelme-no-image", "warning", "imagePath is missing", _REDO)
-IMAGE_MISSING = FindingSpec("labelme-image-missing", "warning", "there is no such image", _REDO)
+IMAGE_MISSING = FindingSpec("labelme-image-missing", "warning", "the image of imagePath does not exist", _REDO)
 AMBIGUOUS = FindingSpec("labelme-ambiguous-image", "warning", "imagePath may be any of several images", _REDO)
 IMAGE_DATA = FindingSpec(
     "labelme-image-data",
     "warning",
-    "there is no such image, and `imageData` is not a picture or cannot become a file",
+    "the image of imagePath does not exist, and `imageData` is not a picture or cannot become a file",
     _REDO,
 )
 OTHER_FILE = FindingSpec(
@@ -26,7 +26,10 @@ FOLDER_UNREADABLE = FindingSpec(
 )
 FORMAT = FindingSpec("labelme-format", "warning", "an annotation holds something else", _REDO)
 IMAGE_INSIDE = FindingSpec(
-    "labelme-image-inside", "note", "there is no such image, and the picture in `imageData` becomes a file", "Nothing."
+    "labelme-image-inside",
+    "note",
+    "the image of imagePath does not exist, and the picture in `imageData` becomes a file",
+    "Nothing.",
 )
 NO_CLASS = FindingSpec("labelme-no-class", "warning", "no flag is true, and no shape names a class", _REDO)
 SEVERAL_CLASSES = FindingSpec("labelme-several-classes", "warning", "more than one class is named", _REDO)
