@@ -9,14 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.runs import QUICK, ROOT
-
-from paddlex_feat.runtime import signals
-from paddlex_feat.training.stop import StopSignal
 
 NAMES = ("SIGHUP", "SIGUSR1", "SIGXCPU", "SIGQUIT", "SIGUSR2")
 
@@ -129,16 +125,25 @@ def test_other_modes_end_with_their_result(name, small_faces, tmp_path):
     assert "Interrupted" in json.loads((tmp_path / "check_dataset_result.json").read_text())["err_type"]
 
 
-@pytest.fixture
-def heard() -> Iterator[None]:
-    """No signal is ignored, also where pytest runs in the background, and none ends pytest."""
-    former = {number: signal.signal(number, lambda *_: None) for number in signals.ENDING}
-    yield
-    for number, handler in former.items():
-        signal.signal(number, handler)
+# Signals of a process to itself, in one of its own: a mistake here would end pytest.
+INSISTING = """
+import json, signal, sys
+from paddlex_feat.runtime import signals
+from paddlex_feat.training.stop import StopSignal
+
+for number in signals.ENDING:  # also those that this process was started to ignore
+    signal.signal(number, lambda *_: None)
+request, raised = StopSignal(), False
+with request.listening():
+    try:
+        for name in sys.argv[1:]:
+            signal.raise_signal(getattr(signal, name))
+    except KeyboardInterrupt:
+        raised = True
+print(json.dumps([request.received, raised]))
+"""
 
 
-@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize(
     ("sent", "insists"),
     [
@@ -152,17 +157,11 @@ def heard() -> Iterator[None]:
     ],
 )
 def test_somebody_insists_by_a_second_ctrl_c_or_sigterm_alone(sent, insists):
-    request, raised = StopSignal(), False
-    with request.listening():
-        try:
-            for name in sent:
-                signal.raise_signal(getattr(signal, name))
-        except KeyboardInterrupt:
-            raised = True
-    assert request.received and raised is insists
+    done = subprocess.run([sys.executable, "-c", INSISTING, *sent], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [True, insists]
 
 
-@pytest.mark.usefixtures("heard")
 def test_handlers_come_back_also_those_that_python_does_not_know(tmp_path):
     code = """
 import faulthandler, os, signal, sys
