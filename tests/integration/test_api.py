@@ -110,6 +110,7 @@ def test_training_leaves_the_process_as_it_was(trained):
     assert all(name.startswith(("FLAGS_", "OMP_", "KMP_", "GLOG_", "CUBLAS_")) for name in changed), changed
 
 
+@pytest.mark.slow
 def test_the_command_trains_to_the_same_bytes(trained, small_faces, tmp_path):
     from conftest import train
 
@@ -219,6 +220,7 @@ def test_ctrl_c_raises_keyboard_interrupt(small_faces, tmp_path):
     assert done.stdout.split("\n")[:2] == ["interrupted", "interrupted by the caller"], done.stderr
 
 
+@pytest.mark.slow
 def test_the_tracker_of_the_docs_tracks_a_run(small_faces, tmp_path, monkeypatch, capsys):
     """The example of docs/python.md, with a stand-in for MLflow."""
     page = (ROOT / "docs/python.md").read_text()
@@ -254,6 +256,7 @@ def test_messages_of_the_host_program_come_through_after_a_run(run_folder, tmp_p
     assert done.returncode == 0 and "WARNING:host:after the run" in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_another_run_starts_in_on_end_and_not_before(small_faces, tmp_path):
     codes: list[str] = []
 

@@ -162,6 +162,7 @@ def test_a_clip_network_takes_no_other_size(tmp_path):
         exporter_of(config, config, recognizer.build(TINY_CLIP, 2))
 
 
+@pytest.mark.slow
 def test_training_completes_the_best_model_with_the_forms_asked_for(small_faces, tmp_path):
     done = train_here(small_faces, tmp_path, "Export.format=[onnx, openvino]", "Train.epochs_iters=1")
     assert done.returncode == 0, done.stderr

@@ -119,6 +119,7 @@ def test_a_run_with_classes_added_is_not_resumed(small_faces, run_folder, tmp_pa
     assert "head.fc.weight" not in done.stderr
 
 
+@pytest.mark.slow
 def test_weights_of_other_classes_lend_no_classifier(small_faces, run_folder, tmp_path):
     start = f"Train.pretrain_weight_path={run_folder}/best_model/best_model.pdparams"
     data = relabelled(small_faces, tmp_path / "data", {"10": "11"})

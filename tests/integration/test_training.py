@@ -98,6 +98,7 @@ def parameters(folder: Path, name: str) -> bytes:
     return (folder / name / f"{name}.pdparams").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_second_run_and_a_resumed_one_give_the_same_bytes(run_folder, small_faces, tmp_path):
     again = train(small_faces, tmp_path / "again", "Train.num_workers=1", "Train.eval_interval=2")
     assert again.returncode == 0, again.stderr
@@ -123,6 +124,7 @@ def test_a_new_run_sets_an_earlier_one_aside(small_faces, tmp_path):
     assert (tmp_path / "previous_1/epoch_9").is_dir() and (tmp_path / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_fine_tuning_from_the_best_model_of_the_same_folder(small_faces, tmp_path, run_folder):
     shutil.copytree(run_folder, tmp_path / "out")
     start = f"Train.pretrain_weight_path={tmp_path}/out/best_model/best_model.pdparams"
@@ -236,6 +238,7 @@ def test_resuming_with_another_batch_size_keeps_epochs_and_schedule(run_folder, 
     assert [r["step"] for r in new] == [8, 9]  # 3 steps an epoch; the last one is logged though no interval ends
 
 
+@pytest.mark.slow
 def test_a_torn_line_of_metrics_is_left_out(run_folder, small_faces, tmp_path):
     shutil.copytree(run_folder, tmp_path / "out")
     with (tmp_path / "out/metrics.jsonl").open("a") as stream:
@@ -506,6 +509,7 @@ def test_a_run_is_recorded(run_folder):
     assert record["dataset"]["train"]["images"] == 80 and len(record["dataset"]["query"]["sha256"]) == 64
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_with_other_data_and_settings_says_so_and_records_it(run_folder, small_faces, tmp_path):
     data, out = tmp_path / "data", tmp_path / "out"
     shutil.copytree(small_faces, data, symlinks=True)
