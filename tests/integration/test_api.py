@@ -161,6 +161,7 @@ class Failing(Recorder):
         return object.__getattribute__(self, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["on_start", "on_log_steps", "on_evaluation", "on_end"])
 def test_an_exception_in_a_callback_ends_the_run_and_all_are_told(small_faces, tmp_path, method):
     other = Recorder()

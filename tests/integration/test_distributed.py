@@ -74,6 +74,7 @@ def test_two_processes_without_a_classification_loss_make_the_steps_of_one(tmp_p
     require_the_steps_of_one((1, 2), tmp_path, 1, 0.0)
 
 
+@pytest.mark.slow
 def test_two_processes_train_a_losss_own_parameters_as_one_does(tmp_path):
     """Features of both devices, accumulation, another learning rate for the proxies."""
     require_the_steps_of_one((1, 2), tmp_path, 2, 1.0, proxies=True)

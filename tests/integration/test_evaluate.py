@@ -507,6 +507,7 @@ def test_two_processes_leave_the_result_of_one_byte_for_byte(run_folder, small_f
     assert not names[0] - names[1]
 
 
+@pytest.mark.slow
 def test_an_error_of_any_process_is_the_jobs_error(inference, data, tmp_path):
     (data / "bad.jpg").write_bytes(b"no image")
     append(data, "query", "bad.jpg 210")

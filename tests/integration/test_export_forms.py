@@ -94,6 +94,7 @@ def test_a_form_that_differs_leaves_nothing(run_folder, small_faces, tmp_path, m
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.slow
 def test_graphs_of_an_earlier_export_do_not_stay_beside_new_weights(run_folder, small_faces, tmp_path):
     mode.run(configured(run_folder, small_faces, **{"Export.format": list(FORMS)}), tmp_path)
     mode.run(configured(run_folder, small_faces, **{"Global.export_with_pir": False}), tmp_path)
@@ -222,6 +223,7 @@ def test_a_program_beside_a_graph_never_runs(python_path, run_folder, tmp_path, 
     assert (folder / "inference.onnx").stat().st_size and not marker.exists()
 
 
+@pytest.mark.slow
 def test_a_program_in_a_run_that_is_resumed_never_runs_and_is_not_copied(run_folder, small_faces, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(run_folder, out)

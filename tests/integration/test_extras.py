@@ -81,6 +81,7 @@ def killed(process: subprocess.Popen[bytes], output: Path) -> bool:
     return process.wait(60) == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bytes(finished, small_faces, search_path, tmp_path):
     settings = ("Global.mode=train", f"Global.dataset_dir={small_faces}", f"Global.output={tmp_path}", *QUICK, *OPTIONS)
     words = [word for setting in (*settings, "Train.save_interval_minutes=0.001") for word in ("-o", setting)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import faulthandler
 import logging
 import multiprocessing
 import os
@@ -185,13 +186,14 @@ def test_a_predictor_of_unknown_origin_says_so(small):
         pickle.dumps(Predictor(small._extractor))
 
 
-def test_what_is_under_way_when_the_process_is_forked_is_an_error_there(small, files):
+def test_what_is_under_way_when_the_process_is_forked_is_an_error_there(small, files, tmp_path):
     """Its threads do not exist in the child, which would wait for them for ever."""
+    where = tmp_path / "where the child waits"
 
     def in_child(use) -> str:
         child = os.fork()
         if not child:
-            signal.alarm(20)
+            faulthandler.dump_traceback_later(20, exit=True, file=where.open("w"))
             try:
                 use()
                 os._exit(0)
@@ -199,7 +201,7 @@ def test_what_is_under_way_when_the_process_is_forked_is_an_error_there(small, f
                 os._exit(3 if "fork" in str(error) else 4)
             finally:
                 os._exit(5)
-        return str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        return str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])) + (where.read_text() if where.is_file() else "")
 
     threads = cv2.getNumThreads()
     cv2.setNumThreads(2)  # this process's OpenCV has threads, too

@@ -133,6 +133,7 @@ def test_an_error_of_fusing_is_noticed(tmp_path, files, monkeypatch):
     assert exporter.largest_difference(state, tmp_path, images, "cpu") > 1e-3
 
 
+@pytest.mark.slow
 def test_export_keeps_what_had_its_names(run_folder, small_faces, tmp_path):
     (tmp_path / "inference.yml").write_text("mine")
     weight = f"Export.weight_path={run_folder}/best_model/best_model.pdparams"

@@ -522,6 +522,7 @@ def test_a_silent_server_keeps_nobody_from_closing_for_longer_than_the_read_time
     assert time.monotonic() - started < 2 * WAIT
 
 
+@pytest.mark.slow
 def test_a_slow_address_delays_no_result_before_it(model, files, silent):
     results = model.predict([*files[:3], silent, files[3]], batch_size=1)
     started = time.monotonic()

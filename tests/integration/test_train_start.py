@@ -149,6 +149,7 @@ def test_null_is_logged_at_the_start_of_a_run(run_folder):
     assert f"Train.resume and Train.resume_path are null: a new run in {run_folder}." in log
 
 
+@pytest.mark.slow
 def test_a_learning_rate_that_destroys_the_run_is_named(small_faces, tmp_path):
     harsh = ("Train.warmup_steps=0", "Train.batch_size=32", "Train.epochs_iters=1")
     done = train_here(small_faces, tmp_path, "Train.learning_rate=1e6", *harsh)
