@@ -33,6 +33,8 @@ class BackboneSpec:
         unused_parameters: whether some parameters get no gradient, which data parallelism must know.
         size_from_keys: whether configuration keys decide how large the network is. The size of a weight file is then
             checked before the network takes memory; the builder must work under `paddle.LazyGuard`.
+        mean: what is subtracted from each RGB channel of an image whose values are in 0 .. 1; None: ImageNet's mean.
+        std: what that is divided by; None: ImageNet's standard deviation.
     """
 
     name: str
@@ -42,6 +44,8 @@ class BackboneSpec:
     fixed_size: bool = False
     unused_parameters: bool = False
     size_from_keys: bool = False
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
 
     def stride_of(self, spec: NetworkSpec) -> int:
         """Return the stride of this network, in pixels."""
@@ -83,6 +87,15 @@ BACKBONES.add(
         stride=lambda spec: spec.patch_size,
         fixed_size=True,  # its positions are learnt for one
         size_from_keys=True,
+    )
+)
+BACKBONES.add(
+    BackboneSpec(
+        name="EfficientNet_Lite0",
+        build="paddlex_feat.models.efficientnet_lite:efficientnet_lite0",
+        stride=32,
+        mean=(127 / 255,) * 3,
+        std=(128 / 255,) * 3,
     )
 )
 

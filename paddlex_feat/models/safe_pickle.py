@@ -32,33 +32,44 @@ def load(stream: IO[bytes]) -> Any:
     Raises WeightsError that names what is neither an array nor a plain container. A damaged file raises any
     other exception. Arrays cannot be written to: they share the memory of what was read.
     """
-    left = [MAX_LOOKUPS]
-    return _plain(_Unpickler(stream).load(), MAX_DEPTH, left)
+    return plain(SafeUnpickler(stream, os.fstat(stream.fileno()).st_size).load())
 
 
-def _refused(name: str) -> WeightsError:
+def refused(name: str) -> WeightsError:
+    """The error of a file that asks for `name`."""
     what = f"The file asks for {name}, which is neither an array nor a plain container."
     return WeightsError(what, fix=_FIX, code="weights-unsafe")
 
 
-class _Type:
+class Standin:
+    """What a file's name for an object stands for until the pickle is read.
+
+    Attributes:
+        value: the array, number or type; None before its state is known.
+    """
+
+    value: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        raise refused(f"a state of {type(self).__name__}")
+
+
+class _Type(Standin):
     """A dtype of numbers; the pickle gives its byte order after it was made."""
 
     def __init__(self, code: Any, *_: Any):
         if not isinstance(code, str) or not _PLAIN_TYPE.fullmatch(code):
-            raise _refused(f"numpy.dtype({str(code)[:40]!r})")
+            raise refused(f"numpy.dtype({str(code)[:40]!r})")
         self.value = np.dtype(code)
 
     def __setstate__(self, state: Any) -> None:
         if state[2:5] != (None, None, None) or state[1] not in tuple("<>=|"):
-            raise _refused("a numpy.dtype with fields")
+            raise refused("a numpy.dtype with fields")
         self.value = self.value.newbyteorder(state[1])
 
 
-class _Array:
+class _Array(Standin):
     """An array, empty until the pickle gives its state."""
-
-    value: Any = None
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, data = state
@@ -68,7 +79,7 @@ class _Array:
     def empty(cls, kind: Any, *_: Any) -> _Array:
         """What `numpy.core.multiarray._reconstruct` makes."""
         if kind is not _array:
-            raise _refused("an array of another class than numpy.ndarray")
+            raise refused("an array of another class than numpy.ndarray")
         return cls()
 
 
@@ -91,7 +102,7 @@ def _scalar(dtype: Any, data: Any) -> _Array:
 def _tuple(items: Any) -> Any:
     """paddle.save marks a (name, array) pair so. Nothing is copied: many names for one tuple cost nothing."""
     if not isinstance(items, tuple):
-        raise _refused("builtins.tuple of another container")
+        raise refused("builtins.tuple of another container")
     return items
 
 
@@ -169,42 +180,51 @@ class _Counted(dict[int, Any]):
         return super().__getitem__(code)
 
 
-class _Unpickler(pickle._Unpickler):
-    """Admits arrays, numbers, texts and plain containers; any other name is refused."""
+class SafeUnpickler(pickle._Unpickler):
+    """Admits arrays, numbers, texts and plain containers; any other name is refused.
+
+    Args:
+        stream: where the pickle begins.
+        size: bytes that the stream has.
+
+    Attributes:
+        admitted: what stands for the names that a file may ask for.
+    """
 
     stack: list[Any]
+    admitted = _ADMITTED
 
-    def __init__(self, stream: IO[bytes]):
-        size = os.fstat(stream.fileno()).st_size
+    def __init__(self, stream: IO[bytes], size: int):
         super().__init__(_Bounded(stream, size))
         self._encodable = size
         known = {code: pickle._Unpickler.dispatch[code] for code in _OPCODES}
         own = {
-            pickle.REDUCE[0]: _Unpickler._reduce,
-            pickle.BUILD[0]: _Unpickler._build,
-            pickle.SETITEM[0]: _Unpickler._setitem,
-            pickle.SETITEMS[0]: _Unpickler._setitems,
+            pickle.REDUCE[0]: SafeUnpickler._reduce,
+            pickle.BUILD[0]: SafeUnpickler._build,
+            pickle.SETITEM[0]: SafeUnpickler._setitem,
+            pickle.SETITEMS[0]: SafeUnpickler._setitems,
         }
         self.dispatch = _Counted(known | own)  # type: ignore[misc]
 
     def find_class(self, module: str, name: str) -> Any:
+        """What stands for a name. Raises WeightsError for one that is not admitted."""
         if f"{module}.{name}" == _ENCODE:
             return self._encode
         try:
-            return _ADMITTED[f"{module}.{name}"]
+            return self.admitted[f"{module}.{name}"]
         except KeyError:
-            raise _refused(f"{module}.{name}") from None
+            raise refused(f"{module}.{name}") from None
 
     def _reduce(self) -> None:
         arguments, called = self.stack.pop(), self.stack[-1]
-        if called not in _ADMITTED.values() and called != self._encode:
-            raise _refused("a call of what is no name")
+        if called not in self.admitted.values() and called != self._encode:
+            raise refused("a call of what is no name")
         self.stack[-1] = called(*arguments)
 
     def _build(self) -> None:
         state, made = self.stack.pop(), self.stack[-1]
-        if not isinstance(made, (_Array, _Type)):
-            raise _refused(f"a state of {type(made).__name__}")
+        if not isinstance(made, Standin):
+            raise refused(f"a state of {type(made).__name__}")
         made.__setstate__(state)
 
     def _setitem(self) -> None:
@@ -219,7 +239,7 @@ class _Unpickler(pickle._Unpickler):
     def _encode(self, text: Any, encoding: Any) -> bytes:
         """Bytes that a pickle of protocol 2 holds as text; all together no more than the file has."""
         if encoding != "latin1":
-            raise _refused(f"{_ENCODE} with {str(encoding)[:40]!r}")
+            raise refused(f"{_ENCODE} with {str(encoding)[:40]!r}")
         self._encodable -= len(text)
         if self._encodable < 0:
             raise ValueError("the file gives one text as bytes many times")
@@ -241,8 +261,12 @@ class _Bounded:
         return self._stream.read(count)
 
 
+def plain(value: Any) -> Any:
+    """`value` with arrays for their stand-ins, as a tree: what occurs twice counts twice. Raises WeightsError."""
+    return _plain(value, MAX_DEPTH, [MAX_LOOKUPS])
+
+
 def _plain(value: Any, depth: int, left: list[int]) -> Any:
-    """`value` with arrays for their stand-ins, as a tree: what occurs twice counts twice."""
     left[0] -= 1
     if left[0] < 0 or depth < 0:
         what = "This is not a weight file: its containers are nested without end."
@@ -251,7 +275,7 @@ def _plain(value: Any, depth: int, left: list[int]) -> Any:
         return {_key(k): _plain(v, depth - 1, left) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(_plain(v, depth - 1, left) for v in value)
-    if isinstance(value, _Array):
+    if isinstance(value, Standin) and not isinstance(value, _Type):
         if value.value is None:
             raise ValueError("an array without content")
         return value.value
@@ -259,7 +283,7 @@ def _plain(value: Any, depth: int, left: list[int]) -> Any:
         raise ValueError("a number of more than 64 bits")
     if value is None or isinstance(value, (str, bytes, int, float)):
         return value
-    raise _refused(f"{getattr(value, '__name__', type(value).__name__)} as a value")
+    raise refused(f"{getattr(value, '__name__', type(value).__name__)} as a value")
 
 
 def _key(key: Any) -> str:

@@ -21,7 +21,7 @@ from paddlex_feat.errors import WeightsError, sanitize
 from paddlex_feat.fileio import lookup
 from paddlex_feat.fileio.atomic import atomic_path
 from paddlex_feat.fileio.atomic_folder import open_during_swap
-from paddlex_feat.models import safe_pickle
+from paddlex_feat.models import safe_pickle, torch_files
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         with open_during_swap(path) as stream:
-            state = _read_safetensors(stream) if is_safetensors(path) else safe_pickle.load(stream)
+            state = _read(stream, path)
     except WeightsError as error:
         raise WeightsError(error.what, where=str(path), fix=error.fix, code=error.code) from None
     except FileNotFoundError:
@@ -78,6 +78,25 @@ def read(path: Path) -> dict[str, Any]:
             code="weights-not-tensors",
         )
     return {k: _unwrap(v) for k, v in state.items() if k != _PADDLE_NAME_TABLE}
+
+
+def _read(stream: BinaryIO, path: Path) -> Any:
+    if is_safetensors(path):
+        return _read_safetensors(stream)
+    if torch_files.is_torch(stream):
+        return _state_dict(torch_files.load(stream))
+    return safe_pickle.load(stream)
+
+
+def _state_dict(content: Any) -> Any:
+    """The tensors of a PyTorch checkpoint, which may lie one level down; the prefix of its data parallelism goes."""
+    for name in ("state_dict", "model", "model_state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+            break
+    if isinstance(content, dict) and content and all(str(k).startswith("module.") for k in content):
+        return {str(k).removeprefix("module."): v for k, v in content.items()}
+    return content
 
 
 def is_safetensors(path: Path) -> bool:

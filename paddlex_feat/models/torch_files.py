@@ -1,0 +1,249 @@
+"""Weight files of PyTorch, read as plain data: both forms of `torch.save`.
+
+A zip archive has the pickle in `<name>/data.pkl` and the bytes of each storage in a file `<name>/data/<key>`. The
+form before version 1.6 has five pickles in a row, then each storage as its number of elements and its bytes. As with
+every pickle here, nothing that a file names is looked up.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import IO, Any
+
+import numpy as np
+
+from paddlex_feat.errors import WeightsError
+from paddlex_feat.models import safe_pickle
+from paddlex_feat.models.safe_pickle import SafeUnpickler, Standin, refused
+
+SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")  # of files that are written by PyTorch
+_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the form before 1.6
+_PROTOCOL = 1001  # the second
+_ZIP = b"PK"
+_MAX_PICKLE_BYTES = 2**28
+_MAX_DIMS = 32
+# Names of storages in the pickle -> dtype of their elements; bfloat16 has none in NumPy.
+_BFLOAT16 = "bfloat16"
+_DTYPES = {
+    "Double": "<f8",
+    "Float": "<f4",
+    "Half": "<f2",
+    "BFloat16": _BFLOAT16,
+    "Long": "<i8",
+    "Int": "<i4",
+    "Short": "<i2",
+    "Char": "<i1",
+    "Byte": "<u1",
+    "Bool": "|b1",
+}
+
+
+def load(stream: IO[bytes]) -> Any:
+    """The content of a file that `torch.save` wrote: plain containers with NumPy arrays for tensors.
+
+    Arrays share the memory of their storage; those of bfloat16 become float32.
+
+    Raises:
+        WeightsError: the file holds anything but tensors and plain data. A damaged file raises any other exception.
+    """
+    if stream.read(2) == _ZIP:
+        return _load_zip(stream)
+    stream.seek(0)
+    return _load_legacy(stream)
+
+
+def is_torch(stream: IO[bytes]) -> bool:
+    """Does the file begin as those of PyTorch do? The position in the file stays."""
+    start = stream.read(14)
+    stream.seek(-len(start), os.SEEK_CUR)
+    return start[:2] == _ZIP or (start[2:4] == b"\x8a\n" and int.from_bytes(start[4:14], "little") == _MAGIC)
+
+
+class _Kind:
+    """A class of storages, by the dtype of its elements."""
+
+    def __init__(self, dtype: str):
+        self.dtype = dtype
+
+
+class _Storage:
+    """Bytes of one storage; in the older form they follow after the pickle."""
+
+    def __init__(self, dtype: str, count: int, data: bytes | None = None):
+        self.dtype = dtype
+        self.count = count
+        self.data = data
+
+    @property
+    def element_bytes(self) -> int:
+        return 2 if self.dtype == _BFLOAT16 else np.dtype(self.dtype).itemsize
+
+    def elements(self) -> np.ndarray:
+        """All elements, [count]; bfloat16 as float32."""
+        if self.data is None or len(self.data) != self.count * self.element_bytes:
+            raise ValueError("a storage has more or fewer bytes than the file says")
+        if self.dtype == _BFLOAT16:  # the upper half of a float32
+            wide = np.frombuffer(self.data, "<u2").astype("<u4") << 16
+            self.data, self.dtype = wide.tobytes(), "<f4"
+        return np.frombuffer(self.data, self.dtype)
+
+
+class _Tensor(Standin):
+    """A tensor: a view of a storage, whose bytes may be read later."""
+
+    def __init__(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any):
+        if not isinstance(storage, _Storage):
+            raise refused("a tensor without a storage")
+        sizes, steps = tuple(map(int, shape)), tuple(map(int, strides))
+        offset, last = int(offset), int(offset) + sum((n - 1) * s for n, s in zip(sizes, steps, strict=True))
+        count = math.prod(sizes)
+        if len(sizes) > _MAX_DIMS or min((offset, *sizes, *steps), default=0) < 0 or count > storage.count:
+            raise ValueError("a tensor has more elements than its storage, or a negative size")
+        if count and last >= storage.count:
+            raise ValueError("a tensor lies outside its storage")
+        self._storage, self._offset, self._shape, self._steps = storage, offset, sizes, steps
+
+    @property
+    def value(self) -> np.ndarray:
+        """The elements, read-only."""
+        flat = self._storage.elements()[self._offset :]
+        if not math.prod(self._shape):
+            return np.zeros(self._shape, flat.dtype)
+        strides = [step * flat.itemsize for step in self._steps]
+        return np.lib.stride_tricks.as_strided(flat, self._shape, strides, writeable=False)
+
+
+def _parameter(tensor: Any, *_: Any) -> _Tensor:
+    if not isinstance(tensor, _Tensor):
+        raise refused("a parameter that is no tensor")
+    return tensor
+
+
+_ADMITTED: dict[str, Callable[..., Any]] = {
+    **SafeUnpickler.admitted,
+    "torch._utils._rebuild_tensor_v2": _Tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+}
+_KINDS = {f"torch.{name}Storage": _Kind(dtype) for name, dtype in _DTYPES.items()}
+
+
+class _Unpickler(SafeUnpickler):
+    """Admits tensors and their storages too."""
+
+    admitted = _ADMITTED
+
+    def __init__(self, stream: IO[bytes], size: int, storage: Callable[[str, str, int], _Storage]):
+        super().__init__(stream, size)
+        self._storage = storage
+        handlers: dict[int, Any] = self.dispatch
+        handlers[pickle.BINPERSID[0]] = _Unpickler._persistent
+        handlers[pickle.BUILD[0]] = _Unpickler._build_but_for_metadata
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What stands for a name. Raises WeightsError for one that is not admitted."""
+        return _KINDS.get(f"{module}.{name}") or super().find_class(module, name)
+
+    def _build_but_for_metadata(self) -> None:
+        """A state dict carries versions of its layers as an attribute, which nothing here needs."""
+        if isinstance(self.stack[-2], dict):
+            self.stack.pop()
+        else:
+            self._build()
+
+    def _persistent(self) -> None:
+        """A reference to a storage: ("storage", its class, key, device, number of elements[, view])."""
+        name = self.stack.pop()
+        if not isinstance(name, tuple) or len(name) not in (5, 6) or name[0] != "storage":
+            raise refused("an object outside the pickle")
+        _, kind, key, _, count, *view = name
+        if not isinstance(kind, _Kind) or not isinstance(key, str) or type(count) is not int or count < 0:
+            raise refused("a storage of another form")
+        if view and view[0] is not None:
+            raise refused("a view of a storage")
+        self.stack.append(self._storage(kind.dtype, key, count))
+
+
+def _load_zip(stream: IO[bytes]) -> Any:
+    with zipfile.ZipFile(stream) as archive:
+        members = {member.filename: member for member in archive.infolist()}
+        found = [name for name in members if name.count("/") <= 1 and name.endswith("data.pkl")]
+        if len(found) != 1:
+            raise WeightsError("The archive is not one of torch.save: it has no data.pkl.", code="weights-damaged")
+        folder = found[0].removesuffix("data.pkl")
+        _require_stored(members)
+        order = members.get(f"{folder}byteorder")
+        if order is not None and archive.read(order) != b"little":
+            raise WeightsError("The weights are of a big-endian machine.", code="weights-damaged")
+        if members[found[0]].file_size > _MAX_PICKLE_BYTES:
+            raise WeightsError("This is not a weight file: its pickle is too large.", code="weights-too-many-values")
+        storages: dict[str, _Storage] = {}
+        left = os.fstat(stream.fileno()).st_size  # members may overlap, so that many small ones hold the same bytes
+
+        def storage(dtype: str, key: str, count: int) -> _Storage:
+            nonlocal left
+            if key not in storages:
+                member = members[f"{folder}data/{key}"]
+                left -= member.file_size
+                if left < 0:
+                    raise ValueError("the storages are larger than the file")
+                storages[key] = _Storage(dtype, count, archive.read(member))
+            return _same(storages[key], dtype, count)
+
+        data = archive.read(found[0])
+        return safe_pickle.plain(_Unpickler(io.BytesIO(data), len(data), storage).load())
+
+
+def _require_stored(members: Mapping[str, zipfile.ZipInfo]) -> None:
+    """PyTorch compresses nothing, so that no file can unpack to more than it has."""
+    packed = [name for name, member in members.items() if member.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        raise WeightsError(
+            f"A member of the archive is compressed, which torch.save never does: {packed[0][:80]!r}.",
+            fix="Save the weights with torch.save, or as .safetensors.",
+            code="weights-unsafe",
+        )
+
+
+def _same(storage: _Storage, dtype: str, count: int) -> _Storage:
+    """The storage, which the file must describe alike each time."""
+    if (storage.dtype, storage.count) != (dtype, count):
+        raise ValueError("a storage is described in two ways")
+    return storage
+
+
+def _load_legacy(stream: IO[bytes]) -> Any:
+    size = os.fstat(stream.fileno()).st_size
+    storages: dict[str, _Storage] = {}
+
+    def storage(dtype: str, key: str, count: int) -> _Storage:
+        return _same(storages.setdefault(key, _Storage(dtype, count)), dtype, count)
+
+    def next_pickle() -> Any:
+        return _Unpickler(stream, size, storage).load()
+
+    magic, protocol, system = next_pickle(), next_pickle(), next_pickle()
+    if (magic, protocol) != (_MAGIC, _PROTOCOL) or not isinstance(system, dict) or not system.get("little_endian"):
+        raise WeightsError("The file is not one of torch.save, or of a big-endian machine.", code="weights-damaged")
+    content, keys = next_pickle(), next_pickle()
+    if not isinstance(keys, list) or sorted(keys) != sorted(storages):
+        raise ValueError("the storages are not those that the file names")
+    for key in keys:
+        (count,) = struct.unpack("<q", _exactly(stream, 8, size))
+        known = storages[key]
+        if count != known.count:
+            raise ValueError("a storage has another number of elements than the file says")
+        known.data = _exactly(stream, count * known.element_bytes, size)
+    return safe_pickle.plain(content)
+
+
+def _exactly(stream: IO[bytes], count: int, size: int) -> bytes:
+    """The next `count` bytes. Raises EOFError if the file does not have them."""
+    if count > size - stream.tell():
+        raise EOFError("it ends too early")
+    return stream.read(count)
