@@ -147,8 +147,8 @@ class CosineMargin(nn.Layer):
 class SubCenterArcFace(nn.Layer):
     """ArcFace with several centres a class, of which the nearest counts (Deng et al., "Sub-center ArcFace", ECCV 2020).
 
-    The cosine of a class is the greatest of its centres'; the margin is that of `ArcMargin`, with the exact sine. A class
-    of several looks, or with wrong labels in it, need not be pulled to one point.
+    The cosine of a class is the greatest of its centres'; the margin is that of `ArcMargin`, with the exact sine. A
+    class of several looks, or with wrong labels in it, need not be pulled to one point.
 
     forward: float32 [N, D], int64 [N] -> float32 [N, C]. In evaluation mode, or without labels, it returns the
     cosines, neither shifted nor scaled. A zero feature has cosine 0 with every class.

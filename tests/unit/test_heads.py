@@ -6,14 +6,16 @@ import math
 
 import numpy as np
 import pytest
+from support.runs import ROOT
 
 paddle = pytest.importorskip("paddle")
 
 from paddlex_feat.config.load import load, split_override
 from paddlex_feat.config.parts import HasClassVectors
 from paddlex_feat.errors import ConfigError
+from paddlex_feat.losses import LOSSES
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
-from paddlex_feat.models import recognizer
+from paddlex_feat.models import HEADS, recognizer
 from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.modes.parts import find_problems
 
@@ -163,3 +165,12 @@ def test_their_keys_are_checked(words, message):
     with pytest.raises(ConfigError) as caught:
         load("PP-ShiTuV2_rec", settings, check=find_problems)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("registry", [LOSSES, HEADS], ids=lambda r: r.kind)
+def test_the_guide_has_each_with_its_keys_and_defaults(registry):
+    guide = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    for spec in registry.added():
+        (row,) = (line for line in guide.splitlines() if line.startswith(f"| `{spec.name}` |"))
+        for name, field in spec.params.model_fields.items():
+            assert f"`{name}: {field.default}`" in row, (spec.name, name)
