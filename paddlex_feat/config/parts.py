@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from pydantic import ValidationError
 
 from paddlex_feat.config.base import Section
 from paddlex_feat.config.registry import did_you_mean
 from paddlex_feat.errors import DependencyError, FeatError, out_of_memory
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # A callable, or "module:name" of one in a module that imports Paddle.
 Builder = Callable[..., Any] | str
@@ -30,6 +33,17 @@ class Problem(NamedTuple):
 
 class NoParams(Section):
     """The keys of an entry that has none."""
+
+
+@runtime_checkable
+class HasClassVectors(Protocol):
+    """A layer, head or loss, with a vector for each class that can be started at the class's mean feature."""
+
+    def set_class_means(self, means: np.ndarray) -> None:
+        """Start the vectors at `means`, float32 [C, D] with rows of length 1.
+
+        A row of zeros, of a class without images, leaves that vector as it is.
+        """
 
 
 def imported(builder: Builder) -> Callable[..., Any]:

@@ -46,8 +46,12 @@ class ModelSection(Section):
     heads: int = key(12, "Attention heads, of CLIP_vit.", ge=1, le=256)
     class_token: bool = key(False, "Whether the class token takes part in the mean of tokens, of CLIP_vit.")
     neck: Literal["bn", "linear"] = key("bn", "bn: BatchNorm with shift 0; linear: fully connected.")
-    head: str = key("linear", "Classifier of training: linear, arc_margin (ArcFace), or one of another package.")
-    head_params: dict[str, Any] = key({}, "Own keys of a head of another package.")
+    head: str = key(
+        "linear",
+        "Classifier of training: linear, arc_margin (ArcFace), cosine, cosface, subcenter_arcface, "
+        "or one of another package.",
+    )
+    head_params: dict[str, Any] = key({}, "Own keys of cosine, cosface, subcenter_arcface, or of another package's.")
     arc_margin: float = key(0.2, "Angular margin of arc_margin.", "radians", ge=0, lt=1.57)
     arc_scale: float = key(30.0, "Scale of arc_margin's logits.", gt=0)
 
@@ -212,7 +216,7 @@ class TrainSection(Section):
     tf32: bool | None = key(
         None, "On a GPU, compute float32 products and convolutions in TF32; null: as Paddle does by default."
     )
-    cross_device_negatives: bool = key(False, "The triplet loss looks at the batches of all devices together.")
+    cross_device_negatives: bool = key(False, "Losses on features look at the batches of all devices together.")
     sync_bn: bool = key(False, "On several GPUs, BatchNorm takes its statistics from the batches of all devices.")
     dist_ips: str | None = key(None, "Addresses of the machines of one job, separated by commas, the same on each.")
     dist_port: int = key(6070, "First port of the job on each machine of dist_ips.", ge=1024, le=65000)

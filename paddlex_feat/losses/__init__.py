@@ -4,6 +4,7 @@
 `read_terms`, `LossTerm`, `LossContext`      what a configuration asks for, and what a loss is built with
 combined                                     `CombinedLoss`, the weighted sum of any number of terms
 label_smoothing, triplet_angular_margin      the losses of the recipes
+pairs, proxy_anchor                          further losses on features; their keys: params
 """
 
 from __future__ import annotations
@@ -17,6 +18,13 @@ from paddlex_feat.config.base import Section, key
 from paddlex_feat.config.parts import Builder, NoParams, Problem, read_params
 from paddlex_feat.config.registry import Registry
 from paddlex_feat.errors import ConfigError, FeatError
+from paddlex_feat.losses.params import (
+    CircleParams,
+    MultiSimilarityParams,
+    ProxyAnchorParams,
+    SupConParams,
+    TripletBatchHardParams,
+)
 
 KEY = "Train.loss.terms"
 Needs = Literal["logits", "features"]
@@ -43,7 +51,7 @@ class LossSpec:
     `paddle.nn.Layer` whose `forward(x, labels)` returns a float32 scalar (shape []) of x, float32 [N, C] or [N, D],
     and labels, int64 [N]. The layer may have parameters: each must take part in every call. They are trained by the
     optimizer of the network, averaged over devices, and saved in checkpoints beside the network's; exports and the
-    moving average leave them out.
+    moving average leave them out. A layer that is also a `config.parts.HasClassVectors` can be started at class means.
 
     Attributes:
         name: in `Train.loss.terms`, a word.
@@ -127,6 +135,38 @@ LOSSES.add(
         "paddlex_feat.losses.triplet_angular_margin:triplet_angular_margin",
         TripletAngularMarginParams,
         mines_pairs=True,
+    )
+)
+_PAIRS = "paddlex_feat.losses.pairs:"
+LOSSES.add(LossSpec("supcon", "SupConLoss", "features", _PAIRS + "supcon", SupConParams, mines_pairs=True))
+LOSSES.add(
+    LossSpec(
+        "multi_similarity",
+        "MultiSimilarityLoss",
+        "features",
+        _PAIRS + "multi_similarity",
+        MultiSimilarityParams,
+        mines_pairs=True,
+    )
+)
+LOSSES.add(LossSpec("circle", "CircleLoss", "features", _PAIRS + "circle", CircleParams, mines_pairs=True))
+LOSSES.add(
+    LossSpec(
+        "triplet_batch_hard",
+        "TripletBatchHardLoss",
+        "features",
+        _PAIRS + "triplet_batch_hard",
+        TripletBatchHardParams,
+        mines_pairs=True,
+    )
+)
+LOSSES.add(
+    LossSpec(
+        "proxy_anchor",
+        "ProxyAnchorLoss",
+        "features",
+        "paddlex_feat.losses.proxy_anchor:proxy_anchor",
+        ProxyAnchorParams,
     )
 )
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
 from paddlex_feat.config.base import Section
+from paddlex_feat.models.head_params import CosFaceParams, CosineParams, SubCenterArcFaceParams
 from paddlex_feat.models.spec import NetworkSpec
+
+_MEANS_SCALE = 16.0  # of the logits of a linear head that starts at class means
+_CENTER_NOISE = 0.05  # length of what makes the centres of a class differ that start at its mean
 
 
 class BNNeck(nn.Layer):
@@ -60,6 +65,14 @@ class LinearHead(nn.Layer):
         """Logits, float32 [N, C], of features float32 [N, D]; `labels` is ignored."""
         return self.fc(x)
 
+    def set_class_means(self, means: np.ndarray) -> None:
+        """Start at `means`, float32 [C, D] with rows of length 1; a row of zeros leaves that class as it is.
+
+        Features of length sqrt(D), as BatchNorm gives, then have logits of 16 times their cosines: as sharp as a
+        cosine classifier begins, which a vector of length 1 would exceed with long features.
+        """
+        _start_columns(self.fc.weight, means * (_MEANS_SCALE / math.sqrt(means.shape[1])))
+
 
 class ArcMargin(nn.Layer):
     """Additive angular margin (Deng et al., "ArcFace", arXiv:1801.07698).
@@ -91,9 +104,108 @@ class ArcMargin(nn.Layer):
         # The margin is computed for the own class alone: N values, not N x C.
         own = paddle.take_along_axis(cos, labels.unsqueeze(1), axis=1)
         sin = paddle.sqrt((1 - own * own + 1e-6).clip(min=1e-7))
-        shifted = own * math.cos(self.margin) - sin * math.sin(self.margin)
-        shifted = paddle.where(own > -math.cos(self.margin), shifted, own - self.margin * math.sin(self.margin))
+        shifted = _add_angle(own, sin, self.margin)
         return self.scale * (cos + F.one_hot(labels, cos.shape[1]) * (shifted - own))
+
+    def set_class_means(self, means: np.ndarray) -> None:
+        """Start at `means`, float32 [C, D] with rows of length 1; a row of zeros leaves that class as it is."""
+        _start_columns(self.weight, means)
+
+
+class CosineMargin(nn.Layer):
+    """Softmax of cosines, with a margin for the own class if asked for.
+
+    The logit of the own class is scale * (cos t - margin), that of another scale * cos t. Margin 0 is the normalised
+    softmax (Zhai and Wu, arXiv:1811.12649), scale being 1 / temperature; more is CosFace (Wang et al.,
+    arXiv:1801.09414, equation 4).
+
+    forward: float32 [N, D], int64 [N] -> float32 [N, C]. In evaluation mode, or without labels, it returns cos t,
+    neither shifted nor scaled. A zero feature has cosine 0 with every class.
+
+    Args:
+        margin: as a cosine. scale: factor on the cosines before the softmax.
+    """
+
+    def __init__(self, dim: int, num_classes: int, margin: float, scale: float):
+        super().__init__()
+        self.margin = margin
+        self.scale = scale
+        self.weight = self.create_parameter([dim, num_classes], default_initializer=nn.initializer.XavierNormal())
+
+    def forward(self, x: paddle.Tensor, labels: paddle.Tensor | None = None) -> paddle.Tensor:
+        """Logits, float32 [N, C], of features float32 [N, D]; cosines in evaluation mode, or without labels."""
+        cos = paddle.matmul(_unit(x, axis=1), _unit(self.weight, axis=0))
+        if labels is None or not self.training:
+            return cos
+        return self.scale * (cos - self.margin * F.one_hot(labels, cos.shape[1]))
+
+    def set_class_means(self, means: np.ndarray) -> None:
+        """Start at `means`, float32 [C, D] with rows of length 1; a row of zeros leaves that class as it is."""
+        _start_columns(self.weight, means)
+
+
+class SubCenterArcFace(nn.Layer):
+    """ArcFace with several centres a class, of which the nearest counts (Deng et al., "Sub-center ArcFace", ECCV 2020).
+
+    The cosine of a class is the greatest of its centres'; the margin is that of `ArcMargin`, with the exact sine. A
+    class of several looks, or with wrong labels in it, need not be pulled to one point.
+
+    forward: float32 [N, D], int64 [N] -> float32 [N, C]. In evaluation mode, or without labels, it returns the
+    cosines, neither shifted nor scaled. A zero feature has cosine 0 with every class.
+
+    Args:
+        margin: radians. scale: factor on the cosines before the softmax. sub_centers: K, centres a class.
+
+    Attributes:
+        weight: float32 [D, C * K]; the centres of class c are columns c * K to c * K + K - 1.
+    """
+
+    def __init__(self, dim: int, num_classes: int, margin: float, scale: float, sub_centers: int):
+        super().__init__()
+        self.margin = margin
+        self.scale = scale
+        self.sub_centers = sub_centers
+        shape = [dim, num_classes * sub_centers]
+        self.weight = self.create_parameter(shape, default_initializer=nn.initializer.XavierNormal())
+
+    def forward(self, x: paddle.Tensor, labels: paddle.Tensor | None = None) -> paddle.Tensor:
+        """Logits, float32 [N, C], of features float32 [N, D]; cosines in evaluation mode, or without labels."""
+        centers = paddle.matmul(_unit(x, axis=1), _unit(self.weight, axis=0))
+        cos = centers.reshape([len(x), -1, self.sub_centers]).max(axis=2)
+        if labels is None or not self.training:
+            return cos
+        own = paddle.take_along_axis(cos, labels.unsqueeze(1), axis=1)
+        sin = paddle.sqrt((1 - own * own).clip(min=1e-12))  # at angle 0 its gradient is 0, not infinite
+        shifted = _add_angle(own, sin, self.margin)
+        return self.scale * (cos + F.one_hot(labels, cos.shape[1]) * (shifted - own))
+
+    def set_class_means(self, means: np.ndarray) -> None:
+        """Start at `means`, float32 [C, D] with rows of length 1; a row of zeros leaves that class as it is.
+
+        All centres of a class get its mean and a little noise each, from Paddle's generator: equal centres would stay
+        equal.
+        """
+        centers = np.repeat(means, self.sub_centers, axis=0)
+        noise = paddle.randn(centers.shape).numpy() * (_CENTER_NOISE / math.sqrt(means.shape[1]))
+        _start_columns(self.weight, np.where(_has_direction(centers), centers + noise, 0))
+
+
+def _add_angle(cos: paddle.Tensor, sin: paddle.Tensor, margin: float) -> paddle.Tensor:
+    """cos(t + margin) of cos t and sin t; cos t - margin * sin margin where t + margin would pass pi."""
+    shifted = cos * math.cos(margin) - sin * math.sin(margin)
+    return paddle.where(cos > -math.cos(margin), shifted, cos - margin * math.sin(margin))
+
+
+def _has_direction(means: np.ndarray) -> np.ndarray:
+    """Whether rows of [C, D] are not 0: bool [C, 1]."""
+    known: np.ndarray = np.any(means, axis=1, keepdims=True)
+    return known
+
+
+def _start_columns(weight: paddle.Tensor, vectors: np.ndarray) -> None:
+    """Give a weight [D, C] the rows of `vectors` [C, D] as columns, except for rows of zeros."""
+    start = np.where(_has_direction(vectors), vectors, weight.numpy().T).T
+    weight.set_value(start.astype(np.float32))
 
 
 def _unit(x: paddle.Tensor, axis: int) -> paddle.Tensor:
@@ -112,3 +224,18 @@ def linear(spec: NetworkSpec, num_classes: int, params: Section) -> LinearHead:
 def arc_margin(spec: NetworkSpec, num_classes: int, params: Section) -> ArcMargin:
     """Builder of the head arc_margin."""
     return ArcMargin(spec.embedding_size, num_classes, spec.arc_margin, spec.arc_scale)
+
+
+def cosine(spec: NetworkSpec, num_classes: int, params: CosineParams) -> CosineMargin:
+    """Builder of the head cosine."""
+    return CosineMargin(spec.embedding_size, num_classes, 0.0, 1 / params.temperature)
+
+
+def cosface(spec: NetworkSpec, num_classes: int, params: CosFaceParams) -> CosineMargin:
+    """Builder of the head cosface."""
+    return CosineMargin(spec.embedding_size, num_classes, params.margin, params.scale)
+
+
+def subcenter_arcface(spec: NetworkSpec, num_classes: int, params: SubCenterArcFaceParams) -> SubCenterArcFace:
+    """Builder of the head subcenter_arcface."""
+    return SubCenterArcFace(spec.embedding_size, num_classes, params.margin, params.scale, params.sub_centers)

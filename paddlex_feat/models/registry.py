@@ -9,6 +9,7 @@ from paddlex_feat.config.base import Section
 from paddlex_feat.config.parts import Builder, NoParams
 from paddlex_feat.config.registry import Registry
 from paddlex_feat.errors import ConfigError
+from paddlex_feat.models.head_params import CosFaceParams, CosineParams, SubCenterArcFaceParams
 from paddlex_feat.models.spec import NetworkSpec
 
 BACKBONE_KEY, HEAD_KEY = "Model.backbone", "Model.head"
@@ -58,7 +59,8 @@ class HeadSpec:
 
     The builder is called as `build(spec, num_classes, params)` with a NetworkSpec, the number of classes and an
     instance of `params`, and returns a `paddle.nn.Layer` whose `forward(features, labels)` turns float32 [N, D] and
-    labels int64 [N], or None, into logits float32 [N, num_classes].
+    labels int64 [N], or None, into logits float32 [N, num_classes]. A layer that is also a
+    `config.parts.HasClassVectors` can be started at class means.
 
     Attributes:
         name: in `Model.head`.
@@ -102,6 +104,15 @@ BACKBONES.add(
 HEADS = Registry("heads", HeadSpec, HEAD_KEY)
 HEADS.add(HeadSpec(name="linear", build="paddlex_feat.models.heads:linear"))
 HEADS.add(HeadSpec(name="arc_margin", build="paddlex_feat.models.heads:arc_margin"))
+HEADS.add(HeadSpec(name="cosine", build="paddlex_feat.models.heads:cosine", params=CosineParams))
+HEADS.add(HeadSpec(name="cosface", build="paddlex_feat.models.heads:cosface", params=CosFaceParams))
+HEADS.add(
+    HeadSpec(
+        name="subcenter_arcface",
+        build="paddlex_feat.models.heads:subcenter_arcface",
+        params=SubCenterArcFaceParams,
+    )
+)
 
 
 def find_backbone(name: str) -> BackboneSpec:

@@ -23,7 +23,7 @@ class NetworkSpec:
         class_token: of CLIP_vit.
         neck: "bn" or "linear".
         head: a name of models.registry.HEADS.
-        head_params: own keys of a head from another package.
+        head_params: own keys of the head.
         arc_margin: of the head "arc_margin", in radians.
         arc_scale: of the head "arc_margin", a factor.
         input_size: side of an image, in pixels; CLIP_vit has a position for each patch.

@@ -80,13 +80,22 @@ def test_two_processes_train_a_losss_own_parameters_as_one_does(tmp_path):
     require_the_steps_of_one((1, 2), tmp_path, 2, 1.0, proxies=True)
 
 
+def test_two_processes_take_the_steps_of_one_with_every_loss_and_head(tmp_path):
+    """Losses on pairs see the images of both; ranks have other numbers of images of each class."""
+    require_the_same_weights((1, 2), tmp_path, "losses.py")
+
+
 def require_the_steps_of_one(
     jobs: tuple[int, ...], tmp_path: Path, accumulate: int, ce_weight: float, proxies: bool = False
 ) -> None:
+    require_the_same_weights(jobs, tmp_path, "steps.py", str(accumulate), str(ce_weight), str(int(proxies)))
+
+
+def require_the_same_weights(jobs: tuple[int, ...], tmp_path: Path, script: str, *words: str) -> None:
     weights = {}
     for processes in jobs:
-        result, words = tmp_path / str(processes), (str(accumulate), str(ce_weight), str(int(proxies)))
-        run_ranks(processes, "steps.py", result, *words, logs=tmp_path / f"logs{processes}")
+        result = tmp_path / str(processes)
+        run_ranks(processes, script, result, *words, logs=tmp_path / f"logs{processes}")
         weights[processes] = [dict(np.load(f"{result}.{rank}.npz")) for rank in range(processes)]
     for processes in jobs[1:]:
         for own in weights[processes]:

@@ -1,4 +1,7 @@
-"""The example package examples/paddlex_feat_extras, installed in a folder: a loss with parameters and a backbone."""
+"""The example package examples/paddlex_feat_extras, installed in a folder: a loss with parameters and a backbone.
+
+Beside its loss the runs train with proxy_anchor and a head with keys of its own, which are built in.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ OPTIONS = (
     "Model.backbone=tiny_conv",
     "Model.params={width: 8}",
     "Model.embedding_size=16",
-    "Train.loss.terms=[{name: proxy_anchor, lr_mult: 10}, {name: cross_entropy, weight: 0.5, label_smoothing: 0.0}]",
+    "Model.head=subcenter_arcface",
+    "Model.head_params={margin: 0.2, scale: 16.0, sub_centers: 2}",
+    "Train.loss.terms=[{name: proxy_nca, lr_mult: 10}, {name: proxy_anchor, weight: 0.1, lr_mult: 10}, "
+    "{name: cross_entropy, weight: 0.5, label_smoothing: 0.0}]",
     "Train.optimizer=adamw",
     "Train.optimizer_params={beta2: 0.99}",
     "Train.learning_rate=0.001",
@@ -56,20 +62,26 @@ def finished(small_faces, search_path, tmp_path_factory) -> Path:
     return output
 
 
-def test_the_loss_trains_its_own_parameters(finished, site, monkeypatch):
+def test_the_losses_train_their_own_parameters(finished, site, monkeypatch):
     monkeypatch.syspath_prepend(site)
-    from paddlex_feat_extras.proxy_anchor import ProxyAnchorLoss
+    from paddlex_feat_extras.proxy_nca import ProxyNCALoss
 
     saved = weights.read(finished / "latest/latest.pdloss")
-    assert list(saved) == ["proxy_anchor.proxies"] and saved["proxy_anchor.proxies"].shape == (8, 16)
+    assert {name: value.shape for name, value in saved.items()} == {
+        "proxy_anchor.proxies": (8, 16),
+        "proxy_nca.proxies": (8, 16),
+    }
+    assert weights.read(finished / "latest/latest.pdparams")["head.weight"].shape == (16, 16)
     assert not any("prox" in name for name in weights.read(finished / "latest/latest.pdparams"))
-    assert any(name.startswith("loss.proxy_anchor.proxies:") for name in weights.read(finished / "latest/latest.pdopt"))
+    optimizer = weights.read(finished / "latest/latest.pdopt")
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    losses = [row["ProxyAnchorLoss"] for row in rows if row["kind"] == "train"]
-    assert losses[-1] < 0.9 * losses[0]
+    for name, term in (("proxy_nca", "ProxyNCALoss"), ("proxy_anchor", "ProxyAnchorLoss")):
+        assert any(key.startswith(f"loss.{name}.proxies:") for key in optimizer)
+        losses = [row[term] for row in rows if row["kind"] == "train"]
+        assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:4]), (term, losses)
     features = paddle.randn([8, 16])
-    loss = ProxyAnchorLoss(8, 16)
-    loss.proxies.set_value(saved["proxy_anchor.proxies"])
+    loss = ProxyNCALoss(8, 16)
+    loss.proxies.set_value(saved["proxy_nca.proxies"])
     assert np.isfinite(float(loss(features, paddle.arange(8))))
 
 
@@ -116,8 +128,8 @@ def test_the_backbone_is_exported_without_the_loss(finished, search_path, tmp_pa
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("Train.loss.terms=[{name: proxy_ancor}]", "Did you mean proxy_anchor?"),
-        ("Train.loss.terms=[{name: proxy_anchor, margn: 1}]", "Train.loss.terms.0.margn"),
+        ("Train.loss.terms=[{name: proxy_nsa}]", "Did you mean proxy_nca"),
+        ("Train.loss.terms=[{name: proxy_nca, scle: 1}]", "Train.loss.terms.0.scle"),
         ("Model.params={wdth: 8}", "Did you mean width?"),
         ("Train.input_size=36", "not a multiple of 8"),
     ],
@@ -136,22 +148,17 @@ def test_a_wrong_name_or_key_is_found_before_anything_is_written(
     assert message in str(caught.value) and "(-o)" in str(caught.value)
 
 
-def test_proxy_anchor_by_hand(site, monkeypatch):
-    """Equation (4) of arXiv:2003.13911 in NumPy."""
+def test_proxy_nca_by_hand(site, monkeypatch):
+    """Distances and their softmax in NumPy."""
     monkeypatch.syspath_prepend(site)
-    from paddlex_feat_extras.proxy_anchor import ProxyAnchorLoss
+    from paddlex_feat_extras.proxy_nca import ProxyNCALoss
 
     rng = np.random.default_rng(0)
     features, proxies, labels = rng.standard_normal((6, 4)), rng.standard_normal((5, 4)), np.array([0, 0, 1, 3, 3, 3])
-    loss = ProxyAnchorLoss(5, 4, margin=0.2, alpha=4.0)
+    loss = ProxyNCALoss(5, 4, scale=3.0)
     loss.proxies.set_value(proxies.astype("float32"))
-    unit = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in (features, proxies)]
-    cos = unit[0] @ unit[1].T
-    expected = 0.0
-    for p in range(5):
-        same = labels == p
-        if same.any():
-            expected += np.log1p(np.exp(-4 * (cos[same, p] - 0.2)).sum()) / 3
-        expected += np.log1p(np.exp(4 * (cos[~same, p] + 0.2)).sum()) / 5
+    x, p = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (features, proxies))
+    z = np.exp(-3 * ((x[:, None] - p[None]) ** 2).sum(axis=2))
+    expected = -np.log(z[np.arange(6), labels] / z.sum(axis=1)).mean()
     got = float(loss(paddle.to_tensor(features, "float32"), paddle.to_tensor(labels)))
     assert got == pytest.approx(expected, rel=1e-5)

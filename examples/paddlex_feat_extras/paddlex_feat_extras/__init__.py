@@ -8,11 +8,10 @@ from paddlex_feat.losses import LossSpec
 from paddlex_feat.models import BackboneSpec
 
 
-class ProxyAnchorParams(Section):
-    """Keys of the loss proxy_anchor."""
+class ProxyNCAParams(Section):
+    """Keys of the loss proxy_nca."""
 
-    margin: float = key(0.1, "Margin delta of the cosines.", "cosine", ge=0, le=1)
-    alpha: float = key(32.0, "Scale of the cosines.", gt=0)
+    scale: float = key(9.0, "Factor on the squared distances.", gt=0)
 
 
 class TinyConvParams(Section):
@@ -21,12 +20,12 @@ class TinyConvParams(Section):
     width: int = key(16, "Channels of the first convolution; each later one has twice as many.", ge=1, le=1024)
 
 
-PROXY_ANCHOR = LossSpec(
-    name="proxy_anchor",
-    term="ProxyAnchorLoss",
+PROXY_NCA = LossSpec(
+    name="proxy_nca",
+    term="ProxyNCALoss",
     needs="features",
-    make="paddlex_feat_extras.proxy_anchor:proxy_anchor",
-    params=ProxyAnchorParams,
+    make="paddlex_feat_extras.proxy_nca:proxy_nca",
+    params=ProxyNCAParams,
 )
 
 TINY_CONV = BackboneSpec(
