@@ -133,7 +133,8 @@ class TrainSection(Section):
     warmup_steps: float = key(5, "Linear warm-up (epochs, despite the key's historical name).", "epochs", ge=0)
     pretrain_weight_path: PathText | None = key(
         PRETRAINED + "PP-ShiTuV2_rec_pretrained.pdparams",
-        "Weights to start from: .pdparams or .safetensors, file or URL; null: from scratch, nothing is downloaded.",
+        "Weights to start from: a .pdparams, .safetensors or PyTorch file, its URL, or starter, the weights of the extra "
+        "`starter`; null: from scratch, nothing is downloaded.",
     )
     freeze: list[str] = key([], "Parameters that are not trained, by name patterns such as backbone.stages.0.*.")
     resume_path: PathText | None = key(
