@@ -17,8 +17,8 @@ from paddlex_feat.inference.model_info import PREFIX, missing_files, models_with
 from paddlex_feat.models import torch_files
 
 log = logging.getLogger(__name__)
-_OF_A_SUFFIXES = (".pdparams", ".safetensors", *torch_files.SUFFIXES)  # of weight files, the first suggested first
-_CHECKPOINT = {
+_SUFFIXES = (".pdparams", ".safetensors", *torch_files.SUFFIXES)  # of weight files, the first suggested first
+_OF_A_CHECKPOINT = {
     ".pdopt": "the optimizer's state of a checkpoint",
     ".pdstates": "the progress of a checkpoint",
 }
@@ -26,10 +26,10 @@ _OF_A_MODEL = (".pdiparams", ".pdmodel", ".pdiparams.info", f"{PREFIX}.json", f"
 _FORMATS = "Give a .pdparams, .safetensors or PyTorch (.pth) file"
 _CHECKPOINT = "Give the .pdparams file of a checkpoint, with its .pdopt and .pdstates beside it"
 _ARCHIVE = "an archive", "Unpack it first and give the weight file in it."
-_ZIP = b"PK\x03\x04"  # how a file of torch.save begins
+_NOT_TORCH = "a file that torch.save did not write", ""
+_ZIP = b"PK\x03\x04"  # how a file of torch.save begins; the older form begins as other pickles do
 # By the end of a name: what the file is, and what to do.
 _BY_NAME = {
-    **dict.fromkeys(torch_files.SUFFIXES, ("a file that torch.save did not write", "")),
     **dict.fromkeys((".onnx", ".ort"), ("an ONNX graph", "")),
     ".xml": ("an OpenVINO graph", ""),
     **dict.fromkeys((".h5", ".hdf5", ".keras", ".pb", ".tflite"), ("a file of TensorFlow", "")),
@@ -143,7 +143,7 @@ def _folder_error(key: str, folder: Path, graphs: bool, whole: bool) -> WeightsE
     meant = weights_within(folder, whole) + (models_within(folder) if graphs else [])
     if not lacks and not meant:
         meant = weights_within(folder.parent, whole)
-    todo = "" if meant or not graphs else "Give a weight file, or a folder that mode export wrote."
+    todo = "" if meant or not graphs else f"{_FORMATS}, or a folder that mode export wrote."
     return WeightsError(what, where=f"{key}={folder}", fix=_advice(todo, meant, whole), code="weights-are-folder")
 
 
@@ -192,10 +192,10 @@ def _kind(path: Path) -> tuple[str, str]:
     begun = next((kind for begin, kind in _BY_BEGINNING.items() if start.startswith(begin)), ("", ""))
     if start[:1] == b"\x80" or name.endswith((".pdparams", ".pdema", ".safetensors")):
         return begun
-    if start.startswith(_ZIP) and not name.endswith(lookup.ARCHIVES):
-        return "", ""
     if name.endswith(_OF_A_MODEL):
         return "part of an inference directory", ""
+    if name.endswith(torch_files.SUFFIXES):
+        return begun if begun[0] or start.startswith(_ZIP) else _NOT_TORCH
     return next((kind for suffix, kind in _BY_NAME.items() if name.endswith(suffix)), begun)
 
 
