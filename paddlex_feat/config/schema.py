@@ -164,8 +164,8 @@ class EvaluateSection(Section):
 
     weight_path: PathText | None = key(
         "output/best_model/best_model.pdparams",
-        "What is evaluated: a .pdparams, .safetensors or PyTorch file, its URL, starter, or an inference directory; null: "
-        "the model's official weights.",
+        "What is evaluated: a .pdparams, .safetensors or PyTorch file, its URL, starter, or an inference directory; "
+        "null: the model's official weights.",
     )
     log_interval: int = key(1, "Accepted for compatibility; progress is a bar.", "batches", ge=1)
     batch_size: int = key(64, "Images per inference call, in training's evaluations too.", "images", ge=1)

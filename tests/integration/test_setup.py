@@ -41,7 +41,10 @@ def write(folder, name, version, extras=(), module=None):
         wheel.writestr(f"{base}.dist-info/RECORD", "")
     return file
 '''
-EXTRAS = [("cpu", "paddlepaddle"), *((name, f"stub-{name}") for name in ("demo", "starter", "test", "onnx", "openvino"))]
+EXTRAS = [
+    ("cpu", "paddlepaddle"),
+    *((name, f"stub-{name}") for name in ("demo", "starter", "test", "onnx", "openvino")),
+]
 
 
 @pytest.fixture(scope="module")

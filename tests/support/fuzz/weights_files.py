@@ -135,7 +135,7 @@ def _crafted() -> list[bytes]:
         _pickled({"weight": np.zeros((4, 3), [("a", "f4"), ("b", "O")]), "bias": np.zeros(3, "S3")}),
         _pickled({"x" * 100_000: np.zeros(3, "f4")}),
         _pickled({n: np.zeros(1, "f4") for n in range(3000)}),
-        *(file for kind in ("HalfStorage", "DoubleStorage", "BFloat16Storage", "BoolStorage") for file in _of_torch(kind)),
+        *(file for kind in ("Half", "Double", "BFloat16", "Bool") for file in _of_torch(f"{kind}Storage")),
         *(file for count in (*sizes, 14, 0) for file in _of_torch(count=count)),
         *(file for size in sizes for file in _of_torch(last=size)),
         *(file for size in sizes for file in _of_torch(offset=size)),
