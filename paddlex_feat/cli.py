@@ -38,8 +38,9 @@ examples:
   python main.py -c my.yaml -o Global.mode=predict -o Predict.input=photos/
   python main.py verify RUN [OTHER]     what differs from its run.json, or from another run; verify --help
 
-The shipped configurations, for -c: PP-ShiTuV2_rec, PP-ShiTuV2_rec_CLIP_vit_base, PP-ShiTuV2_rec_CLIP_vit_large and a
-small one for a first try, PP-ShiTuV2_rec_demo. Defaults below are those of PP-ShiTuV2_rec. In Python: docs/python.md.
+The shipped configurations, for -c: PP-ShiTuV2_rec, PP-ShiTuV2_rec_CLIP_vit_base, PP-ShiTuV2_rec_CLIP_vit_large,
+EfficientNet_Lite0_rec and a small one for a first try, PP-ShiTuV2_rec_demo. Defaults below are those of
+PP-ShiTuV2_rec. In Python: docs/python.md.
 """
 
 

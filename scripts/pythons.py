@@ -63,7 +63,7 @@ def main(words: list[str]) -> int:
     )
     parser.add_argument("--folder", type=Path, default=CACHE, help=f"of the environments; default: {CACHE}")
     asked = parser.parse_args(words)
-    extras, pins = "cpu,demo,test" if asked.paddle else "demo,test", lowest_bounds() if asked.lowest else []
+    extras, pins = "cpu,demo,starter,test" if asked.paddle else "demo,test", lowest_bounds() if asked.lowest else []
     name = ("paddle" if asked.paddle else "plain") + ("-lowest" if asked.lowest else "")
     rows, failed = [], False
     for version in asked.versions:

@@ -16,7 +16,7 @@ OURS = VENV / "made_by_scripts_run"
 PYTHON = VENV / "bin" / "python"
 # Where .venv is active, this script runs in it: what makes it anew must be the Python it was made from.
 BASE = str(Path(getattr(sys, "_base_executable", None) or sys.executable).resolve())
-EXTRAS = "demo,test,onnx,openvino"
+EXTRAS = "demo,starter,test,onnx,openvino"
 # Newer versions than 2.6 are on Paddle's own index alone, a page for each CUDA version.
 GPU_WHEEL, GPU_INDEX = "paddlepaddle-gpu==3.3.1", "https://www.paddlepaddle.org.cn/packages/stable/{}/"
 CUDA = ("cu118", "cu126", "cu129", "cu130")

@@ -12,9 +12,13 @@ from paddlex_feat.fileio.paths import expand_home
 PRETRAINED = "https://paddle-model-ecology.bj.bcebos.com/paddlex/official_pretrained_model/"
 
 
+STARTER = "starter"  # for a weight file: the ImageNet weights in the package of the extra `starter`
+STARTER_MODEL = "EfficientNet_Lite0_rec"  # the model that these weights are for
+
+
 def official_weights(model: str) -> str:
-    """Address of a model's official weights."""
-    return f"{PRETRAINED}{model}_pretrained.pdparams"
+    """Address of a model's official weights; STARTER for the model that has them in an installed package."""
+    return STARTER if model == STARTER_MODEL else f"{PRETRAINED}{model}_pretrained.pdparams"
 
 
 def key(default: Any, meaning: str, unit: str = "", values: str = "", **bounds: Any) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from paddlex_feat.config.base import PRETRAINED, official_weights
+from paddlex_feat.config.base import PRETRAINED, STARTER, STARTER_MODEL, official_weights
 
 
 def _clip(name: str, **model: Any) -> dict[str, Any]:
@@ -38,4 +38,17 @@ RECIPES: dict[str, dict[str, Any]] = {
     "PP-ShiTuV2_rec": {},
     BASE: _clip(BASE, patch_size=16, width=768, depth=12, heads=12, class_token=False),
     LARGE: _clip(LARGE, patch_size=14, width=1024, depth=24, heads=16, class_token=True),
+    STARTER_MODEL: {
+        "Model": {"backbone": "EfficientNet_Lite0", "embedding_size": 1280, "neck": "linear"},
+        "Train": {
+            "batch_size": 64,
+            "optimizer": "adamw",
+            "learning_rate": 3e-4,
+            "weight_decay": 0.02,
+            "warmup_steps": 1,
+            "pretrain_weight_path": STARTER,
+            "augment": {"rotation_degrees": 15.0},
+        },
+        "Export": {"weight_path": STARTER},
+    },
 }

@@ -24,13 +24,13 @@ from pydantic import (
     model_validator,
 )
 
-from paddlex_feat.config.base import PRETRAINED, PathText, Section, key
+from paddlex_feat.config.base import PRETRAINED, STARTER_MODEL, PathText, Section, key
 from paddlex_feat.config.registry import did_you_mean
 from paddlex_feat.config.train_schema import ModelSection, TrainSection, amp_level
 from paddlex_feat.runtime.device import DEVICE
 
 MODE_NAMES = ("check_dataset", "train", "evaluate", "export", "predict")  # built in: paddlex_feat.modes.MODES
-MODELS = ("PP-ShiTuV2_rec", "PP-ShiTuV2_rec_CLIP_vit_base", "PP-ShiTuV2_rec_CLIP_vit_large")
+MODELS = ("PP-ShiTuV2_rec", "PP-ShiTuV2_rec_CLIP_vit_base", "PP-ShiTuV2_rec_CLIP_vit_large", STARTER_MODEL)
 
 
 def _meant_device(text: str) -> str:
@@ -164,8 +164,8 @@ class EvaluateSection(Section):
 
     weight_path: PathText | None = key(
         "output/best_model/best_model.pdparams",
-        "What is evaluated: a .pdparams or .safetensors file, its URL, or an inference directory; null: the model's "
-        "official weights.",
+        "What is evaluated: a .pdparams, .safetensors or PyTorch file, its URL, starter, or an inference directory; "
+        "null: the model's official weights.",
     )
     log_interval: int = key(1, "Accepted for compatibility; progress is a bar.", "batches", ge=1)
     batch_size: int = key(64, "Images per inference call, in training's evaluations too.", "images", ge=1)
@@ -189,7 +189,8 @@ class ExportSection(Section):
 
     weight_path: PathText | None = key(
         PRETRAINED + "PP-ShiTuV2_rec_pretrained.pdparams",
-        "Weights to export: .pdparams or .safetensors, file or URL; null: the model's official weights.",
+        "Weights to export: a .pdparams, .safetensors or PyTorch file, its URL, or starter; null: the model's official "
+        "weights.",
     )
     save_weights: Literal["pdparams", "safetensors"] | None = key(
         None, "Write the tensors of the weight file too, the head included: as weights.pdparams or weights.safetensors."

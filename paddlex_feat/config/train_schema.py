@@ -38,7 +38,7 @@ class ModelSection(Section):
         "PPLCNetV2_base_ShiTu, CLIP_vit, paddleclas/NAME (extra paddleclas), or one of another package.",
     )
     params: dict[str, Any] = key({}, "Own keys of a backbone of another package.")
-    embedding_size: int = key(512, "Length of a feature; the three models' contract is 512.", ge=2, le=65536)
+    embedding_size: int = key(512, "Length of a feature; 512 is the contract of PaddleX's models.", ge=2, le=65536)
     dropout: float = key(0.2, "Dropout before the neck, of PPLCNetV2_base_ShiTu.", ge=0, lt=1)
     patch_size: int = key(16, "Side of a patch, of CLIP_vit.", "px", ge=2, le=256)
     width: int = key(768, "Length of a token, of CLIP_vit.", ge=2, le=16384)
@@ -137,7 +137,8 @@ class TrainSection(Section):
     warmup_steps: float = key(5, "Linear warm-up (epochs, despite the key's historical name).", "epochs", ge=0)
     pretrain_weight_path: PathText | None = key(
         PRETRAINED + "PP-ShiTuV2_rec_pretrained.pdparams",
-        "Weights to start from: .pdparams or .safetensors, file or URL; null: from scratch, nothing is downloaded.",
+        "Weights to start from: a .pdparams, .safetensors or PyTorch file, its URL, or starter, the weights of the "
+        "extra `starter`; null: from scratch, nothing is downloaded.",
     )
     freeze: list[str] = key([], "Parameters that are not trained, by name patterns such as backbone.stages.0.*.")
     resume_path: PathText | None = key(

@@ -10,12 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urldefrag
 
+from paddlex_feat.config.base import STARTER
 from paddlex_feat.errors import DownloadError
 from paddlex_feat.fileio.digest import sha256_file
 from paddlex_feat.hub.cache import ENV_CACHE, cache_folder, cache_to_write, download_lock
+from paddlex_feat.hub.starter import starter_weights
 from paddlex_feat.hub.urls import apply_mirror, file_name, is_url, without_password
 
-PICKLE = rb"\x80"  # the first byte of every .pdparams file
+PICKLE = rb"\x80|PK\x03\x04"  # how every .pdparams file begins, and the two forms of torch.save
 SAFETENSORS = rb".{5}\0{3}\{"  # the length of a header of less than 2^40 bytes, and its beginning
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 
@@ -114,6 +116,11 @@ def local_file(path_or_url: str, folder: str, fix: str, magic: bytes = b"") -> P
 
 
 def fetch_weights(path_or_url: str, fix: str) -> Path:
-    """A weight file, `.pdparams` or `.safetensors`: a path as it is, a URL by way of the cache."""
+    """A weight file: a path as it is, a URL by way of the cache, `starter` from its installed package.
+
+    Raises DownloadError; for `starter` DependencyError and WeightsError.
+    """
+    if path_or_url == STARTER:
+        return starter_weights()
     of_tensors = re.search(r"\.safetensors([?#]|$)", path_or_url.lower())
     return local_file(path_or_url, "weights", fix, SAFETENSORS if of_tensors else PICKLE)

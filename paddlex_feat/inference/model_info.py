@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from paddlex_feat.data.images.preprocess import Preprocess
-from paddlex_feat.errors import WeightsError
+from paddlex_feat.errors import FeatError, WeightsError
 from paddlex_feat.fileio import safe_yaml
 
 PREFIX = "inference"
@@ -71,6 +71,25 @@ def read_info(folder: Path) -> ModelInfo:
             code="postprocess-unsupported",
         )
     return ModelInfo(name, Preprocess.from_ops(ops, str(path)), unit is not False)
+
+
+def folder_problem(folder: Path, name: str) -> str:
+    """Why a folder is not an inference directory of this model; "" if it is one."""
+    try:
+        if not folder.is_dir():
+            return "no such folder"
+        found = read_info(folder).name
+        graphs = [file for file in GRAPHS if (folder / file).exists()]
+        # The engine takes the first graph that exists.
+        needed = (graphs[0] if graphs else GRAPHS[0], f"{PREFIX}.pdiparams")
+        missing = [file for file in needed if not (folder / file).is_file() or not (folder / file).stat().st_size]
+    except FeatError as error:
+        return error.what.rstrip(".")
+    except OSError as error:
+        return str(error)
+    if missing:
+        return f"{' and '.join(missing)} missing or empty"
+    return "" if found == name else f"it holds {found[:60]!r}"
 
 
 def missing_files(folder: Path) -> list[str]:

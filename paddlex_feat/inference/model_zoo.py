@@ -10,16 +10,18 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from paddlex_feat.config.base import STARTER_MODEL
 from paddlex_feat.errors import DownloadError, FeatError, WeightsError
 from paddlex_feat.fileio.backups import backup
 from paddlex_feat.hub.cache import cache_folder, cache_to_write, download_lock
 from paddlex_feat.hub.fetch import fetch_url, is_absent
 from paddlex_feat.hub.tar import unpack_tar
 from paddlex_feat.hub.urls import ENV_MIRROR, OFFICIAL, apply_mirror, without_password
-from paddlex_feat.inference.model_info import PREFIX, read_info
+from paddlex_feat.inference.model_info import folder_problem
+from paddlex_feat.inference.starter_model import starter_model
 
 log = logging.getLogger(__name__)
-NAMES = ("PP-ShiTuV2_rec", "PP-ShiTuV2_rec_CLIP_vit_base", "PP-ShiTuV2_rec_CLIP_vit_large")
+NAMES = ("PP-ShiTuV2_rec", "PP-ShiTuV2_rec_CLIP_vit_base", "PP-ShiTuV2_rec_CLIP_vit_large", STARTER_MODEL)
 _RELEASES = ("paddle3.0.0", "paddle3.0b2")  # the second if the server does not have the first
 _MODELS = "official_models"  # folder of the cache
 _ARCHIVES = "official_archives"  # folder of the cache for what is not unpacked yet
@@ -36,8 +38,10 @@ def official_model(name: str) -> Path:
     checked and renamed; a former folder of the name is kept as `.bak`. Other processes that need the
     same model wait for the download.
 
+    The one of EfficientNet_Lite0_rec is made here, from the starter: see `starter_model`.
+
     Raises WeightsError for a name that is not among NAMES, DownloadError if the model is not in the cache and cannot
-    be downloaded.
+    be downloaded, DependencyError if the starter is needed and not installed.
     """
     if name not in NAMES:
         nearest = difflib.get_close_matches(str(name), NAMES, n=1, cutoff=0)[0]
@@ -47,17 +51,19 @@ def official_model(name: str) -> Path:
             fix=f"Use one of {', '.join(NAMES)}, or give model_dir, the folder of an exported model.",
             code="unknown-model",
         )
+    if name == STARTER_MODEL:
+        return starter_model()
     problem = "there is no home folder"
     with suppress(DownloadError):
         folder = cache_folder() / _MODELS / name
-        problem = _problem(folder, name)
+        problem = folder_problem(folder, name)
         if not problem:
             return folder
     cache = cache_to_write()
     folder = cache / _MODELS / name
     try:
         with download_lock(cache / _ARCHIVES / name):
-            problem = _problem(folder, name)  # another process may have fetched it meanwhile
+            problem = folder_problem(folder, name)  # another process may have fetched it meanwhile
             if problem:
                 log.info("%s is fetched; in the cache, %s: %s.", name, folder, problem)
                 _install(name, folder)
@@ -71,25 +77,6 @@ def official_model(name: str) -> Path:
             code="model-unavailable",
         ) from error
     return folder
-
-
-def _problem(folder: Path, name: str) -> str:
-    """Why a folder is not an inference directory of this model; "" if it is one."""
-    try:
-        if not folder.is_dir():
-            return "no such folder"
-        found = read_info(folder).name
-        graphs = [f"{PREFIX}{suffix}" for suffix in (".json", ".pdmodel") if (folder / f"{PREFIX}{suffix}").exists()]
-        # The engine takes the first graph that exists.
-        needed = (graphs[0] if graphs else f"{PREFIX}.json", f"{PREFIX}.pdiparams")
-        missing = [file for file in needed if not (folder / file).is_file() or not (folder / file).stat().st_size]
-    except FeatError as error:
-        return error.what.rstrip(".")
-    except OSError as error:
-        return str(error)
-    if missing:
-        return f"{' and '.join(missing)} missing or empty"
-    return "" if found == name else f"it holds {found[:60]!r}"
 
 
 def _install(name: str, folder: Path) -> None:
@@ -125,7 +112,7 @@ def _unpack(archive: Path, name: str, folder: Path) -> None:
             unpack_tar(archive, content, _MAX_ARCHIVE_BYTES, _MAX_ARCHIVE_FILES)
             top = content / f"{name}_infer"
             model = top if top.is_dir() else content
-            problem = _problem(model, name)
+            problem = folder_problem(model, name)
             if problem:
                 raise WeightsError(f"The archive does not hold the model: {problem}.", code="archive-invalid")
         except WeightsError:  # a login page of a network, half a file: the next run downloads it again

@@ -61,7 +61,7 @@ def create_model(
         model_name: must be the one in the directory's inference.yml.
         model_dir: folder with inference.json (or .pdmodel), .pdiparams and inference.yml. For the engine onnx
             inference.yml and inference.onnx suffice, for openvino inference.yml and inference.xml; then Paddle is not
-            needed. None: the official model.
+            needed. None: the official model; of EfficientNet_Lite0_rec the one that is made from the extra `starter`.
         device: "cpu", "gpu:N" or None for the first visible GPU, else the CPU.
         batch_size: images computed together, see `Predictor.predict`, which can override it; None: 32 on a GPU, else 1.
         engine: "paddle" (None), "onnx", "openvino", one of another package, or "auto" for the fastest that is

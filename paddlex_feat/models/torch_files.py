@@ -14,7 +14,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -27,6 +27,7 @@ _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the form before 1.6
 _PROTOCOL = 1001  # the second
 _ZIP = b"PK"
 _MAX_PICKLE_BYTES = 2**28
+_MAX_DIRECTORY_BYTES = 2**24  # of an archive's list of members: 100,000 tensors and more
 _MAX_DIMS = 32
 # Names of storages in the pickle -> dtype of their elements; bfloat16 has none in NumPy.
 _BFLOAT16 = "bfloat16"
@@ -169,8 +170,30 @@ class _Unpickler(SafeUnpickler):
         self.stack.append(self._storage(kind.dtype, key, count))
 
 
+class _Directory:
+    """The file of an archive while its list of members is read, which Python keeps with 10 times its size.
+
+    Attributes:
+        read_whole: whether the list has been read, so that long reads are of storages.
+    """
+
+    read_whole = False
+
+    def __init__(self, stream: IO[bytes]):
+        self._stream = stream
+        self.seek, self.tell, self.seekable = stream.seek, stream.tell, stream.seekable
+
+    def read(self, count: int = -1) -> bytes:
+        """The next `count` bytes; -1: all. Raises WeightsError for a list of members that no weight file needs."""
+        if not self.read_whole and count > _MAX_DIRECTORY_BYTES:
+            raise WeightsError("This is not a weight file: it has too many parts.", code="weights-too-many-values")
+        return self._stream.read(count)
+
+
 def _load_zip(stream: IO[bytes]) -> Any:
-    with zipfile.ZipFile(stream) as archive:
+    directory = _Directory(stream)
+    with zipfile.ZipFile(cast(IO[bytes], directory)) as archive:
+        directory.read_whole = True
         members = {member.filename: member for member in archive.infolist()}
         found = [name for name in members if name.count("/") <= 1 and name.endswith("data.pkl")]
         if len(found) != 1:

@@ -3,6 +3,7 @@
 `.pdparams`, `.pdopt` and `.pdstates` are pickles of plain dictionaries of arrays. They are
 read by an unpickler that knows arrays and plain containers and nothing else, and written so
 that NumPy 1 (PaddleClas's environment) and NumPy 2 both read them. `.safetensors` holds arrays alone.
+Files of PyTorch are read, not written (`torch_files`).
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def _unwrap(value: Any) -> Any:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The dictionary in a `.pdparams`, `.pdopt`, `.pdstates` or `.safetensors` file; tensors as NumPy arrays.
+    """The dictionary in a `.pdparams`, `.pdopt`, `.pdstates`, `.safetensors` or PyTorch file; tensors as NumPy arrays.
+
+    The name decides about `.safetensors`, the first bytes about the others.
 
     Raises WeightsError if the file is missing, damaged, or holds anything but plain data.
     """
@@ -173,7 +176,7 @@ def load(model: nn.Layer, path: Path, head: Head = "required") -> LoadReport:
 
     Args:
         model: a Recognizer, or another network whose tensors have the names of the file.
-        path: the weight file, .pdparams or .safetensors.
+        path: the weight file, in any form that `read` knows.
         head: "optional", as at the start of training, leaves the head's fresh weights where the file
             has none or another class count, and those of a neck that the file does not have;
             "fresh" does so with the head in any case;

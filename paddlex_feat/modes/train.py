@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paddlex_feat.config import load as config_load
+from paddlex_feat.config.base import STARTER
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import WeightsError
 from paddlex_feat.fileio.atomic import link_or_copy, write_json
 from paddlex_feat.fileio.atomic_folder import resolve_during_swap, sync_files
 from paddlex_feat.fileio.backups import write_with_backup
 from paddlex_feat.fileio.temporary import TemporaryFolder
+from paddlex_feat.hub.starter import starter_weights
 from paddlex_feat.hub.urls import is_url
 from paddlex_feat.inference.export.convert import inference_file_names, require_forms, write_forms
 from paddlex_feat.modes.build import exporter_of, preprocess_of
@@ -73,7 +75,8 @@ def run(config: Config, output: Path, group: ProcessGroup, on_record: OnRecord |
 def _require_start(config: Config, output: Path) -> Path | None:
     """The checkpoint to resume from, if any.
 
-    Raises WeightsError if the run cannot start from what is given; a URL is fetched later.
+    Raises WeightsError if the run cannot start from what is given, DependencyError if the starter is not installed;
+    a URL is fetched later.
     """
     settings = config.Train
     if settings.resume_path:
@@ -82,7 +85,9 @@ def _require_start(config: Config, output: Path) -> Path | None:
     if settings.resume == "auto" and resolve_during_swap(output / LATEST).is_dir():
         return output / LATEST / f"{LATEST}.pdparams"
     start = settings.pretrain_weight_path
-    if start and not is_url(start):
+    if start == STARTER:
+        starter_weights()
+    elif start and not is_url(start):
         require_weights("Train.pretrain_weight_path", resolve_during_swap(Path(start)))
     return None
 

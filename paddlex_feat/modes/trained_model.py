@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paddlex_feat.config.base import STARTER
 from paddlex_feat.config.load import load
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import ConfigError, WeightsError
@@ -59,7 +60,7 @@ def resolve_weights(config: Config) -> Path:
         DownloadError: the download failed.
     """
     given = config.Evaluate.weight_path
-    path = None if given is None or is_url(given) else resolve_during_swap(Path(given))
+    path = None if given in (None, STARTER) or is_url(given) else resolve_during_swap(Path(given))
     if path is None:
         return weight_file(KEY, given, config.Global.model)
     require_weights(KEY, path, graphs=True)

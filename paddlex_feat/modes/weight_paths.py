@@ -7,27 +7,29 @@ import os
 from itertools import islice
 from pathlib import Path
 
-from paddlex_feat.config.base import official_weights
+from paddlex_feat.config.base import STARTER, official_weights
 from paddlex_feat.errors import WeightsError
 from paddlex_feat.fileio import lookup
 from paddlex_feat.fileio.atomic_folder import resolve_during_swap
 from paddlex_feat.hub.fetch import fetch_weights
 from paddlex_feat.hub.urls import is_url
 from paddlex_feat.inference.model_info import PREFIX, missing_files, models_within
+from paddlex_feat.models import torch_files
 
 log = logging.getLogger(__name__)
+_SUFFIXES = (".pdparams", ".safetensors", *torch_files.SUFFIXES)  # of weight files, the first suggested first
 _OF_A_CHECKPOINT = {
     ".pdopt": "the optimizer's state of a checkpoint",
     ".pdstates": "the progress of a checkpoint",
 }
 _OF_A_MODEL = (".pdiparams", ".pdmodel", ".pdiparams.info", f"{PREFIX}.json", f"{PREFIX}.yml")
-_FORMATS = "Give a .pdparams or .safetensors file"
+_FORMATS = "Give a .pdparams, .safetensors or PyTorch (.pth) file"
 _CHECKPOINT = "Give the .pdparams file of a checkpoint, with its .pdopt and .pdstates beside it"
-_TORCH = "a file of PyTorch", f"{_FORMATS}; files of PyTorch are not read yet."
-_ARCHIVE = "an archive", "Unpack it first and give the .pdparams or .safetensors file in it."
+_ARCHIVE = "an archive", "Unpack it first and give the weight file in it."
+_NOT_TORCH = "a file that torch.save did not write", ""
+_ZIP = b"PK\x03\x04"  # how a file of torch.save begins; the older form begins as other pickles do
 # By the end of a name: what the file is, and what to do.
 _BY_NAME = {
-    **dict.fromkeys((".pth", ".pt", ".ckpt", ".bin"), _TORCH),
     **dict.fromkeys((".onnx", ".ort"), ("an ONNX graph", "")),
     ".xml": ("an OpenVINO graph", ""),
     **dict.fromkeys((".h5", ".hdf5", ".keras", ".pb", ".tflite"), ("a file of TensorFlow", "")),
@@ -42,8 +44,6 @@ _BY_NAME = {
 }
 # The same by the first bytes, whatever the name.
 _BY_BEGINNING = {
-    b"PK\x03\x04": ("a zip archive, as PyTorch writes it", _TORCH[1]),
-    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19": _TORCH,  # the older form
     b"\x89HDF": ("a file of TensorFlow", ""),
     b"\x1f\x8b": _ARCHIVE,
     b"version https://git-lfs": ("a pointer of Git LFS", "Fetch the file itself with `git lfs pull`."),
@@ -54,12 +54,12 @@ _BY_BEGINNING = {
 def weight_file(key: str, weight_path: str | None, model: str) -> Path:
     """The file that the configuration key `key` names, fetched if it is a URL; null: the official weights of `model`.
 
-    Raises WeightsError unless it may be a weight file; DownloadError.
+    Raises WeightsError unless it may be a weight file; DownloadError; DependencyError.
     """
     if weight_path is None:
         weight_path = official_weights(model)
         log.info("%s is null: the official weights of %s, %s", key, model, weight_path)
-    if is_url(weight_path):
+    if is_url(weight_path) or weight_path == STARTER:
         return fetch_weights(weight_path, f"Give a local file with -o {key}=FILE.")
     path = resolve_during_swap(Path(weight_path))
     require_weights(key, path)
@@ -143,7 +143,7 @@ def _folder_error(key: str, folder: Path, graphs: bool, whole: bool) -> WeightsE
     meant = weights_within(folder, whole) + (models_within(folder) if graphs else [])
     if not lacks and not meant:
         meant = weights_within(folder.parent, whole)
-    todo = "" if meant or not graphs else "Give a .pdparams file, or a folder that mode export wrote."
+    todo = "" if meant or not graphs else f"{_FORMATS}, or a folder that mode export wrote."
     return WeightsError(what, where=f"{key}={folder}", fix=_advice(todo, meant, whole), code="weights-are-folder")
 
 
@@ -156,7 +156,7 @@ def weights_within(folder: Path, whole: bool = False) -> list[str]:
     try:
         below = sorted(islice((f for f in folder.iterdir() if f.is_dir()), 100))
         below.sort(key=lambda f: f.name != first)
-        found = (p for f in (folder, *below) for s in ("pdparams", "safetensors") for p in sorted(f.glob(f"*.{s}")))
+        found = (p for f in (folder, *below) for s in _SUFFIXES for p in sorted(f.glob(f"*{s}")))
         return [str(next(file for file in found if _suits(file, whole)))]
     except (OSError, StopIteration):
         return []
@@ -194,12 +194,14 @@ def _kind(path: Path) -> tuple[str, str]:
         return begun
     if name.endswith(_OF_A_MODEL):
         return "part of an inference directory", ""
+    if name.endswith(torch_files.SUFFIXES):
+        return begun if begun[0] or start.startswith(_ZIP) else _NOT_TORCH
     return next((kind for suffix, kind in _BY_NAME.items() if name.endswith(suffix)), begun)
 
 
 def _beside(path: Path, graphs: bool, whole: bool) -> list[str]:
     """Suggestions for a file without weights."""
-    same = [path.with_suffix(suffix) for suffix in (".pdparams", ".safetensors")]
+    same = [path.with_suffix(suffix) for suffix in _SUFFIXES]
     meant = [str(file) for file in same if file != path and file.is_file() and _suits(file, whole)][:1]
     meant = meant or weights_within(path.parent, whole)
     if path.name.lower().endswith(_OF_A_MODEL):

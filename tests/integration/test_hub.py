@@ -74,6 +74,15 @@ def test_safetensors_are_known_by_their_beginning(server):
                 fetch_weights(address, "Give a file.")
 
 
+def test_both_forms_of_torch_save_are_known_by_their_beginning(server):
+    for body in (b"PK\x03\x04" + bytes(99), b"\x80\x02\x8a\n" + bytes(99)):
+        server.body = body
+        assert fetch_weights(f"{server.url}/{body[0]}.pth", "Give a file.").read_bytes() == body
+    server.body = b"<!DOCTYPE html>"
+    with pytest.raises(DownloadError, match="not a file of the expected kind"):
+        fetch_weights(f"{server.url}/page.pth", "Give a file.")
+
+
 def test_a_download_that_breaks_off_goes_on_where_it_stood(server, tmp_path):
     server.breaks = 2
     assert get(server) == BODY

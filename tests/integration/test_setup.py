@@ -41,7 +41,10 @@ def write(folder, name, version, extras=(), module=None):
         wheel.writestr(f"{base}.dist-info/RECORD", "")
     return file
 '''
-EXTRAS = [("cpu", "paddlepaddle"), *((name, f"stub-{name}") for name in ("demo", "test", "onnx", "openvino"))]
+EXTRAS = [
+    ("cpu", "paddlepaddle"),
+    *((name, f"stub-{name}") for name in ("demo", "starter", "test", "onnx", "openvino")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +98,7 @@ def packages(project: Path) -> set[str]:
     }
 
 
-COMMON = {"paddlex_feat", "stub_demo", "stub_test", "stub_onnx", "stub_openvino"}
+COMMON = {"paddlex_feat", "stub_demo", "stub_starter", "stub_test", "stub_onnx", "stub_openvino"}
 
 
 @pytest.mark.slow  # it makes environments

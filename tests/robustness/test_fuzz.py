@@ -16,7 +16,16 @@ from paddlex_feat.errors import ConfigError, FeatError, ImageError, WeightsError
 from paddlex_feat.fileio import safe_yaml
 from paddlex_feat.inference.model_info import read_info
 
-SHORT = {"config": 60, "override": 200, "list": 60, "labelme": 200, "info": 100, "archive": 150, "parameters": 300}
+SHORT = {
+    "config": 60,
+    "override": 200,
+    "list": 60,
+    "labelme": 200,
+    "info": 100,
+    "archive": 150,
+    "parameters": 300,
+    "weights": 400,
+}
 
 
 def passed(name: str, cases: int, seed: int) -> None:

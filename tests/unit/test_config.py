@@ -277,7 +277,7 @@ def test_lists_of_the_recipes_come_from_yaml_as_they_are_written(tmp_path):
 
 def test_each_model_has_its_whole_recipe():
     """Figures of the recipes, by the keys that a user can override."""
-    rec, base, large = (load.load(name, [])[0] for name in MODELS)
+    rec, base, large, lite = (load.load(name, [])[0] for name in MODELS)
     assert (rec.Model.backbone, rec.Model.neck, rec.Model.head) == ("PPLCNetV2_base_ShiTu", "bn", "linear")
     assert (rec.Train.batch_size, rec.Train.samples_per_class, rec.Train.weight_decay) == (128, 4, 1e-5)
     assert (rec.Train.augment.crop, rec.Train.augment.rand_augment.num_ops) == ("pad_crop", 0)
@@ -290,6 +290,10 @@ def test_each_model_has_its_whole_recipe():
         assert (train.augment.crop, train.augment.rotation_prob) == ("random_resized_crop", 0.3)
         assert (train.augment.rand_augment.num_ops, train.augment.rand_augment.magnitude) == (2, 7.0)
         assert (train.loss.label_smoothing, train.loss.triplet_weight, train.loss.ce_weight) == (0.0, 0.0, 1.0)
+    model, train = lite.Model, lite.Train
+    assert (model.backbone, model.embedding_size, model.neck) == ("EfficientNet_Lite0", 1280, "linear")
+    assert (train.input_size, train.batch_size, train.samples_per_class, train.optimizer) == (224, 64, 4, "adamw")
+    assert train.pretrain_weight_path == lite.Export.weight_path == "starter"
 
 
 def test_the_configuration_cannot_change():

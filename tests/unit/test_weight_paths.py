@@ -46,9 +46,10 @@ def place(tmp_path_factory) -> Path:
     others = top / "others"
     others.mkdir()
     for name, data in {
-        "torch.pth": b"PK\x03\x04",
-        "old.pt": b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.",
-        "disguised.pdparams": b"PK\x03\x04",
+        "tar.pth": b"././@LongLink",
+        "inference.bin": b"\0\0\x80\x3f",
+        "pointer.pt": b"version https://git-lfs.github.com/spec/v1\n",
+        "arrays.npz": b"PK\x03\x04",
         "page.pdparams": b"<!DOCTYPE html>",
         "empty.pdparams": b"",
         "pointer.safetensors": b"version https://git-lfs.github.com/spec/v1\n",
@@ -78,6 +79,7 @@ def error_of(key: str, path: Path, tmp_path: Path) -> WeightsError:
     return caught.value
 
 
+FORMATS = ".pdparams, .safetensors or PyTorch (.pth) file"
 WRONG = {
     "run": ("folder", "{best}/best_model.pdparams"),
     "run/best_model": ("folder", "Give {best}/best_model.pdparams"),
@@ -98,13 +100,14 @@ WRONG = {
     "run/best_model/inference/inference.pdiparams": ("is part of an inference directory", "{best}/best_model.pdparams"),
     "run/best_model/inference/inference.json": ("is part of an inference directory", "{best}/best_model.pdparams"),
     "run/config.yaml": ("is a text file, not weights", ".pdparams"),
-    "others/torch.pth": ("torch.pth is a file of PyTorch, not weights", "files of PyTorch are not read yet"),
-    "others/old.pt": ("old.pt is a file of PyTorch", "not read yet"),
-    "others/disguised.pdparams": ("is a zip archive, as PyTorch writes it", "not read yet"),
+    "others/tar.pth": ("tar.pth is a file that torch.save did not write, not weights", FORMATS),
+    "others/inference.bin": ("inference.bin is a file that torch.save did not write", FORMATS),
+    "others/pointer.pt": ("is a pointer of Git LFS", "git lfs pull"),
+    "others/arrays.npz": ("is a file of NumPy", FORMATS),
     "others/page.pdparams": ("is a web page", "Download the weights again"),
     "others/empty.pdparams": ("is an empty file", ".safetensors"),
     "others/pointer.safetensors": ("is a pointer of Git LFS", "git lfs pull"),
-    "others/graph.onnx": ("is an ONNX graph", ".pdparams or .safetensors"),
+    "others/graph.onnx": ("is an ONNX graph", FORMATS),
     "others/model.safetensors.index.json": ("is an index of weights in several parts", "one .safetensors file"),
     "others/all.tar.gz": ("is an archive", "Unpack it first"),
     "others/all.zip": ("is an archive", "Unpack it first"),
@@ -123,7 +126,7 @@ def test_what_is_no_weight_file_is_explained_in_every_key(place, path, key, tmp_
     best = "latest" if key == "Train.resume_path" and path == "run" else "best_model"
     assert what.format(best=place / "run/best_model") in error.what
     fix = fix.format(best=place / "run" / best).replace("latest/best_model", "latest/latest")
-    if key == "Train.resume_path" and fix in (".safetensors", ".pdparams or .safetensors"):
+    if key == "Train.resume_path" and fix in (".safetensors", FORMATS):
         fix = "the .pdparams file of a checkpoint, with its .pdopt and .pdstates beside it"
     assert fix in error.fix
 
@@ -149,18 +152,18 @@ def test_a_prefix_of_paddle_names_the_inference_directory_too(place, tmp_path):
 
 
 def test_resume_suggests_whole_checkpoints_only(tmp_path):
-    for name in ("a.pth", "e.pdparams"):
-        (tmp_path / name).write_bytes(b"PK\x03\x04" if name == "a.pth" else b"\x80\x04}.")
-    for given in (tmp_path / "a.pth", tmp_path):
+    for name in ("a.npz", "e.pdparams"):
+        (tmp_path / name).write_bytes(b"PK\x03\x04" if name == "a.npz" else b"\x80\x04}.")
+    for given in (tmp_path / "a.npz", tmp_path):
         with pytest.raises(WeightsError) as caught:
             weight_paths.require_checkpoint("Train.resume_path", given)
         assert "e.pdparams" not in caught.value.fix and "with its .pdopt and .pdstates" in caught.value.fix
     with pytest.raises(WeightsError, match=r"Give \S+/e.pdparams"):
-        weight_paths.require_weights("Train.pretrain_weight_path", tmp_path / "a.pth")
+        weight_paths.require_weights("Train.pretrain_weight_path", tmp_path / "a.npz")
     (tmp_path / "epoch_2").mkdir()
     for suffix in ("pdparams", "pdopt", "pdstates"):
         (tmp_path / f"epoch_2/epoch_2.{suffix}").write_bytes(b"\x80\x04}.")
-    for given in (tmp_path / "a.pth", tmp_path):
+    for given in (tmp_path / "a.npz", tmp_path):
         with pytest.raises(WeightsError, match=r"Give \S+/epoch_2/epoch_2.pdparams"):
             weight_paths.require_checkpoint("Train.resume_path", given)
 
@@ -176,9 +179,10 @@ def test_a_checkpoint_without_its_other_files_is_no_resume(gone, said, tmp_path)
     assert said in caught.value.what and f"Train.pretrain_weight_path={tmp_path}/e.pdparams" in caught.value.fix
 
 
-@pytest.mark.parametrize("name", ["a.pth", "weights", "a.ema.bin", "a.pdema"])
-def test_weights_under_any_name_are_still_read(name, tmp_path):
-    (tmp_path / name).write_bytes(b"\x80\x04}.")
+@pytest.mark.parametrize("name", ["a.pth", "weights", "a.ema.bin", "a.pdema", "a.pdparams"])
+@pytest.mark.parametrize("start", [b"\x80\x04}.", b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."])
+def test_weights_under_any_name_are_still_read(name, start, tmp_path):
+    (tmp_path / name).write_bytes(start)
     weight_paths.require_weights("Evaluate.weight_path", tmp_path / name)
 
 

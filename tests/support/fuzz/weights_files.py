@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import pickle
+import random
 import struct
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from support.fuzz.target import Target
+from support import torch_bytes
+from support.fuzz.target import Target, mutate
 
 
 def _pickled(value: object, protocol: int = 4) -> bytes:
@@ -41,7 +45,22 @@ def _sound() -> list[bytes]:
         _pickled(progress),
         _pickled(OrderedDict(_state())),
         _pickled({"w": ("n", np.ones(3))}),
+        *_of_torch(),
     ]
+
+
+def _linear(weight: bytes, bias: bytes) -> bytes:
+    """The opcodes of a state dict that fits paddle.nn.Linear(4, 3)."""
+    return torch_bytes.mapping({"weight": weight, "bias": bias})
+
+
+def _of_torch(kind: str = "FloatStorage", count: int = 15, last: int = 3, **places: Any) -> list[bytes]:
+    """Both forms of torch.save; other arguments than these make them lie."""
+    stored = torch_bytes.storage(kind, "0", count)
+    weight = {"shape": (4, 3), "strides": (3, 1), "offset": 0, **places}
+    content = _linear(torch_bytes.tensor(stored, **weight), torch_bytes.tensor(stored, (last,), (1,), 12))
+    data = np.ones(15, np.float32).tobytes()
+    return [torch_bytes.archive(content, {"0": data}), torch_bytes.legacy(content, {"0": (15, data)})]
 
 
 def _global(module: str, name: str) -> bytes:
@@ -116,7 +135,43 @@ def _crafted() -> list[bytes]:
         _pickled({"weight": np.zeros((4, 3), [("a", "f4"), ("b", "O")]), "bias": np.zeros(3, "S3")}),
         _pickled({"x" * 100_000: np.zeros(3, "f4")}),
         _pickled({n: np.zeros(1, "f4") for n in range(3000)}),
+        *(file for kind in ("Half", "Double", "BFloat16", "Bool") for file in _of_torch(f"{kind}Storage")),
+        *(file for count in (*sizes, 14, 0) for file in _of_torch(count=count)),
+        *(file for size in sizes for file in _of_torch(last=size)),
+        *(file for size in sizes for file in _of_torch(offset=size)),
+        *(file for size in sizes for file in _of_torch(shape=(size, 3)) + _of_torch(strides=(size, 1))),
+        *(file for module, name in names for file in _in_torch(torch_bytes.call(f"{module}.{name}", b"K\x01"))),
+        *_in_torch(torch_bytes.storage("FloatStorage", "0", 0)),
+        *_in_torch(torch_bytes.name("torch.FloatStorage")),
+        *_in_torch(b"]" * 90_000 + b"a" * 89_999),
+        torch_bytes.archive(b"}", {"0": bytes(2**20)}, packed=True),
+        torch_bytes.archive(b"}" + b"0}" * 2**20, {}, packed=True),
+        torch_bytes.archive(b"}", {str(n): b"" for n in range(3000)}),
     ]  # fmt: skip
+
+
+def _in_torch(value: bytes) -> list[bytes]:
+    content = torch_bytes.mapping({"weight": value})
+    return [torch_bytes.archive(content, {}), torch_bytes.legacy(content, {})]
+
+
+_TOKENS = [bytes([code]) for code in b"().]}Rbsut012NQ" + bytes(range(0x80, 0x99))] + [
+    b"h\0", b"q\0", b"j\0\0\0\0", b"r\xff\xff\0\0", b"P0\n", b"Q", b"K\0", _int(2**40), _int(-1),
+    b"f4", b"O", b"|V8", b"numpy", b"dtype", b"ndarray", b"_reconstruct", _global("os", "system"),
+    torch_bytes.name("torch.DoubleStorage"), torch_bytes.name("torch._utils._rebuild_parameter"),
+]  # fmt: skip
+
+
+def _grow(rng: random.Random, data: bytes) -> bytes:
+    """A mutation; within an archive, whose checksums would give it away, of a member's content."""
+    if not data.startswith(b"PK"):
+        return mutate(rng, data, _TOKENS)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as before, zipfile.ZipFile(stream, "w") as after:
+        for name in before.namelist():
+            content = before.read(name)
+            after.writestr(name, mutate(rng, content, _TOKENS) if name.endswith(".pkl") else content)
+    return stream.getvalue()
 
 
 def _use(data: bytes, folder: Path) -> str:
@@ -140,8 +195,7 @@ WEIGHTS = Target(
     "weights",
     _sound,
     _crafted,
-    [bytes([code]) for code in b"().]}Rbsut012N" + bytes(range(0x80, 0x99))]
-    + [b"h\0", b"q\0", b"j\0\0\0\0", b"r\xff\xff\0\0", b"P0\n", b"Q", b"K\0", _int(2**40), _int(-1)]
-    + [b"f4", b"O", b"|V8", b"numpy", b"dtype", b"ndarray", b"_reconstruct", _global("os", "system")],
+    _TOKENS,
     _use,
+    _grow,
 )
