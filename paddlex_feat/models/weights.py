@@ -184,9 +184,7 @@ def load(model: nn.Layer, path: Path, head: Head = "required") -> LoadReport:
     state, report, faults, fill = _with_prefix(read(path), model), LoadReport(), [], {}
     if head == "fresh":
         state, head = {n: t for n, t in state.items() if not n.startswith(HEAD)}, "optional"
-    adapt = getattr(getattr(model, "backbone", None), "adapt_state", None)
-    if adapt is not None:
-        adapt(state, BACKBONE)
+    _adapt(model, state, path)
     own = {n: t for n, t in model.state_dict().items() if head != "ignored" or not n.startswith(HEAD)}
     absent = tuple(p for p in (NECK, HEAD) if head == "optional" and not any(n.startswith(p) for n in state))
     for name, tensor in own.items():
@@ -219,6 +217,20 @@ def load(model: nn.Layer, path: Path, head: Head = "required") -> LoadReport:
         )
     model.set_state_dict({**model.state_dict(), **fill})  # Paddle warns of names that are left out
     return report
+
+
+def _adapt(model: nn.Layer, state: dict[str, Any], path: Path) -> None:
+    """Let the backbone change the file's tensors; of those it adds for a neck, keep the ones that the network has."""
+    adapt = getattr(getattr(model, "backbone", None), "adapt_state", None)
+    if adapt is None:
+        return
+    kept = {*state, *model.state_dict()}
+    try:
+        adapt(state, BACKBONE)
+    except WeightsError as error:
+        raise WeightsError(error.what, where=str(path), fix=error.fix, code=error.code) from None
+    for name in [n for n in state if n.startswith(NECK) and n not in kept]:
+        del state[name]
 
 
 def _unsound(value: np.ndarray) -> str:
