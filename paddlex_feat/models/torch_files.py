@@ -30,6 +30,7 @@ _PROTOCOL = 1001  # the second
 _ZIP = b"PK"
 _MAX_PICKLE_BYTES = 2**28
 _MAX_DIMS = 32
+_MAX_NAME = 200  # characters of a tensor's name in a TorchScript module
 # Names of storages in the pickle -> dtype of their elements; bfloat16 has none in NumPy.
 _BFLOAT16 = "bfloat16"
 _DTYPES = {
@@ -175,16 +176,20 @@ class _Unpickler(SafeUnpickler):
     def _build_but_for_metadata(self) -> None:
         """A state dict carries versions of its layers as an attribute, which nothing here needs."""
         made = self.stack[-2]
-        if isinstance(made, _Attributes) and isinstance(self.stack[-1], dict):
-            attributes = self.stack.pop()
-            self._attributes_left -= len(attributes)  # one dictionary may be given to many objects
-            if self._attributes_left < 0:
-                raise ValueError("objects with millions of attributes")
-            made.update(attributes)
+        if isinstance(made, _Attributes):
+            self._set_attributes(made, self.stack.pop())
         elif isinstance(made, dict):
             self.stack.pop()
         else:
             self._build()
+
+    def _set_attributes(self, made: _Attributes, attributes: Any) -> None:
+        if not isinstance(attributes, dict):
+            raise refused("an object of TorchScript with a state of its own")
+        self._attributes_left -= len(attributes)  # one dictionary may be given to many objects
+        if self._attributes_left < 0:
+            raise ValueError("objects with millions of attributes")
+        made.update(attributes)
 
     def _new_scripted(self) -> None:
         """An object of TorchScript, whose attributes follow."""
@@ -240,11 +245,14 @@ def _load_zip(stream: IO[bytes]) -> Any:
 
 def _tensors_within(module: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
     """The arrays of a TorchScript module and those below it, by their names from the outermost."""
-    for name, value in module.items():
+    for own, value in module.items():
+        name = prefix + own
+        if len(name) > _MAX_NAME:  # a long name above many tensors would take memory without limit
+            raise ValueError("a tensor with a name of hundreds of characters")
         if isinstance(value, dict):
-            yield from _tensors_within(value, f"{prefix}{name}.")
+            yield from _tensors_within(value, f"{name}.")
         elif isinstance(value, np.ndarray):
-            yield f"{prefix}{name}", value
+            yield name, value
 
 
 def _require_stored(members: Mapping[str, zipfile.ZipInfo], folder: str) -> None:
