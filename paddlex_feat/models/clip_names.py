@@ -20,6 +20,9 @@ from paddlex_feat.errors import WeightsError, sanitize
 log = logging.getLogger(__name__)
 
 _MAX_FAULTS = 20  # listed in an error
+_HF_VISION = "vision_model."
+_HF_PROJECTION = "visual_projection.weight"
+_HF_COUNTER = "embeddings.position_ids"  # 0, 1, 2, …: not a weight
 # The class token of a tower, and a tensor that a tower has beside it: no text tower has both.
 _MARKS = {
     "class_embedding": "conv1.weight",  # OpenAI
@@ -31,7 +34,7 @@ _TENSORS = {
     "positional_embedding": "pos_embed",
     "embeddings.position_embedding.weight": "pos_embed",
     "proj": "proj",
-    "visual_projection.weight": "proj",
+    _HF_PROJECTION: "proj",
 }
 _LAYERS = {
     "conv1": "patch_embed.proj",
@@ -56,8 +59,6 @@ _IN_BLOCK = {
     "mlp.c_proj": "mlp.fc2",
     "mlp.fc2": "mlp.fc2",
 }
-_HF_VISION = "vision_model."
-_HF_COUNTER = "embeddings.position_ids"  # 0, 1, 2, …: not a weight
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,15 @@ def read_tower(state: Mapping[str, Any]) -> Tower | None:
     root = _root(state)
     if root is None:
         return None
-    outer = root.removesuffix(_HF_VISION)  # where Hugging Face keeps the projection
-    known = {name[len(root) :]: name for name in state if name.startswith(root) and not name.endswith(_HF_COUNTER)}
-    projection = f"{outer}visual_projection.weight"
+    projection = f"{root.removesuffix(_HF_VISION)}{_HF_PROJECTION}"  # beside the tower
+    within = [name for name in state if name.startswith(root)]
+    known = {name[len(root) :]: name for name in within if not name.endswith(_HF_COUNTER)}
     if projection in state:
-        known["visual_projection.weight"] = projection
+        known[_HF_PROJECTION] = projection
+    ignored = len(state) - len({*within, *known.values()})
     values = {short: state[name] for short, name in known.items()}
     _join_queries_keys_values(values, known)
-    tower = Tower({}, {}, {}, len(state) - len(known))
+    tower = Tower({}, {}, {}, ignored)
     for short, value in values.items():
         own = _own_name(short)
         if own is not None:
@@ -135,7 +137,7 @@ def _own_name(short: str) -> str | None:
     block = _BLOCK.fullmatch(short.replace(".in_proj_", ".in_proj."))
     if block:
         number, layer, kind = block.groups()
-        return f"blocks.{int(number)}.{_IN_BLOCK[layer]}.{kind}" if layer in _IN_BLOCK else None
+        return f"blocks.{number}.{_IN_BLOCK[layer]}.{kind}" if layer in _IN_BLOCK else None
     layer, _, kind = short.rpartition(".")
     return f"{_LAYERS[layer]}.{kind}" if layer in _LAYERS and kind in ("weight", "bias") else None
 

@@ -140,8 +140,8 @@ class CLIPViT(nn.Layer):
         for block in self.blocks:
             x = block(x)
         if self.pooling == "cls":
-            return paddle.matmul(self.norm(x[:, 0]), self.proj)
-        if not self.averages_class_token:
+            x = x[:, :1]  # whose mean it is
+        elif not self.averages_class_token:
             x = x[:, 1:]
         return paddle.matmul(self.norm(x), self.proj).mean(axis=1)
 
@@ -170,8 +170,8 @@ class CLIPViT(nn.Layer):
             tower.tensors["proj"] = np.eye(size, dtype=np.float32)
         clip_names.require_fit(tower, {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()})
         log.info(
-            "The file is a visual tower of another program, found by its names; the neck passes features on unchanged, "
-            "and %d tensors besides the tower (text, logit scale) are ignored.",
+            "The file holds the visual tower of another program. The neck passes features on unchanged, and %d tensors "
+            "besides the tower (text, logit scale) are ignored.",
             tower.ignored,
         )
         if self.pooling != "cls":

@@ -105,11 +105,24 @@ def is_safetensors(path: Path) -> bool:
 
 
 def _read_safetensors(stream: BinaryIO) -> dict[str, np.ndarray]:
-    """Every tensor of the open file, in memory of its own."""
+    """Every tensor of the open file, in memory of its own; bfloat16 as float32."""
+    from safetensors import deserialize
     from safetensors.numpy import load_file
 
-    # By its number the very file that was opened, though a run may exchange the name meanwhile.
-    return load_file(f"/dev/fd/{stream.fileno()}")
+    try:
+        # By its number the very file that was opened, though a run may exchange the name meanwhile.
+        return load_file(f"/dev/fd/{stream.fileno()}")
+    except TypeError:  # NumPy has no bfloat16
+        content = deserialize(stream.read())  # type: ignore[no-untyped-call]
+        return {name: _tensor(**about) for name, about in content}
+
+
+def _tensor(dtype: str, shape: list[int], data: bytes) -> np.ndarray:
+    """A tensor of a .safetensors file, whose types are BF16, F32, I64 and the like."""
+    if dtype == "BF16":  # the upper half of a float32
+        return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4").reshape(shape)
+    kind = "|b1" if dtype == "BOOL" else f"<{dtype[0].lower()}{int(dtype[1:]) // 8}"
+    return np.frombuffer(data, kind).reshape(shape)
 
 
 def _to_plain(value: Any) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import struct
 from dataclasses import replace
 
 import numpy as np
@@ -125,6 +127,26 @@ def test_half_precision_is_widened(tmp_path):
     assert np.array_equal(own["backbone.proj"], openai(dtype="float16")["visual.proj"].astype(np.float32))
 
 
+def test_bfloat16_in_safetensors_is_widened(tmp_path):
+    tensors = {
+        "a": ("BF16", [2, 1], np.array([1.5, -2], "<f4").view("<u4") >> 16, "<u2"),
+        "b": ("F16", [1], np.array([0.5]), "<f2"),
+        "c": ("I64", [], np.array(-7), "<i8"),
+        "d": ("BOOL", [2], np.array([True, False]), "|b1"),
+    }
+    header, body = {}, b""
+    for name, (kind, shape, values, dtype) in tensors.items():
+        data = values.astype(dtype).tobytes()
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [len(body), len(body) + len(data)]}
+        body += data
+    text = json.dumps(header).encode()
+    (tmp_path / "t.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + body)
+    state = weights.read(tmp_path / "t.safetensors")
+    assert state["a"].dtype == np.float32 and state["a"].tolist() == [[1.5], [-2]]
+    assert state["b"].dtype == np.float16 and state["b"].tolist() == [0.5]
+    assert state["c"].dtype == np.int64 and state["c"] == -7 and state["d"].tolist() == [True, False]
+
+
 def test_a_tower_without_projection_gets_the_identity(tmp_path):
     state = {name: value for name, value in openai().items() if name != "visual.proj"}
     model, _ = loaded(tmp_path, state, replace(SPEC, embedding_size=W))
@@ -154,8 +176,9 @@ def test_positions_of_another_size_are_resampled(tmp_path):
 def test_what_is_ignored_and_another_pooling_are_logged(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         loaded(tmp_path, openai())
+        loaded(tmp_path, hugging_face())
     assert "and 3 tensors besides the tower (text, logit scale) are ignored" in caplog.text
-    assert "Model.pooling" not in caplog.text
+    assert "and 2 tensors besides the tower" in caplog.text and "Model.pooling" not in caplog.text
     loaded(tmp_path, openai(), replace(SPEC, pooling="mean"))
     assert "trained with Model.pooling=cls; it is mean here" in caplog.text
 
