@@ -45,6 +45,12 @@ class ModelSection(Section):
     depth: int = key(12, "Number of blocks, of CLIP_vit.", "blocks", ge=1, le=256)
     heads: int = key(12, "Attention heads, of CLIP_vit.", ge=1, le=256)
     class_token: bool = key(False, "Whether the class token takes part in the mean of tokens, of CLIP_vit.")
+    activation: Literal["gelu", "quick_gelu"] = key(
+        "gelu", "Between the layers of a block, of CLIP_vit; quick_gelu: x sigmoid(1.702 x), of OpenAI's weights."
+    )
+    pooling: Literal["mean", "cls"] = key(
+        "mean", "The feature of CLIP_vit: mean of the projected tokens, or the projected class token (cls), as in CLIP."
+    )
     neck: Literal["bn", "linear"] = key("bn", "bn: BatchNorm with shift 0; linear: fully connected.")
     head: str = key(
         "linear",
@@ -166,6 +172,10 @@ class TrainSection(Section):
         le=4096,
     )
     interpolation: Interpolation = key("bilinear", "Resampling of evaluation, export and padded crops.")
+    normalization: Literal["imagenet", "clip"] | None = key(
+        None,
+        "Mean and standard deviation of pixels: ImageNet's or CLIP's; null: the backbone's (CLIP_vit: ImageNet's).",
+    )
     samples_per_class: int | None = key(
         4, "K of P x K sampling (P = batch_size / K); null: plain shuffled epochs.", "images", ge=2
     )

@@ -10,7 +10,9 @@ Tensor names are a contract: weights trained with PaddleClas load by name, and o
 
 from __future__ import annotations
 
+import logging
 import math
+from typing import Any, Literal
 
 import numpy as np
 import paddle
@@ -19,9 +21,14 @@ from paddle import nn
 
 from paddlex_feat.config.base import Section
 from paddlex_feat.errors import ConfigError
+from paddlex_feat.models import clip_names
 from paddlex_feat.models.attention import attention
+from paddlex_feat.models.heads import identity_neck
 from paddlex_feat.models.spec import NetworkSpec
 
+log = logging.getLogger(__name__)
+Activation = Literal["gelu", "quick_gelu"]
+Pooling = Literal["mean", "cls"]
 _EPSILON = 1e-5  # of every LayerNorm
 _MLP_RATIO = 4
 
@@ -53,18 +60,25 @@ class Attention(nn.Layer):
         return self.proj(attention(q, k, v).reshape([-1, tokens, width]))
 
 
+class QuickGELU(nn.Layer):
+    """x sigmoid(1.702 x), the approximation of GELU in OpenAI's CLIP (Hendrycks and Gimpel, arXiv:1606.08415)."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """float32 -> float32 of the same shape."""
+        return x * F.sigmoid(1.702 * x)
+
+
 class TransformerBlock(nn.Layer):
     """Attention and a two-layer perceptron, each after a LayerNorm and beside a shortcut: [N, T, D] -> [N, T, D]."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, activation: Activation = "gelu"):
         super().__init__()
         self.norm1 = nn.LayerNorm(width, _EPSILON)
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, _EPSILON)
-        # The exact GELU; OpenAI's own CLIP uses the sigmoid approximation.
         self.mlp = nn.Sequential(
             ("fc1", _linear(width, _MLP_RATIO * width)),
-            ("act", nn.GELU()),
+            ("act", QuickGELU() if activation == "quick_gelu" else nn.GELU()),
             ("fc2", _linear(_MLP_RATIO * width, width)),
         )
 
@@ -84,6 +98,8 @@ class CLIPViT(nn.Layer):
         width: channels of a token. depth: blocks. heads: of every block's attention.
         embedding_size: columns of the projection.
         class_token: does the class token take part in the mean? Base leaves it out, large does not.
+        activation: "gelu", the exact one, or "quick_gelu", of OpenAI's weights.
+        pooling: "mean" of the projected tokens, or "cls", the projected class token, as CLIP was trained.
 
     Raises ConfigError if the patches do not tile the image or the heads do not share the width.
     """
@@ -97,11 +113,14 @@ class CLIPViT(nn.Layer):
         heads: int,
         embedding_size: int = 512,
         class_token: bool = False,
+        activation: Activation = "gelu",
+        pooling: Pooling = "mean",
     ):
         super().__init__()
         _check(input_size, patch_size, width, heads)
         self.grid = input_size // patch_size
         self.averages_class_token = class_token
+        self.pooling = pooling
         self.pos_embed = self.create_parameter([1, self.grid**2 + 1, width], attr=_truncated_normal())
         self.cls_token = self.create_parameter([1, 1, width], attr=_truncated_normal())
         self.proj = self.create_parameter(
@@ -110,7 +129,7 @@ class CLIPViT(nn.Layer):
         conv = nn.Conv2D(3, width, patch_size, stride=patch_size, bias_attr=False)
         self.patch_embed = nn.Sequential(("proj", conv))
         self.ln_pre = nn.LayerNorm(width, _EPSILON)
-        self.blocks = nn.LayerList([TransformerBlock(width, heads) for _ in range(depth)])
+        self.blocks = nn.LayerList([TransformerBlock(width, heads, activation) for _ in range(depth)])
         self.norm = nn.LayerNorm(width, _EPSILON)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
@@ -120,25 +139,60 @@ class CLIPViT(nn.Layer):
         x = self.ln_pre(paddle.concat([first, patches], axis=1) + self.pos_embed)
         for block in self.blocks:
             x = block(x)
-        if not self.averages_class_token:
+        if self.pooling == "cls":
+            x = x[:, :1]  # whose mean it is
+        elif not self.averages_class_token:
             x = x[:, 1:]
         return paddle.matmul(self.norm(x), self.proj).mean(axis=1)
 
-    def adapt_state(self, state: dict[str, np.ndarray], prefix: str = "") -> bool:
-        """Resample the positions in `state`, learnt at another image size, to this network's grid.
+    def adapt_state(self, state: dict[str, Any], prefix: str = "") -> bool:
+        """Rename the visual tower of another program and resample its positions to this network's grid.
+
+        Of a file of OpenAI's CLIP, open_clip, MLCD or Hugging Face (`clip_names`) all but the visual tower is dropped.
+        A tower without projection gets the identity; so does the neck.
+
+        Args:
+            state: changed in place; see `_resample` for the positions.
+            prefix: of the backbone's names in `state`.
+
+        Returns whether the positions were resampled.
+
+        Raises:
+            WeightsError: the tower of another program does not fit; it lists what.
+        """
+        clip_names.refuse_unicom(state, prefix)
+        tower = clip_names.read_tower(state)
+        if tower is None:
+            return self._resample(state, f"{prefix}pos_embed")
+        resampled = self._resample(tower.tensors, "pos_embed")
+        size, width = self.proj.shape[1], self.proj.shape[0]
+        if "proj" not in tower.tensors and size == width:
+            tower.tensors["proj"] = np.eye(size, dtype=np.float32)
+        clip_names.require_fit(tower, {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()})
+        log.info(
+            "The file holds the visual tower of another program. The neck passes features on unchanged, and %d tensors "
+            "besides the tower (text, logit scale) are ignored.",
+            tower.ignored,
+        )
+        if self.pooling != "cls":
+            log.warning("Such towers were trained with Model.pooling=cls; it is %s here.", self.pooling)
+        state.clear()
+        state.update({prefix + name: value for name, value in tower.tensors.items()} | identity_neck(size))
+        return resampled
+
+    def _resample(self, state: dict[str, Any], name: str) -> bool:
+        """Resample positions that were learnt at another image size to this network's grid.
 
         The class token's position is kept. The grid is resampled bicubically without aligned
         corners, as PaddleClas does; it is taken to be square. Any other value is left unchanged, and
         the comparison of shapes reports it.
 
         Args:
-            state: replaced at `prefix + "pos_embed"`, float [1, 1 + g*g, width], by float32
-                [1, 1 + grid*grid, width].
-            prefix: of the backbone's names in `state`.
+            state: replaced at `name`, float [1, 1 + g*g, width], by float32 [1, 1 + grid*grid, width].
+            name: of the positions.
 
         Returns whether the positions were resampled.
         """
-        name = f"{prefix}pos_embed"
         value, width = state.get(name), self.pos_embed.shape[2]
         if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.ndim != 3:
             return False
@@ -184,4 +238,6 @@ def clip_vit(spec: NetworkSpec, params: Section) -> CLIPViT:
         spec.heads,
         embedding_size=spec.embedding_size,
         class_token=spec.class_token,
+        activation=spec.activation,
+        pooling=spec.pooling,
     )

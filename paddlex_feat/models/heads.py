@@ -50,6 +50,22 @@ class LinearNeck(nn.Layer):
         return self.fc(x)
 
 
+def identity_neck(dim: int) -> dict[str, np.ndarray]:
+    """Tensors with which either neck passes features on unchanged, by their names in the whole network.
+
+    BNNeck divides by sqrt(1 + 1e-5), the least that it can.
+    """
+    zeros, ones = np.zeros(dim, np.float32), np.ones(dim, np.float32)
+    linear_neck = {"fc.weight": np.eye(dim, dtype=np.float32), "fc.bias": zeros}
+    bn_neck = {
+        "feat_bn.weight": ones,
+        "feat_bn.bias": zeros,
+        "feat_bn._mean": zeros,
+        "feat_bn._variance": ones,
+    }
+    return {f"neck.{name}": value for name, value in (linear_neck | bn_neck).items()}
+
+
 class LinearHead(nn.Layer):
     """Class logits without bias, weights N(0, 0.001): float32 [N, D] -> float32 [N, C].
 

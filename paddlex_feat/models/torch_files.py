@@ -1,8 +1,10 @@
-"""Weight files of PyTorch, read as plain data: both forms of `torch.save`.
+"""Weight files of PyTorch, read as plain data: both forms of `torch.save`, and TorchScript archives.
 
 A zip archive has the pickle in `<name>/data.pkl` and the bytes of each storage in a file `<name>/data/<key>`. The
-form before version 1.6 has five pickles in a row, then each storage as its number of elements and its bytes. As with
-every pickle here, nothing that a file names is looked up.
+form before version 1.6 has five pickles in a row, then each storage as its number of elements and its bytes. An
+archive of `torch.jit.save`, such as OpenAI's of CLIP, is of the first form with objects of classes whose code is in the
+archive too: an object is read as the dictionary of its attributes, and the code is not read at all. As with every
+pickle here, nothing that a file names is looked up.
 """
 
 from __future__ import annotations
@@ -13,14 +15,14 @@ import os
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any, cast
 
 import numpy as np
 
 from paddlex_feat.errors import WeightsError
 from paddlex_feat.models import safe_pickle
-from paddlex_feat.models.safe_pickle import SafeUnpickler, Standin, refused
+from paddlex_feat.models.safe_pickle import MAX_LOOKUPS, SafeUnpickler, Standin, refused
 
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")  # of files that are written by PyTorch
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the form before 1.6
@@ -29,6 +31,7 @@ _ZIP = b"PK"
 _MAX_PICKLE_BYTES = 2**28
 _MAX_DIRECTORY_BYTES = 2**24  # of an archive's list of members: 100,000 tensors and more
 _MAX_DIMS = 32
+_MAX_NAME = 200  # characters of a tensor's name in a TorchScript module
 # Names of storages in the pickle -> dtype of their elements; bfloat16 has none in NumPy.
 _BFLOAT16 = "bfloat16"
 _DTYPES = {
@@ -47,6 +50,8 @@ _DTYPES = {
 
 def load(stream: IO[bytes]) -> Any:
     """The content of a file that `torch.save` wrote: plain containers with NumPy arrays for tensors.
+
+    A TorchScript module becomes a dictionary of its tensors by their names in the module's state dict.
 
     Arrays share the memory of their storage; those of bfloat16 become float32.
 
@@ -131,6 +136,21 @@ _ADMITTED: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _Tensor,
     "torch._utils._rebuild_parameter": _parameter,
 }
+_SCRIPTED = "__torch__."  # modules of the classes in a TorchScript archive
+
+
+class _Attributes(dict[str, Any]):
+    """An object of TorchScript."""
+
+
+def _untyped(value: Any, *_: Any) -> Any:
+    """A container to which TorchScript has noted its type."""
+    if not isinstance(value, (list, dict)):
+        raise refused("a type of what is no container")
+    return value
+
+
+_ADMITTED |= {f"torch.jit._pickle.{name}": _untyped for name in ("restore_type_tag", "build_intlist")}
 _KINDS = {f"torch.{name}Storage": _Kind(dtype) for name, dtype in _DTYPES.items()}
 
 
@@ -142,20 +162,42 @@ class _Unpickler(SafeUnpickler):
     def __init__(self, stream: IO[bytes], size: int, storage: Callable[[str, str, int], _Storage]):
         super().__init__(stream, size)
         self._storage = storage
+        self._attributes_left = MAX_LOOKUPS
         handlers: dict[int, Any] = self.dispatch
         handlers[pickle.BINPERSID[0]] = _Unpickler._persistent
         handlers[pickle.BUILD[0]] = _Unpickler._build_but_for_metadata
+        handlers[pickle.NEWOBJ[0]] = _Unpickler._new_scripted
 
     def find_class(self, module: str, name: str) -> Any:
         """What stands for a name. Raises WeightsError for one that is not admitted."""
+        if f"{module}.".startswith(_SCRIPTED):
+            return _Attributes
         return _KINDS.get(f"{module}.{name}") or super().find_class(module, name)
 
     def _build_but_for_metadata(self) -> None:
         """A state dict carries versions of its layers as an attribute, which nothing here needs."""
-        if isinstance(self.stack[-2], dict):
+        made = self.stack[-2]
+        if isinstance(made, _Attributes):
+            self._set_attributes(made, self.stack.pop())
+        elif isinstance(made, dict):
             self.stack.pop()
         else:
             self._build()
+
+    def _set_attributes(self, made: _Attributes, attributes: Any) -> None:
+        if not isinstance(attributes, dict):
+            raise refused("an object of TorchScript with a state of its own")
+        self._attributes_left -= len(attributes)  # one dictionary may be given to many objects
+        if self._attributes_left < 0:
+            raise ValueError("objects with millions of attributes")
+        made.update(attributes)
+
+    def _new_scripted(self) -> None:
+        """An object of TorchScript, whose attributes follow."""
+        arguments, kind = self.stack.pop(), self.stack.pop()
+        if kind is not _Attributes or arguments != ():
+            raise refused("an object of a class")
+        self.stack.append(_Attributes())
 
     def _persistent(self) -> None:
         """A reference to a storage: ("storage", its class, key, device, number of elements[, view])."""
@@ -199,7 +241,7 @@ def _load_zip(stream: IO[bytes]) -> Any:
         if len(found) != 1:
             raise WeightsError("The archive is not one of torch.save: it has no data.pkl.", code="weights-damaged")
         folder = found[0].removesuffix("data.pkl")
-        _require_stored(members)
+        _require_stored(members, folder)
         order = members.get(f"{folder}byteorder")
         if order is not None and archive.read(order) != b"little":
             raise WeightsError("The weights are of a big-endian machine.", code="weights-damaged")
@@ -219,12 +261,31 @@ def _load_zip(stream: IO[bytes]) -> Any:
             return _same(storages[key], dtype, count)
 
         data = archive.read(found[0])
-        return safe_pickle.plain(_Unpickler(io.BytesIO(data), len(data), storage).load())
+        content = _Unpickler(io.BytesIO(data), len(data), storage).load()
+        plain = safe_pickle.plain(content)
+        return dict(_tensors_within(plain)) if isinstance(content, _Attributes) else plain
 
 
-def _require_stored(members: Mapping[str, zipfile.ZipInfo]) -> None:
-    """PyTorch compresses nothing, so that no file can unpack to more than it has."""
-    packed = [name for name, member in members.items() if member.compress_type != zipfile.ZIP_STORED]
+def _tensors_within(module: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays of a TorchScript module and those below it, by their names from the outermost."""
+    for own, value in module.items():
+        name = prefix + own
+        if len(name) > _MAX_NAME:  # a long name above many tensors would take memory without limit
+            raise ValueError("a tensor with a name of hundreds of characters")
+        if isinstance(value, dict):
+            yield from _tensors_within(value, f"{name}.")
+        elif isinstance(value, np.ndarray):
+            yield name, value
+
+
+def _require_stored(members: Mapping[str, zipfile.ZipInfo], folder: str) -> None:
+    """PyTorch compresses nothing but TorchScript's code, so that no file can unpack to more than it has."""
+    code = f"{folder}code/"
+    packed = [
+        name
+        for name, member in members.items()
+        if member.compress_type != zipfile.ZIP_STORED and not name.startswith(code)
+    ]
     if packed:
         raise WeightsError(
             f"A member of the archive is compressed, which torch.save never does: {packed[0][:80]!r}.",

@@ -108,11 +108,24 @@ def is_safetensors(path: Path) -> bool:
 
 
 def _read_safetensors(stream: BinaryIO) -> dict[str, np.ndarray]:
-    """Every tensor of the open file, in memory of its own."""
+    """Every tensor of the open file, in memory of its own; bfloat16 as float32."""
+    from safetensors import deserialize
     from safetensors.numpy import load_file
 
-    # By its number the very file that was opened, though a run may exchange the name meanwhile.
-    return load_file(f"/dev/fd/{stream.fileno()}")
+    try:
+        # By its number the very file that was opened, though a run may exchange the name meanwhile.
+        return load_file(f"/dev/fd/{stream.fileno()}")
+    except TypeError:  # NumPy has no bfloat16
+        content = deserialize(stream.read())  # type: ignore[no-untyped-call]
+        return {name: _tensor(**about) for name, about in content}
+
+
+def _tensor(dtype: str, shape: list[int], data: bytes) -> np.ndarray:
+    """A tensor of a .safetensors file, whose types are BF16, F32, I64 and the like."""
+    if dtype == "BF16":  # the upper half of a float32
+        return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4").reshape(shape)
+    kind = "|b1" if dtype == "BOOL" else f"<{dtype[0].lower()}{int(dtype[1:]) // 8}"
+    return np.frombuffer(data, kind).reshape(shape)
 
 
 def _to_plain(value: Any) -> Any:
@@ -187,9 +200,7 @@ def load(model: nn.Layer, path: Path, head: Head = "required") -> LoadReport:
     state, report, faults, fill = _with_prefix(read(path), model), LoadReport(), [], {}
     if head == "fresh":
         state, head = {n: t for n, t in state.items() if not n.startswith(HEAD)}, "optional"
-    adapt = getattr(getattr(model, "backbone", None), "adapt_state", None)
-    if adapt is not None:
-        adapt(state, BACKBONE)
+    _adapt(model, state, path)
     own = {n: t for n, t in model.state_dict().items() if head != "ignored" or not n.startswith(HEAD)}
     absent = tuple(p for p in (NECK, HEAD) if head == "optional" and not any(n.startswith(p) for n in state))
     for name, tensor in own.items():
@@ -222,6 +233,20 @@ def load(model: nn.Layer, path: Path, head: Head = "required") -> LoadReport:
         )
     model.set_state_dict({**model.state_dict(), **fill})  # Paddle warns of names that are left out
     return report
+
+
+def _adapt(model: nn.Layer, state: dict[str, Any], path: Path) -> None:
+    """Let the backbone change the file's tensors; of those it adds for a neck, keep the ones that the network has."""
+    adapt = getattr(getattr(model, "backbone", None), "adapt_state", None)
+    if adapt is None:
+        return
+    kept = {*state, *model.state_dict()}
+    try:
+        adapt(state, BACKBONE)
+    except WeightsError as error:
+        raise WeightsError(error.what, where=str(path), fix=error.fix, code=error.code) from None
+    for name in [n for n in state if n.startswith(NECK) and n not in kept]:
+        del state[name]
 
 
 def _unsound(value: np.ndarray) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from paddlex_feat.config.schema import Config
 from paddlex_feat.data.images.preprocess import Preprocess
-from paddlex_feat.data.images.transform_ops import MEAN, STD
+from paddlex_feat.data.images.transform_ops import CLIP_MEAN, CLIP_STD, MEAN, STD
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.errors import ConfigError
 from paddlex_feat.models.registry import find_backbone
@@ -52,7 +52,8 @@ def evaluator_of(
 def preprocess_of(config: Config) -> Preprocess:
     """Build the pre-processing that the configuration describes."""
     backbone = find_backbone(config.Model.backbone)
-    mean, std = backbone.mean or MEAN, backbone.std or STD
+    own = backbone.mean or MEAN, backbone.std or STD
+    mean, std = {"imagenet": (MEAN, STD), "clip": (CLIP_MEAN, CLIP_STD), None: own}[config.Train.normalization]
     return Preprocess(config.Train.input_size, config.Train.interpolation, mean, std)
 
 

@@ -227,6 +227,7 @@ def _warn_of_mismatch(own: Config, config: Config, path: Path) -> None:
         "Model": (own.Model, config.Model),
         "Train.input_size": (own.Train.input_size, config.Train.input_size),
         "Train.interpolation": (own.Train.interpolation, config.Train.interpolation),
+        "Train.normalization": (own.Train.normalization, config.Train.normalization),
     }
     warn_config_mismatch(pairs, path)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 _NAMES = {"linear": "bilinear", "cubic": "bicubic"}  # OpenCV's names -> PaddleClas's
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # where the file gives none, as in PaddleClas and PaddleX
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's data
 Accepts = Callable[[Any], bool]
 
 
