@@ -157,7 +157,22 @@ class TrainSection(Section):
         10, "Interval between log lines; losses are fetched and checked one interval late.", "steps", ge=1
     )
     eval_interval: int = key(1, "Interval between evaluations.", "epochs", ge=1)
-    eval_start: bool = key(False, "Evaluate before the first step too, to know where training started from.")
+    eval_start: Literal["auto"] | bool = key(
+        "auto",
+        "Evaluate before the first step too; weights that training starts from are then the first best_model. auto: "
+        "where training starts from weights.",
+    )
+    validation: Literal["queries", "split"] = key(
+        "queries",
+        "What best_model and early_stopping are chosen on: queries: gallery.txt and query.txt; split: a part of "
+        "train.txt that is held out, so that gallery and query measure the chosen weights without bias.",
+    )
+    validation_percent: int = key(20, "Share of train.txt that validation=split holds out.", "%", ge=1, le=90)
+    validation_by: Literal["classes", "images"] = key(
+        "classes",
+        "What validation=split holds out: whole classes, or images of each class, for few classes or a gallery of the "
+        "classes of train.txt.",
+    )
     early_stopping: int | None = key(
         None, "Stop after this many evaluations without a better recall1; null: never.", "evaluations", ge=1
     )

@@ -60,7 +60,7 @@ class Evaluator:
     """Evaluates feature extractors on one data set.
 
     Args:
-        lists: "gallery" and "query".
+        lists: "gallery" and "query"; one list as both is embedded once.
         batch_size: images of a batch.
         workers: threads that decode images.
         group: processes that share the work; all of them must call, and all get the result.
@@ -106,11 +106,13 @@ class Evaluator:
             EvaluationError: If features are not finite, or no query has a match.
             OutputError: If the features do not fit in `scratch`.
         """
-        files = self._gallery.files() + self._query.files()
+        both = self._query is self._gallery
+        files = self._gallery.files() + ([] if both else self._query.files())
         features = embed(
             extract, files, self._batch_size, self._workers, self._group, self._allocate, self._name, after_batch
         )
-        gallery, query = features[: len(self._gallery)], features[len(self._gallery) :]
+        gallery = features[: len(self._gallery)]
+        query = gallery if both else features[len(self._gallery) :]
         held = 0 if isinstance(features, np.memmap) else features.nbytes
         ranking = self._rank(query, gallery, max(self._memory - held, MIN_RANKING_BYTES))
         return Evaluation(metrics_of(ranking, self._ks), ranking, query, gallery, self._self_pairs)

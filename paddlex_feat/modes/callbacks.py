@@ -32,11 +32,12 @@ class TrainingCallback(Protocol):
                 images_per_second, waited (share of the time spent waiting for images) and, in float16, loss_scale.
         """
 
-    def on_evaluation(self, values: dict[str, float]) -> None:
+    def on_evaluation(self, values: dict[str, Any]) -> None:
         """An evaluation.
 
         Args:
-            values: an "eval" line of metrics.jsonl: epoch, step, recall1, recall5, mAP, peak_memory_mib.
+            values: an "eval" line of metrics.jsonl: epoch (0: the start), step, recall1, recall5, mAP, peak_memory_mib
+                and, with Train.validation=split, set: "validation".
         """
 
     def on_checkpoint(self, values: dict[str, float]) -> None:

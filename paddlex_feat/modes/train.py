@@ -119,6 +119,8 @@ def _train(config: Config, output: Path, data: Data, worker: Worker, on_record: 
 def _finish(
     config: Config, folder: RunFolder, trainer: Trainer, exporter: Exporter, data: Data, worker: Worker
 ) -> dict[str, Any]:
+    from paddlex_feat.modes.train_delivery import report_delivery
+
     skipped = _skipped(data, worker.group)
     heartbeat.stop()
     if worker.group.rank:
@@ -130,8 +132,8 @@ def _finish(
         from paddlex_feat.modes.train_rate import explain_disagreement
 
         raise explain_disagreement(error, config.Train, trainer.state) from error
-    log.info("Best recall1 %.5f in epoch %d: %s", progress.best, progress.best_epoch, best)
     result = folder.result(config.Global.model, progress.best)
+    result |= report_delivery(config, progress, best, exporter, data, worker)
     if data.bad is not None:
         log.info("%d images could not be decoded and were replaced.", len(skipped))
         result["skipped_images"] = skipped

@@ -171,7 +171,7 @@ def build_trainer(
     batches_are = f"{settings.batch_size} images x {settings.accumulate_steps} x {group.size} processes"
     count_steps(state.progress, plan.steps_per_epoch, f"{batches_are}, {plan.steps_per_epoch} an epoch")
     step = _step(config, state, worker)
-    evaluator = evaluator_of(config, data.lists, data.own, worker, folder.root)
+    evaluator = evaluator_of(config, *data.evaluated(), worker, folder.root)
     extractor = _extractors(config, exporter, worker)
 
     def evaluate(network: Candidate) -> dict[str, float]:
@@ -244,6 +244,7 @@ def training_plan(settings: TrainSection, batches_per_epoch: int, group: Process
     if settings.lr_scaling == "none" and group.size > 1:
         hint = "Train.learning_rate %g is used as given for batches of %d devices together; Train.lr_scaling scales it."
         log.info(hint, settings.learning_rate, group.size)
+    starts_from_weights = bool(settings.pretrain_weight_path)
     return TrainingPlan(
         epochs=settings.epochs_iters,
         steps_per_epoch=-(-batches_per_epoch // settings.accumulate_steps),
@@ -252,9 +253,11 @@ def training_plan(settings: TrainSection, batches_per_epoch: int, group: Process
         log_interval=settings.log_interval,
         eval_interval=settings.eval_interval,
         save_interval=settings.save_interval,
-        eval_start=settings.eval_start,
+        eval_start=starts_from_weights if settings.eval_start == "auto" else settings.eval_start,
         seed=settings.seed,
         accumulate=settings.accumulate_steps,
         save_interval_minutes=settings.save_interval_minutes,
         early_stopping=settings.early_stopping,
+        start_counts=starts_from_weights,
+        validation=settings.validation == "split",
     )

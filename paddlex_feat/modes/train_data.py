@@ -16,11 +16,13 @@ from paddlex_feat.data.augment.augment import Augment
 from paddlex_feat.data.augment.rand_augment import RandAugment
 from paddlex_feat.data.images.cache import ImageCache
 from paddlex_feat.data.lists.fingerprint import Fingerprint, fingerprint
+from paddlex_feat.data.lists.holdout import hold_out
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.loading.loader import BATCHES_AHEAD, CorruptImageReplacer, training_batches
 from paddlex_feat.data.loading.processes import HELD, DecodingProcesses, ProcessEnded
 from paddlex_feat.data.readers import require_lists
 from paddlex_feat.errors import ConfigError, DatasetError
+from paddlex_feat.evaluation.matches import find_self_pairs
 from paddlex_feat.modes.build import preprocess_of
 from paddlex_feat.modes.data import require_images, self_pairs_of, warn_of_self_matches
 from paddlex_feat.modes.parts import loss_terms
@@ -46,6 +48,7 @@ class Data:
         bad: what replaces undecodable images, None if they stop the run.
         prints: identity of each list.
         own: pairs (query, gallery) that evaluation leaves out, int64 [P, 2]; None: none.
+        held_out: the images of train.txt that are not trained on but choose the weights; None: gallery and query do.
     """
 
     lists: dict[str, ImageList]
@@ -56,6 +59,14 @@ class Data:
     bad: CorruptImageReplacer | None
     prints: dict[str, Fingerprint]
     own: np.ndarray | None
+    held_out: ImageList | None = None
+
+    def evaluated(self) -> tuple[dict[str, ImageList], np.ndarray | None]:
+        """The lists that weights are chosen on, and the pairs to leave out; of held-out images each is also a query."""
+        if self.held_out is None:
+            return self.lists, self.own
+        lists = {"gallery": self.held_out, "query": self.held_out}
+        return lists, find_self_pairs(self.held_out, self.held_out)
 
 
 def read_data(config: Config, group: ProcessGroup, resumed: Path | None = None) -> Data:
@@ -66,6 +77,9 @@ def read_data(config: Config, group: ProcessGroup, resumed: Path | None = None) 
     """
     settings = config.Train
     lists = require_lists(config.Global.dataset_dir, refuse_outside=config.CheckDataset.outside == "refuse")
+    whole, held_out = lists, None
+    if settings.validation == "split":
+        lists, held_out = _hold_out(lists, settings)
     classes, labels = np.unique(lists["train"].labels, return_inverse=True)
     if resumed is not None and group.rank == 0:
         require_classes_of(resumed, classes.tolist(), "Train.resume_path" if settings.resume_path else "Train.resume")
@@ -90,13 +104,26 @@ def read_data(config: Config, group: ProcessGroup, resumed: Path | None = None) 
         warn_of_self_matches(config, lists)
     labels = labels.astype(np.int64)
     bad = CorruptImageReplacer(labels) if settings.skip_bad_images else None
-    prints = {n: fingerprint(r.paths, r.files(), r.labels) for n, r in lists.items()}
+    prints = {n: fingerprint(r.paths, r.files(), r.labels) for n, r in whole.items()}
     for name, found in prints.items():
         if not (bad and name == "train"):
-            require_images(lists[name], found.missing)
+            require_images(whole[name], found.missing)
     _warn_about_triplets(settings)
     num_classes = _num_classes(settings.num_classes, len(classes))
-    return Data(lists, classes.tolist(), labels, num_classes, sampler, bad, prints, own)
+    return Data(lists, classes.tolist(), labels, num_classes, sampler, bad, prints, own, held_out)
+
+
+def _hold_out(lists: dict[str, ImageList], settings: TrainSection) -> tuple[dict[str, ImageList], ImageList]:
+    """The lists with what is left of the training images, and the held-out images. Raises DatasetError."""
+    trained, held_out = hold_out(lists["train"], settings.validation_percent, settings.validation_by, settings.seed)
+    log.info(
+        "Train.validation=split: %d of %d training images, of %d classes, are held out by %s to choose the weights.",
+        len(held_out),
+        len(lists["train"]),
+        len(set(held_out.labels)),
+        settings.validation_by,
+    )
+    return {**lists, "train": trained}, held_out
 
 
 def _warn_about_triplets(settings: TrainSection) -> None:

@@ -50,6 +50,8 @@ class Progress:
         scaler: state of the loss scaler of float16.
         skipped: files that could not be decoded and were replaced.
         optimizer: name of the optimizer.
+        best_map: mAP beside the best recall1 where it decides between equal ones, else 0.
+        start: metrics of the weights that training started from, if they count as epoch 0; empty if not.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # of read_progress
@@ -68,6 +70,8 @@ class Progress:
     scaler: dict[str, Any] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     optimizer: str = "momentum"
+    best_map: Annotated[float, Field(ge=0, le=1)] = 0.0
+    start: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass

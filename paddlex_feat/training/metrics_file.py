@@ -57,11 +57,12 @@ def _row(line: str) -> dict[str, Any] | None:
     """Parse a line that `RunLogger` wrote, its kind and finite numbers; None for any other line."""
     try:
         row = json.loads(line)
-        numbers = {name: value for name, value in row.items() if name != "kind"}
+        numbers = {name: value for name, value in row.items() if name not in ("kind", "set")}
         needed = REQUIRED_KEYS[row["kind"]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     valid = all(type(value) in (int, float) and abs(value) < MAX_NUMBER for value in numbers.values())
+    valid = valid and row.get("set", "validation") == "validation"
     return row if valid and needed <= set(numbers) and numbers["epoch"] >= (row["kind"] == "train") else None
 
 

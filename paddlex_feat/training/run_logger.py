@@ -146,11 +146,12 @@ class RunLogger:
             log.info(HINT, 100 * share)
         self._epoch_seconds = self._epoch_waited = 0.0
 
-    def log_eval(self, epoch: int, step: int, metrics: dict[str, float]) -> None:
-        """Log one evaluation."""
+    def log_eval(self, epoch: int, step: int, metrics: dict[str, float], validation: bool = False) -> None:
+        """Log one evaluation, on gallery and query or on the held-out validation set."""
         text = ", ".join(f"{name}: {value:.5f}" for name, value in metrics.items())
-        log.info(f"[Eval][Epoch {epoch}][Avg]{text}")
-        self._record("eval", {"epoch": epoch, "step": step, **metrics, "peak_memory_mib": peak_memory_mib()})
+        log.info(f"[{'Validation' if validation else 'Eval'}][Epoch {epoch}][Avg]{text}")
+        row = {"epoch": epoch, "step": step, **metrics, "peak_memory_mib": peak_memory_mib()}
+        self._record("eval", {**row, "set": "validation"} if validation else row)
 
     def log_save(self, epoch: int, step: int, seconds: float) -> None:
         """Log one checkpoint of a finished epoch, and the seconds for which training waited."""
@@ -165,7 +166,7 @@ class RunLogger:
             stream.write(json.dumps({"kind": kind, **row}) + "\n")
         if self._visualdl:
             for name, value in row.items():
-                if name not in ("epoch", "step"):
+                if name not in ("epoch", "step", "set"):
                     self._visualdl.add_scalar(tag=f"{kind}/{name}", value=value, step=row["step"])
         if self._on_record:
             self._on_record(kind, dict(row))

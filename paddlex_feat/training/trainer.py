@@ -12,12 +12,13 @@ from typing import NoReturn
 import numpy as np
 import paddle
 
-from paddlex_feat.errors import FeatError, Interrupted
+from paddlex_feat.errors import EvaluationError, FeatError, Interrupted, TrainingError
 from paddlex_feat.inference.export.exporter import Exporter
 from paddlex_feat.runtime import heartbeat
 from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.training.candidate import Candidate, candidate
 from paddlex_feat.training.checkpoint import TrainingState
+from paddlex_feat.training.delivery import with_delivery
 from paddlex_feat.training.loss_log import LossLog
 from paddlex_feat.training.run_folder import BEST, LATEST, RunFolder, epoch_name
 from paddlex_feat.training.run_logger import RunLogger
@@ -37,6 +38,8 @@ class TrainingPlan:
 
     Attributes:
         steps_per_epoch: optimizer steps, each of `accumulate` batches (fewer in the last step of an epoch).
+        start_counts: the measured start is the first candidate for best_model, as epoch 0.
+        validation: evaluations measure a held-out part of the training images, not gallery and query.
     """
 
     epochs: int
@@ -51,6 +54,8 @@ class TrainingPlan:
     accumulate: int = 1
     save_interval_minutes: float | None = None
     early_stopping: int | None = None
+    start_counts: bool = False
+    validation: bool = False
 
 
 class Trainer:
@@ -118,15 +123,15 @@ class Trainer:
 
         Raises:
             Interrupted: after a signal; the state is saved.
-            TrainingError: a loss is not finite, or the loss scale of float16 has collapsed.
+            TrainingError: a loss is not finite, or the loss scale of float16 has collapsed. This error and an
+                EvaluationError say which weights best_model holds.
         """
         progress = self.state.progress
         progress.epochs = self.plan.epochs
         try:
             with self.stop.listening():
-                if self.plan.eval_start and not progress.step:
-                    with self._candidate() as network:
-                        self.run_logger.log_eval(0, 0, self._measure(network))
+                if self.plan.eval_start and not (progress.step or progress.start):
+                    self._measure_start()
                 while not self.finished:
                     self._train_epoch(progress.epoch)
                     progress.epoch, progress.step_in_epoch, progress.last_recall1 = progress.epoch + 1, 0, None
@@ -134,8 +139,24 @@ class Trainer:
                     if self._votes.now() and not self.finished:
                         self._end()
                 self.folder.finish()
+        except (EvaluationError, TrainingError) as error:
+            self.folder.finish()
+            if progress.best < 0:
+                raise
+            raise with_delivery(error, progress) from error
         finally:
             self.run_logger.close()
+
+    def _measure_start(self) -> None:
+        """Measure the weights before the first step; where they count, they are the best model so far."""
+        progress = self.state.progress
+        with self._candidate() as network:
+            metrics = self._measure(network)
+            self.run_logger.log_eval(0, 0, metrics, self.plan.validation)
+            if self.plan.start_counts:
+                progress.start, progress.last_recall1 = metrics, metrics["recall1"]
+                progress.best, progress.best_map = self._score(metrics)
+                self._save([BEST, LATEST], network)
 
     def _after_epoch(self, epoch: int) -> None:
         evaluate = epoch % self.plan.eval_interval == 0 or epoch == self.plan.epochs
@@ -178,14 +199,20 @@ class Trainer:
         shared = self.group.broadcast(np.array([own[name] for name in METRICS], np.float64))
         return dict(zip(METRICS, shared.tolist(), strict=True))
 
+    def _score(self, metrics: dict[str, float]) -> tuple[float, float]:
+        """What the best weights have most of: recall1; of validation images, few and often all found, mAP too."""
+        return metrics["recall1"], metrics["mAP"] if self.plan.validation else 0.0
+
     def _is_best(self, epoch: int, metrics: dict[str, float]) -> bool:
         progress = self.state.progress
         progress.last_recall1 = metrics["recall1"]
-        improved = progress.last_recall1 >= progress.best  # a tie goes to the newer one
-        progress.evals_since_best = 0 if progress.last_recall1 > progress.best else progress.evals_since_best + 1
+        score, best = self._score(metrics), (progress.best, progress.best_map)
+        progress.evals_since_best = 0 if score > best else progress.evals_since_best + 1
+        # A tie goes to the newer epoch, but not against the start: training has to earn its place.
+        improved = score > best or (score == best and progress.best_epoch > 0)
         if improved:
-            progress.best, progress.best_epoch = progress.last_recall1, epoch
-        self.run_logger.log_eval(epoch, progress.step, metrics)
+            (progress.best, progress.best_map), progress.best_epoch = score, epoch
+        self.run_logger.log_eval(epoch, progress.step, metrics, self.plan.validation)
         log.info("best recall1: %.5f in epoch %d", progress.best, progress.best_epoch)
         if self.finished and epoch < self.plan.epochs:
             log.info("No better recall1 in %d evaluations: the run ends here.", progress.evals_since_best)
