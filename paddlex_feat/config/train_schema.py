@@ -177,6 +177,26 @@ class TrainSection(Section):
         "L2 coefficient, added to the gradient, or decoupled by adamw; BatchNorm of the backbone is exempt.",
         ge=0,
     )
+    no_decay: Literal["recipe", "vectors"] = key(
+        "recipe",
+        "What weight decay leaves out: recipe: BatchNorm of the backbone of PP-ShiTuV2_rec; vectors: every bias, and "
+        "every scale and shift of a normalisation.",
+    )
+    layer_decay: float | None = key(
+        None,
+        "Factor between the learning rates of neighbouring layers of the backbone, the last of which has the "
+        "backbone's; 0.65 to 0.95 is usual, null: all alike.",
+        gt=0,
+        le=1,
+    )
+    backbone_lr_mult: float = key(1.0, "Factor on the learning rate of the backbone.", ge=0)
+    neck_lr_mult: float = key(1.0, "Factor on the learning rate of the neck.", ge=0)
+    head_lr_mult: float = key(1.0, "Factor on the learning rate of the head.", ge=0)
+    bn_frozen: bool = key(
+        False,
+        "BatchNorm layers of the backbone keep the statistics of the weights that training starts from; their scales "
+        "and shifts are trained, unless Train.freeze names them.",
+    )
     max_grad_norm: float | None = key(None, "Largest L2 norm of the whole gradient; null: no clipping.", gt=0)
     ema_decay: float | None = key(
         None, "Keep a moving average of the weights, evaluate and save it; 0.9999 is usual, null: none.", gt=0, lt=1

@@ -36,8 +36,9 @@ from paddlex_feat.training import checkpoint
 from paddlex_feat.training.candidate import Candidate
 from paddlex_feat.training.checkpoint import Progress, TrainingState
 from paddlex_feat.training.ema import Ema
-from paddlex_feat.training.freeze import freeze
+from paddlex_feat.training.freeze import batchnorms, freeze
 from paddlex_feat.training.optimizers import OPTIMIZERS, OptimizerContext
+from paddlex_feat.training.param_groups import Groups, set_groups
 from paddlex_feat.training.resume import check_remaining, count_steps
 from paddlex_feat.training.run_folder import RunFolder
 from paddlex_feat.training.run_logger import OnRecord, RunLogger
@@ -80,6 +81,8 @@ def build_state(
     criterion = CombinedLoss(loss_terms(settings.loss), LossContext(num_classes, config.Model.embedding_size))
     # If no loss needs logits the head gets no gradient: it stays as it is, without decay too.
     frozen_bn_layers = freeze(model, [*settings.freeze, *([] if criterion.needs_logits else ["head"])])
+    frozen_bn_layers += _with_frozen_statistics(settings, model, start)
+    set_groups(model, criterion, _groups(settings))
     optimizer = _optimizer(settings, [*model.parameters(), *criterion.parameters()])
     progress = Progress(classes=classes, num_classes=num_classes, optimizer=settings.optimizer)
     state = TrainingState(model, optimizer, progress, criterion)
@@ -121,6 +124,32 @@ def _load_pretrained(settings: TrainSection, model: recognizer.Recognizer, class
     report = weights.load(model, path, head="fresh" if other else "optional")
     log.info("Pretrained weights %s: %s", path, report)
     log_classifier(other, any(name.startswith(weights.HEAD) for name in report.loaded))
+
+
+def _groups(settings: TrainSection) -> Groups:
+    return Groups(
+        backbone=settings.backbone_lr_mult,
+        neck=settings.neck_lr_mult,
+        head=settings.head_lr_mult,
+        layer_decay=settings.layer_decay,
+        decay_vectors=settings.no_decay != "vectors",
+    )
+
+
+def _with_frozen_statistics(
+    settings: TrainSection, model: recognizer.Recognizer, start: Path | None
+) -> list[paddle.nn.Layer]:
+    """BatchNorm layers that Train.bn_frozen keeps in evaluation mode. Raises ConfigError for random weights."""
+    if not settings.bn_frozen:
+        return []
+    if start is None and not settings.pretrain_weight_path:
+        raise ConfigError(
+            "Random weights have no BatchNorm statistics that could be kept.",
+            where="Train.bn_frozen",
+            fix="Use -o Train.bn_frozen=False, or start from weights with Train.pretrain_weight_path.",
+            code="bn-frozen-from-scratch",
+        )
+    return batchnorms(model.backbone)
 
 
 def _optimizer(settings: TrainSection, parameters: list[paddle.Tensor]) -> paddle.optimizer.Optimizer:

@@ -207,12 +207,13 @@ class Trainer:
         for batches, indices, waited in self._steps_of(epoch):
             rate = self._set_rate()
             self._seed_dropout()
-            terms = self.step(batches)
+            step = self.state.progress.step + 1
+            log_due = step % self.plan.log_interval == 0
+            terms = self.step(batches, measure=log_due)
             self._count_step()
-            step = self.state.progress.step
             self._losses.add(epoch + 1, step, rate, indices, terms, waited, self.step.scaler.skipped)
-            if step % self.plan.log_interval == 0:
-                self._losses.end_interval(self.step.scaler.scale_tensor)
+            if log_due:
+                self._losses.end_interval(self.step.scaler.scale_tensor, self.step.grad_norm)
             if self._save_is_due():  # by this rank's own clock, so no rank may wait for another here
                 self._save([LATEST])
             if self._votes.after_one() and not self.finished:
