@@ -139,10 +139,9 @@ class Step:
                 part = term.detach() * weight
                 sums[name] = sums[name] + part if name in sums else part
         self._average_loss_gradients()
+        self.grad_norm = self._gradient_norm() if measure else None  # before the optimizer clips them
         self.scaler.step(self._optimizer)
         self.scaler.update()
-        # Here the gradients are those of the loss, not of the scaled one; clipping changes copies of them.
-        self.grad_norm = self._gradient_norm() if measure else None
         self._optimizer.clear_grad(set_to_zero=False)  # no zero fills: the next backward pass makes them
         self._feed.end_step()
         return sums
@@ -159,6 +158,8 @@ class Step:
 
     @paddle.no_grad()
     def _gradient_norm(self) -> paddle.Tensor | None:
+        if self.scaler.is_enable():
+            self.scaler.unscale_(self._optimizer)  # which its step does not do again
         parameters = [*self._network.parameters(), *self._criterion.parameters()]
         gradients = [p.grad for p in parameters if p.grad is not None]
         # Not by paddle.linalg.norm, which adds up in one float32 number: an error of 1e-4 in a million elements.

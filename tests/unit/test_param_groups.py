@@ -14,7 +14,7 @@ from paddlex_feat.config.train_schema import TrainSection
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import ConfigError
 from paddlex_feat.losses.combined import recipe_loss
-from paddlex_feat.models import recognizer
+from paddlex_feat.models import cpu_conv, recognizer
 from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.modes import train_build
 from paddlex_feat.training.freeze import batchnorms
@@ -105,6 +105,27 @@ def test_frozen_statistics_stay_and_the_scales_are_trained():
     assert np.allclose(layer.weight.grad.numpy(), (w * normed).sum((0, 2, 3)), atol=1e-4)
     assert np.allclose(layer.bias.grad.numpy(), w.sum((0, 2, 3)), atol=1e-4)
     assert np.allclose(tensor.grad.numpy(), w * (inverse * layer.weight.numpy()).reshape(1, -1, 1, 1), atol=1e-5)
+
+
+def test_onednn_convolutions_agree_beside_frozen_statistics():
+    images = paddle.to_tensor(np.random.default_rng(2).normal(size=(4, 3, 32, 32)).astype("float32"))
+    gradients = []
+    for fast in (False, True):
+        paddle.seed(0)
+        backbone = recognizer.build(LITE, None).backbone
+        rng = np.random.default_rng(3)
+        for layer in batchnorms(backbone):
+            layer._mean.set_value(rng.normal(0, 0.1, layer._mean.shape).astype("float32"))
+            layer._variance.set_value(rng.uniform(0.5, 2, layer._variance.shape).astype("float32"))
+        if fast:
+            assert cpu_conv.accelerate(backbone)
+        backbone.train()
+        for layer in batchnorms(backbone):
+            layer.eval()
+        (backbone(images) * paddle.arange(1280, dtype="float32")).mean().backward()
+        gradients.append({name: p.grad.numpy() for name, p in backbone.named_parameters()})
+    for name, native in gradients[0].items():
+        assert np.abs(gradients[1][name] - native).max() <= 1e-4 * np.abs(native).max() + 1e-7, name
 
 
 def test_statistics_to_freeze_are_those_of_the_backbone_and_of_weights():
