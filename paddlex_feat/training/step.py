@@ -158,13 +158,14 @@ class Step:
 
     @paddle.no_grad()
     def _gradient_norm(self) -> paddle.Tensor | None:
-        if self.scaler.is_enable():
-            self.scaler.unscale_(self._optimizer)  # which its step does not do again
         parameters = [*self._network.parameters(), *self._criterion.parameters()]
         gradients = [p.grad for p in parameters if p.grad is not None]
         # Not by paddle.linalg.norm, which adds up in one float32 number: an error of 1e-4 in a million elements.
         squares = [gradient.astype("float32").square().sum() for gradient in gradients]
-        return paddle.stack(squares).sum().sqrt() if squares else None
+        if not squares:
+            return None
+        norm, scale = paddle.stack(squares).sum().sqrt(), self.scaler.scale_tensor
+        return norm if scale is None else norm / scale.reshape([])
 
     def _unsynchronised(self, more_to_come: bool) -> Any:
         """Gradients are exchanged once, with the last of the accumulated batches."""
