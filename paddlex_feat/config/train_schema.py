@@ -123,6 +123,16 @@ class TrainSection(Section):
     num_classes: Annotated[int, Field(ge=1, le=10_000_000)] | Literal["auto"] | None = key(
         "auto", "Width of the classifier; auto or null: the labels of train.txt."
     )
+    method: Literal["full", "probe", "probe_then_full"] = key(
+        "full",
+        "What is trained: full: all layers; probe: the head and a linear neck alone, on features that are computed "
+        "once; probe_then_full: first these, then all layers.",
+    )
+    probe_epochs: int = key(30, "Length of the linear probe, before the first epoch.", "epochs", ge=1)
+    probe_learning_rate: float | None = key(None, "Peak learning rate of the linear probe; null: learning_rate.", gt=0)
+    init_head: Literal["random", "class_means"] = key(
+        "random", "Class vectors of head and losses start at random, or at the mean features of the start weights."
+    )
     epochs_iters: int = key(20, "Length of the run.", "epochs", ge=1)
     batch_size: int = key(128, "Images per step and device.", "images", ge=1)
     accumulate_steps: int = key(1, "Batches whose gradients are averaged for one optimizer step.", "batches", ge=1)

@@ -83,7 +83,7 @@ def build_state(
     frozen_bn_layers = freeze(model, [*settings.freeze, *([] if criterion.needs_logits else ["head"])])
     frozen_bn_layers += _with_frozen_statistics(settings, model, start)
     set_groups(model, criterion, _groups(settings))
-    optimizer = _optimizer(settings, [*model.parameters(), *criterion.parameters()])
+    optimizer = make_optimizer(settings, [*model.parameters(), *criterion.parameters()])
     progress = Progress(classes=classes, num_classes=num_classes, optimizer=settings.optimizer)
     state = TrainingState(model, optimizer, progress, criterion)
     if start is None:
@@ -95,7 +95,7 @@ def build_state(
         require_same_classes(checkpoint.read_progress(start.with_suffix(".pdstates")), classes, num_classes, start, key)
         checkpoint.resume(start, state)
         auto = settings.resume is not None
-        check_remaining(state.progress, settings.epochs_iters, settings.early_stopping, start, optional=auto)
+        check_remaining(state.progress, epochs_of(settings), settings.early_stopping, start, optional=auto)
     if settings.amp == "O2" and model.head is not None:
         # DataParallel's buffers are float16: they cannot take gradients of which an earlier batch's part is float32.
         mixed = worker.group.size > 1 and settings.accumulate_steps > 1
@@ -152,7 +152,8 @@ def _with_frozen_statistics(
     return batchnorms(model.backbone)
 
 
-def _optimizer(settings: TrainSection, parameters: list[paddle.Tensor]) -> paddle.optimizer.Optimizer:
+def make_optimizer(settings: TrainSection, parameters: list[paddle.Tensor]) -> paddle.optimizer.Optimizer:
+    """Build the optimizer of a list of parameters by the section Train. Raises ConfigError."""
     spec = OPTIMIZERS.get(settings.optimizer)
     params, problems = read_params(spec.params, settings.optimizer_params, "Train.optimizer_params")
     if params is None:
@@ -176,7 +177,7 @@ def open_folder(folder: RunFolder, config: Config, progress: Progress, start: Pa
             folder.start_new()
         else:
             folder.resume_from(start, progress)
-            folder.write_missing_epoch(progress, config.Train.save_interval, config.Train.epochs_iters)
+            folder.write_missing_epoch(progress, config.Train.save_interval, epochs_of(config.Train))
     best = group.broadcast(np.array([progress.best, progress.best_epoch], np.float64))
     progress.best, progress.best_epoch = float(best[0]), int(best[1])
     if start is not None:
@@ -196,7 +197,8 @@ def build_trainer(
 ) -> Trainer:
     """Build the training loop with everything that it calls."""
     settings, group = config.Train, worker.group
-    plan = training_plan(settings, data.sampler.batches_per_epoch, group)
+    probe_alone = settings.method == "probe"  # then the run is one epoch without steps: its evaluation and checkpoint
+    plan = training_plan(settings, 0 if probe_alone else data.sampler.batches_per_epoch, group)
     batches_are = f"{settings.batch_size} images x {settings.accumulate_steps} x {group.size} processes"
     count_steps(state.progress, plan.steps_per_epoch, f"{batches_are}, {plan.steps_per_epoch} an epoch")
     step = _step(config, state, worker)
@@ -216,7 +218,7 @@ def build_trainer(
     return Trainer(
         state=state,
         step=step,
-        batches=batches,
+        batches=(lambda epoch, first: ()) if probe_alone else batches,
         labels=data.labels,
         files=data.lists["train"].files(),
         exporter=exporter,
@@ -266,6 +268,11 @@ def _step(config: Config, state: TrainingState, worker: Worker) -> Step:
     return step
 
 
+def epochs_of(settings: TrainSection) -> int:
+    """Length of a run in epochs."""
+    return 1 if settings.method == "probe" else settings.epochs_iters
+
+
 def training_plan(settings: TrainSection, batches_per_epoch: int, group: ProcessGroup) -> TrainingPlan:
     """Compute the length and schedule of a run by the section Train."""
     times = group.size * settings.accumulate_steps
@@ -274,7 +281,7 @@ def training_plan(settings: TrainSection, batches_per_epoch: int, group: Process
         hint = "Train.learning_rate %g is used as given for batches of %d devices together; Train.lr_scaling scales it."
         log.info(hint, settings.learning_rate, group.size)
     return TrainingPlan(
-        epochs=settings.epochs_iters,
+        epochs=epochs_of(settings),
         steps_per_epoch=-(-batches_per_epoch // settings.accumulate_steps),
         learning_rate=settings.learning_rate * scale,
         warmup_epochs=settings.warmup_steps,

@@ -67,6 +67,9 @@ class Trainer:
         resume_command: what the message of an interrupted run says.
         frozen_bn_layers: BatchNorm layers that stay in evaluation mode.
         skipped: files that the loader had to replace; it grows during training.
+
+    Attributes:
+        prepare: called before the first step of a run; what it does must follow from the state and the seed.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class Trainer:
         self.resume_command = resume_command
         self.frozen_bn_layers = frozen_bn_layers
         self.skipped = skipped
+        self.prepare: Callable[[], None] = lambda: None
         self.stop = StopSignal(second_signal_raises=self.group.size == 1)
         # A vote among GPUs waits for them; among CPUs it costs next to nothing.
         self._votes = Votes(self.group, lambda: self.stop.received, always=not paddle.get_device().startswith("gpu"))
@@ -127,6 +131,8 @@ class Trainer:
                 if self.plan.eval_start and not progress.step:
                     with self._candidate() as network:
                         self.run_logger.log_eval(0, 0, self._measure(network))
+                if not progress.step and not progress.epoch:
+                    self._prepare()
                 while not self.finished:
                     self._train_epoch(progress.epoch)
                     progress.epoch, progress.step_in_epoch, progress.last_recall1 = progress.epoch + 1, 0, None
@@ -153,9 +159,19 @@ class Trainer:
                 self._save(names, network)
                 self.run_logger.log_save(epoch, self.state.progress.step, time.perf_counter() - began)
 
+    def _prepare(self) -> None:
+        try:
+            self.prepare()
+        except Interrupted:
+            self._end()
+
     def _candidate(self) -> AbstractContextManager[Candidate]:
+        return self.candidate_by(self.exporter)
+
+    def candidate_by(self, exporter: Exporter) -> AbstractContextManager[Candidate]:
+        """The network as it is now, to be exported by `exporter`, which may write a part of it."""
         votes = Votes(self.group, lambda: self.stop.received)
-        return candidate(self.state, self.exporter, self.group, self.folder.root, votes)
+        return candidate(self.state, exporter, self.group, self.folder.root, votes)
 
     def _measure(self, network: Candidate) -> dict[str, float]:
         """Metrics of a network, rank 0's figures on every rank.

@@ -44,9 +44,7 @@ def factor_of(name: str, depth: dict[str, int]) -> float:
     return factor * 0.7 ** (max(depth.values()) - depth[name.partition(".")[2]]) if part == "backbone" else factor
 
 
-@pytest.mark.parametrize(
-    ("name", "multi_tensor"), [("momentum", False), ("momentum", True), ("adamw", False)], ids=str
-)
+@pytest.mark.parametrize(("name", "multi_tensor"), [("momentum", False), ("momentum", True), ("adamw", False)], ids=str)
 def test_one_step_changes_each_parameter_by_its_own_rate_and_decay(name, multi_tensor):
     paddle.seed(3)
     model, criterion = recognizer.build(TINY_CLIP, 3), recipe_loss(0, 1.0, 0.0)
@@ -79,7 +77,12 @@ def test_depths_follow_the_computation():
     assert len(set(lite.values())) == max(lite.values()) + 1 == 18  # stem, 16 blocks, last convolution
     assert lite["stem.conv.weight"] == 0 and lite["blocks.3.project.bn.bias"] == 4 and lite["last_conv.bn.weight"] == 17
     lcnet = parameter_depths(recognizer.build(NetworkSpec(), None).backbone)
-    order = ["stem.0.conv.weight", "stem.1.dw_conv.conv.weight", "stages.0.0.pw_conv.bn.bias", "stages.3.1.dw_conv.bias"]
+    order = [
+        "stem.0.conv.weight",
+        "stem.1.dw_conv.conv.weight",
+        "stages.0.0.pw_conv.bn.bias",
+        "stages.3.1.dw_conv.bias",
+    ]
     assert [lcnet[name] for name in order] == [0, 1, 2, 13] and lcnet["last_conv.weight"] == 14
     clip = parameter_depths(recognizer.build(TINY_CLIP, None).backbone)
     assert {clip[n] for n in ("pos_embed", "cls_token", "patch_embed.proj.weight", "ln_pre.bias")} == {0}
