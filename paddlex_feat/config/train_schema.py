@@ -208,8 +208,20 @@ class TrainSection(Section):
         "and shifts are trained, unless Train.freeze names them.",
     )
     max_grad_norm: float | None = key(None, "Largest L2 norm of the whole gradient; null: no clipping.", gt=0)
+    average: list[Literal["last", "start"]] = key(
+        [],
+        "Averages of weights that are measured after the last epoch, and the best of which becomes best_model if it is "
+        "better: last: the mean of the last epoch_N checkpoints; start: 1/4 to 3/4 of the start, the rest of the end.",
+    )
+    average_last: int = key(5, "How many checkpoints last averages, of those that are kept; half of them too.", ge=2)
     ema_decay: float | None = key(
         None, "Keep a moving average of the weights, evaluate and save it; 0.9999 is usual, null: none.", gt=0, lt=1
+    )
+    ema_epochs: float | None = key(
+        None,
+        "As ema_decay, by its horizon: the decay is 1 - 1 / (this many epochs of steps); null: none.",
+        "epochs",
+        gt=0,
     )
     seed: int = key(42, "Seed of weights, sampling, augmentation and dropout.", ge=0, lt=2**31)
     deterministic: bool = key(
@@ -255,6 +267,8 @@ class TrainSection(Section):
     def _one_of_two(self) -> TrainSection:
         if self.resume and self.resume_path:
             raise ValueError("resume: auto and resume_path exclude each other")
+        if self.ema_decay and self.ema_epochs:
+            raise ValueError("ema_decay and ema_epochs exclude each other: both state the decay")
         if self.deterministic and self.autotune:
             raise ValueError("deterministic and autotune exclude each other: a search may choose otherwise each time")
         return self

@@ -20,9 +20,7 @@ class NetworkExtractor:
         raw: give the network's own output, not unit rows.
     """
 
-    def __init__(
-        self, network: Recognizer, preprocess: Preprocess, amp_dtype: str | None = None, *, raw: bool = False
-    ):
+    def __init__(self, network: Recognizer, preprocess: Preprocess, amp_dtype: str | None = None, *, raw: bool = False):
         network.set_inference_weights(network.state_dict())
         self.preprocess = preprocess
         self._network = network

@@ -88,8 +88,8 @@ def build_state(
     state = TrainingState(model, optimizer, progress, criterion)
     if start is None:
         _load_pretrained(settings, model, classes, worker)
-    if settings.ema_decay:
-        state.ema = Ema(state.raw_weights(), settings.ema_decay)
+    if settings.ema_decay or settings.ema_epochs:
+        state.ema = Ema(state.raw_weights(), settings.ema_decay or 0.0)  # build_trainer knows how long an epoch is
     if start is not None:
         key = "Train.resume_path" if settings.resume_path else "Train.resume"
         require_same_classes(checkpoint.read_progress(start.with_suffix(".pdstates")), classes, num_classes, start, key)
@@ -201,6 +201,8 @@ def build_trainer(
     plan = training_plan(settings, 0 if probe_alone else data.sampler.batches_per_epoch, group)
     batches_are = f"{settings.batch_size} images x {settings.accumulate_steps} x {group.size} processes"
     count_steps(state.progress, plan.steps_per_epoch, f"{batches_are}, {plan.steps_per_epoch} an epoch")
+    if state.ema and settings.ema_epochs:
+        state.ema.decay = 1 - 1 / max(1.0, settings.ema_epochs * plan.steps_per_epoch)
     step = _step(config, state, worker)
     evaluator = evaluator_of(config, data.lists, data.own, worker, folder.root)
     extractor = _extractors(config, exporter, worker)

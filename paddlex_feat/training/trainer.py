@@ -70,6 +70,7 @@ class Trainer:
 
     Attributes:
         prepare: called before the first step of a run; what it does must follow from the state and the seed.
+        conclude: called after the last epoch, again if a run that had ended is resumed.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Trainer:
         self.frozen_bn_layers = frozen_bn_layers
         self.skipped = skipped
         self.prepare: Callable[[], None] = lambda: None
+        self.conclude: Callable[[], None] = lambda: None
         self.stop = StopSignal(second_signal_raises=self.group.size == 1)
         # A vote among GPUs waits for them; among CPUs it costs next to nothing.
         self._votes = Votes(self.group, lambda: self.stop.received, always=not paddle.get_device().startswith("gpu"))
@@ -132,13 +134,14 @@ class Trainer:
                     with self._candidate() as network:
                         self.run_logger.log_eval(0, 0, self._measure(network))
                 if not progress.step and not progress.epoch:
-                    self._prepare()
+                    self._or_end(self.prepare)
                 while not self.finished:
                     self._train_epoch(progress.epoch)
                     progress.epoch, progress.step_in_epoch, progress.last_recall1 = progress.epoch + 1, 0, None
                     self._after_epoch(progress.epoch)
                     if self._votes.now() and not self.finished:
                         self._end()
+                self._or_end(self.conclude)
                 self.folder.finish()
         finally:
             self.run_logger.close()
@@ -159,9 +162,9 @@ class Trainer:
                 self._save(names, network)
                 self.run_logger.log_save(epoch, self.state.progress.step, time.perf_counter() - began)
 
-    def _prepare(self) -> None:
+    def _or_end(self, work: Callable[[], None]) -> None:
         try:
-            self.prepare()
+            work()
         except Interrupted:
             self._end()
 
@@ -281,8 +284,8 @@ class Trainer:
             self._save([LATEST])
         self.folder.finish()
         raise Interrupted(
-            f"Interrupted in epoch {progress.epoch + 1} of {self.plan.epochs}, after step {progress.step}; "
-            f"everything is saved in {self.folder.root / LATEST}.",
+            f"Interrupted in epoch {min(progress.epoch + 1, self.plan.epochs)} of {self.plan.epochs}, "
+            f"after step {progress.step}; everything is saved in {self.folder.root / LATEST}.",
             where="train",
             fix=f"Go on with: {self.resume_command}",
         )
