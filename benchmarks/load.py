@@ -129,9 +129,9 @@ def _observe_step(report: dict[str, Any]) -> None:
     def cpu() -> float:
         return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
-    def noted(self: step.Step, batches: Any) -> Any:
+    def noted(self: step.Step, batches: Any, measure: bool = False) -> Any:
         before = {"cpu_before": cpu(), "memory_before": resident()}
-        terms = plain(self, batches)
+        terms = plain(self, batches, measure)
         loss = float(terms["loss"])  # waits for the step
         report.update(before, cpu_after=cpu(), memory_after=resident(), loss=loss)
         os.kill(os.getpid(), signal.SIGTERM)

@@ -133,6 +133,16 @@ class TrainSection(Section):
     num_classes: Annotated[int, Field(ge=1, le=10_000_000)] | Literal["auto"] | None = key(
         "auto", "Width of the classifier; auto or null: the labels of train.txt."
     )
+    method: Literal["full", "probe", "probe_then_full"] = key(
+        "full",
+        "What is trained: full: all layers; probe: the head and a linear neck alone, on features that are computed "
+        "once; probe_then_full: first these, then all layers.",
+    )
+    probe_epochs: int = key(30, "Length of the linear probe, before the first epoch.", "epochs", ge=1)
+    probe_learning_rate: float | None = key(None, "Peak learning rate of the linear probe; null: learning_rate.", gt=0)
+    init_head: Literal["random", "class_means"] = key(
+        "random", "Class vectors of head and losses start at random, or at the mean features of the start weights."
+    )
     epochs_iters: int = key(20, "Length of the run.", "epochs", ge=1)
     batch_size: int = key(128, "Images per step and device.", "images", ge=1)
     accumulate_steps: int = key(1, "Batches whose gradients are averaged for one optimizer step.", "batches", ge=1)
@@ -207,9 +217,41 @@ class TrainSection(Section):
         "L2 coefficient, added to the gradient, or decoupled by adamw; BatchNorm of the backbone is exempt.",
         ge=0,
     )
+    no_decay: Literal["recipe", "vectors"] = key(
+        "recipe",
+        "What weight decay leaves out: recipe: BatchNorm of the backbone of PP-ShiTuV2_rec; vectors: every bias, and "
+        "every scale and shift of a normalisation.",
+    )
+    layer_decay: float | None = key(
+        None,
+        "Factor between the learning rates of neighbouring layers of the backbone, the last of which has the "
+        "backbone's; 0.65 to 0.95 is usual, null: all alike.",
+        gt=0,
+        le=1,
+    )
+    backbone_lr_mult: float = key(1.0, "Factor on the learning rate of the backbone.", ge=0)
+    neck_lr_mult: float = key(1.0, "Factor on the learning rate of the neck.", ge=0)
+    head_lr_mult: float = key(1.0, "Factor on the learning rate of the head.", ge=0)
+    bn_frozen: bool = key(
+        False,
+        "BatchNorm layers of the backbone keep the statistics of the weights that training starts from; their scales "
+        "and shifts are trained, unless Train.freeze names them.",
+    )
     max_grad_norm: float | None = key(None, "Largest L2 norm of the whole gradient; null: no clipping.", gt=0)
+    average: list[Literal["last", "start"]] = key(
+        [],
+        "Averages of weights that are measured after the last epoch, and the best of which becomes best_model if it is "
+        "better: last: the mean of the last epoch_N checkpoints; start: 1/4 to 3/4 of the start, the rest of the end.",
+    )
+    average_last: int = key(5, "How many checkpoints last averages, of those that are kept; half of them too.", ge=2)
     ema_decay: float | None = key(
         None, "Keep a moving average of the weights, evaluate and save it; 0.9999 is usual, null: none.", gt=0, lt=1
+    )
+    ema_epochs: float | None = key(
+        None,
+        "As ema_decay, by its horizon: the decay is 1 - 1 / (this many epochs of steps); null: none.",
+        "epochs",
+        gt=0,
     )
     seed: int = key(42, "Seed of weights, sampling, augmentation and dropout.", ge=0, lt=2**31)
     deterministic: bool = key(
@@ -255,6 +297,8 @@ class TrainSection(Section):
     def _one_of_two(self) -> TrainSection:
         if self.resume and self.resume_path:
             raise ValueError("resume: auto and resume_path exclude each other")
+        if self.ema_decay and self.ema_epochs:
+            raise ValueError("ema_decay and ema_epochs exclude each other: both state the decay")
         if self.deterministic and self.autotune:
             raise ValueError("deterministic and autotune exclude each other: a search may choose otherwise each time")
         return self

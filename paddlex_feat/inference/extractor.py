@@ -40,6 +40,7 @@ class FeatureExtractor:
         folder: inference directory.
         device: see `EngineOptions`, as for threads, engine, precision and trust_graph.
         unit: give unit rows even if inference.yml does not ask for them.
+        raw: give the graph's own output, whatever inference.yml asks for.
     """
 
     def __init__(
@@ -51,10 +52,11 @@ class FeatureExtractor:
         engine: str = "paddle",
         precision: str = "fp32",
         trust_graph: bool = False,
+        raw: bool = False,
     ):
         self._folder = folder
         self.info = read_info(folder)
-        self._unit = unit or self.info.normalise_features
+        self._unit = not raw and (unit or self.info.normalise_features)
         self.engine = create_engine(folder, EngineOptions(engine, precision, threads, device, trust_graph))
         self._process = os.getpid()
         self._running: list[None] = []  # an entry for each thread that runs the engine

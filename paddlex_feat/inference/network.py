@@ -17,13 +17,15 @@ class NetworkExtractor:
         network: filled, or to be filled by `load`, and not one in training: it goes to evaluation mode and its
             branches are fused.
         amp_dtype: "float16" or "bfloat16" computes with autocast (level O1); None in float32.
+        raw: give the network's own output, not unit rows.
     """
 
-    def __init__(self, network: Recognizer, preprocess: Preprocess, amp_dtype: str | None = None):
+    def __init__(self, network: Recognizer, preprocess: Preprocess, amp_dtype: str | None = None, *, raw: bool = False):
         network.set_inference_weights(network.state_dict())
         self.preprocess = preprocess
         self._network = network
         self._amp_dtype = amp_dtype
+        self._raw = raw
         self._factor, self._offset = (paddle.to_tensor(v.reshape(1, 3, 1, 1)) for v in preprocess.affine())
 
     def load(self, weights: dict[str, paddle.Tensor]) -> None:
@@ -34,10 +36,11 @@ class NetworkExtractor:
         self._network.set_inference_weights(self._network.state_dict())
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [N, S, S, 3], RGB, already resized -> float32 [N, D], rows of unit length."""
+        """uint8 [N, S, S, 3], RGB, already resized -> float32 [N, D], rows of unit length unless `raw`."""
         with paddle.no_grad():
             x = paddle.to_tensor(images).transpose([0, 3, 1, 2]).astype("float32") * self._factor + self._offset
             with paddle.amp.auto_cast(self._amp_dtype is not None, dtype=self._amp_dtype or "float16"):
                 # The class's own forward: an exporter replaces the object's by its captured graph.
                 features = type(self._network).forward(self._network, x)
-        return unit_rows(features.astype("float32").numpy())
+        rows = features.astype("float32").numpy()
+        return rows if self._raw else unit_rows(rows)

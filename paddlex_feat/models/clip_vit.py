@@ -145,6 +145,11 @@ class CLIPViT(nn.Layer):
             x = x[:, 1:]
         return paddle.matmul(self.norm(x), self.proj).mean(axis=1)
 
+    def layers_by_depth(self) -> list[list[str]]:
+        """Names by depth, for learning rates that fall towards the image; see training.param_groups.Layered."""
+        first = ["pos_embed", "cls_token", "patch_embed", "ln_pre"]
+        return [first, *([f"blocks.{i}"] for i in range(len(self.blocks))), ["norm", "proj"]]
+
     def adapt_state(self, state: dict[str, Any], prefix: str = "") -> bool:
         """Rename the visual tower of another program and resample its positions to this network's grid.
 

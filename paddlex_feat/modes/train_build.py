@@ -36,8 +36,9 @@ from paddlex_feat.training import checkpoint
 from paddlex_feat.training.candidate import Candidate
 from paddlex_feat.training.checkpoint import Progress, TrainingState
 from paddlex_feat.training.ema import Ema
-from paddlex_feat.training.freeze import freeze
+from paddlex_feat.training.freeze import batchnorms, freeze
 from paddlex_feat.training.optimizers import OPTIMIZERS, OptimizerContext
+from paddlex_feat.training.param_groups import Groups, set_groups
 from paddlex_feat.training.resume import check_remaining, count_steps
 from paddlex_feat.training.run_folder import RunFolder
 from paddlex_feat.training.run_logger import OnRecord, RunLogger
@@ -80,19 +81,21 @@ def build_state(
     criterion = CombinedLoss(loss_terms(settings.loss), LossContext(num_classes, config.Model.embedding_size))
     # If no loss needs logits the head gets no gradient: it stays as it is, without decay too.
     frozen_bn_layers = freeze(model, [*settings.freeze, *([] if criterion.needs_logits else ["head"])])
-    optimizer = _optimizer(settings, [*model.parameters(), *criterion.parameters()])
+    frozen_bn_layers += _with_frozen_statistics(settings, model, start)
+    set_groups(model, criterion, _groups(settings))
+    optimizer = make_optimizer(settings, [*model.parameters(), *criterion.parameters()])
     progress = Progress(classes=classes, num_classes=num_classes, optimizer=settings.optimizer)
     state = TrainingState(model, optimizer, progress, criterion)
     if start is None:
         _load_pretrained(settings, model, classes, worker)
-    if settings.ema_decay:
-        state.ema = Ema(state.raw_weights(), settings.ema_decay)
+    if settings.ema_decay or settings.ema_epochs:
+        state.ema = Ema(state.raw_weights(), settings.ema_decay or 0.0)  # build_trainer knows how long an epoch is
     if start is not None:
         key = "Train.resume_path" if settings.resume_path else "Train.resume"
         require_same_classes(checkpoint.read_progress(start.with_suffix(".pdstates")), classes, num_classes, start, key)
         checkpoint.resume(start, state)
         auto = settings.resume is not None
-        check_remaining(state.progress, settings.epochs_iters, settings.early_stopping, start, optional=auto)
+        check_remaining(state.progress, epochs_of(settings), settings.early_stopping, start, optional=auto)
     if settings.amp == "O2" and model.head is not None:
         # DataParallel's buffers are float16: they cannot take gradients of which an earlier batch's part is float32.
         mixed = worker.group.size > 1 and settings.accumulate_steps > 1
@@ -123,7 +126,34 @@ def _load_pretrained(settings: TrainSection, model: recognizer.Recognizer, class
     log_classifier(other, any(name.startswith(weights.HEAD) for name in report.loaded))
 
 
-def _optimizer(settings: TrainSection, parameters: list[paddle.Tensor]) -> paddle.optimizer.Optimizer:
+def _groups(settings: TrainSection) -> Groups:
+    return Groups(
+        backbone=settings.backbone_lr_mult,
+        neck=settings.neck_lr_mult,
+        head=settings.head_lr_mult,
+        layer_decay=settings.layer_decay,
+        decay_vectors=settings.no_decay != "vectors",
+    )
+
+
+def _with_frozen_statistics(
+    settings: TrainSection, model: recognizer.Recognizer, start: Path | None
+) -> list[paddle.nn.Layer]:
+    """BatchNorm layers that Train.bn_frozen keeps in evaluation mode. Raises ConfigError for random weights."""
+    if not settings.bn_frozen:
+        return []
+    if start is None and not settings.pretrain_weight_path:
+        raise ConfigError(
+            "Random weights have no BatchNorm statistics that could be kept.",
+            where="Train.bn_frozen",
+            fix="Use -o Train.bn_frozen=False, or start from weights with Train.pretrain_weight_path.",
+            code="bn-frozen-from-scratch",
+        )
+    return batchnorms(model.backbone)
+
+
+def make_optimizer(settings: TrainSection, parameters: list[paddle.Tensor]) -> paddle.optimizer.Optimizer:
+    """Build the optimizer of a list of parameters by the section Train. Raises ConfigError."""
     spec = OPTIMIZERS.get(settings.optimizer)
     params, problems = read_params(spec.params, settings.optimizer_params, "Train.optimizer_params")
     if params is None:
@@ -147,7 +177,7 @@ def open_folder(folder: RunFolder, config: Config, progress: Progress, start: Pa
             folder.start_new()
         else:
             folder.resume_from(start, progress)
-            folder.write_missing_epoch(progress, config.Train.save_interval, config.Train.epochs_iters)
+            folder.write_missing_epoch(progress, config.Train.save_interval, epochs_of(config.Train))
     best = group.broadcast(np.array([progress.best, progress.best_epoch], np.float64))
     progress.best, progress.best_epoch = float(best[0]), int(best[1])
     if start is not None:
@@ -167,9 +197,12 @@ def build_trainer(
 ) -> Trainer:
     """Build the training loop with everything that it calls."""
     settings, group = config.Train, worker.group
-    plan = training_plan(settings, data.sampler.batches_per_epoch, group)
+    probe_alone = settings.method == "probe"  # then the run is one epoch without steps: its evaluation and checkpoint
+    plan = training_plan(settings, 0 if probe_alone else data.sampler.batches_per_epoch, group)
     batches_are = f"{settings.batch_size} images x {settings.accumulate_steps} x {group.size} processes"
     count_steps(state.progress, plan.steps_per_epoch, f"{batches_are}, {plan.steps_per_epoch} an epoch")
+    if state.ema and settings.ema_epochs:
+        state.ema.decay = 1 - 1 / max(1.0, settings.ema_epochs * plan.steps_per_epoch)
     step = _step(config, state, worker)
     evaluator = evaluator_of(config, *data.evaluated(), worker, folder.root)
     extractor = _extractors(config, exporter, worker)
@@ -187,7 +220,7 @@ def build_trainer(
     return Trainer(
         state=state,
         step=step,
-        batches=batches,
+        batches=(lambda epoch, first: ()) if probe_alone else batches,
         labels=data.labels,
         files=data.lists["train"].files(),
         exporter=exporter,
@@ -237,6 +270,11 @@ def _step(config: Config, state: TrainingState, worker: Worker) -> Step:
     return step
 
 
+def epochs_of(settings: TrainSection) -> int:
+    """Length of a run in epochs."""
+    return 1 if settings.method == "probe" else settings.epochs_iters
+
+
 def training_plan(settings: TrainSection, batches_per_epoch: int, group: ProcessGroup) -> TrainingPlan:
     """Compute the length and schedule of a run by the section Train."""
     times = group.size * settings.accumulate_steps
@@ -246,7 +284,7 @@ def training_plan(settings: TrainSection, batches_per_epoch: int, group: Process
         log.info(hint, settings.learning_rate, group.size)
     starts_from_weights = bool(settings.pretrain_weight_path)
     return TrainingPlan(
-        epochs=settings.epochs_iters,
+        epochs=epochs_of(settings),
         steps_per_epoch=-(-batches_per_epoch // settings.accumulate_steps),
         learning_rate=settings.learning_rate * scale,
         warmup_epochs=settings.warmup_steps,

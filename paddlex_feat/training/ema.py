@@ -13,18 +13,19 @@ class Ema:
     ExponentialMovingAverage).
 
     Attributes:
+        decay: the largest d.
         state: float32 tensors by name.
     """
 
     def __init__(self, weights: dict[str, paddle.Tensor], decay: float):
-        self._decay = decay
+        self.decay = decay
         self.state = {name: tensor.clone() for name, tensor in weights.items()}
 
     @paddle.no_grad()
     def update(self, weights: dict[str, paddle.Tensor], step: int) -> None:
         """Update the average with float32 weights by name, after optimizer step `step`, counted from 1."""
         # As a tensor, filled on the device: of a number, lerp_ would make one for each of the weights.
-        rate = paddle.full([1], 1 - min(self._decay, (1 + step) / (10 + step)), "float32")
+        rate = paddle.full([1], 1 - min(self.decay, (1 + step) / (10 + step)), "float32")
         for name, average in self.state.items():
             average.lerp_(weights[name], rate)
 

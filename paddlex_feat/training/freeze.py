@@ -51,11 +51,16 @@ def freeze(model: nn.Layer, patterns: Sequence[str]) -> list[nn.Layer]:
     return _frozen_batchnorms(model, {id(parameters[name]) for name in frozen})
 
 
+def batchnorms(layer: nn.Layer) -> list[nn.Layer]:
+    """All BatchNorm layers of a network or a part of it, those that share statistics among devices included."""
+    return [sub for sub in layer.sublayers() if isinstance(sub, nn.layer.norm._BatchNormBase)]
+
+
 def _frozen_batchnorms(model: nn.Layer, frozen: set[int]) -> list[nn.Layer]:
     at_rest = []
-    for layer in model.sublayers():
+    for layer in batchnorms(model):
         own = layer.parameters(include_sublayers=False)
-        if isinstance(layer, nn.layer.norm._BatchNormBase) and own:
+        if own:
             held = [p for p in own if id(p) in frozen]
             if len(held) == len(own):
                 at_rest.append(layer)

@@ -31,22 +31,26 @@ class _Interval:
     fetch: Fetch | None = None
     seconds: float = 0.0
 
-    def send(self, scale: paddle.Tensor | None) -> Fetch:
-        """Start the copy of all losses, and of the loss scale, to the host as one tensor."""
+    extras: list[str] = field(default_factory=list)
+
+    def send(self, scale: paddle.Tensor | None, grad_norm: paddle.Tensor | None = None) -> Fetch:
+        """Start the copy of all losses, the loss scale and the gradient's norm to the host as one tensor."""
         scalars = [term for terms in self.terms for term in terms.values()]
-        if scale is not None:
-            scalars.append(scale.reshape([]))
+        for name, extra in (("loss_scale", scale), ("grad_norm", grad_norm)):
+            if extra is not None:
+                self.extras.append(name)
+                scalars.append(extra.reshape([]))
         self.fetch = Fetch(paddle.stack(scalars))
         return self.fetch
 
-    def received(self) -> tuple[list[dict[str, float]], float | None]:
-        """The losses of each step, and the loss scale after the last one."""
+    def received(self) -> tuple[list[dict[str, float]], dict[str, float]]:
+        """The losses of each step, and what was measured after the last one."""
         assert self.fetch is not None
         values = self.fetch.values()
         names = list(self.terms[0])
         count = len(names) * len(self.terms)
         losses = [dict(zip(names, values[i : i + len(names)], strict=True)) for i in range(0, count, len(names))]
-        return losses, values[count] if len(values) > count else None
+        return losses, dict(zip(self.extras, values[count:], strict=True))
 
 
 class LossLog:
@@ -90,13 +94,18 @@ class LossLog:
             self.flush()  # which may know a better reason
             _stop_unchanged(f"the gradients of the last {skipped} steps overflowed", step)
 
-    def end_interval(self, scale: paddle.Tensor | None = None) -> None:
+    def end_interval(self, scale: paddle.Tensor | None = None, grad_norm: paddle.Tensor | None = None) -> None:
         """Report the interval before, and start the copy of this one.
 
-        scale: of float16's losses, [1]. Raises TrainingError if a loss is not finite, or the scale is too small.
+        Args:
+            scale: of float16's losses, [1].
+            grad_norm: L2 norm of the last step's gradient, [].
+
+        Raises:
+            TrainingError: a loss is not finite, or the scale is too small.
         """
         own = self._open
-        own.send(scale)
+        own.send(scale, grad_norm)
         own.seconds = self._run_logger.lap()
         self._report(self._sent)
         self._open, self._sent = _Interval(), own
@@ -114,7 +123,8 @@ class LossLog:
     def _report(self, interval: _Interval) -> None:
         if not interval.terms:
             return
-        losses, scale = interval.received()
+        losses, extras = interval.received()
+        scale = extras.get("loss_scale")
         first = interval.step - len(losses) + 1
         for step, (indices, terms) in enumerate(zip(interval.indices, losses, strict=True), first):
             if not all(math.isfinite(value) for value in terms.values()):
@@ -130,7 +140,7 @@ class LossLog:
             images,
             interval.waited,
             interval.seconds,
-            scale,
+            extras,
         )
         if scale is not None and scale < MIN_SCALE:
             _stop_unchanged(f"the loss scale has fallen to {scale:g}", interval.step)

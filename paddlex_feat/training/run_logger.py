@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ class RunLogger:
         images: int,
         waited: float,
         seconds: float,
-        scale: float | None = None,
+        extras: Mapping[str, float] | None = None,
     ) -> None:
         """Log one interval of steps.
 
@@ -101,7 +102,8 @@ class RunLogger:
             images: number of images, over all ranks.
             waited: seconds in which the network waited for the loader.
             seconds: length of the interval.
-            scale: loss scale after it, in float16.
+            extras: further numbers of its last step by name: "grad_norm", and in float16 "loss_scale" after it. Those
+                that are not finite, as of a step in float16 that was skipped, are left out.
         """
         self._train_seconds += seconds
         self._epoch_seconds += seconds
@@ -124,8 +126,7 @@ class RunLogger:
             "images_per_second": speed,
             "waited": waited / seconds,
         }
-        if scale is not None:
-            row["loss_scale"] = scale
+        row.update({name: value for name, value in (extras or {}).items() if math.isfinite(value)})
         self._record("train", row)
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix_str(f"epoch {epoch}/{self._epochs}, loss {terms['loss']:.3f}, {speed:.0f} images/s")

@@ -72,6 +72,10 @@ class Trainer:
         resume_command: what the message of an interrupted run says.
         frozen_bn_layers: BatchNorm layers that stay in evaluation mode.
         skipped: files that the loader had to replace; it grows during training.
+
+    Attributes:
+        prepare: called before the first step of a run; what it does must follow from the state and the seed.
+        conclude: called after the last epoch, again if a run that had ended is resumed.
     """
 
     def __init__(
@@ -105,6 +109,8 @@ class Trainer:
         self.resume_command = resume_command
         self.frozen_bn_layers = frozen_bn_layers
         self.skipped = skipped
+        self.prepare: Callable[[], None] = lambda: None
+        self.conclude: Callable[[], None] = lambda: None
         self.stop = StopSignal(second_signal_raises=self.group.size == 1)
         # A vote among GPUs waits for them; among CPUs it costs next to nothing.
         self._votes = Votes(self.group, lambda: self.stop.received, always=not paddle.get_device().startswith("gpu"))
@@ -132,12 +138,15 @@ class Trainer:
             with self.stop.listening():
                 if self.plan.eval_start and not (progress.step or progress.start):
                     self._measure_start()
+                if not progress.step and not progress.epoch:
+                    self._or_end(self.prepare)
                 while not self.finished:
                     self._train_epoch(progress.epoch)
                     progress.epoch, progress.step_in_epoch, progress.last_recall1 = progress.epoch + 1, 0, None
                     self._after_epoch(progress.epoch)
                     if self._votes.now() and not self.finished:
                         self._end()
+                self._or_end(self.conclude)
                 self.folder.finish()
         except (EvaluationError, TrainingError) as error:
             self.folder.finish()
@@ -174,9 +183,19 @@ class Trainer:
                 self._save(names, network)
                 self.run_logger.log_save(epoch, self.state.progress.step, time.perf_counter() - began)
 
+    def _or_end(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Interrupted:
+            self._end()
+
     def _candidate(self) -> AbstractContextManager[Candidate]:
+        return self.candidate_by(self.exporter)
+
+    def candidate_by(self, exporter: Exporter) -> AbstractContextManager[Candidate]:
+        """The network as it is now, to be exported by `exporter`, which may write a part of it."""
         votes = Votes(self.group, lambda: self.stop.received)
-        return candidate(self.state, self.exporter, self.group, self.folder.root, votes)
+        return candidate(self.state, exporter, self.group, self.folder.root, votes)
 
     def _measure(self, network: Candidate) -> dict[str, float]:
         """Metrics of a network, rank 0's figures on every rank.
@@ -234,12 +253,13 @@ class Trainer:
         for batches, indices, waited in self._steps_of(epoch):
             rate = self._set_rate()
             self._seed_dropout()
-            terms = self.step(batches)
+            step = self.state.progress.step + 1
+            log_due = step % self.plan.log_interval == 0
+            terms = self.step(batches, measure=log_due)
             self._count_step()
-            step = self.state.progress.step
             self._losses.add(epoch + 1, step, rate, indices, terms, waited, self.step.scaler.skipped)
-            if step % self.plan.log_interval == 0:
-                self._losses.end_interval(self.step.scaler.scale_tensor)
+            if log_due:
+                self._losses.end_interval(self.step.scaler.scale_tensor, self.step.grad_norm)
             if self._save_is_due():  # by this rank's own clock, so no rank may wait for another here
                 self._save([LATEST])
             if self._votes.after_one() and not self.finished:
@@ -291,8 +311,8 @@ class Trainer:
             self._save([LATEST])
         self.folder.finish()
         raise Interrupted(
-            f"Interrupted in epoch {progress.epoch + 1} of {self.plan.epochs}, after step {progress.step}; "
-            f"everything is saved in {self.folder.root / LATEST}.",
+            f"Interrupted in epoch {min(progress.epoch + 1, self.plan.epochs)} of {self.plan.epochs}, "
+            f"after step {progress.step}; everything is saved in {self.folder.root / LATEST}.",
             where="train",
             fix=f"Go on with: {self.resume_command}",
         )

@@ -194,11 +194,12 @@ class Terms:
     """A step that computes nothing; its losses are those given."""
 
     scaler = SimpleNamespace(skipped=0, scale_tensor=None)
+    grad_norm = None
 
     def __init__(self, losses: list[float]):
         self.losses = list(losses)
 
-    def __call__(self, batches):
+    def __call__(self, batches, measure=False):
         return {"loss": paddle.to_tensor(self.losses.pop(0), "float32")}
 
 
@@ -210,14 +211,14 @@ def test_losses_are_read_one_interval_late_and_all_of_them_by_a_flush():
     for number in range(1, 8):
         own.add(3, number, 0.1 * number, np.arange(2), step(None), 0.25)
         if number % 3 == 0:
-            own.end_interval()
+            own.end_interval(grad_norm=paddle.to_tensor(float(number)))
         seen.append(len(rows))
     assert seen == [0, 0, 0, 0, 0, 1, 1]
     own.flush(paddle.full([1], 64.0))
     assert [row[1] for row in rows] == [3, 6, 7]  # last step of each
     assert [row[4] for row in rows] == [{"loss": 2.0}, {"loss": 5.0}, {"loss": 7.0}]
-    assert rows[0] == (3, 3, 3, pytest.approx(0.3), {"loss": 2.0}, 12, 0.75, 1.5, None)
-    assert rows[2][-1] == 64.0
+    assert rows[0] == (3, 3, 3, pytest.approx(0.3), {"loss": 2.0}, 12, 0.75, 1.5, {"grad_norm": 3.0})
+    assert rows[2][-1] == {"loss_scale": 64.0}
     own.flush()
     assert len(rows) == 3
 

@@ -1,0 +1,101 @@
+"""Fine-tuning in whole runs: what happens before the first step and after the last epoch, interrupted and repeated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.runs import CLIP, TINY, train, train_tiny
+
+paddle = pytest.importorskip("paddle")
+
+from paddlex_feat.errors import Interrupted
+from paddlex_feat.models import weights
+from paddlex_feat.training.averaging import Averaging
+from paddlex_feat.training.probe import Probe
+
+PROBE = ("Train.probe_epochs=3", "Train.init_head=class_means", "Train.eval_start=True", "Train.epochs_iters=2")
+MODERN = (
+    *PROBE,
+    "Train.method=probe_then_full",
+    "Train.optimizer=adamw",
+    "Train.learning_rate=0.001",
+    "Train.no_decay=vectors",
+    "Train.layer_decay=0.8",
+    "Train.head_lr_mult=10",
+    "Train.average=[last]",
+    "Train.ema_epochs=1",
+)
+
+
+def tensors(root: Path, name: str) -> dict[str, np.ndarray]:
+    return weights.read(root / name / f"{name}.pdparams")
+
+
+def equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def whole(small_faces, tmp_path_factory) -> Path:
+    """A run that nothing interrupts."""
+    output = tmp_path_factory.mktemp("finetuning") / "whole"
+    process = train_tiny(small_faces, output, *MODERN)
+    assert process.returncode == 0, process.stderr
+    return output
+
+
+@pytest.mark.parametrize(("owner", "method"), [(Probe, "_step"), (Averaging, "_measure")], ids=["probe", "averaging"])
+def test_an_interrupted_run_ends_with_the_same_bytes(whole, small_faces, tmp_path, monkeypatch, owner, method):
+    plain, calls = getattr(owner, method), []
+
+    def told(self, *arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise Interrupted("Interrupted.", where="train")
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(owner, method, told)
+    process = train_tiny(small_faces, tmp_path, *MODERN)
+    assert process.returncode == 1 and "everything is saved in" in process.stderr
+    monkeypatch.undo()
+    process = train_tiny(small_faces, tmp_path, *MODERN, "Train.resume=auto")
+    assert process.returncode == 0, process.stderr
+    for name in ("best_model", "latest", "epoch_2"):
+        assert equal(tensors(tmp_path, name), tensors(whole, name)), name
+
+
+def test_the_log_tells_what_was_done(whole):
+    log = (whole / "train.log").read_text()
+    for text in ("Class vectors start at the mean features of 8 classes.", "Linear probe: 3 epochs, ", "[Eval][mean of"):
+        assert text in log
+    rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if row["kind"] == "train"]
+    logged = [row for row in steps if row["step"] % 10 == 0]  # Train.log_interval
+    assert logged and all(row["grad_norm"] > 0 for row in logged)
+
+
+def test_a_probe_leaves_the_backbone_as_it_is(small_faces, tmp_path):
+    start = tmp_path / "start.pdparams"
+    process = train_tiny(small_faces, tmp_path / "one", "Train.epochs_iters=1")
+    assert process.returncode == 0, process.stderr
+    weights.write(start, tensors(tmp_path / "one", "latest"))
+    output = tmp_path / "two"
+    process = train_tiny(small_faces, output, *PROBE, "Train.method=probe", f"Train.pretrain_weight_path={start}")
+    assert process.returncode == 0, process.stderr
+    before, after = weights.read(start), tensors(output, "best_model")
+    changed = {name.partition(".")[0] for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {"neck", "head"}
+    result = json.loads((output / "train_result.json").read_text())
+    assert result["done_flag"] and result["models"]["last_1"]["score"] == result["models"]["best"]["score"]
+    process = train_tiny(small_faces, output, *PROBE, "Train.method=probe", "Train.resume=auto")
+    assert process.returncode == 0 and "Nothing is left to train" in (output / "train.log").read_text()
+
+
+def test_two_processes_probe_and_average_alike(small_faces, tmp_path):
+    settings = (*TINY, *MODERN, "Train.batch_size=8", "Train.epochs_iters=1")
+    process = train(small_faces, tmp_path, *settings, "Global.device=cpu:0,1", config=CLIP)
+    assert process.returncode == 0, process.stderr
+    assert "Linear probe: 3 epochs" in (tmp_path / "train.log").read_text()
