@@ -77,10 +77,6 @@ class LinearHead(nn.Layer):
         init = paddle.ParamAttr(initializer=nn.initializer.Normal(std=0.001))
         self.fc = nn.Linear(dim, num_classes, weight_attr=init, bias_attr=False)
 
-    def set_class_means(self, means: np.ndarray) -> None:
-        """Start the class vectors at the classes' mean features, float32 [C, D], unit rows."""
-        self.fc.weight.set_value(np.ascontiguousarray(means.T))
-
     def forward(self, x: paddle.Tensor, labels: paddle.Tensor | None = None) -> paddle.Tensor:
         """Logits, float32 [N, C], of features float32 [N, D]; `labels` is ignored."""
         return self.fc(x)
@@ -115,10 +111,6 @@ class ArcMargin(nn.Layer):
         self.margin = margin
         self.scale = scale
         self.weight = self.create_parameter([dim, num_classes], default_initializer=nn.initializer.XavierNormal())
-
-    def set_class_means(self, means: np.ndarray) -> None:
-        """Start the class vectors at the classes' mean features, float32 [C, D], unit rows."""
-        self.weight.set_value(np.ascontiguousarray(means.T))
 
     def forward(self, x: paddle.Tensor, labels: paddle.Tensor | None = None) -> paddle.Tensor:
         """Logits, float32 [N, C], of features float32 [N, D]; cosines in evaluation mode, or without labels."""

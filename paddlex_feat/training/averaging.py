@@ -28,7 +28,7 @@ START_SHARES = (0.25, 0.5, 0.75)
 
 def mean_of(parts: Sequence[Weights]) -> dict[str, np.ndarray]:
     """Mean of tensors by name, float32, added up in float64."""
-    return {n: np.mean([part[n] for part in parts], axis=0, dtype=np.float64).astype(np.float32) for n in parts[0]}
+    return {n: np.asarray(np.mean([part[n] for part in parts], axis=0, dtype=np.float64), np.float32) for n in parts[0]}
 
 
 def mix(start: Weights, end: Weights, share: float) -> dict[str, np.ndarray]:

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from paddle import nn
 
+from paddlex_feat.config.parts import HasClassVectors
 from paddlex_feat.errors import ConfigError
 from paddlex_feat.inference.extractor import unit_rows
 from paddlex_feat.training.cached_features import CachedFeatures
-
-
-@runtime_checkable
-class HasClassVectors(Protocol):
-    """A head, or a loss, with a vector for each class."""
-
-    def set_class_means(self, means: np.ndarray) -> None:
-        """Start at the classes' mean features, float32 [C, D], unit rows."""
 
 
 def class_means(cached: CachedFeatures, num_classes: int, seed: int) -> np.ndarray:
