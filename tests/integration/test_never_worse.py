@@ -11,7 +11,14 @@ from support.runs import QUICK, TINY, run_here, train_here, train_tiny
 
 pytest.importorskip("paddle")
 
-from paddlex_feat.models import weights
+from paddlex_feat.config.load import load
+from paddlex_feat.evaluation.embed import embed
+from paddlex_feat.models import recognizer, weights
+from paddlex_feat.modes import train_delivery
+from paddlex_feat.modes.build import exporter_of
+from paddlex_feat.modes.parts import network_spec
+from paddlex_feat.modes.worker import Worker
+from paddlex_feat.runtime.distributed import ProcessGroup
 
 SPLIT = ("Train.validation=split", "Train.validation_percent=25", "Train.batch_size=8")
 
@@ -73,6 +80,30 @@ def test_a_loss_that_is_not_finite_fails_the_run_and_leaves_the_start(tiny_run, 
     assert not found["done_flag"] and found["delivered"] == "start"
     before, kept = (weights.read(f / "best_model/best_model.pdparams") for f in (tiny_run, tmp_path))
     assert all(np.array_equal(before[name], kept[name]) for name in before)
+
+
+def test_a_run_that_failed_in_its_first_epoch_goes_on_from_the_start(tiny_run, small_faces, tmp_path):
+    usual = (start_from(tiny_run), "Train.epochs_iters=2", "Train.warmup_steps=0")
+    assert train_tiny(small_faces, tmp_path / "failed", *usual, "Train.learning_rate=1e30").returncode == 1
+    done = train_tiny(small_faces, tmp_path / "failed", *usual, "Train.resume=auto")
+    assert done.returncode == 0 and "Resuming after epoch 0, step 0" in done.stderr, done.stderr
+    assert train_tiny(small_faces, tmp_path / "whole", *usual).returncode == 0
+    for file in ("latest/latest.pdparams", "latest/latest.pdopt", "best_model/best_model.pdparams"):
+        assert (tmp_path / "failed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    assert [row["epoch"] for row in evaluations(tmp_path / "failed")] == [0, 1, 2]
+    assert result(tmp_path / "failed")["start"] == result(tmp_path / "whole")["start"]
+
+
+def test_on_a_gpu_the_network_itself_measures_the_chosen_weights(tiny_run, files):
+    """Called for a device that is not there; Paddle computes on the CPU."""
+    config = load(str(tiny_run / "config.yaml"), [("Global.mode", "train")])[0]
+    exporter = exporter_of(config, config, recognizer.build(network_spec(config), num_classes=None))
+    best = tiny_run / "best_model/best_model.pdparams"
+    found = [
+        embed(train_delivery._extractor(config, best, exporter, Worker(device, 1, 1, ProcessGroup())), files, 4, 1)
+        for device in ("gpu:0", "cpu")
+    ]
+    assert np.abs(found[0] - found[1]).max() < 1e-5
 
 
 @pytest.mark.parametrize(("by", "trained"), [("classes", 6), ("images", 8)])
