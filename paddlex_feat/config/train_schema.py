@@ -40,6 +40,11 @@ class ModelSection(Section):
     params: dict[str, Any] = key({}, "Own keys of a backbone of another package.")
     embedding_size: int = key(512, "Length of a feature; the three models' contract is 512.", ge=2, le=65536)
     dropout: float = key(0.2, "Dropout before the neck, of PPLCNetV2_base_ShiTu.", ge=0, lt=1)
+    pooling: Literal["mean", "gem"] = key(
+        "mean",
+        "Pooling of the last map of PPLCNetV2_base_ShiTu and EfficientNet_Lite0: mean, or gem with one trained exponent, "
+        "which starts at the mean for weights that were trained with it.",
+    )
     patch_size: int = key(16, "Side of a patch, of CLIP_vit.", "px", ge=2, le=256)
     width: int = key(768, "Length of a token, of CLIP_vit.", ge=2, le=16384)
     depth: int = key(12, "Number of blocks, of CLIP_vit.", "blocks", ge=1, le=256)

@@ -16,6 +16,7 @@ class NetworkSpec:
         params: own keys of a backbone from another package.
         embedding_size: length of a feature.
         dropout: of PPLCNetV2_base_ShiTu.
+        pooling: "mean" or "gem", of the convolutional backbones.
         patch_size: of CLIP_vit, in pixels; see CLIPViT for this and the next four.
         width: of CLIP_vit.
         depth: of CLIP_vit.
@@ -33,6 +34,7 @@ class NetworkSpec:
     params: Mapping[str, Any] = field(default_factory=dict, hash=False)
     embedding_size: int = 512
     dropout: float = 0.2
+    pooling: Literal["mean", "gem"] = "mean"
     patch_size: int = 16
     width: int = 768
     depth: int = 12

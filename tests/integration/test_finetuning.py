@@ -69,7 +69,11 @@ def test_an_interrupted_run_ends_with_the_same_bytes(whole, small_faces, tmp_pat
 
 def test_the_log_tells_what_was_done(whole):
     log = (whole / "train.log").read_text()
-    for text in ("Class vectors start at the mean features of 8 classes.", "Linear probe: 3 epochs, ", "[Eval][mean of"):
+    for text in (
+        "Class vectors start at the mean features of 8 classes.",
+        "Linear probe: 3 epochs, ",
+        "[Eval][mean of",
+    ):
         assert text in log
     rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if row["kind"] == "train"]
