@@ -35,11 +35,17 @@ class ModelSection(Section):
 
     backbone: str = key(
         "PPLCNetV2_base_ShiTu",
-        "PPLCNetV2_base_ShiTu, CLIP_vit, paddleclas/NAME (extra paddleclas), or one of another package.",
+        "PPLCNetV2_base_ShiTu, CLIP_vit, EfficientNet_Lite0, paddleclas/NAME (extra paddleclas), or one of another package.",
     )
     params: dict[str, Any] = key({}, "Own keys of a backbone of another package.")
     embedding_size: int = key(512, "Length of a feature; 512 is the contract of PaddleX's models.", ge=2, le=65536)
     dropout: float = key(0.2, "Dropout before the neck, of PPLCNetV2_base_ShiTu.", ge=0, lt=1)
+    pooling: Literal["mean", "gem", "cls"] = key(
+        "mean",
+        "mean of the last map, or of the projected tokens of CLIP_vit; gem (PPLCNetV2_base_ShiTu, EfficientNet_Lite0): a "
+        "power mean with a trained exponent, which starts at the mean for weights that were trained with it; cls "
+        "(CLIP_vit): the projected class token, as in CLIP.",
+    )
     patch_size: int = key(16, "Side of a patch, of CLIP_vit.", "px", ge=2, le=256)
     width: int = key(768, "Length of a token, of CLIP_vit.", ge=2, le=16384)
     depth: int = key(12, "Number of blocks, of CLIP_vit.", "blocks", ge=1, le=256)
@@ -47,9 +53,6 @@ class ModelSection(Section):
     class_token: bool = key(False, "Whether the class token takes part in the mean of tokens, of CLIP_vit.")
     activation: Literal["gelu", "quick_gelu"] = key(
         "gelu", "Between the layers of a block, of CLIP_vit; quick_gelu: x sigmoid(1.702 x), of OpenAI's weights."
-    )
-    pooling: Literal["mean", "cls"] = key(
-        "mean", "The feature of CLIP_vit: mean of the projected tokens, or the projected class token (cls), as in CLIP."
     )
     neck: Literal["bn", "linear"] = key("bn", "bn: BatchNorm with shift 0; linear: fully connected.")
     head: str = key(

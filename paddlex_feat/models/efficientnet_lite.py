@@ -11,6 +11,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from paddlex_feat.config.base import Section
+from paddlex_feat.models.pooling import adapt_pooling, pooling
 from paddlex_feat.models.spec import NetworkSpec
 
 FEATURES = 1280  # channels of the last map
@@ -84,9 +85,10 @@ class EfficientNetLite0(nn.Layer):
     Args:
         embedding_size: 1280, or fewer or more by a linear layer that starts as a random projection with orthogonal
             rows, which keeps angles as well as chance allows.
+        pool: "mean" or "gem".
     """
 
-    def __init__(self, embedding_size: int = FEATURES):
+    def __init__(self, embedding_size: int = FEATURES, pool: str = "mean"):
         super().__init__()
         self.stem = ConvBN(3, 32, 3, stride=2)
         blocks, channels = [], 32
@@ -96,6 +98,7 @@ class EfficientNetLite0(nn.Layer):
                 channels = cout
         self.blocks = nn.LayerList(blocks)
         self.last_conv = ConvBN(channels, FEATURES, 1)
+        self.pool = pooling(pool)
         self.fc = None
         if embedding_size != FEATURES:
             init = paddle.ParamAttr(initializer=nn.initializer.Orthogonal())
@@ -106,12 +109,13 @@ class EfficientNetLite0(nn.Layer):
         x = self.stem(x)
         for block in self.blocks:
             x = block(x)
-        x = F.adaptive_avg_pool2d(self.last_conv(x), 1).flatten(1)
+        x = self.pool(self.last_conv(x)).flatten(1)
         return self.fc(x) if self.fc is not None else x
 
     def adapt_state(self, state: dict[str, Any], prefix: str) -> None:
         """Give the tensors of PyTorch's EfficientNet-Lite their names here; the neck passes features on unchanged."""
         if "_conv_stem.weight" not in state:
+            adapt_pooling(self.pool, state, f"{prefix}pool.")
             return
         foreign = dict(state)
         state.clear()
@@ -122,6 +126,7 @@ class EfficientNetLite0(nn.Layer):
         if self.fc is not None:
             state[f"{prefix}fc.weight"] = self.fc.weight.numpy()
         size = FEATURES if self.fc is None else self.fc.weight.shape[1]
+        adapt_pooling(self.pool, state, f"{prefix}pool.")
         state.update({f"{_NECK}.weight": np.eye(size, dtype=np.float32), f"{_NECK}.bias": np.zeros(size, np.float32)})
 
 
@@ -150,4 +155,4 @@ def _own_name(name: str) -> str | None:
 
 def efficientnet_lite0(spec: NetworkSpec, params: Section) -> EfficientNetLite0:
     """Builder of the backbone EfficientNet_Lite0."""
-    return EfficientNetLite0(spec.embedding_size)
+    return EfficientNetLite0(spec.embedding_size, spec.pooling)

@@ -18,6 +18,7 @@ from paddle import nn
 from paddle.regularizer import L2Decay
 
 from paddlex_feat.config.base import Section
+from paddlex_feat.models.pooling import adapt_pooling, pooling
 from paddlex_feat.models.spec import NetworkSpec
 
 
@@ -165,6 +166,7 @@ class PPLCNetV2ShiTu(nn.Layer):
         embedding_size: output channels of the last convolution.
         dropout: probability in Paddle's downscale-in-infer mode: training only zeroes,
             evaluation multiplies by 1 - dropout.
+        pool: "mean" or "gem", before the last convolution.
     """
 
     # (blocks, output channels, options): strides 2, 2, 2 and, in the last stage, 1.
@@ -175,7 +177,7 @@ class PPLCNetV2ShiTu(nn.Layer):
         (2, 1024, {"kernel": 5, "branches": True, "residual": True}),
     )
 
-    def __init__(self, embedding_size: int = 512, dropout: float = 0.2):
+    def __init__(self, embedding_size: int = 512, dropout: float = 0.2, pool: str = "mean"):
         super().__init__()
         self.stem = nn.Sequential(ConvBN(3, 32, 3, stride=2), Block(32, 64))
         self.stages = nn.LayerList()
@@ -186,6 +188,7 @@ class PPLCNetV2ShiTu(nn.Layer):
             stage += [Block(cout, cout, 1, **options) for _ in range(blocks - 1)]
             self.stages.append(nn.Sequential(*stage))
             channels = cout
+        self.pool = pooling(pool)
         self.last_conv = nn.Conv2D(channels, embedding_size, 1)
         self.dropout = nn.Dropout(dropout, mode="downscale_in_infer")
 
@@ -194,10 +197,14 @@ class PPLCNetV2ShiTu(nn.Layer):
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)
-        x = self.last_conv(F.adaptive_avg_pool2d(x, 1))
+        x = self.last_conv(self.pool(x))
         return self.dropout(x).flatten(1)
+
+    def adapt_state(self, state: dict[str, Any], prefix: str) -> None:
+        """Start GeM at the mean where the weights were trained with it."""
+        adapt_pooling(self.pool, state, f"{prefix}pool.")
 
 
 def pplcnetv2(spec: NetworkSpec, params: Section) -> PPLCNetV2ShiTu:
     """Builder of the backbone PPLCNetV2_base_ShiTu."""
-    return PPLCNetV2ShiTu(spec.embedding_size, spec.dropout)
+    return PPLCNetV2ShiTu(spec.embedding_size, spec.dropout, spec.pooling)

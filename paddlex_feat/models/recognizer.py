@@ -76,6 +76,13 @@ def build(spec: NetworkSpec, num_classes: int | None) -> Recognizer:
         DependencyError: a package that is needed cannot be imported, or what it gives cannot be used.
     """
     backbone = find_backbone(spec.backbone)
+    if spec.pooling not in backbone.poolings:
+        raise ConfigError(
+            f"The backbone {backbone.name} has no pooling {spec.pooling}.",
+            where="Model.pooling",
+            fix=f"Use {' or '.join(backbone.poolings)}.",
+            code="pooling-unknown",
+        )
     params = _params(backbone.params, spec.params, "Model.params")
     body = build_part("backbone", backbone.name, backbone.build, nn.Layer, spec, params)
     neck = BNNeck(spec.embedding_size) if spec.neck == "bn" else LinearNeck(spec.embedding_size)

@@ -36,6 +36,7 @@ class BackboneSpec:
             checked before the network takes memory; the builder must work under `paddle.LazyGuard`.
         mean: what is subtracted from each RGB channel of an image whose values are in 0 .. 1; None: ImageNet's mean.
         std: what that is divided by; None: ImageNet's standard deviation.
+        poolings: values of `Model.pooling` that it can build.
     """
 
     name: str
@@ -47,6 +48,7 @@ class BackboneSpec:
     size_from_keys: bool = False
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    poolings: tuple[str, ...] = ("mean",)
 
     def stride_of(self, spec: NetworkSpec) -> int:
         """Return the stride of this network, in pixels."""
@@ -78,6 +80,7 @@ BACKBONES.add(
     BackboneSpec(
         name="PPLCNetV2_base_ShiTu",
         build="paddlex_feat.models.pplcnetv2:pplcnetv2",
+        poolings=("mean", "gem"),
         stride=8,
         size_from_keys=True,
     )
@@ -86,6 +89,7 @@ BACKBONES.add(
     BackboneSpec(
         name="CLIP_vit",
         build="paddlex_feat.models.clip_vit:clip_vit",
+        poolings=("mean", "cls"),
         stride=lambda spec: spec.patch_size,
         fixed_size=True,  # its positions are learnt for one
         size_from_keys=True,
@@ -95,6 +99,7 @@ BACKBONES.add(
     BackboneSpec(
         name="EfficientNet_Lite0",
         build="paddlex_feat.models.efficientnet_lite:efficientnet_lite0",
+        poolings=("mean", "gem"),
         stride=32,
         mean=(127 / 255,) * 3,
         std=(128 / 255,) * 3,

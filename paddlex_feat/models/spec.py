@@ -16,13 +16,13 @@ class NetworkSpec:
         params: own keys of a backbone from another package.
         embedding_size: length of a feature.
         dropout: of PPLCNetV2_base_ShiTu.
-        patch_size: of CLIP_vit, in pixels; see CLIPViT for this and the next six.
+        pooling: "mean"; "gem", of the convolutional backbones; or "cls", of CLIP_vit.
+        patch_size: of CLIP_vit, in pixels; see CLIPViT for this and the next five.
         width: of CLIP_vit.
         depth: of CLIP_vit.
         heads: of CLIP_vit.
         class_token: of CLIP_vit.
         activation: of CLIP_vit.
-        pooling: of CLIP_vit.
         neck: "bn" or "linear".
         head: a name of models.registry.HEADS.
         head_params: own keys of the head.
@@ -35,13 +35,13 @@ class NetworkSpec:
     params: Mapping[str, Any] = field(default_factory=dict, hash=False)
     embedding_size: int = 512
     dropout: float = 0.2
+    pooling: Literal["mean", "gem", "cls"] = "mean"
     patch_size: int = 16
     width: int = 768
     depth: int = 12
     heads: int = 12
     class_token: bool = False
     activation: Literal["gelu", "quick_gelu"] = "gelu"
-    pooling: Literal["mean", "cls"] = "mean"
     neck: Literal["bn", "linear"] = "bn"
     head: str = "linear"
     head_params: Mapping[str, Any] = field(default_factory=dict, hash=False)

@@ -69,9 +69,10 @@ class Averaging:
     def _choose(self) -> bool:
         trainer, improved = self._trainer, False
         trainer.folder.finish()
-        end = self._weights_of(1)
-        end_score, scores = self._recorded(), [n for n in (self._last, -(-self._last // 2)) if n > 1]
-        for count in dict.fromkeys(scores):
+        end, end_score = self._weights_of(1), self._recorded()
+        kept = int(trainer.group.broadcast(np.array([len(trainer.folder.scores)], np.int32))[0])
+        most = min(self._last, kept)
+        for count in (n for n in dict.fromkeys((most, -(-most // 2))) if n > 1):
             averaged = self._weights_of(count)
             score, better = self._measure(averaged, f"mean of the last {count} epochs")
             improved |= better
