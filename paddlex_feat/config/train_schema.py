@@ -35,15 +35,16 @@ class ModelSection(Section):
 
     backbone: str = key(
         "PPLCNetV2_base_ShiTu",
-        "PPLCNetV2_base_ShiTu, CLIP_vit, EfficientNet_Lite0, paddleclas/NAME (extra paddleclas), or one of another package.",
+        "PPLCNetV2_base_ShiTu, CLIP_vit, EfficientNet_Lite0, paddleclas/NAME (extra paddleclas), or one of another "
+        "package.",
     )
     params: dict[str, Any] = key({}, "Own keys of a backbone of another package.")
     embedding_size: int = key(512, "Length of a feature; 512 is the contract of PaddleX's models.", ge=2, le=65536)
     dropout: float = key(0.2, "Dropout before the neck, of PPLCNetV2_base_ShiTu.", ge=0, lt=1)
     pooling: Literal["mean", "gem", "cls"] = key(
         "mean",
-        "mean of the last map, or of the projected tokens of CLIP_vit; gem (PPLCNetV2_base_ShiTu, EfficientNet_Lite0): a "
-        "power mean with a trained exponent, which starts at the mean for weights that were trained with it; cls "
+        "mean of the last map, or of the projected tokens of CLIP_vit; gem (PPLCNetV2_base_ShiTu, EfficientNet_Lite0): "
+        "a power mean with a trained exponent, which starts at the mean for weights that were trained with it; cls "
         "(CLIP_vit): the projected class token, as in CLIP.",
     )
     patch_size: int = key(16, "Side of a patch, of CLIP_vit.", "px", ge=2, le=256)

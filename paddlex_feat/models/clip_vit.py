@@ -244,5 +244,5 @@ def clip_vit(spec: NetworkSpec, params: Section) -> CLIPViT:
         embedding_size=spec.embedding_size,
         class_token=spec.class_token,
         activation=spec.activation,
-        pooling=spec.pooling,
+        pooling="cls" if spec.pooling == "cls" else "mean",
     )
