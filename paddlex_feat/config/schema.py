@@ -181,6 +181,12 @@ class EvaluateSection(Section):
         ge=128,
     )
     save_features: bool = key(False, "Write evaluate/features.npz: features, labels, paths and lists.")
+    baseline: bool = key(
+        True, "Compute recall and mAP of raw pixels (16 x 16) on the same lists too; training logs them once."
+    )
+    mirror: bool = key(
+        False, "Average the features of each image and its mirror image, in training's evaluations as well."
+    )
     amp: EvaluationAmp = key("OFF", "Mixed precision on a GPU, in Train.amp_dtype: OFF or O1.")
 
 
@@ -235,6 +241,7 @@ class PredictSection(Section):
     fast_decode: bool = key(
         False, "Decode large JPEGs at 1/2, 1/4 or 1/8 of their size; features change, see docs/predict.md."
     )
+    mirror: bool = key(False, "Average the features of each image and its mirror image; takes twice as long.")
     kernel_option: KernelOptionSection = KernelOptionSection()
     engine: str | None = key(
         None,

@@ -14,6 +14,7 @@ import numpy as np
 
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.errors import OTHER_OUTPUT, OTHER_TEMPORARY, as_output_error
+from paddlex_feat.evaluation.baseline import PixelRecorder, affordable
 from paddlex_feat.evaluation.embed import Extractor, embed
 from paddlex_feat.evaluation.metrics import RetrievalMetrics, metrics_of
 from paddlex_feat.evaluation.ranking.ranks import Ranking, rank_gallery
@@ -35,6 +36,7 @@ class Evaluation:
         query: float32 [Q, D], unit rows.
         gallery: float32 [G, D], unit rows; with `query` part of one array, in memory or in a file.
         self_pairs: int64 [P, 2], pairs (query, gallery) of the same file that were left out; None: not asked for.
+        baseline: metrics of raw pixels on the same lists (see `baseline.py`); None: not computed.
     """
 
     metrics: RetrievalMetrics
@@ -42,11 +44,11 @@ class Evaluation:
     query: np.ndarray
     gallery: np.ndarray
     self_pairs: np.ndarray | None = None
+    baseline: RetrievalMetrics | None = None
 
     def main_metrics(self) -> dict[str, float]:
         """recall1, recall5, mAP."""
-        recall = self.metrics.recall
-        return {"recall1": recall[1], "recall5": recall[5], "mAP": self.metrics.mean_ap}
+        return self.metrics.main()
 
     @property
     def collapsed(self) -> bool:
@@ -94,12 +96,15 @@ class Evaluator:
         self._threads = threads or workers
         self._scratch = scratch
 
-    def __call__(self, extract: Extractor, after_batch: Callable[[], None] | None = None) -> Evaluation:
+    def __call__(
+        self, extract: Extractor, after_batch: Callable[[], None] | None = None, baseline: bool = False
+    ) -> Evaluation:
         """Embed both lists and rank the gallery for each query.
 
         Args:
             extract: pixels to features.
             after_batch: called between batches (see `embed`).
+            baseline: compute the metrics of raw pixels too, unless the lists are so long that this would be slow.
 
         Raises:
             ImageError: If an image cannot be decoded.
@@ -108,14 +113,37 @@ class Evaluator:
         """
         both = self._query is self._gallery
         files = self._gallery.files() + ([] if both else self._query.files())
+        pixels = PixelRecorder(extract) if baseline and self._baseline_is_affordable() else None
         features = embed(
-            extract, files, self._batch_size, self._workers, self._group, self._allocate, self._name, after_batch
+            pixels or extract,
+            files,
+            self._batch_size,
+            self._workers,
+            self._group,
+            self._allocate,
+            self._name,
+            after_batch,
         )
         gallery = features[: len(self._gallery)]
         query = gallery if both else features[len(self._gallery) :]
         held = 0 if isinstance(features, np.memmap) else features.nbytes
         ranking = self._rank(query, gallery, max(self._memory - held, MIN_RANKING_BYTES))
-        return Evaluation(metrics_of(ranking, self._ks), ranking, query, gallery, self._self_pairs)
+        raw = None if pixels is None else self._measure_pixels(pixels, max(self._memory - held, MIN_RANKING_BYTES))
+        return Evaluation(metrics_of(ranking, self._ks), ranking, query, gallery, self._self_pairs, raw)
+
+    def _baseline_is_affordable(self) -> bool:
+        fits = affordable(len(self._query), len(self._gallery), self._memory)
+        if not fits:
+            log.info("The lists are too long for the figures of raw pixels; they are left out.")
+        return fits
+
+    def _measure_pixels(self, pixels: PixelRecorder, memory: int) -> RetrievalMetrics:
+        """Metrics of raw pixels, by the same exact ranking."""
+        both, count = self._query is self._gallery, len(self._gallery)
+        rows = pixels.features(count + (0 if both else len(self._query)), self._batch_size, self._group)
+        query = rows if both else rows[count:]
+        ranking = self._rank(query, rows[:count], max(memory - rows.nbytes, MIN_RANKING_BYTES))
+        return metrics_of(ranking, self._ks)
 
     def _name(self, index: int) -> str:
         records = self._gallery

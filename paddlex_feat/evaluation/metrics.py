@@ -35,6 +35,10 @@ class RetrievalMetrics:
     matched_queries: int
     unmatched_queries: int
 
+    def main(self) -> dict[str, float]:
+        """recall1, recall5, mAP. Both k must have been asked for."""
+        return {"recall1": self.recall[1], "recall5": self.recall[5], "mAP": self.mean_ap}
+
 
 def metrics_of(ranking: Ranking, ks: Sequence[int] = (1, 5)) -> RetrievalMetrics:
     """Means over the matched queries. Sums are rounded once (math.fsum), so the order of the queries changes nothing.

@@ -18,6 +18,8 @@ from paddlex_feat.evaluation.analysis import (
     recall1_interval,
     unmatched_classes,
 )
+from paddlex_feat.evaluation.baseline import NAME, better_in
+from paddlex_feat.evaluation.baseline import as_result as baseline_result
 from paddlex_feat.evaluation.evaluator import Evaluation
 from paddlex_feat.evaluation.metrics import RetrievalMetrics
 from paddlex_feat.evaluation.threshold import Threshold, ThresholdCurve, threshold_curve, thresholds
@@ -33,6 +35,7 @@ class Summary:
     Attributes:
         unmatched: indices of the queries without a gallery match.
         thresholds: the suggested one first.
+        baseline: metrics of raw pixels; None: not computed.
     """
 
     metrics: RetrievalMetrics
@@ -45,6 +48,13 @@ class Summary:
     thresholds: list[Threshold]
     pairs: Pairs
     gallery: int
+    baseline: RetrievalMetrics | None = None
+    baseline_name: str = NAME
+
+    @property
+    def pixels_better_in(self) -> list[str]:
+        """The metrics in which raw pixels are better, with both figures."""
+        return better_in(self.baseline, self.metrics)
 
     @property
     def suggested(self) -> Threshold:
@@ -71,6 +81,7 @@ def summarise(evaluation: Evaluation, query: ImageList, gallery: ImageList) -> S
             evaluation.query, query_labels, evaluation.gallery, gallery_labels, evaluation.self_pairs
         ),
         gallery=len(gallery),
+        baseline=evaluation.baseline,
     )
 
 
@@ -89,6 +100,7 @@ def as_result(summary: Summary, query: ImageList) -> dict[str, Any]:
             for q in summary.unmatched[:UNMATCHED]
         ],
         "gallery": summary.gallery,
+        "baseline": baseline_result(summary.baseline),
         "classes": len(summary.classes),
         "suggested_threshold": summary.suggested.threshold,
         "thresholds": [asdict(row) for row in summary.thresholds],

@@ -27,6 +27,7 @@ from paddlex_feat.inference.engines.options import resolve_engine_options
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.inputs.items import InputIteratorError, Item, is_slow_source, iter_images
 from paddlex_feat.inference.inputs.paths import Search
+from paddlex_feat.inference.mirror import MirrorAverage
 from paddlex_feat.inference.model_info import PREFIX, models_within, read_info
 from paddlex_feat.inference.model_zoo import official_model
 from paddlex_feat.inference.results import Failed, FeatureResult, OutputNames
@@ -54,6 +55,7 @@ def create_model(
     use_hpip: bool = False,
     hpi_config: Mapping[str, Any] | None = None,
     trust_graph: bool = False,
+    mirror: bool = False,
 ) -> Predictor:
     """A feature extractor from an inference directory.
 
@@ -75,6 +77,7 @@ def create_model(
         hpi_config: PaddleX's settings for `use_hpip`, see `resolve_engine_options`.
         trust_graph: run the Paddle graph even if it has operators that are not on the allow-list. They can read and
             write files, so use it only for a model from a source that you trust.
+        mirror: average the features of each image and its mirror image, see `MirrorAverage`.
 
     Raises WeightsError if the directory cannot be used, ConfigError for settings that do not exist or contradict
     each other, DownloadError, DeviceError, DependencyError.
@@ -104,8 +107,9 @@ def create_model(
         **asdict(options),
         "engine": extractor.engine.name,  # what auto has chosen
         "fast_decode": fast_decode,
+        "mirror": mirror,
     }
-    return Predictor(extractor, batch_size, fast_decode, arguments)
+    return Predictor(extractor, batch_size, fast_decode, arguments, mirror)
 
 
 def _official(model_name: str) -> Path:
@@ -145,6 +149,7 @@ class Predictor:
         batch_size: images computed together; None: 32 on a GPU, else 1.
         fast_decode: decode large JPEGs at a reduced size.
         arguments: those of `create_model` that make such a model; None: it cannot be pickled or copied.
+        mirror: average the features of each image and its mirror image.
 
     Attributes:
         batch_size: images computed together; setting anything but a whole number of at least 1 raises ConfigError.
@@ -161,9 +166,11 @@ class Predictor:
         batch_size: int | None = None,
         fast_decode: bool = False,
         arguments: Mapping[str, Any] | None = None,
+        mirror: bool = False,
     ):
         self._arguments = arguments
         self._extractor = extractor
+        self._features_of = MirrorAverage(extractor) if mirror else extractor
         self._batch_size = None if batch_size is None else _positive(batch_size)
         self._is_large_enough = _is_large_enough_for(extractor.preprocess.size) if fast_decode else None
         self.failed: list[Failed] = []
@@ -260,7 +267,7 @@ class Predictor:
 
     def _compute(self, batch: Sequence[Item], loaded: list[np.ndarray | Exception]) -> list[Outcome]:
         images = [image for image in loaded if not isinstance(image, Exception)]
-        rows = self._extractor(np.stack(images)) if images else np.empty((0, 0), np.float32)
+        rows = self._features_of(np.stack(images)) if images else np.empty((0, 0), np.float32)
         if not np.isfinite(rows).all():
             raise WeightsError(
                 "The model gives features that are not finite.",

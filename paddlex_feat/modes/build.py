@@ -16,6 +16,7 @@ from paddlex_feat.models.registry import find_backbone
 from paddlex_feat.modes.worker import Worker, threads_of
 
 if TYPE_CHECKING:
+    from paddlex_feat.evaluation.embed import Extractor
     from paddlex_feat.evaluation.evaluator import Evaluator
     from paddlex_feat.inference.export.exporter import Exporter
     from paddlex_feat.models.recognizer import Recognizer
@@ -47,6 +48,13 @@ def evaluator_of(
         threads=threads_of(config, group) or worker.processors,  # decoding may have fewer
         scratch=scratch,
     )
+
+
+def extractor_of(config: Config, extract: Extractor) -> Extractor:
+    """What an evaluation computes features by: `extract`, with mirror images if Evaluate.mirror asks for them."""
+    from paddlex_feat.inference.mirror import MirrorAverage
+
+    return MirrorAverage(extract) if config.Evaluate.mirror else extract
 
 
 def preprocess_of(config: Config) -> Preprocess:

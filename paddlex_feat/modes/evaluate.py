@@ -16,7 +16,7 @@ from paddlex_feat.errors import EvaluationError, FeatError, as_output_error
 from paddlex_feat.evaluation.features_file import FEATURES, write_features
 from paddlex_feat.fileio.atomic import require_writable
 from paddlex_feat.modes import trained_model
-from paddlex_feat.modes.build import evaluator_of
+from paddlex_feat.modes.build import evaluator_of, extractor_of
 from paddlex_feat.modes.data import require_images, self_pairs_of, warn_of_self_matches
 from paddlex_feat.modes.worker import launch_processes
 from paddlex_feat.reports import evaluation_report
@@ -57,7 +57,8 @@ def _evaluate(
     if group.rank == 0:
         warn_of_self_matches(config, lists)
     model = trained_model.load_model(config, path, group)
-    evaluation = evaluator_of(config, lists, own, model.worker, output)(model.extract)
+    evaluator = evaluator_of(config, lists, own, model.worker, output)
+    evaluation = evaluator(extractor_of(config, model.extract), baseline=config.Evaluate.baseline)
     heartbeat.stop()
     if group.rank:
         return {}

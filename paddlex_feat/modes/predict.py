@@ -173,6 +173,7 @@ def _model(config: Config) -> Predictor:
         use_hpip=settings.use_hpip,
         hpi_config=settings.hpi_config,
         trust_graph=settings.trust_graph,
+        mirror=settings.mirror,
     )
 
 

@@ -13,6 +13,8 @@ from paddlex_feat.config.parts import build_part, read_params
 from paddlex_feat.config.schema import Config
 from paddlex_feat.config.train_schema import TrainSection
 from paddlex_feat.errors import ConfigError, EvaluationError
+from paddlex_feat.evaluation.baseline import NAME as BASELINE
+from paddlex_feat.evaluation.baseline import figures
 from paddlex_feat.evaluation.embed import Extractor
 from paddlex_feat.hub.fetch import fetch_weights
 from paddlex_feat.inference.export.exporter import Exporter
@@ -22,7 +24,7 @@ from paddlex_feat.losses import LossContext
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.models import recognizer, weights
 from paddlex_feat.models.registry import find_backbone
-from paddlex_feat.modes.build import evaluator_of, preprocess_of
+from paddlex_feat.modes.build import evaluator_of, extractor_of, preprocess_of
 from paddlex_feat.modes.parts import loss_terms, network_spec
 from paddlex_feat.modes.train_classes import has_other_classes, log_classifier, require_same_classes
 from paddlex_feat.modes.train_data import Data
@@ -206,14 +208,19 @@ def build_trainer(
     step = _step(config, state, worker)
     evaluator = evaluator_of(config, *data.evaluated(), worker, folder.root)
     extractor = _extractors(config, exporter, worker)
+    baseline = config.Evaluate.baseline  # computed by the first evaluation alone: it stays the same
 
     def evaluate(network: Candidate) -> dict[str, float]:
+        nonlocal baseline
         try:
-            found = evaluator(extractor(network), network.look)
+            found = evaluator(extractor_of(config, extractor(network)), network.look, baseline)
         except EvaluationError as error:
             raise explain_failure(error, settings, state) from error
         if found.collapsed:
             log.warning("%s", explain_collapse(settings, state))
+        if found.baseline is not None:
+            log.info("Baseline without a network (%s): %s", BASELINE, figures(found.baseline.main()))
+        baseline = False
         return found.main_metrics()
 
     own = folder.root if group.rank == 0 else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from paddlex_feat.data.lists.image_list import ImageList
+from paddlex_feat.evaluation.baseline import figures
 from paddlex_feat.evaluation.evaluator import Evaluation
 from paddlex_feat.evaluation.summary import Summary, as_result, summarise
 from paddlex_feat.reports.csv_tables import write_classes, write_confusions, write_queries
@@ -88,11 +89,15 @@ def _log(summary: Summary, main: dict[str, float], query: ImageList, page: Path)
         )
     log.info(
         "%s  (%d queries, %d gallery images)",
-        ", ".join(f"{name}: {value:.5f}" for name, value in main.items()),
+        figures(main),
         counts.matched_queries,
         summary.gallery,
     )
     log.info("95 %% interval of recall1: %.3f to %.3f, by bootstrap over the queries", low, high)
+    if summary.baseline is not None:
+        log.info("Baseline without a network (%s): %s", summary.baseline_name, figures(summary.baseline.main()))
+    if summary.pixels_better_in:
+        log.warning("Raw pixels are better than this network: %s.", ", ".join(summary.pixels_better_in))
     log.info("mAP@R: %.5f, MRR: %.5f", counts.mean_ap_at_r, counts.mrr)
     worst = [f"{c.label} ({c.recall1:.3f} of {c.queries} queries)" for c in summary.classes[:3] if c.recall1 < 1]
     if worst:
