@@ -123,6 +123,11 @@ class TrainSection(Section):
     num_classes: Annotated[int, Field(ge=1, le=10_000_000)] | Literal["auto"] | None = key(
         "auto", "Width of the classifier; auto or null: the labels of train.txt."
     )
+    method: Literal["full", "adapt"] = key(
+        "full",
+        "full: train the network; adapt: fit a linear map of the start weights' features to the training images, in "
+        "seconds, and put it into the network's last layer if cross-validation prefers it (docs/adaptation.md).",
+    )
     epochs_iters: int = key(20, "Length of the run.", "epochs", ge=1)
     batch_size: int = key(128, "Images per step and device.", "images", ge=1)
     accumulate_steps: int = key(1, "Batches whose gradients are averaged for one optimizer step.", "batches", ge=1)
