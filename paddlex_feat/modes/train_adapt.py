@@ -129,7 +129,7 @@ def _adapt(config: Config, output: Path, data: Data, worker: Worker, start: Star
         files = data.lists["train"].files()
         features, mirrored = training_features(extract, files, config.Evaluate.batch_size, worker)
         require_dimension(config.Export.dimension, features.shape[1])
-        choice = choose(features, mirrored, data.labels, config.Train.seed)
+        choice = choose(features, mirrored, data.labels, config.Train.seed, config.Export.dimension)
         _log_table(choice)
         writer = _Writer(config, worker, start, extract, evaluate)
         with atomic_folder(output / "best_model") as best:

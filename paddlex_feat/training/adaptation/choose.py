@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paddlex_feat.training.adaptation.maps import AffineMap, arrange, closed_forms
+from paddlex_feat.training.adaptation.maps import AffineMap, arrange, closed_forms, principal
 from paddlex_feat.training.adaptation.statistics import ClassStatistics
 
 IDENTITY = "identity"
@@ -60,7 +60,9 @@ class Choice:
     reason: str
 
 
-def choose(features: np.ndarray, mirrored: np.ndarray | None, classes: np.ndarray, seed: int) -> Choice:
+def choose(
+    features: np.ndarray, mirrored: np.ndarray | None, classes: np.ndarray, seed: int, dimension: int | None = None
+) -> Choice:
     """Fit all maps, measure them on classes they were not fitted on, and take the best if it beats the identity.
 
     A map is taken if its score exceeds that of the identity by more than the standard error of the difference. Only
@@ -71,6 +73,7 @@ def choose(features: np.ndarray, mirrored: np.ndarray | None, classes: np.ndarra
         mirrored: of their mirror images, float32 [N, D], for fitting alone; None: none.
         classes: int64 [N].
         seed: of the division of the classes into folds.
+        dimension: measure all maps, the identity too, by their leading outputs alone; None: by all.
     """
     both = features if mirrored is None else np.concatenate([features, mirrored])
     twice = classes if mirrored is None else np.concatenate([classes, classes])
@@ -80,7 +83,7 @@ def choose(features: np.ndarray, mirrored: np.ndarray | None, classes: np.ndarra
         reason = "Fewer than two classes have two images or more, so no map can be measured: none is applied."
         return Choice(None, None, identity, [identity], reason)
     parts = [ClassStatistics.of(both[rows], twice[rows]) for rows in (np.isin(twice, group) for group in groups)]
-    table = _measure(features, classes, groups, parts, seed)
+    table = _measure(features, both, twice, groups, parts, dimension)
     candidates = _summarise(table)
     best = max(candidates, key=lambda c: c.score)  # the first of equal ones
     if best.gain <= best.noise:
@@ -114,20 +117,36 @@ _Scores = dict[tuple[str, float], list[tuple[np.ndarray, np.ndarray]]]  # of eac
 
 
 def _measure(
-    features: np.ndarray, classes: np.ndarray, groups: list[np.ndarray], parts: list[ClassStatistics], seed: int
+    features: np.ndarray,
+    both: np.ndarray,
+    twice: np.ndarray,
+    groups: list[np.ndarray],
+    parts: list[ClassStatistics],
+    dimension: int | None,
 ) -> _Scores:
-    """Measure the identity and all maps on each fold."""
+    """Measure the identity and all maps on each fold; `twice` are the classes of `both`, which the maps are fitted to."""
     table: _Scores = {}
+    classes = twice[: len(features)]
     for number, group in enumerate(groups):
         rows = np.flatnonzero(np.isin(classes, _first_classes(group, classes)))
         held, labels = features[rows], classes[rows]
-        table.setdefault((IDENTITY, 0.0), []).append(_score(held, labels))
-        for family in closed_forms(ClassStatistics.merge([p for i, p in enumerate(parts) if i != number])):
+        own = held if dimension is None else _cut(principal(both[~np.isin(twice, group)])[0], held, dimension)
+        table.setdefault((IDENTITY, 0.0), []).append(_score(own, labels))
+        statistics = ClassStatistics.merge([p for i, p in enumerate(parts) if i != number])
+        for family in closed_forms(statistics):
             mapped = (held - family.mean) @ family.basis
             for strength, scale in family.scales.items():
-                table.setdefault((family.kind, strength), []).append(_score(mapped * scale, labels))
+                if dimension is None or dimension >= len(scale):
+                    outputs = mapped * scale
+                else:
+                    outputs = _cut(arrange(family.map(strength), statistics)[0], held, dimension)
+                table.setdefault((family.kind, strength), []).append(_score(outputs, labels))
     # The data of a fold may not determine every map.
     return {name: scores for name, scores in table.items() if len(scores) == len(groups)}
+
+
+def _cut(whole: AffineMap, features: np.ndarray, dimension: int) -> np.ndarray:
+    return AffineMap(whole.mean, whole.matrix[:dimension])(features)
 
 
 def _first_classes(group: np.ndarray, classes: np.ndarray) -> np.ndarray:

@@ -60,7 +60,8 @@ class ClassStatistics:
 
     def within_covariance(self) -> np.ndarray:
         """Mean covariance within the classes, float64 [D, D], divided by the number of images."""
-        return self.within / self.images
+        covariance: np.ndarray = self.within / self.images
+        return covariance
 
     def between_covariance(self) -> np.ndarray:
         """Covariance of the class means, weighted by the images of a class, float64 [D, D]."""
