@@ -124,7 +124,7 @@ def _measure(
     parts: list[ClassStatistics],
     dimension: int | None,
 ) -> _Scores:
-    """Measure the identity and all maps on each fold; `twice` are the classes of `both`, which the maps are fitted to."""
+    """Measure the identity and all maps on each fold; they are fitted to `both`, whose classes are `twice`."""
     table: _Scores = {}
     classes = twice[: len(features)]
     for number, group in enumerate(groups):

@@ -71,4 +71,5 @@ class ClassStatistics:
 
     def covariance(self) -> np.ndarray:
         """Covariance of all images, float64 [D, D]: that within the classes and that of their means."""
-        return self.within_covariance() + self.between_covariance()
+        covariance: np.ndarray = self.within_covariance() + self.between_covariance()
+        return covariance
