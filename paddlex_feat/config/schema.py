@@ -210,6 +210,13 @@ class ExportSection(Section):
     input_size: Literal["fixed", "dynamic"] = key(
         "fixed", "fixed: the graph takes images of Train.input_size; dynamic: of any size, which CLIP networks cannot."
     )
+    dimension: int | None = key(
+        None,
+        "Numbers of an exported feature, fewer than the network gives: its leading directions, by the adaptation of "
+        "the weights or by PCA of training images. In mode export and with Train.method adapt; null: all.",
+        ge=2,
+        le=65536,
+    )
 
 
 class KernelOptionSection(Section):

@@ -137,10 +137,11 @@ class TrainSection(Section):
     num_classes: Annotated[int, Field(ge=1, le=10_000_000)] | Literal["auto"] | None = key(
         "auto", "Width of the classifier; auto or null: the labels of train.txt."
     )
-    method: Literal["full", "probe", "probe_then_full"] = key(
+    method: Literal["full", "probe", "probe_then_full", "adapt"] = key(
         "full",
         "What is trained: full: all layers; probe: the head and a linear neck alone, on features that are computed "
-        "once; probe_then_full: first these, then all layers.",
+        "once; probe_then_full: first these, then all layers; adapt: a linear map of the start weights' features, "
+        "fitted in seconds, which goes into the network's last layer if cross-validation prefers it.",
     )
     probe_epochs: int = key(30, "Length of the linear probe, before the first epoch.", "epochs", ge=1)
     probe_learning_rate: float | None = key(None, "Peak learning rate of the linear probe; null: learning_rate.", gt=0)

@@ -72,10 +72,14 @@ class FeatureExtractor:
         Raises WeightsError if the graph fails, or gives anything but a row for each image, OutOfMemoryError.
         Rows have unit length if inference.yml asks for NormalizeFeatures, as all of ours do, or `unit` does.
         """
+        features = self.raw(images)
+        return unit_rows(features) if self._unit else features
+
+    def raw(self, images: np.ndarray) -> np.ndarray:
+        """As a call, but the features are as the graph gives them, never normalized."""
         size = self.engine.micro_batch or len(images)
         parts = [images[i : i + size] for i in range(0, len(images), size)]
-        features = np.concatenate([self._run(part) for part in parts])
-        return unit_rows(features) if self._unit else features
+        return np.concatenate([self._run(part) for part in parts])
 
     def _require_usable(self) -> None:
         """Raise FeatError in a forked process if the engine ran at that moment, or computes on a GPU."""

@@ -13,6 +13,7 @@ from paddlex_feat.errors import FeatError, WeightsError
 from paddlex_feat.fileio import safe_yaml
 
 PREFIX = "inference"
+DIMENSION = "feature_dimension"  # in Global of inference.yml, where Export.dimension was set
 GRAPHS = (f"{PREFIX}.json", f"{PREFIX}.pdmodel")
 
 

@@ -65,13 +65,14 @@ def preprocess_of(config: Config) -> Preprocess:
     return Preprocess(config.Train.input_size, config.Train.interpolation, mean, std)
 
 
-def exporter_of(config: Config, trained: Config, network: Recognizer) -> Exporter:
+def exporter_of(config: Config, trained: Config, network: Recognizer, dimension: int | None = None) -> Exporter:
     """Build the exporter of a network by the sections Export and Global.
 
     Args:
         config: the configuration of the export.
         trained: the configuration that the network was built by.
         network: the network, without head.
+        dimension: numbers of a feature, where they were cut to fewer than the model's.
 
     Raises:
         ConfigError: images of any size are asked for, and the network takes one size only.
@@ -88,4 +89,4 @@ def exporter_of(config: Config, trained: Config, network: Recognizer) -> Exporte
             code="fixed-size",
         )
     pir = config.Global.export_with_pir
-    return Exporter(network, trained.Global.model, preprocess_of(trained), any_size, pir)
+    return Exporter(network, trained.Global.model, preprocess_of(trained), any_size, pir, dimension)

@@ -14,6 +14,7 @@ from paddlex_feat.errors import WeightsError
 from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.inference.export.convert import require_forms, write_forms
 from paddlex_feat.inference.export.install import install_export
+from paddlex_feat.modes.adapt_dimension import cut_network
 from paddlex_feat.modes.build import exporter_of, preprocess_of
 from paddlex_feat.modes.data import comparison_batches
 from paddlex_feat.modes.trained_model import load_trained_network
@@ -41,9 +42,10 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     from paddlex_feat.inference.export.exporter import require_agreement
     from paddlex_feat.models import weights
 
-    exporter = exporter_of(config, trained.config, trained.network)
+    network = trained.network if settings.dimension is None else cut_network(config, trained, device)
+    exporter = exporter_of(config, trained.config, network, settings.dimension)
     with TemporaryFolder(output) as folder:
-        state = {name: tensor.numpy() for name, tensor in trained.network.state_dict().items()}
+        state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
         exporter.write(state, folder)
         write_forms(folder, settings.format)
         batches, source = comparison_batches(config, preprocess_of(trained.config))

@@ -58,6 +58,10 @@ def unused_settings(config: Config) -> list[str]:
     """Settings of the training other than the model's defaults that have no effect beside others, a sentence each."""
     train, usual = config.Train, Config.model_validate(RECIPES[config.Global.model]).Train
     sentences = []
+    if config.Export.dimension is not None:
+        sentences.append(
+            "Export.dimension has no effect on the model of a full training: mode export cuts its features."
+        )
     if train.loss.terms is not None:
         names = [name for name in LossSection.model_fields if name != "terms"]
         changed = [f"Train.loss.{name}" for name in names if getattr(train.loss, name) != getattr(usual.loss, name)]

@@ -21,6 +21,7 @@ from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.hub.starter import starter_weights
 from paddlex_feat.hub.urls import is_url
 from paddlex_feat.inference.export.convert import inference_file_names, require_forms, write_forms
+from paddlex_feat.modes import train_adapt
 from paddlex_feat.modes.build import exporter_of, preprocess_of
 from paddlex_feat.modes.data import comparison_batches
 from paddlex_feat.modes.parts import network_spec, unused_settings
@@ -55,6 +56,8 @@ def run(config: Config, output: Path, group: ProcessGroup, on_record: OnRecord |
         on_record: called on rank 0 with the kind ("train", "eval", "save") and the values of each line of
             metrics.jsonl.
     """
+    if config.Train.method == "adapt":
+        return train_adapt.run(config, output)
     resumed = _require_start(config, output)
     if launch.needs_workers(config.Global.device, config.Train.dist_ips, group):
         return launch_processes(config, output, config.Train.dist_ips)

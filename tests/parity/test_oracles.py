@@ -16,6 +16,8 @@ paddle = pytest.importorskip("paddle")
 
 import paddlex_feat
 from paddlex_feat.models import recognizer, weights
+from paddlex_feat.training.adaptation import fold
+from paddlex_feat.training.adaptation.maps import AffineMap
 
 pytestmark = pytest.mark.slow
 NAME = "PP-ShiTuV2_rec"
@@ -47,6 +49,17 @@ def features(model, images: np.ndarray) -> np.ndarray:
         return model(paddle.to_tensor(images)).numpy()
 
 
+def a_map() -> AffineMap:
+    rng = np.random.default_rng(1)
+    return AffineMap(0.1 * rng.standard_normal(512), np.linalg.qr(rng.standard_normal((512, 512)))[0])
+
+
+def adapted(network) -> dict[str, np.ndarray]:
+    """The tensors of a network with a map folded into them, without head, as Train.method=adapt writes them."""
+    state = {n: t.numpy() for n, t in network.state_dict().items() if not n.startswith(weights.HEAD)}
+    return fold.fold(state, a_map(), np.ones(512), 1 - SPECS[NAME].dropout, network.neck.feat_bn._epsilon)
+
+
 @pytest.fixture(scope="module")
 def exchange(tmp_path_factory):
     """The folder in which PaddleClas and this package exchanged weights, images and features."""
@@ -58,6 +71,7 @@ def exchange(tmp_path_factory):
     ours.train()
     features(ours, images)
     weights.write(folder / "ours.pdparams", ours.state_dict())
+    weights.write(folder / "adapted.pdparams", adapted(ours))
     oracles.ask("paddleclas", "paddleclas_network.py", folder)
     return folder, images, np.load(folder / "theirs.npz")
 
@@ -98,6 +112,17 @@ def test_our_weights_give_the_same_features_in_paddleclas(exchange):
     weights.load(model, folder / "ours.pdparams")
     model.eval()
     assert np.abs(features(model, images) - theirs["loaded"]).max() <= 1e-5
+
+
+def test_paddleclas_gives_the_features_of_an_adapted_network(exchange):
+    folder, images, theirs = exchange
+    model = recognizer.build(SPECS[NAME], None)
+    weights.load(model, folder / "adapted.pdparams")
+    model.eval()
+    found = features(model, images)
+    assert np.abs(found - theirs["adapted"]).max() <= 1e-5
+    assert np.abs(found - a_map()(theirs["loaded"])).max() <= 1e-5
+    assert np.abs(found - theirs["loaded"]).max() > 0.1
 
 
 def test_an_inference_model_of_paddleclas_loads_here(exchange, faces):

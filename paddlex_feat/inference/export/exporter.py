@@ -19,7 +19,7 @@ from paddlex_feat.fileio.atomic import require_disk_space
 from paddlex_feat.inference.engines.graph_check import check_cpu_kernels
 from paddlex_feat.inference.export.pdmodel import pdmodel_format
 from paddlex_feat.inference.extractor import FeatureExtractor, unit_rows
-from paddlex_feat.inference.model_info import PREFIX
+from paddlex_feat.inference.model_info import DIMENSION, PREFIX
 from paddlex_feat.models.recognizer import Recognizer
 from paddlex_feat.runtime.gpus import exact_products
 
@@ -37,6 +37,7 @@ class Exporter:
         preprocess: written to inference.yml.
         any_size: the graph takes images of any size that the network supports; False: of `preprocess.size` only.
         pir: write inference.json, Paddle's current form; else inference.pdmodel.
+        dimension: written to inference.yml, where features have fewer numbers than the model's name stands for.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class Exporter:
         preprocess: Preprocess,
         any_size: bool = False,
         pir: bool = True,
+        dimension: int | None = None,
     ):
         self._network = network
         self._name = model_name
         self._preprocess = preprocess
         self._size = None if any_size else preprocess.size
         self._pir = pir
+        self._dimension = dimension
         self._graph: Any = None
 
     @property
@@ -80,7 +83,7 @@ class Exporter:
         check_cpu_kernels(folder / f"{PREFIX}{'.json' if self._pir else '.pdmodel'}")
         (folder / f"{PREFIX}.pdiparams.info").unlink(missing_ok=True)  # of the older form; nothing reads it
         content = {
-            "Global": {"model_name": self._name},
+            "Global": {"model_name": self._name} | ({DIMENSION: self._dimension} if self._dimension else {}),
             "PreProcess": {"transform_ops": self._preprocess.to_ops()},
             "PostProcess": {"NormalizeFeatures": None},
         }

@@ -2,10 +2,11 @@
 
     python paddleclas_network.py FOLDER
 
-Reads FOLDER/images.npy and FOLDER/ours.pdparams. Writes FOLDER/theirs.pdparams, the weights of
+Reads FOLDER/images.npy, FOLDER/ours.pdparams and FOLDER/adapted.pdparams. Writes FOLDER/theirs.pdparams, the weights of
 PaddleClas's own network after a few batches in training mode, and FOLDER/theirs.npz:
     eval, train      its features with its own weights, in both modes
     loaded           its features in evaluation mode with our weights
+    adapted          the same with those of adapted.pdparams
     grad:<name>      gradient of mean(features^2) + mean(logits^2) in training mode
     undecayed        names of the parameters that carry a zero weight decay of their own
 and FOLDER/inference.*, its network with its own weights as an inference model, branches fused.
@@ -64,9 +65,12 @@ def main(folder: Path) -> None:
         evaluation = model(images)["features"].numpy()
         model.set_state_dict(paddle.load(str(folder / "ours.pdparams")))
         loaded = model(images)["features"].numpy()
+        model.set_state_dict(paddle.load(str(folder / "adapted.pdparams")))
+        adapted = model(images)["features"].numpy()
         model.set_state_dict(paddle.load(str(folder / "theirs.pdparams")))
     undecayed = [n for n, p in model.named_parameters() if str(p.regularizer).endswith("coeff=0.000000")]
-    np.savez(folder / "theirs.npz", eval=evaluation, train=train, loaded=loaded, undecayed=undecayed, **gradients)
+    found = {"eval": evaluation, "train": train, "loaded": loaded, "adapted": adapted, "undecayed": undecayed}
+    np.savez(folder / "theirs.npz", **found, **gradients)
     export(model, folder / "inference")
 
 
