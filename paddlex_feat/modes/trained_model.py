@@ -16,6 +16,7 @@ from paddlex_feat.errors import ConfigError, WeightsError
 from paddlex_feat.fileio import lookup, safe_yaml
 from paddlex_feat.fileio.atomic_folder import resolve_during_swap
 from paddlex_feat.fileio.temporary import TemporaryFolder
+from paddlex_feat.hub.starter import is_starter
 from paddlex_feat.hub.urls import is_url
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.model_info import PREFIX
@@ -210,7 +211,8 @@ def run_config(weights: Path, config: Config) -> Config:
                 log.info("%s: %s", path, notice)
             _warn_of_mismatch(own, config, path)
             return own
-    log.warning("No config.yaml beside %s or one level up: network and input size are taken from -c.", weights)
+    if not is_starter(weights):
+        log.warning("No config.yaml beside %s or one level up: network and input size are taken from -c.", weights)
     return config
 
 
