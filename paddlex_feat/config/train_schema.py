@@ -42,8 +42,8 @@ class ModelSection(Section):
     dropout: float = key(0.2, "Dropout before the neck, of PPLCNetV2_base_ShiTu.", ge=0, lt=1)
     pooling: Literal["mean", "gem"] = key(
         "mean",
-        "Pooling of the last map of PPLCNetV2_base_ShiTu and EfficientNet_Lite0: mean, or gem with one trained exponent, "
-        "which starts at the mean for weights that were trained with it.",
+        "Pooling of the last map of PPLCNetV2_base_ShiTu and EfficientNet_Lite0: mean, or gem with one trained "
+        "exponent, which starts at the mean for weights that were trained with it.",
     )
     patch_size: int = key(16, "Side of a patch, of CLIP_vit.", "px", ge=2, le=256)
     width: int = key(768, "Length of a token, of CLIP_vit.", ge=2, le=16384)
@@ -175,6 +175,11 @@ class TrainSection(Section):
         ge=16,
         le=4096,
     )
+    final_epochs: int = key(0, "Last epochs of the run, whose images have the size final_size.", "epochs", ge=0)
+    final_size: int | None = key(None, "Side of the square input in the last final_epochs.", "px", ge=16, le=4096)
+    eval_size: int | None = key(
+        None, "Side of the square input of evaluation and export; null: input_size.", "px", ge=16, le=4096
+    )
     interpolation: Interpolation = key("bilinear", "Resampling of evaluation, export and padded crops.")
     samples_per_class: int | None = key(
         4, "K of P x K sampling (P = batch_size / K); null: plain shuffled epochs.", "images", ge=2
@@ -272,8 +277,25 @@ class TrainSection(Section):
     def _one_of_two(self) -> TrainSection:
         if self.resume and self.resume_path:
             raise ValueError("resume: auto and resume_path exclude each other")
+        if (self.final_size is None) != (self.final_epochs == 0):
+            raise ValueError("final_epochs and final_size go together: give both or neither")
         if self.ema_decay and self.ema_epochs:
             raise ValueError("ema_decay and ema_epochs exclude each other: both state the decay")
         if self.deterministic and self.autotune:
             raise ValueError("deterministic and autotune exclude each other: a search may choose otherwise each time")
         return self
+
+    def sizes(self) -> dict[str, int]:
+        """The sides of the images that the network gets, by key, in px."""
+        keys = {"input_size": self.input_size, "final_size": self.final_size, "eval_size": self.eval_size}
+        return {f"Train.{name}": size for name, size in keys.items() if size is not None}
+
+    def training_size(self, epoch: int) -> int:
+        """Side of the training images of an epoch, counted from 0, in px."""
+        final = self.final_size is not None and epoch >= self.epochs_iters - self.final_epochs
+        return self.final_size if final and self.final_size else self.input_size
+
+    @property
+    def measured_size(self) -> int:
+        """Side of the images of evaluation and export, in px."""
+        return self.eval_size or self.input_size

@@ -50,10 +50,10 @@ def evaluator_of(
 
 
 def preprocess_of(config: Config) -> Preprocess:
-    """Build the pre-processing that the configuration describes."""
+    """Build the pre-processing of evaluation and export; that of the training differs in size alone."""
     backbone = find_backbone(config.Model.backbone)
     mean, std = backbone.mean or MEAN, backbone.std or STD
-    return Preprocess(config.Train.input_size, config.Train.interpolation, mean, std)
+    return Preprocess(config.Train.measured_size, config.Train.interpolation, mean, std)
 
 
 def exporter_of(config: Config, trained: Config, network: Recognizer) -> Exporter:
