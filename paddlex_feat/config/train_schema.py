@@ -201,6 +201,11 @@ class TrainSection(Section):
         ge=16,
         le=4096,
     )
+    final_epochs: int = key(0, "Last epochs of the run, whose images have the size final_size.", "epochs", ge=0)
+    final_size: int | None = key(None, "Side of the square input in the last final_epochs.", "px", ge=16, le=4096)
+    eval_size: int | None = key(
+        None, "Side of the square input of evaluation and export; null: input_size.", "px", ge=16, le=4096
+    )
     interpolation: Interpolation = key("bilinear", "Resampling of evaluation, export and padded crops.")
     normalization: Literal["imagenet", "clip"] | None = key(
         None,
@@ -302,8 +307,25 @@ class TrainSection(Section):
     def _one_of_two(self) -> TrainSection:
         if self.resume and self.resume_path:
             raise ValueError("resume: auto and resume_path exclude each other")
+        if (self.final_size is None) != (self.final_epochs == 0):
+            raise ValueError("final_epochs and final_size go together: give both or neither")
         if self.ema_decay and self.ema_epochs:
             raise ValueError("ema_decay and ema_epochs exclude each other: both state the decay")
         if self.deterministic and self.autotune:
             raise ValueError("deterministic and autotune exclude each other: a search may choose otherwise each time")
         return self
+
+    def sizes(self) -> dict[str, int]:
+        """The sides of the images that the network gets, by key, in px."""
+        keys = {"input_size": self.input_size, "final_size": self.final_size, "eval_size": self.eval_size}
+        return {f"Train.{name}": size for name, size in keys.items() if size is not None}
+
+    def training_size(self, epoch: int) -> int:
+        """Side of the training images of an epoch, counted from 0, in px."""
+        final = self.final_size is not None and epoch >= self.epochs_iters - self.final_epochs
+        return self.final_size if final and self.final_size else self.input_size
+
+    @property
+    def measured_size(self) -> int:
+        """Side of the images of evaluation and export, in px."""
+        return self.eval_size or self.input_size

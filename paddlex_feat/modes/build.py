@@ -58,11 +58,11 @@ def extractor_of(config: Config, extract: Extractor) -> Extractor:
 
 
 def preprocess_of(config: Config) -> Preprocess:
-    """Build the pre-processing that the configuration describes."""
+    """Build the pre-processing of evaluation and export; that of the training differs in size alone."""
     backbone = find_backbone(config.Model.backbone)
     own = backbone.mean or MEAN, backbone.std or STD
     mean, std = {"imagenet": (MEAN, STD), "clip": (CLIP_MEAN, CLIP_STD), None: own}[config.Train.normalization]
-    return Preprocess(config.Train.input_size, config.Train.interpolation, mean, std)
+    return Preprocess(config.Train.measured_size, config.Train.interpolation, mean, std)
 
 
 def exporter_of(config: Config, trained: Config, network: Recognizer, dimension: int | None = None) -> Exporter:

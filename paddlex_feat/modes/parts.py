@@ -83,7 +83,7 @@ def find_problems(config: Config) -> list[Problem]:
     mode, model, train = config.Global.mode, config.Model, config.Train
     if mode in _BUILDS_NETWORKS or model.backbone in BACKBONES:
         spec = _find(find_backbone, BACKBONE_KEY, model.backbone, "Model.params", model.params, problems)
-        problems += _stride_problems(config, spec.stride_of(network_spec(config))) if spec else []
+        problems += _size_problems(config, spec.stride_of(network_spec(config)), spec.fixed_size) if spec else []
     if mode == "train":
         _find(HEADS.get, HEAD_KEY, model.head, "Model.head_params", model.head_params, problems)
         params = train.optimizer_params
@@ -105,10 +105,13 @@ def _find(
     return spec
 
 
-def _stride_problems(config: Config, stride: int) -> list[Problem]:
-    size, backbone = config.Train.input_size, config.Model.backbone
-    if size % stride == 0:
-        return []
-    nearest = max(stride, round(size / stride) * stride)
-    message = f"{size} is not a multiple of {stride}, as {backbone} needs; use {nearest}"
-    return [Problem("Train.input_size", message)]
+def _size_problems(config: Config, stride: int, fixed: bool) -> list[Problem]:
+    problems, backbone = [], config.Model.backbone
+    for key, size in config.Train.sizes().items():
+        nearest = max(stride, round(size / stride) * stride)
+        if size % stride:
+            message = f"{size} is not a multiple of {stride}, as {backbone} needs; use {nearest}"
+            problems.append(Problem(key, message))
+        elif fixed and size != config.Train.input_size:
+            problems.append(Problem(key, f"{backbone} takes images of one size, Train.input_size; leave this null"))
+    return problems

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from paddlex_feat.data import samplers
 from paddlex_feat.data.augment.augment import Augment
 from paddlex_feat.data.augment.rand_augment import RandAugment
 from paddlex_feat.data.images.cache import ImageCache
+from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.data.lists.fingerprint import Fingerprint, fingerprint
 from paddlex_feat.data.lists.holdout import hold_out
 from paddlex_feat.data.lists.image_list import ImageList
@@ -162,24 +164,40 @@ class Loader:
         settings = self._settings = config.Train
         options = settings.augment.model_dump()
         self._augment = Augment(**{**options, "rand_augment": RandAugment(**options["rand_augment"])})
-        self._preprocess = preprocess_of(config)
+        self._preprocess = self._preprocess_of(config, 0)
+        self._config = config
         self._files = data.lists["train"].files()
         self._data, self._worker = data, worker
         self._cache = _cache(settings.cache_mib * 2**20, worker.group)
         self._processes: DecodingProcesses | None = None
-        count = _processes(settings, worker)
-        if count:
-            try:
-                self._processes = DecodingProcesses(
-                    count, settings.batch_size, self._augment, self._preprocess, self._cache
-                )
-            except OSError as error:
-                _warn_of_threads(error)
+        self._count = _processes(settings, worker)
+        self._start()
+
+    @staticmethod
+    def _preprocess_of(config: Config, epoch: int) -> Preprocess:
+        return dataclasses.replace(preprocess_of(config), size=config.Train.training_size(epoch))
+
+    def _start(self) -> None:
+        """Start the decoding processes, if there are to be any."""
+        if not self._count:
+            return
+        try:
+            self._processes = DecodingProcesses(
+                self._count, self._settings.batch_size, self._augment, self._preprocess, self._cache
+            )
+        except OSError as error:
+            _warn_of_threads(error)
 
     def __call__(self, epoch: int, first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The batches of an epoch from number `first` on."""
         worker, bad, sampler = self._worker, self._data.bad, self._data.sampler
         key = (self._settings.seed, epoch, worker.group.rank)
+        preprocess = self._preprocess_of(self._config, epoch)
+        if preprocess != self._preprocess:  # the memory that the processes share is made for one size
+            self._preprocess, restart = preprocess, self._processes is not None
+            self.close()
+            if restart:
+                self._start()
         if self._processes is not None:
             try:
                 self._processes.wait_until_ready()
@@ -214,7 +232,9 @@ def _processes(settings: TrainSection, worker: Worker) -> int:
     if settings.loader == "threads" or (settings.loader == "auto" and not auto):
         return 0
     count = settings.num_workers or max(1, min(worker.processors - 1, MAX_PROCESSES))
-    ring = (BATCHES_AHEAD + 1 + HELD) * settings.batch_size * settings.input_size**2 * 3
+    ring = (
+        (BATCHES_AHEAD + 1 + HELD) * settings.batch_size * max(settings.input_size, settings.final_size or 0) ** 2 * 3
+    )
     share = memory_limit() // worker.group.local_size
     if ring + count * _PROCESS_BYTES > share // 2:  # the system would kill somebody, not refuse
         reason = f"they would take more than half of this process's {share >> 20} MiB"

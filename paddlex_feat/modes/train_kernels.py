@@ -69,7 +69,8 @@ def choose_convolutions(config: Config, model: paddle.nn.Layer, worker: Worker) 
     settings = config.Train
     if worker.device != "cpu" or not settings.onednn_conv or settings.dy2st:
         return "native"
+    largest = max(settings.input_size, settings.final_size or 0)
     share = memory_limit() * 9 // 10 // worker.group.local_size
     with defer_signals():
-        done = cpu_conv.accelerate(model, settings.batch_size, settings.input_size, share)
+        done = cpu_conv.accelerate(model, settings.batch_size, largest, share)
     return "oneDNN" if done else "native"

@@ -116,7 +116,7 @@ def _inference_directory(config: Config, folder: Path, worker: Worker) -> Featur
     log.info("Inference model %s: %s at %d px", folder, info.name, info.preprocess.size)
     pairs = {
         "Global.model": (info.name, config.Global.model),
-        "Train.input_size": (info.preprocess.size, config.Train.input_size),
+        "Train.input_size": (info.preprocess.size, config.Train.measured_size),
         "Train.interpolation": (info.preprocess.interpolation, config.Train.interpolation),
     }
     warn_config_mismatch(pairs, folder / f"{PREFIX}.yml")

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.runs import CLIP, TINY, train, train_tiny
+from support.runs import CLIP, TINY, train, train_here, train_tiny
 
 paddle = pytest.importorskip("paddle")
 
 from paddlex_feat.errors import Interrupted
+from paddlex_feat.inference.model_info import read_info
 from paddlex_feat.models import weights
 from paddlex_feat.training.averaging import Averaging
 from paddlex_feat.training.probe import Probe
+from paddlex_feat.training.step import Step
 
 PROBE = ("Train.probe_epochs=3", "Train.init_head=class_means", "Train.eval_start=True", "Train.epochs_iters=2")
 MODERN = (
@@ -103,3 +105,27 @@ def test_two_processes_probe_and_average_alike(small_faces, tmp_path):
     process = train(small_faces, tmp_path, *settings, "Global.device=cpu:0,1", config=CLIP)
     assert process.returncode == 0, process.stderr
     assert "Linear probe: 3 epochs" in (tmp_path / "train.log").read_text()
+
+
+def test_the_last_epochs_and_the_evaluation_have_sizes_of_their_own(small_faces, tmp_path, monkeypatch):
+    seen, plain = [], Step.__call__
+
+    def noted(self, batches, measure=False):
+        seen.append(batches[0][0].shape[1])
+        return plain(self, batches, measure)
+
+    monkeypatch.setattr(Step, "__call__", noted)
+    sizes = ("Train.epochs_iters=2", "Train.final_epochs=1", "Train.final_size=48", "Train.eval_size=40")
+    process = train_here(small_faces, tmp_path, *sizes, "Train.loader=processes", "Train.num_workers=1")
+    assert process.returncode == 0, process.stderr
+    assert seen == [32] * (len(seen) // 2) + [48] * (len(seen) // 2) and len(seen) >= 8
+    assert read_info(tmp_path / "best_model/inference").preprocess.size == 40
+
+
+def test_a_network_of_one_size_refuses_others(small_faces, tmp_path):
+    process = train_tiny(small_faces, tmp_path, "Train.eval_size=64", "Train.final_epochs=1", "Train.final_size=24")
+    assert process.returncode == 1
+    assert "CLIP_vit takes images of one size" in process.stderr
+    assert "24 is not a multiple of 16" in process.stderr
+    process = train_tiny(small_faces, tmp_path, "Train.final_epochs=1")
+    assert process.returncode == 1 and "final_epochs and final_size go together" in process.stderr
