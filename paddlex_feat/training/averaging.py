@@ -28,7 +28,8 @@ START_SHARES = (0.25, 0.5, 0.75)
 
 def mean_of(parts: Sequence[Weights]) -> dict[str, np.ndarray]:
     """Mean of tensors by name, float32, added up in float64."""
-    return {n: np.mean([part[n] for part in parts], axis=0, dtype=np.float64).astype(np.float32) for n in parts[0]}
+    sums = {name: np.sum([part[name] for part in parts], axis=0, dtype=np.float64) for name in parts[0]}
+    return {name: np.asarray(total / len(parts), np.float32) for name, total in sums.items()}
 
 
 def mix(start: Weights, end: Weights, share: float) -> dict[str, np.ndarray]:
