@@ -101,7 +101,7 @@ def test_a_probe_leaves_the_backbone_as_it_is(small_faces, tmp_path):
     assert process.returncode == 0 and "Nothing is left to train" in (output / "train.log").read_text()
 
 
-def test_two_processes_probe_and_average_alike(small_faces, tmp_path):
+def test_two_processes_probe_and_average(small_faces, tmp_path):
     settings = (*TINY, *MODERN, "Train.batch_size=8", "Train.epochs_iters=2")
     process = train(small_faces, tmp_path, *settings, "Global.device=cpu:0,1", config=CLIP)
     assert process.returncode == 0, process.stderr
