@@ -27,6 +27,7 @@ MODERN = (
     "Train.no_decay=vectors",
     "Train.layer_decay=0.8",
     "Train.head_lr_mult=10",
+    "Train.epochs_iters=3",  # so that there are two averages, of three epochs and of two
     "Train.average=[last]",
     "Train.ema_epochs=1",
 )
@@ -65,7 +66,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(whole, small_faces, tmp_pat
     monkeypatch.undo()
     process = train_tiny(small_faces, tmp_path, *MODERN, "Train.resume=auto")
     assert process.returncode == 0, process.stderr
-    for name in ("best_model", "latest", "epoch_2"):
+    for name in ("best_model", "latest", "epoch_3"):
         assert equal(tensors(tmp_path, name), tensors(whole, name)), name
 
 
@@ -100,11 +101,12 @@ def test_a_probe_leaves_the_backbone_as_it_is(small_faces, tmp_path):
     assert process.returncode == 0 and "Nothing is left to train" in (output / "train.log").read_text()
 
 
-def test_two_processes_probe_and_average_alike(small_faces, tmp_path):
-    settings = (*TINY, *MODERN, "Train.batch_size=8", "Train.epochs_iters=1")
+def test_two_processes_probe_and_average(small_faces, tmp_path):
+    settings = (*TINY, *MODERN, "Train.batch_size=8", "Train.epochs_iters=2")
     process = train(small_faces, tmp_path, *settings, "Global.device=cpu:0,1", config=CLIP)
     assert process.returncode == 0, process.stderr
-    assert "Linear probe: 3 epochs" in (tmp_path / "train.log").read_text()
+    log = (tmp_path / "train.log").read_text()
+    assert "Linear probe: 3 epochs" in log and "[Eval][mean of the last 2 epochs]" in log
 
 
 def test_the_last_epochs_and_the_evaluation_have_sizes_of_their_own(small_faces, tmp_path, monkeypatch):
