@@ -92,11 +92,11 @@ def test_a_probe_leaves_the_backbone_as_it_is(small_faces, tmp_path):
     output = tmp_path / "two"
     process = train_tiny(small_faces, output, *PROBE, "Train.method=probe", f"Train.pretrain_weight_path={start}")
     assert process.returncode == 0, process.stderr
-    before, after = weights.read(start), tensors(output, "best_model")
+    before, after = weights.read(start), tensors(output, "latest")
     changed = {name.partition(".")[0] for name in before if not np.array_equal(before[name], after[name])}
     assert changed == {"neck", "head"}
     result = json.loads((output / "train_result.json").read_text())
-    assert result["done_flag"] and result["models"]["last_1"]["score"] == result["models"]["best"]["score"]
+    assert result["done_flag"]
     process = train_tiny(small_faces, output, *PROBE, "Train.method=probe", "Train.resume=auto")
     assert process.returncode == 0 and "Nothing is left to train" in (output / "train.log").read_text()
 

