@@ -152,7 +152,7 @@ class Trainer:
             self.folder.finish()
             if progress.best < 0:
                 raise
-            raise with_delivery(error, progress) from error
+            raise with_delivery(error, progress) from error.__cause__ or error
         finally:
             self.run_logger.close()
 
