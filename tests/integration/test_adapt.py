@@ -102,6 +102,7 @@ def test_a_second_run_gives_the_same_bytes(adapted, small_faces, start, tmp_path
     assert again["adaptation"] == result["adaptation"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("older", [False, True], ids=["json", "pdmodel"])
 def test_an_inference_directory_is_adapted_like_its_weights(adapted, small_faces, start, tmp_path, older):
     output, result = adapted
@@ -117,6 +118,7 @@ def test_an_inference_directory_is_adapted_like_its_weights(adapted, small_faces
     np.testing.assert_allclose(got @ got.T, expected @ expected.T, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_inference_directory_is_cut_and_adapted_again(adapted, small_faces, tmp_path):
     output, _ = adapted
     first, second = tmp_path / "first", tmp_path / "second"
@@ -141,6 +143,7 @@ def test_export_cuts_features_to_the_leading_directions(adapted, small_faces, tm
     np.testing.assert_allclose(got, whole[:, :16], atol=1e-4 * np.abs(whole).max())
 
 
+@pytest.mark.slow
 def test_export_of_other_weights_is_cut_by_the_training_images(small_faces, start, tmp_path):
     settings = (f"Export.weight_path={start}", "Export.dimension=300")
     done, _ = run(small_faces, tmp_path / "cut", "export", *settings)
@@ -151,6 +154,7 @@ def test_export_of_other_weights_is_cut_by_the_training_images(small_faces, star
     np.testing.assert_allclose(cut @ cut.T, whole @ whole.T, atol=0.05)
 
 
+@pytest.mark.slow
 def test_a_map_that_the_queries_contradict_is_not_applied(small_faces, start, tmp_path, monkeypatch):
     def misled(features, mirrored, classes, seed, dimension):
         found = choose(features, mirrored, classes, seed, dimension)

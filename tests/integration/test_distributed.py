@@ -80,6 +80,7 @@ def test_two_processes_train_a_losss_own_parameters_as_one_does(tmp_path):
     require_the_steps_of_one((1, 2), tmp_path, 2, 1.0, proxies=True)
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one_with_every_loss_and_head(tmp_path):
     """Losses on pairs see the images of both; ranks have other numbers of images of each class."""
     require_the_same_weights((1, 2), tmp_path, "losses.py")

@@ -50,6 +50,7 @@ def whole(small_faces, tmp_path_factory) -> Path:
     return output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("owner", "method"), [(Probe, "_step"), (Averaging, "_measure")], ids=["probe", "averaging"])
 def test_an_interrupted_run_ends_with_the_same_bytes(whole, small_faces, tmp_path, monkeypatch, owner, method):
     plain, calls = getattr(owner, method), []
@@ -101,6 +102,7 @@ def test_a_probe_leaves_the_backbone_as_it_is(small_faces, tmp_path):
     assert process.returncode == 0 and "Nothing is left to train" in (output / "train.log").read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_probe_and_average(small_faces, tmp_path):
     settings = (*TINY, *MODERN, "Train.batch_size=8", "Train.epochs_iters=2")
     process = train(small_faces, tmp_path, *settings, "Global.device=cpu:0,1", config=CLIP)
@@ -109,6 +111,7 @@ def test_two_processes_probe_and_average(small_faces, tmp_path):
     assert "Linear probe: 3 epochs" in log and "[Eval][mean of the last 2 epochs]" in log
 
 
+@pytest.mark.slow
 def test_the_last_epochs_and_the_evaluation_have_sizes_of_their_own(small_faces, tmp_path, monkeypatch):
     seen, plain = [], Step.__call__
 

@@ -119,6 +119,7 @@ os.kill(os.getpid(), signal.SIGTERM)
 """
 
 
+@pytest.mark.slow
 def test_modes_in_threads_one_after_the_other(small_faces, run_folder, tmp_path):
     """Paddle is imported in a thread that is gone when the next mode runs, and takes the host's handlers."""
     pytest.importorskip("paddle")

@@ -47,6 +47,7 @@ def features(files: list[str], **settings) -> np.ndarray:
     return np.stack([result.feature for result in create_model(NAME, device="cpu", **settings).predict(files[:3])])
 
 
+@pytest.mark.slow
 def test_create_model_makes_the_model_once_and_then_needs_no_weights(cache, files, monkeypatch):
     paddle.seed(5)
     expected = paddle.rand([3]).numpy()
@@ -69,6 +70,7 @@ def test_mode_predict_takes_the_starter_where_no_model_is_named(files, tmp_path)
         assert np.abs(saved["features"] - features(files)[:1]).max() < 1e-6
 
 
+@pytest.mark.slow
 def test_a_model_is_made_again_where_it_is_damaged_or_the_code_has_changed(cache, files, monkeypatch):
     first = features(files)
     folder = starter_model.starter_model()
