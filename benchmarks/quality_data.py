@@ -149,8 +149,8 @@ def icon_pixels(path: Path) -> Pixels:
 def draw(drawings: Iterable[Drawing], fewest: int) -> dict[str, dict[str, Pixels]]:
     """Class -> artist -> pixels, of the classes with `fewest` different pictures or more.
 
-    A picture that two classes share, and a second copy of one inside a class, is left out: artists
-    take over each other's drawings, and a copy is no retrieval.
+    A picture that two classes share, and a second copy of one inside a class, is left out: artists reuse each other's
+    drawings, and finding an identical file says nothing about the features.
     """
     wanted: dict[str, list[tuple[str, Callable[[], Pixels]]]] = defaultdict(list)
     for title, artist, function in drawings:

@@ -1,8 +1,8 @@
 """Run exported models, and make them.
 
 `predictor` is the Python API, `engines` what runs a graph, `inputs` what it takes, `results` and `writers` what comes
-out, `export` from weights to an inference directory, `model_info` and `model_zoo` which model a directory holds and
-where official ones come from.
+out, `export` from weights to an inference directory, `model_info` which model a directory holds, `model_zoo` and
+`starter_model` where official ones and the starter's come from, `mirror` the average with mirror images.
 """
 
 from __future__ import annotations

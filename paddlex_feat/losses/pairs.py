@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import paddle
@@ -13,7 +14,7 @@ from paddlex_feat.losses.params import CircleParams, MultiSimilarityParams, SupC
 from paddlex_feat.losses.rows import log1p_sum_exp, log_sum_exp, mean_above_zero, softplus, unit_rows
 
 
-class PairLoss(nn.Layer):
+class PairLoss(nn.Layer, ABC):
     """Every image of a batch is an anchor, which is compared with all others: its class and all other classes.
 
     forward: features [N, D] of any norm, labels int64 [N] -> float32 scalar. It is computed in float32 for features of
@@ -29,6 +30,7 @@ class PairLoss(nn.Layer):
             others = numbers.unsqueeze(0) != numbers.unsqueeze(1)
             return self.compare(unit_rows(features), same & others, ~same)
 
+    @abstractmethod
     def compare(self, unit: paddle.Tensor, positive: paddle.Tensor, negative: paddle.Tensor) -> paddle.Tensor:
         """The loss, a scalar.
 
@@ -37,7 +39,6 @@ class PairLoss(nn.Layer):
             positive: whether two different images have one class, bool [N, N].
             negative: whether two images are of different classes, bool [N, N].
         """
-        raise NotImplementedError
 
 
 class SupConLoss(PairLoss):

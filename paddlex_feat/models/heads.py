@@ -90,7 +90,49 @@ class LinearHead(nn.Layer):
         _start_columns(self.fc.weight, means * (_MEANS_SCALE / math.sqrt(means.shape[1])))
 
 
-class ArcMargin(nn.Layer):
+class CosineHead(nn.Layer):
+    """What the heads with cosines share: class vectors, and logits that are scaled cosines with a margin.
+
+    forward: float32 [N, D], int64 [N] -> float32 [N, C]. In evaluation mode, or without labels, it returns the
+    cosines, neither shifted nor scaled. A zero feature has cosine 0 with every class.
+
+    Args:
+        margin: as `shift` of each head takes it.
+        scale: factor on the cosines before the softmax.
+        columns: number of vectors; None: one a class.
+
+    Attributes:
+        weight: float32 [D, columns], vectors of any length.
+    """
+
+    def __init__(self, dim: int, num_classes: int, margin: float, scale: float, columns: int | None = None):
+        super().__init__()
+        self.margin = margin
+        self.scale = scale
+        shape = [dim, columns or num_classes]
+        self.weight = self.create_parameter(shape, default_initializer=nn.initializer.XavierNormal())
+
+    def forward(self, x: paddle.Tensor, labels: paddle.Tensor | None = None) -> paddle.Tensor:
+        """Logits, float32 [N, C], of features float32 [N, D]; cosines in evaluation mode, or without labels."""
+        cos = self.cosines(x)
+        if labels is None or not self.training:
+            return cos
+        return self.scale * (cos + self.shift(cos, labels))
+
+    def cosines(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Cosines, float32 [N, C], of features float32 [N, D] with the classes."""
+        return paddle.matmul(_unit(x, axis=1), _unit(self.weight, axis=0))
+
+    def shift(self, cos: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
+        """What training adds to cosines [N, C]: the margin is taken from the cosine of the own class."""
+        return -self.margin * F.one_hot(labels, cos.shape[1])
+
+    def set_class_means(self, means: np.ndarray) -> None:
+        """Start at `means`, float32 [C, D] with rows of length 1; a row of zeros leaves that class as it is."""
+        _start_columns(self.weight, means)
+
+
+class ArcMargin(CosineHead):
     """Additive angular margin (Deng et al., "ArcFace", arXiv:1801.07698).
 
     With t the angle between a feature and a class vector, the logit of the own class is
@@ -99,101 +141,55 @@ class ArcMargin(nn.Layer):
     sqrt(1 - cos^2 t + 1e-6), whose derivative is finite at t = 0, as in PaddleClas. A cosine that TF32
     products round to 1.001 gives no NaN: the radicand is at least 1e-7.
 
-    forward: float32 [N, D], int64 [N] -> float32 [N, C]. In evaluation mode, or without labels,
-    it returns cos t, neither shifted nor scaled. A zero feature has cosine 0 with every class.
-
     Args:
-        margin: radians. scale: factor on the cosines before the softmax.
+        margin: radians. The other arguments, and forward: see `CosineHead`.
     """
 
     def __init__(self, dim: int, num_classes: int, margin: float = 0.2, scale: float = 30.0):
-        super().__init__()
-        self.margin = margin
-        self.scale = scale
-        self.weight = self.create_parameter([dim, num_classes], default_initializer=nn.initializer.XavierNormal())
+        super().__init__(dim, num_classes, margin, scale)
 
-    def forward(self, x: paddle.Tensor, labels: paddle.Tensor | None = None) -> paddle.Tensor:
-        """Logits, float32 [N, C], of features float32 [N, D]; cosines in evaluation mode, or without labels."""
-        cos = paddle.matmul(_unit(x, axis=1), _unit(self.weight, axis=0))
-        if labels is None or not self.training:
-            return cos
-        # The margin is computed for the own class alone: N values, not N x C.
+    def shift(self, cos: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
+        """See CosineHead. The margin is computed for the own class alone: N values, not N x C."""
         own = paddle.take_along_axis(cos, labels.unsqueeze(1), axis=1)
         sin = paddle.sqrt((1 - own * own + 1e-6).clip(min=1e-7))
-        shifted = _add_angle(own, sin, self.margin)
-        return self.scale * (cos + F.one_hot(labels, cos.shape[1]) * (shifted - own))
-
-    def set_class_means(self, means: np.ndarray) -> None:
-        """Start at `means`, float32 [C, D] with rows of length 1; a row of zeros leaves that class as it is."""
-        _start_columns(self.weight, means)
+        return F.one_hot(labels, cos.shape[1]) * (_add_angle(own, sin, self.margin) - own)
 
 
-class CosineMargin(nn.Layer):
+class CosineMargin(CosineHead):
     """Softmax of cosines, with a margin for the own class if asked for.
 
     The logit of the own class is scale * (cos t - margin), that of another scale * cos t. Margin 0 is the normalised
     softmax (Zhai and Wu, arXiv:1811.12649), scale being 1 / temperature; more is CosFace (Wang et al.,
     arXiv:1801.09414, equation 4).
-
-    forward: float32 [N, D], int64 [N] -> float32 [N, C]. In evaluation mode, or without labels, it returns cos t,
-    neither shifted nor scaled. A zero feature has cosine 0 with every class.
-
-    Args:
-        margin: as a cosine. scale: factor on the cosines before the softmax.
     """
 
-    def __init__(self, dim: int, num_classes: int, margin: float, scale: float):
-        super().__init__()
-        self.margin = margin
-        self.scale = scale
-        self.weight = self.create_parameter([dim, num_classes], default_initializer=nn.initializer.XavierNormal())
 
-    def forward(self, x: paddle.Tensor, labels: paddle.Tensor | None = None) -> paddle.Tensor:
-        """Logits, float32 [N, C], of features float32 [N, D]; cosines in evaluation mode, or without labels."""
-        cos = paddle.matmul(_unit(x, axis=1), _unit(self.weight, axis=0))
-        if labels is None or not self.training:
-            return cos
-        return self.scale * (cos - self.margin * F.one_hot(labels, cos.shape[1]))
-
-    def set_class_means(self, means: np.ndarray) -> None:
-        """Start at `means`, float32 [C, D] with rows of length 1; a row of zeros leaves that class as it is."""
-        _start_columns(self.weight, means)
-
-
-class SubCenterArcFace(nn.Layer):
+class SubCenterArcFace(CosineHead):
     """ArcFace with several centres a class, of which the nearest counts (Deng et al., "Sub-center ArcFace", ECCV 2020).
 
     The cosine of a class is the greatest of its centres'; the margin is that of `ArcMargin`, with the exact sine. A
     class of several looks, or with wrong labels in it, need not be pulled to one point.
 
-    forward: float32 [N, D], int64 [N] -> float32 [N, C]. In evaluation mode, or without labels, it returns the
-    cosines, neither shifted nor scaled. A zero feature has cosine 0 with every class.
-
     Args:
-        margin: radians. scale: factor on the cosines before the softmax. sub_centers: K, centres a class.
+        margin: radians. sub_centers: K, centres a class. The other arguments, and forward: see `CosineHead`.
 
     Attributes:
         weight: float32 [D, C * K]; the centres of class c are columns c * K to c * K + K - 1.
     """
 
     def __init__(self, dim: int, num_classes: int, margin: float, scale: float, sub_centers: int):
-        super().__init__()
-        self.margin = margin
-        self.scale = scale
+        super().__init__(dim, num_classes, margin, scale, num_classes * sub_centers)
         self.sub_centers = sub_centers
-        shape = [dim, num_classes * sub_centers]
-        self.weight = self.create_parameter(shape, default_initializer=nn.initializer.XavierNormal())
 
-    def forward(self, x: paddle.Tensor, labels: paddle.Tensor | None = None) -> paddle.Tensor:
-        """Logits, float32 [N, C], of features float32 [N, D]; cosines in evaluation mode, or without labels."""
-        centers = paddle.matmul(_unit(x, axis=1), _unit(self.weight, axis=0))
-        cos = centers.reshape([len(x), -1, self.sub_centers]).max(axis=2)
-        if labels is None or not self.training:
-            return cos
+    def cosines(self, x: paddle.Tensor) -> paddle.Tensor:
+        """See CosineHead."""
+        return super().cosines(x).reshape([len(x), -1, self.sub_centers]).max(axis=2)
+
+    def shift(self, cos: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
+        """See CosineHead."""
         own = paddle.take_along_axis(cos, labels.unsqueeze(1), axis=1)
         sin = paddle.sqrt((1 - own * own).clip(min=1e-12))  # at angle 0 its gradient is 0, not infinite
-        shifted = _add_angle(own, sin, self.margin)
-        return self.scale * (cos + F.one_hot(labels, cos.shape[1]) * (shifted - own))
+        return F.one_hot(labels, cos.shape[1]) * (_add_angle(own, sin, self.margin) - own)
 
     def set_class_means(self, means: np.ndarray) -> None:
         """Start at `means`, float32 [C, D] with rows of length 1; a row of zeros leaves that class as it is.

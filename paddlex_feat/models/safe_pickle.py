@@ -218,7 +218,7 @@ class SafeUnpickler(pickle._Unpickler):
     def _reduce(self) -> None:
         arguments, called = self.stack.pop(), self.stack[-1]
         if called not in self.admitted.values() and called != self._encode:
-            raise refused("a call of what is no name")
+            raise refused("a call of something other than a name")
         self.stack[-1] = called(*arguments)
 
     def _build(self) -> None:

@@ -127,7 +127,7 @@ class _Tensor(Standin):
 
 def _parameter(tensor: Any, *_: Any) -> _Tensor:
     if not isinstance(tensor, _Tensor):
-        raise refused("a parameter that is no tensor")
+        raise refused("a parameter that is not a tensor")
     return tensor
 
 
@@ -146,7 +146,7 @@ class _Attributes(dict[str, Any]):
 def _untyped(value: Any, *_: Any) -> Any:
     """A container to which TorchScript has noted its type."""
     if not isinstance(value, (list, dict)):
-        raise refused("a type of what is no container")
+        raise refused("a type of something other than a container")
     return value
 
 

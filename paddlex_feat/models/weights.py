@@ -172,7 +172,7 @@ class LoadReport:
     def __str__(self) -> str:
         text = f"{len(self.loaded)} tensors loaded"
         if self.reinitialised:
-            text += f", initialised afresh: {', '.join(self.reinitialised)}"
+            text += f", newly initialised: {', '.join(self.reinitialised)}"
         if self.unused:
             names = ", ".join(sanitize(name, 200) for name in self.unused[:5])
             text += f", {len(self.unused)} in the file not used: {names}"

@@ -3,6 +3,10 @@
 trainer                 the loop: `Trainer`, of a `TrainingPlan`
 step, transfer, scaler  one optimizer step: `Step`, `TrainingNetwork`, `Precision`; copies to and from the device
 optimizers, freeze      `OPTIMIZERS`, to which packages add an `OptimizerSpec` (docs/extending.md); what is not trained
+param_groups            rates and decay by part and depth of the network
+cached_features, class_means, probe   what precedes the first step of a fine-tuning
+averaging, delivery     averages of weights after the last epoch; what a run delivers
+adaptation              linear maps of features, chosen by cross-validation (docs/adaptation.md)
 schedule, ema           the learning rate: `warmup_cosine`; the moving average: `Ema`
 checkpoint, resume      `TrainingState` and `Progress` in files, and back
 run_folder, candidate   best_model, latest, epoch_N: `RunFolder`; what is exported and evaluated

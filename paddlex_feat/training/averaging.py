@@ -43,7 +43,7 @@ class Averaging:
     of the last epoch, so that a longer run goes on from there.
 
     Args:
-        trainer: of the run, whose every epoch_N that still exists can take part.
+        trainer: of the run. All its epoch_N checkpoints that still exist can take part.
         last: how many of the last epochs are averaged; half of them are a candidate too. Less than 2: none.
         start: the weights that training started from, to be mixed with the end; None: they are not.
     """

@@ -92,6 +92,7 @@ def test_evaluate_measures_the_adapted_weights_as_train_did(adapted, small_faces
     assert evaluated["metrics"] == pytest.approx(result["adaptation"]["metrics"])
 
 
+@pytest.mark.slow
 def test_a_second_run_gives_the_same_bytes(adapted, small_faces, start, tmp_path):
     output, result = adapted
     _, again = adapt(small_faces, tmp_path, start)
@@ -131,6 +132,7 @@ def test_an_inference_directory_is_cut_and_adapted_again(adapted, small_faces, t
     assert FeatureExtractor(second / "best_model" / "inference").raw(images()).shape == (4, 16)
 
 
+@pytest.mark.slow
 def test_export_cuts_features_to_the_leading_directions(adapted, small_faces, tmp_path):
     output, _ = adapted
     best = output / "best_model" / "best_model.pdparams"

@@ -120,6 +120,7 @@ def test_the_command_trains_to_the_same_bytes(trained, small_faces, tmp_path):
     assert trained[0].weights.read_bytes() == weights
 
 
+@pytest.mark.slow
 def test_evaluate_and_export_what_was_trained(trained, small_faces, tmp_path):
     result = trained[0]
     found = paddlex_feat.evaluate(config(small_faces, tmp_path / "evaluated", Evaluate__weight_path=result.weights))
@@ -205,6 +206,7 @@ def test_paths_of_the_mode_are_checked(tmp_path):
     assert caught.value.code == "invalid-config" and "Global.dataset_dir" in caught.value.what
 
 
+@pytest.mark.slow
 def test_ctrl_c_raises_keyboard_interrupt(small_faces, tmp_path):
     """The caller's handlers stay, also where the command would take the signal to save."""
     code = (

@@ -55,7 +55,7 @@ def clip_run(small_faces, tmp_path_factory):
 
 def test_a_clip_run_trains_evaluates_and_exports(clip_run, small_faces, tmp_path):
     output, said = clip_run
-    assert "initialised afresh: neck.fc.weight, neck.fc.bias, head.weight" in said
+    assert "newly initialised: neck.fc.weight, neck.fc.bias, head.weight" in said
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     steps = [r for r in rows if r["kind"] == "train"]
     assert len(steps) == 10 and "TripletAngularMarginLoss" not in steps[0]

@@ -100,7 +100,7 @@ def test_training_starts_from_a_tower(tower, small_faces, tmp_path):
         "Train.learning_rate=0.000001",
     )
     assert "1 tensors besides the tower (text, logit scale) are ignored" in said
-    assert "initialised afresh: head.weight" in said
+    assert "newly initialised: head.weight" in said
     trained = weights.read(tmp_path / "best_model/best_model.pdparams")
     assert np.abs(trained["neck.fc.weight"] - np.eye(24)).max() < 1e-3
     assert np.abs(trained["backbone.proj"] - tower[1].proj.numpy()).max() < 1e-3

@@ -143,6 +143,7 @@ def test_modules_of_the_working_directory_are_not_imported(tmp_path):
     assert done.returncode == 0 and done.stdout and not (tmp_path / "imported").exists(), done.stderr
 
 
+@pytest.mark.slow
 def test_a_workers_error_is_the_jobs_error(small_faces, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(small_faces, data, symlinks=True)

@@ -525,6 +525,7 @@ def test_an_engine_of_another_package_is_used_like_our_own(plugin, plain, faces,
     assert "Did you mean single" in caught.value.what and "single" in caught.value.fix
 
 
+@pytest.mark.slow
 def test_auto_considers_an_engine_of_another_package(plugin, plain, tmp_path, caplog):
     caplog.set_level("INFO")
     shutil.copytree(plain, tmp_path / "model")

@@ -121,6 +121,7 @@ def test_another_model_name_in_an_inference_directory_is_said(inference, data, t
     assert "Train.interpolation is bicubic" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_older_form_of_a_graph_is_evaluated(inference, data, tmp_path):
     """A small network, because Paddle 3.3 itself cannot write the real one in the older form any more."""
     code = """
@@ -160,6 +161,7 @@ def test_a_paddleclas_file_with_another_head_loads(run_folder, inference, data, 
     assert "No config.yaml beside" in caplog.text and "1 in the file not used: loss.centers" in caplog.text
 
 
+@pytest.mark.slow
 def test_null_is_the_official_weights_of_the_model(run_folder, inference, data, tmp_path, monkeypatch):
     (tmp_path / "www").mkdir()
     shutil.copy(run_folder / "best_model/best_model.pdparams", tmp_path / "www" / f"{MODEL}_pretrained.pdparams")

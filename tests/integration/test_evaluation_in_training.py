@@ -118,6 +118,7 @@ def test_on_a_gpu_no_predictor_is_built_and_only_checkpoints_are_exported(job):
     assert own.state.model.training
 
 
+@pytest.mark.slow
 def test_weights_are_loaded_on_their_device_and_branches_fused_again(tmp_path):
     """The extractor shares its network with an exporter, which captures the network's forward."""
     own, exporter = recognizer.build(PPLCNET, 3), Exporter(recognizer.build(PPLCNET, None), "x", Preprocess(32))

@@ -75,6 +75,7 @@ def test_mode_export_writes_and_compares_every_form(run_folder, small_faces, tmp
     assert not (tmp_path / "cache").exists()  # what is there is not converted again
 
 
+@pytest.mark.slow
 def test_a_form_that_differs_leaves_nothing(run_folder, small_faces, tmp_path, monkeypatch):
     config = configured(run_folder, small_faces, **{"Export.format": ["onnx"]})
     honest = convert.to_onnx
@@ -237,6 +238,7 @@ def test_a_program_in_a_run_that_is_resumed_never_runs_and_is_not_copied(run_fol
 # The older form
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [SPECS[NAME], TINY_CLIP], ids=["PPLCNetV2", "CLIP"])
 def test_the_older_form_answers_as_the_weights_do(spec, tmp_path):
     paddle.seed(0)

@@ -46,6 +46,7 @@ def evaluations(folder: Path) -> list[dict]:
     return [row for row in rows if row["kind"] == "eval"]
 
 
+@pytest.mark.slow
 def test_measuring_the_start_changes_no_byte_of_the_epochs(tiny_run, small_faces, tmp_path):
     for name, word in (("auto", "auto"), ("off", "False")):
         settings = (start_from(tiny_run), f"Train.eval_start={word}", "Train.epochs_iters=2")
@@ -58,6 +59,7 @@ def test_measuring_the_start_changes_no_byte_of_the_epochs(tiny_run, small_faces
     assert [row["epoch"] for row in evaluations(tmp_path / "off")] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_run_that_only_gets_worse_delivers_its_start(run_folder, small_faces, tmp_path):
     done = train_here(small_faces, tmp_path, start_from(run_folder), "Train.learning_rate=1000", "Train.epochs_iters=1")
     first, *later = evaluations(tmp_path)
@@ -82,6 +84,7 @@ def test_a_loss_that_is_not_finite_fails_the_run_and_leaves_the_start(tiny_run, 
     assert all(np.array_equal(before[name], kept[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_in_its_first_epoch_goes_on_from_the_start(tiny_run, small_faces, tmp_path):
     usual = (start_from(tiny_run), "Train.epochs_iters=2", "Train.warmup_steps=0")
     assert train_tiny(small_faces, tmp_path / "failed", *usual, "Train.learning_rate=1e30").returncode == 1
@@ -125,6 +128,7 @@ def test_validation_images_choose_the_weights_and_queries_measure_them(tiny_run,
     assert images == 80  # the fingerprint is that of the whole list
 
 
+@pytest.mark.slow
 def test_a_resumed_run_holds_out_the_same_images(tiny_run, small_faces, tmp_path):
     whole = (start_from(tiny_run), *SPLIT, "Train.epochs_iters=2")
     assert train_tiny(small_faces, tmp_path / "whole", *whole).returncode == 0

@@ -105,6 +105,7 @@ def test_a_model_that_cannot_be_made_leaves_nothing(tmp_path, monkeypatch):
     assert caught.value.code == "cache-unwritable" and "PADDLE_PDX_CACHE_HOME" in caught.value.fix
 
 
+@pytest.mark.slow
 def test_the_starter_is_evaluated_trained_and_exported(small_faces, tmp_path):
     data = (f"Global.dataset_dir={small_faces}", "Train.input_size=64")
     start = mode("evaluate", tmp_path / "start", *data, "Evaluate.weight_path=starter")

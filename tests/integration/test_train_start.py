@@ -125,7 +125,7 @@ def test_weights_of_other_classes_lend_no_classifier(small_faces, run_folder, tm
     data = relabelled(small_faces, tmp_path / "data", {"10": "11"})
     done = train_here(data, tmp_path / "out", start, "Train.epochs_iters=1")
     assert done.returncode == 0 and "trained with other classes than train.txt has" in done.stderr
-    assert "initialised afresh: head.fc.weight" in done.stderr and "a new run in" in done.stderr
+    assert "newly initialised: head.fc.weight" in done.stderr and "a new run in" in done.stderr
 
 
 @pytest.mark.parametrize(

