@@ -67,7 +67,7 @@ def numpys() -> dict[str, tuple[bytes, str]]:
         "a state of a name": (HEAD + b"cnumpy\nndarray\n}X\x01\x00\x00\x00aK\x01sb.", "a state of"),
         "a state of a dictionary": (HEAD + b"}}X\x05\x00\x00\x00itemsK\x01sb.", "a state of dict"),
         "a name as a value": (pickle.dumps({"w": np.ndarray}), "as a value"),
-        "a call of a text": (HEAD + b"X\x01\x00\x00\x00a)R.", "no name"),
+        "a call of a text": (HEAD + b"X\x01\x00\x00\x00a)R.", "something other than a name"),
         "another encoding": (HEAD + b"c_codecs\nencode\nX\x01\x00\x00\x00aX\x04\x00\x00\x00zlib\x86R.", "encode with"),
         "decode": (HEAD + b"c_codecs\ndecode\nX\x01\x00\x00\x00aX\x04\x00\x00\x00zlib\x86R.", r"_codecs\.decode"),
         "an array without content": (HEAD + RECONSTRUCT + b"cnumpy\nndarray\nK\x00\x85\x87R.", DAMAGED),
