@@ -143,6 +143,11 @@ class TrainSection(Section):
         "once; probe_then_full: first these, then all layers; adapt: a linear map of the start weights' features, "
         "fitted in seconds, which goes into the network's last layer if cross-validation prefers it.",
     )
+    adapt: list[Literal["start", "end"]] = key(
+        [],
+        "Linear maps of the features, fitted as by method adapt and put into the network's last layer: start: before "
+        "the first step, if cross-validation prefers one; end: after the last, if the evaluation prefers one.",
+    )
     probe_epochs: int = key(30, "Length of the linear probe, before the first epoch.", "epochs", ge=1)
     probe_learning_rate: float | None = key(None, "Peak learning rate of the linear probe; null: learning_rate.", gt=0)
     init_head: Literal["random", "class_means"] = key(

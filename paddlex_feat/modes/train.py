@@ -98,7 +98,8 @@ def _require_start(config: Config, output: Path) -> Path | None:
 def _train(config: Config, output: Path, data: Data, worker: Worker, on_record: OnRecord | None) -> dict[str, Any]:
     from paddlex_feat.models import recognizer
     from paddlex_feat.modes import train_build, train_kernels
-    from paddlex_feat.modes.train_average import averaging_of
+    from paddlex_feat.modes.train_final import final_candidates_of
+    from paddlex_feat.modes.train_map import FeatureMaps
     from paddlex_feat.modes.train_warm import WarmStart
     from paddlex_feat.training.run_folder import RunFolder
 
@@ -117,8 +118,9 @@ def _train(config: Config, output: Path, data: Data, worker: Worker, on_record: 
             config, state, frozen_bn_layers, exporter, folder, data, worker, batches, on_record
         )
         _log_run_summary(config, data, worker, trainer)
-        trainer.prepare = WarmStart(config, state, data, worker, trainer.candidate_by)
-        trainer.conclude = averaging_of(config, trainer)
+        maps = FeatureMaps(config, trainer, data, worker)
+        trainer.prepare = WarmStart(config, trainer, data, worker, maps)
+        trainer.conclude = final_candidates_of(config, trainer, maps)
         trainer.fit()
     return _finish(config, folder, trainer, exporter, data, worker)
 

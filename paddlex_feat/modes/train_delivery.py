@@ -40,7 +40,7 @@ def report_delivery(
         worker: this process.
     """
     found = delivery(progress)
-    if found.get("delivered") == "start":
+    if found.get("delivered") in ("start", "adapted"):
         log.warning("No epoch was better than the start: best_model holds %s.", describe_delivery(progress))
     log.info("Best recall1 %.5f in epoch %d: %s", progress.best, progress.best_epoch, best)
     if data.held_out is None:

@@ -1,10 +1,10 @@
-"""What a new run does before its first step: class vectors at class means, the linear probe."""
+"""What a new run does before its first step: a map of the features, class vectors at class means, the linear probe."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import paddle
@@ -21,70 +21,84 @@ from paddlex_feat.modes.build import preprocess_of
 from paddlex_feat.modes.parts import network_spec
 from paddlex_feat.modes.train_build import make_optimizer
 from paddlex_feat.modes.train_data import Data
+from paddlex_feat.modes.train_map import FeatureMaps
 from paddlex_feat.modes.worker import Worker
+from paddlex_feat.training.adaptation.fold import takes_map
 from paddlex_feat.training.cached_features import CachedFeatures, cache_features
 from paddlex_feat.training.candidate import Candidate
-from paddlex_feat.training.checkpoint import TrainingState
 from paddlex_feat.training.class_means import class_means, start_at_means
 from paddlex_feat.training.probe import Probe, ProbePlan
+from paddlex_feat.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
 
 class WarmStart:
-    """Callable: changes neck, head and losses of a new run before its first step, as Train.method and init_head ask.
+    """Callable: changes a new run before its first step, as Train.adapt, method and init_head ask.
 
     All of it follows from the start weights, the images and the seed. A run that ends before its first step does it
     again when it is resumed; later the checkpoints hold the result.
-
-    Args:
-        open_candidate: the network as it is now, and a folder for its export.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        state: TrainingState,
-        data: Data,
-        worker: Worker,
-        open_candidate: Callable[[Exporter], AbstractContextManager[Candidate]],
-    ):
-        self._config, self._state, self._data, self._worker = config, state, data, worker
-        self._open_candidate = open_candidate
+    def __init__(self, config: Config, trainer: Trainer, data: Data, worker: Worker, maps: FeatureMaps):
+        self._config, self._trainer, self._data, self._worker = config, trainer, data, worker
+        self._state = state = trainer.state
+        self._maps = maps
+        self._adapts = "start" in config.Train.adapt
         self._probes = config.Train.method != "full"
         self._probe = Probe(state.model, state.criterion) if self._probes else None
+        self._warms = self._probes or config.Train.init_head != "random"
 
     def __call__(self) -> None:
         """Raises Interrupted on all ranks alike; network and losses are then as they were before."""
-        settings = self._config.Train
-        if settings.method == "full" and settings.init_head == "random":
+        if not (self._adapts or self._warms):
             return
         before = self._tensors()
         saved = {name: tensor.numpy() for name, tensor in before.items()}
         try:
-            self._change()
+            if self._adapts:
+                self._adapt()
+            if self._warms:
+                self._warm()
         except BaseException:
-            for name, tensor in before.items():
-                tensor.set_value(saved[name])
+            self._set(before, saved)
             raise
         shared = self._worker.group.broadcast_tensors(list(before.values()))
-        for tensor, value in zip(before.values(), shared, strict=True):
-            tensor.set_value(value)
+        self._set(before, dict(zip(before, shared, strict=True)))
+
+    def _tensors(self) -> dict[str, paddle.Tensor]:
+        """What may change: neck, head, the layer that takes a map, and the losses' own."""
+        own = {n: t for n, t in self._state.model.state_dict().items() if not n.startswith("backbone.")}
+        own |= {n: t for n, t in self._state.model.state_dict().items() if self._adapts and takes_map(n)}
+        return {**own, **{f"loss.{n}": t for n, t in self._state.loss_weights().items()}}
+
+    def _set(self, tensors: Mapping[str, paddle.Tensor], values: Mapping[str, Any]) -> None:
+        for name, tensor in tensors.items():
+            tensor.set_value(values[name])
         if self._state.ema:
             self._state.ema.load(self._state.raw_weights())
 
-    def _tensors(self) -> dict[str, paddle.Tensor]:
-        """What may change: neck, head, and the losses' own."""
-        model = {n: t for n, t in self._state.model.state_dict().items() if not n.startswith("backbone.")}
-        return {**model, **{f"loss.{n}": t for n, t in self._state.loss_weights().items()}}
+    def _adapt(self) -> None:
+        """Put a map of the features into the network, unless the evaluation contradicts cross-validation."""
+        tensors = {n: t for n, t in self._tensors().items() if takes_map(n)}
+        saved = {name: tensor.numpy() for name, tensor in tensors.items()}
+        with self._trainer.candidate_by(self._trainer.exporter) as network:
+            network.share()
+            adapted = self._maps.at_start(network)
+        if adapted is None:
+            return
+        self._set(tensors, adapted)
+        if self._state.progress.start and not self._trainer.measure_adapted():
+            log.warning("Train.adapt=start: the evaluation contradicts cross-validation, so no map is applied.")
+            self._set(tensors, saved)
 
-    def _change(self) -> None:
+    def _warm(self) -> None:
         settings, state = self._config.Train, self._state
         body = recognizer.build(network_spec(self._config), num_classes=None)
         body.neck = nn.Identity()
         preprocess = preprocess_of(self._config)
         exporter = Exporter(body, self._config.Global.model, preprocess)
-        with self._open_candidate(exporter) as network:
+        with self._trainer.candidate_by(exporter) as network:
             network.share()
             cached = self._cached(self._extractor(network, body), network.look)
             if settings.init_head == "class_means":

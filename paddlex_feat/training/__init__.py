@@ -5,7 +5,8 @@ step, transfer, scaler  one optimizer step: `Step`, `TrainingNetwork`, `Precisio
 optimizers, freeze      `OPTIMIZERS`, to which packages add an `OptimizerSpec` (docs/extending.md); what is not trained
 param_groups            rates and decay by part and depth of the network
 cached_features, class_means, probe   what precedes the first step of a fine-tuning
-averaging, delivery     averages of weights after the last epoch; what a run delivers
+final_candidates        averages and a map of the features after the last epoch
+delivery                what a run delivers
 adaptation              linear maps of features, chosen by cross-validation (docs/adaptation.md)
 schedule, ema           the learning rate: `warmup_cosine`; the moving average: `Ema`
 checkpoint, resume      `TrainingState` and `Progress` in files, and back

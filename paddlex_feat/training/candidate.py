@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import paddle
+
 from paddlex_feat.errors import Interrupted
 from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.inference.export.exporter import Exporter
 from paddlex_feat.models.weights import HEAD
 from paddlex_feat.runtime.distributed import ProcessGroup
-from paddlex_feat.training.checkpoint import TrainingState
 from paddlex_feat.training.votes import Votes
 
 _STATISTICS = ("._mean", "._variance")  # of BatchNorm: the only weights that differ among the ranks
@@ -21,11 +22,13 @@ class Candidate:
     """Weights at one moment, and their inference directory once it is needed.
 
     Attributes:
-        weights: float32 tensors by name, on their device: the moving average if there is one.
+        weights: float32 tensors by name, on their device.
     """
 
-    def __init__(self, state: TrainingState, exporter: Exporter, group: ProcessGroup, folder: Path, votes: Votes):
-        self.weights = state.weights()
+    def __init__(
+        self, weights: dict[str, paddle.Tensor], exporter: Exporter, group: ProcessGroup, folder: Path, votes: Votes
+    ):
+        self.weights = weights
         self._exporter = exporter
         self._group = group
         self._folder = folder
@@ -54,8 +57,8 @@ class Candidate:
 
 @contextmanager
 def candidate(
-    state: TrainingState, exporter: Exporter, group: ProcessGroup, root: Path, votes: Votes
+    weights: dict[str, paddle.Tensor], exporter: Exporter, group: ProcessGroup, root: Path, votes: Votes
 ) -> Iterator[Candidate]:
-    """The network as it is now. Rank 0 exports into the run's own folder `root`, whose checkpoints share the files."""
+    """A network with these weights. Rank 0 exports into the run's own folder `root`: checkpoints share the files."""
     with TemporaryFolder(root if group.rank == 0 else None) as temporary:
-        yield Candidate(state, exporter, group, temporary, votes)
+        yield Candidate(weights, exporter, group, temporary, votes)

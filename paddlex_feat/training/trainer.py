@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NoReturn
@@ -167,6 +167,21 @@ class Trainer:
                 progress.best, progress.best_map = self._score(metrics)
                 self._save([BEST, LATEST], network)
 
+    def measure_adapted(self) -> bool:
+        """Measure the start once a map of its features is in it; if that is better it is the best model so far.
+
+        Returns whether it is at least as good. Only best_model is saved: a resumed run fits the map again.
+        """
+        progress = self.state.progress
+        with self._candidate() as network:
+            metrics = self._measure(network)
+            log.info("[Eval][adapted start]%s", ", ".join(f"{name}: {metrics[name]:.5f}" for name in METRICS))
+            score, best = self._score(metrics), (progress.best, progress.best_map)
+            if score > best:
+                progress.adapted, (progress.best, progress.best_map) = metrics, score
+                self._save([BEST], network)
+        return score >= best
+
     def _after_epoch(self, epoch: int) -> None:
         evaluate = epoch % self.plan.eval_interval == 0 or epoch == self.plan.epochs
         save = epoch % self.plan.save_interval == 0 or epoch == self.plan.epochs
@@ -192,10 +207,13 @@ class Trainer:
     def _candidate(self) -> AbstractContextManager[Candidate]:
         return self.candidate_by(self.exporter)
 
-    def candidate_by(self, exporter: Exporter) -> AbstractContextManager[Candidate]:
-        """The network as it is now, to be exported by `exporter`, which may write a part of it."""
+    def candidate_by(
+        self, exporter: Exporter, weights: Mapping[str, np.ndarray] | None = None
+    ) -> AbstractContextManager[Candidate]:
+        """The network as it is now, or with other weights, to be exported by `exporter`, which may write a part."""
         votes = Votes(self.group, lambda: self.stop.received)
-        return candidate(self.state, exporter, self.group, self.folder.root, votes)
+        own = self.state.weights() if weights is None else {n: paddle.to_tensor(v) for n, v in weights.items()}
+        return candidate(own, exporter, self.group, self.folder.root, votes)
 
     def _measure(self, network: Candidate) -> dict[str, float]:
         """Metrics of a network, rank 0's figures on every rank.

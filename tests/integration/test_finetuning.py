@@ -14,7 +14,7 @@ paddle = pytest.importorskip("paddle")
 from paddlex_feat.errors import Interrupted
 from paddlex_feat.inference.model_info import read_info
 from paddlex_feat.models import weights
-from paddlex_feat.training.averaging import Averaging
+from paddlex_feat.training.final_candidates import FinalCandidates
 from paddlex_feat.training.probe import Probe
 from paddlex_feat.training.step import Step
 
@@ -51,7 +51,7 @@ def whole(small_faces, tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("owner", "method"), [(Probe, "_step"), (Averaging, "_measure")], ids=["probe", "averaging"])
+@pytest.mark.parametrize(("owner", "method"), [(Probe, "_step"), (FinalCandidates, "_measure")], ids=["probe", "end"])
 def test_an_interrupted_run_ends_with_the_same_bytes(whole, small_faces, tmp_path, monkeypatch, owner, method):
     plain, calls = getattr(owner, method), []
 

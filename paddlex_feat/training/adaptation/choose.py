@@ -7,6 +7,7 @@ which may take the easiest of several images, is reported too; it is 1 for nearl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ IDENTITY = "identity"
 FOLDS = 5
 MAX_SCORED = 1500  # images of a fold that are measured, whole classes: the rest only takes part in fitting
 _BLOCK = 512  # queries compared at a time
+Hits = np.ndarray  # of each query, 1 or 0: float64 [Q]
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,36 @@ def choose(
     parts = [ClassStatistics.of(both[rows], twice[rows]) for rows in (np.isin(twice, group) for group in groups)]
     table = _measure(features, both, twice, groups, parts, dimension)
     candidates = _summarise(table)
+    return _decide(candidates, ClassStatistics.merge(parts))
+
+
+def best_measured(
+    features: np.ndarray, mirrored: np.ndarray | None, classes: np.ndarray, measure: Callable[[AffineMap | None], Hits]
+) -> Choice:
+    """As `choose`, but all maps are fitted to all classes and measured on other images.
+
+    Args:
+        features: of the training images, float32 [N, D], finite, as the network gives them.
+        mirrored: of their mirror images, float32 [N, D]; None: none.
+        classes: int64 [N].
+        measure: a map, or None for the identity -> of each query whether its nearest image is of its class, [Q].
+    """
+    both = features if mirrored is None else np.concatenate([features, mirrored])
+    whole = ClassStatistics.of(both, classes if mirrored is None else np.concatenate([classes, classes]))
+    own = measure(None)
+    table: _Scores = {(IDENTITY, 0.0): [(own, own)]}
+    for family in closed_forms(whole):
+        for strength in family.scales:
+            hits = measure(family.map(strength))
+            table[family.kind, strength] = [(hits, hits)]
+    return _decide(_summarise(table), whole)
+
+
+def _decide(candidates: list[Candidate], whole: ClassStatistics) -> Choice:
+    """Take the best candidate if it beats the first, the identity, by more than the standard error."""
     best = max(candidates, key=lambda c: c.score)  # the first of equal ones
     if best.gain <= best.noise:
         return Choice(None, None, candidates[0], candidates, _reason_against(best))
-    whole = ClassStatistics.merge(parts)
     fitted = next(f for f in closed_forms(whole) if f.kind == best.kind and best.strength in f.scales)
     arranged, variance = arrange(fitted.map(best.strength), whole)
     reason = f"It beats the network's own features by {best.gain:.4f}, standard error {best.noise:.4f}."

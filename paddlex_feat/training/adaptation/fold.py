@@ -28,6 +28,11 @@ def require_foldable(names: set[str]) -> None:
         )
 
 
+def takes_map(name: str) -> bool:
+    """Whether `fold` may change the tensor of this name."""
+    return name.startswith((f"{_FC}.", f"{_BN}.", f"{_CONV}."))
+
+
 def identity_neck(fresh: State) -> State:
     """Return the tensors of a neck, by the names of `fresh`, with which it passes features on."""
     known = {f"{_BN}.{kind}": fill for kind, fill in (("weight", 1), ("bias", 0), ("_mean", 0), ("_variance", 1))}

@@ -13,7 +13,7 @@ paddle = pytest.importorskip("paddle")
 from paddlex_feat.errors import Interrupted
 from paddlex_feat.models import weights
 from paddlex_feat.training import checkpoint
-from paddlex_feat.training.averaging import Averaging, mean_of, mix
+from paddlex_feat.training.final_candidates import FinalCandidates, mean_of, mix
 
 EPOCHS = 4
 NAME = "backbone.proj"
@@ -32,7 +32,7 @@ class Scores:
 
 def run(root: Path, evaluate, last: int = 4, start=None, **plan):
     own = trainer(root, evaluate, epochs=EPOCHS, save_interval=1, **plan)
-    own.conclude = Averaging(own, last, start)
+    own.conclude = FinalCandidates(own, last, None if start is None else lambda: start)
     own.fit()
     return own
 
@@ -100,7 +100,7 @@ def test_an_interrupted_choice_is_made_again_and_gives_the_same(tmp_path):
     resumed = trainer(tmp_path / "run", Scores(*scores[EPOCHS:]), progress, epochs=EPOCHS, save_interval=1)
     checkpoint.resume(path, resumed.state)
     resumed.folder.resume_from(path, resumed.state.progress)
-    resumed.conclude = Averaging(resumed, 4, None)
+    resumed.conclude = FinalCandidates(resumed, 4, None)
     resumed.fit()
     for name in ("best_model", "latest"):
         assert np.array_equal(read(tmp_path / "run", name), read(tmp_path / "whole", name)), name

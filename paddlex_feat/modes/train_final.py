@@ -1,4 +1,4 @@
-"""What a run does after its last epoch: averages of weights, as Train.average asks."""
+"""What a run does after its last epoch: averages of weights and a map of the features, as the section Train asks."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from paddlex_feat.errors import ConfigError
 from paddlex_feat.hub.fetch import fetch_weights
 from paddlex_feat.models import recognizer, weights
 from paddlex_feat.modes.parts import network_spec
-from paddlex_feat.training.averaging import Averaging
+from paddlex_feat.modes.train_map import FeatureMaps
+from paddlex_feat.training.final_candidates import FinalCandidates
 from paddlex_feat.training.trainer import Trainer
 
 
-def averaging_of(config: Config, trainer: Trainer) -> Callable[[], None]:
-    """Build what Train.average asks for; it does nothing by default.
+def final_candidates_of(config: Config, trainer: Trainer, maps: FeatureMaps) -> Callable[[], None]:
+    """Build what Train.average and Train.adapt ask for; it does nothing by default.
 
     Raises:
         ConfigError: the start is asked for, and it is random.
     """
     settings = config.Train
-    if not settings.average:
+    if not settings.average and "end" not in settings.adapt:
         return lambda: None
     start = start_weights(config) if "start" in settings.average else None
-    return Averaging(trainer, settings.average_last if "last" in settings.average else 0, start)
+    mixed = None if start is None else lambda: maps.adapted_start(start)
+    last = settings.average_last if "last" in settings.average else 0
+    return FinalCandidates(trainer, last, mixed, maps.at_end if "end" in settings.adapt else None)
 
 
 def start_weights(config: Config) -> dict[str, np.ndarray]:

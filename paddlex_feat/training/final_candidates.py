@@ -1,4 +1,4 @@
-"""Averages of weights at the end of a run: of its last epochs, and with the start, chosen by measurement.
+"""What may be better than the last epoch: averages of weights, and a map of the features, chosen by measurement.
 
 Averages of the last checkpoints: Izmailov et al., "Averaging Weights Leads to Wider Optima", arXiv:1803.05407. With the
 start: Wortsman et al., "Robust fine-tuning of zero-shot models" (WiSE-FT), arXiv:2109.01903. Statistics of BatchNorm
@@ -9,11 +9,10 @@ same ones, and the measurement decides in any case.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import paddle
 
 from paddlex_feat.models import weights
 from paddlex_feat.training.candidate import Candidate
@@ -23,6 +22,7 @@ from paddlex_feat.training.trainer import METRICS, Trainer
 
 log = logging.getLogger(__name__)
 Weights = Mapping[str, np.ndarray]
+Adapt = Callable[[Candidate], tuple[str, Weights] | None]
 START_SHARES = (0.25, 0.5, 0.75)
 
 
@@ -36,8 +36,8 @@ def mix(start: Weights, end: Weights, share: float) -> dict[str, np.ndarray]:
     return {n: (share * start[n] + (1 - share) * t).astype(np.float32) if n in start else t for n, t in end.items()}
 
 
-class Averaging:
-    """Callable: measures averages after the last epoch; the best of them becomes best_model if it is better than that.
+class FinalCandidates:
+    """Callable: measures what may be better than the last epoch; the best becomes best_model if it is better than that.
 
     A run that is killed meanwhile does it again when it is resumed. Progress, moving average and raw weights stay those
     of the last epoch, so that a longer run goes on from there.
@@ -45,43 +45,53 @@ class Averaging:
     Args:
         trainer: of the run. All its epoch_N checkpoints that still exist can take part.
         last: how many of the last epochs are averaged; half of them are a candidate too. Less than 2: none.
-        start: the weights that training started from, to be mixed with the end; None: they are not.
+        start: gives the weights that training started from, to be mixed with the end; None: they are not.
+        adapt: a network -> its weights with a map of its features, and the map's name, if one seems better. It gets
+            the best of the end and its averages.
     """
 
-    def __init__(self, trainer: Trainer, last: int, start: Weights | None):
-        self._trainer, self._last, self._start = trainer, last, start
+    def __init__(
+        self, trainer: Trainer, last: int, start: Callable[[], Weights] | None = None, adapt: Adapt | None = None
+    ):
+        self._trainer, self._last, self._start, self._adapt = trainer, last, start, adapt
+        self._improved = False
 
     def __call__(self) -> None:
         """All ranks call it. Raises Interrupted, once everything is as it was after the last epoch."""
-        trainer = self._trainer
-        before, ema = replace(trainer.state.progress), trainer.state.ema
+        trainer, progress = self._trainer, self._trainer.state.progress
+        before, self._improved = replace(progress), False
         try:
-            improved = self._choose()
+            self._measure_all()
         finally:
-            trainer.state.ema = ema
-            trainer.state.progress.last_recall1 = before.last_recall1
-        if improved:
+            progress.last_recall1 = before.last_recall1
+        if self._improved:
             with trainer.candidate_by(trainer.exporter) as network:
                 self._save(LATEST, network)  # which knows the new best
         else:
-            log.info("No average of weights is better than epoch %d.", before.best_epoch)
+            log.info("Nothing of this is better than epoch %d.", before.best_epoch)
 
-    def _choose(self) -> bool:
-        trainer, improved = self._trainer, False
+    def _measure_all(self) -> None:
+        trainer = self._trainer
         trainer.folder.finish()
         end, end_score = self._weights_of(1), self._recorded()
         kept = int(trainer.group.broadcast(np.array([len(trainer.folder.scores)], np.int32))[0])
         most = min(self._last, kept)
         for count in (n for n in dict.fromkeys((most, -(-most // 2))) if n > 1):
             averaged = self._weights_of(count)
-            score, better = self._measure(averaged, f"mean of the last {count} epochs")
-            improved |= better
+            score = self._measure(averaged, f"mean of the last {count} epochs")
             if score > end_score:
                 end, end_score = averaged, score
-        for share in START_SHARES if self._start is not None else ():
-            mixed = mix(self._start or {}, end, share)
-            improved |= self._measure(mixed, f"{share:.0%} start, {1 - share:.0%} end")[1]
-        return improved
+        best, best_score, start = end, end_score, self._start() if self._start is not None else None
+        for share in START_SHARES if start is not None else ():
+            mixed = mix(start or {}, end, share)
+            score = self._measure(mixed, f"{share:.0%} start, {1 - share:.0%} end")
+            if score > best_score:
+                best, best_score = mixed, score
+        if self._adapt is not None:
+            with trainer.candidate_by(trainer.exporter, best) as network:
+                found = self._adapt(network)
+            if found is not None:
+                self._measure(found[1], f"map {found[0]}")
 
     def _save(self, name: str, network: Candidate) -> None:
         if self._trainer.group.rank == 0:
@@ -103,19 +113,26 @@ class Averaging:
             found = mean_of([weights.read(place) for place in places])
         return {name: trainer.group.broadcast(found[name]) for name in names}
 
-    def _measure(self, values: Weights, what: str) -> tuple[float, bool]:
-        """recall1 of weights, and whether it is a new best, which is saved."""
-        trainer = self._trainer
-        state, progress, group = trainer.state, trainer.state.progress, trainer.group
-        state.ema = Ema({name: paddle.to_tensor(value) for name, value in values.items()}, decay=0.5)
-        with trainer.candidate_by(trainer.exporter) as network:
+    def _measure(self, values: Weights, what: str) -> float:
+        """recall1 of weights, which are saved if it is a new best."""
+        trainer, progress = self._trainer, self._trainer.state.progress
+        with trainer.candidate_by(trainer.exporter, values) as network:
             own = trainer.evaluate(network)
-            metrics = group.broadcast(np.array([own[name] for name in METRICS], np.float64)).tolist()
+            metrics = trainer.group.broadcast(np.array([own[name] for name in METRICS], np.float64)).tolist()
             text = ", ".join(f"{name}: {value:.5f}" for name, value in zip(METRICS, metrics, strict=True))
             log.info("[Eval][%s]%s", what, text)
-            better = metrics[0] > progress.best
-            if better:
+            if metrics[0] > progress.best:
                 progress.best = progress.last_recall1 = metrics[0]
-                progress.best_epoch = progress.epoch
-                self._save(BEST, network)
-        return metrics[0], better
+                progress.best_epoch, self._improved = progress.epoch, True
+                self._save_best(network)
+        return float(metrics[0])
+
+    def _save_best(self, network: Candidate) -> None:
+        """Save a network as best_model, with the raw weights of the last epoch beside it."""
+        state = self._trainer.state
+        ema = state.ema
+        state.ema = Ema(network.weights, decay=0.5)
+        try:
+            self._save(BEST, network)
+        finally:
+            state.ema = ema
