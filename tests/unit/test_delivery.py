@@ -42,6 +42,7 @@ def test_the_start_is_delivered_unless_an_epoch_is_better(tmp_path, recalls, del
         "delivered": "epoch" if delivered else "start",
         "delivered_epoch": delivered,
         "start": metrics(recalls[0]),
+        "adapted": None,
     }
     assert best(tmp_path).epoch == delivered and best(tmp_path).last_recall1 == max(recalls)
     kept = weights.read(tmp_path / "best_model/best_model.pdparams")
