@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from paddlex_feat.config import auto_recipe
 from paddlex_feat.config.aliases import Renamer, current_key
 from paddlex_feat.config.base import fits_a_path
 from paddlex_feat.config.parts import Problem
@@ -29,6 +30,7 @@ from paddlex_feat.config.problems import (
 )
 from paddlex_feat.config.recipes import RECIPES
 from paddlex_feat.config.schema import INPUT, MODELS, TEXT_KEYS, Config, GlobalSection, walk
+from paddlex_feat.config.train_schema import TrainSection
 from paddlex_feat.errors import ConfigError
 from paddlex_feat.fileio import lookup, safe_yaml
 from paddlex_feat.fileio.paths import expand_home, fault
@@ -183,9 +185,10 @@ def load(
     given = Renamer("-o", lambda _: " (-o)")
     overrides = _rename_overrides(overrides, given)
     notices += in_file.notices + given.notices
+    notices += _make_way(raw, overrides)
     problems = in_file.problems + given.problems + _override(raw, overrides, sources, texts, given.former)
     more = 0
-    merged = _merge(RECIPES[_model_of(raw)], {k: v for k, v in raw.items() if v is not None})
+    merged = _merge(_recipe_of(raw), {k: v for k, v in raw.items() if v is not None})
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
@@ -206,6 +209,26 @@ def load(
             code=_code(problems),
         )
     return config, notices + _nulls(overrides, config.Global.mode)
+
+
+def _make_way(raw: dict[str, Any], overrides: list[tuple[str, Any]]) -> list[str]:
+    """Where -o asks for Train.recipe=auto, take its keys out of the sections of the file; notices for the log."""
+    last = {dotted: value.value if isinstance(value, safe_yaml.Scalar) else value for dotted, value in overrides}
+    if last.get(auto_recipe.KEY) != "auto":
+        return []
+    names = auto_recipe.make_way(raw)
+    return [f"{auto_recipe.KEY}=auto takes the place of {', '.join(names)} in the file."] if names else []
+
+
+def _recipe_of(raw: dict[str, Any]) -> dict[str, Any]:
+    """What lies below the keys of the user: the model's recipe, and what Train.recipe=auto sets."""
+    recipe = RECIPES[_model_of(raw)]
+    if not auto_recipe.is_on(raw):
+        return recipe
+    train = {**recipe.get("Train", {}), **raw["Train"]}
+    train.setdefault("pretrain_weight_path", TrainSection.model_fields["pretrain_weight_path"].default)
+    keeps = {"Train": {"recipe_keeps": auto_recipe.given(raw["Train"])}}
+    return _merge(_merge(recipe, auto_recipe.table_of(train)), keeps)
 
 
 def _code(problems: list[str]) -> str:

@@ -137,6 +137,14 @@ class TrainSection(Section):
     num_classes: Annotated[int, Field(ge=1, le=10_000_000)] | Literal["auto"] | None = key(
         "auto", "Width of the classifier; auto or null: the labels of train.txt."
     )
+    recipe: Literal["auto"] | None = key(
+        None,
+        "auto: fine-tune as it is done today; input size, batch, length and rate follow from the data, and the log and "
+        "config.yaml tell them; keys given beside it win. null: the recipe of Global.model.",
+    )
+    recipe_keeps: list[str] = key(
+        [], "Keys of Train that recipe auto does not choose: those given beside it, and all it has chosen already."
+    )
     method: Literal["full", "probe", "probe_then_full", "adapt"] = key(
         "full",
         "What is trained: full: all layers; probe: the head and a linear neck alone, on features that are computed "

@@ -1,0 +1,103 @@
+"""Train.recipe=auto: the keys that it sets, as plain data, and how they meet those of the user.
+
+Precedence, lowest first: schema defaults, the model's recipe, these, the YAML file, `-o`. Where `-o` asks for the
+recipe, a file's own values of these keys give way: the file was written for another recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+KEY = "Train.recipe"
+# What a look at the data decides (`modes.train_recipe`).
+MEASURED = ("input_size", "batch_size", "samples_per_class", "epochs_iters", "learning_rate", "adapt")
+
+# From weights: what fine-tuning keeps of them decides, so layers start where they would end, and change little.
+FROM_WEIGHTS: dict[str, Any] = {
+    "Model": {"head": "cosface", "head_params": {"margin": 0.2, "scale": 24}},
+    "Train": {
+        "method": "probe_then_full",
+        "probe_epochs": 30,
+        "probe_learning_rate": 0.001,
+        "init_head": "class_means",
+        "class_sampling": "uniform",
+        "optimizer": "adamw",
+        "head_lr_mult": 10,
+        "weight_decay": 0.02,
+        "no_decay": "vectors",
+        "warmup_steps": 1,
+        "bn_frozen": True,
+        "average": ["last", "start"],
+        "augment": {
+            "crop": "random_resized_crop",
+            "scale": [0.5, 1.0],
+            "rotation_prob": 0.5,
+            "rotation_degrees": 15.0,
+            "brightness": 0.2,
+            "contrast": 0.2,
+        },
+        "loss": {
+            "terms": [
+                {"name": "cross_entropy", "label_smoothing": 0.1},
+                {"name": "supcon", "weight": 0.5, "temperature": 0.1},
+            ]
+        },
+    },
+}
+# From random weights: the network has to see as many images as the time allows.
+FROM_SCRATCH: dict[str, Any] = {
+    "Model": {"head": "cosface", "head_params": {"margin": 0.2, "scale": 24}},
+    "Train": {
+        "optimizer": "adamw",
+        "class_sampling": "uniform",
+        "weight_decay": 0.05,
+        "no_decay": "vectors",
+        "warmup_steps": 1,
+        "average": ["last"],
+        "augment": {
+            "crop": "random_resized_crop",
+            "scale": [0.4, 1.0],
+            "rotation_prob": 0.5,
+            "rotation_degrees": 15.0,
+            "brightness": 0.2,
+            "contrast": 0.2,
+        },
+        "loss": {
+            "terms": [
+                {"name": "cross_entropy", "label_smoothing": 0.1},
+                {"name": "supcon", "weight": 0.5, "temperature": 0.1},
+            ]
+        },
+    },
+}
+
+
+GOVERNED = frozenset(
+    f"{section}.{name}" for table in (FROM_WEIGHTS, FROM_SCRATCH) for section, keys in table.items() for name in keys
+) | {f"Train.{name}" for name in MEASURED}
+
+
+def make_way(raw: dict[str, Any]) -> list[str]:
+    """Take the keys that the recipe sets out of a file's sections, in place; return their names."""
+    found = [name for name in sorted(GOVERNED) if name.partition(".")[2] in (raw.get(name.partition(".")[0]) or {})]
+    for dotted in found:
+        section, _, name = dotted.partition(".")
+        del raw[section][name]
+    return found
+
+
+def is_on(raw: Mapping[str, Any]) -> bool:
+    """Whether these sections ask for the recipe."""
+    train = raw.get("Train")
+    return isinstance(train, dict) and train.get("recipe") == "auto"
+
+
+def table_of(train: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that the recipe sets before it looks at the data, for a section Train that is complete."""
+    return FROM_SCRATCH if train.get("pretrain_weight_path") is None else FROM_WEIGHTS
+
+
+def given(train: Mapping[str, Any]) -> list[str]:
+    """The keys of the user's section Train that a look at the data would decide otherwise."""
+    return [name for name in MEASURED if train.get(name) is not None]

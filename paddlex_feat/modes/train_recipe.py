@@ -1,0 +1,154 @@
+"""Train.recipe=auto: look at the data, and choose what follows from it, each with its reason in the log."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddlex_feat.config import load as config_load
+from paddlex_feat.config.auto_recipe import KEY, MEASURED
+from paddlex_feat.config.schema import Config
+from paddlex_feat.data.readers import require_lists
+from paddlex_feat.models.registry import find_backbone
+from paddlex_feat.runtime.gpus import expects_gpu
+
+log = logging.getLogger(__name__)
+SIZES = (224, 192, 160, 128)  # px; features of larger images are better, whatever the size of the files
+# Images of 224 px that some five minutes on two processors train, by backbone, and of another one.
+CPU_IMAGES = {"EfficientNet_Lite0": 4000, "PPLCNetV2_base_ShiTu": 2500}
+CPU_IMAGES_OF_OTHERS = 1000
+LEAST_EPOCHS, MOST_EPOCHS = 3, 10
+MANY_CLASSES = 100  # from which fine-tuning has to learn more than it can forget
+Choice = dict[str, tuple[Any, str]]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the choice depends on.
+
+    Attributes:
+        images: of train.txt.
+        classes: of train.txt.
+        per_class: median number of images of a class.
+        on_gpu: whether a GPU trains.
+        backbone: name of the network.
+        size: the input size in px, if it is given or the network takes no other; None: to be chosen.
+        from_weights: whether training starts from weights.
+    """
+
+    images: int
+    classes: int
+    per_class: int
+    on_gpu: bool
+    backbone: str
+    size: int | None
+    from_weights: bool
+
+
+def choose(facts: Facts) -> Choice:
+    """Value and reason of each key of MEASURED."""
+    size, why_size = _size(facts)
+    epochs, why_epochs = _epochs(facts, size)
+    per_class = min(4, max(2, facts.per_class))
+    large = facts.on_gpu or size <= 128
+    batch = 64 if large else 32
+    many = facts.classes >= MANY_CLASSES
+    rate = (3e-4 if many else 1e-4) if facts.from_weights else 1e-3
+    adapt = ["start", "end"] if facts.from_weights else ["end"]
+    return {
+        "input_size": (size, why_size),
+        "batch_size": (
+            batch,
+            "enough classes in each batch" if large else "larger batches of such images take more than 12 GB on a CPU",
+        ),
+        "samples_per_class": (per_class, f"classes have {facts.per_class} images"),
+        "epochs_iters": (epochs, why_epochs),
+        "learning_rate": (rate, f"{facts.classes} classes teach {'much' if many else 'little that is new'}"),
+        "adapt": (adapt, "linear maps of the features, each taken only if it is measured to be better"),
+    }
+
+
+def _images_at_224(facts: Facts) -> float:
+    """Images of 224 px that a run may train; on a GPU as many as it likes."""
+    return float("inf") if facts.on_gpu else CPU_IMAGES.get(facts.backbone, CPU_IMAGES_OF_OTHERS)
+
+
+def _size(facts: Facts) -> tuple[int, str]:
+    if facts.size is not None:
+        return facts.size, "the network takes no other size"
+    if facts.on_gpu:
+        return SIZES[0], "the size that the start was trained at"
+    for size in SIZES:
+        if LEAST_EPOCHS * facts.images * (size / 224) ** 2 <= _images_at_224(facts):
+            return size, f"the largest of which {LEAST_EPOCHS} epochs take some minutes on a CPU"
+    return SIZES[-1], "more would take too long on a CPU"
+
+
+def _epochs(facts: Facts, size: int) -> tuple[int, str]:
+    most = _images_at_224(facts) / (facts.images * (size / 224) ** 2)
+    epochs = int(min(MOST_EPOCHS, max(LEAST_EPOCHS, most)))
+    return epochs, "fine-tuning changes little" if epochs == MOST_EPOCHS else "some minutes on a CPU"
+
+
+def settle(config: Config, resumed: Path | None) -> Config:
+    """Return the configuration with what Train.recipe=auto chooses; itself if that is off or has chosen before.
+
+    Args:
+        config: the configuration, validated.
+        resumed: the checkpoint of the run that goes on, whose own choice is taken.
+
+    Raises DatasetError.
+    """
+    settings = config.Train
+    open_keys = [name for name in MEASURED if name not in settings.recipe_keeps]
+    if settings.recipe != "auto" or not open_keys:
+        return config
+    chosen = _recorded(resumed, open_keys) if resumed else None
+    if chosen is None:
+        facts = look(config)
+        log.info(
+            "%s=auto: %d images, %d classes, %d images a class.", KEY, facts.images, facts.classes, facts.per_class
+        )
+        chosen = {}
+        for name, (value, reason) in choose(facts).items():
+            if name in open_keys:
+                chosen[name] = value
+                log.info("  Train.%s=%s: %s", name, value, reason)
+            else:
+                log.info("  Train.%s=%s, as given", name, getattr(settings, name))
+    return _with(config, chosen)
+
+
+def _with(config: Config, chosen: dict[str, Any]) -> Config:
+    raw = config.model_dump()
+    raw["Train"] |= {**chosen, "recipe_keeps": list(MEASURED)}
+    return Config.model_validate(raw)
+
+
+def _recorded(resumed: Path, names: list[str]) -> dict[str, Any] | None:
+    """The values that the resumed run has chosen, from its config.yaml; None where it chose none."""
+    file = resumed.parent.parent / "config.yaml"
+    if not file.is_file():
+        return None
+    former = config_load.load(str(file), [], usable=False)[0].Train
+    return {name: getattr(former, name) for name in names} if former.recipe == "auto" else None
+
+
+def look(config: Config) -> Facts:
+    """What the data and the configuration tell before Paddle is imported. Raises DatasetError."""
+    lists = require_lists(config.Global.dataset_dir, refuse_outside=config.CheckDataset.outside == "refuse")
+    _, counts = np.unique(lists["train"].labels, return_counts=True)
+    fixed = "input_size" in config.Train.recipe_keeps or find_backbone(config.Model.backbone).fixed_size
+    return Facts(
+        images=int(counts.sum()),
+        classes=len(counts),
+        per_class=int(np.median(counts)),
+        on_gpu=expects_gpu(config.Global.device),
+        backbone=config.Model.backbone,
+        size=config.Train.input_size if fixed else None,
+        from_weights=bool(config.Train.pretrain_weight_path),
+    )

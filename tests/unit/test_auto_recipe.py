@@ -1,0 +1,76 @@
+"""Train.recipe=auto: what it chooses, and that the keys of the user win."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from paddlex_feat.config import load
+from paddlex_feat.config.auto_recipe import FROM_SCRATCH, FROM_WEIGHTS, MEASURED
+from paddlex_feat.modes import train_recipe
+from paddlex_feat.modes.train_recipe import Facts, choose
+
+FACTS = Facts(200, 20, 10, on_gpu=False, backbone="EfficientNet_Lite0", size=None, from_weights=True)
+
+
+def config_of(tmp_path, text: str, *overrides: str):
+    file = tmp_path / "own.yaml"
+    file.write_text(text)
+    return load.load(str(file), [load.split_override(text) for text in overrides])
+
+
+def test_the_keys_of_a_file_that_asks_for_it_win(tmp_path):
+    text = "Global: {model: EfficientNet_Lite0_rec}\nTrain: {recipe: auto, epochs_iters: 3, optimizer: momentum}"
+    train = config_of(tmp_path, text)[0].Train
+    assert (train.epochs_iters, train.optimizer, train.recipe_keeps) == (3, "momentum", ["epochs_iters"])
+    assert train.method == FROM_WEIGHTS["Train"]["method"]
+
+
+def test_keys_of_another_recipe_make_way_where_the_command_line_asks_for_it(tmp_path):
+    text = "Global: {model: EfficientNet_Lite0_rec}\nTrain: {epochs_iters: 3, optimizer: momentum, seed: 7}"
+    config, notices = config_of(tmp_path, text, "Train.recipe=auto", "Train.batch_size=8", "Train.augment.pad=3")
+    train = config.Train
+    assert (train.optimizer, train.seed, train.batch_size) == ("adamw", 7, 8) and train.recipe_keeps == ["batch_size"]
+    assert train.augment.pad == 3 and train.augment.crop == "random_resized_crop"
+    assert any("Train.epochs_iters, Train.optimizer" in notice for notice in notices)
+
+
+def test_random_weights_have_a_recipe_of_their_own(tmp_path):
+    train = config_of(tmp_path, "Train: {recipe: auto, pretrain_weight_path: null}")[0].Train
+    assert train.method == "full" and train.weight_decay == FROM_SCRATCH["Train"]["weight_decay"]
+
+
+def test_no_file_and_no_key_changes_without_it(tmp_path):
+    config, notices = config_of(tmp_path, "Global: {model: EfficientNet_Lite0_rec}")
+    assert config.Train.recipe is None and config.Train.recipe_keeps == [] and not notices
+    assert train_recipe.settle(config, None) is config
+
+
+@pytest.mark.parametrize(
+    ("change", "size", "epochs"),
+    [
+        ({}, 224, 10),
+        ({"images": 1600, "classes": 400, "per_class": 4}, 192, 3),
+        ({"images": 100_000, "classes": 400}, 128, 3),
+        ({"images": 100_000, "on_gpu": True}, 224, 10),
+        ({"size": 96}, 96, 10),
+    ],
+)
+def test_size_and_length_follow_from_what_a_cpu_can_do(change, size, epochs):
+    found = choose(dataclasses.replace(FACTS, **change))
+    assert (found["input_size"][0], found["epochs_iters"][0]) == (size, epochs)
+    assert set(found) == set(MEASURED) and all(reason for _, reason in found.values())
+
+
+def test_what_is_chosen_is_recorded_and_not_chosen_again(small_faces, tmp_path):
+    text = "Global: {model: EfficientNet_Lite0_rec}\nTrain: {recipe: auto, input_size: 96}"
+    config = config_of(tmp_path, text, f"Global.dataset_dir={small_faces}")[0]
+    chosen = train_recipe.settle(config, None)
+    assert chosen.Train.input_size == 96 and set(chosen.Train.recipe_keeps) == set(MEASURED)
+    assert train_recipe.settle(chosen, None) is chosen
+    (tmp_path / "run/latest").mkdir(parents=True)
+    recorded = chosen.model_copy(update={"Train": chosen.Train.model_copy(update={"epochs_iters": 77})})
+    (tmp_path / "run/config.yaml").write_text(load.dump(recorded))
+    resumed = train_recipe.settle(config, tmp_path / "run/latest/latest.pdparams")
+    assert resumed.Train.epochs_iters == 77
