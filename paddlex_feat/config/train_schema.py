@@ -322,6 +322,8 @@ class TrainSection(Section):
             raise ValueError("resume: auto and resume_path exclude each other")
         if (self.final_size is None) != (self.final_epochs == 0):
             raise ValueError("final_epochs and final_size go together: give both or neither")
+        if "start" in self.adapt and self.pretrain_weight_path is None:
+            raise ValueError("adapt: random weights have no features worth a map; leave start out")
         if self.ema_decay and self.ema_epochs:
             raise ValueError("ema_decay and ema_epochs exclude each other: both state the decay")
         if self.deterministic and self.autotune:

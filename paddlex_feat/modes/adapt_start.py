@@ -80,11 +80,8 @@ class WeightsStart:
         fold.require_foldable(set(network.state_dict()))
         report = weights.load(network, path, head="optional")
         log.info("Start weights %s: %s", path, report)
+        fold.start_neck_as_identity(network, report.reinitialised)
         self._state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-        fresh = [name for name in report.reinitialised if name.startswith(weights.NECK)]
-        if fresh:
-            log.info("The file has no neck: it starts as the identity.")
-            self._state |= fold.identity_neck({name: self._state[name] for name in fresh})
         self._epsilon = float(getattr(getattr(network.neck, "feat_bn", None), "_epsilon", 0.0))
 
     def write_graph(self, folder: Path) -> None:

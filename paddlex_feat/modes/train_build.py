@@ -35,6 +35,7 @@ from paddlex_feat.provenance import run_record
 from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.runtime.gpus import require_amp
 from paddlex_feat.training import checkpoint
+from paddlex_feat.training.adaptation.fold import require_foldable, start_neck_as_identity
 from paddlex_feat.training.candidate import Candidate
 from paddlex_feat.training.checkpoint import Progress, TrainingState
 from paddlex_feat.training.ema import Ema
@@ -79,6 +80,8 @@ def build_state(
     choose_kernels(settings, worker)  # before run.json records the switches
     paddle.seed(settings.seed)
     model = recognizer.build(network_spec(config), num_classes)
+    if settings.adapt:
+        require_foldable(set(model.state_dict()))
     share_statistics(settings, model, worker)
     criterion = CombinedLoss(loss_terms(settings.loss), LossContext(num_classes, config.Model.embedding_size))
     # If no loss needs logits the head gets no gradient: it stays as it is, without decay too.
@@ -125,6 +128,8 @@ def _load_pretrained(settings: TrainSection, model: recognizer.Recognizer, class
         other = True
     report = weights.load(model, path, head="fresh" if other else "optional")
     log.info("Pretrained weights %s: %s", path, report)
+    if "start" in settings.adapt:
+        start_neck_as_identity(model, report.reinitialised)
     log_classifier(other, any(name.startswith(weights.HEAD) for name in report.loaded))
 
 

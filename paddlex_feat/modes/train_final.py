@@ -13,6 +13,7 @@ from paddlex_feat.hub.fetch import fetch_weights
 from paddlex_feat.models import recognizer, weights
 from paddlex_feat.modes.parts import network_spec
 from paddlex_feat.modes.train_map import FeatureMaps
+from paddlex_feat.training.adaptation.fold import start_neck_as_identity
 from paddlex_feat.training.final_candidates import FinalCandidates
 from paddlex_feat.training.trainer import Trainer
 
@@ -44,5 +45,7 @@ def start_weights(config: Config) -> dict[str, np.ndarray]:
         )
     paddle.seed(config.Train.seed)  # a neck that the file does not have starts as it did in the training
     network = recognizer.build(network_spec(config), num_classes=None)
-    weights.load(network, fetch_weights(path, "Give the file that the run started from."))
+    report = weights.load(network, fetch_weights(path, "Give the file that the run started from."))
+    if "start" in config.Train.adapt:
+        start_neck_as_identity(network, report.reinitialised)
     return {name: tensor.numpy() for name, tensor in network.state_dict().items()}

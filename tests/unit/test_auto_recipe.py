@@ -74,3 +74,16 @@ def test_what_is_chosen_is_recorded_and_not_chosen_again(small_faces, tmp_path):
     (tmp_path / "run/config.yaml").write_text(load.dump(recorded))
     resumed = train_recipe.settle(config, tmp_path / "run/latest/latest.pdparams")
     assert resumed.Train.epochs_iters == 77
+
+
+@pytest.mark.parametrize("name", [name for name in load.shipped() if name.endswith("_finetune")])
+def test_the_shipped_files_say_what_the_recipe_sets(name):
+    config = load.load(name, [], usable=False)[0]
+    own = config.model_dump(mode="json")
+    for section, keys in FROM_WEIGHTS.items():
+        for key, value in keys.items():
+            if name.startswith("PP-ShiTuV2_rec_CLIP") and key == "bn_frozen":
+                continue  # CLIP has no BatchNorm
+            found = own[section][key]
+            assert {**found, **value} == found if isinstance(value, dict) else found == value, key
+    assert config.Train.adapt == ["start", "end"]

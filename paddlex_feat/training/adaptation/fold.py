@@ -6,12 +6,26 @@ the last 1 x 1 convolution that does: the BatchNorm is made to pass its input on
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+from typing import Any, Protocol
+
 import numpy as np
 
 from paddlex_feat.errors import ConfigError
 from paddlex_feat.training.adaptation.maps import AffineMap
 
 State = dict[str, np.ndarray]
+
+
+class HasTensors(Protocol):
+    """A network of Paddle, which this module does not import."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors by name."""
+
+
+log = logging.getLogger(__name__)
 _FC = "neck.fc"
 _BN = "neck.feat_bn"
 _CONV = "backbone.last_conv"
@@ -22,7 +36,7 @@ def require_foldable(names: set[str]) -> None:
     if f"{_FC}.weight" not in names and not {f"{_CONV}.weight", f"{_CONV}.bias", f"{_BN}.weight"} <= names:
         raise ConfigError(
             "The network does not end in a linear layer that could take the adaptation.",
-            where="Train.method=adapt",
+            where="Train.method=adapt, Train.adapt",
             fix="Use Model.neck=linear, or give the exported model as Train.pretrain_weight_path.",
             code="adapt-no-linear-layer",
         )
@@ -41,6 +55,21 @@ def identity_neck(fresh: State) -> State:
         name: np.eye(len(value), dtype=np.float32) if name == f"{_FC}.weight" else np.full_like(value, known[name])
         for name, value in fresh.items()
     }
+
+
+def start_neck_as_identity(network: HasTensors, fresh: Sequence[str]) -> None:
+    """Fill a network's neck, if a weight file had none, so that it passes features on.
+
+    Args:
+        network: of Paddle.
+        fresh: names of its tensors that the file did not have.
+    """
+    tensors = network.state_dict()
+    neck = identity_neck({name: tensors[name].numpy() for name in fresh if name.startswith("neck.")})
+    if neck:
+        log.info("The file has no neck: it starts as the identity.")
+    for name, values in neck.items():
+        tensors[name].set_value(values)
 
 
 def fold(state: State, chosen: AffineMap, variance: np.ndarray, kept: float, epsilon: float) -> State:
