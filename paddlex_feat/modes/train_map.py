@@ -52,10 +52,11 @@ class FeatureMaps:
         return self._start
 
     def adapted_start(self, weights: Weights) -> Weights:
-        """Return the start weights as `at_start` has changed them, or does it now in a resumed run."""
-        if "start" not in self._config.Train.adapt:
+        """Return the start weights as training has started from them, with a map if one was applied."""
+        progress = self._trainer.state.progress
+        if "start" not in self._config.Train.adapt or (progress.start and not progress.adapted):
             return weights
-        if self._start is None:
+        if self._start is None:  # the run was resumed
             with self._trainer.candidate_by(self._trainer.exporter, weights) as network:
                 self.at_start(network)
         return self._start or weights

@@ -79,7 +79,7 @@ class WarmStart:
             self._state.ema.load(self._state.raw_weights())
 
     def _adapt(self) -> None:
-        """Put a map of the features into the network, unless the evaluation contradicts cross-validation."""
+        """Put a map of the features into the network if that is better than the start."""
         tensors = {n: t for n, t in self._tensors().items() if takes_map(n)}
         saved = {name: tensor.numpy() for name, tensor in tensors.items()}
         with self._trainer.candidate_by(self._trainer.exporter) as network:
@@ -89,7 +89,7 @@ class WarmStart:
             return
         self._set(tensors, adapted)
         if self._state.progress.start and not self._trainer.measure_adapted():
-            log.warning("Train.adapt=start: the evaluation contradicts cross-validation, so no map is applied.")
+            log.warning("Train.adapt=start: it is no better than the start, so no map is applied.")
             self._set(tensors, saved)
 
     def _warm(self) -> None:

@@ -52,7 +52,7 @@ class Progress:
         optimizer: name of the optimizer.
         best_map: mAP beside the best recall1 where it decides between equal ones, else 0.
         start: metrics of the weights that training started from, if they count as epoch 0; empty if not.
-        adapted: metrics of the start with a map of its features, if that was better; empty if not.
+        adapted: metrics of the start with a map of its features, if it was measured and applied; empty if not.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # of read_progress

@@ -170,17 +170,18 @@ class Trainer:
     def measure_adapted(self) -> bool:
         """Measure the start once a map of its features is in it; if that is better it is the best model so far.
 
-        Returns whether it is at least as good. Only best_model is saved: a resumed run fits the map again.
+        Returns whether it is. Only best_model is saved: a resumed run fits the map again.
         """
         progress = self.state.progress
         with self._candidate() as network:
             metrics = self._measure(network)
             log.info("[Eval][adapted start]%s", ", ".join(f"{name}: {metrics[name]:.5f}" for name in METRICS))
             score, best = self._score(metrics), (progress.best, progress.best_map)
-            if score > best:
+            better = score > best
+            if better:
                 progress.adapted, (progress.best, progress.best_map) = metrics, score
                 self._save([BEST], network)
-        return score >= best
+        return better
 
     def _after_epoch(self, epoch: int) -> None:
         evaluate = epoch % self.plan.eval_interval == 0 or epoch == self.plan.epochs

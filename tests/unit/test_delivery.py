@@ -150,3 +150,14 @@ def test_too_few_classes_or_images_to_hold_out_is_an_error_that_says_what_to_do(
     with pytest.raises(DatasetError) as caught:
         hold_out(images(counts), 20, by, 0)
     assert caught.value.code == "validation-impossible" and other in caught.value.fix
+
+
+@pytest.mark.parametrize(("recall", "delivered"), [(0.5, "start"), (0.6, "adapted")])
+def test_an_adapted_start_is_delivered_where_it_is_better(tmp_path, recall, delivered):
+    scores = iter([0.5, recall, 0.1])
+    own = trainer(tmp_path, lambda network: metrics(next(scores)), epochs=1, eval_start=True, start_counts=True)
+    own.prepare = lambda: own.measure_adapted() and None
+    own.fit()
+    found = delivery(own.state.progress)
+    assert (found["delivered"], found["delivered_epoch"]) == (delivered, 0)
+    assert found["adapted"] == (metrics(recall) if delivered == "adapted" else None)

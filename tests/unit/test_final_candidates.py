@@ -105,3 +105,27 @@ def test_an_interrupted_choice_is_made_again_and_gives_the_same(tmp_path):
     for name in ("best_model", "latest"):
         assert np.array_equal(read(tmp_path / "run", name), read(tmp_path / "whole", name)), name
     assert checkpoint.read_progress(path.with_suffix(".pdstates")).best == 0.6
+
+
+def test_a_map_is_fitted_to_the_best_of_the_others_and_measured(tmp_path):
+    evaluate = Scores(0.1, 0.1, 0.1, 0.3, 0.35, 0.2, 0.9)  # the mean of four is better than the end
+    fitted = []
+
+    def adapt(network):
+        fitted.append(network.weights[NAME].numpy())
+        return "half", {n: 0.5 * t.numpy() for n, t in network.weights.items()}
+
+    own = trainer(tmp_path, evaluate, epochs=EPOCHS, save_interval=1)
+    own.conclude = FinalCandidates(own, 4, None, adapt)
+    own.fit()
+    assert np.array_equal(fitted[0], epochs_of(tmp_path, 1, 2, 3, 4)) and not evaluate.scores
+    assert np.array_equal(read(tmp_path, "best_model"), np.float32(0.5) * fitted[0])
+    assert np.array_equal(read(tmp_path, "latest"), read(tmp_path, "epoch_4"))
+
+
+def test_no_map_is_measured_where_none_is_fitted(tmp_path):
+    evaluate = Scores(0.1, 0.1, 0.1, 0.3)
+    own = trainer(tmp_path, evaluate, epochs=EPOCHS, save_interval=1)
+    own.conclude = FinalCandidates(own, 0, None, lambda network: None)
+    own.fit()
+    assert not evaluate.scores and np.array_equal(read(tmp_path, "best_model"), read(tmp_path, "epoch_4"))
