@@ -46,6 +46,14 @@ class HasClassVectors(Protocol):
         """
 
 
+@runtime_checkable
+class GivesClassVectors(Protocol):
+    """A layer, head or loss, whose class vectors tell which classes it finds alike."""
+
+    def class_vectors(self) -> np.ndarray:
+        """The vectors of any length, float32 [C, K, D], K of each class; of classes alike have a great cosine."""
+
+
 def imported(builder: Builder) -> Callable[..., Any]:
     """Return the callable that a builder names.
 

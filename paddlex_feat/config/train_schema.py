@@ -230,6 +230,19 @@ class TrainSection(Section):
     class_sampling: Literal["size", "uniform"] = key(
         "size", "Classes of a P x K batch are drawn in proportion to their size, or all alike."
     )
+    hard_classes: float = key(
+        0.0,
+        "Share of the P classes of a P x K batch that are not drawn but are the nearest classes of the drawn ones, by "
+        "the class vectors of head or loss at the beginning of the epoch.",
+        ge=0,
+        le=1,
+    )
+    memory_batches: int = key(
+        0,
+        "Losses on pairs compare a batch with the images of this many past batches too, of all devices.",
+        "batches",
+        ge=0,
+    )
     augment: AugmentSection = AugmentSection()
     loss: LossSection = LossSection()
     optimizer: str = key("momentum", "momentum (SGD), adamw, or one of another package.")
@@ -326,6 +339,8 @@ class TrainSection(Section):
             raise ValueError("adapt: random weights have no features worth a map; leave start out")
         if self.ema_decay and self.ema_epochs:
             raise ValueError("ema_decay and ema_epochs exclude each other: both state the decay")
+        if self.hard_classes and self.samples_per_class is None:
+            raise ValueError("hard_classes is a share of the classes of P x K batches: samples_per_class has to be set")
         if self.deterministic and self.autotune:
             raise ValueError("deterministic and autotune exclude each other: a search may choose otherwise each time")
         return self

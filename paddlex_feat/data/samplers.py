@@ -41,7 +41,8 @@ class PKSampler:
 
     Classes are drawn without replacement, then K images of each: without replacement where the
     class has K, else with. Batches are independent draws; an epoch has as many as a pass over
-    the data would have.
+    the data would have. If a batch is to have hard classes, fewer are drawn, and these bring their
+    neighbours along: see `with_neighbours`.
 
     Args:
         labels: class of every image, any integers.
@@ -51,6 +52,12 @@ class PKSampler:
         rank: of this process; each process draws its own batches, and they share an epoch.
         size: number of processes.
         uniform: draw all classes with the same probability, not in proportion to their size.
+        hard_classes: share of the P classes that are neighbours of the others; at least one class is drawn.
+
+    Attributes:
+        num_classes: number of classes.
+        classes_per_batch: P.
+        hard_per_batch: how many of them are neighbours of the others.
 
     Raises:
         ConfigError: a batch cannot be filled.
@@ -65,6 +72,7 @@ class PKSampler:
         rank: int = 0,
         size: int = 1,
         uniform: bool = False,
+        hard_classes: float = 0.0,
     ):
         _, inverse, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
         error = pk_error(len(counts), batch_size, samples_per_class)
@@ -73,39 +81,71 @@ class PKSampler:
         self._members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(counts)[:-1])
         self._probability = np.full(len(counts), 1 / len(counts)) if uniform else counts / counts.sum()
         self._bounds = _cumulated(self._probability)
-        self._classes_per_batch = batch_size // samples_per_class
+        self.num_classes = len(counts)
+        self.classes_per_batch = batch_size // samples_per_class
+        self.hard_per_batch = min(math.floor(hard_classes * self.classes_per_batch + 0.5), self.classes_per_batch - 1)
         self._k = samples_per_class
         self._key = (seed, rank)
         self.batches_per_epoch = math.ceil(math.ceil(len(inverse) / size) / batch_size)
 
-    def epoch(self, number: int) -> Iterator[np.ndarray]:
-        """The batches of an epoch, each int64 [batch_size] of image indices, drawn as they are asked for."""
+    def epoch(self, number: int, neighbours: np.ndarray | None = None) -> Iterator[np.ndarray]:
+        """The batches of an epoch, each int64 [batch_size] of image indices, drawn as they are asked for.
+
+        Args:
+            number: of the epoch.
+            neighbours: the nearest other classes of each class, nearest first, int64 [num_classes, P - 1]; without
+                them there are no hard classes. Classes are counted in the order of their labels.
+        """
         seed, rank = self._key
         rng = np.random.default_rng((seed, number, 1, rank))
-        return (self._draw(rng) for _ in range(self.batches_per_epoch))
+        return (self._draw(rng, neighbours) for _ in range(self.batches_per_epoch))
 
-    def _draw(self, rng: np.random.Generator) -> np.ndarray:
-        groups = []
-        for c in self._draw_classes(rng):
+    def _draw(self, rng: np.random.Generator, neighbours: np.ndarray | None) -> np.ndarray:
+        groups, count = [], self.classes_per_batch
+        classes = self._draw_classes(rng, count if neighbours is None else count - self.hard_per_batch)
+        for c in classes if neighbours is None else with_neighbours(classes, neighbours, count):
             members = self._members[c]
             groups.append(rng.choice(members, self._k, replace=len(members) < self._k))
         return np.concatenate(groups)
 
-    def _draw_classes(self, rng: np.random.Generator) -> np.ndarray:
-        """Draw the same classes as `rng.choice(classes, P, replace=False, p=…)`, faster.
+    def _draw_classes(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Draw the same classes as `rng.choice(classes, count, replace=False, p=…)`, faster.
 
-        Draw P, keep the first of each class, and draw the missing ones among the other classes. NumPy goes over all
+        Draw as many, keep the first of each class, and draw the missing ones among the others. NumPy goes over all
         classes for each batch: with 200,000 classes that takes a minute in an epoch of a million images.
         """
         drawn, left, bounds = np.empty(0, np.int64), self._probability, self._bounds
-        while len(drawn) < self._classes_per_batch:
+        while len(drawn) < count:
             if len(drawn):
                 left = left.copy()
                 left[drawn] = 0
                 bounds = _cumulated(left)
-            found = bounds.searchsorted(rng.random(self._classes_per_batch - len(drawn)), side="right")
+            found = bounds.searchsorted(rng.random(count - len(drawn)), side="right")
             drawn = np.concatenate([drawn, found[np.sort(np.unique(found, return_index=True)[1])]])
         return drawn
+
+
+def with_neighbours(classes: np.ndarray, neighbours: np.ndarray, count: int) -> np.ndarray:
+    """Fill a batch with the nearest classes of those in it.
+
+    In turn, each of `classes` adds its nearest class that is not there yet, until there are `count`. Classes near each
+    other by their vectors: as in Suh et al., "Stochastic Class-Based Hard Example Mining", CVPR 2019.
+
+    Args:
+        classes: drawn, int64 [A], A >= 1.
+        neighbours: the nearest other classes of each class, nearest first, int64 [C, at least count - 1]: with as many
+            no class can run out of them.
+        count: classes of the batch.
+
+    Returns:
+        `classes`, then the added ones, int64 [count].
+    """
+    found = dict.fromkeys(classes.tolist())
+    lists = [iter(neighbours[c].tolist()) for c in classes]
+    while len(found) < count:
+        for nearest in lists[: count - len(found)]:
+            found[next(c for c in nearest if c not in found)] = None
+    return np.array(list(found), np.int64)
 
 
 def _cumulated(probability: np.ndarray) -> np.ndarray:
@@ -151,8 +191,9 @@ def build(
     rank: int = 0,
     size: int = 1,
     uniform: bool = False,
+    hard_classes: float = 0.0,
 ) -> PKSampler | ShuffleSampler:
     """A P x K sampler, or a shuffling one if samples_per_class is None. Arguments as of the classes."""
     if samples_per_class is None:
         return ShuffleSampler(labels, batch_size, seed, rank, size)
-    return PKSampler(labels, batch_size, samples_per_class, seed, rank, size, uniform)
+    return PKSampler(labels, batch_size, samples_per_class, seed, rank, size, uniform, hard_classes)

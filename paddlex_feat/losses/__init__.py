@@ -5,6 +5,7 @@
 combined                                     `CombinedLoss`, the weighted sum of any number of terms
 label_smoothing, triplet_angular_margin      the losses of the recipes
 pairs, proxy_anchor                          further losses on features; their keys: params
+memory                                       `FeatureMemory`, features of past batches
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class LossSpec:
         make: the builder.
         params: the loss's own keys.
         mines_pairs: whether it compares the images of a batch, which then needs several of each class.
+        takes_references: whether `forward(x, labels, references)` compares them with images of past batches as well,
+            given as `losses.memory.References`; only asked for by `Train.memory_batches`.
     """
 
     name: str
@@ -68,6 +71,7 @@ class LossSpec:
     make: Builder
     params: type[Section] = NoParams
     mines_pairs: bool = False
+    takes_references: bool = False
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w+", self.name):
@@ -135,10 +139,15 @@ LOSSES.add(
         "paddlex_feat.losses.triplet_angular_margin:triplet_angular_margin",
         TripletAngularMarginParams,
         mines_pairs=True,
+        takes_references=True,
     )
 )
 _PAIRS = "paddlex_feat.losses.pairs:"
-LOSSES.add(LossSpec("supcon", "SupConLoss", "features", _PAIRS + "supcon", SupConParams, mines_pairs=True))
+LOSSES.add(
+    LossSpec(
+        "supcon", "SupConLoss", "features", _PAIRS + "supcon", SupConParams, mines_pairs=True, takes_references=True
+    )
+)
 LOSSES.add(
     LossSpec(
         "multi_similarity",
@@ -147,9 +156,14 @@ LOSSES.add(
         _PAIRS + "multi_similarity",
         MultiSimilarityParams,
         mines_pairs=True,
+        takes_references=True,
     )
 )
-LOSSES.add(LossSpec("circle", "CircleLoss", "features", _PAIRS + "circle", CircleParams, mines_pairs=True))
+LOSSES.add(
+    LossSpec(
+        "circle", "CircleLoss", "features", _PAIRS + "circle", CircleParams, mines_pairs=True, takes_references=True
+    )
+)
 LOSSES.add(
     LossSpec(
         "triplet_batch_hard",
@@ -158,6 +172,7 @@ LOSSES.add(
         _PAIRS + "triplet_batch_hard",
         TripletBatchHardParams,
         mines_pairs=True,
+        takes_references=True,
     )
 )
 LOSSES.add(
@@ -216,3 +231,17 @@ def find_terms(items: Sequence[Mapping[str, Any]], where: str = KEY) -> tuple[li
     if not problems and not any(term.weight for term in terms):
         problems.append(Problem(where, "no term has a weight above 0, so nothing would be learnt"))
     return terms, problems
+
+
+def memory_problem(terms: Sequence[LossTerm]) -> str | None:
+    """What keeps these terms from being compared with past batches; None if nothing does.
+
+    Every term of a weight above 0 that compares the images of a batch must take references, and there must be one.
+    """
+    used = [term.spec for term in terms if term.weight]
+    wrong = [spec.name for spec in used if spec.mines_pairs and not spec.takes_references]
+    if not wrong and any(spec.takes_references for spec in used):
+        return None
+    fit = ", ".join(sorted(spec.name for spec in LOSSES.added() if spec.takes_references))
+    what = f"{wrong[0]} cannot compare a batch with past ones" if wrong else "no loss compares images"
+    return f"{what}; of {KEY}, these can: {fit}. Use one of them, or 0"

@@ -9,6 +9,7 @@ from paddle import nn
 
 from paddlex_feat.config.parts import broken_part, build_part
 from paddlex_feat.losses import LossContext, LossTerm, read_terms
+from paddlex_feat.losses.memory import References
 
 
 class CombinedLoss(nn.Layer):
@@ -42,6 +43,7 @@ class CombinedLoss(nn.Layer):
         labels: paddle.Tensor,
         metric_features: paddle.Tensor | None = None,
         metric_labels: paddle.Tensor | None = None,
+        references: References | None = None,
     ) -> dict[str, paddle.Tensor]:
         """Compute all terms.
 
@@ -51,6 +53,7 @@ class CombinedLoss(nn.Layer):
             labels: class indices, int64 [N].
             metric_features: float32 [M, D], for losses on features in the place of `features`.
             metric_labels: their labels, int64 [M].
+            references: images of past batches, for the losses that take them.
 
         Returns:
             Scalars by the terms' names in logs; "loss" is their weighted sum.
@@ -60,7 +63,8 @@ class CombinedLoss(nn.Layer):
         total = paddle.zeros([])
         for term in self.terms:
             inputs = (logits, labels) if term.spec.needs == "logits" else pairs
-            value = _scalar(term, self.losses[term.spec.name](*inputs))
+            more = (references,) if references is not None and term.spec.takes_references else ()
+            value = _scalar(term, self.losses[term.spec.name](*inputs, *more))
             values[term.spec.term] = value
             total = total + term.weight * value
         values["loss"] = total

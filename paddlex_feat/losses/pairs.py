@@ -10,6 +10,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from paddlex_feat.losses import LossContext
+from paddlex_feat.losses.memory import References
 from paddlex_feat.losses.params import CircleParams, MultiSimilarityParams, SupConParams, TripletBatchHardParams
 from paddlex_feat.losses.rows import log1p_sum_exp, log_sum_exp, mean_above_zero, softplus, unit_rows
 
@@ -19,25 +20,32 @@ class PairLoss(nn.Layer, ABC):
 
     forward: features [N, D] of any norm, labels int64 [N] -> float32 scalar. It is computed in float32 for features of
     half precision and under autocast, too. Labels may occur any number of times. Where there is nothing to compare,
-    the value is 0 with gradient 0.
+    the value is 0 with gradient 0. The images of past batches may be given as references: anchors are compared with
+    them as well, but they are no anchors.
     """
 
-    def forward(self, features: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
-        """Loss of features [N, D] and labels int64 [N]: float32 scalar."""
+    def forward(
+        self, features: paddle.Tensor, labels: paddle.Tensor, references: References | None = None
+    ) -> paddle.Tensor:
+        """Loss of features [N, D] and labels int64 [N], compared with M references too: float32 scalar."""
         with paddle.amp.auto_cast(enable=False):
-            same = labels.unsqueeze(0) == labels.unsqueeze(1)
-            numbers = paddle.arange(len(labels))
-            others = numbers.unsqueeze(0) != numbers.unsqueeze(1)
-            return self.compare(unit_rows(features), same & others, ~same)
+            batch = References(unit_rows(features), labels)
+            compared = batch.and_then(references)
+            same = labels.unsqueeze(1) == compared.labels.unsqueeze(0)
+            others = paddle.arange(len(labels)).unsqueeze(1) != paddle.arange(len(compared.labels)).unsqueeze(0)
+            return self.compare(batch.unit, compared.unit, same & others, ~same)
 
     @abstractmethod
-    def compare(self, unit: paddle.Tensor, positive: paddle.Tensor, negative: paddle.Tensor) -> paddle.Tensor:
+    def compare(
+        self, unit: paddle.Tensor, compared: paddle.Tensor, positive: paddle.Tensor, negative: paddle.Tensor
+    ) -> paddle.Tensor:
         """The loss, a scalar.
 
         Args:
-            unit: features at length 1, float32 [N, D].
-            positive: whether two different images have one class, bool [N, N].
-            negative: whether two images are of different classes, bool [N, N].
+            unit: features of the anchors at length 1, float32 [N, D].
+            compared: `unit` itself, or its rows and those of the references, float32 [N + M, D].
+            positive: whether an anchor and another image have one class, bool [N, N + M].
+            negative: whether an anchor and an image are of different classes, bool [N, N + M].
         """
 
 
@@ -46,16 +54,18 @@ class SupConLoss(PairLoss):
 
     With s the cosines and t the temperature, the loss of anchor i with positives P(i) is the mean over p in P(i) of
         -log(exp(s_ip / t) / sum over all j != i of exp(s_ij / t)),
-    and the result is the mean over the anchors whose loss is above 0. A batch of one class has loss 0.
+    and the result is the mean over the anchors whose loss is above 0. Images of one class have loss 0.
     """
 
     def __init__(self, temperature: float = 0.1):
         super().__init__()
         self.temperature = temperature
 
-    def compare(self, unit: paddle.Tensor, positive: paddle.Tensor, negative: paddle.Tensor) -> paddle.Tensor:
+    def compare(
+        self, unit: paddle.Tensor, compared: paddle.Tensor, positive: paddle.Tensor, negative: paddle.Tensor
+    ) -> paddle.Tensor:
         """See PairLoss."""
-        z = (unit @ unit.T - 1) / self.temperature  # minus 1: digits for the logarithm of a sum of nearly 1
+        z = (unit @ compared.T - 1) / self.temperature  # minus 1: digits for the logarithm of a sum of nearly 1
         log_p = z - log_sum_exp(z, positive | negative).unsqueeze(1)
         total = paddle.where(positive, log_p, paddle.zeros_like(z)).sum(axis=1)
         losses = -total / positive.astype(z.dtype).sum(axis=1).clip(min=1)
@@ -80,9 +90,11 @@ class MultiSimilarityLoss(PairLoss):
         self.base = base
         self.epsilon = epsilon
 
-    def compare(self, unit: paddle.Tensor, positive: paddle.Tensor, negative: paddle.Tensor) -> paddle.Tensor:
+    def compare(
+        self, unit: paddle.Tensor, compared: paddle.Tensor, positive: paddle.Tensor, negative: paddle.Tensor
+    ) -> paddle.Tensor:
         """See PairLoss."""
-        cos = unit @ unit.T
+        cos = unit @ compared.T
         if self.epsilon is not None:
             fixed = cos.detach()
             # A cosine lies in [-1, 1] and epsilon in [0, 2]: against +-4 no pair counts.
@@ -108,9 +120,11 @@ class CircleLoss(PairLoss):
         self.m = m
         self.gamma = gamma
 
-    def compare(self, unit: paddle.Tensor, positive: paddle.Tensor, negative: paddle.Tensor) -> paddle.Tensor:
+    def compare(
+        self, unit: paddle.Tensor, compared: paddle.Tensor, positive: paddle.Tensor, negative: paddle.Tensor
+    ) -> paddle.Tensor:
         """See PairLoss."""
-        cos = unit @ unit.T
+        cos = unit @ compared.T
         fixed = cos.detach()
         pull = -self.gamma * F.relu(1 + self.m - fixed) * (cos - 1 + self.m)
         push = self.gamma * F.relu(fixed + self.m) * (cos - self.m)
@@ -135,19 +149,21 @@ class TripletBatchHardLoss(PairLoss):
         self.margin = margin
         self.distance = distance
 
-    def compare(self, unit: paddle.Tensor, positive: paddle.Tensor, negative: paddle.Tensor) -> paddle.Tensor:
+    def compare(
+        self, unit: paddle.Tensor, compared: paddle.Tensor, positive: paddle.Tensor, negative: paddle.Tensor
+    ) -> paddle.Tensor:
         """See PairLoss."""
-        cos = (unit @ unit.T).detach()  # chooses; at length 1 both distances have one order
+        cos = (unit @ compared.T).detach()  # chooses; at length 1 both distances have one order
         farthest = paddle.where(positive, cos, paddle.full_like(cos, 2.0)).argmin(axis=1)
         nearest = paddle.where(negative, cos, paddle.full_like(cos, -2.0)).argmax(axis=1)
-        violation = self._distances(unit, farthest) - self._distances(unit, nearest)
+        violation = self._distances(unit, compared, farthest) - self._distances(unit, compared, nearest)
         losses = softplus(violation) if self.margin is None else F.relu(violation + self.margin)
         complete = positive.any(axis=1) & negative.any(axis=1)
         return mean_above_zero(losses * complete.astype(losses.dtype))
 
-    def _distances(self, unit: paddle.Tensor, others: paddle.Tensor) -> paddle.Tensor:
-        """Distance of each row to the row that `others`, int64 [N], names: [N]."""
-        other = paddle.gather(unit, others)
+    def _distances(self, unit: paddle.Tensor, compared: paddle.Tensor, others: paddle.Tensor) -> paddle.Tensor:
+        """Distance of each row to the row of `compared` that `others`, int64 [N], names: [N]."""
+        other = paddle.gather(compared, others)
         if self.distance == "cosine":
             return 1 - (unit * other).sum(axis=1)
         # From the difference: 2 - 2 cos has no digits left between near duplicates. Below 1e-6 the gradient is 0.

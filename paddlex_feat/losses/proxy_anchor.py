@@ -58,6 +58,11 @@ class ProxyAnchorLoss(nn.Layer):
         known = np.any(means, axis=1, keepdims=True)
         self.proxies.set_value(np.where(known, means, self.proxies.numpy()))
 
+    def class_vectors(self) -> np.ndarray:
+        """The proxy of each class, float32 [C, 1, D]."""
+        proxies: np.ndarray = self.proxies.numpy()[:, None]
+        return proxies
+
 
 def proxy_anchor(params: ProxyAnchorParams, context: LossContext) -> ProxyAnchorLoss:
     """Builder of the loss proxy_anchor."""

@@ -7,6 +7,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from paddlex_feat.losses import LossContext, TripletAngularMarginParams
+from paddlex_feat.losses.memory import References
 
 
 class TripletAngularMarginLoss(nn.Layer):
@@ -19,7 +20,8 @@ class TripletAngularMarginLoss(nn.Layer):
         loss     = rank + absolute_weight * absolute
     PaddleClas's form of the last term reports 1 where the bound is met; here it is 0. The
     gradients are the same. Labels may occur any number of times; a batch of one label has
-    no negatives, and its terms in n_i are 0.
+    no negatives, and its terms in n_i are 0. Images of past batches may be given as references:
+    p_i and n_i are then over them too.
 
     forward: features float32 [N, D] of any norm, labels int64 [N] -> float32 scalar.
     """
@@ -31,11 +33,14 @@ class TripletAngularMarginLoss(nn.Layer):
         self.positive = positive
         self.negative = negative
 
-    def forward(self, features: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
-        """Loss of features float32 [N, D] and labels int64 [N]: float32 scalar."""
-        unit = F.normalize(features, axis=1)
-        similarity = unit @ unit.T
-        same = labels.unsqueeze(0) == labels.unsqueeze(1)
+    def forward(
+        self, features: paddle.Tensor, labels: paddle.Tensor, references: References | None = None
+    ) -> paddle.Tensor:
+        """Loss of features float32 [N, D] and labels int64 [N], compared with M references too: float32 scalar."""
+        batch = References(F.normalize(features, axis=1), labels)
+        compared = batch.and_then(references)
+        similarity = batch.unit @ compared.unit.T
+        same = labels.unsqueeze(1) == compared.labels.unsqueeze(0)
         # Cosines lie in [-1, 1]: +-2 and -4 never win a minimum or a maximum against one.
         hardest_positive = paddle.where(same, similarity, paddle.full_like(similarity, 2.0)).min(axis=1)
         hardest_negative = paddle.where(same, paddle.full_like(similarity, -4.0), similarity).max(axis=1)

@@ -89,6 +89,10 @@ class LinearHead(nn.Layer):
         """
         _start_columns(self.fc.weight, means * (_MEANS_SCALE / math.sqrt(means.shape[1])))
 
+    def class_vectors(self) -> np.ndarray:
+        """The vector of each class, float32 [C, 1, D]."""
+        return _columns(self.fc.weight)
+
 
 class CosineHead(nn.Layer):
     """What the heads with cosines share: class vectors, and logits that are scaled cosines with a margin.
@@ -130,6 +134,10 @@ class CosineHead(nn.Layer):
     def set_class_means(self, means: np.ndarray) -> None:
         """Start at `means`, float32 [C, D] with rows of length 1; a row of zeros leaves that class as it is."""
         _start_columns(self.weight, means)
+
+    def class_vectors(self) -> np.ndarray:
+        """The vector of each class, float32 [C, 1, D]."""
+        return _columns(self.weight)
 
 
 class ArcMargin(CosineHead):
@@ -201,6 +209,10 @@ class SubCenterArcFace(CosineHead):
         noise = paddle.randn(centers.shape).numpy() * (_CENTER_NOISE / math.sqrt(means.shape[1]))
         _start_columns(self.weight, np.where(_has_direction(centers), centers + noise, 0))
 
+    def class_vectors(self) -> np.ndarray:
+        """The centres of each class, float32 [C, K, D]."""
+        return _columns(self.weight, self.sub_centers)
+
 
 def _add_angle(cos: paddle.Tensor, sin: paddle.Tensor, margin: float) -> paddle.Tensor:
     """cos(t + margin) of cos t and sin t; cos t - margin * sin margin where t + margin would pass pi."""
@@ -218,6 +230,12 @@ def _start_columns(weight: paddle.Tensor, vectors: np.ndarray) -> None:
     """Give a weight [D, C] the rows of `vectors` [C, D] as columns, except for rows of zeros."""
     start = np.where(_has_direction(vectors), vectors, weight.numpy().T).T
     weight.set_value(start.astype(np.float32))
+
+
+def _columns(weight: paddle.Tensor, count: int = 1) -> np.ndarray:
+    """The columns of a weight [D, C * count], by class: float32 [C, count, D]."""
+    vectors: np.ndarray = weight.numpy().T.astype(np.float32)
+    return vectors.reshape(-1, count, vectors.shape[1])
 
 
 def _unit(x: paddle.Tensor, axis: int) -> paddle.Tensor:

@@ -11,7 +11,7 @@ from paddlex_feat.config.recipes import RECIPES
 from paddlex_feat.config.schema import Config
 from paddlex_feat.config.train_schema import LossSection
 from paddlex_feat.errors import FeatError
-from paddlex_feat.losses import LossTerm, find_terms, read_terms
+from paddlex_feat.losses import LossTerm, find_terms, memory_problem, read_terms
 from paddlex_feat.models.registry import BACKBONE_KEY, BACKBONES, HEAD_KEY, HEADS, find_backbone
 from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.training.optimizers import KEY as OPTIMIZER_KEY
@@ -88,7 +88,10 @@ def find_problems(config: Config) -> list[Problem]:
         _find(HEADS.get, HEAD_KEY, model.head, "Model.head_params", model.head_params, problems)
         params = train.optimizer_params
         _find(OPTIMIZERS.get, OPTIMIZER_KEY, train.optimizer, "Train.optimizer_params", params, problems)
-        problems += find_terms(_terms(train.loss))[1]
+        terms, wrong = find_terms(_terms(train.loss))
+        problems += wrong
+        unfit = memory_problem(terms) if train.memory_batches and not wrong else None
+        problems += [Problem("Train.memory_batches", unfit)] if unfit else []
     return problems
 
 

@@ -101,6 +101,7 @@ def _train(config: Config, output: Path, data: Data, worker: Worker, on_record: 
     from paddlex_feat.models import recognizer
     from paddlex_feat.modes import train_build, train_kernels
     from paddlex_feat.modes.train_final import final_candidates_of
+    from paddlex_feat.modes.train_hard import hard_classes_of
     from paddlex_feat.modes.train_map import FeatureMaps
     from paddlex_feat.modes.train_warm import WarmStart
     from paddlex_feat.training.run_folder import RunFolder
@@ -108,6 +109,7 @@ def _train(config: Config, output: Path, data: Data, worker: Worker, on_record: 
     folder = RunFolder(output, config.Train.keep_checkpoints)
     start = train_build.checkpoint_to_resume(config, folder, worker.group)
     state, frozen_bn_layers = train_build.build_state(config, data.num_classes, data.classes, start, worker)
+    hard = hard_classes_of(config, state, data.sampler, worker.group)
     if data.bad is not None:
         data.bad.files.update(state.progress.skipped)
     convolutions = train_kernels.choose_convolutions(config, state.model, worker)
@@ -115,7 +117,7 @@ def _train(config: Config, output: Path, data: Data, worker: Worker, on_record: 
     train_build.open_folder(folder, config, state.progress, start, worker.group)
     if worker.group.rank == 0:
         _describe_run(config, output, data, worker, state.progress.classes, convolutions, start)
-    with Loader(config, data, worker) as batches:
+    with Loader(config, data, worker, hard) as batches:
         trainer = train_build.build_trainer(
             config, state, frozen_bn_layers, exporter, folder, data, worker, batches, on_record
         )

@@ -22,6 +22,7 @@ from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.network import NetworkExtractor
 from paddlex_feat.losses import LossContext
 from paddlex_feat.losses.combined import CombinedLoss
+from paddlex_feat.losses.memory import FeatureMemory
 from paddlex_feat.models import recognizer, weights
 from paddlex_feat.models.registry import find_backbone
 from paddlex_feat.modes.build import evaluator_of, extractor_of, preprocess_of
@@ -91,6 +92,9 @@ def build_state(
     optimizer = make_optimizer(settings, [*model.parameters(), *criterion.parameters()])
     progress = Progress(classes=classes, num_classes=num_classes, optimizer=settings.optimizer)
     state = TrainingState(model, optimizer, progress, criterion)
+    if settings.memory_batches:
+        images = settings.memory_batches * settings.batch_size * worker.group.size
+        state.memory = FeatureMemory(images, config.Model.embedding_size)
     if start is None:
         _load_pretrained(settings, model, classes, worker)
     if settings.ema_decay or settings.ema_epochs:
@@ -275,6 +279,7 @@ def _step(config: Config, state: TrainingState, worker: Worker) -> Step:
         settings.cross_device_negatives,
         settings.dy2st,
         unused_parameters=find_backbone(config.Model.backbone).unused_parameters,
+        memory=state.memory,
     )
     state.scaler = step.scaler
     if state.progress.scaler and precision.dtype == "float16":

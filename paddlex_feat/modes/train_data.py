@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,6 +100,7 @@ def read_data(config: Config, group: ProcessGroup, resumed: Path | None = None) 
         group.rank,
         group.size,
         settings.class_sampling == "uniform",
+        settings.hard_classes,
     )
     own = self_pairs_of(config, lists)
     if group.rank == 0:
@@ -158,9 +159,22 @@ class Loader:
 
     Decoding processes start at once, while the network is built. Threads take over, with the same bytes, if processes
     cannot be used or one of them ends.
+
+    Args:
+        config: the configuration.
+        data: what is trained on.
+        worker: this process.
+        draw: (epoch, first batch) -> indices of the images of all batches of the epoch; None: the sampler's.
     """
 
-    def __init__(self, config: Config, data: Data, worker: Worker):
+    def __init__(
+        self,
+        config: Config,
+        data: Data,
+        worker: Worker,
+        draw: Callable[[int, int], Iterator[np.ndarray]] | None = None,
+    ):
+        self._draw = draw or (lambda epoch, first: data.sampler.epoch(epoch))
         settings = self._settings = config.Train
         options = settings.augment.model_dump()
         self._augment = Augment(**{**options, "rand_augment": RandAugment(**options["rand_augment"])})
@@ -190,7 +204,7 @@ class Loader:
 
     def __call__(self, epoch: int, first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The batches of an epoch from number `first` on."""
-        worker, bad, sampler = self._worker, self._data.bad, self._data.sampler
+        worker, bad = self._worker, self._data.bad
         key = (self._settings.seed, epoch, worker.group.rank)
         preprocess = self._preprocess_of(self._config, epoch)
         if preprocess != self._preprocess:  # the memory that the processes share is made for one size
@@ -201,14 +215,14 @@ class Loader:
         if self._processes is not None:
             try:
                 self._processes.wait_until_ready()
-                for batch in self._processes.batches(sampler.epoch(epoch), self._files, key, first, bad):
+                for batch in self._processes.batches(self._draw(epoch, first), self._files, key, first, bad):
                     yield batch
                     first += 1
                 return
             except (OSError, ProcessEnded) as error:
                 _warn_of_threads(error)
                 self.close()
-        own, workers = sampler.epoch(epoch), worker.decoding_threads
+        own, workers = self._draw(epoch, first), worker.decoding_threads
         yield from training_batches(
             own, self._files, self._preprocess, self._augment, key, workers, first, bad, self._cache
         )

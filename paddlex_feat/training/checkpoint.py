@@ -1,7 +1,8 @@
 """The state of a run: everything that the next step depends on, written and read.
 
 `.pdparams` holds the weights that are evaluated, `.pdema` the raw ones if those are their moving average, `.pdloss`
-the losses' own parameters if there are any, `.pdopt` the optimizer's state, `.pdstates` progress, scaler and classes.
+the losses' own parameters if there are any, `.pdopt` the optimizer's state, `.pdstates` progress, scaler and classes,
+`.pdmemory` the features of past batches and the neighbouring classes of the epoch, if the run uses them.
 Sampling, augmentation and dropout are functions of (seed, epoch, step), so the progress is their state.
 """
 
@@ -21,6 +22,7 @@ from paddlex_feat.errors import ConfigError, WeightsError
 from paddlex_feat.fileio.atomic import write_json
 from paddlex_feat.fileio.atomic_folder import resolve_during_swap
 from paddlex_feat.losses.combined import CombinedLoss, recipe_loss
+from paddlex_feat.losses.memory import FeatureMemory
 from paddlex_feat.models import weights
 from paddlex_feat.training.ema import Ema
 
@@ -28,6 +30,7 @@ from paddlex_feat.training.ema import Ema
 _FILE_KEYS = {"evals_since_best": "stale", "last_recall1": "score", "batch_signature": "batching"}
 _LOSS = "loss."  # prefix of the losses' parameters in .pdopt; the network's begin with backbone., neck. or head.
 _FACTOR = "_pow_acc"  # part of the kind of Paddle's states of one element, the corrections of Adam
+_NEIGHBOURS = "neighbours"  # in .pdmemory
 MASTER = "fp32_master_0"  # suffix of the name of a parameter's float32 copy, and part of its momentum's
 
 
@@ -87,6 +90,9 @@ class TrainingState:
         criterion: the loss, which may have parameters of its own.
         ema: moving average of the network's weights.
         scaler: of the losses in float16.
+        memory: features of past batches.
+        neighbours: the nearest other classes of each class that the batches of this epoch are drawn by, nearest first,
+            int64 [classes, count].
     """
 
     model: paddle.nn.Layer
@@ -95,6 +101,8 @@ class TrainingState:
     criterion: CombinedLoss = field(default_factory=recipe_loss)
     ema: Ema | None = None
     scaler: paddle.amp.GradScaler | None = None
+    memory: FeatureMemory | None = None
+    neighbours: np.ndarray | None = None
 
     def loss_weights(self) -> dict[str, paddle.Tensor]:
         """The losses' own parameters and buffers by name, "<loss>.<tensor>"."""
@@ -178,7 +186,7 @@ class Snapshot:
     progress: dict[str, Any]
 
     def write(self, folder: Path, name: str) -> None:
-        """Write `name`.pdparams, .pdopt, .pdstates, .info.json and, if needed, .pdema and .pdloss into `folder`."""
+        """Write `name`.pdparams, .pdopt, .pdstates, .info.json and what else there is into `folder`."""
         for suffix, tensors in self.tensors.items():
             weights.write(folder / f"{name}.{suffix}", tensors)
         weights.write(folder / f"{name}.pdstates", self.progress)
@@ -198,6 +206,11 @@ def snapshot(state: TrainingState) -> Snapshot:
         parts["pdloss"] = state.loss_weights()
     # Tensor.numpy() copies.
     copies = {suffix: {n: t.numpy() for n, t in tensors.items()} for suffix, tensors in parts.items()}
+    remembered = state.memory.state() if state.memory else {}
+    if state.neighbours is not None:
+        remembered[_NEIGHBOURS] = state.neighbours
+    if remembered:
+        copies["pdmemory"] = remembered
     progress = {_FILE_KEYS.get(name, name): value for name, value in asdict(state.progress).items()}
     progress["classes"] = np.array(progress["classes"], np.int64)  # as one value: they may be millions
     return Snapshot(copies, progress)
@@ -226,7 +239,7 @@ def _fields_of(state: dict[str, Any]) -> dict[Any, Any]:
 
 
 def resume(path: Path, state: TrainingState) -> None:
-    """Load weights, moving average, loss parameters and progress from `path` (.pdparams) and the files beside it.
+    """Load weights, moving average, loss parameters, memory and progress from `path` (.pdparams) and files beside it.
 
     Raises:
         WeightsError: a file is missing or does not fit.
@@ -249,6 +262,27 @@ def resume(path: Path, state: TrainingState) -> None:
     if resolve_during_swap(raw).is_file():
         weights.load(state.model, raw)
     _resume_losses(path.with_suffix(".pdloss"), state)
+    remembered = path.with_suffix(".pdmemory")
+    if resolve_during_swap(remembered).is_file():
+        _resume_memory(remembered, state)
+
+
+def _resume_memory(path: Path, state: TrainingState) -> None:
+    """Load the features of past batches, if the run uses them, and the neighbouring classes."""
+    saved = weights.read(path)
+    if state.memory:
+        state.memory.load(saved, str(path))
+    table = state.neighbours = saved.get(_NEIGHBOURS)
+    if table is None:
+        return
+    right = isinstance(table, np.ndarray) and table.dtype == np.int64 and table.ndim == 2
+    if not right or ((table < 0) | (table >= len(table))).any():
+        raise WeightsError(
+            "The table of neighbouring classes does not hold classes of the run.",
+            where=str(path),
+            fix="Resume from a checkpoint of the same data set, written by this program.",
+            code="neighbours-form",
+        )
 
 
 def _resume_losses(path: Path, state: TrainingState) -> None:

@@ -45,7 +45,7 @@ _OF_A_RUN = (
     "vdlrecords.*.log",
     "train_result.json.bak*",
 )
-_SUFFIXES = ("pdparams", "pdema", "pdloss", "pdopt", "pdstates", "info.json")
+_SUFFIXES = ("pdparams", "pdema", "pdloss", "pdmemory", "pdopt", "pdstates", "info.json")
 
 
 def epoch_name(epoch: int) -> str:
@@ -276,6 +276,7 @@ class RunFolder:
             "pdparams": f"{name}/{name}.pdparams",
             "pdema": f"{name}/{name}.pdema",
             "pdloss": f"{name}/{name}.pdloss",
+            "pdmemory": f"{name}/{name}.pdmemory",
             "pdopt": f"{name}/{name}.pdopt",
             "pdstates": f"{name}/{name}.pdstates",
             "inference_config": f"{name}/inference/inference.yml",

@@ -14,6 +14,7 @@ from paddle import nn
 
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.losses.combined import CombinedLoss
+from paddlex_feat.losses.memory import FeatureMemory
 from paddlex_feat.models.recognizer import Recognizer
 from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.training.scaler import LossScaler
@@ -84,6 +85,7 @@ class Step:
             device with the whole batch.
         compiled: capture the network as a static graph.
         unused_parameters: some parameters get no gradient, which DataParallel has to be told.
+        memory: past batches of all ranks, with which losses on features compare this one, which is then added.
 
     Attributes:
         scaler: of float16's losses; off in other precisions.
@@ -101,12 +103,14 @@ class Step:
         cross_device_negatives: bool = False,
         compiled: bool = False,
         unused_parameters: bool = False,
+        memory: FeatureMemory | None = None,
     ):
         self._precision = precision or Precision()
         self._group = group or ProcessGroup()
         self._criterion = criterion
         self._optimizer = optimizer
         self._cross_device = cross_device_negatives and self._group.size > 1
+        self._memory = memory
         if compiled:
             network = paddle.jit.to_static(network, full_graph=True)
         if self._group.size > 1:
@@ -178,7 +182,12 @@ class Step:
         features = features.astype("float32")
         logits = None if logits is None else logits.astype("float32")
         gathered = self._of_all_ranks(features, labels) if self._cross_device else ()
-        terms: dict[str, paddle.Tensor] = self._criterion(features, logits, labels, *gathered)
+        if self._memory is None:
+            terms: dict[str, paddle.Tensor] = self._criterion(features, logits, labels, *gathered)
+            return terms
+        terms = self._criterion(features, logits, labels, *gathered, references=self._memory.references)
+        # Of all ranks in any case, so that a checkpoint, which rank 0 writes, holds what every rank needs.
+        self._memory.add(*(gathered or self._of_all_ranks(features, labels)))
         return terms
 
     def _of_all_ranks(self, features: paddle.Tensor, labels: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
@@ -187,6 +196,8 @@ class Step:
         DataParallel averages gradients over ranks, but each rank's features occur in one rank's
         gradient only, so theirs is multiplied by the number of ranks.
         """
+        if self._group.size == 1:
+            return features, labels
         parts: list[paddle.Tensor] = []
         paddle.distributed.all_gather(parts, features.detach())
         own = paddle.assign(features)

@@ -133,7 +133,7 @@ def test_classes_are_drawn_as_numpy_draws_them(sizes, p):
     ours, numpys, chance = np.random.default_rng(3), np.random.default_rng(3), np.asarray(sizes) / sum(sizes)
     for _ in range(200):
         expected = numpys.choice(len(sizes), p, replace=False, p=chance)
-        assert sampler._draw_classes(ours).tolist() == expected.tolist()
+        assert sampler._draw_classes(ours, p).tolist() == expected.tolist()
 
 
 def test_epochs_differ_and_repeat_by_seed():
