@@ -13,6 +13,7 @@ paddle = pytest.importorskip("paddle")
 from paddlex_feat.config.parts import imported
 from paddlex_feat.losses import LOSSES, LossContext
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
+from paddlex_feat.losses.memory import FeatureMemory
 from paddlex_feat.models import HEADS, NetworkSpec
 
 pytestmark = pytest.mark.slow
@@ -44,16 +45,28 @@ BATCHES = {
     "all_different": np.arange(7),
     "one_image": np.array([3]),
 }
+# With references they compare a single image with itself, and count a single pair as none.
+FEW_PAIRS = ("all_different", "one_image")
 NOISE = {"mixed": 3.0, "near": 0.5, "solved": 0.1}  # against class centres of about length 4
 
 
 def cases() -> list[dict]:
     return [
-        {"name": f"{loss}{number}_{batch}_{spread}", "loss": loss, "keys": keys, "batch": batch, "spread": spread}
+        {
+            "name": f"{loss}{number}_{batch}_{spread}{'_memory' if remembers else ''}",
+            "loss": loss,
+            "keys": keys,
+            "batch": batch,
+            "spread": spread,
+            "remembers": remembers,
+        }
+        for remembers in (False, True)
         for loss, forms in FORMS.items()
+        if not remembers or (loss in LOSSES and LOSSES.get(loss).takes_references)
         for number, keys in enumerate(forms)
         for batch in BATCHES
         for spread in NOISE
+        if not (remembers and batch in FEW_PAIRS)
     ]
 
 
@@ -65,7 +78,20 @@ def batch_of(case: dict, rng: np.random.Generator) -> dict[str, np.ndarray]:
     vectors = np.repeat(centres, case["keys"].get("sub_centers", 1), axis=0)
     vectors = vectors + NOISE[case["spread"]] * rng.standard_normal(vectors.shape)
     weight = vectors if case["loss"] == "proxy_anchor" else vectors.T
-    return {"features": features.astype("float32"), "labels": labels, "weight": weight.astype("float32")}
+    given = {"features": features.astype("float32"), "labels": labels, "weight": weight.astype("float32")}
+    if case["remembers"]:
+        past = rng.integers(0, CLASSES, 30)
+        memory = centres[past] + NOISE[case["spread"]] * rng.standard_normal((len(past), SIZE))
+        given |= {"memory": memory.astype("float32"), "memory_labels": past}
+    return given
+
+
+def references_of(given: dict[str, np.ndarray]) -> list:
+    if "memory" not in given:
+        return []
+    memory = FeatureMemory(len(given["memory"]), SIZE)
+    memory.add(paddle.to_tensor(given["memory"]), paddle.to_tensor(given["memory_labels"]))
+    return [memory.references]
 
 
 def ours(case: dict, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -82,9 +108,11 @@ def ours(case: dict, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         own = next(iter(layer.parameters()), None)
         if own is not None:
             own.set_value(given["weight"])
-        value = layer(features, labels)
+        value = layer(features, labels, *references_of(given))
     value.backward()
     found = {"value": value.numpy(), "features": features.grad.numpy()}
+    if case["remembers"]:
+        found["cross_batch"] = found["value"]
     return found if own is None else {**found, "weight": own.grad.numpy()}
 
 
