@@ -103,6 +103,8 @@ def build_state(
         key = "Train.resume_path" if settings.resume_path else "Train.resume"
         require_same_classes(checkpoint.read_progress(start.with_suffix(".pdstates")), classes, num_classes, start, key)
         checkpoint.resume(start, state)
+        if state.memory and state.memory.references is None and state.progress.step:
+            log.info("Train.memory_batches: the checkpoint holds no past batches, so the memory begins empty.")
         auto = settings.resume is not None
         check_remaining(state.progress, epochs_of(settings), settings.early_stopping, start, optional=auto)
     if settings.amp == "O2" and model.head is not None:
