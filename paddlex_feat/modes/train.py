@@ -100,6 +100,7 @@ def _require_start(config: Config, output: Path) -> Path | None:
 def _train(config: Config, output: Path, data: Data, worker: Worker, on_record: OnRecord | None) -> dict[str, Any]:
     from paddlex_feat.models import recognizer
     from paddlex_feat.modes import train_build, train_kernels
+    from paddlex_feat.modes.train_features import TrainingFeatures
     from paddlex_feat.modes.train_final import final_candidates_of
     from paddlex_feat.modes.train_hard import hard_classes_of
     from paddlex_feat.modes.train_map import FeatureMaps
@@ -122,8 +123,9 @@ def _train(config: Config, output: Path, data: Data, worker: Worker, on_record: 
             config, state, frozen_bn_layers, exporter, folder, data, worker, batches, on_record
         )
         _log_run_summary(config, data, worker, trainer)
-        maps = FeatureMaps(config, trainer, data, worker)
-        trainer.prepare = WarmStart(config, trainer, data, worker, maps)
+        features = TrainingFeatures(config, trainer, data, worker)
+        maps = FeatureMaps(config, trainer, data, worker, features)
+        trainer.prepare = WarmStart(config, trainer, data, features, maps)
         trainer.conclude = final_candidates_of(config, trainer, maps)
         trainer.fit()
     return _finish(config, folder, trainer, exporter, data, worker)

@@ -22,7 +22,7 @@ from paddlex_feat.training.trainer import METRICS, Trainer
 
 log = logging.getLogger(__name__)
 Weights = Mapping[str, np.ndarray]
-Adapt = Callable[[Candidate], tuple[str, Weights] | None]
+Adapt = Callable[[Weights], tuple[str, Weights] | None]
 START_SHARES = (0.25, 0.5, 0.75)
 
 
@@ -46,8 +46,8 @@ class FinalCandidates:
         trainer: of the run. All its epoch_N checkpoints that still exist can take part.
         last: how many of the last epochs are averaged; half of them are a candidate too. Less than 2: none.
         start: gives the weights that training started from, to be mixed with the end; None: they are not.
-        adapt: a network -> its weights with a map of its features, and the map's name, if one seems better. It gets
-            the best of the end and its averages.
+        adapt: weights -> the name of a map of their features and the weights with it, if one seems better. It gets the
+            best of the end and its averages.
     """
 
     def __init__(
@@ -88,8 +88,7 @@ class FinalCandidates:
             if score > best_score:
                 best, best_score = mixed, score
         if self._adapt is not None:
-            with trainer.candidate_by(trainer.exporter, best) as network:
-                found = self._adapt(network)
+            found = self._adapt(best)
             if found is not None:
                 self._measure(found[1], f"map {found[0]}")
 

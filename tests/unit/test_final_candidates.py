@@ -111,9 +111,9 @@ def test_a_map_is_fitted_to_the_best_of_the_others_and_measured(tmp_path):
     evaluate = Scores(0.1, 0.1, 0.1, 0.3, 0.35, 0.2, 0.9)  # the mean of four is better than the end
     fitted = []
 
-    def adapt(network):
-        fitted.append(network.weights[NAME].numpy())
-        return "half", {n: 0.5 * t.numpy() for n, t in network.weights.items()}
+    def adapt(values):
+        fitted.append(values[NAME])
+        return "half", {n: np.float32(0.5) * value for n, value in values.items()}
 
     own = trainer(tmp_path, evaluate, epochs=EPOCHS, save_interval=1)
     own.conclude = FinalCandidates(own, 4, None, adapt)
@@ -126,6 +126,6 @@ def test_a_map_is_fitted_to_the_best_of_the_others_and_measured(tmp_path):
 def test_no_map_is_measured_where_none_is_fitted(tmp_path):
     evaluate = Scores(0.1, 0.1, 0.1, 0.3)
     own = trainer(tmp_path, evaluate, epochs=EPOCHS, save_interval=1)
-    own.conclude = FinalCandidates(own, 0, None, lambda network: None)
+    own.conclude = FinalCandidates(own, 0, None, lambda values: None)
     own.fit()
     assert not evaluate.scores and np.array_equal(read(tmp_path, "best_model"), read(tmp_path, "epoch_4"))
