@@ -22,7 +22,7 @@ SIZES = (224, 192, 160, 128)  # px; features of larger images are better, whatev
 CPU_IMAGES = {"EfficientNet_Lite0": 4000, "PPLCNetV2_base_ShiTu": 2500}
 CPU_IMAGES_OF_OTHERS = 1000
 LEAST_EPOCHS, MOST_EPOCHS = 3, 10
-MANY_CLASSES = 100  # from which fine-tuning has to learn more than it can forget
+RATE_OF_A_CLASS, LEAST_RATE, MOST_RATE = 5e-6, 1e-4, 1e-3  # of AdamW
 Choice = dict[str, tuple[Any, str]]
 
 
@@ -56,8 +56,7 @@ def choose(facts: Facts) -> Choice:
     per_class = min(4, max(2, facts.per_class))
     large = facts.on_gpu or size <= 128
     batch = 64 if large else 32
-    many = facts.classes >= MANY_CLASSES
-    rate = (3e-4 if many else 1e-4) if facts.from_weights else 1e-3
+    rate = min(MOST_RATE, max(LEAST_RATE, RATE_OF_A_CLASS * facts.classes)) if facts.from_weights else MOST_RATE
     adapt = ["start", "end"] if facts.from_weights else ["end"]
     return {
         "input_size": (size, why_size),
@@ -67,7 +66,7 @@ def choose(facts: Facts) -> Choice:
         ),
         "samples_per_class": (per_class, f"classes have {facts.per_class} images"),
         "epochs_iters": (epochs, why_epochs),
-        "learning_rate": (rate, f"{facts.classes} classes teach {'much' if many else 'little that is new'}"),
+        "learning_rate": (rate, "the more classes, the more there is to learn and the less to forget"),
         "adapt": (adapt, "linear maps of the features, each taken only if it is measured to be better"),
     }
 
