@@ -22,6 +22,10 @@ SIZES = (224, 192, 160, 128)  # px; features of larger images are better, whatev
 CPU_IMAGES = {"EfficientNet_Lite0": 4000, "PPLCNetV2_base_ShiTu": 2500}
 CPU_IMAGES_OF_OTHERS = 1000
 LEAST_EPOCHS, MOST_EPOCHS = 3, 10
+SCRATCH_SIZE = 64  # px
+SCRATCH_IMAGES = 25_000  # of that size, which some five minutes on two processors train
+MOST_SCRATCH_EPOCHS = 120
+FEW_IMAGES = 1000
 RATE_OF_A_CLASS, LEAST_RATE, MOST_RATE = 5e-6, 1e-4, 1e-3  # of AdamW
 Choice = dict[str, tuple[Any, str]]
 
@@ -51,29 +55,41 @@ class Facts:
 
 def choose(facts: Facts) -> Choice:
     """Value and reason of each key of MEASURED."""
+    return _from_weights(facts) if facts.from_weights else _from_scratch(facts)
+
+
+def _from_weights(facts: Facts) -> Choice:
     size, why_size = _size(facts)
     epochs, why_epochs = _epochs(facts, size)
-    per_class = min(4, max(2, facts.per_class))
-    large = facts.on_gpu or size <= 128
-    batch = 64 if large else 32
-    rate = min(MOST_RATE, max(LEAST_RATE, RATE_OF_A_CLASS * facts.classes)) if facts.from_weights else MOST_RATE
-    adapt = ["start", "end"] if facts.from_weights else ["end"]
+    rate = min(MOST_RATE, max(LEAST_RATE, RATE_OF_A_CLASS * facts.classes))
+    large = facts.on_gpu
     return {
         "input_size": (size, why_size),
-        "batch_size": (
-            batch,
-            "enough classes in each batch" if large else "larger batches of such images take more than 12 GB on a CPU",
-        ),
-        "samples_per_class": (per_class, f"classes have {facts.per_class} images"),
+        "batch_size": (64 if large else 32, "enough classes in each" if large else "more steps, and less memory"),
+        "samples_per_class": _samples_per_class(facts),
         "epochs_iters": (epochs, why_epochs),
         "learning_rate": (rate, "the more classes, the more there is to learn and the less to forget"),
-        "adapt": (adapt, "linear maps of the features, each taken only if it is measured to be better"),
+        "adapt": (["start", "end"], "linear maps of the features, each taken only where it is measured to be better"),
     }
 
 
-def _images_at_224(facts: Facts) -> float:
-    """Images of 224 px that a run may train; on a GPU as many as it likes."""
-    return float("inf") if facts.on_gpu else CPU_IMAGES.get(facts.backbone, CPU_IMAGES_OF_OTHERS)
+def _from_scratch(facts: Facts) -> Choice:
+    few = facts.images < FEW_IMAGES
+    size = facts.size or (224 if facts.on_gpu else SCRATCH_SIZE)
+    most = float("inf") if facts.on_gpu else SCRATCH_IMAGES * (SCRATCH_SIZE / size) ** 2 / facts.images
+    epochs = int(min(MOST_SCRATCH_EPOCHS, max(LEAST_EPOCHS, most)))
+    return {
+        "input_size": (size, "random weights have to see many images, so that they are small on a CPU"),
+        "batch_size": (16 if few else 64, "few images give few steps" if few else "statistics of many images"),
+        "samples_per_class": _samples_per_class(facts),
+        "epochs_iters": (epochs, "random weights need many" if facts.on_gpu else "some minutes on a CPU"),
+        "learning_rate": (0.01, "that of the model's recipe"),
+        "adapt": (["end"], "a linear map of the trained features, taken only where it is measured to be better"),
+    }
+
+
+def _samples_per_class(facts: Facts) -> tuple[int, str]:
+    return min(4, max(2, facts.per_class)), f"classes have {facts.per_class} images"
 
 
 def _size(facts: Facts) -> tuple[int, str]:
@@ -91,6 +107,11 @@ def _epochs(facts: Facts, size: int) -> tuple[int, str]:
     most = _images_at_224(facts) / (facts.images * (size / 224) ** 2)
     epochs = int(min(MOST_EPOCHS, max(LEAST_EPOCHS, most)))
     return epochs, "fine-tuning changes little" if epochs == MOST_EPOCHS else "some minutes on a CPU"
+
+
+def _images_at_224(facts: Facts) -> float:
+    """Images of 224 px that a run may train; on a GPU as many as it likes."""
+    return float("inf") if facts.on_gpu else CPU_IMAGES.get(facts.backbone, CPU_IMAGES_OF_OTHERS)
 
 
 def settle(config: Config, resumed: Path | None) -> Config:

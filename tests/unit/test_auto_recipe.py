@@ -38,7 +38,7 @@ def test_keys_of_another_recipe_make_way_where_the_command_line_asks_for_it(tmp_
 
 def test_random_weights_have_a_recipe_of_their_own(tmp_path):
     train = config_of(tmp_path, "Train: {recipe: auto, pretrain_weight_path: null}")[0].Train
-    assert train.method == "full" and train.weight_decay == FROM_SCRATCH["Train"]["weight_decay"]
+    assert train.method == "full" and train.augment.pad == FROM_SCRATCH["Train"]["augment"]["pad"]
 
 
 def test_no_file_and_no_key_changes_without_it(tmp_path):
@@ -55,6 +55,8 @@ def test_no_file_and_no_key_changes_without_it(tmp_path):
         ({"images": 100_000, "classes": 400}, 128, 3),
         ({"images": 100_000, "on_gpu": True}, 224, 10),
         ({"size": 96}, 96, 10),
+        ({"from_weights": False}, 64, 120),
+        ({"from_weights": False, "images": 2500}, 64, 10),
     ],
 )
 def test_size_and_length_follow_from_what_a_cpu_can_do(change, size, epochs):
