@@ -45,8 +45,8 @@ FROM_WEIGHTS: dict[str, Any] = {
         },
     },
 }
-# From random weights, as PP-ShiTuV2_rec_demo: mild augmentation and a light triplet term, with plain SGD. AdamW, margins
-# at cosines and crops of 40 % did not learn at all on a few hundred images.
+# From random weights, as PP-ShiTuV2_rec_demo: mild augmentation, a light triplet term, plain SGD. With AdamW, margins
+# at cosines and crops of 40 % the network did not learn at all from a few hundred images.
 FROM_SCRATCH: dict[str, Any] = {
     "Train": {
         "optimizer": "momentum",

@@ -11,6 +11,8 @@ from support.runs import CLIP, TINY, train, train_here, train_tiny
 
 paddle = pytest.importorskip("paddle")
 
+from paddlex_feat.config import load
+from paddlex_feat.config.auto_recipe import MEASURED
 from paddlex_feat.errors import Interrupted
 from paddlex_feat.inference.model_info import read_info
 from paddlex_feat.models import weights
@@ -134,3 +136,19 @@ def test_a_network_of_one_size_refuses_others(small_faces, tmp_path):
     assert "24 is not a multiple of 16" in process.stderr
     process = train_tiny(small_faces, tmp_path, "Train.final_epochs=1")
     assert process.returncode == 1 and "final_epochs and final_size go together" in process.stderr
+
+
+def test_a_recipe_that_looks_at_the_data_is_recorded_and_resumed(small_faces, tmp_path):
+    settings = ("Train.recipe=auto", "Train.pretrain_weight_path=null", "Train.num_workers=1")
+    process = train_tiny(small_faces, tmp_path, *settings)
+    assert process.returncode == 0, process.stderr
+    assert "Train.recipe=auto: 80 images, 8 classes, 10 images a class." in process.stderr
+    assert (
+        "  Train.adapt=['end']: a linear map" in process.stderr and "  Train.epochs_iters=3, as given" in process.stderr
+    )
+    assert "Train.adapt=end: " in process.stderr
+    recorded = load.load(str(tmp_path / "config.yaml"), [])[0].Train
+    assert recorded.adapt == ["end"] and set(recorded.recipe_keeps) == set(MEASURED)
+    process = train_tiny(small_faces, tmp_path, *settings, "Train.resume=auto", "Train.epochs_iters=4")
+    assert process.returncode == 0, process.stderr
+    assert "images a class" not in process.stderr  # nothing was chosen again
