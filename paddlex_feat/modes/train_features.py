@@ -60,10 +60,9 @@ class TrainingFeatures:
 
     def behind_neck(self, cached: CachedFeatures, weights: Weights) -> CachedFeatures:
         """The features of the network with these weights, of what its backbone gives."""
-        network = recognizer.build(network_spec(self._config), num_classes=None)
-        own = {f"neck.{name}" for name in network.neck.state_dict()}
-        network.set_state_dict({name: value for name, value in weights.items() if name in own})
-        behind: CachedFeatures = cached.through(network.neck)
+        neck = recognizer.build(network_spec(self._config), num_classes=None).neck
+        neck.set_state_dict({name: weights[f"neck.{name}"] for name in neck.state_dict()})
+        behind: CachedFeatures = cached.through(neck)
         return behind
 
     def extractor(self, network: Candidate, built: recognizer.Recognizer) -> Extractor:
