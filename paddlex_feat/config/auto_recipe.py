@@ -11,14 +11,23 @@ from typing import Any
 
 KEY = "Train.recipe"
 # What a look at the data decides (`modes.train_recipe`).
-MEASURED = ("input_size", "batch_size", "samples_per_class", "epochs_iters", "learning_rate", "adapt")
+MEASURED = (
+    "input_size",
+    "batch_size",
+    "samples_per_class",
+    "epochs_iters",
+    "learning_rate",
+    "probe_epochs",
+    "eval_interval",
+    "adapt",
+    "average",
+)
 
 # From weights: what fine-tuning keeps of them decides, so layers start where they would end, and change little.
 FROM_WEIGHTS: dict[str, Any] = {
     "Model": {"head": "cosface", "head_params": {"margin": 0.2, "scale": 24}},
     "Train": {
         "method": "probe_then_full",
-        "probe_epochs": 30,
         "probe_learning_rate": 0.001,
         "init_head": "class_means",
         "class_sampling": "uniform",
@@ -28,7 +37,6 @@ FROM_WEIGHTS: dict[str, Any] = {
         "no_decay": "vectors",
         "warmup_steps": 1,
         "bn_frozen": True,
-        "average": ["last", "start"],
         "augment": {
             "crop": "random_resized_crop",
             "scale": [0.5, 1.0],
@@ -50,7 +58,6 @@ FROM_WEIGHTS: dict[str, Any] = {
 FROM_SCRATCH: dict[str, Any] = {
     "Train": {
         "optimizer": "momentum",
-        "average": ["last"],
         "augment": {"pad": 3, "rotation_prob": 0.0, "brightness": 0.2, "contrast": 0.2},
         "loss": {"triplet_weight": 0.3},
     },

@@ -19,9 +19,11 @@ from paddlex_feat.runtime.gpus import expects_gpu
 log = logging.getLogger(__name__)
 SIZES = (224, 192, 160, 128)  # px; features of larger images are better, whatever the size of the files
 # Images of 224 px that some five minutes on two processors train, by backbone, and of another one.
-CPU_IMAGES = {"EfficientNet_Lite0": 4000, "PPLCNetV2_base_ShiTu": 2500}
+CPU_IMAGES = {"EfficientNet_Lite0": 3000, "PPLCNetV2_base_ShiTu": 2000}
 CPU_IMAGES_OF_OTHERS = 1000
-LEAST_EPOCHS, MOST_EPOCHS = 3, 10
+LEAST_EPOCHS, MOST_EPOCHS = 3, 6
+PROBED_IMAGES = 6000  # features that the linear probe sees in some seconds
+CHEAP_EVALUATION = 1000  # images that a CPU evaluates in some seconds
 SCRATCH_SIZE = 64  # px
 SCRATCH_IMAGES = 25_000  # of that size, which some five minutes on two processors train
 MOST_SCRATCH_EPOCHS = 120
@@ -38,6 +40,7 @@ class Facts:
         images: of train.txt.
         classes: of train.txt.
         per_class: median number of images of a class.
+        evaluated: images of gallery and query.
         on_gpu: whether a GPU trains.
         backbone: name of the network.
         size: the input size in px, if it is given or the network takes no other; None: to be chosen.
@@ -47,6 +50,7 @@ class Facts:
     images: int
     classes: int
     per_class: int
+    evaluated: int
     on_gpu: bool
     backbone: str
     size: int | None
@@ -69,7 +73,10 @@ def _from_weights(facts: Facts) -> Choice:
         "samples_per_class": _samples_per_class(facts),
         "epochs_iters": (epochs, why_epochs),
         "learning_rate": (rate, "the more classes, the more there is to learn and the less to forget"),
+        "probe_epochs": (_probe_epochs(facts), "the head starts at class means already"),
+        "eval_interval": _eval_interval(facts, epochs, 1),
         "adapt": (["start", "end"], "linear maps of the features, each taken only where it is measured to be better"),
+        "average": _average(facts, ["last", "start"]),
     }
 
 
@@ -84,12 +91,34 @@ def _from_scratch(facts: Facts) -> Choice:
         "samples_per_class": _samples_per_class(facts),
         "epochs_iters": (epochs, "random weights need many" if facts.on_gpu else "some minutes on a CPU"),
         "learning_rate": (0.01, "that of the model's recipe"),
+        "probe_epochs": (_probe_epochs(facts), "not used: random weights have no features to probe"),
+        "eval_interval": _eval_interval(facts, epochs, 10),
         "adapt": (["end"], "a linear map of the trained features, taken only where it is measured to be better"),
+        "average": _average(facts, ["last"]),
     }
 
 
 def _samples_per_class(facts: Facts) -> tuple[int, str]:
     return min(4, max(2, facts.per_class)), f"classes have {facts.per_class} images"
+
+
+def _probe_epochs(facts: Facts) -> int:
+    return max(3, min(30, PROBED_IMAGES // facts.images))
+
+
+def _eval_interval(facts: Facts, epochs: int, usual: int) -> tuple[int, str]:
+    """`usual` where that costs little; else the end and at most one evaluation before."""
+    cheap = facts.on_gpu or facts.evaluated <= CHEAP_EVALUATION
+    return (min(usual, epochs), "cheap") if cheap else (max(usual, -(-epochs // 2)), _costly(facts))
+
+
+def _average(facts: Facts, usual: list[str]) -> tuple[list[str], str]:
+    cheap = facts.on_gpu or facts.evaluated <= CHEAP_EVALUATION
+    return (usual, "the best is taken if it is better") if cheap else ([], _costly(facts))
+
+
+def _costly(facts: Facts) -> str:
+    return f"each evaluation computes {facts.evaluated} images"
 
 
 def _size(facts: Facts) -> tuple[int, str]:
@@ -167,6 +196,7 @@ def look(config: Config) -> Facts:
         images=int(counts.sum()),
         classes=len(counts),
         per_class=int(np.median(counts)),
+        evaluated=len({*lists["gallery"].paths, *lists["query"].paths}),
         on_gpu=expects_gpu(config.Global.device),
         backbone=config.Model.backbone,
         size=config.Train.input_size if fixed else None,

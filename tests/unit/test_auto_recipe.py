@@ -11,7 +11,7 @@ from paddlex_feat.config.auto_recipe import FROM_SCRATCH, FROM_WEIGHTS, MEASURED
 from paddlex_feat.modes import train_recipe
 from paddlex_feat.modes.train_recipe import Facts, choose
 
-FACTS = Facts(200, 20, 10, on_gpu=False, backbone="EfficientNet_Lite0", size=None, from_weights=True)
+FACTS = Facts(200, 20, 10, 200, on_gpu=False, backbone="EfficientNet_Lite0", size=None, from_weights=True)
 
 
 def config_of(tmp_path, text: str, *overrides: str):
@@ -50,11 +50,12 @@ def test_no_file_and_no_key_changes_without_it(tmp_path):
 @pytest.mark.parametrize(
     ("change", "size", "epochs"),
     [
-        ({}, 224, 10),
-        ({"images": 1600, "classes": 400, "per_class": 4}, 192, 3),
+        ({}, 224, 6),
+        ({"images": 1600, "classes": 400, "per_class": 4}, 160, 3),
+        ({"images": 2000, "classes": 400, "per_class": 4, "evaluated": 4000}, 128, 4),
         ({"images": 100_000, "classes": 400}, 128, 3),
-        ({"images": 100_000, "on_gpu": True}, 224, 10),
-        ({"size": 96}, 96, 10),
+        ({"images": 100_000, "on_gpu": True}, 224, 6),
+        ({"size": 96}, 96, 6),
         ({"from_weights": False}, 64, 120),
         ({"from_weights": False, "images": 2500}, 64, 10),
     ],
