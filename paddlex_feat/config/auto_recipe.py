@@ -6,6 +6,7 @@ recipe, a file's own values of these keys give way: the file was written for ano
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ MEASURED = (
     "samples_per_class",
     "epochs_iters",
     "learning_rate",
+    "layer_decay",
     "probe_epochs",
     "eval_interval",
     "adapt",
@@ -58,6 +60,9 @@ FROM_WEIGHTS: dict[str, Any] = {
 FROM_SCRATCH: dict[str, Any] = {
     "Train": {
         "optimizer": "momentum",
+        "weight_decay": 1e-5,
+        "no_decay": "recipe",
+        "warmup_steps": 5,
         "augment": {"pad": 3, "rotation_prob": 0.0, "brightness": 0.2, "contrast": 0.2},
         "loss": {"triplet_weight": 0.3},
     },
@@ -67,26 +72,38 @@ GOVERNED = frozenset(
 ) | {f"Train.{name}" for name in MEASURED}
 
 
-def make_way(raw: dict[str, Any]) -> list[str]:
-    """Take the keys that the recipe sets out of a file's sections, in place; return their names."""
-    found = [name for name in sorted(GOVERNED) if name.partition(".")[2] in (raw.get(name.partition(".")[0]) or {})]
-    for dotted in found:
-        section, _, name = dotted.partition(".")
-        del raw[section][name]
+def strip_recipe_keys(raw: dict[str, Any]) -> list[str]:
+    """Remove the keys that the recipe sets from the sections of a file, in place; return their names."""
+    found = []
+    for dotted in sorted(GOVERNED):
+        name, section = dotted.partition(".")[2], raw.get(dotted.partition(".")[0])
+        if isinstance(section, dict) and name in section:
+            del section[name]
+            found.append(dotted)
+    if isinstance(raw.get("Train"), dict):
+        raw["Train"].pop("recipe_keeps", None)  # the record of an earlier choice
     return found
 
 
-def is_on(raw: Mapping[str, Any]) -> bool:
+def wants_recipe(raw: Mapping[str, Any]) -> bool:
     """Whether these sections ask for the recipe."""
     train = raw.get("Train")
     return isinstance(train, dict) and train.get("recipe") == "auto"
 
 
-def table_of(train: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys that the recipe sets before it looks at the data, for a section Train that is complete."""
-    return FROM_SCRATCH if train.get("pretrain_weight_path") is None else FROM_WEIGHTS
+def recipe_keys(raw: Mapping[str, Any], pretrained: Any) -> dict[str, Any]:
+    """The keys that the recipe sets before it looks at the data, and the record of those that the user has set.
 
-
-def given(train: Mapping[str, Any]) -> list[str]:
-    """The keys of the user's section Train that a look at the data would decide otherwise."""
-    return [name for name in MEASURED if train.get(name) is not None]
+    Args:
+        raw: the sections of the user.
+        pretrained: Train.pretrain_weight_path, by whoever sets it.
+    """
+    keys = copy.deepcopy(FROM_WEIGHTS if pretrained else FROM_SCRATCH)
+    model, train = raw.get("Model"), raw["Train"]
+    if isinstance(model, dict) and "head" in model:  # the recipe's parameters are those of another head
+        keys.get("Model", {}).pop("head_params", None)
+    loss = train.get("loss")
+    if isinstance(loss, dict) and loss.keys() - {"terms"}:  # keys that have no effect beside terms
+        keys["Train"]["loss"].pop("terms", None)
+    keys["Train"]["recipe_keeps"] = [name for name in MEASURED if name in train]
+    return keys

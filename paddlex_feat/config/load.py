@@ -185,7 +185,7 @@ def load(
     given = Renamer("-o", lambda _: " (-o)")
     overrides = _rename_overrides(overrides, given)
     notices += in_file.notices + given.notices
-    notices += _make_way(raw, overrides)
+    notices += _strip_recipe_keys(raw, overrides)
     problems = in_file.problems + given.problems + _override(raw, overrides, sources, texts, given.former)
     more = 0
     merged = _merge(_recipe_of(raw), {k: v for k, v in raw.items() if v is not None})
@@ -211,24 +211,23 @@ def load(
     return config, notices + _nulls(overrides, config.Global.mode)
 
 
-def _make_way(raw: dict[str, Any], overrides: list[tuple[str, Any]]) -> list[str]:
-    """Where -o asks for Train.recipe=auto, take its keys out of the sections of the file; notices for the log."""
+def _strip_recipe_keys(raw: dict[str, Any], overrides: list[tuple[str, Any]]) -> list[str]:
+    """Where -o asks for Train.recipe=auto, remove its keys from the sections of the file; notices for the log."""
     last = {dotted: value.value if isinstance(value, safe_yaml.Scalar) else value for dotted, value in overrides}
     if last.get(auto_recipe.KEY) != "auto":
         return []
-    names = auto_recipe.make_way(raw)
-    return [f"{auto_recipe.KEY}=auto takes the place of {', '.join(names)} in the file."] if names else []
+    names = auto_recipe.strip_recipe_keys(raw)
+    return [f"{', '.join(names)} in the file: ignored, for -o asks for {auto_recipe.KEY}=auto."] if names else []
 
 
 def _recipe_of(raw: dict[str, Any]) -> dict[str, Any]:
     """What lies below the keys of the user: the model's recipe, and what Train.recipe=auto sets."""
     recipe = RECIPES[_model_of(raw)]
-    if not auto_recipe.is_on(raw):
+    if not auto_recipe.wants_recipe(raw):
         return recipe
-    train = {**recipe.get("Train", {}), **raw["Train"]}
-    train.setdefault("pretrain_weight_path", TrainSection.model_fields["pretrain_weight_path"].default)
-    keeps = {"Train": {"recipe_keeps": auto_recipe.given(raw["Train"])}}
-    return _merge(_merge(recipe, auto_recipe.table_of(train)), keeps)
+    usual = TrainSection.model_fields["pretrain_weight_path"].default
+    train = {"pretrain_weight_path": usual, **recipe.get("Train", {}), **raw["Train"]}
+    return _merge(recipe, auto_recipe.recipe_keys(raw, train["pretrain_weight_path"]))
 
 
 def _code(problems: list[str]) -> str:

@@ -139,11 +139,11 @@ class TrainSection(Section):
     )
     recipe: Literal["auto"] | None = key(
         None,
-        "auto: fine-tune as it is done today; input size, batch, length and rate follow from the data, and the log and "
-        "config.yaml tell them; keys given beside it win. null: the recipe of Global.model.",
+        "auto: choose a recipe from the data; the choices are logged and written to config.yaml, and keys that you "
+        "set take precedence. null: the recipe of Global.model.",
     )
     recipe_keeps: list[str] = key(
-        [], "Keys of Train that recipe auto does not choose: those given beside it, and all it has chosen already."
+        [], "Keys of Train that recipe auto does not choose: those that you set, and all it has chosen already."
     )
     method: Literal["full", "probe", "probe_then_full", "adapt"] = key(
         "full",
@@ -337,9 +337,18 @@ class TrainSection(Section):
             raise ValueError("final_epochs and final_size go together: give both or neither")
         if "start" in self.adapt and self.pretrain_weight_path is None:
             raise ValueError("adapt: random weights have no features worth a map; leave start out")
+        if "start" in self.adapt and self.eval_start is False:
+            raise ValueError("adapt: with start the start has to be measured; leave eval_start out")
+        if "start" in self.adapt and self.amp == "O2":
+            raise ValueError("adapt: start sets float32 weights, which amp O2 does not keep; use O1")
+        if self.recipe == "auto" and self.method == "adapt":
+            raise ValueError("recipe: auto includes the adaptation; leave out recipe, or method")
+        if not set(self.recipe_keeps) <= set(type(self).model_fields):
+            raise ValueError("recipe_keeps: only keys of Train can be kept")
         if self.ema_decay and self.ema_epochs:
             raise ValueError("ema_decay and ema_epochs exclude each other: both state the decay")
-        if self.hard_classes and self.samples_per_class is None:
+        unsettled = self.recipe == "auto" and "samples_per_class" not in self.recipe_keeps
+        if self.hard_classes and self.samples_per_class is None and not unsettled:
             raise ValueError("hard_classes is a share of the classes of P x K batches: samples_per_class has to be set")
         if self.deterministic and self.autotune:
             raise ValueError("deterministic and autotune exclude each other: a search may choose otherwise each time")

@@ -26,7 +26,7 @@ from paddlex_feat.modes.build import exporter_of, preprocess_of
 from paddlex_feat.modes.data import comparison_batches
 from paddlex_feat.modes.parts import network_spec, unused_settings
 from paddlex_feat.modes.train_data import Data, Loader, read_data
-from paddlex_feat.modes.train_recipe import settle
+from paddlex_feat.modes.train_recipe import apply_auto_recipe
 from paddlex_feat.modes.weight_paths import require_checkpoint, require_weights
 from paddlex_feat.modes.worker import Worker, init_worker, launch_processes, threads_of
 from paddlex_feat.provenance.lineage import resumed_from
@@ -60,7 +60,7 @@ def run(config: Config, output: Path, group: ProcessGroup, on_record: OnRecord |
     if config.Train.method == "adapt":
         return train_adapt.run(config, output)
     resumed = _require_start(config, output)
-    config = settle(config, resumed)
+    config = apply_auto_recipe(config, resumed)
     if launch.needs_workers(config.Global.device, config.Train.dist_ips, group):
         return launch_processes(config, output, config.Train.dist_ips)
     require_forms(config.Export.format)

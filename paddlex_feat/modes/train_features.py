@@ -58,7 +58,7 @@ class TrainingFeatures:
                 look=network.look,
             )
 
-    def behind_neck(self, cached: CachedFeatures, weights: Weights) -> CachedFeatures:
+    def after_neck(self, cached: CachedFeatures, weights: Weights) -> CachedFeatures:
         """The features of the network with these weights, of what its backbone gives."""
         neck = recognizer.build(network_spec(self._config), num_classes=None).neck
         neck.set_state_dict({name: weights[f"neck.{name}"] for name in neck.state_dict()})

@@ -51,7 +51,8 @@ def hard_classes_of(
     """
     if config.Train.hard_classes and isinstance(sampler, PKSampler):
         text = "Train.hard_classes: %d of the %d classes of a batch are the nearest of the others."
-        log.info(text, sampler.hard_per_batch, sampler.classes_per_batch)
+        level = logging.INFO if sampler.hard_per_batch else logging.WARNING
+        log.log(level, text, sampler.hard_per_batch, sampler.classes_per_batch)
     if not isinstance(sampler, PKSampler) or not sampler.hard_per_batch:
         state.neighbours = None  # perhaps that of a resumed run
         return None
@@ -59,7 +60,7 @@ def hard_classes_of(
     found = [layer for layer in (head, *state.criterion.losses.values()) if isinstance(layer, GivesClassVectors)]
     if not found:
         raise ConfigError(
-            "Nothing that is trained has class vectors, which tell the classes that are alike.",
+            "hard_classes needs class vectors, and no trained head or loss has any.",
             where="Train.hard_classes",
             fix="Use -o Train.hard_classes=0, cross_entropy with a head of this package, or the loss proxy_anchor.",
             code="hard-classes-without-vectors",

@@ -43,17 +43,18 @@ class FeatureMaps:
         self._start: dict[str, np.ndarray] | None = None
 
     def at_start(self, before_neck: CachedFeatures, weights: Weights) -> dict[str, np.ndarray] | None:
-        """Return the weights with the map that cross-validation over training classes prefers, if any.
+        """Return the tensors that change with the map that cross-validation over training classes prefers, if any.
 
         Args:
             before_neck: features of the training images, two views of each.
             weights: of the network that gives them, float32 by name.
         """
-        cached = self._features.behind_neck(before_neck, weights)
+        cached = self._features.after_neck(before_neck, weights)
         plain, mirrored = cached.features
         choice = choose(plain, mirrored, cached.labels, self._config.Train.seed)
         log.info("Train.adapt=start: %s %g. %s", choice.candidate.kind, choice.candidate.strength, choice.reason)
-        self._start = self._folded(weights, choice)
+        mapped = self._folded(weights, choice)
+        self._start = None if mapped is None else {name: value for name, value in mapped.items() if takes_map(name)}
         return self._start
 
     def adapted_start(self, weights: Weights) -> Weights:
@@ -63,7 +64,7 @@ class FeatureMaps:
             return weights
         if self._start is None:  # the run was resumed
             self.at_start(self._features.before_neck(weights), weights)
-        return self._start or weights
+        return {**weights, **(self._start or {})}
 
     def at_end(self, weights: Weights) -> tuple[str, dict[str, np.ndarray]] | None:
         """Return the weights with the map that the evaluation prefers, and the map's name, if any.
@@ -71,7 +72,7 @@ class FeatureMaps:
         Classes that a network was trained on say little about maps of its features, so the maps are fitted to them and
         measured on what best_model is chosen on.
         """
-        cached = self._features.behind_neck(self._features.before_neck(weights), weights)
+        cached = self._features.after_neck(self._features.before_neck(weights), weights)
         with self._trainer.candidate_by(self._trainer.exporter, weights) as network:
             measure = self._measure_on_queries(network)
         plain, mirrored = cached.features

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from paddlex_feat.config import load as config_load
 from paddlex_feat.config.auto_recipe import KEY, MEASURED
 from paddlex_feat.config.schema import Config
+from paddlex_feat.data.lists.holdout import hold_out
 from paddlex_feat.data.readers import require_lists
 from paddlex_feat.models.registry import find_backbone
 from paddlex_feat.runtime.gpus import expects_gpu
@@ -21,14 +23,16 @@ SIZES = (224, 192, 160, 128)  # px; features of larger images are better, whatev
 # Images of 224 px that some five minutes on two processors train, by backbone, and of another one.
 CPU_IMAGES = {"EfficientNet_Lite0": 3000, "PPLCNetV2_base_ShiTu": 2000}
 CPU_IMAGES_OF_OTHERS = 1000
-LEAST_EPOCHS, MOST_EPOCHS = 3, 6
+MIN_EPOCHS, MAX_EPOCHS = 3, 6
 PROBED_IMAGES = 6000  # features that the linear probe sees in some seconds
 CHEAP_EVALUATION = 1000  # images that a CPU evaluates in some seconds
 SCRATCH_SIZE = 64  # px
 SCRATCH_IMAGES = 25_000  # of that size, which some five minutes on two processors train
-MOST_SCRATCH_EPOCHS = 120
+MAX_SCRATCH_EPOCHS = 120
 FEW_IMAGES = 1000
-RATE_OF_A_CLASS, LEAST_RATE, MOST_RATE = 5e-6, 1e-4, 1e-3  # of AdamW
+RATE_OF_A_CLASS, MIN_RATE, MAX_RATE = 5e-6, 1e-4, 1e-3  # of AdamW
+TRANSFORMER = "CLIP_vit"  # whose early layers should change least, and all layers less than those of convolutions
+TRANSFORMER_RATE, TRANSFORMER_DECAY = 0.1, 0.75
 Choice = dict[str, tuple[Any, str]]
 
 
@@ -43,7 +47,9 @@ class Facts:
         evaluated: images of gallery and query.
         on_gpu: whether a GPU trains.
         backbone: name of the network.
-        size: the input size in px, if it is given or the network takes no other; None: to be chosen.
+        size: the input size in px, if the user sets it or the network takes no other; None: to be chosen.
+        given: values of Train's keys that the user sets.
+        takes_map: whether the network ends in a layer that can take a linear map.
         from_weights: whether training starts from weights.
     """
 
@@ -55,6 +61,8 @@ class Facts:
     backbone: str
     size: int | None
     from_weights: bool
+    takes_map: bool = True
+    given: Mapping[str, Any] = field(default_factory=dict)
 
 
 def choose(facts: Facts) -> Choice:
@@ -65,17 +73,21 @@ def choose(facts: Facts) -> Choice:
 def _from_weights(facts: Facts) -> Choice:
     size, why_size = _size(facts)
     epochs, why_epochs = _epochs(facts, size)
-    rate = min(MOST_RATE, max(LEAST_RATE, RATE_OF_A_CLASS * facts.classes))
-    large = facts.on_gpu
+    rate = min(MAX_RATE, max(MIN_RATE, RATE_OF_A_CLASS * facts.classes))
+    why_rate, decay = "the more classes, the more there is to learn and the less to forget", None
+    if facts.backbone == TRANSFORMER:
+        rate, decay = rate * TRANSFORMER_RATE, TRANSFORMER_DECAY
+        why_rate += "; a tenth of it for a transformer"
+    adapt = ["start", "end"] if facts.takes_map else []
     return {
         "input_size": (size, why_size),
-        "batch_size": (64 if large else 32, "enough classes in each" if large else "more steps, and less memory"),
-        "samples_per_class": _samples_per_class(facts),
+        **_batches(facts, *((64, "enough classes in each") if facts.on_gpu else (32, "more steps, and less memory"))),
         "epochs_iters": (epochs, why_epochs),
-        "learning_rate": (rate, "the more classes, the more there is to learn and the less to forget"),
-        "probe_epochs": (_probe_epochs(facts), "the head starts at class means already"),
+        "learning_rate": (rate, why_rate),
+        "layer_decay": (decay, "early layers of a transformer change least" if decay else "convolutions learn alike"),
+        "probe_epochs": (_probe_epochs(facts), f"some seconds for {facts.images} images"),
         "eval_interval": _eval_interval(facts, epochs, 1),
-        "adapt": (["start", "end"], "linear maps of the features, each taken only where it is measured to be better"),
+        "adapt": (adapt, _why_adapt(facts)),
         "average": _average(facts, ["last", "start"]),
     }
 
@@ -84,22 +96,37 @@ def _from_scratch(facts: Facts) -> Choice:
     few = facts.images < FEW_IMAGES
     size = facts.size or (224 if facts.on_gpu else SCRATCH_SIZE)
     most = float("inf") if facts.on_gpu else SCRATCH_IMAGES * (SCRATCH_SIZE / size) ** 2 / facts.images
-    epochs = int(min(MOST_SCRATCH_EPOCHS, max(LEAST_EPOCHS, most)))
+    epochs = int(min(MAX_SCRATCH_EPOCHS, max(MIN_EPOCHS, most)))
     return {
         "input_size": (size, "random weights have to see many images, so that they are small on a CPU"),
-        "batch_size": (16 if few else 64, "few images give few steps" if few else "statistics of many images"),
-        "samples_per_class": _samples_per_class(facts),
+        **_batches(facts, *((16, "few images give few steps") if few else (64, "statistics of many images"))),
         "epochs_iters": (epochs, "random weights need many" if facts.on_gpu else "some minutes on a CPU"),
         "learning_rate": (0.01, "that of the model's recipe"),
-        "probe_epochs": (_probe_epochs(facts), "not used: random weights have no features to probe"),
+        "layer_decay": (None, "all layers have as much to learn"),
+        "probe_epochs": (_probe_epochs(facts), "without effect: random weights are not probed"),
         "eval_interval": _eval_interval(facts, epochs, 10),
-        "adapt": (["end"], "a linear map of the trained features, taken only where it is measured to be better"),
+        "adapt": (["end"] if facts.takes_map else [], _why_adapt(facts)),
         "average": _average(facts, ["last"]),
     }
 
 
-def _samples_per_class(facts: Facts) -> tuple[int, str]:
-    return min(4, max(2, facts.per_class)), f"classes have {facts.per_class} images"
+def _batches(facts: Facts, usual: int, reason: str) -> Choice:
+    """K images of each of P classes: no more classes than there are."""
+    batch, per_class = facts.given.get("batch_size"), min(4, max(2, facts.per_class))
+    if batch:
+        per_class = next((k for k in range(per_class, 1, -1) if batch % k == 0), per_class)
+    per_class = facts.given.get("samples_per_class", per_class) or 1  # 1: shuffled, without classes
+    batch = usual if per_class == 1 else min(usual, facts.classes * per_class) // per_class * per_class
+    return {
+        "batch_size": (batch, reason if batch == usual else f"there are {facts.classes} classes"),
+        "samples_per_class": (per_class, f"classes have {facts.per_class} images"),
+    }
+
+
+def _why_adapt(facts: Facts) -> str:
+    if not facts.takes_map:
+        return "the network does not end in a layer that could take a map"
+    return "linear maps of the features, each applied only where it is measured to be better"
 
 
 def _probe_epochs(facts: Facts) -> int:
@@ -109,7 +136,11 @@ def _probe_epochs(facts: Facts) -> int:
 def _eval_interval(facts: Facts, epochs: int, usual: int) -> tuple[int, str]:
     """`usual` where that costs little; else the end and at most one evaluation before."""
     cheap = facts.on_gpu or facts.evaluated <= CHEAP_EVALUATION
-    return (min(usual, epochs), "cheap") if cheap else (max(usual, -(-epochs // 2)), _costly(facts))
+    return (
+        (min(usual, epochs), f"{facts.evaluated} images are quickly evaluated")
+        if cheap
+        else (max(usual, -(-epochs // 2)), _costly(facts))
+    )
 
 
 def _average(facts: Facts, usual: list[str]) -> tuple[list[str], str]:
@@ -127,15 +158,15 @@ def _size(facts: Facts) -> tuple[int, str]:
     if facts.on_gpu:
         return SIZES[0], "the size that the start was trained at"
     for size in SIZES:
-        if LEAST_EPOCHS * facts.images * (size / 224) ** 2 <= _images_at_224(facts):
-            return size, f"the largest of which {LEAST_EPOCHS} epochs take some minutes on a CPU"
+        if MIN_EPOCHS * facts.images * (size / 224) ** 2 <= _images_at_224(facts):
+            return size, f"the largest of which {MIN_EPOCHS} epochs take some minutes on a CPU"
     return SIZES[-1], "more would take too long on a CPU"
 
 
 def _epochs(facts: Facts, size: int) -> tuple[int, str]:
     most = _images_at_224(facts) / (facts.images * (size / 224) ** 2)
-    epochs = int(min(MOST_EPOCHS, max(LEAST_EPOCHS, most)))
-    return epochs, "fine-tuning changes little" if epochs == MOST_EPOCHS else "some minutes on a CPU"
+    epochs = int(min(MAX_EPOCHS, max(MIN_EPOCHS, most)))
+    return epochs, "fine-tuning changes little" if epochs == MAX_EPOCHS else "some minutes on a CPU"
 
 
 def _images_at_224(facts: Facts) -> float:
@@ -143,7 +174,7 @@ def _images_at_224(facts: Facts) -> float:
     return float("inf") if facts.on_gpu else CPU_IMAGES.get(facts.backbone, CPU_IMAGES_OF_OTHERS)
 
 
-def settle(config: Config, resumed: Path | None) -> Config:
+def apply_auto_recipe(config: Config, resumed: Path | None) -> Config:
     """Return the configuration with what Train.recipe=auto chooses; itself if that is off or has chosen before.
 
     Args:
@@ -158,7 +189,7 @@ def settle(config: Config, resumed: Path | None) -> Config:
         return config
     chosen = _recorded(resumed, open_keys) if resumed else None
     if chosen is None:
-        facts = look(config)
+        facts = inspect_data(config)
         log.info(
             "%s=auto: %d images, %d classes, %d images a class.", KEY, facts.images, facts.classes, facts.per_class
         )
@@ -187,11 +218,15 @@ def _recorded(resumed: Path, names: list[str]) -> dict[str, Any] | None:
     return {name: getattr(former, name) for name in names} if former.recipe == "auto" else None
 
 
-def look(config: Config) -> Facts:
+def inspect_data(config: Config) -> Facts:
     """What the data and the configuration tell before Paddle is imported. Raises DatasetError."""
+    settings = config.Train
     lists = require_lists(config.Global.dataset_dir, refuse_outside=config.CheckDataset.outside == "refuse")
-    _, counts = np.unique(lists["train"].labels, return_counts=True)
-    fixed = "input_size" in config.Train.recipe_keeps or find_backbone(config.Model.backbone).fixed_size
+    trained = lists["train"]
+    if settings.validation == "split":
+        trained, _ = hold_out(trained, settings.validation_percent, settings.validation_by, settings.seed)
+    _, counts = np.unique(trained.labels, return_counts=True)
+    fixed = "input_size" in settings.recipe_keeps or find_backbone(config.Model.backbone).fixed_size
     return Facts(
         images=int(counts.sum()),
         classes=len(counts),
@@ -199,6 +234,8 @@ def look(config: Config) -> Facts:
         evaluated=len({*lists["gallery"].paths, *lists["query"].paths}),
         on_gpu=expects_gpu(config.Global.device),
         backbone=config.Model.backbone,
-        size=config.Train.input_size if fixed else None,
-        from_weights=bool(config.Train.pretrain_weight_path),
+        size=settings.input_size if fixed else None,
+        from_weights=bool(settings.pretrain_weight_path),
+        given={name: getattr(settings, name) for name in settings.recipe_keeps},
+        takes_map=config.Model.neck == "linear" or config.Model.backbone == "PPLCNetV2_base_ShiTu",
     )

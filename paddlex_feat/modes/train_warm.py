@@ -46,10 +46,13 @@ class WarmStart:
             return
         before = self._tensors()
         saved = {name: tensor.numpy() for name, tensor in before.items()}
+        progress = self._state.progress
+        best = (progress.adapted, progress.best, progress.best_map)
         try:
             self._change()
         except BaseException:
             self._set(before, saved)
+            progress.adapted, progress.best, progress.best_map = best
             raise
         shared = self._trainer.group.broadcast_tensors(list(before.values()))
         self._set(before, dict(zip(before, shared, strict=True)))

@@ -227,7 +227,8 @@ def _warn_of_mismatch(own: Config, config: Config, path: Path) -> None:
     pairs = {
         "Global.model": (own.Global.model, config.Global.model),
         "Model": (own.Model, config.Model),
-        "Train.input_size": (own.Train.input_size, config.Train.input_size),
+        # Train.recipe=auto has chosen another size in the training, from the data.
+        **({} if own.Train.recipe else {"Train.input_size": (own.Train.input_size, config.Train.input_size)}),
         "Train.interpolation": (own.Train.interpolation, config.Train.interpolation),
         "Train.normalization": (own.Train.normalization, config.Train.normalization),
     }

@@ -16,6 +16,7 @@ import numpy as np
 
 from paddlex_feat.models import weights
 from paddlex_feat.training.candidate import Candidate
+from paddlex_feat.training.delivery import describe_delivery
 from paddlex_feat.training.ema import Ema
 from paddlex_feat.training.run_folder import BEST, LATEST, epoch_name
 from paddlex_feat.training.trainer import METRICS, Trainer
@@ -68,7 +69,7 @@ class FinalCandidates:
             with trainer.candidate_by(trainer.exporter) as network:
                 self._save(LATEST, network)  # which knows the new best
         else:
-            log.info("Nothing of this is better than epoch %d.", before.best_epoch)
+            log.info("No final candidate is better than %s.", describe_delivery(progress))
 
     def _measure_all(self) -> None:
         trainer = self._trainer

@@ -174,7 +174,7 @@ class Trainer:
         """
         progress = self.state.progress
         with self._candidate() as network:
-            metrics = self._measure(network)
+            metrics = self._metrics_of(network)  # the caller restores the start if this is interrupted
             log.info("[Eval][adapted start]%s", ", ".join(f"{name}: {metrics[name]:.5f}" for name in METRICS))
             score, best = self._score(metrics), (progress.best, progress.best_map)
             better = score > best
@@ -222,9 +222,8 @@ class Trainer:
         If the evaluation fails or is interrupted, what was trained is saved: a resumed run begins with the evaluation.
         """
         progress = self.state.progress
-        network.share()
         try:
-            own = self.evaluate(network)
+            return self._metrics_of(network)
         except FeatError as error:
             if progress.step:
                 progress.epoch, progress.step_in_epoch = progress.epoch - 1, self.plan.steps_per_epoch
@@ -234,6 +233,10 @@ class Trainer:
                 self._save([LATEST])
                 self.folder.finish()
             raise
+
+    def _metrics_of(self, network: Candidate) -> dict[str, float]:
+        network.share()
+        own = self.evaluate(network)
         shared = self.group.broadcast(np.array([own[name] for name in METRICS], np.float64))
         return dict(zip(METRICS, shared.tolist(), strict=True))
 

@@ -19,6 +19,7 @@ from paddlex_feat.models import weights
 from paddlex_feat.training.final_candidates import FinalCandidates
 from paddlex_feat.training.probe import Probe
 from paddlex_feat.training.step import Step
+from paddlex_feat.training.trainer import Trainer
 
 PROBE = ("Train.probe_epochs=3", "Train.init_head=class_means", "Train.eval_start=True", "Train.epochs_iters=2")
 MODERN = (
@@ -71,6 +72,47 @@ def test_an_interrupted_run_ends_with_the_same_bytes(whole, small_faces, tmp_pat
     assert process.returncode == 0, process.stderr
     for name in ("best_model", "latest", "epoch_3"):
         assert equal(tensors(tmp_path, name), tensors(whole, name)), name
+
+
+@pytest.fixture(scope="module")
+def start(small_faces, tmp_path_factory) -> Path:
+    """Weights to start from."""
+    folder = tmp_path_factory.mktemp("start")
+    process = train_tiny(small_faces, folder, "Train.epochs_iters=3")
+    assert process.returncode == 0, process.stderr
+    return folder / "latest/latest.pdparams"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("owner", "method"), [(Trainer, "_metrics_of"), (Probe, "_step")], ids=["measure", "probe"])
+def test_a_map_is_fitted_once_however_often_it_is_interrupted(small_faces, start, tmp_path, monkeypatch, owner, method):
+    def score(self, metrics):
+        """One by which the adapted start is better than the start: twelve queries may find otherwise."""
+        adapted = bool(self.state.progress.start) and not self.state.progress.step
+        return metrics["recall1"] / 2 + 0.4 * adapted, 0.0
+
+    monkeypatch.setattr(Trainer, "_score", score)
+    settings = (*MODERN, "Train.adapt=[start,end]", "Train.average=[last,start]", f"Train.pretrain_weight_path={start}")
+    process = train_tiny(small_faces, tmp_path / "whole", *settings)
+    assert process.returncode == 0, process.stderr
+    assert "[Eval][adapted start]" in process.stderr and "no map is applied" not in process.stderr
+    plain, resume = getattr(owner, method), ()
+
+    def told(self, *arguments):
+        if owner is Probe or (self.state.progress.start and not self.state.progress.step):
+            raise Interrupted("Interrupted.", where="train")
+        return plain(self, *arguments)
+
+    for _ in range(2):
+        monkeypatch.setattr(owner, method, told)
+        process = train_tiny(small_faces, tmp_path / "killed", *settings, *resume)
+        assert process.returncode == 1 and "everything is saved in" in process.stderr
+        resume = ("Train.resume=auto",)
+    monkeypatch.setattr(owner, method, plain)
+    process = train_tiny(small_faces, tmp_path / "killed", *settings, *resume)
+    assert process.returncode == 0, process.stderr
+    for name in ("best_model", "latest", "epoch_3"):
+        assert equal(tensors(tmp_path / "killed", name), tensors(tmp_path / "whole", name)), name
 
 
 def test_the_log_tells_what_was_done(whole):
@@ -144,7 +186,7 @@ def test_a_recipe_that_looks_at_the_data_is_recorded_and_resumed(small_faces, tm
     assert process.returncode == 0, process.stderr
     assert "Train.recipe=auto: 80 images, 8 classes, 10 images a class." in process.stderr
     assert (
-        "  Train.adapt=['end']: a linear map" in process.stderr and "  Train.epochs_iters=3, as given" in process.stderr
+        "  Train.adapt=['end']: linear maps" in process.stderr and "  Train.epochs_iters=3, as given" in process.stderr
     )
     assert "Train.adapt=end: " in process.stderr and "UserWarning" not in process.stderr
     recorded = load.load(str(tmp_path / "config.yaml"), [])[0].Train

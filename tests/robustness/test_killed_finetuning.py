@@ -1,4 +1,4 @@
-"""SIGKILL amidst a fine-tuning and an adaptation: what is fitted before and after the steps is fitted to the same."""
+"""SIGKILL during a fine-tuning and an adaptation: the resumed run fits the same maps and delivers the same bytes."""
 
 from __future__ import annotations
 

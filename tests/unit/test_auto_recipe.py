@@ -8,6 +8,7 @@ import pytest
 
 from paddlex_feat.config import load
 from paddlex_feat.config.auto_recipe import FROM_SCRATCH, FROM_WEIGHTS, MEASURED
+from paddlex_feat.errors import ConfigError
 from paddlex_feat.modes import train_recipe
 from paddlex_feat.modes.train_recipe import Facts, choose
 
@@ -44,7 +45,7 @@ def test_random_weights_have_a_recipe_of_their_own(tmp_path):
 def test_no_file_and_no_key_changes_without_it(tmp_path):
     config, notices = config_of(tmp_path, "Global: {model: EfficientNet_Lite0_rec}")
     assert config.Train.recipe is None and config.Train.recipe_keeps == [] and not notices
-    assert train_recipe.settle(config, None) is config
+    assert train_recipe.apply_auto_recipe(config, None) is config
 
 
 @pytest.mark.parametrize(
@@ -66,16 +67,74 @@ def test_size_and_length_follow_from_what_a_cpu_can_do(change, size, epochs):
     assert set(found) == set(MEASURED) and all(reason for _, reason in found.values())
 
 
+@pytest.mark.parametrize(
+    ("change", "batch", "per_class"),
+    [
+        ({}, 32, 4),
+        ({"classes": 5}, 20, 4),
+        ({"classes": 2, "per_class": 1}, 4, 2),
+        ({"from_weights": False, "classes": 3}, 12, 4),
+        ({"given": {"batch_size": 18}}, 30, 3),  # the given batch is used, with three images a class
+        ({"given": {"samples_per_class": 5}}, 30, 5),
+        ({"given": {"samples_per_class": None}}, 32, 1),
+    ],
+)
+def test_a_batch_holds_whole_classes_that_are_there(change, batch, per_class):
+    found = choose(dataclasses.replace(FACTS, **change))
+    assert (found["batch_size"][0], found["samples_per_class"][0]) == (batch, per_class)
+
+
+def test_transformers_learn_slowly_and_networks_that_take_no_map_get_none():
+    clip = choose(dataclasses.replace(FACTS, backbone="CLIP_vit", classes=400))
+    assert clip["learning_rate"][0] == pytest.approx(1e-4) and clip["layer_decay"][0] == 0.75
+    assert choose(dataclasses.replace(FACTS, takes_map=False))["adapt"][0] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "head_params", "terms"),
+    [
+        ("Model: {head: arc_margin}\nTrain: {recipe: auto}", {}, True),
+        ("Train: {recipe: auto, loss: {triplet_weight: 0.5}}", {"margin": 0.2, "scale": 24}, False),
+        ("Train: {recipe: auto, samples_per_class: null, hard_classes: 0}", {"margin": 0.2, "scale": 24}, True),
+    ],
+)
+def test_what_belongs_to_a_key_of_the_user_is_left_to_the_user(tmp_path, text, head_params, terms):
+    config = config_of(tmp_path, text)[0]
+    assert config.Model.head_params == head_params and (config.Train.loss.terms is not None) == terms
+    assert ("samples_per_class" in config.Train.recipe_keeps) == ("samples_per_class" in text)
+
+
+def test_a_finished_run_is_chosen_anew_where_the_command_line_asks_for_it(tmp_path):
+    text = "Train: {recipe: auto, recipe_keeps: [batch_size], batch_size: 8}"
+    train = config_of(tmp_path, text, "Train.recipe=auto")[0].Train
+    assert train.recipe_keeps == [] and config_of(tmp_path, text)[0].Train.batch_size == 8
+
+
+@pytest.mark.parametrize("text", ["Train: 5", "Train: [adapt]", "Model: head", "Train: {recipe_keeps: [foo]}"])
+def test_damaged_sections_are_errors_of_the_configuration(tmp_path, text):
+    with pytest.raises(ConfigError):
+        config_of(tmp_path, text, "Train.recipe=auto", "Train.recipe_keeps=[foo]")
+
+
+@pytest.mark.parametrize(
+    "other", ["Train.method=adapt", "Train.eval_start=False", "Train.amp=O2", "Train.pretrain_weight_path=null"]
+)
+def test_what_excludes_an_adapted_start_is_refused(tmp_path, other):
+    text = "Train: {adapt: [start]}" if "method" not in other else "Train: {recipe: auto}"
+    with pytest.raises(ConfigError, match="adapt"):
+        config_of(tmp_path, text, other)
+
+
 def test_what_is_chosen_is_recorded_and_not_chosen_again(small_faces, tmp_path):
     text = "Global: {model: EfficientNet_Lite0_rec}\nTrain: {recipe: auto, input_size: 96}"
     config = config_of(tmp_path, text, f"Global.dataset_dir={small_faces}")[0]
-    chosen = train_recipe.settle(config, None)
+    chosen = train_recipe.apply_auto_recipe(config, None)
     assert chosen.Train.input_size == 96 and set(chosen.Train.recipe_keeps) == set(MEASURED)
-    assert train_recipe.settle(chosen, None) is chosen
+    assert train_recipe.apply_auto_recipe(chosen, None) is chosen
     (tmp_path / "run/latest").mkdir(parents=True)
     recorded = chosen.model_copy(update={"Train": chosen.Train.model_copy(update={"epochs_iters": 77})})
     (tmp_path / "run/config.yaml").write_text(load.dump(recorded))
-    resumed = train_recipe.settle(config, tmp_path / "run/latest/latest.pdparams")
+    resumed = train_recipe.apply_auto_recipe(config, tmp_path / "run/latest/latest.pdparams")
     assert resumed.Train.epochs_iters == 77
 
 

@@ -115,7 +115,7 @@ def best_measured(
 def _decide(candidates: list[Candidate], whole: ClassStatistics) -> Choice:
     """Take the best candidate if it beats the first, the identity, by more than the standard error."""
     best = max(candidates, key=lambda c: c.score)  # the first of equal ones
-    if best.gain <= best.noise:
+    if not best.gain > best.noise:
         return Choice(None, None, candidates[0], candidates, _reason_against(best))
     fitted = next(f for f in closed_forms(whole) if f.kind == best.kind and best.strength in f.scales)
     arranged, variance = arrange(fitted.map(best.strength), whole)
@@ -208,6 +208,6 @@ def _summarise(table: _Scores) -> list[Candidate]:
     rows = []
     for (kind, strength), (scores, recall1) in merged.items():
         gain = scores - own
-        noise = float(gain.std(ddof=1)) / len(gain) ** 0.5
+        noise = float(gain.std(ddof=1)) / len(gain) ** 0.5 if len(gain) > 1 else float("inf")
         rows.append(Candidate(kind, strength, float(scores.mean()), float(recall1.mean()), float(gain.mean()), noise))
     return rows

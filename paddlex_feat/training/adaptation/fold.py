@@ -15,6 +15,7 @@ import numpy as np
 from paddlex_feat.errors import ConfigError
 from paddlex_feat.training.adaptation.maps import AffineMap
 
+log = logging.getLogger(__name__)
 State = dict[str, np.ndarray]
 
 
@@ -25,7 +26,6 @@ class HasTensors(Protocol):
         """Tensors by name."""
 
 
-log = logging.getLogger(__name__)
 _FC = "neck.fc"
 _BN = "neck.feat_bn"
 _CONV = "backbone.last_conv"
