@@ -17,7 +17,7 @@ from support.runs import CLIP, QUICK, ROOT, TINY, train_tiny
 pytest.importorskip("paddle")
 pytestmark = pytest.mark.slow
 
-KILLS = 6
+KILLS = 5
 FINE = (
     "Train.method=probe_then_full",
     "Train.adapt=[start,end]",
