@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from paddlex_feat.training.adaptation.maps import AffineMap, arrange, closed_forms, principal
 from paddlex_feat.training.adaptation.statistics import ClassStatistics
@@ -62,6 +63,7 @@ class Choice:
     reason: str
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # sums of several threads differ with their number
 def choose(
     features: np.ndarray, mirrored: np.ndarray | None, classes: np.ndarray, seed: int, dimension: int | None = None
 ) -> Choice:
@@ -90,6 +92,7 @@ def choose(
     return _decide(candidates, ClassStatistics.merge(parts))
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def best_measured(
     features: np.ndarray, mirrored: np.ndarray | None, classes: np.ndarray, measure: Callable[[AffineMap | None], Hits]
 ) -> Choice:

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from paddlex_feat.training.adaptation.statistics import ROWS, ClassStatistics
 
@@ -162,6 +163,8 @@ def principal(features: np.ndarray) -> tuple[AffineMap, np.ndarray]:
         rows = features[first : first + ROWS].astype(np.float64)
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         rows /= np.where(lengths > 0, lengths, 1)
-        moments += rows.T @ rows
-    variance, basis = eigenvectors(moments / max(len(features), 1))
+        with threadpool_limits(1, user_api="blas"):
+            moments += rows.T @ rows
+    with threadpool_limits(1, user_api="blas"):  # sums of several threads differ with their number
+        variance, basis = eigenvectors(moments / max(len(features), 1))
     return AffineMap(np.zeros(dim), basis.T), variance
