@@ -78,7 +78,7 @@ class WarmStart:
             return False
         self._set(tensors, adapted)
         if self._state.progress.start and not self._trainer.measure_adapted():
-            log.warning("Train.adapt=start: it is no better than the start, so no map is applied.")
+            log.warning("Train.adapt=start: the adapted start is not better than the start: the map is not applied.")
             self._set(tensors, saved)
             return False
         return True

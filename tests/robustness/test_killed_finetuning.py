@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.runs import CLIP, QUICK, ROOT, TINY, train_tiny
+from support.runs import CLIP, QUICK, ROOT, TINY, tiny_weights
 
 pytest.importorskip("paddle")
 pytestmark = pytest.mark.slow
@@ -32,11 +32,7 @@ ADAPT = ("Train.method=adapt",)
 
 @pytest.fixture(scope="module")
 def start(small_faces, tmp_path_factory) -> Path:
-    """Weights to start from."""
-    folder = tmp_path_factory.mktemp("start")
-    done = train_tiny(small_faces, folder, "Train.epochs_iters=3")
-    assert done.returncode == 0, done.stderr
-    return folder / "latest/latest.pdparams"
+    return tiny_weights(small_faces, tmp_path_factory.mktemp("start"))
 
 
 def command(data: Path, output: Path, *settings: str) -> list[str]:

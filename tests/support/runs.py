@@ -87,6 +87,13 @@ def train_tiny(data: Path, output: Path, *overrides: str) -> subprocess.Complete
     return train_here(data, output, *TINY, *overrides, config=CLIP)
 
 
+def tiny_weights(data: Path, folder: Path) -> Path:
+    """Weights of the tiny network after three epochs, to start from."""
+    done = train_tiny(data, folder, "Train.epochs_iters=3")
+    assert done.returncode == 0, done.stderr
+    return folder / "latest/latest.pdparams"
+
+
 def _training(data: Path, output: Path, *overrides: str, config: str) -> list[str]:
     pytest.importorskip("paddle")
     settings = ("Global.mode=train", f"Global.dataset_dir={data}", f"Global.output={output}", *QUICK, *overrides)
