@@ -69,7 +69,7 @@ def test_a_run_killed_within_an_epoch_resumes_to_the_same_bytes(small_faces, tmp
         (("Train.memory_batches=3",), "no loss compares images"),
         (
             ("Train.hard_classes=0.5", "Train.samples_per_class=4", "Train.loss.terms=[{name: supcon}]"),
-            "Nothing that is trained has class vectors",
+            "no trained head or loss has any",
         ),
         (("Train.hard_classes=0.5",), "samples_per_class has to be set"),
     ],
