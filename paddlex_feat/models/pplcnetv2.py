@@ -21,6 +21,8 @@ from paddlex_feat.config.base import Section
 from paddlex_feat.models.pooling import adapt_pooling, pooling
 from paddlex_feat.models.spec import NetworkSpec
 
+_DELTA_NOISE = 0.5  # L2 norm of the noise beside a depthwise kernel's centre of 1
+
 
 def _undecayed() -> paddle.ParamAttr:
     """A BatchNorm scale or shift: its own zero decay overrides the optimizer's."""
@@ -199,6 +201,31 @@ class PPLCNetV2ShiTu(nn.Layer):
             x = stage(x)
         x = self.last_conv(self.pool(x))
         return self.dropout(x).flatten(1)
+
+    @paddle.no_grad()
+    def init_delta_orthogonal(self) -> None:
+        """Start as a network through which images remain distinct.
+
+        With Kaiming's random weights, thirty layers of convolution, BatchNorm and ReLU without a shortcut map all
+        images to nearly the same feature, and the loss stays at chance for hundreds of steps. Here pointwise weights
+        are orthogonal, depthwise kernels a centre of 1 with some noise (L. Xiao et al., arXiv:1806.05393), and
+        BatchNorm shifts most values beyond the ReLU's kink.
+        """
+        orthogonal = nn.initializer.Orthogonal()
+        for layer in self.sublayers():
+            if not isinstance(layer, ConvBN):
+                continue
+            weight = layer.conv.weight
+            if weight.shape[1] == 1:
+                size = weight.shape[-1]
+                nn.initializer.Normal(std=_DELTA_NOISE / size)(weight)
+                centre = paddle.zeros_like(weight)
+                centre[:, :, size // 2, size // 2] = 1.0
+                weight.set_value(weight + centre)
+            elif weight.shape[-1] == 1:
+                orthogonal(weight)
+            # Three branches without a ReLU of their own are added up before one.
+            layer.bn.bias.set_value(paddle.full_like(layer.bn.bias, 1.0 if layer.relu else 1 / 3))
 
     def adapt_state(self, state: dict[str, Any], prefix: str) -> None:
         """Start GeM at the mean where the weights were trained with it."""

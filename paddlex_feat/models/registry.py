@@ -37,6 +37,8 @@ class BackboneSpec:
         mean: what is subtracted from each RGB channel of an image whose values are in 0 .. 1; None: ImageNet's mean.
         std: what that is divided by; None: ImageNet's standard deviation.
         poolings: values of `Model.pooling` that it can build.
+        inits: values of `Train.init_backbone` beside "recipe"; the layer has a method `init_VALUE()` for each, which is
+            called before weights are loaded.
     """
 
     name: str
@@ -49,6 +51,7 @@ class BackboneSpec:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     poolings: tuple[str, ...] = ("mean",)
+    inits: tuple[str, ...] = ()
 
     def stride_of(self, spec: NetworkSpec) -> int:
         """Return the stride of this network, in pixels."""
@@ -81,6 +84,7 @@ BACKBONES.add(
         name="PPLCNetV2_base_ShiTu",
         build="paddlex_feat.models.pplcnetv2:pplcnetv2",
         poolings=("mean", "gem"),
+        inits=("delta_orthogonal",),
         stride=8,
         size_from_keys=True,
     )

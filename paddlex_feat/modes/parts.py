@@ -84,6 +84,7 @@ def find_problems(config: Config) -> list[Problem]:
     if mode in _BUILDS_NETWORKS or model.backbone in BACKBONES:
         spec = _find(find_backbone, BACKBONE_KEY, model.backbone, "Model.params", model.params, problems)
         problems += _size_problems(config, spec.stride_of(network_spec(config)), spec.fixed_size) if spec else []
+        problems += _init_problems(config, spec.inits) if spec and mode == "train" else []
     if mode == "train":
         _find(HEADS.get, HEAD_KEY, model.head, "Model.head_params", model.head_params, problems)
         params = train.optimizer_params
@@ -106,6 +107,13 @@ def _find(
         return None
     problems += read_params(spec.params, params, params_key)[1]
     return spec
+
+
+def _init_problems(config: Config, known: tuple[str, ...]) -> list[Problem]:
+    chosen = config.Train.init_backbone
+    if chosen == "recipe" or chosen in known:
+        return []
+    return [Problem("Train.init_backbone", f"{config.Model.backbone} has no start {chosen}; use recipe")]
 
 
 def _size_problems(config: Config, stride: int, fixed: bool) -> list[Problem]:
