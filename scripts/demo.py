@@ -20,7 +20,7 @@ from typing import Any
 
 CONFIGS = {
     "EfficientNet_Lite0_rec": ("configs/modules/image_feature/EfficientNet_Lite0_rec.yaml", "Train.recipe=auto"),
-    "PP-ShiTuV2_rec": ("configs/modules/image_feature/PP-ShiTuV2_rec_demo.yaml",),
+    "PP-ShiTuV2_rec": ("configs/modules/image_feature/PP-ShiTuV2_rec_scratch.yaml",),
 }
 STARTER = "EfficientNet_Lite0_rec"
 DATA = "dataset/ORL_faces"

@@ -26,9 +26,9 @@ CPU_IMAGES_OF_OTHERS = 1000
 MIN_EPOCHS, MAX_EPOCHS = 3, 6
 PROBED_IMAGES = 6000  # features that the linear probe sees in some seconds
 CHEAP_EVALUATION = 1000  # images that a CPU evaluates in some seconds
-SCRATCH_SIZE = 64  # px
-SCRATCH_IMAGES = 25_000  # of that size, which some five minutes on two processors train
-MAX_SCRATCH_EPOCHS = 120
+SCRATCH_SIZE, SMALL_SCRATCH_SIZE = 64, 48  # px; of few and of many images
+SCRATCH_IMAGES = 27_000  # of SCRATCH_SIZE, which some eight minutes on two processors train
+MAX_SCRATCH_EPOCHS = 200
 FEW_IMAGES = 1000
 RATE_OF_A_CLASS, MIN_RATE, MAX_RATE = 5e-6, 1e-4, 1e-3  # of AdamW
 TRANSFORMER = "CLIP_vit"  # whose early layers should change least, and all layers less than those of convolutions
@@ -94,17 +94,20 @@ def _from_weights(facts: Facts) -> Choice:
 
 def _from_scratch(facts: Facts) -> Choice:
     few = facts.images < FEW_IMAGES
-    size = facts.size or (224 if facts.on_gpu else SCRATCH_SIZE)
+    size = facts.size or (224 if facts.on_gpu else SCRATCH_SIZE if few else SMALL_SCRATCH_SIZE)
+    batch, why_batch = (16, "few images give few steps") if few else (32, "more images in the same time")
+    if facts.on_gpu:
+        batch, why_batch = 64, "a GPU takes as long for fewer"
     most = float("inf") if facts.on_gpu else SCRATCH_IMAGES * (SCRATCH_SIZE / size) ** 2 / facts.images
     epochs = int(min(MAX_SCRATCH_EPOCHS, max(MIN_EPOCHS, most)))
     return {
         "input_size": (size, "random weights have to see many images, so that they are small on a CPU"),
-        **_batches(facts, *((16, "few images give few steps") if few else (64, "statistics of many images"))),
+        **_batches(facts, batch, why_batch),
         "epochs_iters": (epochs, "random weights need many" if facts.on_gpu else "some minutes on a CPU"),
         "learning_rate": (0.01, "that of the model's recipe"),
         "layer_decay": (None, "all layers have as much to learn"),
         "probe_epochs": (_probe_epochs(facts), "without effect: random weights are not probed"),
-        "eval_interval": _eval_interval(facts, epochs, 10),
+        "eval_interval": _eval_interval(facts, epochs, max(1, epochs // 10)),
         "adapt": (["end"] if facts.takes_map else [], _why_adapt(facts)),
         "average": _average(facts, ["last"]),
     }

@@ -57,8 +57,9 @@ def test_no_file_and_no_key_changes_without_it(tmp_path):
         ({"images": 100_000, "classes": 400}, 128, 3),
         ({"images": 100_000, "on_gpu": True}, 224, 6),
         ({"size": 96}, 96, 6),
-        ({"from_weights": False}, 64, 120),
-        ({"from_weights": False, "images": 2500}, 64, 10),
+        ({"from_weights": False}, 64, 135),
+        ({"from_weights": False, "images": 2500}, 48, 19),
+        ({"from_weights": False, "images": 2500, "on_gpu": True}, 224, 200),
     ],
 )
 def test_size_and_length_follow_from_what_a_cpu_can_do(change, size, epochs):
