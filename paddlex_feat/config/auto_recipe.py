@@ -55,8 +55,8 @@ FROM_WEIGHTS: dict[str, Any] = {
         },
     },
 }
-# From random weights: mild augmentation, for there is much to learn, and plain SGD, with which features of unseen classes
-# came out better than with AdamW.
+# From random weights: mild augmentation, for there is much to learn, and plain SGD, with which features of unseen
+# classes came out better than with AdamW.
 FROM_SCRATCH: dict[str, Any] = {
     "Train": {
         "optimizer": "momentum",
