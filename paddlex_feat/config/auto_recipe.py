@@ -58,8 +58,10 @@ FROM_WEIGHTS: dict[str, Any] = {
 # From random weights: mild augmentation, for there is much to learn, and plain SGD, with which features of unseen
 # classes came out better than with AdamW.
 FROM_SCRATCH: dict[str, Any] = {
+    "Model": {"head": "cosface", "head_params": {"margin": 0.05, "scale": 16}},
     "Train": {
         "optimizer": "momentum",
+        "head_lr_mult": 10,
         "weight_decay": 1e-5,
         "no_decay": "recipe",
         "warmup_steps": 3,
