@@ -16,6 +16,7 @@ from paddlex_feat.data.findings import SEVERITIES, Finding, cap_per_code, log_fi
 from paddlex_feat.data.lists import split, transaction
 from paddlex_feat.data.readers import LISTS, ReaderSpec, find_root, reader_of, require_lists
 from paddlex_feat.errors import DatasetError
+from paddlex_feat.modes.train_recipe import apply_auto_recipe
 from paddlex_feat.reports import dataset_html, dataset_pictures
 from paddlex_feat.runtime.cpu import cpu_count
 
@@ -39,7 +40,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     root = find_root(config.Global.dataset_dir)
     reader = reader_of(root)
     log.info("Checking the data set in %s", root)
-    data, findings = check(root, _settings(config), reader)
+    data, findings = check(root, _settings(_as_trained(config)), reader)
     findings = cap_per_code(warnings_to_errors(before) if wanted.strict else before) + findings
     for records in data.lists.values():
         log.info("%s: %d images, %d classes", records.source, len(records), len(set(records.labels)))
@@ -56,6 +57,14 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         ).with_result(result)
     log.info("Check dataset passed !")
     return result
+
+
+def _as_trained(config: Config) -> Config:
+    """The configuration with what Train.recipe=auto would choose: batches and sizes are checked as they are trained."""
+    try:
+        return apply_auto_recipe(config, None)
+    except DatasetError:  # lists that cannot be read: the check finds and reports them
+        return config
 
 
 def _settings(config: Config) -> CheckSettings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from support.runs import train_here
+from support.runs import run_here, train_here
 
 from paddlex_feat.config import load
 
@@ -33,3 +33,28 @@ def test_the_shipped_recipe_trains_and_says_what_it_chose(small_faces, tmp_path)
     assert config.Train.init_backbone == "delta_orthogonal" and config.Model.dropout == 0
     assert config.Model.head == "cosface" and config.Train.adapt == ["end"]
     assert json.loads((tmp_path / "train_result.json").read_text())["done_flag"]
+
+
+def check(data, output) -> tuple[int, str]:
+    settings = (f"Global.dataset_dir={data}", "Global.mode=check_dataset", f"Global.output={output}")
+    done = run_here("-c", "PP-ShiTuV2_rec_scratch", *(word for setting in settings for word in ("-o", setting)))
+    return done.returncode, done.stderr
+
+
+def test_the_check_takes_the_batch_that_the_recipe_would_choose(faces, tmp_path):
+    """Batches of 128 images, the schema's default, would need 32 classes; train.txt has 20."""
+    code, log = check(faces, tmp_path)
+    assert code == 0 and "Train.batch_size=16" in log
+
+
+@pytest.mark.parametrize("text", [None, "", "images/missing.pgm\n"])
+def test_lists_that_cannot_be_read_are_left_to_the_check(text, small_faces, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "images").symlink_to(small_faces / "images")
+    for name in ("gallery.txt", "query.txt"):
+        (data / name).write_bytes((small_faces / name).read_bytes())
+    if text is not None:
+        (data / "train.txt").write_text(text)
+    code, log = check(data, tmp_path / "output")
+    assert code == 1 and "did not pass" in log and "bug" not in log
