@@ -160,9 +160,9 @@ class TrainSection(Section):
     probe_learning_rate: float | None = key(None, "Peak learning rate of the linear probe; null: learning_rate.", gt=0)
     init_backbone: Literal["recipe", "delta_orthogonal"] = key(
         "recipe",
-        "Weights of a backbone that training begins without: recipe: at random as PaddleClas; delta_orthogonal "
-        "(PPLCNetV2_base_ShiTu): orthogonal weights that keep images distinct through all layers, so that the loss "
-        "falls sooner.",
+        "Random weights of the backbone, where training starts without weights: recipe: those of PaddleClas; "
+        "delta_orthogonal (PPLCNetV2_base_ShiTu): orthogonal ones, which keep images distinct through all layers, so "
+        "that the loss falls sooner.",
     )
     init_head: Literal["random", "class_means"] = key(
         "random", "Class vectors of head and losses start at random, or at the mean features of the start weights."

@@ -283,3 +283,10 @@ def test_a_network_that_paddle_cannot_write_in_the_older_form_says_so():
         paddle.jit.to_static(network, input_spec=spec, full_graph=True).forward.concrete_program  # noqa: B018
     assert "export_with_pir" in caught.value.where and "erf" in caught.value.what
     assert paddle.matmul.__module__.startswith("paddle")
+
+
+def test_memory_that_runs_out_is_not_taken_for_a_fault_of_the_older_form():
+    text = "ResourceExhaustedError: Out of memory error on CPU."
+    with pytest.raises(RuntimeError, match="Out of memory"), pdmodel_format():
+        raise RuntimeError(text)
+    assert paddle.matmul.__module__.startswith("paddle")
