@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -31,8 +32,10 @@ from paddlex_feat.modes.weight_paths import require_checkpoint, require_weights
 from paddlex_feat.modes.worker import Worker, init_worker, launch_processes, threads_of
 from paddlex_feat.provenance.lineage import resumed_from
 from paddlex_feat.runtime import heartbeat, launch
+from paddlex_feat.runtime.cpu import memory_limit
 from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.runtime.gpus import expects_gpu
+from paddlex_feat.runtime.malloc import keep_all_freed_memory
 from paddlex_feat.runtime.paddle_import import prepare_paddle
 
 if TYPE_CHECKING:  # these import Paddle, which waits until data and configuration are known to be right
@@ -72,9 +75,11 @@ def run(config: Config, output: Path, group: ProcessGroup, on_record: OnRecord |
     onednn = on_cpu and config.Train.onednn_conv and not config.Train.dy2st
     if config.Train.dy2st and on_cpu:
         os.environ["FLAGS_use_mkldnn"] = "0"
-    prepare_paddle(threads_of(config, group), True, onednn, config.Train.deterministic)
-    worker = init_worker(config, group, config.Train.num_workers)
-    return _train(config, output, data, worker, on_record)
+    memory = keep_all_freed_memory(memory_limit() // 2 // group.local_size) if on_cpu else contextlib.nullcontext()
+    with memory:  # before Paddle starts threads, which get arenas of their own otherwise
+        prepare_paddle(threads_of(config, group), True, onednn, config.Train.deterministic)
+        worker = init_worker(config, group, config.Train.num_workers)
+        return _train(config, output, data, worker, on_record)
 
 
 def _require_start(config: Config, output: Path) -> Path | None:

@@ -96,6 +96,36 @@ threading.Thread(target=work).start()
     assert least <= int(done.stdout) <= most
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_a_training_uses_gigabytes_again_without_fresh_pages_and_gives_them_back_at_its_end():
+    code = """
+import resource
+import numpy as np
+from paddlex_feat.runtime.malloc import keep_all_freed_memory, keep_freed_memory
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() >> 20
+def step():
+    before = faults()
+    blocks = [np.ones(100 * 2**20, np.uint8) for _ in range(10)]
+    return faults() - before
+with keep_all_freed_memory(4 * 2**30):
+    step()
+    keep_freed_memory()  # as an engine that evaluates does
+    print(step(), resident())
+print(resident())
+"""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**kept, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    fresh, during, after = map(int, done.stdout.split())
+    assert fresh < 100 and during > 1000 and after < 200
+
+
 def ranked(kind: str, queries: int, images: int, classes: int, dim: int) -> tuple[np.ndarray, ...]:
     """Features and labels of queries and gallery: of a trained network, or of one that has (all but) collapsed."""
     rng = np.random.default_rng(5)
