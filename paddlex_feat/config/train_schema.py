@@ -142,6 +142,13 @@ class TrainSection(Section):
         "auto: choose a recipe from the data; the choices are logged and written to config.yaml, and keys that you "
         "set take precedence. null: the recipe of Global.model.",
     )
+    recipe_minutes: float = key(
+        5,
+        "How long a run that recipe auto plans may take on two CPU cores, about. Sizes and lengths follow from it and "
+        "from the data alone; without effect on a GPU.",
+        "minutes",
+        gt=0,
+    )
     recipe_keeps: list[str] = key(
         [], "Keys of Train that recipe auto does not choose: those that you set, and all it has chosen already."
     )

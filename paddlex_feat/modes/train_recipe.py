@@ -16,19 +16,12 @@ from paddlex_feat.config.schema import Config
 from paddlex_feat.data.lists.holdout import hold_out
 from paddlex_feat.data.readers import require_lists
 from paddlex_feat.models.registry import find_backbone
+from paddlex_feat.modes.train_budget import MAX_EPOCHS, SCRATCH_SIZE, SIZES, Budget
 from paddlex_feat.runtime.gpus import expects_gpu
 
 log = logging.getLogger(__name__)
-SIZES = (224, 192, 160, 128)  # px; features of larger images are better, whatever the size of the files
-# Images of 224 px that some five minutes on two processors train, by backbone, and of another one.
-CPU_IMAGES = {"EfficientNet_Lite0": 3000, "PPLCNetV2_base_ShiTu": 2000}
-CPU_IMAGES_OF_OTHERS = 1000
-MIN_EPOCHS, MAX_EPOCHS = 3, 6
 PROBED_IMAGES = 6000  # features that the linear probe sees in some seconds
-CHEAP_EVALUATION = 1000  # images that a CPU evaluates in some seconds
-SCRATCH_SIZE, SMALL_SCRATCH_SIZE = 64, 48  # px; of few and of many images
-SCRATCH_IMAGES = 27_000  # of SCRATCH_SIZE, which some seven minutes on two processors train
-MAX_SCRATCH_EPOCHS = 200
+SMALL_SCRATCH_SIZE = 48  # px; of many images
 FEW_IMAGES = 1000
 RATE_OF_A_CLASS, MIN_RATE, MAX_RATE = 5e-6, 1e-4, 1e-3  # of AdamW
 TRANSFORMER = "CLIP_vit"  # whose early layers should change least, and all layers less than those of convolutions
@@ -51,6 +44,7 @@ class Facts:
         given: values of Train's keys that the user sets.
         takes_map: whether the network ends in a layer that can take a linear map.
         from_weights: whether training starts from weights.
+        minutes: Train.recipe_minutes.
     """
 
     images: int
@@ -61,8 +55,14 @@ class Facts:
     backbone: str
     size: int | None
     from_weights: bool
+    minutes: float
     takes_map: bool = True
     given: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def budget(self) -> Budget:
+        """What the training may cost."""
+        return Budget(self.images, self.evaluated, self.minutes, self.backbone, self.on_gpu)
 
 
 def choose(facts: Facts) -> Choice:
@@ -72,7 +72,8 @@ def choose(facts: Facts) -> Choice:
 
 def _from_weights(facts: Facts) -> Choice:
     size, why_size = _size(facts)
-    epochs, why_epochs = _epochs(facts, size)
+    epochs = facts.budget.epochs(size)
+    why_epochs = "fine-tuning changes little" if epochs == MAX_EPOCHS else _minutes(facts)
     rate = min(MAX_RATE, max(MIN_RATE, RATE_OF_A_CLASS * facts.classes))
     why_rate, decay = "the more classes, the more there is to learn and the less to forget", None
     if facts.backbone == TRANSFORMER:
@@ -98,12 +99,11 @@ def _from_scratch(facts: Facts) -> Choice:
     batch, why_batch = (16, "few images give few steps") if few else (32, "more images in the same time")
     if facts.on_gpu:
         batch, why_batch = 64, "a GPU takes as long for fewer"
-    most = float("inf") if facts.on_gpu else SCRATCH_IMAGES * (SCRATCH_SIZE / size) ** 2 / facts.images
-    epochs = int(min(MAX_SCRATCH_EPOCHS, max(MIN_EPOCHS, most)))
+    epochs = facts.budget.scratch_epochs(size)
     return {
         "input_size": (size, "random weights have to see many images, so that they are small on a CPU"),
         **_batches(facts, batch, why_batch),
-        "epochs_iters": (epochs, "random weights need many" if facts.on_gpu else "some minutes on a CPU"),
+        "epochs_iters": (epochs, "random weights need many" if facts.on_gpu else _minutes(facts)),
         "learning_rate": (0.01, "that of the model's recipe"),
         "layer_decay": (None, "all layers have as much to learn"),
         "probe_epochs": (_probe_epochs(facts), "without effect: random weights are not probed"),
@@ -138,7 +138,7 @@ def _probe_epochs(facts: Facts) -> int:
 
 def _eval_interval(facts: Facts, epochs: int, usual: int) -> tuple[int, str]:
     """`usual` where that costs little; else the end and at most one evaluation before."""
-    cheap = facts.on_gpu or facts.evaluated <= CHEAP_EVALUATION
+    cheap = facts.budget.evaluates_cheaply
     return (
         (min(usual, epochs), f"{facts.evaluated} images are quickly evaluated")
         if cheap
@@ -147,7 +147,7 @@ def _eval_interval(facts: Facts, epochs: int, usual: int) -> tuple[int, str]:
 
 
 def _average(facts: Facts, usual: list[str]) -> tuple[list[str], str]:
-    cheap = facts.on_gpu or facts.evaluated <= CHEAP_EVALUATION
+    cheap = facts.budget.evaluates_cheaply
     return (usual, "the best is taken if it is better") if cheap else ([], _costly(facts))
 
 
@@ -160,21 +160,13 @@ def _size(facts: Facts) -> tuple[int, str]:
         return facts.size, "the network takes no other size"
     if facts.on_gpu:
         return SIZES[0], "the size that the start was trained at"
-    for size in SIZES:
-        if MIN_EPOCHS * facts.images * (size / 224) ** 2 <= _images_at_224(facts):
-            return size, f"the largest of which {MIN_EPOCHS} epochs take some minutes on a CPU"
-    return SIZES[-1], "more would take too long on a CPU"
+    size = facts.budget.size()
+    why = f"the largest of which enough epochs fit in {facts.minutes:g} minutes"
+    return size, why if size > SIZES[-1] else "more would take too long on a CPU"
 
 
-def _epochs(facts: Facts, size: int) -> tuple[int, str]:
-    most = _images_at_224(facts) / (facts.images * (size / 224) ** 2)
-    epochs = int(min(MAX_EPOCHS, max(MIN_EPOCHS, most)))
-    return epochs, "fine-tuning changes little" if epochs == MAX_EPOCHS else "some minutes on a CPU"
-
-
-def _images_at_224(facts: Facts) -> float:
-    """Images of 224 px that a run may train; on a GPU as many as it likes."""
-    return float("inf") if facts.on_gpu else CPU_IMAGES.get(facts.backbone, CPU_IMAGES_OF_OTHERS)
+def _minutes(facts: Facts) -> str:
+    return f"about {facts.minutes:g} minutes on two processors (Train.recipe_minutes)"
 
 
 def apply_auto_recipe(config: Config, resumed: Path | None) -> Config:
@@ -239,6 +231,7 @@ def inspect_data(config: Config) -> Facts:
         backbone=config.Model.backbone,
         size=settings.input_size if fixed else None,
         from_weights=bool(settings.pretrain_weight_path),
+        minutes=settings.recipe_minutes,
         given={name: getattr(settings, name) for name in settings.recipe_keeps},
         takes_map=config.Model.neck == "linear" or config.Model.backbone == "PPLCNetV2_base_ShiTu",
     )

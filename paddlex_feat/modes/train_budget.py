@@ -1,0 +1,67 @@
+"""How large the images and how long the training are with Train.recipe=auto: what Train.recipe_minutes allows.
+
+Costs are counted in trained images of 224 px, not measured: a choice follows from the data alone, on every machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SIZES = (224, 192, 160, 128)  # px; features of larger images are better, whatever the size of the files
+MIN_EPOCHS, MAX_EPOCHS = 3, 6
+# Images of 224 px that two processors train in a minute, by backbone, and of another one.
+TRAINED = {"EfficientNet_Lite0": 900, "PPLCNetV2_base_ShiTu": 600}
+TRAINED_OF_OTHERS = 200
+EMBEDDED = 0.25  # cost of an image's features
+MAPS = 4  # features of the training images and of their mirror images, for a map at the start and one at the end
+CHEAP_EVALUATION = 1000  # images of gallery and query up to which averages of weights are worth measuring
+SCRATCH_SIZE = 64  # px
+SCRATCH_IMAGES = 3860  # of SCRATCH_SIZE that two processors train in a minute from random weights, with evaluations
+MAX_SCRATCH_EPOCHS = 200
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a training may cost.
+
+    Attributes:
+        images: for training.
+        evaluated: images of gallery and query.
+        minutes: Train.recipe_minutes.
+        backbone: name of the network.
+        on_gpu: whether a GPU trains; time is no limit then.
+    """
+
+    images: int
+    evaluated: int
+    minutes: float
+    backbone: str
+    on_gpu: bool
+
+    @property
+    def evaluates_cheaply(self) -> bool:
+        """Whether evaluations cost little beside the training."""
+        return self.on_gpu or self.evaluated <= CHEAP_EVALUATION
+
+    def size(self) -> int:
+        """The largest size of which MIN_EPOCHS fit, in px."""
+        return next((size for size in SIZES if self._epochs(size) >= MIN_EPOCHS), SIZES[-1])
+
+    def epochs(self, size: int) -> int:
+        """Epochs of fine-tuning at this size."""
+        return int(min(MAX_EPOCHS, max(MIN_EPOCHS, self._epochs(size))))
+
+    def scratch_epochs(self, size: int) -> int:
+        """Epochs from random weights at this size."""
+        if self.on_gpu:
+            return MAX_SCRATCH_EPOCHS
+        most = self.minutes * SCRATCH_IMAGES * (SCRATCH_SIZE / size) ** 2 / self.images
+        return int(min(MAX_SCRATCH_EPOCHS, max(MIN_EPOCHS, most)))
+
+    def _epochs(self, size: int) -> float:
+        if self.on_gpu:
+            return float("inf")
+        evaluations = 6 + 6 * self.evaluates_cheaply  # start, maps and two epochs; all epochs and averages
+        embedded = EMBEDDED * (MAPS * self.images + evaluations * self.evaluated)
+        trained = self.minutes * TRAINED.get(self.backbone, TRAINED_OF_OTHERS) * (SIZES[0] / size) ** 2
+        return (trained - embedded) / self.images
