@@ -150,4 +150,4 @@ def test_the_shipped_files_say_what_the_recipe_sets(name):
                 continue  # CLIP has no BatchNorm
             found = own[section][key]
             assert {**found, **value} == found if isinstance(value, dict) else found == value, key
-    assert config.Train.adapt == ["start", "end"]
+    assert config.Train.recipe == "auto" and not config.Train.recipe_keeps
