@@ -143,7 +143,7 @@ class TrainSection(Section):
         "set take precedence. null: the recipe of Global.model.",
     )
     recipe_minutes: float = key(
-        5,
+        6,
         "How long a run that recipe auto plans may take on two CPU cores, about. Sizes and lengths follow from it and "
         "from the data alone; without effect on a GPU.",
         "minutes",

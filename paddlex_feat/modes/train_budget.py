@@ -8,9 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SIZES = (224, 192, 160, 128)  # px; features of larger images are better, whatever the size of the files
-MIN_EPOCHS, MAX_EPOCHS = 3, 6
+MIN_EPOCHS = 3
+ENOUGH_EPOCHS = 6  # have to fit at a larger size, for epochs are worth more than pixels
+MAX_EPOCHS = 8
+FEW_IMAGES = 1000  # below which more than ENOUGH_EPOCHS teach nothing
 # Images of 224 px that two processors train in a minute, by backbone, and of another one.
-TRAINED = {"EfficientNet_Lite0": 900, "PPLCNetV2_base_ShiTu": 600}
+TRAINED = {"EfficientNet_Lite0": 750, "PPLCNetV2_base_ShiTu": 550}
 TRAINED_OF_OTHERS = 200
 EMBEDDED = 0.25  # cost of an image's features
 MAPS = 4  # features of the training images and of their mirror images, for a map at the start and one at the end
@@ -43,13 +46,18 @@ class Budget:
         """Whether evaluations cost little beside the training."""
         return self.on_gpu or self.evaluated <= CHEAP_EVALUATION
 
+    @property
+    def most_epochs(self) -> int:
+        """Epochs of fine-tuning where time is no limit."""
+        return ENOUGH_EPOCHS if self.images < FEW_IMAGES else MAX_EPOCHS
+
     def size(self) -> int:
-        """The largest size of which MIN_EPOCHS fit, in px."""
-        return next((size for size in SIZES if self._epochs(size) >= MIN_EPOCHS), SIZES[-1])
+        """The largest size of which ENOUGH_EPOCHS fit, in px."""
+        return next((size for size in SIZES if self._epochs(size) >= ENOUGH_EPOCHS), SIZES[-1])
 
     def epochs(self, size: int) -> int:
         """Epochs of fine-tuning at this size."""
-        return int(min(MAX_EPOCHS, max(MIN_EPOCHS, self._epochs(size))))
+        return int(min(self.most_epochs, max(MIN_EPOCHS, self._epochs(size))))
 
     def scratch_epochs(self, size: int) -> int:
         """Epochs from random weights at this size."""

@@ -16,13 +16,12 @@ from paddlex_feat.config.schema import Config
 from paddlex_feat.data.lists.holdout import hold_out
 from paddlex_feat.data.readers import require_lists
 from paddlex_feat.models.registry import find_backbone
-from paddlex_feat.modes.train_budget import MAX_EPOCHS, SCRATCH_SIZE, SIZES, Budget
+from paddlex_feat.modes.train_budget import FEW_IMAGES, SCRATCH_SIZE, SIZES, Budget
 from paddlex_feat.runtime.gpus import expects_gpu
 
 log = logging.getLogger(__name__)
 PROBED_IMAGES = 6000  # features that the linear probe sees in some seconds
 SMALL_SCRATCH_SIZE = 48  # px; of many images
-FEW_IMAGES = 1000
 RATE_OF_A_CLASS, MIN_RATE, MAX_RATE = 5e-6, 1e-4, 1e-3  # of AdamW
 TRANSFORMER = "CLIP_vit"  # whose early layers should change least, and all layers less than those of convolutions
 TRANSFORMER_RATE, TRANSFORMER_DECAY = 0.1, 0.75
@@ -73,7 +72,8 @@ def choose(facts: Facts) -> Choice:
 def _from_weights(facts: Facts) -> Choice:
     size, why_size = _size(facts)
     epochs = facts.budget.epochs(size)
-    why_epochs = "fine-tuning changes little" if epochs == MAX_EPOCHS else _minutes(facts)
+    few = facts.images < FEW_IMAGES and not facts.on_gpu
+    why_epochs = "fine-tuning changes little" if epochs == facts.budget.most_epochs else _minutes(facts)
     rate = min(MAX_RATE, max(MIN_RATE, RATE_OF_A_CLASS * facts.classes))
     why_rate, decay = "the more classes, the more there is to learn and the less to forget", None
     if facts.backbone == TRANSFORMER:
@@ -82,7 +82,7 @@ def _from_weights(facts: Facts) -> Choice:
     adapt = ["start", "end"] if facts.takes_map else []
     return {
         "input_size": (size, why_size),
-        **_batches(facts, *((64, "enough classes in each") if facts.on_gpu else (32, "more steps, and less memory"))),
+        **_batches(facts, *((32, "few images give few steps") if few else (64, "enough classes in each"))),
         "epochs_iters": (epochs, why_epochs),
         "learning_rate": (rate, why_rate),
         "layer_decay": (decay, "early layers of a transformer change least" if decay else "convolutions learn alike"),

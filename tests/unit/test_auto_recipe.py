@@ -12,7 +12,7 @@ from paddlex_feat.errors import ConfigError
 from paddlex_feat.modes import train_recipe
 from paddlex_feat.modes.train_recipe import Facts, choose
 
-FACTS = Facts(200, 20, 10, 200, on_gpu=False, backbone="EfficientNet_Lite0", size=None, from_weights=True, minutes=5)
+FACTS = Facts(200, 20, 10, 200, on_gpu=False, backbone="EfficientNet_Lite0", size=None, from_weights=True, minutes=6)
 
 
 def config_of(tmp_path, text: str, *overrides: str):
@@ -52,11 +52,11 @@ def test_no_file_and_no_key_changes_without_it(tmp_path):
     ("change", "size", "epochs"),
     [
         ({}, 224, 6),
-        ({"images": 1600, "classes": 400, "per_class": 4}, 160, 4),
+        ({"images": 1600, "classes": 400, "per_class": 4}, 128, 7),
         ({"images": 2000, "classes": 400, "per_class": 4, "evaluated": 2000}, 128, 4),
-        ({"images": 2000, "classes": 400, "per_class": 4, "evaluated": 2000, "minutes": 10}, 192, 3),
+        ({"images": 2000, "classes": 400, "per_class": 4, "evaluated": 2000, "minutes": 10}, 128, 8),
         ({"images": 100_000, "classes": 400}, 128, 3),
-        ({"images": 100_000, "on_gpu": True}, 224, 6),
+        ({"images": 100_000, "on_gpu": True}, 224, 8),
         ({"size": 96}, 96, 6),
         ({"from_weights": False, "minutes": 7}, 64, 135),
         ({"from_weights": False, "images": 2500, "minutes": 7}, 48, 19),
