@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
 from dataclasses import asdict
@@ -61,10 +62,11 @@ def run(config: Config, output: Path) -> dict[str, Any]:
 
 def _as_trained(config: Config) -> Config:
     """The configuration with what Train.recipe=auto would choose: batches and sizes are checked as they are trained."""
-    try:
-        return apply_auto_recipe(config, None)
-    except DatasetError:  # lists that cannot be read: the check finds and reports them
-        return config
+    train = config.Train.model_copy(update={"validation": "queries"})  # whatever a split would find too small
+    for candidate in (config, config.model_copy(update={"Train": train})):
+        with contextlib.suppress(DatasetError):
+            return apply_auto_recipe(candidate, None)
+    return config  # lists that cannot be read: the check finds and reports them
 
 
 def _settings(config: Config) -> CheckSettings:

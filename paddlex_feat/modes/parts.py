@@ -62,6 +62,8 @@ def unused_settings(config: Config) -> list[str]:
         sentences.append(
             "Export.dimension has no effect on the model of a full training: mode export cuts its features."
         )
+    if train.init_backbone != "recipe" and train.pretrain_weight_path:
+        sentences.append("Train.init_backbone has no effect, for training starts from weights.")
     if train.loss.terms is not None:
         names = [name for name in LossSection.model_fields if name != "terms"]
         changed = [f"Train.loss.{name}" for name in names if getattr(train.loss, name) != getattr(usual.loss, name)]

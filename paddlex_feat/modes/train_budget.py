@@ -1,4 +1,4 @@
-"""How large the images and how long the training are with Train.recipe=auto: what Train.recipe_minutes allows.
+"""Image size and number of epochs of Train.recipe=auto, by what Train.recipe_minutes allows.
 
 Costs are counted in trained images of 224 px, not measured: a choice follows from the data alone, on every machine.
 """
@@ -14,12 +14,14 @@ MAX_EPOCHS = 8
 FEW_IMAGES = 1000  # below which more than ENOUGH_EPOCHS teach nothing
 # Images of 224 px that two processors train in a minute, by backbone, and of another one.
 TRAINED = {"EfficientNet_Lite0": 750, "PPLCNetV2_base_ShiTu": 550}
-TRAINED_OF_OTHERS = 200
+TRAINED_OF_OTHERS = 40  # CLIP's ViT-B/16
 EMBEDDED = 0.25  # cost of an image's features
 MAPS = 4  # features of the training images and of their mirror images, for a map at the start and one at the end
 CHEAP_EVALUATION = 1000  # images of gallery and query up to which averages of weights are worth measuring
 SCRATCH_SIZE = 64  # px
-SCRATCH_IMAGES = 3860  # of SCRATCH_SIZE that two processors train in a minute from random weights, with evaluations
+SMALL_SCRATCH_SIZE = 48  # px; of many images
+# Images of SCRATCH_SIZE that two processors train in a minute from random weights, with evaluations: of PP-ShiTuV2_rec.
+SCRATCH_IMAGES = 3860
 MAX_SCRATCH_EPOCHS = 200
 
 
@@ -47,6 +49,10 @@ class Budget:
         return self.on_gpu or self.evaluated <= CHEAP_EVALUATION
 
     @property
+    def _trained(self) -> int:
+        return TRAINED.get(self.backbone, TRAINED_OF_OTHERS)
+
+    @property
     def most_epochs(self) -> int:
         """Epochs of fine-tuning where time is no limit."""
         return ENOUGH_EPOCHS if self.images < FEW_IMAGES else MAX_EPOCHS
@@ -63,7 +69,8 @@ class Budget:
         """Epochs from random weights at this size."""
         if self.on_gpu:
             return MAX_SCRATCH_EPOCHS
-        most = self.minutes * SCRATCH_IMAGES * (SCRATCH_SIZE / size) ** 2 / self.images
+        share = self._trained / TRAINED["PPLCNetV2_base_ShiTu"]
+        most = self.minutes * share * SCRATCH_IMAGES * (SCRATCH_SIZE / size) ** 2 / self.images
         return int(min(MAX_SCRATCH_EPOCHS, max(MIN_EPOCHS, most)))
 
     def _epochs(self, size: int) -> float:
@@ -71,5 +78,5 @@ class Budget:
             return float("inf")
         evaluations = 6 + 6 * self.evaluates_cheaply  # start, maps and two epochs; all epochs and averages
         embedded = EMBEDDED * (MAPS * self.images + evaluations * self.evaluated)
-        trained = self.minutes * TRAINED.get(self.backbone, TRAINED_OF_OTHERS) * (SIZES[0] / size) ** 2
+        trained = self.minutes * self._trained * (SIZES[0] / size) ** 2
         return (trained - embedded) / self.images

@@ -81,7 +81,7 @@ def build_state(
     choose_kernels(settings, worker)  # before run.json records the switches
     paddle.seed(settings.seed)
     model = recognizer.build(network_spec(config), num_classes)
-    if settings.init_backbone != "recipe":
+    if settings.init_backbone != "recipe" and start is None and not settings.pretrain_weight_path:
         getattr(model.backbone, f"init_{settings.init_backbone}")()
     if settings.adapt:
         require_foldable(set(model.state_dict()))

@@ -9,19 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from paddlex_feat.config import load as config_load
 from paddlex_feat.config.auto_recipe import KEY, MEASURED
+from paddlex_feat.config.problems import listed
 from paddlex_feat.config.schema import Config
 from paddlex_feat.data.lists.holdout import hold_out
 from paddlex_feat.data.readers import require_lists
+from paddlex_feat.errors import ConfigError
 from paddlex_feat.models.registry import find_backbone
-from paddlex_feat.modes.train_budget import FEW_IMAGES, SCRATCH_SIZE, SIZES, Budget
+from paddlex_feat.modes.train_budget import (
+    FEW_IMAGES,
+    MAX_SCRATCH_EPOCHS,
+    MIN_EPOCHS,
+    SCRATCH_SIZE,
+    SIZES,
+    SMALL_SCRATCH_SIZE,
+    Budget,
+)
 from paddlex_feat.runtime.gpus import expects_gpu
 
 log = logging.getLogger(__name__)
 PROBED_IMAGES = 6000  # features that the linear probe sees in some seconds
-SMALL_SCRATCH_SIZE = 48  # px; of many images
 RATE_OF_A_CLASS, MIN_RATE, MAX_RATE = 5e-6, 1e-4, 1e-3  # of AdamW
 TRANSFORMER = "CLIP_vit"  # whose early layers should change least, and all layers less than those of convolutions
 TRANSFORMER_RATE, TRANSFORMER_DECAY = 0.1, 0.75
@@ -42,6 +52,7 @@ class Facts:
         size: the input size in px, if the user sets it or the network takes no other; None: to be chosen.
         given: values of Train's keys that the user sets.
         takes_map: whether the network ends in a layer that can take a linear map.
+        measures_start: whether the run measures its start, without which a map at the start cannot be judged.
         from_weights: whether training starts from weights.
         minutes: Train.recipe_minutes.
     """
@@ -56,6 +67,7 @@ class Facts:
     from_weights: bool
     minutes: float
     takes_map: bool = True
+    measures_start: bool = True
     given: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -72,23 +84,23 @@ def choose(facts: Facts) -> Choice:
 def _from_weights(facts: Facts) -> Choice:
     size, why_size = _size(facts)
     epochs = facts.budget.epochs(size)
-    few = facts.images < FEW_IMAGES and not facts.on_gpu
-    why_epochs = "fine-tuning changes little" if epochs == facts.budget.most_epochs else _minutes(facts)
+    batch, why_batch = (64, "enough classes in each")
+    if facts.backbone == TRANSFORMER or (facts.images < FEW_IMAGES and not facts.on_gpu):
+        batch, why_batch = (32, "more steps, and less memory")
     rate = min(MAX_RATE, max(MIN_RATE, RATE_OF_A_CLASS * facts.classes))
     why_rate, decay = "the more classes, the more there is to learn and the less to forget", None
     if facts.backbone == TRANSFORMER:
         rate, decay = rate * TRANSFORMER_RATE, TRANSFORMER_DECAY
         why_rate += "; a tenth of it for a transformer"
-    adapt = ["start", "end"] if facts.takes_map else []
     return {
         "input_size": (size, why_size),
-        **_batches(facts, *((32, "few images give few steps") if few else (64, "enough classes in each"))),
-        "epochs_iters": (epochs, why_epochs),
+        **_batches(facts, batch, why_batch),
+        "epochs_iters": (epochs, _why_epochs(facts, epochs, facts.budget.most_epochs)),
         "learning_rate": (rate, why_rate),
         "layer_decay": (decay, "early layers of a transformer change least" if decay else "convolutions learn alike"),
         "probe_epochs": (_probe_epochs(facts), f"some seconds for {facts.images} images"),
         "eval_interval": _eval_interval(facts, epochs, 1),
-        "adapt": (adapt, _why_adapt(facts)),
+        "adapt": _adapt(facts, ["start", "end"] if facts.measures_start else ["end"]),
         "average": _average(facts, ["last", "start"]),
     }
 
@@ -101,14 +113,14 @@ def _from_scratch(facts: Facts) -> Choice:
         batch, why_batch = 64, "a GPU takes as long for fewer"
     epochs = facts.budget.scratch_epochs(size)
     return {
-        "input_size": (size, "random weights have to see many images, so that they are small on a CPU"),
+        "input_size": (size, "the usual one" if facts.on_gpu else "random weights have to see many images: small ones"),
         **_batches(facts, batch, why_batch),
-        "epochs_iters": (epochs, "random weights need many" if facts.on_gpu else _minutes(facts)),
-        "learning_rate": (0.01, "that of the model's recipe"),
+        "epochs_iters": (epochs, _why_epochs(facts, epochs, MAX_SCRATCH_EPOCHS)),
+        "learning_rate": (0.01, "a rate of plain SGD for random weights"),
         "layer_decay": (None, "all layers have as much to learn"),
         "probe_epochs": (_probe_epochs(facts), "without effect: random weights are not probed"),
         "eval_interval": _eval_interval(facts, epochs, max(1, epochs // 10)),
-        "adapt": (["end"] if facts.takes_map else [], _why_adapt(facts)),
+        "adapt": _adapt(facts, ["end"]),
         "average": _average(facts, ["last"]),
     }
 
@@ -119,17 +131,28 @@ def _batches(facts: Facts, usual: int, reason: str) -> Choice:
     if batch:
         per_class = next((k for k in range(per_class, 1, -1) if batch % k == 0), per_class)
     per_class = facts.given.get("samples_per_class", per_class) or 1  # 1: shuffled, without classes
-    batch = usual if per_class == 1 else min(usual, facts.classes * per_class) // per_class * per_class
+    batch = usual
+    if per_class > 1:
+        batch = max(1, min(usual // per_class, facts.classes)) * per_class
+        reason = reason if batch == usual else f"whole classes of {per_class} images, of {facts.classes} in all"
     return {
-        "batch_size": (batch, reason if batch == usual else f"there are {facts.classes} classes"),
+        "batch_size": (batch, reason),
         "samples_per_class": (per_class, f"classes have {facts.per_class} images"),
     }
 
 
-def _why_adapt(facts: Facts) -> str:
+def _adapt(facts: Facts, usual: list[str]) -> tuple[list[str], str]:
     if not facts.takes_map:
-        return "the network does not end in a layer that could take a map"
-    return "linear maps of the features, each applied only where it is measured to be better"
+        return [], "the network does not end in a layer that could take a map"
+    return usual, "linear maps of the features, each applied only where it is measured to be better"
+
+
+def _why_epochs(facts: Facts, epochs: int, most: int) -> str:
+    if epochs == most:
+        return "more would change little"
+    if epochs == MIN_EPOCHS:
+        return "fewer would teach too little; they may take longer than Train.recipe_minutes"
+    return _minutes(facts)
 
 
 def _probe_epochs(facts: Facts) -> int:
@@ -176,13 +199,15 @@ def apply_auto_recipe(config: Config, resumed: Path | None) -> Config:
         config: the configuration, validated.
         resumed: the checkpoint of the run that goes on, whose own choice is taken.
 
-    Raises DatasetError.
+    Raises:
+        DatasetError: the lists cannot be read.
+        ConfigError: what it chooses does not go with the user's own keys.
     """
     settings = config.Train
     open_keys = [name for name in MEASURED if name not in settings.recipe_keeps]
     if settings.recipe != "auto" or not open_keys:
         return config
-    chosen = _recorded(resumed, open_keys) if resumed else None
+    chosen = _recorded(resumed, open_keys, settings.recipe_minutes) if resumed else None
     if chosen is None:
         facts = inspect_data(config)
         log.info(
@@ -201,16 +226,31 @@ def apply_auto_recipe(config: Config, resumed: Path | None) -> Config:
 def _with(config: Config, chosen: dict[str, Any]) -> Config:
     raw = config.model_dump()
     raw["Train"] |= {**chosen, "recipe_keeps": list(MEASURED)}
-    return Config.model_validate(raw)
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        rows, _ = listed(error, {}, {})
+        raise ConfigError(
+            f"What {KEY}=auto chooses does not go with keys that are set: {'; '.join(rows)}",
+            where="Train",
+            fix="Set the key that the recipe chose too, or leave out the other one.",
+            code="recipe-conflict",
+        ) from error
 
 
-def _recorded(resumed: Path, names: list[str]) -> dict[str, Any] | None:
-    """The values that the resumed run has chosen, from its config.yaml; None where it chose none."""
+def _recorded(resumed: Path, names: list[str], minutes: float) -> dict[str, Any] | None:
+    """The values of the resumed run, whether chosen or given, from its config.yaml; None where there is none."""
     file = resumed.parent.parent / "config.yaml"
     if not file.is_file():
         return None
     former = config_load.load(str(file), [], usable=False)[0].Train
-    return {name: getattr(former, name) for name in names} if former.recipe == "auto" else None
+    if former.recipe == "auto" and former.recipe_minutes != minutes:
+        log.warning(
+            "Train.recipe_minutes has no effect on a run that goes on: it keeps what was chosen for %g minutes. "
+            "Train.epochs_iters changes its length.",
+            former.recipe_minutes,
+        )
+    return {name: getattr(former, name) for name in names}
 
 
 def inspect_data(config: Config) -> Facts:
@@ -233,5 +273,6 @@ def inspect_data(config: Config) -> Facts:
         from_weights=bool(settings.pretrain_weight_path),
         minutes=settings.recipe_minutes,
         given={name: getattr(settings, name) for name in settings.recipe_keeps},
+        measures_start=settings.eval_start and settings.amp != "O2",
         takes_map=config.Model.neck == "linear" or config.Model.backbone == "PPLCNetV2_base_ShiTu",
     )

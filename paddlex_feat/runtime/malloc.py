@@ -6,12 +6,20 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 # Options of glibc's mallopt (malloc.h).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8
-# One arena, for those of threads hold no block above 64 MiB; the thresholds in bytes.
-_KEEP_SOME = {_ARENA_MAX: 1, _MMAP_MAX: 2**16, _MMAP_THRESHOLD: 2**26, _TRIM_THRESHOLD: 2**28}
-_KEEP_ALL = {_ARENA_MAX: 1, _MMAP_MAX: 0, _TRIM_THRESHOLD: -1}  # no block of its own mapping, no trimming
+# One arena: those of threads hold no block above 64 MiB. Thresholds in bytes; glibc before 2.35 refuses the second one
+# of mmap, and keeps the first.
+_KEEP_SOME = (
+    (_ARENA_MAX, 1),
+    (_MMAP_MAX, 2**16),
+    (_MMAP_THRESHOLD, 2**25),
+    (_MMAP_THRESHOLD, 2**26),
+    (_TRIM_THRESHOLD, 2**28),
+)
+_KEEP_ALL = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))  # no block of its own mapping, no trimming
 _HUGE_PAGE = 2**21  # bytes
 _MADV_HUGEPAGE = 14  # of Linux
 
@@ -35,6 +43,7 @@ def keep_all_freed_memory(most: int) -> Iterator[None]:
     """While the block runs, let glibc keep all freed memory, on huge pages; then give back what is free.
 
     A step of training takes and frees gigabytes: at 32 images of 224 px, clearing fresh pages took a third of its time.
+    Threads that have an arena of their own already are not helped.
 
     Args:
         most: bytes that are laid out on huge pages where the system allows it. They are not used before they are
@@ -45,10 +54,11 @@ def keep_all_freed_memory(most: int) -> Iterator[None]:
     if libc is None or _all_kept:
         yield
         return
-    _set(libc, _KEEP_ALL)
-    _use_huge_pages(libc, most)
     _all_kept = True
     try:
+        _set(libc, _KEEP_ALL)
+        if _has_room():
+            _use_huge_pages(libc, most)
         yield
     finally:
         _all_kept = False
@@ -66,9 +76,21 @@ def _glibc() -> ctypes.CDLL | None:
     return None
 
 
-def _set(libc: ctypes.CDLL, options: dict[int, int]) -> None:
-    for option, value in options.items():
+def _set(libc: ctypes.CDLL, options: tuple[tuple[int, int], ...]) -> None:
+    for option, value in options:
         libc.mallopt(option, value)
+
+
+def _has_room() -> bool:
+    """Whether addresses that are reserved and not used take nothing from others."""
+    import resource  # not on Windows
+
+    limits = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    try:
+        strict = Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2"
+    except OSError:
+        strict = False
+    return not strict and all(limit == resource.RLIM_INFINITY for limit in limits)
 
 
 def _use_huge_pages(libc: ctypes.CDLL, size: int) -> None:

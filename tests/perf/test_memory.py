@@ -126,6 +126,21 @@ print(resident())
     assert fresh < 100 and during > 1000 and after < 200
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_where_addresses_are_limited_none_are_reserved():
+    code = """
+import resource
+import numpy as np
+from paddlex_feat.runtime.malloc import keep_all_freed_memory
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
+with keep_all_freed_memory(900 * 2**20):
+    import mmap
+    mmap.mmap(-1, 800 * 2**20)  # as a library that is loaded takes its own
+"""
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+
+
 def ranked(kind: str, queries: int, images: int, classes: int, dim: int) -> tuple[np.ndarray, ...]:
     """Features and labels of queries and gallery: of a trained network, or of one that has (all but) collapsed."""
     rng = np.random.default_rng(5)

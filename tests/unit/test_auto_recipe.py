@@ -58,8 +58,8 @@ def test_no_file_and_no_key_changes_without_it(tmp_path):
         ({"images": 100_000, "classes": 400}, 128, 3),
         ({"images": 100_000, "on_gpu": True}, 224, 8),
         ({"size": 96}, 96, 6),
-        ({"from_weights": False, "minutes": 7}, 64, 135),
-        ({"from_weights": False, "images": 2500, "minutes": 7}, 48, 19),
+        ({"from_weights": False, "minutes": 7, "backbone": "PPLCNetV2_base_ShiTu"}, 64, 135),
+        ({"from_weights": False, "images": 2500, "minutes": 7, "backbone": "PPLCNetV2_base_ShiTu"}, 48, 19),
         ({"from_weights": False, "images": 2500, "on_gpu": True}, 224, 200),
     ],
 )
@@ -78,6 +78,10 @@ def test_size_and_length_follow_from_what_a_cpu_can_do(change, size, epochs):
         ({"from_weights": False, "classes": 3}, 12, 4),
         ({"given": {"batch_size": 18}}, 30, 3),  # the given batch is used, with three images a class
         ({"given": {"samples_per_class": 5}}, 30, 5),
+        ({"given": {"samples_per_class": 48}}, 48, 48),
+        ({"from_weights": False, "given": {"samples_per_class": 20}}, 20, 20),
+        ({"images": 1600, "classes": 400}, 64, 4),
+        ({"images": 1600, "classes": 400, "backbone": "CLIP_vit", "on_gpu": True}, 32, 4),
         ({"given": {"samples_per_class": None}}, 32, 1),
     ],
 )
@@ -141,13 +145,39 @@ def test_what_is_chosen_is_recorded_and_not_chosen_again(small_faces, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in load.shipped() if name.endswith("_finetune")])
-def test_the_shipped_files_say_what_the_recipe_sets(name):
-    config = load.load(name, [], usable=False)[0]
+@pytest.mark.parametrize("start", ["weights.pdparams", None])
+def test_the_shipped_files_set_no_key_of_the_recipe(name, start):
+    config = load.load(name, [("Train.pretrain_weight_path", start)], usable=False)[0]
+    expected = FROM_WEIGHTS if start else FROM_SCRATCH
     own = config.model_dump(mode="json")
-    for section, keys in FROM_WEIGHTS.items():
+    for section, keys in expected.items():
         for key, value in keys.items():
-            if name.startswith("PP-ShiTuV2_rec_CLIP") and key == "bn_frozen":
-                continue  # CLIP has no BatchNorm
             found = own[section][key]
             assert {**found, **value} == found if isinstance(value, dict) else found == value, key
     assert config.Train.recipe == "auto" and not config.Train.recipe_keeps
+
+
+@pytest.mark.parametrize("setting", ["Train.eval_start=False", "Train.amp=O2"])
+def test_a_start_that_is_not_measured_gets_no_map(setting, small_faces, tmp_path):
+    text = "Global: {model: EfficientNet_Lite0_rec}\nTrain: {recipe: auto}"
+    config = config_of(tmp_path, text, f"Global.dataset_dir={small_faces}", setting)[0]
+    assert train_recipe.apply_auto_recipe(config, None).Train.adapt == ["end"]
+
+
+def test_a_choice_that_does_not_go_with_a_key_is_an_error_of_the_configuration(small_faces, tmp_path):
+    text = "Global: {model: EfficientNet_Lite0_rec}\nTrain: {recipe: auto, adapt: [start], eval_start: False}"
+    with pytest.raises(ConfigError, match="adapt"):
+        train_recipe.apply_auto_recipe(config_of(tmp_path, text, f"Global.dataset_dir={small_faces}")[0], None)
+
+
+def test_a_resumed_run_keeps_what_it_had_and_says_that_other_minutes_do_nothing(small_faces, tmp_path, caplog):
+    (tmp_path / "run/latest").mkdir(parents=True)
+    text = "Global: {model: EfficientNet_Lite0_rec}\nTrain: {input_size: 160, epochs_iters: 2}"
+    (tmp_path / "run/config.yaml").write_text(text)  # as a file of fixed values was run
+    automatic = "Global: {model: EfficientNet_Lite0_rec}\nTrain: {recipe: auto, recipe_minutes: 2}"
+    config = config_of(tmp_path, automatic, f"Global.dataset_dir={small_faces}")[0]
+    resumed = train_recipe.apply_auto_recipe(config, tmp_path / "run/latest/latest.pdparams")
+    assert (resumed.Train.input_size, resumed.Train.epochs_iters) == (160, 2) and not caplog.records
+    (tmp_path / "run/config.yaml").write_text(automatic.replace("2}", "9, epochs_iters: 4}"))
+    resumed = train_recipe.apply_auto_recipe(config, tmp_path / "run/latest/latest.pdparams")
+    assert resumed.Train.epochs_iters == 4 and "9 minutes" in caplog.text

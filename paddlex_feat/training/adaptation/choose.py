@@ -69,8 +69,9 @@ def choose(
 ) -> Choice:
     """Fit all maps, measure them on classes they were not fitted on, and take the best if it beats the identity.
 
-    A map is taken if its score exceeds that of the identity by more than the standard error of the difference. Only
-    classes with two images at least can be measured; where there are fewer than two of them, the identity remains.
+    A map is taken if its score exceeds that of the identity by more than the standard error of the difference, and the
+    one that exceeds it by most. Only classes with two images at least can be measured; where there are fewer than two
+    of them, the identity remains.
 
     Args:
         features: of the training images, float32 [N, D], finite, as the network gives them.
@@ -116,22 +117,25 @@ def best_measured(
 
 
 def _decide(candidates: list[Candidate], whole: ClassStatistics) -> Choice:
-    """Take the best candidate if it beats the first, the identity, by more than the standard error."""
-    best = max(candidates, key=lambda c: c.score)  # the first of equal ones
-    if not best.gain > best.noise:
-        return Choice(None, None, candidates[0], candidates, _reason_against(best))
+    """Take the candidate with the largest gain over the first, the identity, less the standard error of the gain.
+
+    Of maps that score alike, this takes the one whose gain is the surest; the identity, if no gain exceeds its error.
+    """
+    best = max(candidates, key=lambda c: c.gain - c.noise)  # the first of equal ones
+    if best.kind == IDENTITY:
+        return Choice(None, None, best, candidates, _reason_against(max(candidates, key=lambda c: c.gain)))
     fitted = next(f for f in closed_forms(whole) if f.kind == best.kind and best.strength in f.scales)
     arranged, variance = arrange(fitted.map(best.strength), whole)
     reason = f"It beats the network's own features by {best.gain:.4f}, standard error {best.noise:.4f}."
     return Choice(arranged, variance, best, candidates, reason)
 
 
-def _reason_against(best: Candidate) -> str:
-    if best.kind == IDENTITY:
+def _reason_against(highest: Candidate) -> str:
+    if highest.kind == IDENTITY:
         return "No map is better than the network's own features: none is applied."
     return (
-        f"The best map, {best.kind} {best.strength:g}, is better by {best.gain:.4f}, not more than the standard error "
-        f"of {best.noise:.4f}: none is applied."
+        f"The best map, {highest.kind} {highest.strength:g}, is better by {highest.gain:.4f}, not more than the "
+        f"standard error of {highest.noise:.4f}: none is applied."
     )
 
 
