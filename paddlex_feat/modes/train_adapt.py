@@ -41,6 +41,8 @@ if TYPE_CHECKING:  # it imports Paddle, which waits until data and configuration
     from paddlex_feat.modes.adapt_start import Start
 
 log = logging.getLogger(__name__)
+# Up to so many images, their mirror images are fitted too: they take as long, and gain 0.002 of recall1 with 2,000.
+MIRRORED = 1000
 Metrics = dict[str, float]
 Evaluate = Callable[[Path], Metrics]
 
@@ -150,21 +152,23 @@ def _adapt(config: Config, output: Path, data: Data, worker: Worker, start: Star
 
 def training_features(
     extract: FeatureExtractor, files: Sequence[str], batch_size: int, worker: Worker
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the features of images and of their mirror images, float32 [N, D] each, not normalized.
 
-    Each image is decoded once. Raises ImageError, and EvaluationError for features that are not finite.
+    Each image is decoded once. Of more than MIRRORED images no mirror images are computed: None. Raises ImageError, and
+    EvaluationError for features that are not finite.
     """
+    views = 2 if len(files) <= MIRRORED else 1
 
-    class Both:
+    class Views:
         preprocess = extract.preprocess
 
         def __call__(self, images: np.ndarray) -> np.ndarray:
-            return np.concatenate([extract.raw(images), extract.raw(np.ascontiguousarray(images[:, :, ::-1]))], axis=1)
+            seen = (images, np.ascontiguousarray(images[:, :, ::-1]))[:views]
+            return np.concatenate([extract.raw(view) for view in seen], axis=1)
 
-    both = embed(Both(), files, batch_size, worker.decoding_threads)
-    dim = both.shape[1] // 2
-    return both[:, :dim], both[:, dim:]
+    found = np.split(embed(Views(), files, batch_size, worker.decoding_threads), views, axis=1)
+    return found[0], found[1] if views == 2 else None
 
 
 @dataclass(frozen=True)
