@@ -162,6 +162,13 @@ _GPU_NUMBER = re.compile(r"\bGPU \d+")
 _OF_CUDA = re.compile(r"\b(cuda|cublas|cudnn|nccl)", re.IGNORECASE)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, Paddle or another library reports a lack of memory; False for errors of this package."""
+    if isinstance(error, FeatError):
+        return False
+    return isinstance(error, MemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
+
+
 def out_of_memory(error: BaseException, where: str, fix: str) -> OutOfMemoryError | None:
     """What to raise in place of an error by which Python, Paddle or another library reports a lack of memory.
 
@@ -172,9 +179,9 @@ def out_of_memory(error: BaseException, where: str, fix: str) -> OutOfMemoryErro
 
     Returns None for every other error, and for those of this package.
     """
-    text = str(error)
-    if isinstance(error, FeatError) or not (isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text)):
+    if not is_out_of_memory(error):
         return None
+    text = str(error)
     number = _GPU_NUMBER.search(text)
     place = number[0] if number else "the GPU" if _OF_CUDA.search(text) else "this machine"
     lines = [line.strip() for line in text.splitlines() if _OUT_OF_MEMORY.search(line)]

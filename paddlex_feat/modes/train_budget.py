@@ -34,7 +34,7 @@ class Budget:
         evaluated: images of gallery and query.
         minutes: Train.recipe_minutes.
         backbone: name of the network.
-        on_gpu: whether a GPU trains; time is no limit then.
+        on_gpu: whether a GPU trains. Costs are not counted then.
     """
 
     images: int
@@ -54,7 +54,7 @@ class Budget:
 
     @property
     def most_epochs(self) -> int:
-        """Epochs of fine-tuning where time is no limit."""
+        """Epochs of fine-tuning after which more would change little."""
         return ENOUGH_EPOCHS if self.images < FEW_IMAGES else MAX_EPOCHS
 
     def size(self) -> int:

@@ -191,3 +191,21 @@ def test_what_cannot_be_adapted_is_an_error(small_faces, start, tmp_path, settin
     assert done.returncode == 1
     assert result["err_code"] == code
     assert not (tmp_path / "best_model").exists()
+
+
+@pytest.mark.parametrize(("most", "views"), [(3, 2), (2, 1)])
+def test_mirror_images_of_many_images_are_left_out(most, views, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 255, (3, 2, 2, 3), np.uint8)
+
+    class Pixels:
+        preprocess = None
+
+        def raw(self, batch: np.ndarray) -> np.ndarray:
+            return batch.reshape(len(batch), -1).astype(np.float32)
+
+    monkeypatch.setattr(train_adapt, "MIRRORED", most)
+    monkeypatch.setattr(train_adapt, "embed", lambda extract, *_: extract(images))
+    worker = type("Worker", (), {"decoding_threads": 1})()
+    plain, mirrored = train_adapt.training_features(Pixels(), ["a", "b", "c"], 8, worker)
+    assert (plain == images.reshape(3, -1)).all() and (mirrored is None) == (views == 1)
+    assert mirrored is None or (mirrored == images[:, :, ::-1].reshape(3, -1)).all()

@@ -138,7 +138,8 @@ with keep_all_freed_memory(900 * 2**20):
     import mmap
     mmap.mmap(-1, 800 * 2**20)  # as a library that is loaded takes its own
 """
-    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
+    subprocess.run([sys.executable, "-c", code], env={**kept, "PYTHONPATH": str(ROOT)}, check=True)
 
 
 def ranked(kind: str, queries: int, images: int, classes: int, dim: int) -> tuple[np.ndarray, ...]:

@@ -7,7 +7,7 @@ import pytest
 
 from paddlex_feat.errors import ConfigError, WeightsError
 from paddlex_feat.training.adaptation import fold, maps, record
-from paddlex_feat.training.adaptation.choose import IDENTITY, _score, choose
+from paddlex_feat.training.adaptation.choose import IDENTITY, Candidate, _decide, _score, choose
 from paddlex_feat.training.adaptation.maps import AffineMap, arrange, closed_forms, principal
 from paddlex_feat.training.adaptation.statistics import ClassStatistics
 
@@ -263,3 +263,16 @@ def test_a_damaged_record_is_an_error(tmp_path):
         with pytest.raises(WeightsError) as caught:
             record.read(file)
         assert caught.value.code == "adaptation-damaged"
+
+
+def test_of_maps_that_score_alike_the_one_with_the_surest_gain_is_taken():
+    features, labels = gaussian_classes()
+    table = [
+        Candidate(IDENTITY, 0.0, 0.50, 1.0, 0.0, 0.0),
+        Candidate("pca", 0.5, 0.61, 1.0, 0.11, 0.05),
+        Candidate("within", 0.5, 0.60, 1.0, 0.10, 0.01),
+    ]
+    whole = ClassStatistics.of(features, labels)
+    assert _decide(table, whole).candidate.kind == "within"
+    unsure = _decide([table[0], Candidate("pca", 0.5, 0.61, 1.0, 0.11, 0.12)], whole)
+    assert unsure.candidate.kind == IDENTITY and "none is applied" in unsure.reason and "0.1100" in unsure.reason

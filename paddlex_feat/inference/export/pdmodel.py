@@ -10,7 +10,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle.base.layer_helper import LayerHelper
 
-from paddlex_feat.errors import WeightsError, out_of_memory
+from paddlex_feat.errors import WeightsError, is_out_of_memory
 
 
 def _operator(kind: str, inputs: dict[str, Any], **attributes: Any) -> Any:
@@ -54,7 +54,7 @@ def pdmodel_format() -> Iterator[None]:
         with paddle.pir_utils.DygraphOldIrGuard():
             yield
     except (TypeError, AttributeError, NotImplementedError, RuntimeError) as error:
-        if out_of_memory(error, where="", fix=""):  # no fault of the form: the mode reports it as what it is
+        if is_out_of_memory(error):  # no fault of the form: the mode reports it as what it is
             raise
         reason = str(error).strip().splitlines()
         raise WeightsError(
