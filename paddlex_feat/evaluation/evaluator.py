@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from paddlex_feat.data.lists.image_list import ImageList
+from paddlex_feat.data.lists.image_list import ImageList, same_images
 from paddlex_feat.errors import OTHER_OUTPUT, OTHER_TEMPORARY, as_output_error
 from paddlex_feat.evaluation.baseline import PixelRecorder, affordable
 from paddlex_feat.evaluation.embed import Extractor, embed
@@ -62,7 +62,7 @@ class Evaluator:
     """Evaluates feature extractors on one data set.
 
     Args:
-        lists: "gallery" and "query"; one list as both is embedded once.
+        lists: "gallery" and "query"; if both name the same images in the same order, these are embedded once.
         batch_size: images of a batch.
         workers: threads that decode images.
         group: processes that share the work; all of them must call, and all get the result.
@@ -87,6 +87,7 @@ class Evaluator:
         scratch: Path | None = None,
     ):
         self._query, self._gallery = lists["query"], lists["gallery"]
+        self._same_images = same_images(self._query, self._gallery)
         self._batch_size = batch_size
         self._workers = workers
         self._group = group or ProcessGroup()
@@ -111,8 +112,7 @@ class Evaluator:
             EvaluationError: If features are not finite, or no query has a match.
             OutputError: If the features do not fit in `scratch`.
         """
-        both = self._query is self._gallery
-        files = self._gallery.files() + ([] if both else self._query.files())
+        files = self._gallery.files() + ([] if self._same_images else self._query.files())
         pixels = PixelRecorder(extract) if baseline and self._baseline_is_affordable() else None
         features = embed(
             pixels or extract,
@@ -125,7 +125,7 @@ class Evaluator:
             after_batch,
         )
         gallery = features[: len(self._gallery)]
-        query = gallery if both else features[len(self._gallery) :]
+        query = gallery if self._same_images else features[len(self._gallery) :]
         held = 0 if isinstance(features, np.memmap) else features.nbytes
         ranking = self._rank(query, gallery, max(self._memory - held, MIN_RANKING_BYTES))
         raw = None if pixels is None else self._measure_pixels(pixels, max(self._memory - held, MIN_RANKING_BYTES))
@@ -139,9 +139,9 @@ class Evaluator:
 
     def _measure_pixels(self, pixels: PixelRecorder, memory: int) -> RetrievalMetrics:
         """Metrics of raw pixels, by the same exact ranking."""
-        both, count = self._query is self._gallery, len(self._gallery)
-        rows = pixels.features(count + (0 if both else len(self._query)), self._batch_size, self._group)
-        query = rows if both else rows[count:]
+        count = len(self._gallery)
+        rows = pixels.features(count + (0 if self._same_images else len(self._query)), self._batch_size, self._group)
+        query = rows if self._same_images else rows[count:]
         ranking = self._rank(query, rows[:count], max(memory - rows.nbytes, MIN_RANKING_BYTES))
         return metrics_of(ranking, self._ks)
 

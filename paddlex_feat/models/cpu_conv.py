@@ -1,60 +1,124 @@
 """Convolutions of the dynamic graph through oneDNN, for training on a CPU.
 
-Paddle 3.3's dynamic graph never uses oneDNN for convolutions; a static program does. The
-whole model as one static program would take BatchNorm and ReLU along, whose oneDNN gradients
-are slow, so each Conv2D alone becomes a program. A work-around for one Paddle version: it
-is checked against the native convolution before use, and left out where it disagrees.
+Paddle 3.3's dynamic graph never uses oneDNN for convolutions; a static program does. The whole model as one static
+program would take BatchNorm and ReLU along, whose oneDNN gradients are slow, so each Conv2D alone becomes a program.
+A network that can compute with channels last does: oneDNN then rearranges nothing before and after a convolution, and
+those of 1 x 1 are plain matrix products, a third faster as a whole. A work-around for one Paddle version: it is checked
+against the native convolution before use, and left out where it disagrees.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 from paddle import nn
 
 from paddlex_feat.errors import FeatError
+from paddlex_feat.models import depthwise
 
 log = logging.getLogger(__name__)
 
 
+Forward = Callable[[paddle.Tensor], paddle.Tensor]
+
+
 class _ConvProgram(nn.Layer):
-    """A convolution with a copy at each end, so that no tensor leaves in oneDNN's layout."""
+    """A convolution with a copy at each end: without them Paddle 3.3.1 crashes at the ends of the program."""
 
     def __init__(self, conv: nn.Conv2D):
         super().__init__()
         self.conv = conv
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        # Without the two copies Paddle 3.3.1 crashes at the program's ends.
         return paddle.assign(nn.Conv2D.forward(self.conv, paddle.assign(x)))
 
 
+class _ChannelsLastProgram(nn.Layer):
+    """A convolution without bias, [N, H, W, C] -> [N, H', W', K], of any weight. It needs the copy at its end alone."""
+
+    def __init__(self, conv: nn.Conv2D):
+        super().__init__()
+        self._settings = (conv._stride, conv._updated_padding, conv._dilation, conv._groups)
+
+    def forward(self, x: paddle.Tensor, weight: paddle.Tensor) -> paddle.Tensor:
+        return paddle.assign(F.conv2d(x, weight, None, *self._settings, data_format="NHWC"))
+
+
 def _attach(conv: nn.Conv2D) -> None:
-    program = paddle.jit.to_static(_ConvProgram(conv), full_graph=True)
+    if _channels_last(conv):
+        forward = _channels_last_forward(conv)
+    else:
+        forward = paddle.jit.to_static(_ConvProgram(conv), full_graph=True).__call__
     # Past Layer.__setattr__, which would register the program and change the state dict.
-    object.__setattr__(conv, "forward", program.__call__)
+    object.__setattr__(conv, "forward", forward)
+
+
+def _channels_last(conv: nn.Conv2D) -> bool:
+    return bool(conv._data_format == "NHWC")
+
+
+def _channels_last_forward(conv: nn.Conv2D) -> Forward:
+    if conv.weight.shape[2:] == [1, 1] and conv._groups == 1:
+        return partial(_product, conv)
+    program, alone = (paddle.jit.to_static(_ChannelsLastProgram(conv), full_graph=True) for _ in range(2))
+    if not conv.weight.stop_gradient:
+        conv.weight.register_hook(partial(_channels_first, conv.weight.shape))
+    own_gradients = depthwise.takes(conv)
+
+    def forward(x: paddle.Tensor) -> paddle.Tensor:
+        if own_gradients and x.shape[1] * x.shape[2] <= depthwise.MAX_PIXELS:
+            return depthwise.convolve(x, conv.weight, alone)
+        y: paddle.Tensor = program(x, conv.weight)
+        return y
+
+    return forward
+
+
+def _product(conv: nn.Conv2D, x: paddle.Tensor) -> paddle.Tensor:
+    """A 1 x 1 convolution as the matrix product that it is: [N, H, W, C] -> [N, H, W, K]."""
+    rows = paddle.matmul(x.reshape([-1, x.shape[-1]]), conv.weight.flatten(1), transpose_y=True)
+    if conv.bias is not None:
+        rows = rows + conv.bias
+    return rows.reshape([*x.shape[:-1], rows.shape[-1]])
+
+
+def _channels_first(shape: list[int], gradient: paddle.Tensor) -> paddle.Tensor:
+    """The gradient of a weight [K, C, h, w], which Paddle 3.3.1 gives in the layout of the images: [K, h, w, C]."""
+    outputs, inputs, *kernel = shape
+    return gradient.reshape([outputs, *kernel, inputs]).transpose([0, 3, 1, 2]).contiguous()
 
 
 # (input channels, output channels, kernel, stride, groups): one convolution of each kind in use.
-_KINDS = ((8, 16, 3, 2, 1), (16, 16, 5, 1, 16), (16, 16, 3, 2, 16), (16, 24, 1, 1, 1))
+_KINDS = ((8, 16, 3, 2, 1), (16, 16, 5, 1, 16), (16, 16, 3, 2, 16), (16, 16, 1, 1, 16), (16, 24, 1, 1, 1))
 
 
-def _agrees(cin: int, cout: int, kernel: int, stride: int, groups: int) -> bool:
+def _agrees(cin: int, cout: int, kernel: int, stride: int, groups: int, channels_last: bool = False) -> bool:
     """Does a program give the native output and gradients on a small convolution?"""
     x = paddle.to_tensor(np.random.default_rng(0).standard_normal((2, cin, 9, 9)).astype("float32"))
     results = []
-    native, program = (nn.Conv2D(cin, cout, kernel, stride, kernel // 2, groups=groups) for _ in range(2))
+    bias = {"bias_attr": False} if channels_last else {}
+    native, program = (nn.Conv2D(cin, cout, kernel, stride, kernel // 2, groups=groups, **bias) for _ in range(2))
     program.set_state_dict(native.state_dict())
+    if channels_last:
+        program._data_format = "NHWC"
     _attach(program)
     for conv in (native, program):
         data = x.clone()
         data.stop_gradient = False
-        y = conv(data)
+        if _channels_last(conv):
+            y = conv(data.transpose([0, 2, 3, 1]).contiguous()).transpose([0, 3, 1, 2])
+        else:
+            y = conv(data)
         (y * y).sum().backward()
-        results.append([t.numpy() for t in (y, data.grad, conv.weight.grad, conv.bias.grad)])
+        gradients = [tensor.grad for tensor in (data, *conv.parameters())]
+        results.append([t.numpy() for t in (y, *gradients)])
     return all(np.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(*results, strict=True))
 
 
@@ -85,7 +149,13 @@ def memory_needed(model: nn.Layer, batch_size: int, input_size: int) -> int:
     return int((_NATIVE + _PROGRAMS) * 4 * elements * batch_size)
 
 
-def accelerate(model: nn.Layer, batch_size: int = 1, input_size: int = 32, memory: int | None = None) -> bool:
+def accelerate(
+    model: nn.Layer,
+    batch_size: int = 1,
+    input_size: int = 32,
+    memory: int | None = None,
+    channels_last: bool = False,
+) -> bool:
     """Route every Conv2D of `model` through oneDNN; state-dict names stay.
 
     Args:
@@ -93,6 +163,8 @@ def accelerate(model: nn.Layer, batch_size: int = 1, input_size: int = 32, memor
         batch_size: images of a training step.
         input_size: side of these images in pixels.
         memory: bytes that a step may take; None: not checked.
+        channels_last: let a network that can compute with channels last do so. It rounds otherwise then, so official
+            recipes go without.
 
     Returns False, with a notice, where the programs do not agree with the native operator or would
     not fit. Needs FLAGS_use_mkldnn=1 in the environment before Paddle was imported.
@@ -112,6 +184,8 @@ def accelerate(model: nn.Layer, batch_size: int = 1, input_size: int = 32, memor
         return False
     try:
         agrees = all(_agrees(*kind) for kind in _KINDS)
+        if agrees and channels_last:
+            _put_channels_last(model)
     except FeatError:  # no temporary file can be written, which the first export would find out after an epoch
         raise
     except Exception as error:  # noqa: BLE001 - any failure of the work-around means: use the native operator
@@ -120,7 +194,33 @@ def accelerate(model: nn.Layer, batch_size: int = 1, input_size: int = 32, memor
     if not agrees:
         log.warning("Training uses Paddle's native convolutions: correct, but several times slower.")
         return False
+    last = has_channels_last(model)
     for layer in model.sublayers():
-        if isinstance(layer, nn.Conv2D):
+        if isinstance(layer, nn.Conv2D) and _channels_last(layer) == last:  # see `thread_for_channels_last`
             _attach(layer)
     return True
+
+
+def thread_for_channels_last() -> ThreadPoolExecutor:
+    """A thread of its own, in which all forward and backward passes with channels last have to run.
+
+    Paddle 3.3.1 notes for each thread that a program had its channels last and never takes that back: a program with
+    channels first would end the process in the same thread.
+    """
+    return ThreadPoolExecutor(1, "channels last", paddle.set_device, ("cpu",))
+
+
+def _put_channels_last(model: nn.Layer) -> None:
+    """Make the part of the network that can compute with channels last do so, if that agrees with native operators."""
+    able = [layer for layer in model.sublayers(include_self=True) if hasattr(layer, "use_channels_last")]
+    if able and thread_for_channels_last().submit(_all_agree_channels_last).result():
+        able[0].use_channels_last()
+
+
+def has_channels_last(model: nn.Layer) -> bool:
+    """Whether `accelerate` has made the network, or a part of it, compute with channels last."""
+    return any(getattr(layer, "channels_last", False) for layer in model.sublayers(include_self=True))
+
+
+def _all_agree_channels_last() -> bool:
+    return all(_agrees(*kind, channels_last=True) for kind in _KINDS)

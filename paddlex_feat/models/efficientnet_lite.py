@@ -11,6 +11,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from paddlex_feat.config.base import Section
+from paddlex_feat.models.channels_last import put_channels_last
 from paddlex_feat.models.pooling import adapt_pooling, pooling
 from paddlex_feat.models.spec import NetworkSpec
 
@@ -86,6 +87,9 @@ class EfficientNetLite0(nn.Layer):
         embedding_size: 1280, or fewer or more by a linear layer that starts as a random projection with orthogonal
             rows, which keeps angles as well as chance allows.
         pool: "mean" or "gem".
+
+    Attributes:
+        channels_last: whether the maps between images and pooling are [N, H, W, C]; the interface stays.
     """
 
     def __init__(self, embedding_size: int = FEATURES, pool: str = "mean"):
@@ -103,13 +107,20 @@ class EfficientNetLite0(nn.Layer):
         if embedding_size != FEATURES:
             init = paddle.ParamAttr(initializer=nn.initializer.Orthogonal())
             self.fc = nn.Linear(FEATURES, embedding_size, weight_attr=init, bias_attr=False)
+        self.channels_last = False
+
+    def use_channels_last(self) -> None:
+        """Compute with channels last from now on; weights and their names stay."""
+        self.channels_last = True
+        put_channels_last(self)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Embeddings, float32 [N, embedding_size], of images float32 [N, 3, H, W]."""
-        x = self.stem(x)
+        x = self.stem(x.transpose([0, 2, 3, 1]) if self.channels_last else x)
         for block in self.blocks:
             x = block(x)
-        x = self.pool(self.last_conv(x)).flatten(1)
+        x = self.last_conv(x)
+        x = self.pool(x.transpose([0, 3, 1, 2]) if self.channels_last else x).flatten(1)
         return self.fc(x) if self.fc is not None else x
 
     def adapt_state(self, state: dict[str, Any], prefix: str) -> None:

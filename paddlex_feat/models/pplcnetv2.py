@@ -18,6 +18,7 @@ from paddle import nn
 from paddle.regularizer import L2Decay
 
 from paddlex_feat.config.base import Section
+from paddlex_feat.models.channels_last import pixel_mean, put_channels_last, scale_channels
 from paddlex_feat.models.pooling import adapt_pooling, pooling
 from paddlex_feat.models.spec import NetworkSpec
 
@@ -63,8 +64,9 @@ class SqueezeExcite(nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """float32 [N, C, H, W] -> float32 [N, C, H, W]."""
-        gate = self.conv2(F.relu(self.conv1(F.adaptive_avg_pool2d(x, 1))))
-        return x * F.sigmoid(gate)
+        last = self.conv1._data_format == "NHWC"  # then float32 [N, H, W, C]
+        gate = self.conv2(F.relu(self.conv1(pixel_mean(x) if last else F.adaptive_avg_pool2d(x, 1))))
+        return scale_channels(x, F.sigmoid(gate)) if last else x * F.sigmoid(gate)
 
 
 class Block(nn.Layer):
@@ -169,6 +171,9 @@ class PPLCNetV2ShiTu(nn.Layer):
         dropout: probability in Paddle's downscale-in-infer mode: training only zeroes,
             evaluation multiplies by 1 - dropout.
         pool: "mean" or "gem", before the last convolution.
+
+    Attributes:
+        channels_last: whether the maps between images and pooling are [N, H, W, C]; the interface stays.
     """
 
     # (blocks, output channels, options): strides 2, 2, 2 and, in the last stage, 1.
@@ -193,12 +198,20 @@ class PPLCNetV2ShiTu(nn.Layer):
         self.pool = pooling(pool)
         self.last_conv = nn.Conv2D(channels, embedding_size, 1)
         self.dropout = nn.Dropout(dropout, mode="downscale_in_infer")
+        self.channels_last = False
+
+    def use_channels_last(self) -> None:
+        """Compute with channels last from now on; weights and their names stay."""
+        self.channels_last = True
+        put_channels_last(self.stem, self.stages)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Embeddings, float32 [N, embedding_size], of images float32 [N, 3, H, W]."""
-        x = self.stem(x)
+        x = self.stem(x.transpose([0, 2, 3, 1]) if self.channels_last else x)
         for stage in self.stages:
             x = stage(x)
+        if self.channels_last:
+            x = x.transpose([0, 3, 1, 2])
         x = self.last_conv(self.pool(x))
         return self.dropout(x).flatten(1)
 

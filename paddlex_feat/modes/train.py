@@ -25,7 +25,7 @@ from paddlex_feat.inference.export.convert import inference_file_names, require_
 from paddlex_feat.modes import train_adapt
 from paddlex_feat.modes.build import exporter_of, preprocess_of
 from paddlex_feat.modes.data import comparison_batches
-from paddlex_feat.modes.parts import network_spec, unused_settings
+from paddlex_feat.modes.parts import keeps_rounding, network_spec, unused_settings
 from paddlex_feat.modes.train_data import Data, Loader, read_data
 from paddlex_feat.modes.train_recipe import apply_auto_recipe
 from paddlex_feat.modes.weight_paths import require_checkpoint, require_weights
@@ -77,7 +77,8 @@ def run(config: Config, output: Path, group: ProcessGroup, on_record: OnRecord |
         os.environ["FLAGS_use_mkldnn"] = "0"
     memory = keep_all_freed_memory(memory_limit() // 2 // group.local_size) if on_cpu else contextlib.nullcontext()
     with memory:  # before Paddle starts threads, which get arenas of their own otherwise
-        prepare_paddle(threads_of(config, group), True, onednn, config.Train.deterministic)
+        fast_products = not keeps_rounding(config)
+        prepare_paddle(threads_of(config, group), True, onednn, config.Train.deterministic, fast_products)
         worker = init_worker(config, group, config.Train.num_workers)
         return _train(config, output, data, worker, on_record)
 

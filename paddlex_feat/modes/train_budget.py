@@ -1,27 +1,31 @@
 """Image size and number of epochs of Train.recipe=auto, by what Train.recipe_minutes allows.
 
-Costs are counted in trained images of 224 px, not measured: a choice follows from the data alone, on every machine.
+Costs are counted in trained images of 224 px, not measured: a choice follows from the data and the kind of processor.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from paddlex_feat.training.adaptation.maps import MIRRORED
+
 SIZES = (224, 192, 160, 128)  # px; features of larger images are better, whatever the size of the files
 MIN_EPOCHS = 3
 ENOUGH_EPOCHS = 6  # have to fit at a larger size, for epochs are worth more than pixels
 MAX_EPOCHS = 8
 FEW_IMAGES = 1000  # below which more than ENOUGH_EPOCHS teach nothing
-# Images of 224 px that two processors train in a minute, by backbone, and of another one.
-TRAINED = {"EfficientNet_Lite0": 750, "PPLCNetV2_base_ShiTu": 550}
-TRAINED_OF_OTHERS = 40  # CLIP's ViT-B/16
+# Images of 224 px that two processors without AVX-512 train in a minute, by backbone, and of another one.
+TRAINED = {"EfficientNet_Lite0": 700, "PPLCNetV2_base_ShiTu": 370}
+TRAINED_OF_OTHERS = 25  # CLIP's ViT-B/16
+WITH_AVX512 = 1.6  # times as many
 EMBEDDED = 0.25  # cost of an image's features
-MAPS = 4  # features of the training images and of their mirror images, for a map at the start and one at the end
+MAPS = 2  # which need features of the training images: one at the start and one at the end
 CHEAP_EVALUATION = 1000  # images of gallery and query up to which averages of weights are worth measuring
 SCRATCH_SIZE = 64  # px
 SMALL_SCRATCH_SIZE = 48  # px; of many images
-# Images of SCRATCH_SIZE that two processors train in a minute from random weights, with evaluations: of PP-ShiTuV2_rec.
-SCRATCH_IMAGES = 3860
+SCRATCH_IMAGES = (
+    7  # of SCRATCH_SIZE that are trained from random weights, with evaluations, in the time of one of 224 px
+)
 MAX_SCRATCH_EPOCHS = 200
 
 
@@ -35,6 +39,7 @@ class Budget:
         minutes: Train.recipe_minutes.
         backbone: name of the network.
         on_gpu: whether a GPU trains. Costs are not counted then.
+        avx512: whether the processors have AVX-512.
     """
 
     images: int
@@ -42,6 +47,7 @@ class Budget:
     minutes: float
     backbone: str
     on_gpu: bool
+    avx512: bool
 
     @property
     def evaluates_cheaply(self) -> bool:
@@ -49,8 +55,8 @@ class Budget:
         return self.on_gpu or self.evaluated <= CHEAP_EVALUATION
 
     @property
-    def _trained(self) -> int:
-        return TRAINED.get(self.backbone, TRAINED_OF_OTHERS)
+    def _trained(self) -> float:
+        return TRAINED.get(self.backbone, TRAINED_OF_OTHERS) * (WITH_AVX512 if self.avx512 else 1)
 
     @property
     def most_epochs(self) -> int:
@@ -69,14 +75,14 @@ class Budget:
         """Epochs from random weights at this size."""
         if self.on_gpu:
             return MAX_SCRATCH_EPOCHS
-        share = self._trained / TRAINED["PPLCNetV2_base_ShiTu"]
-        most = self.minutes * share * SCRATCH_IMAGES * (SCRATCH_SIZE / size) ** 2 / self.images
+        most = self.minutes * self._trained * SCRATCH_IMAGES * (SCRATCH_SIZE / size) ** 2 / self.images
         return int(min(MAX_SCRATCH_EPOCHS, max(MIN_EPOCHS, most)))
 
     def _epochs(self, size: int) -> float:
         if self.on_gpu:
             return float("inf")
         evaluations = 6 + 6 * self.evaluates_cheaply  # start, maps and two epochs; all epochs and averages
-        embedded = EMBEDDED * (MAPS * self.images + evaluations * self.evaluated)
+        views = MAPS * (2 if self.images <= MIRRORED else 1)
+        embedded = EMBEDDED * (views * self.images + evaluations * self.evaluated)
         trained = self.minutes * self._trained * (SIZES[0] / size) ** 2
         return (trained - embedded) / self.images

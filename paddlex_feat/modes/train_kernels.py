@@ -12,6 +12,7 @@ from paddlex_feat.config.train_schema import TrainSection
 from paddlex_feat.errors import DeviceError
 from paddlex_feat.models import cpu_conv
 from paddlex_feat.models.recognizer import Recognizer
+from paddlex_feat.modes.parts import keeps_rounding
 from paddlex_feat.modes.worker import Worker
 from paddlex_feat.runtime.cpu import memory_limit
 from paddlex_feat.training.stop import defer_signals
@@ -72,5 +73,5 @@ def choose_convolutions(config: Config, model: paddle.nn.Layer, worker: Worker) 
     largest = max(settings.input_size, settings.final_size or 0)
     share = memory_limit() * 9 // 10 // worker.group.local_size
     with defer_signals():
-        done = cpu_conv.accelerate(model, settings.batch_size, largest, share)
+        done = cpu_conv.accelerate(model, settings.batch_size, largest, share, not keeps_rounding(config))
     return "oneDNN" if done else "native"

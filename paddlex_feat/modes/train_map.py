@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 
 from paddlex_feat.config.schema import Config
-from paddlex_feat.data.lists.image_list import ImageList
+from paddlex_feat.data.lists.image_list import ImageList, same_images
 from paddlex_feat.evaluation.embed import Extractor, embed
-from paddlex_feat.evaluation.ranking.ranks import rank_gallery
+from paddlex_feat.evaluation.ranking.hits import first_hits
 from paddlex_feat.inference.extractor import unit_rows
 from paddlex_feat.modes.train_data import Data
 from paddlex_feat.modes.train_features import TrainingFeatures, Weights
@@ -46,12 +46,11 @@ class FeatureMaps:
         """Return the tensors that change with the map that cross-validation over training classes prefers, if any.
 
         Args:
-            before_neck: features of the training images, two views of each.
+            before_neck: features of the training images, with those of their mirror images if there are any.
             weights: of the network that gives them, float32 by name.
         """
         cached = self._features.after_neck(before_neck, weights)
-        plain, mirrored = cached.features
-        choice = choose(plain, mirrored, cached.labels, self._config.Train.seed)
+        choice = choose(cached.plain, cached.mirrored, cached.labels, self._config.Train.seed)
         log.info("Train.adapt=start: %s %g. %s", choice.candidate.kind, choice.candidate.strength, choice.reason)
         mapped = self._folded(weights, choice)
         self._start = None if mapped is None else {name: value for name, value in mapped.items() if takes_map(name)}
@@ -75,8 +74,7 @@ class FeatureMaps:
         cached = self._features.after_neck(self._features.before_neck(weights), weights)
         with self._trainer.candidate_by(self._trainer.exporter, weights) as network:
             measure = self._measure_on_queries(network)
-        plain, mirrored = cached.features
-        choice = best_measured(plain, mirrored, cached.labels, measure)
+        choice = best_measured(cached.plain, cached.mirrored, cached.labels, measure)
         log.info("Train.adapt=end: %s %g. %s", choice.candidate.kind, choice.candidate.strength, choice.reason)
         mapped = self._folded(weights, choice)
         return None if mapped is None else (f"{choice.candidate.kind} {choice.candidate.strength:g}", mapped)
@@ -97,13 +95,14 @@ class FeatureMaps:
         lists, own = self._data.evaluated()
         views = _Views(self._features.extractor(network, self._trainer.exporter.network), self._config.Evaluate.mirror)
         gallery = self._embed(views, lists["gallery"], network)
-        query = gallery if lists["query"] is lists["gallery"] else self._embed(views, lists["query"], network)
+        same = same_images(lists["query"], lists["gallery"])
+        query = gallery if same else self._embed(views, lists["query"], network)
         labels = [np.asarray(lists[name].labels) for name in ("query", "gallery")]
 
         def measure(mapped: AffineMap | None) -> np.ndarray:
-            found = rank_gallery(views.mapped(query, mapped), labels[0], views.mapped(gallery, mapped), labels[1], own)
-            hits: np.ndarray = found.first_match[found.first_match > 0] == 1
-            return hits.astype(np.float64)
+            gallery_rows = views.mapped(gallery, mapped)
+            query_rows = gallery_rows if same else views.mapped(query, mapped)
+            return first_hits(query_rows, labels[0], gallery_rows, labels[1], own)
 
         return measure
 

@@ -28,6 +28,7 @@ from paddlex_feat.modes.train_budget import (
     SMALL_SCRATCH_SIZE,
     Budget,
 )
+from paddlex_feat.runtime.cpu import has_avx512
 from paddlex_feat.runtime.gpus import expects_gpu
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class Facts:
         measures_start: whether the run measures its start, without which a map at the start cannot be judged.
         from_weights: whether training starts from weights.
         minutes: Train.recipe_minutes.
+        avx512: whether the processors have AVX-512, which makes training faster.
     """
 
     images: int
@@ -68,12 +70,13 @@ class Facts:
     minutes: float
     takes_map: bool = True
     measures_start: bool = True
+    avx512: bool = False
     given: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def budget(self) -> Budget:
         """What the training may cost."""
-        return Budget(self.images, self.evaluated, self.minutes, self.backbone, self.on_gpu)
+        return Budget(self.images, self.evaluated, self.minutes, self.backbone, self.on_gpu, self.avx512)
 
 
 def choose(facts: Facts) -> Choice:
@@ -272,6 +275,7 @@ def inspect_data(config: Config) -> Facts:
         size=settings.input_size if fixed else None,
         from_weights=bool(settings.pretrain_weight_path),
         minutes=settings.recipe_minutes,
+        avx512=has_avx512(),
         given={name: getattr(settings, name) for name in settings.recipe_keeps},
         measures_start=settings.eval_start and settings.amp != "O2",
         takes_map=config.Model.neck == "linear" or config.Model.backbone == "PPLCNetV2_base_ShiTu",

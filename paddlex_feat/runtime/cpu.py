@@ -72,6 +72,27 @@ def physical_cores(folder: Path = Path("/sys/devices/system/cpu")) -> int:
     return min(cores, cgroups.processors() or cores)
 
 
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+def is_amd_with_avx2() -> bool:
+    """Whether this is a processor of AMD with AVX2; False where the system does not tell."""
+    text = _cpuinfo()
+    return "AuthenticAMD" in text and " avx2 " in text
+
+
+def has_avx512() -> bool:
+    """Whether the processors have AVX-512; False where the system does not tell."""
+    return " avx512f " in _cpuinfo()
+
+
+def _cpuinfo() -> str:
+    try:
+        return _CPUINFO.read_text()
+    except OSError:
+        return ""
+
+
 replaced_omp_threads: dict[str, str] = {}  # OMP_NUM_THREADS as prepare_paddle has set it -> as the user had
 
 

@@ -16,6 +16,7 @@ from paddlex_feat.evaluation.embed import Extractor
 from paddlex_feat.runtime.cpu import memory_limit
 from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.runtime.progress import bar
+from paddlex_feat.training.adaptation.maps import MIRRORED
 
 _NECK_ROWS = 4096  # that pass through the neck together
 
@@ -31,6 +32,16 @@ class CachedFeatures:
 
     features: np.ndarray
     labels: np.ndarray
+
+    @property
+    def plain(self) -> np.ndarray:
+        """Features of the images, float32 [N, D]."""
+        return np.asarray(self.features[0])
+
+    @property
+    def mirrored(self) -> np.ndarray | None:
+        """Features of their mirror images, float32 [N, D], if there are any."""
+        return np.asarray(self.features[1]) if len(self.features) > 1 else None
 
     @paddle.no_grad()
     def through(self, neck: nn.Layer) -> CachedFeatures:
@@ -63,7 +74,7 @@ def cache_features(
         extract: pixels to features that are not normalized.
         files: paths of the images.
         labels: their class indices, int64 [N].
-        mirrored: whether mirror images are wanted too.
+        mirrored: whether mirror images are wanted too; of more than MIRRORED images there are none.
         batch_size: images of a batch.
         workers: decoding threads.
         group: processes that share the work by whole batches.
@@ -79,7 +90,7 @@ def cache_features(
     starts = range(0, len(files), batch_size)
     batches = [np.arange(i, min(i + batch_size, len(files))) for i in starts[group.rank :: group.size]]
     rounds = len(starts) // group.size  # in which every rank has a batch
-    views = 1 + mirrored
+    views = 2 if mirrored and len(files) <= MIRRORED else 1
     rows: list[np.ndarray] = []
     with bar(len(files), "features", "images") as progress:
         loaded = training_batches(batches, files, extract.preprocess, plain, (0,), workers, 0, bad)

@@ -15,10 +15,13 @@ from paddle import nn
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.losses.memory import FeatureMemory
+from paddlex_feat.models.cpu_conv import has_channels_last, thread_for_channels_last
 from paddlex_feat.models.recognizer import Recognizer
 from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.training.scaler import LossScaler
 from paddlex_feat.training.transfer import Feed
+
+Batch = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -121,17 +124,21 @@ class Step:
         scaled = self._precision.on and self._precision.dtype == "float16"
         self.scaler = LossScaler(scaled)
         self._feed = Feed()
+        self._thread = thread_for_channels_last() if has_channels_last(network) else None
         self.grad_norm: paddle.Tensor | None = None
 
-    def __call__(
-        self, batches: Sequence[tuple[np.ndarray, np.ndarray]], measure: bool = False
-    ) -> dict[str, paddle.Tensor]:
+    def __call__(self, batches: Sequence[Batch], measure: bool = False) -> dict[str, paddle.Tensor]:
         """Gradients of all batches, weighted by their images, make one update.
 
         Args:
             batches: (images uint8 [N, S, S, 3], labels int64 [N]), at least one.
             measure: compute `grad_norm`.
         """
+        if self._thread is None:
+            return self._update(batches, measure)
+        return self._thread.submit(self._update, batches, measure).result()
+
+    def _update(self, batches: Sequence[Batch], measure: bool) -> dict[str, paddle.Tensor]:
         total = sum(len(labels) for _, labels in batches)
         sums: dict[str, paddle.Tensor] = {}
         for number, (images, labels) in enumerate(batches, 1):

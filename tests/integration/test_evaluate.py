@@ -374,6 +374,30 @@ def test_features_that_are_not_finite_name_the_image(tmp_path, name):
     assert "1 of 4 images" in caught.value.what or name == "query"
 
 
+def test_two_lists_of_the_same_images_are_embedded_once(tmp_path):
+    made = made_lists(tmp_path, 9, 5)
+    twin = ImageList("query", tmp_path, [f"./{path}" for path in made["gallery"].paths], made["gallery"].labels)
+
+    class Counted(Means):
+        images = 0
+
+        def __call__(self, images):
+            Counted.images += len(images)
+            return super().__call__(images)
+
+    found = [
+        Evaluator(
+            {"gallery": made["gallery"], "query": query}, 4, 2, self_pairs=find_self_pairs(query, made["gallery"])
+        )
+        for query in (made["gallery"], twin)
+    ]
+    one, other = (evaluator(Counted(), baseline=True) for evaluator in found)
+    assert Counted.images == 2 * 9 and one.main_metrics() == other.main_metrics()
+    assert one.baseline == other.baseline and np.array_equal(one.query, other.query) and len(other.query) == 9
+    Evaluator(made, 4, 2)(Counted())
+    assert Counted.images == 2 * 9 + 9 + 5
+
+
 def test_features_beyond_the_bound_lie_in_a_file_that_vanishes(tmp_path):
     (tmp_path / "scratch").mkdir()
     lists = made_lists(tmp_path, 9, 5)

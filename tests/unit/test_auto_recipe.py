@@ -53,13 +53,15 @@ def test_no_file_and_no_key_changes_without_it(tmp_path):
     [
         ({}, 224, 6),
         ({"images": 1600, "classes": 400, "per_class": 4}, 128, 7),
+        ({"images": 1600, "classes": 400, "per_class": 4, "avx512": True}, 160, 7),
         ({"images": 2000, "classes": 400, "per_class": 4, "evaluated": 2000}, 128, 4),
         ({"images": 2000, "classes": 400, "per_class": 4, "evaluated": 2000, "minutes": 10}, 128, 8),
         ({"images": 100_000, "classes": 400}, 128, 3),
         ({"images": 100_000, "on_gpu": True}, 224, 8),
         ({"size": 96}, 96, 6),
-        ({"from_weights": False, "minutes": 7, "backbone": "PPLCNetV2_base_ShiTu"}, 64, 135),
-        ({"from_weights": False, "images": 2500, "minutes": 7, "backbone": "PPLCNetV2_base_ShiTu"}, 48, 19),
+        ({"from_weights": False, "minutes": 7, "backbone": "PPLCNetV2_base_ShiTu"}, 64, 90),
+        ({"from_weights": False, "minutes": 7, "backbone": "PPLCNetV2_base_ShiTu", "avx512": True}, 64, 145),
+        ({"from_weights": False, "images": 2500, "minutes": 7, "backbone": "PPLCNetV2_base_ShiTu"}, 48, 12),
         ({"from_weights": False, "images": 2500, "on_gpu": True}, 224, 200),
     ],
 )

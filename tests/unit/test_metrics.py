@@ -14,6 +14,7 @@ from paddlex_feat.evaluation.metrics import metrics_of, retrieval_metrics
 from paddlex_feat.evaluation.ranking import rank_counter, tiles
 from paddlex_feat.evaluation.ranking import ranks as ranks_module
 from paddlex_feat.evaluation.ranking.exact_dot import error_bound, exact_dot, take_rounded
+from paddlex_feat.evaluation.ranking.hits import first_hits
 from paddlex_feat.evaluation.ranking.ranks import Ranking, rank_gallery
 from paddlex_feat.reports.query_sheets import choose_queries
 
@@ -299,3 +300,21 @@ def test_the_picture_shows_different_classes():
     labels = [0] * 50 + [1, 2]
     shown = choose_queries(np.ones(52, int), labels, 4)
     assert {labels[q] for q in shown[:3]} == {0, 1, 2} and labels[shown[3]] == 0
+
+
+@pytest.mark.parametrize("queries", [1, 511, 1100])
+def test_first_hits_are_the_first_ranks_of_the_whole_ranking(queries):
+    rng = np.random.default_rng(queries)
+    gallery, labels = unit(rng.normal(size=(300, 16))).astype(np.float32), rng.integers(0, 30, 300)
+    query, query_labels = unit(rng.normal(size=(queries, 16))).astype(np.float32), rng.integers(0, 40, queries)
+    query[:50], query_labels[:50] = gallery[: min(50, queries)], labels[: min(50, queries)]
+    pairs = np.stack([np.arange(min(50, queries))] * 2, axis=1)
+    for left_out in (None, pairs):
+        ranks = rank_gallery(query, query_labels, gallery, labels, left_out).first_match
+        assert np.array_equal(first_hits(query, query_labels, gallery, labels, left_out), ranks[ranks > 0] == 1)
+
+
+def test_a_tie_with_another_class_is_no_first_hit():
+    rows = np.eye(3, dtype=np.float32)[[0, 0, 1]]
+    assert first_hits(rows[:1], np.array([7]), rows, np.array([7, 8, 7])).tolist() == [0.0]
+    assert first_hits(rows[2:], np.array([9]), rows, np.array([7, 8, 7])).tolist() == []

@@ -121,6 +121,7 @@ def test_onednn_convolutions_agree_beside_frozen_statistics():
             layer._mean.set_value(rng.normal(0, 0.1, layer._mean.shape).astype("float32"))
             layer._variance.set_value(rng.uniform(0.5, 2, layer._variance.shape).astype("float32"))
         if fast:
+            paddle.set_flags({"FLAGS_use_mkldnn": True})
             assert cpu_conv.accelerate(backbone)
         backbone.train()
         for layer in batchnorms(backbone):

@@ -21,8 +21,9 @@ from paddlex_feat.losses.combined import recipe_loss
 from paddlex_feat.models import recognizer
 from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.modes import train_build, train_kernels
+from paddlex_feat.modes.parts import keeps_rounding
 from paddlex_feat.modes.worker import Worker
-from paddlex_feat.runtime import paddle_import
+from paddlex_feat.runtime import cpu, paddle_import
 from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.training.step import Step, TrainingNetwork
 
@@ -100,6 +101,40 @@ def test_deterministic_asks_cublas_too_unless_the_user_has(monkeypatch):
             assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == users
             paddle_import.prepare_paddle(2, deterministic=True)
             assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == (users or ":4096:8")
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "expected"),
+    [("AuthenticAMD", "fma avx2 bmi2", "5"), ("AuthenticAMD", "sse2 bmi", None), ("GenuineIntel", "avx2 fma", None)],
+)
+def test_mkl_is_told_of_avx2_on_processors_of_amd_alone(vendor, flags, expected, monkeypatch, tmp_path):
+    (tmp_path / "cpuinfo").write_text(f"vendor_id\t: {vendor}\nflags\t\t: fpu {flags} end\n")
+    monkeypatch.setattr(cpu, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(paddle_import, "keep_dynamic_mode", lambda: None)
+    with contextlib.ExitStack() as stack:
+        before = dict(os.environ)
+        stack.callback(lambda: (os.environ.clear(), os.environ.update(before)))
+        os.environ.pop("MKL_DEBUG_CPU_TYPE", None)
+        paddle_import.prepare_paddle(2)
+        assert "MKL_DEBUG_CPU_TYPE" not in os.environ
+        paddle_import.prepare_paddle(2, fast_products=True)
+        assert os.environ.get("MKL_DEBUG_CPU_TYPE") == expected
+        os.environ["MKL_DEBUG_CPU_TYPE"] = "3"
+        paddle_import.prepare_paddle(2, fast_products=True)
+        assert os.environ["MKL_DEBUG_CPU_TYPE"] == "3"  # the user's
+
+
+def test_kinds_of_processors_are_read_from_the_system(monkeypatch, tmp_path):
+    monkeypatch.setattr(cpu, "_CPUINFO", tmp_path / "none")
+    assert not cpu.is_amd_with_avx2() and not cpu.has_avx512()
+    (tmp_path / "none").write_text("vendor_id : GenuineIntel\nflags : avx2 avx512f avx512dq\n")
+    assert not cpu.is_amd_with_avx2() and cpu.has_avx512()
+
+
+def test_official_recipes_alone_keep_their_rounding():
+    assert keeps_rounding(config())
+    assert not keeps_rounding(config(Train__recipe="auto"))
+    assert not keeps_rounding(load("EfficientNet_Lite0_rec", [])[0])
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,11 @@ class ImageList:
         return self._files
 
 
+def same_images(one: ImageList, other: ImageList) -> bool:
+    """Whether two lists name the same files in the same order, as those of leave-one-out evaluation do."""
+    return one is other or one.files() == other.files()
+
+
 def _join(root: Path, path: str) -> str:
     """One path for each file: `a.jpg`, `./a.jpg` and `b/../a.jpg` are the same."""
     joined = os.path.join(root, path)

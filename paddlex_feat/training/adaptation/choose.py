@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from paddlex_feat.training.adaptation.maps import AffineMap, arrange, closed_forms, principal
+from paddlex_feat.training.adaptation.maps import AffineMap, Family, arrange, closed_forms, principal
 from paddlex_feat.training.adaptation.statistics import ClassStatistics
 
 IDENTITY = "identity"
@@ -109,14 +109,15 @@ def best_measured(
     whole = ClassStatistics.of(both, classes if mirrored is None else np.concatenate([classes, classes]))
     own = measure(None)
     table: _Scores = {(IDENTITY, 0.0): [(own, own)]}
-    for family in closed_forms(whole):
+    families = closed_forms(whole)
+    for family in families:
         for strength in family.scales:
             hits = measure(family.map(strength))
             table[family.kind, strength] = [(hits, hits)]
-    return _decide(_summarise(table), whole)
+    return _decide(_summarise(table), whole, families)
 
 
-def _decide(candidates: list[Candidate], whole: ClassStatistics) -> Choice:
+def _decide(candidates: list[Candidate], whole: ClassStatistics, families: list[Family] | None = None) -> Choice:
     """Take the candidate with the largest gain over the first, the identity, less the standard error of the gain.
 
     Of maps that score alike, this takes the one whose gain is the surest; the identity, if no gain exceeds its error.
@@ -124,7 +125,7 @@ def _decide(candidates: list[Candidate], whole: ClassStatistics) -> Choice:
     best = max(candidates, key=lambda c: c.gain - c.noise)  # the first of equal ones
     if best.kind == IDENTITY:
         return Choice(None, None, best, candidates, _reason_against(max(candidates, key=lambda c: c.gain)))
-    fitted = next(f for f in closed_forms(whole) if f.kind == best.kind and best.strength in f.scales)
+    fitted = next(f for f in families or closed_forms(whole) if f.kind == best.kind and best.strength in f.scales)
     arranged, variance = arrange(fitted.map(best.strength), whole)
     reason = f"It beats the network's own features by {best.gain:.4f}, standard error {best.noise:.4f}."
     return Choice(arranged, variance, best, candidates, reason)

@@ -24,6 +24,8 @@ from threadpoolctl import threadpool_limits
 
 from paddlex_feat.training.adaptation.statistics import ROWS, ClassStatistics
 
+# Up to so many images, their mirror images are fitted too: they take as long, and gain 0.002 of recall1 with 2,000.
+MIRRORED = 1000
 PCA, WITHIN, LDA, RIDGE = "pca", "within", "lda", "ridge"
 PCA_STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 SHRINKAGES = (0.1, 0.3, 0.5, 0.7, 0.9)
