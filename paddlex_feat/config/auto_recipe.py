@@ -14,6 +14,7 @@ KEY = "Train.recipe"
 # What a look at the data decides (`modes.train_recipe`).
 MEASURED = (
     "input_size",
+    "eval_size",
     "batch_size",
     "samples_per_class",
     "epochs_iters",

@@ -97,6 +97,7 @@ def _from_weights(facts: Facts) -> Choice:
         why_rate += "; a tenth of it for a transformer"
     return {
         "input_size": (size, why_size),
+        "eval_size": _eval_size(facts, size),
         **_batches(facts, batch, why_batch),
         "epochs_iters": (epochs, _why_epochs(facts, epochs, facts.budget.most_epochs)),
         "learning_rate": (rate, why_rate),
@@ -117,6 +118,7 @@ def _from_scratch(facts: Facts) -> Choice:
     epochs = facts.budget.scratch_epochs(size)
     return {
         "input_size": (size, "the usual one" if facts.on_gpu else "random weights have to see many images: small ones"),
+        "eval_size": (None, "that of training"),
         **_batches(facts, batch, why_batch),
         "epochs_iters": (epochs, _why_epochs(facts, epochs, MAX_SCRATCH_EPOCHS)),
         "learning_rate": (0.01, "a rate of plain SGD for random weights"),
@@ -189,6 +191,13 @@ def _size(facts: Facts) -> tuple[int, str]:
     size = facts.budget.size()
     why = f"the largest of which enough epochs fit in {facts.minutes:g} minutes"
     return size, why if size > SIZES[-1] else "more would take too long on a CPU"
+
+
+def _eval_size(facts: Facts, size: int) -> tuple[int | None, str]:
+    larger = size if facts.size is not None or facts.on_gpu else facts.budget.eval_size(size)
+    if larger == size:
+        return None, "that of training"
+    return larger, "whole images look smaller than the crops of training"
 
 
 def _minutes(facts: Facts) -> str:

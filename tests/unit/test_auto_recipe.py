@@ -52,11 +52,11 @@ def test_no_file_and_no_key_changes_without_it(tmp_path):
     ("change", "size", "epochs"),
     [
         ({}, 224, 6),
-        ({"images": 1600, "classes": 400, "per_class": 4}, 128, 7),
-        ({"images": 1600, "classes": 400, "per_class": 4, "avx512": True}, 160, 7),
-        ({"images": 2000, "classes": 400, "per_class": 4, "evaluated": 2000}, 128, 4),
-        ({"images": 2000, "classes": 400, "per_class": 4, "evaluated": 2000, "minutes": 10}, 128, 8),
-        ({"images": 100_000, "classes": 400}, 128, 3),
+        ({"images": 1600, "classes": 400, "per_class": 4}, 96, 8),
+        ({"images": 1600, "classes": 400, "per_class": 4, "avx512": True}, 128, 8),
+        ({"images": 2000, "classes": 400, "per_class": 4, "evaluated": 2000}, 96, 6),
+        ({"images": 2000, "classes": 400, "per_class": 4, "evaluated": 2000, "minutes": 10}, 128, 6),
+        ({"images": 100_000, "classes": 400}, 96, 3),
         ({"images": 100_000, "on_gpu": True}, 224, 8),
         ({"size": 96}, 96, 6),
         ({"from_weights": False, "minutes": 7, "backbone": "PPLCNetV2_base_ShiTu"}, 64, 90),
@@ -69,6 +69,20 @@ def test_size_and_length_follow_from_what_a_cpu_can_do(change, size, epochs):
     found = choose(dataclasses.replace(FACTS, **change))
     assert (found["input_size"][0], found["epochs_iters"][0]) == (size, epochs)
     assert set(found) == set(MEASURED) and all(reason for _, reason in found.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "size"),
+    [
+        ({}, None),
+        ({"images": 2000, "classes": 400}, 128),
+        ({"size": 96}, None),
+        ({"images": 2000, "on_gpu": True}, None),
+        ({"from_weights": False}, None),
+    ],
+)
+def test_evaluation_takes_larger_images_than_the_crops_of_training(change, size):
+    assert choose(dataclasses.replace(FACTS, **change))["eval_size"][0] == size
 
 
 @pytest.mark.parametrize(
