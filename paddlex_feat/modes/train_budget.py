@@ -89,7 +89,7 @@ class Budget:
     def _epochs(self, size: int) -> float:
         if self.on_gpu:
             return float("inf")
-        evaluations = 6 + 6 * self.evaluates_cheaply  # start, maps and two epochs; all epochs and averages
+        evaluations = 5 + 7 * self.evaluates_cheaply  # start, maps and the end; all epochs and averages
         views = MAPS * (2 if self.images <= MIRRORED else 1)
         embedded = EMBEDDED * (self.eval_size(size) / size) ** 2 * (views * self.images + evaluations * self.evaluated)
         trained = (self.minutes - FIXED_MINUTES) * self._trained * (SIZES[0] / size) ** 2

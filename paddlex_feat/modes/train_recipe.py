@@ -103,7 +103,7 @@ def _from_weights(facts: Facts) -> Choice:
         "learning_rate": (rate, why_rate),
         "layer_decay": (decay, "early layers of a transformer change least" if decay else "convolutions learn alike"),
         "probe_epochs": (_probe_epochs(facts), f"some seconds for {facts.images} images"),
-        "eval_interval": _eval_interval(facts, epochs, 1),
+        "eval_interval": _eval_interval(facts, 1, epochs),
         "adapt": _adapt(facts, ["start", "end"] if facts.measures_start else ["end"]),
         "average": _average(facts, ["last", "start"]),
     }
@@ -124,7 +124,7 @@ def _from_scratch(facts: Facts) -> Choice:
         "learning_rate": (0.01, "a rate of plain SGD for random weights"),
         "layer_decay": (None, "all layers have as much to learn"),
         "probe_epochs": (_probe_epochs(facts), "without effect: random weights are not probed"),
-        "eval_interval": _eval_interval(facts, epochs, max(1, epochs // 10)),
+        "eval_interval": _eval_interval(facts, max(1, epochs // 10), -(-epochs // 2)),
         "adapt": _adapt(facts, ["end"]),
         "average": _average(facts, ["last"]),
     }
@@ -164,14 +164,10 @@ def _probe_epochs(facts: Facts) -> int:
     return max(3, min(30, PROBED_IMAGES // facts.images))
 
 
-def _eval_interval(facts: Facts, epochs: int, usual: int) -> tuple[int, str]:
-    """`usual` where that costs little; else the end and at most one evaluation before."""
-    cheap = facts.budget.evaluates_cheaply
-    return (
-        (min(usual, epochs), f"{facts.evaluated} images are quickly evaluated")
-        if cheap
-        else (max(usual, -(-epochs // 2)), _costly(facts))
-    )
+def _eval_interval(facts: Facts, usual: int, seldom: int) -> tuple[int, str]:
+    if facts.budget.evaluates_cheaply:
+        return usual, f"{facts.evaluated} images are quickly evaluated"
+    return seldom, _costly(facts)
 
 
 def _average(facts: Facts, usual: list[str]) -> tuple[list[str], str]:
