@@ -126,7 +126,7 @@ def test_a_training_on_auto_sets_the_flags_of_the_device_that_it_will_take(there
             raise importlib.metadata.PackageNotFoundError(name)
         return "3.3.1"
 
-    def prepare(threads, training, onednn, deterministic):
+    def prepare(threads, training, onednn, deterministic, fast_products):
         raise Stop(onednn)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
