@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import resource
+import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,16 +35,26 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 
 def command_seconds(*words: str) -> float:
     """CPU time of one call of main.py."""
+    return child_seconds(lambda: run_main(*words))
+
+
+def child_seconds(work: Callable[[], object]) -> float:
+    """CPU time of the processes that this starts and waits for."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    run_main(*words)
+    work()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def test_help_and_a_configuration_error_answer_in_0_3_s(tmp_path):
-    assert min(command_seconds("--help") for _ in range(3)) < 0.3
+def test_help_and_a_configuration_error_take_little_more_than_the_libraries_they_need(tmp_path):
+    """0.3 s on a fast machine, 0.5 on a slow one, where the libraries alone take 0.2."""
+    libraries = [sys.executable, "-c", "import argparse, logging, pydantic, pydantic.main, yaml"]
     wrong = ("-c", "PP-ShiTuV2_rec", "-o", "Train.batchsize=1", "-o", f"Global.output={tmp_path}")
-    assert min(command_seconds(*wrong) for _ in range(3)) < 0.3
+    for words in (("--help",), wrong):
+        pairs = [
+            command_seconds(*words) / child_seconds(lambda: subprocess.run(libraries, check=True)) for _ in range(7)
+        ]
+        assert statistics.median(pairs) < 3, pairs
 
 
 def test_the_search_for_paddles_wheels_takes_less_than_two_milliseconds():
