@@ -144,8 +144,8 @@ class TrainSection(Section):
     )
     recipe_minutes: float = key(
         6,
-        "How long a run that recipe auto plans may take on two CPU cores, about. Sizes and lengths follow from it and "
-        "from the data alone; without effect on a GPU.",
+        "How long a run that recipe auto plans may take on two CPU cores, about. Sizes and lengths follow from it, "
+        "the data and the kind of processor; without effect on a GPU.",
         "minutes",
         gt=0,
     )

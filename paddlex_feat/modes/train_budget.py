@@ -20,7 +20,7 @@ FEW_IMAGES = 1000  # below which more than ENOUGH_EPOCHS teach nothing
 # Images of 224 px that two processors without AVX-512 train in a minute, by backbone, and of another one.
 TRAINED = {"EfficientNet_Lite0": 650, "PPLCNetV2_base_ShiTu": 370}
 TRAINED_OF_OTHERS = 25  # CLIP's ViT-B/16
-WITH_AVX512 = 1.6  # times as many
+WITH_AVX512 = 1.6  # times as many: before training had channels last it was twice, since then it was not measured
 FIXED_MINUTES = 0.5  # of starting, and of fitting maps
 EMBEDDED = 0.25  # cost of an image's features
 MAPS = 2  # which need features of the training images: one at the start and one at the end

@@ -46,7 +46,7 @@ def prepare_paddle(
         training: many small steps follow, between which idle threads must not fall asleep.
         onednn_training: let static programs use oneDNN (see models/cpu_conv.py).
         deterministic: ask for GPU kernels that give the same bits in every run.
-        fast_products: on a processor of AMD let MKL multiply matrices with AVX2. The MKL in Paddle's wheels, of 2019,
+        fast_products: on a processor of AMD let MKL multiply matrices with AVX2. The MKL in Paddle's wheels
             does so on Intel's alone: a fifth of the time. It rounds otherwise, so official recipes go without. Has no
             effect after the first product in the process.
 
