@@ -213,8 +213,12 @@ def thread_for_channels_last() -> ThreadPoolExecutor:
 def _put_channels_last(model: nn.Layer) -> None:
     """Make the part of the network that can compute with channels last do so, if that agrees with native operators."""
     able = [layer for layer in model.sublayers(include_self=True) if hasattr(layer, "use_channels_last")]
-    if able and thread_for_channels_last().submit(_all_agree_channels_last).result():
+    if not able:
+        return
+    if thread_for_channels_last().submit(_all_agree_channels_last).result():
         able[0].use_channels_last()
+    else:
+        log.warning("Convolutions with channels last failed their self-check: training goes on with channels first.")
 
 
 def has_channels_last(model: nn.Layer) -> bool:

@@ -37,9 +37,9 @@ def keeps_rounding(config: Config) -> bool:
     """Whether a training on a CPU rounds as earlier versions did, at the cost of a third of its time.
 
     Official recipes do, for their weights stay the same to the byte. Recipes that Train.recipe=auto plans need not, nor
-    does the network that has no official one.
+    do networks that have no official one.
     """
-    return config.Train.recipe is None and config.Model.backbone != "EfficientNet_Lite0"
+    return config.Train.recipe is None and find_backbone(config.Model.backbone).official
 
 
 def loss_terms(loss: LossSection) -> list[LossTerm]:

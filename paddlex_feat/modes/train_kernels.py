@@ -66,7 +66,10 @@ def share_statistics(settings: TrainSection, model: Recognizer, worker: Worker) 
 
 
 def choose_convolutions(config: Config, model: paddle.nn.Layer, worker: Worker) -> str:
-    """On a CPU, compute the convolutions of a training with oneDNN if that works: "oneDNN", else "native"."""
+    """On a CPU, compute the convolutions of a training with oneDNN if that works.
+
+    Returns what run.json says of them: "oneDNN", "oneDNN, channels last" or "native".
+    """
     settings = config.Train
     if worker.device != "cpu" or not settings.onednn_conv or settings.dy2st:
         return "native"
@@ -74,4 +77,6 @@ def choose_convolutions(config: Config, model: paddle.nn.Layer, worker: Worker) 
     share = memory_limit() * 9 // 10 // worker.group.local_size
     with defer_signals():
         done = cpu_conv.accelerate(model, settings.batch_size, largest, share, not keeps_rounding(config))
-    return "oneDNN" if done else "native"
+    if not done:
+        return "native"
+    return "oneDNN, channels last" if cpu_conv.has_channels_last(model) else "oneDNN"

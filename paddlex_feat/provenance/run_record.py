@@ -111,7 +111,8 @@ def write_start(
         folder: the run's folder, with config.yaml.
         command: the words of the command line.
         device: the full name of this process's device, "cpu" or "gpu:N".
-        convolutions: "oneDNN" or "native", which round otherwise; the machine's memory decides too.
+        convolutions: "oneDNN", "oneDNN, channels last" or "native", each of which rounds otherwise; the
+            machine's memory decides too.
         processes: number of processes of the job.
         dataset: {list: {"images": count, "sha256": digest}}.
         resumed: what the runs that this one goes on with were made from, {"config", "dataset"} each.

@@ -14,7 +14,7 @@ from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.losses.combined import recipe_loss
 from paddlex_feat.models import channels_last, cpu_conv, depthwise, recognizer
 from paddlex_feat.models.spec import NetworkSpec
-from paddlex_feat.training.freeze import batchnorms
+from paddlex_feat.training.freeze import batchnorms, freeze
 from paddlex_feat.training.step import Step, TrainingNetwork
 
 LITE = NetworkSpec(backbone="EfficientNet_Lite0", embedding_size=1280, neck="linear")
@@ -160,3 +160,29 @@ def test_a_network_with_channels_first_trains_after_one_with_channels_last():
         step = Step(TrainingNetwork(model, Preprocess(32)), recipe_loss(), optimizer)
         images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
         assert np.isfinite(float(step([(images, np.arange(8) // 2)])["loss"]))
+
+
+def test_frozen_first_layers_stay_and_the_others_learn():
+    model = recognizer.build(LITE, 4)
+    still = freeze(model, ["backbone.stem", "backbone.blocks.0"])
+    assert cpu_conv.accelerate(model, channels_last=True)
+    before = {name: value.numpy().copy() for name, value in model.named_parameters()}
+    optimizer = paddle.optimizer.SGD(1.0, [p for p in model.parameters() if not p.stop_gradient])
+    network = TrainingNetwork(model, Preprocess(32))
+    network.train()
+    for layer in still:  # as the trainer does
+        layer.eval()
+    step = Step(network, recipe_loss(), optimizer)
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    step([(images, np.arange(8) // 2)])
+    moved = {name for name, value in model.named_parameters() if not np.array_equal(before[name], value.numpy())}
+    first = {name for name in before if name.startswith(("backbone.stem", "backbone.blocks.0."))}
+    assert still and first and not moved & first
+    assert {name for name in before if name.startswith("backbone.blocks.1.") and "conv" in name} <= moved
+
+
+def test_a_processor_whose_results_disagree_trains_with_channels_first_and_says_so(monkeypatch, caplog):
+    monkeypatch.setattr(cpu_conv, "_all_agree_channels_last", lambda: False)
+    model = recognizer.build(LITE, 4)
+    assert cpu_conv.accelerate(model, channels_last=True)
+    assert not cpu_conv.has_channels_last(model) and "channels first" in caplog.text

@@ -53,7 +53,7 @@ def pdmodel_format() -> Iterator[None]:
             setattr(module, name, function)
         with paddle.pir_utils.DygraphOldIrGuard():
             yield
-    except (TypeError, AttributeError, NotImplementedError, RuntimeError) as error:
+    except (TypeError, AttributeError, RuntimeError) as error:
         if is_out_of_memory(error):  # no fault of the form: the mode reports it as what it is
             raise
         reason = str(error).strip().splitlines()
