@@ -12,27 +12,34 @@ from paddlex_feat.checks.context import MAX_SAMPLED, CheckSettings, DataSet
 from paddlex_feat.checks.inspection import inspect_all
 from paddlex_feat.checks.spec import CheckSpec
 from paddlex_feat.data.findings import Finding, cap_per_code, warnings_to_errors
+from paddlex_feat.data.lists.split import Division
 from paddlex_feat.data.readers import LISTS, ReaderSpec, reader_of
+from paddlex_feat.data.readers.find import read_lists
 
 
-def check(root: Path, settings: CheckSettings, reader: ReaderSpec | None = None) -> tuple[DataSet, list[Finding]]:
+def check(
+    root: Path, settings: CheckSettings, reader: ReaderSpec | None = None, division: Division | None = None
+) -> tuple[DataSet, list[Finding]]:
     """Read the lists of a data set, decode its images and run every check.
 
     Args:
         root: the data set's folder, as `find_root` gives it.
         settings: what is checked.
         reader: of the data set's format; None: the one that recognizes the folder.
+        division: of a data set without gallery and query; None: `Division()`.
 
     Returns:
         The data set, and its findings: at most MAX_PER_CODE of a kind in full.
     """
     data = DataSet(root)
-    findings = cap_per_code(_findings(data, reader or reader_of(root), settings))
+    findings = cap_per_code(_findings(data, reader or reader_of(root), settings, division))
     return data, warnings_to_errors(findings) if settings.strict else findings
 
 
-def _findings(data: DataSet, reader: ReaderSpec, settings: CheckSettings) -> Iterator[Finding]:
-    data.lists, found = reader.read(data.root, LISTS, settings.refuse_outside)
+def _findings(
+    data: DataSet, reader: ReaderSpec, settings: CheckSettings, division: Division | None
+) -> Iterator[Finding]:
+    data.lists, found, _ = read_lists(data.root, reader, LISTS, settings.refuse_outside, division)
     yield from found
     data.image_info = inspect_all(_chosen(data, settings.decode), settings.workers)
     for spec in CHECKS:

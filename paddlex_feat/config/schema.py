@@ -91,7 +91,13 @@ class GlobalSection(Section):
     mode: Mode = key("check_dataset", "What to do.", values=", ".join(MODE_NAMES) + ", or a mode of another package")
     mode_options: dict[str, Any] = key({}, "Keys of a mode of another package; the built-in modes take none.")
     dataset_dir: PathText = key(
-        "dataset", "Folder that holds train.txt, gallery.txt and query.txt, at its top or below."
+        "dataset",
+        "Folder of the data set: train.txt, gallery.txt and query.txt, or another format, at its top or below.",
+    )
+    dataset_format: str | None = key(
+        None,
+        "Format of the data set: ShiTuRecDataset, ClassFolders, Table, or that of a reader which another package adds; "
+        "null: recognized by the files.",
     )
     device: Device = key(
         "auto",
@@ -122,21 +128,29 @@ class ConvertSection(Section):
 
 
 class SplitSection(Section):
-    """Re-splitting of the data set."""
+    """Re-splitting of the data set, or the division in memory of one that has no gallery and query."""
 
-    enable: bool = key(False, "Split before checking.")
+    enable: bool = key(False, "Split before checking, and write the lists.")
     train_percent: int | None = key(None, "Share of train.txt.", "%", ge=1, le=98)
     gallery_percent: int | None = key(None, "Share of gallery.txt.", "%", ge=1, le=98)
     query_percent: int | None = key(None, "Share of query.txt.", "%", ge=1, le=98)
-    by: Literal["image", "class"] = key(
-        "image", "image: every class in every list; class: train.txt has classes of its own (open set)."
+    by: Literal["image", "class"] | None = key(
+        None,
+        "image: every class in every list; class: train.txt has classes of its own (open set); null: image to split, "
+        "class to divide in memory where there are four classes.",
     )
     seed: int = key(0, "Seed of the draw.", ge=0, lt=2**31)
+
+    def percents(self) -> tuple[int, int, int] | None:
+        """The shares of train, gallery and query; None if they are not given."""
+        train, gallery, query = self.train_percent, self.gallery_percent, self.query_percent
+        return None if train is None or gallery is None or query is None else (train, gallery, query)
 
     @model_validator(mode="after")
     def _whole(self) -> SplitSection:
         shares = (self.train_percent, self.gallery_percent, self.query_percent)
-        if self.enable and (None in shares or sum(s or 0 for s in shares) != 100):
+        given = self.enable or any(share is not None for share in shares)
+        if given and (None in shares or sum(s or 0 for s in shares) != 100):
             raise ValueError("train_percent, gallery_percent and query_percent must be given and add up to 100")
         return self
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable
 from hashlib import sha256
-from pathlib import Path
 
 import numpy as np
 
+from paddlex_feat.data.images.decode import read_content
+from paddlex_feat.data.images.source import ImageSource, size_of
 from paddlex_feat.data.lists.image_list import ImageList
-from paddlex_feat.errors import DatasetError
-from paddlex_feat.fileio.reading import read_small
+from paddlex_feat.errors import DatasetError, ImageError
 
 MAX_COMPARED = 2**26  # bytes that `count_copies` reads: uncompressed images all have the same size
 
@@ -28,6 +28,8 @@ def find_self_pairs(query: ImageList, gallery: ImageList) -> np.ndarray:
 def _identity(file: str) -> Hashable:
     """A key that all names of one file share; the name itself if the system has no such key."""
     try:
+        if isinstance(file, ImageSource):
+            return file
         status = os.stat(file)  # noqa: PTH116 - for speed
     except (OSError, ValueError):
         return file
@@ -77,15 +79,15 @@ def describe_self_matches(query: ImageList, gallery: ImageList) -> str:
 
 def _size(file: str) -> int:
     try:
-        return os.path.getsize(file)  # noqa: PTH202 - for speed
+        return size_of(file)
     except (OSError, ValueError):
         return -1
 
 
 def _digest(file: str) -> bytes:
     try:
-        return sha256(read_small(Path(file), MAX_COMPARED)).digest()
-    except OSError:
+        return sha256(read_content(file)).digest()
+    except ImageError:
         return os.fsencode(file)  # equal to no other
 
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from paddlex_feat.config.schema import Config
-from paddlex_feat.data.readers import require_lists
 from paddlex_feat.errors import ConfigError, DatasetError
 from paddlex_feat.evaluation.embed import embed
 from paddlex_feat.fileio.digest import sha256_file
 from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.modes.build import exporter_of
+from paddlex_feat.modes.data import read_lists
 from paddlex_feat.modes.worker import MAX_DECODING_THREADS
 from paddlex_feat.runtime.cpu import cpu_count
 from paddlex_feat.training.adaptation import record as adaptation_file
@@ -90,9 +90,7 @@ def _principal_cut(config: Config, trained: TrainedNetwork, device: str, dimensi
 def _sample(config: Config) -> list[str]:
     """Return SAMPLE training images at most, drawn by Train.seed, in the list's order."""
     try:
-        lists = require_lists(
-            config.Global.dataset_dir, ("train",), refuse_outside=config.CheckDataset.outside == "refuse"
-        )
+        lists = read_lists(config, ("train",))
     except DatasetError as error:
         raise DatasetError(
             f"Export.dimension needs training images to find the directions that matter. {error.what}",

@@ -11,12 +11,13 @@ from typing import Any
 
 from paddlex_feat.checks.context import CheckSettings, DataSet
 from paddlex_feat.checks.runner import check
-from paddlex_feat.config.schema import Config, SplitSection
+from paddlex_feat.config.schema import Config
 from paddlex_feat.data.converters import CONVERTERS, ConverterSpec
 from paddlex_feat.data.findings import SEVERITIES, Finding, cap_per_code, log_findings, warnings_to_errors
 from paddlex_feat.data.lists import split, transaction
-from paddlex_feat.data.readers import LISTS, ReaderSpec, find_root, reader_of, require_lists
+from paddlex_feat.data.readers import LISTS, ReaderSpec, find_root, reader_of
 from paddlex_feat.errors import DatasetError
+from paddlex_feat.modes.data import division_of, read_lists
 from paddlex_feat.modes.train_recipe import apply_auto_recipe
 from paddlex_feat.reports import dataset_html, dataset_pictures
 from paddlex_feat.runtime.cpu import cpu_count
@@ -37,11 +38,12 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     if wanted.convert.enable and converter is not None:
         before += _convert(config, converter)
     if wanted.split.enable:
-        before += _split(config.Global.dataset_dir, wanted.split, wanted.outside == "refuse")
-    root = find_root(config.Global.dataset_dir)
-    reader = reader_of(root)
+        before += _split(config)
+    form = config.Global.dataset_format
+    root = find_root(config.Global.dataset_dir, form=form)
+    reader = reader_of(root, form=form)
     log.info("Checking the data set in %s", root)
-    data, findings = check(root, _settings(_as_trained(config)), reader)
+    data, findings = check(root, _settings(_as_trained(config)), reader, division_of(wanted.split))
     findings = cap_per_code(warnings_to_errors(before) if wanted.strict else before) + findings
     for records in data.lists.values():
         log.info("%s: %d images, %d classes", records.source, len(records), len(set(records.labels)))
@@ -112,17 +114,17 @@ def _convert(config: Config, converter: ConverterSpec) -> list[Finding]:
     return converted.findings
 
 
-def _split(dataset_dir: str, wanted: SplitSection, refuse_outside: bool) -> list[Finding]:
+def _split(config: Config) -> list[Finding]:
     """Divide all lines of the three lists anew."""
-    lists = require_lists(dataset_dir, refuse_outside=refuse_outside)
-    percents = (wanted.train_percent or 0, wanted.gallery_percent or 0, wanted.query_percent or 0)
-    done = split.split_lists(lists, percents, wanted.by, wanted.seed)
+    wanted, lists = config.CheckDataset.split, read_lists(config)
+    by = wanted.by or "image"
+    done = split.split_lists(lists, division_of(wanted).percents, by, wanted.seed)
     transaction.replace_lists(lists["train"].root, done.texts())
     if done.repeated:
         log.info("%d repeated lines are kept once.", done.repeated)
     classes = {name: len({done.labels[i] for i in done.parts[name]}) for name in LISTS}
     told = ", ".join(f"{len(done.parts[name])} {name} ({classes[name]} classes)" for name in LISTS)
-    log.info("Split %d images by %s with seed %d: %s", len(done.paths), wanted.by, wanted.seed, told)
+    log.info("Split %d images by %s with seed %d: %s", len(done.paths), by, wanted.seed, told)
     return done.findings
 
 

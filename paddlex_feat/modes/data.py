@@ -8,11 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from paddlex_feat.config.schema import Config
+from paddlex_feat.config.schema import Config, SplitSection
 from paddlex_feat.data.images.decode import read_rgb
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.data.lists.image_list import ImageList
-from paddlex_feat.data.readers import find_root, reader_of
+from paddlex_feat.data.lists.split import Division
+from paddlex_feat.data.lists.transaction import LISTS
+from paddlex_feat.data.readers import find as readers
+from paddlex_feat.data.readers import find_root, require_lists
 from paddlex_feat.errors import DatasetError, ImageError
 from paddlex_feat.evaluation.matches import describe_self_matches, find_self_pairs, require_matches
 from paddlex_feat.fileio import lookup
@@ -22,6 +25,33 @@ COMPARED_IMAGES = 8
 OTHER_SIZE = 32  # pixels more, a multiple of every network's stride
 
 
+def read_lists(config: Config, names: tuple[str, ...] = LISTS) -> dict[str, ImageList]:
+    """The lists of the data set that the configuration names. Raises DatasetError if they have errors."""
+    return require_lists(
+        config.Global.dataset_dir,
+        names,
+        config.CheckDataset.outside == "refuse",
+        config.Global.dataset_format,
+        division_of(config.CheckDataset.split),
+    )
+
+
+def _gallery_of(config: Config) -> ImageList:
+    """The gallery as far as it can be read. Raises DatasetError if there is no data set."""
+    root, form, names = (
+        find_root(config.Global.dataset_dir, form=config.Global.dataset_format),
+        config.Global.dataset_format,
+        ("gallery",),
+    )
+    refuse, division = config.CheckDataset.outside == "refuse", division_of(config.CheckDataset.split)
+    return readers.read_lists(root, readers.reader_of(root, names, form), names, refuse, division).lists["gallery"]
+
+
+def division_of(split: SplitSection) -> Division:
+    """How a data set without gallery and query is divided in memory."""
+    return Division.of(split.percents(), split.by, split.seed)
+
+
 def self_pairs_of(config: Config, lists: dict[str, ImageList]) -> np.ndarray | None:
     """Find the pairs of a query with its own file in the gallery, int64 [P, 2]; None unless they are to be left out.
 
@@ -29,14 +59,16 @@ def self_pairs_of(config: Config, lists: dict[str, ImageList]) -> np.ndarray | N
         DatasetError: no query has a match.
     """
     query, gallery = lists["query"], lists["gallery"]
-    pairs = find_self_pairs(query, gallery) if config.Evaluate.exclude_self else None
+    excluded = config.Evaluate.exclude_self or query.leave_one_out
+    pairs = find_self_pairs(query, gallery) if excluded else None
     require_matches(query, gallery, pairs)
     return pairs
 
 
 def warn_of_self_matches(config: Config, lists: dict[str, ImageList]) -> None:
     """Warn if the gallery has files of queries, which would find themselves, unless these pairs are left out."""
-    found = "" if config.Evaluate.exclude_self else describe_self_matches(lists["query"], lists["gallery"])
+    excluded = config.Evaluate.exclude_self or lists["query"].leave_one_out
+    found = "" if excluded else describe_self_matches(lists["query"], lists["gallery"])
     if found:
         log.warning("%s", found)
 
@@ -58,16 +90,15 @@ def require_images(records: ImageList, missing: list[int]) -> None:
 
 def comparison_batches(config: Config, preprocess: Preprocess) -> tuple[list[np.ndarray], str]:
     """Return batches of images to compare an export on, and a description; two sizes for a graph of any size."""
-    dataset, refused = config.Global.dataset_dir, config.CheckDataset.outside == "refuse"
-    images, source = comparison_images(dataset, preprocess, refused)
+    images, source = comparison_images(config, preprocess)
     if config.Export.input_size == "fixed":
         return [images], source
     other = replace(preprocess, size=preprocess.size + OTHER_SIZE)
-    batches = [images, comparison_images(dataset, other, refused)[0]]
+    batches = [images, comparison_images(config, other)[0]]
     return batches, f"{source} at {preprocess.size} and {other.size} px"
 
 
-def comparison_images(dataset_dir: str, preprocess: Preprocess, refuse_outside: bool = False) -> tuple[np.ndarray, str]:
+def comparison_images(config: Config, preprocess: Preprocess) -> tuple[np.ndarray, str]:
     """Return images to compare an export on, uint8 [N, S, S, 3], and a description.
 
     They are the readable ones of the first COMPARED_IMAGES gallery images; if there are none, COMPARED_IMAGES images of
@@ -75,9 +106,7 @@ def comparison_images(dataset_dir: str, preprocess: Preprocess, refuse_outside: 
     """
     files: list[str] = []
     with suppress(DatasetError):
-        root, names = find_root(dataset_dir), ("gallery",)
-        lists, _ = reader_of(root, names).read(root, names, refuse_outside)
-        files = lists["gallery"].files()[:COMPARED_IMAGES]
+        files = _gallery_of(config).files()[:COMPARED_IMAGES]
     images = []
     for file in files:
         try:

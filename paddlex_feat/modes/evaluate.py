@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from paddlex_feat.config.schema import Config
+from paddlex_feat.data.images.source import file_of
 from paddlex_feat.data.lists.image_list import ImageList
-from paddlex_feat.data.readers import require_lists
 from paddlex_feat.errors import EvaluationError, FeatError, as_output_error
 from paddlex_feat.evaluation.features_file import FEATURES, write_features
 from paddlex_feat.fileio.atomic import require_writable
 from paddlex_feat.modes import trained_model
 from paddlex_feat.modes.build import evaluator_of, extractor_of
-from paddlex_feat.modes.data import require_images, self_pairs_of, warn_of_self_matches
+from paddlex_feat.modes.data import read_lists, require_images, self_pairs_of, warn_of_self_matches
 from paddlex_feat.modes.worker import launch_processes
 from paddlex_feat.reports import evaluation_report
 from paddlex_feat.runtime import heartbeat, launch
@@ -87,9 +87,8 @@ def _evaluate(
 
 def _read_lists(config: Config) -> dict[str, ImageList]:
     """Read gallery and query. Raises DatasetError, also for missing files."""
-    refused = config.CheckDataset.outside == "refuse"
-    lists = require_lists(config.Global.dataset_dir, ("gallery", "query"), refuse_outside=refused)
+    lists = read_lists(config, ("gallery", "query"))
     for records in lists.values():
-        missing = [i for i, file in enumerate(records.files()) if not os.path.isfile(file)]  # noqa: PTH113 - for speed
+        missing = [i for i, file in enumerate(records.files()) if not os.path.isfile(file_of(file))]  # noqa: PTH113 - for speed
         require_images(records, missing)
     return lists

@@ -15,7 +15,6 @@ from paddlex_feat.config import load as config_load
 from paddlex_feat.config.schema import Config
 from paddlex_feat.data.lists.fingerprint import Fingerprint, fingerprint
 from paddlex_feat.data.lists.image_list import ImageList
-from paddlex_feat.data.readers import require_lists
 from paddlex_feat.errors import DatasetError
 from paddlex_feat.evaluation.embed import embed
 from paddlex_feat.fileio.atomic import write_json
@@ -26,7 +25,7 @@ from paddlex_feat.inference.export.convert import require_forms
 from paddlex_feat.inference.extractor import FeatureExtractor, unit_rows
 from paddlex_feat.modes.adapt_dimension import require_dimension
 from paddlex_feat.modes.build import evaluator_of
-from paddlex_feat.modes.data import comparison_images, require_images, self_pairs_of, warn_of_self_matches
+from paddlex_feat.modes.data import comparison_images, read_lists, require_images, self_pairs_of, warn_of_self_matches
 from paddlex_feat.modes.worker import Worker, init_worker
 from paddlex_feat.provenance import run_record
 from paddlex_feat.runtime.device import first_device
@@ -90,7 +89,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
 
 def _read(config: Config) -> Data:
     """Read the lists. Raises DatasetError for what cannot work."""
-    lists = require_lists(config.Global.dataset_dir, refuse_outside=config.CheckDataset.outside == "refuse")
+    lists = read_lists(config)
     classes, labels = np.unique(lists["train"].labels, return_inverse=True)
     if len(classes) == 1:
         raise DatasetError(
@@ -202,8 +201,7 @@ class _Writer:
         from paddlex_feat.inference.export.exporter import require_agreement
 
         config, worker = self.config, self.worker
-        refuse = config.CheckDataset.outside == "refuse"
-        images, source = comparison_images(config.Global.dataset_dir, self.extract.preprocess, refuse)
+        images, source = comparison_images(config, self.extract.preprocess)
         expected = self.extract.raw(images).astype(np.float64)
         if record.folded:
             expected = record.map(expected)

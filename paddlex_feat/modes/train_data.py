@@ -22,11 +22,10 @@ from paddlex_feat.data.lists.holdout import hold_out
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.loading.loader import BATCHES_AHEAD, CorruptImageReplacer, training_batches
 from paddlex_feat.data.loading.processes import HELD, DecodingProcesses, ProcessEnded
-from paddlex_feat.data.readers import require_lists
 from paddlex_feat.errors import ConfigError, DatasetError
 from paddlex_feat.evaluation.matches import find_self_pairs
 from paddlex_feat.modes.build import preprocess_of
-from paddlex_feat.modes.data import require_images, self_pairs_of, warn_of_self_matches
+from paddlex_feat.modes.data import read_lists, require_images, self_pairs_of, warn_of_self_matches
 from paddlex_feat.modes.parts import loss_terms
 from paddlex_feat.modes.train_classes import require_classes_of
 from paddlex_feat.modes.worker import Worker
@@ -78,7 +77,7 @@ def read_data(config: Config, group: ProcessGroup, resumed: Path | None = None) 
         also break the batches.
     """
     settings = config.Train
-    lists = require_lists(config.Global.dataset_dir, refuse_outside=config.CheckDataset.outside == "refuse")
+    lists = read_lists(config)
     whole, held_out = lists, None
     if settings.validation == "split":
         lists, held_out = _hold_out(lists, settings)

@@ -16,9 +16,9 @@ from paddlex_feat.config.auto_recipe import KEY, MEASURED
 from paddlex_feat.config.problems import listed
 from paddlex_feat.config.schema import Config
 from paddlex_feat.data.lists.holdout import hold_out
-from paddlex_feat.data.readers import require_lists
 from paddlex_feat.errors import ConfigError
 from paddlex_feat.models.registry import find_backbone
+from paddlex_feat.modes.data import read_lists
 from paddlex_feat.modes.train_budget import (
     FEW_IMAGES,
     MAX_SCRATCH_EPOCHS,
@@ -264,7 +264,7 @@ def _recorded(resumed: Path, names: list[str], minutes: float) -> dict[str, Any]
 def inspect_data(config: Config) -> Facts:
     """What the data and the configuration tell before Paddle is imported. Raises DatasetError."""
     settings = config.Train
-    lists = require_lists(config.Global.dataset_dir, refuse_outside=config.CheckDataset.outside == "refuse")
+    lists = read_lists(config)
     trained = lists["train"]
     if settings.validation == "split":
         trained, _ = hold_out(trained, settings.validation_percent, settings.validation_by, settings.seed)

@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 from paddlex_feat.config.load import load
 from paddlex_feat.config.schema import Config, value_of, walk
 from paddlex_feat.data.lists.fingerprint import fingerprint
+from paddlex_feat.data.lists.split import Division
 from paddlex_feat.data.lists.transaction import LISTS
 from paddlex_feat.data.readers import require_lists
 from paddlex_feat.errors import ConfigError, FeatError, OutputError, sanitize
@@ -160,7 +161,9 @@ def _data(config: Config, record: dict[str, Any]) -> dict[str, Any]:
     place, started = Path(config.Global.dataset_dir), record.get("working_directory")
     if started and not place.exists():
         place = Path(started) / place
-    lists = require_lists(str(place), tuple(record["dataset"]))
+    split = config.CheckDataset.split
+    division = Division.of(split.percents(), split.by, split.seed)
+    lists = require_lists(str(place), tuple(record["dataset"]), False, config.Global.dataset_format, division)
     prints = {n: fingerprint(r.paths, r.files(), r.labels) for n, r in lists.items()}
     return {n: {"images": p.images, "sha256": p.sha256} for n, p in prints.items()}
 

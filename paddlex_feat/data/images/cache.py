@@ -28,6 +28,7 @@ from paddlex_feat.data.images.decode import (
 )
 from paddlex_feat.data.images.jpeg import frame_size
 from paddlex_feat.data.images.opencv import cv2
+from paddlex_feat.data.images.source import box_of, crop
 from paddlex_feat.fileio.os_locks import HAS_FLOCK, process_lock
 from paddlex_feat.fileio.reading import open_flags
 
@@ -120,7 +121,8 @@ class ImageCache:
 
     def read_bgr(self, path: str | Path, is_large_enough: IsLargeEnough | None = None) -> np.ndarray:
         """Read an image file as decode.read_bgr does; the array is read-only. Raises ImageError."""
-        name = str(path)
+        name, box = str(path), box_of(path)
+        is_large_enough = None if box else is_large_enough
         key = _key(name) if self.limit else (0, 0)
         at = self._find(key) if self.limit else None
         if at is not None and self._table[at]:
@@ -136,6 +138,7 @@ class ImageCache:
         frame = frame_size(data)
         flags = decode_flags(frame, is_large_enough)
         image = decode_admitted(data, name, flags)
+        image = crop(image, box, name) if box else image
         image.flags.writeable = False
         if self.bytes + image.nbytes <= self.limit:
             self._keep(key, frame, flags, image)

@@ -17,6 +17,7 @@ from paddlex_feat.data.images.formats import ends_early, require_decodable
 from paddlex_feat.data.images.jpeg import frame_size
 from paddlex_feat.data.images.limits import MAX_PIXELS
 from paddlex_feat.data.images.opencv import cv2
+from paddlex_feat.data.images.source import ImageSource, box_of, crop
 from paddlex_feat.errors import ImageError
 
 log = logging.getLogger(__name__)
@@ -127,8 +128,13 @@ def decode_rgb(data: bytes, name: str) -> np.ndarray:
 def read_bgr(
     path: str | Path, is_large_enough: IsLargeEnough | None = None, warnings: list[str] | None = None
 ) -> np.ndarray:
-    """Read and decode an image file, as `decode_bgr` does. Raises ImageError if it cannot be read."""
-    return decode_bgr(read_content(path), str(path), is_large_enough, warnings)
+    """Read and decode an image file, as `decode_bgr` does; a box is cut out of the picture at its full size.
+
+    Raises ImageError if it cannot be read.
+    """
+    box = box_of(path)
+    image = decode_bgr(read_content(path), str(path), None if box else is_large_enough, warnings)
+    return crop(image, box, str(path)) if box else image
 
 
 def read_rgb(
@@ -156,14 +162,18 @@ def read_content(path: str | Path) -> bytes:
 
 def read_identified(path: str | Path) -> tuple[bytes, int]:
     """The bytes of an image file, and a number that changes when the file is replaced or written to."""
+    source = path if isinstance(path, ImageSource) else ImageSource("", str(path))
     try:
-        descriptor = os.open(path, OPEN_FLAGS)
+        descriptor = os.open(source.file, OPEN_FLAGS)
         try:
             status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_READ_BYTES:
+            size = status.st_size - source.start if source.length is None else source.length
+            if not stat.S_ISREG(status.st_mode) or size > MAX_READ_BYTES:
                 raise OSError(None, f"not a file of at most {MAX_READ_BYTES} bytes")
-            data = os.read(descriptor, status.st_size)
-            while len(data) < status.st_size and (more := os.read(descriptor, status.st_size - len(data))):
+            if source.start:
+                os.lseek(descriptor, source.start, os.SEEK_SET)
+            data = os.read(descriptor, size)
+            while len(data) < size and (more := os.read(descriptor, size - len(data))):
                 data += more  # a network's file system may give less at once
         finally:
             os.close(descriptor)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from paddlex_feat.data.images.source import size_of
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ def fingerprint(paths: Sequence[str], files: Sequence[str], labels: Sequence[int
     digest, missing = hashlib.sha256(), []
     for index, (path, file, label) in enumerate(zip(paths, files, labels, strict=True)):
         try:
-            size = os.stat(file).st_size
+            size = size_of(file)
         except OSError:
             size = -1
             missing.append(index)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from paddlex_feat.data.lists.image_list import ImageList
@@ -32,7 +30,7 @@ def hold_out(train: ImageList, percent: int, by: str, seed: int) -> tuple[ImageL
     trained = len(np.unique(labels[~held]))
     if min(trained, len(np.unique(labels[held]))) < LEAST:
         raise _impossible(labels, by)
-    return _part(train, np.flatnonzero(~held)), _part(train, np.flatnonzero(held))
+    return train.part(np.flatnonzero(~held).tolist()), train.part(np.flatnonzero(held).tolist())
 
 
 def _held_classes(labels: np.ndarray, percent: int, seed: int) -> np.ndarray:
@@ -57,15 +55,6 @@ def _held_images(labels: np.ndarray, percent: int, seed: int) -> np.ndarray:
 
 def _rng(seed: int) -> np.random.Generator:
     return np.random.default_rng((seed, 4))  # 1 and 3 are the keys of the sampler and of dropout
-
-
-def _part(train: ImageList, indices: np.ndarray) -> ImageList:
-    def chosen(values: Sequence[str] | Sequence[int]) -> list:  # type: ignore[type-arg]
-        return [values[i] for i in indices.tolist()] if values else []
-
-    return ImageList(
-        train.name, train.root, chosen(train.paths), chosen(train.labels), chosen(train.lines), file=train.file
-    )
 
 
 def _impossible(labels: np.ndarray, by: str) -> DatasetError:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from paddlex_feat.data.images.source import ImageSource
 
 
 @dataclass
@@ -14,10 +17,12 @@ class ImageList:
     Attributes:
         name: "train", "gallery" or "query".
         root: folder that the paths are relative to.
-        paths: path of each image, as the list has it.
+        paths: path of each image, as the list has it; an `ImageSource` where it is not a file of its own.
         labels: class of each image, at least 0.
         lines: line of each image in the list's file, from 1; empty for formats without lines.
         file: name of the list's file; "" for `<name>.txt`.
+        names: of the classes, by label; empty where labels have no other name.
+        leave_one_out: of the queries: whether the gallery has them too, and none counts as a match of itself.
     """
 
     name: str
@@ -27,6 +32,8 @@ class ImageList:
     lines: list[int] = field(default_factory=list)
     _files: list[str] = field(default_factory=list, repr=False)
     file: str = ""
+    names: Mapping[int, str] = field(default_factory=dict)
+    leave_one_out: bool = False
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -46,6 +53,12 @@ class ImageList:
             self._files = [_join(self.root, path) for path in self.paths]
         return self._files
 
+    def part(self, indices: Sequence[int], name: str | None = None) -> ImageList:
+        """The records of these indices as a list of their own, with their lines; `name` of the list, None: the same."""
+        lines = [self.lines[i] for i in indices] if self.lines else []
+        paths, labels = [self.paths[i] for i in indices], [self.labels[i] for i in indices]
+        return ImageList(name or self.name, self.root, paths, labels, lines, file=self.file, names=self.names)
+
 
 def same_images(one: ImageList, other: ImageList) -> bool:
     """Whether two lists name the same files in the same order, as those of leave-one-out evaluation do."""
@@ -54,5 +67,7 @@ def same_images(one: ImageList, other: ImageList) -> bool:
 
 def _join(root: Path, path: str) -> str:
     """One path for each file: `a.jpg`, `./a.jpg` and `b/../a.jpg` are the same."""
+    if isinstance(path, ImageSource):
+        return path
     joined = os.path.join(root, path)
     return os.path.normpath(joined) if "./" in path or "//" in path else joined

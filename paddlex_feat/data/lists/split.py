@@ -15,6 +15,7 @@ from paddlex_feat.errors import DatasetError
 
 log = logging.getLogger(__name__)
 TRAIN, GALLERY, QUERY = range(3)
+MIN_CLASSES = 4  # to give train classes of its own: two to tell apart, and two to search
 
 MIXES_LABELS = FindingSpec(
     "split-mixes-labels",
@@ -22,6 +23,26 @@ MIXES_LABELS = FindingSpec(
     "a split mixed lists that shared no label before",
     "Make sure that a label means the same class in all three; the former lists are kept as .bak.",
 )
+
+
+@dataclass(frozen=True)
+class Division:
+    """How the images of a data set are divided.
+
+    Attributes:
+        percents: shares of train, gallery and query, which add up to 100.
+        by: "image" divides every class; "class" gives train classes of its own; None: "class" where there are enough.
+        seed: the same seed and labels give the same draw.
+    """
+
+    percents: tuple[int, int, int] = (50, 30, 20)
+    by: str | None = None
+    seed: int = 0
+
+    @classmethod
+    def of(cls, percents: tuple[int, int, int] | None, by: str | None, seed: int) -> Division:
+        """A division by these settings; no percents: the usual ones."""
+        return cls(percents or cls.percents, by, seed)
 
 
 @dataclass(frozen=True)
@@ -71,6 +92,23 @@ def split_lists(lists: Mapping[str, ImageList], percents: tuple[int, int, int], 
         message = "The former train.txt shared no label with gallery.txt and query.txt, so theirs may be other classes."
         findings.append(MIXES_LABELS.at("train.txt", message))
     return Split(paths, labels, parts, sum(map(len, lists.values())) - len(paths), findings)
+
+
+def draw_lists(whole: ImageList, division: Division) -> tuple[dict[str, ImageList], str]:
+    """Divide a data set in memory; nothing is written.
+
+    Returns:
+        The lists by name, and a clause that says how they were drawn.
+
+    Raises:
+        DatasetError: a list would be empty, or train would have fewer than two classes.
+    """
+    by = division.by or ("class" if len(set(whole.labels)) >= MIN_CLASSES else "image")
+    parts = random_split(whole.labels, division.percents, by, division.seed)
+    validate_split(parts, whole.labels)
+    shares = ", ".join(f"{percent} % {name}" for percent, name in zip(division.percents, LISTS, strict=True))
+    told = f"divided by {by} with seed {division.seed} into {shares}, for there is no gallery and query"
+    return {name: whole.part(chosen, name) for name, chosen in parts.items()}, told
 
 
 def list_texts(paths: Sequence[str], labels: Sequence[int], parts: Mapping[str, Sequence[int]]) -> dict[str, str]:

@@ -12,26 +12,40 @@ from paddlex_feat.config.registry import Registry
 from paddlex_feat.data.findings import Finding
 from paddlex_feat.data.images.folders import Walk
 from paddlex_feat.data.lists.image_list import ImageList
+from paddlex_feat.data.lists.split import Division, draw_lists
 from paddlex_feat.data.lists.transaction import LISTS
+from paddlex_feat.data.readers.class_folders import CLASS_FOLDERS
+from paddlex_feat.data.readers.items import UNDIVIDED
 from paddlex_feat.data.readers.shitu_rec import SHITU_REC
-from paddlex_feat.data.readers.spec import ReaderSpec
+from paddlex_feat.data.readers.spec import ReaderSpec, Reading
+from paddlex_feat.data.readers.tables import TABLES
 from paddlex_feat.errors import DatasetError, FeatError
 from paddlex_feat.fileio import lookup
 
 log = logging.getLogger(__name__)
 SEARCH_DEPTH = 4  # levels of folders below Global.dataset_dir that are searched for a data set
 _SHOWN = 10
+_told: set[str] = set()  # lines of the log: modes read a data set more than once
 
-READERS: Registry[ReaderSpec] = Registry("readers", ReaderSpec, key="Global.dataset_dir")
+READERS: Registry[ReaderSpec] = Registry("readers", ReaderSpec, key="Global.dataset_format")
 READERS.add(SHITU_REC)
+READERS.add(TABLES)
+READERS.add(CLASS_FOLDERS)
 
 
-def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS) -> Path:
+def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS, form: str | None = None) -> Path:
     """The folder of the data set at or below `dataset_dir`: the one that holds all the lists `names`.
 
-    Readers of other packages are asked only if no folder is a data set of a built-in format.
+    Formats are asked in turn, each for all folders: ShiTuRecDataset; those with files of their own; those of other
+    packages; class folders, which claim nearly everything.
+
+    Args:
+        dataset_dir: folder, as `Global.dataset_dir`.
+        names: of the lists.
+        form: name of the only reader that is asked, as `Global.dataset_format`; None: all.
 
     Raises:
+        ConfigError: there is no reader `form`.
         DatasetError: there is no such folder, or there are several.
         DependencyError: a reader of another package is asked and cannot be imported.
     """
@@ -44,7 +58,9 @@ def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS) -> Path:
             code="dataset-folder-missing",
         )
     found: list[Path] = []
-    for readers in _in_turn():
+    for readers in _in_turn(form):
+        if form is None and readers[0].generic and SHITU_REC.count_lists(top, names):
+            break  # lists of which one is missing
         if _is_data_set(readers, top, names):
             return top
         walk = Walk()
@@ -66,20 +82,35 @@ def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS) -> Path:
     )
 
 
-def reader_of(root: Path, names: tuple[str, ...] = LISTS) -> ReaderSpec:
-    """The reader of the data set in the folder `root`, which `find_root` has given: the one that knows most lists."""
-    best, most = READERS.added()[0], 0
-    for readers in _in_turn():
+def reader_of(root: Path, names: tuple[str, ...] = LISTS, form: str | None = None) -> ReaderSpec:
+    """The reader of the data set in the folder `root`, which `find_root` has given: the one that knows most lists.
+
+    Raises DatasetError if several know all of them.
+    """
+    best, most = READERS.get(form) if form else READERS.added()[0], 0
+    for readers in _in_turn(form):
+        counts = {reader.name: reader.count_lists(root, names) for reader in readers}
+        claiming = [name for name, count in counts.items() if count == len(names)]
+        if len(claiming) > 1:
+            raise DatasetError(
+                f"The folder may be read as {' or as '.join(claiming)}.",
+                where=str(root),
+                fix=f"Name one of them: -o Global.dataset_format={claiming[0]}",
+                code="several-formats",
+            )
         for reader in readers:
-            count = reader.count_lists(root, names)
-            best, most = (reader, count) if count > most else (best, most)
+            best, most = (reader, counts[reader.name]) if counts[reader.name] > most else (best, most)
         if most == len(names):
             break
     return best
 
 
 def require_lists(
-    dataset_dir: str, names: tuple[str, ...] = LISTS, refuse_outside: bool = False
+    dataset_dir: str,
+    names: tuple[str, ...] = LISTS,
+    refuse_outside: bool = False,
+    form: str | None = None,
+    division: Division | None = None,
 ) -> dict[str, ImageList]:
     """The lists that a mode needs, of the data set at or below `dataset_dir`.
 
@@ -87,16 +118,39 @@ def require_lists(
         dataset_dir: folder, as `Global.dataset_dir`.
         names: of the lists.
         refuse_outside: paths that lead out of the data set's folder are errors.
+        form: as for `find_root`.
+        division: of a data set that has no gallery and query; None: `Division()`.
 
     Raises:
         DatasetError: there is no data set, or its lists have errors; the first of them are named.
     """
-    root = find_root(dataset_dir, names)
-    lists, findings = reader_of(root, names).read(root, names, refuse_outside)
+    root = find_root(dataset_dir, names, form)
+    lists, findings, _ = read_lists(root, reader_of(root, names, form), names, refuse_outside, division)
     errors = [f for f in findings if f.severity == "error"]
     if errors:
         raise _list_errors(errors, root)
     return lists
+
+
+def read_lists(
+    root: Path, reader: ReaderSpec, names: tuple[str, ...], refuse_outside: bool, division: Division | None = None
+) -> Reading:
+    """Read the lists `names` of a folder that a reader recognizes; what is wrong with them are findings.
+
+    A data set that has no gallery and query is divided in memory. How the folder was understood is logged once.
+
+    Raises:
+        DatasetError: the data set has to be divided, and is too small for that.
+    """
+    lists, findings, told = Reading(*reader.read(root, names, refuse_outside))
+    if UNDIVIDED in lists:
+        drawn, how = draw_lists(lists[UNDIVIDED], division or Division())
+        lists, told = {name: drawn[name] for name in names}, f"{told}; {how}"
+    if told and (line := f"{root}: {reader.name}: {told}") not in _told:
+        _told.add(line)
+        counts = ", ".join(f"{len(records)} {name}" for name, records in lists.items())
+        log.info("%s. Images: %s.", line, counts)
+    return Reading(lists, findings, told)
 
 
 def _list_errors(errors: list[Finding], root: Path) -> DatasetError:
@@ -116,7 +170,7 @@ def _is_data_set(readers: Iterable[ReaderSpec], folder: Path, names: tuple[str, 
 
 
 def _holds_some(folder: Path, names: tuple[str, ...]) -> bool:
-    return any(reader.count_lists(folder, names) for reader in READERS)
+    return any(reader.count_lists(folder, names) for reader in READERS if not reader.generic)
 
 
 def _not_found(top: Path, names: tuple[str, ...]) -> DatasetError:
@@ -137,12 +191,17 @@ def _files_of_all(names: tuple[str, ...]) -> str:
     return ", or ".join(_in_words(reader.files(names)) for reader in _usable())
 
 
-def _in_turn() -> Iterable[list[ReaderSpec]]:
-    """The readers to try first, which need no other package; then all, if there are others."""
-    own = READERS.added()
-    yield own
-    if len(READERS.names()) > len(own):
-        yield list(READERS)
+def _in_turn(form: str | None) -> Iterable[list[ReaderSpec]]:
+    """The readers to ask, those of a list before those of the next; other packages are imported late."""
+    if form is not None:
+        yield [READERS.get(form)]
+        return
+    own = [reader for reader in READERS.added() if not reader.generic]
+    yield [SHITU_REC]
+    yield [reader for reader in own if reader is not SHITU_REC]
+    if len(READERS.names()) > len(READERS.added()):
+        yield [reader for reader in READERS if not reader.generic]
+    yield [reader for reader in READERS.added() if reader.generic]
 
 
 def _usable() -> Iterable[ReaderSpec]:
