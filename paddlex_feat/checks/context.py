@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from paddlex_feat.checks.image_info import ImageInfo
+from paddlex_feat.data.images.source import are_parts_of_one
 from paddlex_feat.data.lists.image_list import ImageList
 
 MAX_SAMPLED = 500  # images a list that CheckDataset.decode=sample decodes
@@ -99,13 +100,17 @@ class DataSet:
     def repeated(self) -> list[list[RecordLocation]]:
         """The records of each image that is on more than one line, in their order.
 
-        Two records have the same image if their files' hashes are known and equal, else if their paths are equal.
+        Two records have the same image if their files' hashes are known and equal, else if their paths are equal. Boxes
+        of one picture are no copies, and neither are those of one colour.
         """
         first: dict[str, RecordLocation] = {}
         groups: dict[str, list[RecordLocation]] = {}
         for file, record in self.records():
             info = self.image_info.get(file)
-            key = info.sha256 or file if info else file
+            flat = info is not None and info.empty and info.picture != (0, 0)
+            key = info.sha256 or file if info and not flat else file
+            if key in first and any(are_parts_of_one(file, r.file) for r in groups.get(key, [first[key]])):
+                key = file
             if key in first:
                 groups.setdefault(key, [first[key]]).append(record)
             else:

@@ -9,6 +9,7 @@ import numpy as np
 from paddlex_feat.checks.context import CheckSettings, DataSet, RecordLocation
 from paddlex_feat.checks.spec import CheckSpec
 from paddlex_feat.data.findings import Finding, FindingSpec, Severity
+from paddlex_feat.data.images.source import are_parts_of_one
 
 # Bits in which the perceptual hashes (phash.py) of near-identical images differ at most. Recompression, resizing and a
 # change of light stay below these limits (tests/unit/test_checks.py), which have no outside source. If at most 7 of 128
@@ -146,7 +147,9 @@ def check_near_duplicates(data: DataSet, settings: CheckSettings) -> Iterator[Fi
 
 
 def _same(data: DataSet, a: str, b: str) -> bool:
-    """Whether two files are equal to the byte, which the checks above report."""
+    """Whether two images are equal to the byte, which the checks above report, or boxes of one picture."""
+    if are_parts_of_one(a, b):
+        return True
     return bool(data.image_info[a].sha256) and data.image_info[a].sha256 == data.image_info[b].sha256
 
 

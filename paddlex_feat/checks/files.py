@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from paddlex_feat.checks.context import CheckSettings, DataSet, RecordLocation
 from paddlex_feat.checks.spec import CheckSpec
 from paddlex_feat.data.findings import MAX_PER_CODE, Finding, FindingSpec
+from paddlex_feat.data.images.source import picture_of
 from paddlex_feat.data.lists import outside
 from paddlex_feat.fileio import lookup
 
@@ -95,7 +96,7 @@ def check_paths(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
 
 def check_images(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     """Find images that do not exist or do not decode; a file on several lines is an error on each."""
-    bad = {path: info for path, info in data.image_info.items() if info.error}
+    bad = {path: info for path, info in data.image_info.items() if info.error in _ERROR_BY_CODE}
     find, explained = lookup.Lookup(data.root), 0
     for file, record in data.records() if bad else ():
         if file in bad:
@@ -109,7 +110,7 @@ def check_images(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
 def check_damage(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     """Find images whose data the decoder repaired or filled."""
     damage = {file: info.damage for file, info in data.image_info.items() if info.damage}
-    for file, record in _first_records(data, set(damage)):
+    for file, record in _first_records(data, _pictures(damage)):
         message = f"{record.path}: Its data are damaged, and parts of the picture are wrong ({damage[file]})."
         yield DAMAGED.at(record.where, message, images=(file,))
 
@@ -117,7 +118,7 @@ def check_damage(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
 def check_properties(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     """Find images that are used otherwise than other programs show them."""
     special = {path: info for path, info in data.image_info.items() if info.properties and not info.error}
-    for file, record in _first_records(data, set(special)):
+    for file, record in _first_records(data, _pictures(special)):
         for name in special[file].properties:
             (spec, message), fix = _PROPERTIES[name], None
             levels = special[file].levels
@@ -148,6 +149,11 @@ def check_sizes(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
             f"the smallest, {record.path}, has {small[smallest].width} x {small[smallest].height}."
         )
         yield SMALL.at(record.where, message, images=(smallest,))
+
+
+def _pictures(images: Iterable[str]) -> set[str]:
+    """One image of each picture, of which the others are boxes too."""
+    return set({picture_of(image): image for image in images}.values())
 
 
 def _first_records(data: DataSet, files: set[str]) -> Iterator[tuple[str, RecordLocation]]:

@@ -1,22 +1,24 @@
-"""Inspect an image file: whether it decodes, its size, properties, damage and perceptual hash."""
+"""Inspect an image: whether it decodes, its size, properties, damage and perceptual hash."""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
 import numpy as np
 
 from paddlex_feat.checks.damage import has_converted_line_ends, has_step, hole, tiff_error
-from paddlex_feat.checks.image_headers import Header, jpeg_header, read_header
 from paddlex_feat.checks.phash import appearance_of, levels, upright
 from paddlex_feat.data.images.decode import MAX_READ_BYTES, OPEN_FLAGS, decode_admitted, first_damage
 from paddlex_feat.data.images.formats import ends_early, require_decodable
+from paddlex_feat.data.images.headers import Header, jpeg_header, read_header
 from paddlex_feat.data.images.jpeg import Layout
 from paddlex_feat.data.images.limits import MAX_PIXELS
 from paddlex_feat.data.images.opencv import cv2
+from paddlex_feat.data.images.source import ImageSource, box_of, crop
 from paddlex_feat.errors import ImageError
 
 _AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # not rotated: damage shows in rows of blocks
@@ -24,19 +26,21 @@ _AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # not rotated: da
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What is known of an image file.
+    """What is known of an image.
 
     Attributes:
         error: code of the finding if it cannot be used, such as "image-missing"; "" if it can.
         message: the reason, in words.
-        width: in pixels, as stored.
+        width: in pixels, as stored; of a box, that of the part that is used.
         height: likewise.
         properties: those of "animated", "multi-page", "cmyk", "16-bit", "alpha", "rotated" that apply.
-        sha256: SHA-256 of the file as hex; "" where no other file has its size, so that it is unique.
+        sha256: SHA-256 of the file as hex, of a box that of its pixels; "" where no other file has its size, so that it
+            is unique.
         phash: 640-bit perceptual hash as hex, "" for an image without contrast.
         damage: the sign that its data are damaged, though they decode; "" for undamaged data.
         empty: "blank", "dark" or "bright" for an image that shows next to nothing, else "".
         levels: darkest and brightest level of 255 of such an image, and of one with 16 bits.
+        picture: (width, height) of the picture that a box is a part of, turned as its EXIF data say; else (0, 0).
     """
 
     error: str = ""
@@ -49,18 +53,67 @@ class ImageInfo:
     damage: str = ""
     empty: str = ""
     levels: tuple[int, ...] = ()
+    picture: tuple[int, ...] = (0, 0)
 
 
 def inspect(path: str, hashed: bool = True) -> ImageInfo:
-    """Read and decode one file.
+    """Read and decode one image.
 
     Args:
-        path: of the file.
+        path: of its file.
         hashed: compute its SHA-256.
     """
-    data = _read(path)
+    return inspect_together([path], hashed)[0]
+
+
+def inspect_together(paths: Sequence[str], hashed: bool = True) -> list[ImageInfo]:
+    """Read and decode one picture, and inspect it and boxes of it, as `inspect` does each.
+
+    Args:
+        paths: of the picture or boxes of it, at least one.
+        hashed: compute the SHA-256 of the picture's content; that of a box is always known.
+    """
+    data = _read(paths[0])
     if isinstance(data, ImageInfo):
-        return data
+        return [data] * len(paths)
+    whole, image = _inspect_content(data, paths[0], hashed and any(box_of(path) is None for path in paths))
+    if image is None:
+        return [whole] * len(paths)
+    return [whole if box_of(path) is None else _of_box(path, image, whole) for path in paths]
+
+
+def _of_box(path: str, image: np.ndarray, whole: ImageInfo) -> ImageInfo:
+    """What is known of a box.
+
+    Args:
+        path: its source.
+        image: the picture, turned as its EXIF data say.
+        whole: what is known of the picture.
+    """
+    box, size = box_of(path), image.shape[1::-1]
+    assert box is not None
+    try:
+        part = crop(image, box, path)
+    except ImageError as error:
+        return ImageInfo("box-empty", error.what, properties=whole.properties, picture=size)
+    content, appearance = sha256(repr(part.shape).encode()), appearance_of(part)
+    content.update(part.data)
+    dim = levels(part) if appearance.empty or "16-bit" in whole.properties else ()
+    return ImageInfo(
+        width=part.shape[1],
+        height=part.shape[0],
+        properties=whole.properties,
+        sha256=content.hexdigest(),
+        phash=appearance.phash,
+        damage=whole.damage,
+        empty=appearance.empty,
+        levels=dim,
+        picture=size,
+    )
+
+
+def _inspect_content(data: bytes, path: str, hashed: bool) -> tuple[ImageInfo, np.ndarray | None]:
+    """What is known of a picture, and its pixels, turned as its EXIF data say; None if it has an error."""
     said: list[str] = []
     head = None
     try:
@@ -70,31 +123,39 @@ def inspect(path: str, hashed: bool = True) -> ImageInfo:
             raise ImageError("")
         image = decode_admitted(data, path, _AS_STORED if layout else cv2.IMREAD_COLOR, said)
     except ImageError as error:
-        return _undecodable(data, head or read_header(data), error.what)
+        return _undecodable(data, head or read_header(data), error.what), None
     height, width = (head.height, head.width) if head.width else image.shape[:2]
     if layout and ends_early(data):
-        return ImageInfo("image-truncated", "The file ends early.", width, height, head.properties)
-    appearance = appearance_of(upright(image, head.orientation) if layout else image)
+        return ImageInfo("image-truncated", "The file ends early.", width, height, head.properties), None
+    turned = upright(image, head.orientation) if layout else image
+    appearance = appearance_of(turned)
     dim = levels(image) if appearance.empty or "16-bit" in head.properties else ()
     content = sha256(data).hexdigest() if hashed else ""
     damage = _damage(data, image, layout, said)
-    return ImageInfo("", "", width, height, head.properties, content, appearance.phash, damage, appearance.empty, dim)
+    look = appearance.phash, damage, appearance.empty, dim
+    return ImageInfo("", "", width, height, head.properties, content, *look), turned
 
 
 def _read(path: str) -> bytes | ImageInfo:
     """The content of an image file, or the reason why it cannot be read."""
+    source = path if isinstance(path, ImageSource) else ImageSource(path, path)
     try:
-        handle = os.open(path, OPEN_FLAGS)
+        handle = os.open(source.file, OPEN_FLAGS)
         try:
             status = os.fstat(handle)
             if stat.S_ISDIR(status.st_mode):
                 return ImageInfo("image-is-folder", "The path is a folder, not an image.")
             if not stat.S_ISREG(status.st_mode):
                 return ImageInfo("image-unreadable", "The path is a device or a pipe, not a file.")
-            if status.st_size > MAX_READ_BYTES:
-                message = f"{status.st_size} bytes are more than the {MAX_READ_BYTES} that are read."
+            size = status.st_size - source.start if source.length is None else source.length
+            if size > MAX_READ_BYTES:
+                message = f"{size} bytes are more than the {MAX_READ_BYTES} that are read."
                 return ImageInfo("image-too-large", message)
-            data = os.read(handle, status.st_size)
+            if source.start:
+                os.lseek(handle, source.start, os.SEEK_SET)
+            data = os.read(handle, max(0, size))
+            if source.length is not None and len(data) < size:
+                return ImageInfo("image-truncated", "The file ends before the image.")
         finally:
             os.close(handle)
     except (FileNotFoundError, NotADirectoryError):

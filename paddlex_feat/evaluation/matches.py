@@ -9,7 +9,7 @@ from hashlib import sha256
 import numpy as np
 
 from paddlex_feat.data.images.decode import read_content
-from paddlex_feat.data.images.source import ImageSource, size_of
+from paddlex_feat.data.images.source import ImageSource, box_of, size_of
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.errors import DatasetError, ImageError
 
@@ -86,7 +86,7 @@ def _size(file: str) -> int:
 
 def _digest(file: str) -> bytes:
     try:
-        return sha256(read_content(file)).digest()
+        return sha256(read_content(file) + repr(box_of(file)).encode()).digest()
     except ImageError:
         return os.fsencode(file)  # equal to no other
 

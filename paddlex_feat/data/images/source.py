@@ -63,6 +63,18 @@ def box_of(path: object) -> Box | None:
     return path.box if isinstance(path, ImageSource) else None
 
 
+def picture_of(path: str) -> tuple[str, int, int | None]:
+    """What is equal for all boxes of one picture: its file, where it begins there, and its length."""
+    return (path.file, path.start, path.length) if isinstance(path, ImageSource) else (path, 0, None)
+
+
+def are_parts_of_one(first: str, second: str) -> bool:
+    """Whether two images are different boxes of one picture, which are no copies even if they overlap."""
+    if box_of(first) is None or box_of(second) is None or first == second:
+        return False
+    return picture_of(first) == picture_of(second)
+
+
 def size_of(path: str) -> int:
     """Bytes of an image. Raises OSError where its file does not exist, ValueError for a NUL in its path."""
     if isinstance(path, ImageSource) and path.length is not None:

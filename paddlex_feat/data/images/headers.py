@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from mmap import mmap
+from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
-from paddlex_feat.data.images.jpeg import Layout
+from paddlex_feat.data.images.decode import MAX_READ_BYTES
+from paddlex_feat.data.images.jpeg import Layout, read_layout
 from paddlex_feat.data.images.pillow import open_image
+from paddlex_feat.fileio.reading import first_bytes, read_small
 
 _PNM_GREATEST = re.compile(rb"P[2356]\s+(?:#[^\n]*\n\s*)*\d+\s+\d+\s+(\d+)")
 _PNG_BIT_DEPTH = 24  # offset of that byte in a PNG file
+_BEGINNING = 2**16  # bytes that hold the header of most files
 
 
 class Header(NamedTuple):
@@ -29,6 +34,11 @@ class Header(NamedTuple):
     height: int = 0
     properties: tuple[str, ...] = ()
     orientation: int = 1
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """(width, height) of the picture, turned as its EXIF data say."""
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
 
 def jpeg_header(layout: Layout) -> Header:
@@ -50,7 +60,7 @@ def _orientation(tags: Image.Exif) -> int:
     return value if value in range(1, 9) else 1
 
 
-def read_header(data: bytes) -> Header:
+def read_header(data: bytes | mmap) -> Header:
     """The header of any image, as Pillow reads it."""
     try:
         with open_image(data) as header:
@@ -72,7 +82,24 @@ def read_header(data: bytes) -> Header:
         return Header()
 
 
-def _deep(header: Image.Image, data: bytes) -> bool:
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """(width, height) of the picture in a file, turned as its EXIF data say, from its header; None if it is damaged.
+
+    Raises OSError, also for what is not a regular file.
+    """
+    data = first_bytes(path, _BEGINNING)
+    size = _size(data)
+    if size is None and len(data) == _BEGINNING:  # a long thumbnail comes first, or it is at the end
+        size = _size(read_small(path, MAX_READ_BYTES))
+    return size
+
+
+def _size(data: bytes) -> tuple[int, int] | None:
+    head = jpeg_header(read_layout(data)) if data[:2] == b"\xff\xd8" else read_header(data)
+    return head.upright_size if head.width and head.height else None
+
+
+def _deep(header: Image.Image, data: bytes | mmap) -> bool:
     """16 bits a channel, where Pillow's mode does not tell."""
     if header.format == "PNG":
         return data[_PNG_BIT_DEPTH] == 16
