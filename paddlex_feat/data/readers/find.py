@@ -15,10 +15,15 @@ from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.lists.split import Division, draw_lists
 from paddlex_feat.data.lists.transaction import LISTS
 from paddlex_feat.data.readers.class_folders import CLASS_FOLDERS
+from paddlex_feat.data.readers.coco import COCO
 from paddlex_feat.data.readers.items import UNDIVIDED
+from paddlex_feat.data.readers.label_studio import LABEL_STUDIO
+from paddlex_feat.data.readers.labelme_shapes import LABELME_SHAPES
 from paddlex_feat.data.readers.shitu_rec import SHITU_REC
 from paddlex_feat.data.readers.spec import ReaderSpec, Reading
 from paddlex_feat.data.readers.tables import TABLES
+from paddlex_feat.data.readers.voc import VOC
+from paddlex_feat.data.readers.yolo import YOLO
 from paddlex_feat.errors import DatasetError, FeatError
 from paddlex_feat.fileio import lookup
 
@@ -30,6 +35,11 @@ _told: set[str] = set()  # lines of the log: modes read a data set more than onc
 READERS: Registry[ReaderSpec] = Registry("readers", ReaderSpec, key="Global.dataset_format")
 READERS.add(SHITU_REC)
 READERS.add(TABLES)
+READERS.add(COCO)
+READERS.add(VOC)
+READERS.add(YOLO)
+READERS.add(LABELME_SHAPES)
+READERS.add(LABEL_STUDIO)
 READERS.add(CLASS_FOLDERS)
 
 
@@ -65,6 +75,7 @@ def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS, form: str | None
             return top
         walk = Walk()
         found = [folder for folder in _folders(top, SEARCH_DEPTH, walk) if _is_data_set(readers, folder, names)]
+        found = [folder for folder in found if not any(other in folder.parents for other in found)]
         if found:
             break
     walk.log(f"Search for {_files_of_all(names)} below {top}")

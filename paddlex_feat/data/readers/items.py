@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,11 +81,11 @@ class Items:
 
     def refuse_outside(self) -> Iterator[Finding]:
         """Take images off whose paths lead out of the folder, and say so."""
-        bounds = Bounds(self.root)
+        bounds, folder = Bounds(self.root), os.path.join(self.root, "")
         for part in _once(self.parts):
             kept = []
             for index, image in enumerate(part.images):
-                problem = bounds.problem(file_of(image))
+                problem = bounds.problem(file_of(image).removeprefix(folder))
                 if problem is None:
                     kept.append(index)
                     continue
