@@ -19,7 +19,7 @@ class Box(NamedTuple):
     y2: float
 
     def __str__(self) -> str:
-        return ",".join(f"{value:g}" for value in self)
+        return f"{self.x1:g},{self.y1:g},{self.x2:g},{self.y2:g}"
 
 
 class ImageSource(str):

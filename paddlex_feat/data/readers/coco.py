@@ -17,7 +17,7 @@ from typing import Any
 
 from paddlex_feat.data.findings import Finding
 from paddlex_feat.data.readers import boxes as kinds
-from paddlex_feat.data.readers.boxes import Boxes, Pictures, class_name, files_in, folders_of_parts, number, part_in
+from paddlex_feat.data.readers.boxes import Boxes, Pictures, class_name, files_in, folders_of_parts, part_in
 from paddlex_feat.data.readers.json_stream import JsonError, json_records, reason
 from paddlex_feat.data.readers.spec import ReaderSpec, Reading
 from paddlex_feat.fileio.reading import open_flags, require_file
@@ -144,11 +144,10 @@ class _Content:
         readers = {"images": self._image, "annotations": self._annotation, "categories": self._category}
         try:
             for key, record in json_records(file, *_KEYS):
-                where = f"{self.name}:{key}[{counts[key]}]"
                 if key == "annotations" and isinstance(record, dict) and record.get("iscrowd") in (1, True):
                     found.left_out["crowds"] += 1
                 elif problem := readers[key](record, counts[key]):
-                    yield kinds.UNUSABLE.at(where, problem)
+                    yield kinds.UNUSABLE.at(f"{self.name}:{key}[{counts[key]}]", problem)
                 counts[key] += 1
         except (JsonError, OSError) as error:
             yield kinds.UNREADABLE.at(self.name, f"The file cannot be read to its end: {reason(error)}.")
@@ -176,11 +175,15 @@ class _Content:
         image, category = record.get("image_id"), record.get("category_id")
         if not _is_id(image) or not _is_id(category):
             return "An annotation needs an image_id and a category_id."
+        try:
+            corners = array("d", box)
+        except (TypeError, OverflowError):
+            return "A bbox needs four numbers: x, y, width, height."
         places, images, categories = self.annotations
         places.append(place)
         images.append(self._ids.setdefault(image, image))
         categories.append(self._ids.setdefault(category, category))
-        self.corners.extend(map(number, box))
+        self.corners.extend(corners)
         return ""
 
     def add(self, found: Boxes, pictures: Pictures, folders: list[str], part: str | None) -> Iterator[Finding]:

@@ -82,10 +82,13 @@ class Items:
     def refuse_outside(self) -> Iterator[Finding]:
         """Take images off whose paths lead out of the folder, and say so."""
         bounds, folder = Bounds(self.root), os.path.join(self.root, "")
+        file, problem = "", None  # of the last image: boxes of a picture follow each other
         for part in _once(self.parts):
             kept = []
             for index, image in enumerate(part.images):
-                problem = bounds.problem(file_of(image).removeprefix(folder))
+                if file_of(image) != file:
+                    file = file_of(image)
+                    problem = bounds.problem(file.removeprefix(folder))
                 if problem is None:
                     kept.append(index)
                     continue
