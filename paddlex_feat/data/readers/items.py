@@ -82,13 +82,14 @@ class Items:
     def refuse_outside(self) -> Iterator[Finding]:
         """Take images off whose paths lead out of the folder, and say so."""
         bounds, folder = Bounds(self.root), os.path.join(self.root, "")
-        file, problem = "", None  # of the last image: boxes of a picture follow each other
+        known: dict[str, outside.Problem | None] = {}  # by file, which may have many boxes
         for part in _once(self.parts):
             kept = []
             for index, image in enumerate(part.images):
-                if file_of(image) != file:
-                    file = file_of(image)
-                    problem = bounds.problem(file.removeprefix(folder))
+                file = file_of(image)
+                if file not in known:
+                    known[file] = bounds.problem(file.removeprefix(folder))
+                problem = known[file]
                 if problem is None:
                     kept.append(index)
                     continue
