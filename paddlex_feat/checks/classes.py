@@ -11,6 +11,7 @@ from paddlex_feat.checks.context import CheckSettings, DataSet
 from paddlex_feat.checks.spec import CheckSpec
 from paddlex_feat.data.findings import Finding, FindingSpec
 from paddlex_feat.data.samplers import pk_error
+from paddlex_feat.evaluation.matches import excluded_pairs, match_counts
 
 LONG_TAIL = 50  # times the median class size: by experience, no source; such a class fills most P x K batches
 _SHOWN = 10
@@ -117,12 +118,17 @@ def check_matches(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     if not query or not gallery:
         return
     offered, asked = set(gallery.labels), set(query.labels)
-    if not offered & asked:
-        yield NONE_MATCHED.at(query.source, "No query has a gallery image of its label: there is nothing to retrieve.")
+    counts = match_counts(query, gallery, excluded_pairs(query, gallery))
+    other = " from another camera" if query.cameras else " besides its own file" if query.leave_one_out else ""
+    if not counts.any():
+        message = f"No query has a gallery image of its label{other}: there is nothing to retrieve."
+        fix = f"Give {gallery.source} and {query.source} the same labels."
+        yield NONE_MATCHED.at(query.source, message, fix="Give classes several images." if other else fix)
         return
-    for i, label in enumerate(query.labels):
-        if label not in offered:
-            yield UNMATCHED.at(query.where(i), f"Label {label} is not in {gallery.source}.")
+    for i in np.flatnonzero(counts == 0):
+        label = query.labels[i]
+        lacks = f"has no image in {gallery.source}{other}" if label in offered else f"is not in {gallery.source}"
+        yield UNMATCHED.at(query.where(i), f"Label {label} {lacks}.")
     idle = len(offered - asked)
     if idle:
         message = f"{idle} of {len(offered)} labels of {gallery.source} have no query: their images only distract."
