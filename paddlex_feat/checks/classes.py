@@ -125,7 +125,7 @@ def check_matches(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
         fix = f"Give {gallery.source} and {query.source} the same labels."
         yield NONE_MATCHED.at(query.source, message, fix="Give classes several images." if other else fix)
         return
-    for i in np.flatnonzero(counts == 0):
+    for i in np.flatnonzero(counts == 0).tolist():
         label = query.labels[i]
         lacks = f"has no image in {gallery.source}{other}" if label in offered else f"is not in {gallery.source}"
         yield UNMATCHED.at(query.where(i), f"Label {label} {lacks}.")

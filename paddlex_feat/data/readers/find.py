@@ -16,6 +16,7 @@ from paddlex_feat.data.lists.split import Division, draw_lists
 from paddlex_feat.data.lists.transaction import LISTS
 from paddlex_feat.data.readers.class_folders import CLASS_FOLDERS
 from paddlex_feat.data.readers.items import UNDIVIDED
+from paddlex_feat.data.readers.published import PUBLISHED
 from paddlex_feat.data.readers.shitu_rec import SHITU_REC
 from paddlex_feat.data.readers.spec import ReaderSpec, Reading
 from paddlex_feat.data.readers.tables import TABLES
@@ -31,6 +32,8 @@ READERS: Registry[ReaderSpec] = Registry("readers", ReaderSpec, key="Global.data
 READERS.add(SHITU_REC)
 READERS.add(TABLES)
 READERS.add(CLASS_FOLDERS)
+for _spec in PUBLISHED:
+    READERS.add(_spec)
 
 
 def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS, form: str | None = None) -> Path:
