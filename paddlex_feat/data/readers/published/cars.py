@@ -56,9 +56,12 @@ def _read(root: Path, names: tuple[str, ...], refuse_outside: bool) -> Reading:
     items = Items(root)
     items.part("train")
     items.evaluate(Part())
-    class_names, findings = _class_names(root, sources[0])
+    findings: list[Finding] = []
+    variables = {source.file: _load(root, source.file, findings) for source in sources}
+    class_names = _class_names(root, sources[0].file, variables[sources[0].file], findings)
     for source in sources:
-        findings += cap_per_code(_fill(items, source, class_names))
+        if variables[source.file]:
+            findings += cap_per_code(_fill(items, source, variables[source.file], class_names))
     findings += records.check_counts(items, names, _COUNTS)
     if refuse_outside:
         findings += cap_per_code(items.refuse_outside())
@@ -79,33 +82,24 @@ def _load(root: Path, file: str, findings: list[Finding]) -> dict[str, Any]:
         return {}
 
 
-def _class_names(root: Path, source: _Source) -> tuple[list[str], list[Finding]]:
-    """The names of the classes in their order: of cars_annos.mat itself, else of cars_meta.mat; empty if unknown."""
-    findings: list[Finding] = []
-    file = source.file
+def _class_names(root: Path, file: str, variables: dict[str, Any], findings: list[Finding]) -> list[str]:
+    """The names of the classes in their order: of cars_annos.mat, else of cars_meta.mat; empty if unknown."""
     if file != _ONE:
-        file = f"{file.removesuffix(_TRAIN)}cars_meta.mat"
-        if not (root / file).is_file():
-            return [], []
-    found = _load(root, file, findings).get("class_names", ())
+        meta = f"{file.removesuffix(_TRAIN)}cars_meta.mat"
+        variables = _load(root, meta, findings) if (root / meta).is_file() else {}
+    found = variables.get("class_names", ())
     names = [str(name).strip() for name in found] if getattr(found, "ndim", 0) == 1 else []
-    if file == _ONE:
-        findings = []  # the annotations, which are read next, say it
     usable = len(set(names)) == len(names) == _LAST and all(map(records.is_path, names))
-    return names if usable else [], findings
+    return names if usable else []
 
 
-def _fill(items: Items, source: _Source, class_names: list[str]) -> Iterator[Finding]:
+def _fill(items: Items, source: _Source, variables: dict[str, Any], class_names: list[str]) -> Iterator[Finding]:
     """Add the images of a file of annotations; what is wrong with the others are findings."""
-    unreadable: list[Finding] = []
-    variables = _load(items.root, source.file, unreadable)
-    yield from unreadable
     rows = variables.get("annotations")
     fields = getattr(getattr(rows, "dtype", None), "names", None) or ()
     if rows is None or not {source.field, "class"} <= set(fields):
-        if not unreadable:
-            message = f"The file has no annotations with the fields {source.field} and class."
-            yield records.UNREADABLE.at(source.file, message)
+        message = f"The file has no annotations with the fields {source.field} and class."
+        yield records.UNREADABLE.at(source.file, message)
         return
     for number, (path, label) in enumerate(zip(rows[source.field].ravel(), rows["class"].ravel(), strict=True), 1):
         where = f"{source.file}, annotation {number}"
