@@ -83,7 +83,7 @@ def require_images(records: ImageList, missing: list[int]) -> None:
     hints = {i: find.explain(files[i], "file") for i in missing[:5]}
     rows = [f"\n    {records.where(i)}: {hint}" for i, hint in hints.items() if hint]
     raise DatasetError(
-        f"{len(missing)} images of {records.source} do not exist." + "".join(rows),
+        f"{len(missing)} images of {records.title} do not exist." + "".join(rows),
         where=", ".join(f"{records.where(i)} ({records.paths[i]})" for i in missing[:5]),
         fix="Correct the list; Global.mode=check_dataset finds all errors.",
         code="images-missing",

@@ -46,6 +46,11 @@ class ImageList:
         """The list's file as messages name it; its name where no file lists the images."""
         return self.name if self.file is None else self.file or f"{self.name}.txt"
 
+    @property
+    def title(self) -> str:
+        """The list in messages: its own file, else its name, as one file may hold all lists."""
+        return f"{self.name}.txt" if self.file == "" else self.name
+
     def where(self, index: int) -> str:
         """file:line of a record; its path in a format without lines."""
         return f"{self.source}:{self.lines[index]}" if self.lines else self.paths[index]
