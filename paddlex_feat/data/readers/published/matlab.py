@@ -1,8 +1,8 @@
 """Read the small MATLAB 5 files of data sets: SciPy's reader, behind a check of the file's structure.
 
-A file is untrusted: compressed elements may expand a thousandfold, and an array may declare any number of elements. So
-the file is expanded here within a bound, and its arrays are counted, before SciPy sees it. Format: MAT-File Format,
-MathWorks, "MAT-File Level 5".
+A file is untrusted. Compressed elements may expand a thousandfold, an array may declare any number of elements, and
+SciPy 1.17 ends the process (segmentation fault) on some damaged elements. So a file is expanded here within a bound, and
+each element that SciPy would read is checked before. Format: MathWorks, "MAT-File Format", level 5.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ MAX_ARRAYS = 500_000  # in cells and structures too; cars_annos.mat has 115,000
 MAX_DEPTH = 8  # of arrays in cells and structures, and dimensions
 _HEADER = 128
 _MATRIX, _COMPRESSED = 14, 15  # kinds of elements
+_INTEGERS, _NAME = (5, 6), (1, 16)
+_VALUES, _LETTERS = (1, 2, 3, 4, 5, 6, 7, 9, 12, 13), (1, 2, 4, 16, 17, 18)
 _CELL, _STRUCT, _CHAR, _NUMBERS = 1, 2, 4, range(6, 16)  # classes of arrays
 _COMPLEX = 0x0800  # a flag of arrays: the imaginary parts follow the real ones
 _MAX_NAME = 64  # characters of a field's name
@@ -50,7 +52,9 @@ def load(path: Path) -> dict[str, Any]:
         ) from None
     data = expand(read_small(path, MAX_BYTES))
     try:
-        loaded: dict[str, Any] = loadmat(io.BytesIO(data), squeeze_me=True)
+        loaded: dict[str, Any] = loadmat(
+            io.BytesIO(data), squeeze_me=True, uint16_codec="utf-16-le" if data[126:128] == b"IM" else "utf-16-be"
+        )
     except Exception as error:  # noqa: BLE001 - what SciPy raises for damaged files is not documented
         raise MatError(f"SciPy cannot read it ({type(error).__name__})") from None
     return loaded
@@ -133,7 +137,7 @@ class _Arrays:
                 at = self._check_array(at, end, depth + 1)
         else:
             for _ in range(1 + bool(form & _COMPLEX)):
-                *_, at = _element(self._data, at, end, self._order)
+                *_, at = self._read(at, end, _LETTERS if form & 0xFF == _CHAR else _VALUES)
         if at != end:
             raise MatError("an array is longer than what it holds")
         return end
@@ -142,7 +146,7 @@ class _Arrays:
         """Flags of an array, number of its elements (arrays, of cells and structures), and where they start."""
         (flags, _), at = self._read_integers(at, end, 2)
         shape, at = self._read_integers(at, end)
-        *_, at = _element(self._data, at, end, self._order)  # its name
+        *_, at = self._read(at, end, _NAME)
         form, count = flags & 0xFF, math.prod(shape)
         if form not in (_CELL, _STRUCT, _CHAR, *_NUMBERS):
             raise MatError(f"it has an array of class {form}, not cells, structures, text or numbers")
@@ -150,7 +154,7 @@ class _Arrays:
             raise MatError("an array has no dimensions")
         if form == _STRUCT:
             (length,), at = self._read_integers(at, end, 1)
-            _, start, stop, at = _element(self._data, at, end, self._order)
+            start, stop, at = self._read(at, end, _NAME)
             if not 0 < length <= _MAX_NAME or stop - start < length:
                 raise MatError("the fields of a structure have no names")
             count *= (stop - start) // length
@@ -158,9 +162,16 @@ class _Arrays:
             raise MatError("an array declares more elements than it has bytes")
         return flags, count, at
 
+    def _read(self, at: int, end: int, kinds: tuple[int, ...]) -> tuple[int, int, int]:
+        """Where the data of an element of one of some kinds start and end, and where the next element is."""
+        kind, start, stop, at = _element(self._data, at, end, self._order)
+        if kind not in kinds:
+            raise MatError(f"it has an element of kind {kind} at an unusual place")
+        return start, stop, at
+
     def _read_integers(self, at: int, end: int, count: int | None = None) -> tuple[tuple[int, ...], int]:
         """The integers of an element, and where the next element is."""
-        _, start, stop, at = _element(self._data, at, end, self._order)
+        start, stop, at = self._read(at, end, _INTEGERS)
         found = (stop - start) // 4
         if (stop - start) % 4 or count not in (None, found) or found > _MAX_NAME:
             raise MatError("an array has no flags, dimensions or fields")
