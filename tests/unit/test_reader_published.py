@@ -20,7 +20,7 @@ from paddlex_feat.data.readers.published import PUBLISHED
 from paddlex_feat.errors import DatasetError, FeatError
 from paddlex_feat.evaluation import matches
 
-CASES = int(os.environ.get("PADDLEX_FEAT_FUZZ_CASES", "150"))
+CASES = int(os.environ.get("PADDLEX_FEAT_FUZZ_CASES", "120"))
 SETTINGS = CheckSettings(batch_size=4, samples_per_class=2, num_classes=None, workers=1, decode="none")
 
 

@@ -1,8 +1,8 @@
 """Read the small MATLAB 5 files of data sets: SciPy's reader, behind a check of the file's structure.
 
 A file is untrusted. Compressed elements may expand a thousandfold, an array may declare any number of elements, and
-SciPy 1.17 ends the process (segmentation fault) on some damaged elements. So a file is expanded here within a bound, and
-each element that SciPy would read is checked before. Format: MathWorks, "MAT-File Format", level 5.
+SciPy 1.17 ends the process (segmentation fault) on some damaged elements. So a file is expanded here within a bound,
+and each element that SciPy would read is checked before. Format: MathWorks, "MAT-File Format", level 5.
 """
 
 from __future__ import annotations
