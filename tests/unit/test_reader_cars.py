@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import functools
 import os
 import random
 import resource
@@ -38,6 +39,7 @@ def text(value: str) -> bytes:
     return array(CHAR, (1, len(value)), element(4, value.encode("utf-16-le")))
 
 
+@functools.cache
 def number(value: int) -> bytes:
     return array(UINT8, (1, 1), element(2, bytes([value])))
 
@@ -70,8 +72,7 @@ def rows_of(images: int, first: int, field: str, top: str = "", start: int = 1) 
     each = [images // 98 + (i < images % 98) for i in range(98)]
     labels = [first + i for i, size in enumerate(each) for _ in range(size)]
     return [
-        {field: text(f"{top}{k:06d}.jpg"), "class": number(c), "bbox_x1": number(1)}
-        for k, c in enumerate(labels, start)
+        {field: text(f"{top}{k:06d}.jpg"), "class": number(c), "test": number(0)} for k, c in enumerate(labels, start)
     ]
 
 
@@ -166,6 +167,7 @@ def nested(depth: int) -> bytes:
 
 HUGE = 2**31 - 1
 HOSTILE = {
+    "an element of a kind that ends SciPy's process": array(UINT8, (1, 1), element(200, b"ab"), "a"),
     "a cell of 2 billion arrays": array(CELL, (HUGE, 1), number(1), "annotations"),
     "dimensions that multiply": array(CELL, (65536, 65536, 65536), number(1), "annotations"),
     "a structure of 2 billion": array(STRUCT, (HUGE, 1), element(5, struct.pack("<i", 4)) + element(1, b"abc\0"), "a"),
