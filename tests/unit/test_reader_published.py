@@ -87,7 +87,7 @@ def write_market(root: Path, files: dict[str, list[str]]) -> None:
     for folder, names in files.items():
         (root / folder).mkdir(parents=True)
         for name in names:
-            os.close(os.open(f"{root}/{folder}/{name}", os.O_CREAT | os.O_WRONLY))
+            (root / folder / name).touch()
 
 
 def small_market(root: Path) -> None:
@@ -148,14 +148,16 @@ def test_cub_has_the_counts_of_papers(tmp_path):
     ],
 )
 def test_market_has_the_counts_of_its_paper(name, images, people, junk, distractors, tmp_path):
-    """Zheng et al. 2015; a list a test, because making as many files takes long."""
+    """Zheng et al. 2015."""
     each = zip(people, sizes(images, len(people)), strict=True)
     files = [f"{p:04d}_c{k % 6 + 1}s1_{k:06d}_01.jpg" for p, size in each for k in range(size)]
     files += [f"-1_c1s1_{k:06d}_01.jpg" for k in range(junk)] + [
         f"0000_c1s1_{k:06d}_01.jpg" for k in range(distractors)
     ]
     folder = {"train": "bounding_box_train", "gallery": "bounding_box_test", "query": "query"}[name]
-    write_market(tmp_path, {folder: files})
+    write_market(tmp_path, {folder: files[:1]})
+    for file in files[1:]:
+        os.link(tmp_path / folder / files[0], f"{tmp_path}/{folder}/{file}")  # much faster than new files
     reader = reader_of(tmp_path, (name,))
     lists, findings, _ = read_lists(tmp_path, reader, (name,), refuse_outside=False)
     assert reader.name == "Market-1501" and [f.code for f in findings] == ["person-junk"] * bool(junk)
