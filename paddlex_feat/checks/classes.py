@@ -11,6 +11,7 @@ from paddlex_feat.checks.context import CheckSettings, DataSet
 from paddlex_feat.checks.spec import CheckSpec
 from paddlex_feat.data.findings import Finding, FindingSpec
 from paddlex_feat.data.samplers import pk_error
+from paddlex_feat.evaluation.matches import excluded_pairs, match_counts
 
 LONG_TAIL = 50  # times the median class size: by experience, no source; such a class fills most P x K batches
 _SHOWN = 10
@@ -69,11 +70,9 @@ def check_classifier(data: DataSet, settings: CheckSettings) -> Iterator[Finding
     """train.txt has at least two classes, and the classifier an output for each."""
     train, wanted = data.lists["train"], settings.num_classes
     count = len(set(train.labels))
-    message = f"{train.source} has {count} classes, Train.num_classes is {wanted}."
+    message = f"{train.title} has {count} classes, Train.num_classes is {wanted}."
     if count == 1:
-        yield ONE_CLASS.at(
-            train.source, f"All images of {train.source} have one label: there is nothing to tell apart."
-        )
+        yield ONE_CLASS.at(train.source, f"All images of {train.title} have one label: there is nothing to tell apart.")
     elif wanted is not None and wanted < count:
         yield TOO_FEW_OUTPUTS.at(train.source, message, fix=f"Use -o Train.num_classes=auto, or {count}.")
     elif wanted is not None and wanted > count > 0:
@@ -86,7 +85,7 @@ def check_sampler(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     sizes = Counter(train.labels)
     if not k or not sizes:
         return
-    if error := pk_error(len(sizes), settings.batch_size, k):
+    if error := pk_error(len(sizes), settings.batch_size, k, train.title):
         message, fix = error
         yield BATCH.at(train.source, message, fix=fix)
     small = sorted(label for label, size in sizes.items() if size < k)
@@ -117,15 +116,20 @@ def check_matches(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     if not query or not gallery:
         return
     offered, asked = set(gallery.labels), set(query.labels)
-    if not offered & asked:
-        yield NONE_MATCHED.at(query.source, "No query has a gallery image of its label: there is nothing to retrieve.")
+    counts = match_counts(query, gallery, excluded_pairs(query, gallery))
+    other = " from another camera" if query.cameras else " besides its own file" if query.leave_one_out else ""
+    if not counts.any():
+        message = f"No query has a gallery image of its label{other}: there is nothing to retrieve."
+        fix = f"Give {gallery.title} and {query.title} the same labels."
+        yield NONE_MATCHED.at(query.source, message, fix="Give classes several images." if other else fix)
         return
-    for i, label in enumerate(query.labels):
-        if label not in offered:
-            yield UNMATCHED.at(query.where(i), f"Label {label} is not in {gallery.source}.")
+    for i in np.flatnonzero(counts == 0).tolist():
+        label = query.labels[i]
+        lacks = f"has no image in {gallery.title}{other}" if label in offered else f"is not in {gallery.title}"
+        yield UNMATCHED.at(query.where(i), f"Label {label} {lacks}.")
     idle = len(offered - asked)
     if idle:
-        message = f"{idle} of {len(offered)} labels of {gallery.source} have no query: their images only distract."
+        message = f"{idle} of {len(offered)} labels of {gallery.title} have no query: their images only distract."
         yield NOT_QUERIED.at(gallery.source, message)
 
 

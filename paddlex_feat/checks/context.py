@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from paddlex_feat.checks.image_info import ImageInfo
 from paddlex_feat.data.images.source import are_parts_of_one
-from paddlex_feat.data.lists.image_list import ImageList
+from paddlex_feat.data.lists.image_list import ImageList, same_images
 
 MAX_SAMPLED = 500  # images a list that CheckDataset.decode=sample decodes
 
@@ -90,9 +90,17 @@ class DataSet:
         """Those of the files that were decoded, so that a report can show them."""
         return tuple(file for file in files if file in self.image_info and not self.image_info[file].error)
 
+    def distinct_lists(self) -> list[ImageList]:
+        """The lists, without the queries of a leave-one-out data set that are the gallery once more."""
+        lists = dict(self.lists)
+        query, gallery = lists.get("query"), lists.get("gallery")
+        if query and gallery and query.leave_one_out and same_images(query, gallery):
+            del lists["query"]
+        return list(lists.values())
+
     def records(self) -> Iterator[tuple[str, RecordLocation]]:
-        """(file, location) of every record of all lists."""
-        for records in self.lists.values():
+        """(file, location) of every record of `distinct_lists`."""
+        for records in self.distinct_lists():
             for i, file in enumerate(records.files()):
                 yield file, RecordLocation(records, i)
 

@@ -61,7 +61,7 @@ MANY = FindingSpec(
 
 def check_repeated_lines(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     """No file is twice in a list under one label."""
-    for records in data.lists.values():
+    for records in data.distinct_lists():
         first: dict[str, int] = {}
         for i, file in enumerate(records.files()):
             before = first.setdefault(file, i)
@@ -97,12 +97,22 @@ def check_query_in_gallery(data: DataSet, settings: CheckSettings) -> Iterator[F
     found: list[tuple[RecordLocation, RecordLocation]] = []
     for records in data.repeated:
         gallery = next((p for p in records if p.list == "gallery"), None)
-        found += [(record, gallery) for record in records if gallery and record.list == "query"]
+        queries = [record for record in records if record.list == "query"] if gallery else []
+        found += [(record, gallery) for record in queries if gallery and not _is_left_out(record, gallery)]
     every = len(found) == len(data.lists["query"]) > 0
     severity: Severity = "error" if every else "warning"
     for query, gallery in found:
         message = f"{query.path} is in {gallery.where} too: it finds itself.{' So does every query.' if every else ''}"
         yield QUERY_IN_GALLERY.at(query.where, message, severity=severity, images=data.readable(query.file))
+
+
+def _is_left_out(query: RecordLocation, gallery: RecordLocation) -> bool:
+    """Whether evaluation leaves out this gallery image for this query, as `matches.excluded_pairs` does."""
+    if query.records.leave_one_out and query.file == gallery.file:
+        return True
+    cameras = query.records.cameras, gallery.records.cameras
+    same = all(cameras) and cameras[0][query.position] == cameras[1][gallery.position]
+    return same and query.label == gallery.label
 
 
 def check_leaks(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:

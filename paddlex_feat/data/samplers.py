@@ -10,13 +10,16 @@ import numpy as np
 from paddlex_feat.errors import ConfigError
 
 
-def pk_error(num_classes: int, batch_size: int, samples_per_class: int) -> tuple[str, str] | None:
+def pk_error(
+    num_classes: int, batch_size: int, samples_per_class: int, title: str = "train.txt"
+) -> tuple[str, str] | None:
     """Find out why P x K sampling cannot fill a batch.
 
     Args:
         num_classes: classes of the training images.
         batch_size: P * K.
         samples_per_class: K.
+        title: of the list of the training images.
 
     Returns:
         What is wrong, and what to do; None if a batch can be filled.
@@ -30,7 +33,7 @@ def pk_error(num_classes: int, batch_size: int, samples_per_class: int) -> tuple
     if largest < batch_size:
         return (
             f"Train.batch_size {batch_size} needs {batch_size // k} classes of {k} images; "
-            f"train.txt has {num_classes} classes.",
+            f"{title} has {num_classes} classes.",
             fix,
         )
     return None

@@ -13,6 +13,7 @@ from paddlex_feat.data.images.source import ImageSource, box_of, size_of
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.errors import DatasetError, ImageError
 
+MAX_PAIRS = 20_000_000  # of `find_camera_pairs`, of 16 bytes and some 48 while they are found; Market-1501 has 40,000
 MAX_COMPARED = 2**26  # bytes that `count_copies` reads: uncompressed images all have the same size
 
 
@@ -23,6 +24,51 @@ def find_self_pairs(query: ImageList, gallery: ImageList) -> np.ndarray:
         places.setdefault(_identity(file), []).append(index)
     pairs = [(q, g) for q, file in enumerate(query.files()) for g in places.get(_identity(file), ())]
     return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+def excluded_pairs(query: ImageList, gallery: ImageList, exclude_self: bool = False) -> np.ndarray | None:
+    """Pairs (query, gallery) that do not count: int64 [P, 2], ordered by query; None where all pairs count.
+
+    A query's own file does not count with `exclude_self` or in a data set for leave-one-out evaluation; an image of its
+    class from its camera does not count in a data set that names cameras.
+
+    Raises:
+        DatasetError: more than MAX_PAIRS pairs share class and camera.
+    """
+    found = []
+    if exclude_self or query.leave_one_out:
+        found.append(find_self_pairs(query, gallery))
+    if query.cameras and gallery.cameras:
+        found.append(find_camera_pairs(query, gallery))
+    return np.unique(np.concatenate(found), axis=0) if len(found) > 1 else next(iter(found), None)
+
+
+def find_camera_pairs(query: ImageList, gallery: ImageList) -> np.ndarray:
+    """Indices (query, gallery) of records of the same class and camera, ordered by both: int64 [P, 2].
+
+    Raises:
+        DatasetError: there are more than MAX_PAIRS.
+    """
+    queries = len(query)
+    labels = np.unique([*query.labels, *gallery.labels], return_inverse=True)[1]
+    cameras, places = np.unique([*query.cameras, *gallery.cameras], return_inverse=True)
+    keys = labels * len(cameras) + places
+    order = np.argsort(keys[queries:], kind="stable")
+    ordered = keys[queries:][order]
+    first = np.searchsorted(ordered, keys[:queries], "left")
+    counts = np.searchsorted(ordered, keys[:queries], "right") - first
+    total = int(counts.sum())
+    if total > MAX_PAIRS:
+        raise DatasetError(
+            f"{total:,} pairs of a query and a gallery image share class and camera, more than the {MAX_PAIRS:,} that "
+            "are held in memory.",
+            where=str(query.root),
+            fix="Divide the gallery, or give each class several cameras.",
+            code="camera-pairs",
+        )
+    starts = np.cumsum(counts) - counts  # of each query among the pairs
+    chosen = order[np.repeat(first - starts, counts) + np.arange(total)]
+    return np.stack([np.repeat(np.arange(queries), counts), chosen], axis=1).astype(np.int64)
 
 
 def _identity(file: str) -> Hashable:
@@ -107,9 +153,12 @@ def require_matches(query: ImageList, gallery: ImageList, self_pairs: np.ndarray
     if match_counts(query, gallery, self_pairs).any():
         return
     other = "" if self_pairs is None else " besides its own file (Evaluate.exclude_self)"
+    if query.leave_one_out or query.cameras:
+        other = " from another camera" if query.cameras else " besides its own file"
+    files = ", ".join(dict.fromkeys((query.source, gallery.source)))
     raise DatasetError(
         f"No query has a gallery image of its label{other}: no evaluation would be possible.",
-        where=f"query.txt, gallery.txt in {query.root}",
+        where=f"{files} in {query.root}",
         fix="Give the two lists the same labels; Global.mode=check_dataset lists what is wrong.",
         code="no-matches",
     )

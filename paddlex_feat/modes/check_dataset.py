@@ -46,7 +46,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     data, findings = check(root, _settings(_as_trained(config)), reader, division_of(wanted.split))
     findings = cap_per_code(warnings_to_errors(before) if wanted.strict else before) + findings
     for records in data.lists.values():
-        log.info("%s: %d images, %d classes", records.source, len(records), len(set(records.labels)))
+        log.info("%s: %d images, %d classes", records.title, len(records), len(set(records.labels)))
     log_findings(findings)
     result = _write(config, output, data, findings, reader)
     log.info("Report: %s", output / "check_dataset" / "report.html")

@@ -17,7 +17,7 @@ from paddlex_feat.data.lists.transaction import LISTS
 from paddlex_feat.data.readers import find as readers
 from paddlex_feat.data.readers import find_root, require_lists
 from paddlex_feat.errors import DatasetError, ImageError
-from paddlex_feat.evaluation.matches import describe_self_matches, find_self_pairs, require_matches
+from paddlex_feat.evaluation.matches import describe_self_matches, excluded_pairs, require_matches
 from paddlex_feat.fileio import lookup
 
 log = logging.getLogger(__name__)
@@ -53,21 +53,23 @@ def division_of(split: SplitSection) -> Division:
 
 
 def self_pairs_of(config: Config, lists: dict[str, ImageList]) -> np.ndarray | None:
-    """Find the pairs of a query with its own file in the gallery, int64 [P, 2]; None unless they are to be left out.
+    """Find the pairs of a query with its own file, or its class and camera, in the gallery, int64 [P, 2].
+
+    None unless such pairs are to be left out (`excluded_pairs`).
 
     Raises:
-        DatasetError: no query has a match.
+        DatasetError: no query has a match, or there are too many pairs.
     """
     query, gallery = lists["query"], lists["gallery"]
-    excluded = config.Evaluate.exclude_self or query.leave_one_out
-    pairs = find_self_pairs(query, gallery) if excluded else None
+    pairs = excluded_pairs(query, gallery, config.Evaluate.exclude_self)
     require_matches(query, gallery, pairs)
     return pairs
 
 
 def warn_of_self_matches(config: Config, lists: dict[str, ImageList]) -> None:
     """Warn if the gallery has files of queries, which would find themselves, unless these pairs are left out."""
-    excluded = config.Evaluate.exclude_self or lists["query"].leave_one_out
+    query = lists["query"]
+    excluded = config.Evaluate.exclude_self or query.leave_one_out or query.cameras
     found = "" if excluded else describe_self_matches(lists["query"], lists["gallery"])
     if found:
         log.warning("%s", found)
@@ -81,7 +83,7 @@ def require_images(records: ImageList, missing: list[int]) -> None:
     hints = {i: find.explain(files[i], "file") for i in missing[:5]}
     rows = [f"\n    {records.where(i)}: {hint}" for i, hint in hints.items() if hint]
     raise DatasetError(
-        f"{len(missing)} images of {records.name}.txt do not exist." + "".join(rows),
+        f"{len(missing)} images of {records.title} do not exist." + "".join(rows),
         where=", ".join(f"{records.where(i)} ({records.paths[i]})" for i in missing[:5]),
         fix="Correct the list; Global.mode=check_dataset finds all errors.",
         code="images-missing",

@@ -93,8 +93,8 @@ def _read(config: Config) -> Data:
     classes, labels = np.unique(lists["train"].labels, return_inverse=True)
     if len(classes) == 1:
         raise DatasetError(
-            "All images of train.txt have one label: there is nothing to tell apart.",
-            where="train.txt",
+            f"All images of {lists['train'].title} have one label: there is nothing to tell apart.",
+            where=lists["train"].source,
             fix="Add images of other classes.",
             code="one-class",
         )

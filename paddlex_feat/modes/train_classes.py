@@ -43,8 +43,8 @@ def require_same_classes(progress: Progress, classes: Sequence[int], num_classes
         )
 
 
-def require_classes_of(start: Path, classes: Sequence[int], key: str) -> None:
-    """Raise ConfigError where the checkpoint `start` (.pdparams) has other classes than train.txt.
+def require_classes_of(start: Path, classes: Sequence[int], key: str, title: str = "train.txt") -> None:
+    """Raise ConfigError where the checkpoint `start` (.pdparams) has other classes than the list `title`.
 
     Works without Paddle. An unreadable checkpoint is ignored here; loading it raises the error.
     """
@@ -54,13 +54,15 @@ def require_classes_of(start: Path, classes: Sequence[int], key: str) -> None:
         before = [int(label) for label in np.asarray(former, np.int64)]
     except Exception:  # noqa: BLE001 - a damaged file can raise nearly anything
         return
-    _require_equal(before, classes, start, key)
+    _require_equal(before, classes, start, key, title)
 
 
-def _require_equal(before: Sequence[int], classes: Sequence[int], start: Path, key: str) -> None:
+def _require_equal(
+    before: Sequence[int], classes: Sequence[int], start: Path, key: str, title: str = "train.txt"
+) -> None:
     if list(before) != list(classes):
         raise ConfigError(
-            f"train.txt has other classes than the run that is resumed: {_differences(before, classes)}.",
+            f"{title} has other classes than the run that is resumed: {_differences(before, classes)}.",
             where=str(start),
             fix=f"Resume with the same data set, or {_new_run(start, key)}.",
             code="classes-changed",

@@ -82,12 +82,15 @@ def read_data(config: Config, group: ProcessGroup, resumed: Path | None = None) 
     if settings.validation == "split":
         lists, held_out = _hold_out(lists, settings)
     classes, labels = np.unique(lists["train"].labels, return_inverse=True)
+    title = lists["train"].title
     if resumed is not None and group.rank == 0:
-        require_classes_of(resumed, classes.tolist(), "Train.resume_path" if settings.resume_path else "Train.resume")
+        require_classes_of(
+            resumed, classes.tolist(), "Train.resume_path" if settings.resume_path else "Train.resume", title
+        )
     if len(classes) == 1:
         raise DatasetError(
-            "All images of train.txt have one label: there is nothing to tell apart.",
-            where="train.txt",
+            f"All images of {title} have one label: there is nothing to tell apart.",
+            where=lists["train"].source,
             fix="Add images of other classes.",
             code="one-class",
         )
@@ -111,7 +114,7 @@ def read_data(config: Config, group: ProcessGroup, resumed: Path | None = None) 
         if not (bad and name == "train"):
             require_images(whole[name], found.missing)
     _warn_about_triplets(settings)
-    num_classes = _num_classes(settings.num_classes, len(classes))
+    num_classes = _num_classes(settings.num_classes, len(classes), title)
     return Data(lists, classes.tolist(), labels, num_classes, sampler, bad, prints, own, held_out)
 
 
@@ -139,17 +142,17 @@ def _warn_about_triplets(settings: TrainSection) -> None:
         log.warning("A batch holds one class: %s has no negatives. Raise Train.batch_size.", names)
 
 
-def _num_classes(wanted: int | str | None, found: int) -> int:
+def _num_classes(wanted: int | str | None, found: int, title: str) -> int:
     if not isinstance(wanted, int) or wanted == found:
         return found
     if wanted < found:
         raise ConfigError(
-            f"train.txt has {found} classes, the classifier would have {wanted}.",
+            f"{title} has {found} classes, the classifier would have {wanted}.",
             where="Train.num_classes",
             fix=f"Use -o Train.num_classes=auto, or {found}.",
             code="classifier-too-narrow",
         )
-    log.info("Train.num_classes is %d but train.txt has %d classes; the extra classes get no images.", wanted, found)
+    log.info("Train.num_classes is %d but %s has %d classes; the extra classes get no images.", wanted, title, found)
     return wanted
 
 

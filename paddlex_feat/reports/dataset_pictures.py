@@ -173,7 +173,7 @@ def write_histogram(lists: dict[str, ImageList], path: Path) -> None:
     for offset, values, label, colour in ((-0.2, images, "images", "#4269d0"), (0.2, classes, "classes", "#efb118")):
         bars = axes.bar(positions + offset, values, 0.38, label=label, color=colour)
         axes.bar_label(bars, padding=2)
-    axes.set_xticks(positions, [f"{name}.txt" for name in LISTS])
+    axes.set_xticks(positions, [lists[name].title for name in LISTS])
     axes.set_ylabel("count")
     axes.set_title("Images and classes in each list")
     axes.spines[["top", "right"]].set_visible(False)
@@ -196,7 +196,7 @@ def write_class_sizes(lists: dict[str, ImageList], path: Path) -> None:
     for name, colour in zip(LISTS, ("#4269d0", "#efb118", "#ff725c"), strict=True):
         if len(sizes[name]):
             places = np.arange(1, len(sizes[name]) + 1)
-            axes.step(places, sizes[name], where="mid", label=f"{name}.txt", color=colour)
+            axes.step(places, sizes[name], where="mid", label=lists[name].title, color=colour)
             axes.plot(places[:1], sizes[name][:1], ".", color=colour)  # a single class has no line
     if any(map(len, sizes.values())):
         axes.legend(frameon=False)

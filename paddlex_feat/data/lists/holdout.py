@@ -29,7 +29,7 @@ def hold_out(train: ImageList, percent: int, by: str, seed: int) -> tuple[ImageL
     held = _held_classes(labels, percent, seed) if by == "classes" else _held_images(labels, percent, seed)
     trained = len(np.unique(labels[~held]))
     if min(trained, len(np.unique(labels[held]))) < LEAST:
-        raise _impossible(labels, by)
+        raise _impossible(labels, by, train.title)
     return train.part(np.flatnonzero(~held).tolist()), train.part(np.flatnonzero(held).tolist())
 
 
@@ -57,7 +57,7 @@ def _rng(seed: int) -> np.random.Generator:
     return np.random.default_rng((seed, 4))  # 1 and 3 are the keys of the sampler and of dropout
 
 
-def _impossible(labels: np.ndarray, by: str) -> DatasetError:
+def _impossible(labels: np.ndarray, by: str, title: str) -> DatasetError:
     _, counts = np.unique(labels, return_counts=True)
     if by == "classes":
         needed = (
@@ -68,7 +68,7 @@ def _impossible(labels: np.ndarray, by: str) -> DatasetError:
         needed = f"images are held out, and {LEAST} classes need at least {2 * LEAST} images"
         other = ""
     return DatasetError(
-        f"train.txt has {len(counts)} classes of {counts.min()} to {counts.max()} images, too few for "
+        f"{title} has {len(counts)} classes of {counts.min()} to {counts.max()} images, too few for "
         f"Train.validation=split: {needed}.",
         where="Train.validation",
         fix=f"{other}-o Train.validation=queries chooses the weights on gallery and query; or add images, or change "

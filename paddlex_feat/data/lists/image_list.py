@@ -20,9 +20,11 @@ class ImageList:
         paths: path of each image, as the list has it; an `ImageSource` where it is not a file of its own.
         labels: class of each image, at least 0.
         lines: line of each image in the list's file, from 1; empty for formats without lines.
-        file: name of the list's file; "" for `<name>.txt`.
+        file: name of the list's file; "" for `<name>.txt`; None: no file lists the images.
         names: of the classes, by label; empty where labels have no other name.
         leave_one_out: of the queries: whether the gallery has them too, and none counts as a match of itself.
+        cameras: number of the camera of each image; empty for data sets without cameras. A gallery image of the class
+            and the camera of a query does not count for it.
     """
 
     name: str
@@ -31,17 +33,23 @@ class ImageList:
     labels: list[int] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     _files: list[str] = field(default_factory=list, repr=False)
-    file: str = ""
+    file: str | None = ""
     names: Mapping[int, str] = field(default_factory=dict)
     leave_one_out: bool = False
+    cameras: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     @property
     def source(self) -> str:
-        """The list's file as findings name it."""
-        return self.file or f"{self.name}.txt"
+        """The list's file as messages name it; its name where no file lists the images."""
+        return self.name if self.file is None else self.file or f"{self.name}.txt"
+
+    @property
+    def title(self) -> str:
+        """The list in messages: its own file, else its name, as one file may hold all lists."""
+        return f"{self.name}.txt" if self.file == "" else self.name
 
     def where(self, index: int) -> str:
         """file:line of a record; its path in a format without lines."""
@@ -57,7 +65,9 @@ class ImageList:
         """The records of these indices as a list of their own, with their lines; `name` of the list, None: the same."""
         lines = [self.lines[i] for i in indices] if self.lines else []
         paths, labels = [self.paths[i] for i in indices], [self.labels[i] for i in indices]
-        return ImageList(name or self.name, self.root, paths, labels, lines, file=self.file, names=self.names)
+        part = ImageList(name or self.name, self.root, paths, labels, lines, file=self.file, names=self.names)
+        part.cameras = [self.cameras[i] for i in indices] if self.cameras else []
+        return part
 
 
 def same_images(one: ImageList, other: ImageList) -> bool:

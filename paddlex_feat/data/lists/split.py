@@ -105,7 +105,7 @@ def draw_lists(whole: ImageList, division: Division) -> tuple[dict[str, ImageLis
     """
     by = division.by or ("class" if len(set(whole.labels)) >= MIN_CLASSES else "image")
     parts = random_split(whole.labels, division.percents, by, division.seed)
-    validate_split(parts, whole.labels)
+    validate_split(parts, whole.labels, suffix="")
     shares = ", ".join(f"{percent} % {name}" for percent, name in zip(division.percents, LISTS, strict=True))
     told = f"divided by {by} with seed {division.seed} into {shares}, for there is no gallery and query"
     return {name: whole.part(chosen, name) for name, chosen in parts.items()}, told
@@ -162,6 +162,7 @@ def validate_split(
     labels: Sequence[int],
     where: str = "CheckDataset.split",
     fix: str = "Add images, or choose other percentages",
+    suffix: str = ".txt",
 ) -> None:
     """Raise DatasetError if a split leaves nothing to train or to evaluate.
 
@@ -170,10 +171,11 @@ def validate_split(
         labels: class of each image.
         where: key that asked for the split, for the error.
         fix: what to do, for the error, without a full stop.
+        suffix: what the names of the lists end with, for the error.
     """
-    empty = [f"{name}.txt" for name, chosen in parts.items() if not chosen]
+    empty = [f"{name}{suffix}" for name, chosen in parts.items() if not chosen]
     if empty or len({labels[i] for i in parts["train"]}) < 2:
-        what = f"{' and '.join(empty)} would be empty" if empty else "train.txt would have fewer than two classes"
+        what = f"{' and '.join(empty)} would be empty" if empty else f"train{suffix} would have fewer than two classes"
         raise DatasetError(
             f"The {len(labels)} images of {len(set(labels))} classes cannot be divided so: {what}.",
             where=where,

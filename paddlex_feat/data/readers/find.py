@@ -19,6 +19,7 @@ from paddlex_feat.data.readers.coco import COCO
 from paddlex_feat.data.readers.items import UNDIVIDED
 from paddlex_feat.data.readers.label_studio import LABEL_STUDIO
 from paddlex_feat.data.readers.labelme_shapes import LABELME_SHAPES
+from paddlex_feat.data.readers.published import PUBLISHED
 from paddlex_feat.data.readers.shitu_rec import SHITU_REC
 from paddlex_feat.data.readers.spec import ReaderSpec, Reading
 from paddlex_feat.data.readers.tables import TABLES
@@ -41,6 +42,8 @@ READERS.add(YOLO)
 READERS.add(LABELME_SHAPES)
 READERS.add(LABEL_STUDIO)
 READERS.add(CLASS_FOLDERS)
+for _spec in PUBLISHED:
+    READERS.add(_spec)
 
 
 def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS, form: str | None = None) -> Path:

@@ -25,18 +25,24 @@ class Part:
         images: path or `ImageSource` of each image.
         classes: name of the class of each.
         lines: line of each in the data set's file; empty for formats without lines.
+        cameras: number of the camera of each; empty for formats without cameras.
+        file: that names the images; "" for that of `Items`.
     """
 
     images: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
+    cameras: list[int] = field(default_factory=list)
+    file: str = ""
 
-    def add(self, image: str, name: str, line: int | None = None) -> None:
+    def add(self, image: str, name: str, line: int | None = None, camera: int | None = None) -> None:
         """Append an image of the class `name`."""
         self.images.append(image)
         self.classes.append(name)
         if line is not None:
             self.lines.append(line)
+        if camera is not None:
+            self.cameras.append(camera)
 
 
 class Items:
@@ -74,7 +80,9 @@ class Items:
         for name in (UNDIVIDED,) if UNDIVIDED in self.parts else names:
             part = self.parts.get(name, Part())
             labels = [numbers[c] for c in part.classes]
-            found[name] = ImageList(name, self.root, part.images, labels, part.lines, file=self.file, names=named)
+            file = part.file or self.file or None
+            found[name] = ImageList(name, self.root, part.images, labels, part.lines, file=file, names=named)
+            found[name].cameras = part.cameras
         if self.leave_one_out and "query" in found:
             found["query"].leave_one_out = True
         return found
@@ -84,7 +92,7 @@ class Items:
         bounds, folder = Bounds(self.root), os.path.join(self.root, "")
         known: dict[str, outside.Problem | None] = {}  # by file, which may have many boxes
         for part in _once(self.parts):
-            kept = []
+            kept, file = [], part.file or self.file
             for index, image in enumerate(part.images):
                 file = file_of(image)
                 if file not in known:
@@ -94,13 +102,14 @@ class Items:
                     kept.append(index)
                     continue
                 spec, message = problem
-                where = f"{self.file}:{part.lines[index]}" if part.lines else image
-                fix = f"{outside.FIX.format(self.file or self.root)} CheckDataset.outside=warn allows it."
+                where = f"{file}:{part.lines[index]}" if part.lines else image
+                fix = f"{outside.FIX.format(file or self.root)} CheckDataset.outside=warn allows it."
                 yield spec.at(where, f"{image} {message}", severity="error", fix=fix)
             if len(kept) < len(part.images):
                 part.images = [part.images[i] for i in kept]
                 part.classes = [part.classes[i] for i in kept]
                 part.lines = [part.lines[i] for i in kept] if part.lines else []
+                part.cameras = [part.cameras[i] for i in kept] if part.cameras else []
 
 
 def _once(parts: dict[str, Part]) -> list[Part]:

@@ -1,13 +1,20 @@
-"""The format of PaddleX's ShiTuRecDataset: train.txt, gallery.txt and query.txt, a line an image."""
+"""The format of PaddleX's ShiTuRecDataset: train.txt, gallery.txt and query.txt, a line an image.
+
+A tab, a comma or a semicolon may also separate path and label, and labels may be names. Whole lists decide on both,
+by nearly all of their lines (`_separator`, `_numbers_of_names`), so that a faulty line stays an error.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from paddlex_feat.data.findings import Finding, FindingSpec, cap_per_code
+from paddlex_feat.data.images.formats import SUFFIXES
 from paddlex_feat.data.lists import outside, transaction
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.lists.outside import Bounds
@@ -16,6 +23,11 @@ from paddlex_feat.data.readers.spec import ReaderSpec
 from paddlex_feat.fileio import lookup
 
 _LINE = re.compile(r"(.*\S)[ \t]+(\S+)")  # path, label
+_SEPARATORS = {"": "a space", "\t": "a tab", ",": "a comma", ";": "a semicolon"}
+_IMAGES = tuple(SUFFIXES)
+_LONGEST = max(map(len, _IMAGES))
+_SAMPLED = 1000  # lines of a list by which its form is guessed
+_MOST = 0.9  # share of lines or labels that decides
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 MAX_LINE_BYTES = 8192  # of a line that may name a file
 
@@ -36,6 +48,18 @@ BYTES = FindingSpec(
 )
 FORMAT = FindingSpec("line-format", "error", "a line is not a path, a space and a label", _RULE)
 LABEL = FindingSpec("label-not-integer", "error", "a label is not an integer of at least 0", _RULE)
+SEPARATOR = FindingSpec(
+    "list-separator",
+    "note",
+    "path and label have a tab, a comma or a semicolon between them",
+    "Nothing here; PaddleX itself needs a space.",
+)
+NAMES = FindingSpec(
+    "label-names",
+    "note",
+    "labels are names; they are numbered in the order of all names",
+    "Nothing here; PaddleX itself needs integers.",
+)
 # Encodings other than UTF-8: kind of finding, and a description.
 _ENCODINGS = {
     "gbk": (GBK, "GBK text"),
@@ -50,14 +74,38 @@ def _count_lists(folder: Path, names: tuple[str, ...]) -> int:
     return sum(transaction.list_path(folder, name).is_file() for name in names)
 
 
+class _Text(NamedTuple):
+    """A list file before its labels are understood.
+
+    Attributes:
+        records: the list, still empty.
+        rows: the lines of the file.
+        separator: of path and label, as `_separator` gives it.
+        findings: what was wrong with the file.
+    """
+
+    records: ImageList
+    rows: list[str]
+    separator: str
+    findings: list[Finding]
+
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """The lines that are not blank, with their numbers, from 1."""
+        return ((number, stripped) for number, row in enumerate(self.rows, 1) if (stripped := row.strip()))
+
+    def fields(self) -> Iterator[tuple[str, str]]:
+        """Path and label of each line that has both."""
+        return (fields for _, line in self.lines() if (fields := _fields(line, self.separator)))
+
+
 def _read(root: Path, names: tuple[str, ...], refuse_outside: bool) -> tuple[dict[str, ImageList], list[Finding]]:
     """Read the lists `names` of a folder, as `ReaderSpec.read`."""
-    lists: dict[str, ImageList] = {}
+    texts = {name: _read_text(root, name) for name in names}
+    numbers = _numbers_of_names(root, texts)
     findings: list[Finding] = []
-    for name in names:
-        lists[name], found = read_list(root, name, refuse_outside)
-        findings += found
-    return lists, findings
+    for text in texts.values():
+        findings += _fill(text, numbers, refuse_outside)
+    return {name: text.records for name, text in texts.items()}, findings
 
 
 def read_list(root: Path, name: str, refuse_outside: bool = False) -> tuple[ImageList, list[Finding]]:
@@ -73,20 +121,111 @@ def read_list(root: Path, name: str, refuse_outside: bool = False) -> tuple[Imag
     Returns:
         The records, and a finding for each line that cannot be read (`cap_per_code`).
     """
+    lists, findings = _read(root, (name,), refuse_outside)
+    return lists[name], findings
+
+
+def _read_text(root: Path, name: str) -> _Text:
+    """Read the lines of `<root>/<name>.txt`, none with a finding where that is not possible."""
     records = ImageList(name, root)
     path = root / records.source  # as users know it
     try:
         data = transaction.read(root, name, MAX_LIST_BYTES)
     except OSError as error:
         hint = lookup.explain(path, "file")
-        return records, [MISSING.at(path.name, f"The list cannot be read ({error.strerror}). {hint}".rstrip())]
+        message = f"The list cannot be read ({error.strerror}). {hint}".rstrip()
+        return _Text(records, [], "", [MISSING.at(path.name, message)])
     text, findings = _decode(data, path)
-    if text is None:
-        return records, findings
-    findings += cap_per_code(_read_lines(text, records, Bounds(root) if refuse_outside else None))
-    if not records and not any(f.severity == "error" for f in findings):
+    rows = (text or "").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    filled = [row for row in rows if row.strip()]
+    if not filled and not any(f.severity == "error" for f in findings):
         findings.append(EMPTY.at(path.name, "The list holds no image."))
-    return records, findings
+    return _Text(records, rows, _separator(filled), findings)
+
+
+def _fields(line: str, separator: str) -> tuple[str, str] | None:
+    """Path and label of a line; None for a line that has not both."""
+    if not separator:
+        match = _LINE.fullmatch(line)
+        return (match[1], match[2]) if match else None
+    path, _, label = map(str.strip, line.rpartition(separator))
+    return (path, label) if path and label else None
+
+
+def _separator(lines: list[str]) -> str:
+    """What is between path and label in a list: "" for spaces, else a tab, a comma or a semicolon.
+
+    Another separator is used only where hardly any line has an integer after a space, and where it gives nearly all
+    lines the path of an image, by its suffix, or an integer. Of several the one that does so for most lines is used.
+    """
+    integers, few = 0, (1 - _MOST) * len(lines)
+    for line in lines:
+        fields = _fields(line.strip(), "")
+        integers += fields is not None and _is_integer(fields[1])
+        if integers > few:
+            return ""
+    sample = _sample(lines)
+    fitting = {separator: sum(_fits(line.strip(), separator) for line in sample) for separator in _SEPARATORS}
+    best = max(fitting, key=fitting.__getitem__)
+    return best if fitting[best] > _MOST * len(sample) else ""
+
+
+def _sample(lines: list[str]) -> list[str]:
+    """At most about _SAMPLED lines, from all of a list."""
+    return lines[:: max(1, len(lines) // _SAMPLED)]
+
+
+def _fits(line: str, separator: str) -> bool:
+    """Whether a separator divides a line into the path of an image and a label, or any path and an integer."""
+    fields = _fields(line, separator)
+    if fields is None:
+        return False
+    return _is_image(fields[0]) or _is_integer(fields[1])
+
+
+def _is_image(path: str) -> bool:
+    return path[-_LONGEST:].lower().endswith(_IMAGES)
+
+
+def _is_integer(label: str) -> bool:
+    return label.isascii() and label.isdigit()
+
+
+def _is_name(label: str) -> bool:
+    """Whether a label is a name: text, neither a file nor a number such as -1, 2.5 or ², which may be a mistake."""
+    if not label.isprintable() or label.isnumeric() or _is_image(label):
+        return False
+    try:
+        float(label)
+    except ValueError:
+        return True
+    return False
+
+
+def _numbers_of_names(root: Path, texts: dict[str, _Text]) -> dict[str, int] | None:
+    """The number of each label of the data set if its labels are names, else None.
+
+    They are names if nearly all labels of its lists are, after the path of an image; whichever lists are asked for.
+    """
+    if not any(_has_names(text) for text in texts.values()):
+        return None
+    missing = [name for name in transaction.LISTS if name not in texts]
+    others = [_read_text(root, name) for name in missing if transaction.list_path(root, name).is_file()]
+    labels, not_named = Counter[str](), 0
+    for text in (*texts.values(), *others):
+        for path, label in text.fields():
+            labels[label] += 1
+            not_named += not _is_image(path)
+    not_named += sum(count for label, count in labels.items() if not _is_name(label))
+    if not_named >= (1 - _MOST) * labels.total():
+        return None
+    return {name: number for number, name in enumerate(sorted(filter(str.isprintable, labels)))}
+
+
+def _has_names(text: _Text) -> bool:
+    """Whether a sample of a list has labels that are names, so that all of it has to be looked at."""
+    found = [_fields(row.strip(), text.separator) for row in _sample(text.rows)]
+    return any(_is_image(fields[0]) and _is_name(fields[1]) for fields in found if fields)
 
 
 def _decode(data: bytes, path: Path) -> tuple[str | None, list[Finding]]:
@@ -109,21 +248,38 @@ def _decode(data: bytes, path: Path) -> tuple[str | None, list[Finding]]:
     return text, [spec.at(path.name, f"The list is {kind} and was read as such.")]
 
 
-def _read_lines(text: str, records: ImageList, bounds: Bounds | None) -> Iterator[Finding]:
+def _fill(text: _Text, numbers: dict[str, int] | None, refuse_outside: bool) -> list[Finding]:
+    """Fill the records of a list; returns what is wrong with it."""
+    records, findings = text.records, text.findings
+    if text.separator:
+        message = f"{_SEPARATORS[text.separator].capitalize()} separates path and label."
+        findings.append(SEPARATOR.at(records.source, message))
+    bounds = Bounds(records.root) if refuse_outside else None
+    findings += cap_per_code(_read_lines(text, numbers, bounds))
+    text.rows.clear()  # memory for the next list
+    if numbers is not None and records:
+        records.names = {number: name for name, number in numbers.items()}
+        message = f"The labels are names, of {len(numbers)} classes in all lists; they are numbered in their order."
+        findings.append(NAMES.at(records.source, message))
+    return findings
+
+
+def _read_lines(text: _Text, numbers: dict[str, int] | None, bounds: Bounds | None) -> Iterator[Finding]:
     """Fill `records`, and find what is wrong with the other lines."""
-    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
-        stripped = line.strip()
-        if not stripped:
+    records = text.records
+    for number, line in text.lines():
+        where, fields = f"{records.source}:{number}", _fields(line, text.separator)
+        if not fields or _CONTROL.search(line):
+            between = _SEPARATORS[text.separator]
+            yield FORMAT.at(where, f"{line[:80]!r} is not a path, {between} and a label.")
             continue
-        where, fields = f"{records.source}:{number}", _LINE.fullmatch(stripped)
-        if not fields or _CONTROL.search(stripped):
-            yield FORMAT.at(where, f"{stripped[:80]!r} is not a path, a space and a label.")
-            continue
-        image, label = fields.groups()
-        if not (label.isascii() and label.isdigit()):
+        image, label = fields
+        if numbers is not None and label not in numbers:
+            yield LABEL.at(where, f"The label {label[:40]!r} is not text that can be printed.")
+        elif numbers is None and not _is_integer(label):
             message = f"The label {label[:40]!r} is not an integer of at least 0."
             yield LABEL.at(where, message)
-        elif len(label) > 18:
+        elif numbers is None and len(label) > 18:
             message = f"The label {label[:40]!r} has more than 18 digits."
             yield LABEL.at(where, message)
         elif bounds is not None and (leads := bounds.problem(image)):
@@ -132,7 +288,7 @@ def _read_lines(text: str, records: ImageList, bounds: Bounds | None) -> Iterato
             yield spec.at(where, f"{image} {message}", severity="error", fix=fix)
         else:
             records.paths.append(image)
-            records.labels.append(int(label))
+            records.labels.append(int(label) if numbers is None else numbers[label])
             records.lines.append(number)
 
 
@@ -162,5 +318,5 @@ SHITU_REC = ReaderSpec(
     read=_read,
     files=lambda names: tuple(f"{name}.txt" for name in names),
     layout="Each list has a line per image: a path relative to the list's folder, a space, an integer label.",
-    findings=(MISSING, EMPTY, ENCODING, GBK, UTF16, BYTES, FORMAT, LABEL),
+    findings=(MISSING, EMPTY, ENCODING, GBK, UTF16, BYTES, FORMAT, LABEL, SEPARATOR, NAMES),
 )
