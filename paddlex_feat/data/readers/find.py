@@ -15,10 +15,12 @@ from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.lists.split import Division, draw_lists
 from paddlex_feat.data.lists.transaction import LISTS
 from paddlex_feat.data.readers.class_folders import CLASS_FOLDERS
+from paddlex_feat.data.readers.image_folders import IMAGE_FOLDERS
 from paddlex_feat.data.readers.items import UNDIVIDED
 from paddlex_feat.data.readers.shitu_rec import SHITU_REC
 from paddlex_feat.data.readers.spec import ReaderSpec, Reading
 from paddlex_feat.data.readers.tables import TABLES
+from paddlex_feat.data.readers.tar_shards import TAR_SHARDS
 from paddlex_feat.errors import DatasetError, FeatError
 from paddlex_feat.fileio import lookup
 
@@ -30,6 +32,8 @@ _told: set[str] = set()  # lines of the log: modes read a data set more than onc
 READERS: Registry[ReaderSpec] = Registry("readers", ReaderSpec, key="Global.dataset_format")
 READERS.add(SHITU_REC)
 READERS.add(TABLES)
+READERS.add(IMAGE_FOLDERS)
+READERS.add(TAR_SHARDS)
 READERS.add(CLASS_FOLDERS)
 
 
@@ -65,6 +69,7 @@ def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS, form: str | None
             return top
         walk = Walk()
         found = [folder for folder in _folders(top, SEARCH_DEPTH, walk) if _is_data_set(readers, folder, names)]
+        found = [folder for folder in found if not set(found).intersection(folder.parents)]  # train/ belongs to its set
         if found:
             break
     walk.log(f"Search for {_files_of_all(names)} below {top}")
@@ -231,9 +236,9 @@ def _folders(top: Path, depth: int, walk: Walk) -> Iterable[Path]:
 
 def _subfolders(folder: Path, walk: Walk) -> list[Path]:
     try:
-        return sorted(
-            child for child in folder.iterdir() if child.is_dir() and not walk.leaves_out(child.name, "folders")
-        )
+        with os.scandir(folder) as entries:  # which knows folders without a look at each file
+            names = sorted(entry.name for entry in entries if entry.is_dir())
     except PermissionError as error:
         log.warning("Folder skipped: %s (%s)", folder, error.strerror)
         return []
+    return [folder / name for name in names if not walk.leaves_out(name, "folders")]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from paddlex_feat.data.findings import Finding
-from paddlex_feat.data.images.source import file_of
+from paddlex_feat.data.images.source import ImageSource, file_of
 from paddlex_feat.data.lists import outside
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.lists.outside import Bounds
@@ -80,11 +81,13 @@ class Items:
 
     def refuse_outside(self) -> Iterator[Finding]:
         """Take images off whose paths lead out of the folder, and say so."""
-        bounds = Bounds(self.root)
+        bounds, root = Bounds(self.root), os.path.join(self.root, "")
         for part in _once(self.parts):
             kept = []
             for index, image in enumerate(part.images):
-                problem = bounds.problem(file_of(image))
+                # Bytes within a file that the reader itself has found in the folder have no path of their own.
+                found = isinstance(image, ImageSource) and image.length is not None
+                problem = None if found else bounds.problem(file_of(image).removeprefix(root))
                 if problem is None:
                     kept.append(index)
                     continue
