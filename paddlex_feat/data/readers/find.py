@@ -17,6 +17,7 @@ from paddlex_feat.data.lists.transaction import LISTS
 from paddlex_feat.data.readers.class_folders import CLASS_FOLDERS
 from paddlex_feat.data.readers.image_folders import IMAGE_FOLDERS
 from paddlex_feat.data.readers.items import UNDIVIDED
+from paddlex_feat.data.readers.parquet import PARQUET
 from paddlex_feat.data.readers.shitu_rec import SHITU_REC
 from paddlex_feat.data.readers.spec import ReaderSpec, Reading
 from paddlex_feat.data.readers.tables import TABLES
@@ -34,6 +35,7 @@ READERS.add(SHITU_REC)
 READERS.add(TABLES)
 READERS.add(IMAGE_FOLDERS)
 READERS.add(TAR_SHARDS)
+READERS.add(PARQUET)
 READERS.add(CLASS_FOLDERS)
 
 

@@ -47,6 +47,6 @@ IMAGE_FOLDERS = ReaderSpec(
     count_lists=_count_lists,
     read=_read,
     files=lambda names: ("metadata.csv or metadata.jsonl",),
-    layout="Image folders have metadata.csv or metadata.jsonl with file_name and label, also in each of train and test.",
+    layout="Image folders have metadata.csv or metadata.jsonl with file_name and label, also in train, test.",
     findings=ROW_FINDINGS,
 )
