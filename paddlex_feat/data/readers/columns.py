@@ -76,7 +76,7 @@ class Columns:
         def first(names: Iterable[str]) -> str | None:
             return next((by_name[name] for name in names if name in by_name), None)
 
-        path, label = path or first(_PATH), first(_CLASS) or label
+        path, label = first(_PATH) if path is None else path, first(_CLASS) or label
         if path is None or label is None:
             return None
         four = next((names for names in _BOX_COLUMNS if all(name in by_name for name in names)), None)

@@ -102,7 +102,7 @@ def text_of(value: Any) -> str | None:
     """
     if isinstance(value, str):
         return value
-    if value is None:
+    if value is None or value != value:  # pandas writes NaN for none
         return ""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
@@ -155,9 +155,8 @@ def read_tables(items: Items, tables: dict[str, str | None], names: tuple[str, .
         items.file = next(iter(tables))
     for name, part in tables.items():
         findings += cap_per_code(_read_table(name, part, items, found))
-    return finished(
-        items, found, findings, list(tables), columns_of(items.root / next(iter(tables))), names, refuse_outside
-    )
+    columns = columns_of(items.root / next(iter(tables))) if tables else None
+    return finished(items, found, findings, list(tables), columns, names, refuse_outside)
 
 
 def finished(
