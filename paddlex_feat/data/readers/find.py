@@ -147,11 +147,17 @@ def read_lists(
     A data set that has no gallery and query is divided in memory. How the folder was understood is logged once.
 
     Raises:
-        DatasetError: the data set has to be divided, and is too small for that.
+        DatasetError: the data set has to be divided, and is too small for that without any error in it.
     """
     lists, findings, told = Reading(*reader.read(root, names, refuse_outside))
     if UNDIVIDED in lists:
-        drawn, how = draw_lists(lists[UNDIVIDED], division or Division())
+        whole = lists[UNDIVIDED]
+        try:
+            drawn, how = draw_lists(whole, division or Division())
+        except DatasetError:
+            if not any(finding.severity == "error" for finding in findings):
+                raise
+            drawn, how = {name: whole.part([], name) for name in names}, "too few images to be divided"  # see findings
         lists, told = {name: drawn[name] for name in names}, f"{told}; {how}"
     if told and (line := f"{root}: {reader.name}: {told}") not in _told:
         _told.add(line)
