@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import os
 import re
+import time
+from functools import lru_cache
 from pathlib import Path
 
+from paddlex_feat.data.images.formats import SUFFIXES
 from paddlex_feat.data.readers.parts import part_of
 
 
+_STEADY = 2 * 10**9  # nanoseconds since a folder was changed after which its time tells of any other change
+
+
 def files_in(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
-    """Names of the files of a folder with one of these suffixes, in lower case, in order; hidden ones are left out."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(
-                entry.name for entry in entries if entry.name.lower().endswith(suffixes) and entry.name[0] != "."
-            )
-    except OSError:
-        return []
+    """Names of the files of a folder with one of these suffixes, not images', in order; hidden ones are left out."""
+    return [name for name in _names(folder) if name.lower().endswith(suffixes)]
 
 
 def folders_of_parts(folder: Path) -> dict[str, str]:
     """Names of the folders in a folder that are called as parts, in order, and the parts."""
+    found = {name: part for name in _names(folder) if (part := part_of(name))}
+    return {name: part for name, part in found.items() if os.path.isdir(folder / name)}
+
+
+def _names(folder: Path) -> tuple[str, ...]:
+    """Names in a folder, without images and hidden ones, in order. Readers ask in turn: the last ones are kept."""
     try:
-        with os.scandir(folder) as entries:
-            found = {entry.name: part for entry in entries if (part := part_of(entry.name)) and entry.is_dir()}
+        changed = os.stat(folder).st_mtime_ns
+        return (_kept if time.time_ns() - changed > _STEADY else _listed)(str(folder), changed)
     except OSError:
-        return {}
-    return dict(sorted(found.items()))
+        return ()
+
+
+def _listed(folder: str, changed: int) -> tuple[str, ...]:
+    names = os.listdir(folder)
+    return tuple(sorted(n for n in names if n[0] != "." and os.path.splitext(n)[1].lower() not in SUFFIXES))
+
+
+_kept = lru_cache(maxsize=16)(_listed)
 
 
 def divided_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str | None]:
