@@ -11,7 +11,6 @@ from pathlib import Path
 from paddlex_feat.data.images.formats import SUFFIXES
 from paddlex_feat.data.readers.parts import part_of
 
-
 _STEADY = 2 * 10**9  # nanoseconds since a folder was changed after which its time tells of any other change
 
 
