@@ -96,7 +96,7 @@ def as_result(summary: Summary, query: ImageList) -> dict[str, Any]:
         "queries": counts.matched_queries,
         "unmatched_queries": counts.unmatched_queries,
         "unmatched": [
-            {"path": query.paths[q], "label": query.labels[q], "line": query.lines[q]}
+            {"path": query.paths[q], "label": query.labels[q], "line": query.lines[q] if query.lines else None}
             for q in summary.unmatched[:UNMATCHED]
         ],
         "gallery": summary.gallery,

@@ -11,6 +11,7 @@ import numpy as np
 from paddlex_feat.config.schema import Config, SplitSection
 from paddlex_feat.data.images.decode import read_rgb
 from paddlex_feat.data.images.preprocess import Preprocess
+from paddlex_feat.data.images.source import file_of
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.lists.split import Division
 from paddlex_feat.data.lists.transaction import LISTS
@@ -80,7 +81,7 @@ def require_images(records: ImageList, missing: list[int]) -> None:
     if not missing:
         return
     find, files = lookup.Lookup(records.root), records.files()
-    hints = {i: find.explain(files[i], "file") for i in missing[:5]}
+    hints = {i: find.explain(file_of(files[i]), "file") for i in missing[:5]}
     rows = [f"\n    {records.where(i)}: {hint}" for i, hint in hints.items() if hint]
     raise DatasetError(
         f"{len(missing)} images of {records.title} do not exist." + "".join(rows),

@@ -14,6 +14,7 @@ from PIL import Image
 
 from paddlex_feat.data.images.decode import read_rgb
 from paddlex_feat.data.images.opencv import cv2
+from paddlex_feat.data.images.source import ImageSource
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.readers import LISTS
 from paddlex_feat.errors import ImageError, as_output_error
@@ -116,7 +117,10 @@ def _content(path: Path) -> str:
 
 def _sample_name(path: str) -> PurePosixPath:
     """The path of a record as a name inside the folder of samples."""
-    parts = [p if len(os.fsencode(p)) <= 200 else _short(p) for p in _inside(path.replace("\\", "/")).parts]
+    text = path.replace("\\", "/")
+    if isinstance(path, ImageSource):
+        text = text.replace(":", "_")  # of a row, as in train.parquet:7; no name on Windows has it
+    parts = [p if len(os.fsencode(p)) <= 200 else _short(p) for p in _inside(text).parts]
     relative = PurePosixPath(*parts)
     return relative if relative.suffix.lower() in _WEB_SUFFIXES else relative.with_name(relative.name + ".png")
 

@@ -58,7 +58,8 @@ class ImageList:
     def files(self) -> list[str]:
         """Path of each image file, the same for each way of writing it in a list."""
         if len(self._files) != len(self.paths):
-            self._files = [_join(self.root, path) for path in self.paths]
+            root = os.fspath(self.root)
+            self._files = [_join(root, path) for path in self.paths]
         return self._files
 
     def part(self, indices: Sequence[int], name: str | None = None) -> ImageList:
@@ -75,7 +76,7 @@ def same_images(one: ImageList, other: ImageList) -> bool:
     return one is other or one.files() == other.files()
 
 
-def _join(root: Path, path: str) -> str:
+def _join(root: str, path: str) -> str:
     """One path for each file: `a.jpg`, `./a.jpg` and `b/../a.jpg` are the same."""
     if isinstance(path, ImageSource):
         return path

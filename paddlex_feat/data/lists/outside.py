@@ -43,11 +43,11 @@ class Bounds:
         problem = by_text(path)
         if problem is not None:
             return problem
-        folder, name = os.path.split(os.path.join(self._root, path))
+        folder, name = os.path.split(path)
         real = self._folders.get(folder)
         if real is None:
-            real = self._folders[folder] = os.path.realpath(folder)
-        target = os.path.join(real, name)
+            real = self._folders[folder] = os.path.join(os.path.realpath(os.path.join(self._root, folder)), "")
+        target = real + name
         if os.path.islink(target) or name == "..":
             target = os.path.realpath(target)
         return None if target.startswith(self._inside) else (LEAVES, "leaves the data set's folder by a link.")

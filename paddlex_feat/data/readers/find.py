@@ -16,13 +16,16 @@ from paddlex_feat.data.lists.split import Division, draw_lists
 from paddlex_feat.data.lists.transaction import LISTS
 from paddlex_feat.data.readers.class_folders import CLASS_FOLDERS
 from paddlex_feat.data.readers.coco import COCO
+from paddlex_feat.data.readers.image_folders import IMAGE_FOLDERS
 from paddlex_feat.data.readers.items import UNDIVIDED
 from paddlex_feat.data.readers.label_studio import LABEL_STUDIO
 from paddlex_feat.data.readers.labelme_shapes import LABELME_SHAPES
+from paddlex_feat.data.readers.parquet import PARQUET
 from paddlex_feat.data.readers.published import PUBLISHED
 from paddlex_feat.data.readers.shitu_rec import SHITU_REC
 from paddlex_feat.data.readers.spec import ReaderSpec, Reading
 from paddlex_feat.data.readers.tables import TABLES
+from paddlex_feat.data.readers.tar_shards import TAR_SHARDS
 from paddlex_feat.data.readers.voc import VOC
 from paddlex_feat.data.readers.yolo import YOLO
 from paddlex_feat.errors import DatasetError, FeatError
@@ -34,15 +37,20 @@ _SHOWN = 10
 _told: set[str] = set()  # lines of the log: modes read a data set more than once
 
 READERS: Registry[ReaderSpec] = Registry("readers", ReaderSpec, key="Global.dataset_format")
-READERS.add(SHITU_REC)
-READERS.add(TABLES)
-READERS.add(COCO)
-READERS.add(VOC)
-READERS.add(YOLO)
-READERS.add(LABELME_SHAPES)
-READERS.add(LABEL_STUDIO)
-READERS.add(CLASS_FOLDERS)
-for _spec in PUBLISHED:
+for _spec in (
+    SHITU_REC,
+    TABLES,
+    PARQUET,
+    IMAGE_FOLDERS,
+    TAR_SHARDS,
+    *PUBLISHED,
+    COCO,
+    VOC,
+    YOLO,
+    LABELME_SHAPES,
+    LABEL_STUDIO,
+    CLASS_FOLDERS,
+):
     READERS.add(_spec)
 
 
@@ -78,7 +86,7 @@ def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS, form: str | None
             return top
         walk = Walk()
         found = [folder for folder in _folders(top, SEARCH_DEPTH, walk) if _is_data_set(readers, folder, names)]
-        found = [folder for folder in found if not any(other in folder.parents for other in found)]
+        found = [folder for folder in found if not set(found).intersection(folder.parents)]  # train/ belongs to its set
         if found:
             break
     walk.log(f"Search for {_files_of_all(names)} below {top}")
@@ -154,11 +162,17 @@ def read_lists(
     A data set that has no gallery and query is divided in memory. How the folder was understood is logged once.
 
     Raises:
-        DatasetError: the data set has to be divided, and is too small for that.
+        DatasetError: the data set has to be divided, and is too small for that without any error in it.
     """
     lists, findings, told = Reading(*reader.read(root, names, refuse_outside))
     if UNDIVIDED in lists:
-        drawn, how = draw_lists(lists[UNDIVIDED], division or Division())
+        whole = lists[UNDIVIDED]
+        try:
+            drawn, how = draw_lists(whole, division or Division())
+        except DatasetError:
+            if not any(finding.severity == "error" for finding in findings):
+                raise
+            drawn, how = {name: whole.part([], name) for name in names}, "too few images to be divided"  # see findings
         lists, told = {name: drawn[name] for name in names}, f"{told}; {how}"
     if told and (line := f"{root}: {reader.name}: {told}") not in _told:
         _told.add(line)
@@ -245,9 +259,9 @@ def _folders(top: Path, depth: int, walk: Walk) -> Iterable[Path]:
 
 def _subfolders(folder: Path, walk: Walk) -> list[Path]:
     try:
-        return sorted(
-            child for child in folder.iterdir() if child.is_dir() and not walk.leaves_out(child.name, "folders")
-        )
+        with os.scandir(folder) as entries:  # which knows folders without a look at each file
+            names = sorted(entry.name for entry in entries if entry.is_dir())
     except PermissionError as error:
         log.warning("Folder skipped: %s (%s)", folder, error.strerror)
         return []
+    return [folder / name for name in names if not walk.leaves_out(name, "folders")]

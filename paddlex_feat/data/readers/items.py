@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from paddlex_feat.data.findings import Finding
-from paddlex_feat.data.images.source import file_of
+from paddlex_feat.data.images.source import ImageSource, file_of
 from paddlex_feat.data.lists import outside
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.lists.outside import Bounds
@@ -90,20 +90,22 @@ class Items:
     def refuse_outside(self) -> Iterator[Finding]:
         """Take images off whose paths lead out of the folder, and say so."""
         bounds, folder = Bounds(self.root), os.path.join(self.root, "")
-        known: dict[str, outside.Problem | None] = {}  # by file, which may have many boxes
+        known: dict[str, outside.Problem | None] = {}  # by file, which may have many images
         for part in _once(self.parts):
-            kept, file = [], part.file or self.file
+            kept, listed = [], part.file or self.file
             for index, image in enumerate(part.images):
                 file = file_of(image)
                 if file not in known:
-                    known[file] = bounds.problem(file.removeprefix(folder))
+                    # Bytes within a file that the reader itself has found in the folder have no path of their own.
+                    within = isinstance(image, ImageSource) and image.length is not None
+                    known[file] = None if within else bounds.problem(file.removeprefix(folder))
                 problem = known[file]
                 if problem is None:
                     kept.append(index)
                     continue
                 spec, message = problem
-                where = f"{file}:{part.lines[index]}" if part.lines else image
-                fix = f"{outside.FIX.format(file or self.root)} CheckDataset.outside=warn allows it."
+                where = f"{listed}:{part.lines[index]}" if part.lines else image
+                fix = f"{outside.FIX.format(listed or self.root)} CheckDataset.outside=warn allows it."
                 yield spec.at(where, f"{image} {message}", severity="error", fix=fix)
             if len(kept) < len(part.images):
                 part.images = [part.images[i] for i in kept]

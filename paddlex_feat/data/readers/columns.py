@@ -1,0 +1,192 @@
+"""The columns of a table of images, and its rows, whatever file they come from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from paddlex_feat.data.findings import Finding, FindingSpec
+from paddlex_feat.data.images.source import Box, ImageSource
+from paddlex_feat.data.readers.items import Items, Part
+from paddlex_feat.data.readers.parts import GALLERY, QUERY, TRAIN, part_of
+
+# Names of columns, in lower case without spaces and underscores; the first that a table has is taken.
+_PATH = ("path", "filepath", "imagepath", "imgpath", "filename", "file", "image", "img", "imagename", "imagefile")
+_CLASS = (
+    "label",
+    "class",
+    "classname",
+    "labelname",
+    "category",
+    "target",
+    "classid",
+    "labelid",
+    "categoryid",
+    "product",
+    "productid",
+    "itemid",
+    "identity",
+    "person",
+    "personid",
+)
+_SPLIT = ("split", "set", "subset", "part", "partition", "evaluationstatus", "usage")
+_IS_QUERY, _IS_GALLERY = "isquery", "isgallery"
+_BOX_COLUMNS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom"))
+_BOX = ("box", "bbox", "boxes")  # of four numbers in one column
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_RULE = "Give each line a path, relative to the table's folder, and a class."
+NO_PATH = FindingSpec("table-path", "error", "a line of a table has no usable path", _RULE)
+NO_CLASS = FindingSpec("table-class", "error", "a line of a table has no class", _RULE)
+URL = FindingSpec("table-url", "error", "a path of a table is a URL", "Download the images, and give their paths.")
+BAD_BOX = FindingSpec(
+    "table-box", "error", "a box of a table is not four numbers x1 < x2 and y1 < y2", "Correct the box, in pixels."
+)
+NO_PART = FindingSpec(
+    "table-split",
+    "warning",
+    "a line of a table has an unknown part; it is left out",
+    "Write train, gallery, query, validation or test.",
+)
+EMPTY = FindingSpec("table-empty", "error", "a table holds no usable image", _RULE)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column of a table has what: names as in its header, None for none."""
+
+    path: str
+    label: str
+    split: str | None
+    is_query: str | None
+    is_gallery: str | None
+    box: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, header: Iterable[str], path: str | None = None, label: str | None = None) -> Columns | None:
+        """Find the columns; None if there is none of paths or none of classes.
+
+        Args:
+            header: names of the columns.
+            path: the one of images, where it is known otherwise.
+            label: the one of classes where no name says it.
+        """
+        by_name = {re.sub(r"[\s_]", "", str(name)).lower(): name for name in reversed(list(header))}
+
+        def first(names: Iterable[str]) -> str | None:
+            return next((by_name[name] for name in names if name in by_name), None)
+
+        path, label = first(_PATH) if path is None else path, first(_CLASS) or label
+        if path is None or label is None:
+            return None
+        four = next((names for names in _BOX_COLUMNS if all(name in by_name for name in names)), None)
+        one = first(_BOX)
+        box = tuple(by_name[name] for name in four) if four else (one,) if one else ()
+        return cls(path, label, first(_SPLIT), first((_IS_QUERY,)), first((_IS_GALLERY,)), box)
+
+    def used(self) -> list[str]:
+        """The names of the columns that there are."""
+        names = (self.path, self.label, self.split, self.is_query, self.is_gallery, *self.box)
+        return [name for name in names if name is not None]
+
+    def describe(self) -> str:
+        """The columns that are used, in words."""
+        return ", ".join(map(str, self.used()))
+
+
+class Rows:
+    """Takes the rows of one table, and adds their images to the parts of a data set.
+
+    Args:
+        table: name of the table, for findings; below a folder, as in "train/metadata.csv", paths begin there.
+        columns: of the table.
+        header: names of the columns, in the order of a row's values.
+        items: the data set; told whether gallery and query have images in common.
+        found: the parts, by name.
+        part: of all rows; None: each row says it.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        columns: Columns,
+        header: Sequence[str],
+        items: Items,
+        found: dict[str, Part],
+        part: str | None = None,
+    ):
+        self._table, self._items, self._found, self._part = table, items, found, part
+        self._prefix = table[: table.rfind("/") + 1]
+        places = {name: place for place, name in reversed(list(enumerate(header)))}
+        self._path, self._label = places[columns.path], places[columns.label]
+        self._split, self._is_query, self._is_gallery = (
+            None if name is None else places[name] for name in (columns.split, columns.is_query, columns.is_gallery)
+        )
+        self._box = [places[name] for name in columns.box]
+        self._last = max(place for place in (self._path, self._label, self._split, *self._box) if place is not None)
+
+    def add(self, row: Sequence[str], line: int, image: ImageSource | None = None) -> Finding | None:
+        """Add a row's image, or say what is wrong with it.
+
+        Args:
+            row: its values, as text.
+            line: its number, from 1.
+            image: the image, where the table holds it; None: the row has its path.
+        """
+        if len(row) <= self._last:
+            message = f"The line has {len(row)} values, fewer than columns are used."
+            return NO_PATH.at(f"{self._table}:{line}", message)
+        path, name = image or row[self._path].strip(), row[self._label].strip()
+        if image is None:
+            if not path or not path.isprintable():
+                return NO_PATH.at(f"{self._table}:{line}", f"The path is {path[:80]!r}.")
+            if _URL.match(path):
+                return URL.at(f"{self._table}:{line}", f"{path[:200]} is a URL.")
+            path = self._prefix + path if path[0] not in "/\\" else path
+        if not name:
+            return NO_CLASS.at(f"{self._table}:{line}", f"{path} has no class.")
+        if self._box and (values := [row[i].strip() for i in self._box]) and any(values):
+            box = _box(values)
+            if box is None:
+                return BAD_BOX.at(f"{self._table}:{line}", f"{path}: {' '.join(values)[:80]!r} is not a box.")
+            path = self._boxed(path, box)
+        parts = (self._part,) if self._part else self._parts(row)
+        if not parts:
+            message = f"{path}: the part {row[self._split or 0][:40]!r} is not known."
+            return NO_PART.at(f"{self._table}:{line}", message)
+        for part in parts:
+            if part not in self._found:
+                self._found[part] = Part()
+            self._found[part].add(path, name, line if self._items.file else None)
+        if len(parts) > 1:
+            self._items.leave_one_out = True
+        return None
+
+    def _boxed(self, image: str, box: Box) -> ImageSource:
+        if isinstance(image, ImageSource):
+            return ImageSource(f"{image}[{box}]", image.file, image.start, image.length, box)
+        return ImageSource(f"{image}[{box}]", str(self._items.root / image), box=box)
+
+    def _parts(self, row: Sequence[str]) -> tuple[str, ...]:
+        """The parts of a row, by its columns; those of no such column train. Empty for an unknown part."""
+        own = TRAIN if self._split is None else part_of(row[self._split])
+        flags = ((self._is_query, QUERY), (self._is_gallery, GALLERY))
+        if (self._is_query, self._is_gallery) != (None, None) and (own != TRAIN or self._split is None):
+            flagged = tuple(name for column, name in flags if column is not None and _true(row, column))
+            return flagged or ((TRAIN,) if self._split is None else ())
+        return (own,) if own else ()
+
+
+def _true(row: Sequence[str], column: int) -> bool:
+    return column < len(row) and row[column].strip().lower() in ("1", "1.0", "true", "yes", "t")
+
+
+def _box(values: list[str]) -> Box | None:
+    """A box of four texts, or of one that holds four numbers; None if it is none."""
+    if len(values) == 1:
+        values = re.split(r"[\s,;]+", values[0].strip("[]() "))
+    try:
+        x1, y1, x2, y2 = map(float, values)
+    except ValueError:
+        return None
+    return Box(x1, y1, x2, y2) if -1e9 < x1 < x2 < 1e9 and -1e9 < y1 < y2 < 1e9 else None
