@@ -41,7 +41,7 @@ class _ConvProgram(nn.Layer):
 
 
 class _ChannelsLastProgram(nn.Layer):
-    """A convolution without bias, [N, H, W, C] -> [N, H', W', K], of any weight. It needs the copy at its end alone."""
+    """A convolution without bias of any weight, [N, H, W, C] -> [N, H', W', K]. It needs the copy at its end alone."""
 
     def __init__(self, conv: nn.Conv2D):
         super().__init__()
@@ -65,7 +65,12 @@ def _channels_last(conv: nn.Conv2D) -> bool:
 
 
 def _channels_last_forward(conv: nn.Conv2D) -> Forward:
-    if conv.weight.shape[2:] == [1, 1] and conv._groups == 1:
+    if (
+        conv.weight.shape[2:] == [1, 1]
+        and conv._groups == 1
+        and conv._stride == [1, 1]
+        and not any(conv._updated_padding)
+    ):
         return partial(_product, conv)
     program, alone = (paddle.jit.to_static(_ChannelsLastProgram(conv), full_graph=True) for _ in range(2))
     if not conv.weight.stop_gradient:
@@ -73,10 +78,12 @@ def _channels_last_forward(conv: nn.Conv2D) -> Forward:
     own_gradients = depthwise.takes(conv)
 
     def forward(x: paddle.Tensor) -> paddle.Tensor:
+        y: paddle.Tensor
         if own_gradients and x.shape[1] * x.shape[2] <= depthwise.MAX_PIXELS:
-            return depthwise.convolve(x, conv.weight, alone)
-        y: paddle.Tensor = program(x, conv.weight)
-        return y
+            y = depthwise.convolve(x, conv.weight, alone)
+        else:
+            y = program(x, conv.weight)
+        return y if conv.bias is None else y + conv.bias
 
     return forward
 
@@ -103,8 +110,7 @@ def _agrees(cin: int, cout: int, kernel: int, stride: int, groups: int, channels
     """Does a program give the native output and gradients on a small convolution?"""
     x = paddle.to_tensor(np.random.default_rng(0).standard_normal((2, cin, 9, 9)).astype("float32"))
     results = []
-    bias = {"bias_attr": False} if channels_last else {}
-    native, program = (nn.Conv2D(cin, cout, kernel, stride, kernel // 2, groups=groups, **bias) for _ in range(2))
+    native, program = (nn.Conv2D(cin, cout, kernel, stride, kernel // 2, groups=groups) for _ in range(2))
     program.set_state_dict(native.state_dict())
     if channels_last:
         program._data_format = "NHWC"
@@ -215,7 +221,14 @@ def _put_channels_last(model: nn.Layer) -> None:
     able = [layer for layer in model.sublayers(include_self=True) if hasattr(layer, "use_channels_last")]
     if not able:
         return
-    if thread_for_channels_last().submit(_all_agree_channels_last).result():
+    try:
+        agrees = thread_for_channels_last().submit(_all_agree_channels_last).result()
+    except FeatError:
+        raise
+    except Exception as error:  # noqa: BLE001 - channels first has passed its own check
+        log.warning("Convolutions with channels last: %s", error)
+        agrees = False
+    if agrees:
         able[0].use_channels_last()
     else:
         log.warning("Convolutions with channels last failed their self-check: training goes on with channels first.")

@@ -36,7 +36,7 @@ from paddlex_feat.runtime.cpu import memory_limit
 from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.runtime.gpus import expects_gpu
 from paddlex_feat.runtime.malloc import keep_all_freed_memory
-from paddlex_feat.runtime.paddle_import import prepare_paddle
+from paddlex_feat.runtime.paddle_import import prepare_paddle, restore_environment
 
 if TYPE_CHECKING:  # these import Paddle, which waits until data and configuration are known to be right
     from paddlex_feat.inference.export.exporter import Exporter
@@ -79,8 +79,11 @@ def run(config: Config, output: Path, group: ProcessGroup, on_record: OnRecord |
     with memory:  # before Paddle starts threads, which get arenas of their own otherwise
         fast_products = not keeps_rounding(config)
         prepare_paddle(threads_of(config, group), True, onednn, config.Train.deterministic, fast_products)
-        worker = init_worker(config, group, config.Train.num_workers)
-        return _train(config, output, data, worker, on_record)
+        try:
+            worker = init_worker(config, group, config.Train.num_workers)
+            return _train(config, output, data, worker, on_record)
+        finally:
+            restore_environment()
 
 
 def _require_start(config: Config, output: Path) -> Path | None:

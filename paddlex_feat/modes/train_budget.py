@@ -27,9 +27,8 @@ MAPS = 2  # which need features of the training images: one at the start and one
 CHEAP_EVALUATION = 1000  # images of gallery and query up to which averages of weights are worth measuring
 SCRATCH_SIZE = 64  # px
 SMALL_SCRATCH_SIZE = 48  # px; of many images
-SCRATCH_IMAGES = (
-    7  # of SCRATCH_SIZE that are trained from random weights, with evaluations, in the time of one of 224 px
-)
+# Images of SCRATCH_SIZE that are trained from random weights, with evaluations, in the time of one of 224 px.
+SCRATCH_IMAGES = 7
 MAX_SCRATCH_EPOCHS = 200
 
 
@@ -44,6 +43,8 @@ class Budget:
         backbone: name of the network.
         on_gpu: whether a GPU trains. Costs are not counted then.
         avx512: whether the processors have AVX-512.
+        stride: what sizes must be a multiple of, in px.
+        given_epochs: Train.epochs_iters, if the user sets it; None: it is chosen.
     """
 
     images: int
@@ -52,6 +53,8 @@ class Budget:
     backbone: str
     on_gpu: bool
     avx512: bool
+    stride: int = 1
+    given_epochs: int | None = None
 
     @property
     def evaluates_cheaply(self) -> bool:
@@ -68,12 +71,17 @@ class Budget:
         return ENOUGH_EPOCHS if self.images < FEW_IMAGES else MAX_EPOCHS
 
     def size(self) -> int:
-        """The largest size of which ENOUGH_EPOCHS fit, in px."""
-        return next((size for size in SIZES if self._epochs(size) >= ENOUGH_EPOCHS), SIZES[-1])
+        """The largest size of which ENOUGH_EPOCHS fit, or those that are given, in px."""
+        sizes, enough = [self.fit(size) for size in SIZES], self.given_epochs or ENOUGH_EPOCHS
+        return next((size for size in sizes if self._epochs(size) >= enough), sizes[-1])
+
+    def fit(self, size: int) -> int:
+        """The multiple of the stride that is nearest to a size, in px."""
+        return max(self.stride, round(size / self.stride) * self.stride)
 
     def eval_size(self, size: int) -> int:
         """Size of evaluation and export for a size of training, in px."""
-        return max(size, min(SIZES[0], size + EVAL_LARGER))
+        return max(size, self.fit(min(SIZES[0], size + EVAL_LARGER)))
 
     def epochs(self, size: int) -> int:
         """Epochs of fine-tuning at this size."""

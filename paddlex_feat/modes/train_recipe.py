@@ -19,6 +19,7 @@ from paddlex_feat.data.lists.holdout import hold_out
 from paddlex_feat.errors import ConfigError
 from paddlex_feat.models.registry import find_backbone
 from paddlex_feat.modes.data import read_lists
+from paddlex_feat.modes.parts import network_spec
 from paddlex_feat.modes.train_budget import (
     FEW_IMAGES,
     MAX_SCRATCH_EPOCHS,
@@ -47,7 +48,7 @@ class Facts:
         images: of train.txt.
         classes: of train.txt.
         per_class: median number of images of a class.
-        evaluated: images of gallery and query.
+        evaluated: images that an evaluation computes: of gallery and query, or those that are held out.
         on_gpu: whether a GPU trains.
         backbone: name of the network.
         size: the input size in px, if the user sets it or the network takes no other; None: to be chosen.
@@ -57,6 +58,7 @@ class Facts:
         from_weights: whether training starts from weights.
         minutes: Train.recipe_minutes.
         avx512: whether the processors have AVX-512, which makes training faster.
+        stride: what sizes must be a multiple of, in px.
     """
 
     images: int
@@ -71,12 +73,22 @@ class Facts:
     takes_map: bool = True
     measures_start: bool = True
     avx512: bool = False
+    stride: int = 1
     given: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def budget(self) -> Budget:
         """What the training may cost."""
-        return Budget(self.images, self.evaluated, self.minutes, self.backbone, self.on_gpu, self.avx512)
+        return Budget(
+            self.images,
+            self.evaluated,
+            self.minutes,
+            self.backbone,
+            self.on_gpu,
+            self.avx512,
+            self.stride,
+            self.given.get("epochs_iters"),
+        )
 
 
 def choose(facts: Facts) -> Choice:
@@ -111,13 +123,16 @@ def _from_weights(facts: Facts) -> Choice:
 
 def _from_scratch(facts: Facts) -> Choice:
     few = facts.images < FEW_IMAGES
-    size = facts.size or (224 if facts.on_gpu else SCRATCH_SIZE if few else SMALL_SCRATCH_SIZE)
+    size, why_size = facts.size, "the network takes no other size"
+    if size is None:
+        size = facts.budget.fit(224 if facts.on_gpu else SCRATCH_SIZE if few else SMALL_SCRATCH_SIZE)
+        why_size = "the usual one" if facts.on_gpu else "random weights have to see many images: small ones"
     batch, why_batch = (16, "few images give few steps") if few else (32, "more images in the same time")
     if facts.on_gpu:
         batch, why_batch = 64, "a GPU takes as long for fewer"
     epochs = facts.budget.scratch_epochs(size)
     return {
-        "input_size": (size, "the usual one" if facts.on_gpu else "random weights have to see many images: small ones"),
+        "input_size": (size, why_size),
         "eval_size": (None, "that of training"),
         **_batches(facts, batch, why_batch),
         "epochs_iters": (epochs, _why_epochs(facts, epochs, MAX_SCRATCH_EPOCHS)),
@@ -183,10 +198,10 @@ def _size(facts: Facts) -> tuple[int, str]:
     if facts.size is not None:
         return facts.size, "the network takes no other size"
     if facts.on_gpu:
-        return SIZES[0], "the size that the start was trained at"
+        return facts.budget.fit(SIZES[0]), "the size that the start was trained at"
     size = facts.budget.size()
     why = f"the largest of which enough epochs fit in {facts.minutes:g} minutes"
-    return size, why if size > SIZES[-1] else "more would take too long on a CPU"
+    return size, why if size > facts.budget.fit(SIZES[-1]) else "more would take too long on a CPU"
 
 
 def _eval_size(facts: Facts, size: int) -> tuple[int | None, str]:
@@ -265,22 +280,25 @@ def inspect_data(config: Config) -> Facts:
     """What the data and the configuration tell before Paddle is imported. Raises DatasetError."""
     settings = config.Train
     lists = read_lists(config)
-    trained = lists["train"]
+    trained, evaluated = lists["train"], len({*lists["gallery"].paths, *lists["query"].paths})
     if settings.validation == "split":
-        trained, _ = hold_out(trained, settings.validation_percent, settings.validation_by, settings.seed)
+        trained, held_out = hold_out(trained, settings.validation_percent, settings.validation_by, settings.seed)
+        evaluated = len(held_out)
     _, counts = np.unique(trained.labels, return_counts=True)
-    fixed = "input_size" in settings.recipe_keeps or find_backbone(config.Model.backbone).fixed_size
+    backbone = find_backbone(config.Model.backbone)
+    fixed = "input_size" in settings.recipe_keeps or backbone.fixed_size
     return Facts(
         images=int(counts.sum()),
         classes=len(counts),
         per_class=int(np.median(counts)),
-        evaluated=len({*lists["gallery"].paths, *lists["query"].paths}),
+        evaluated=evaluated,
         on_gpu=expects_gpu(config.Global.device),
         backbone=config.Model.backbone,
         size=settings.input_size if fixed else None,
         from_weights=bool(settings.pretrain_weight_path),
         minutes=settings.recipe_minutes,
         avx512=has_avx512(),
+        stride=backbone.stride_of(network_spec(config)),
         given={name: getattr(settings, name) for name in settings.recipe_keeps},
         measures_start=settings.eval_start and settings.amp != "O2",
         takes_map=config.Model.neck == "linear" or config.Model.backbone == "PPLCNetV2_base_ShiTu",

@@ -19,6 +19,7 @@ from paddlex_feat.fileio.backups import write_with_backup
 from paddlex_feat.fileio.digest import sha256_file
 from paddlex_feat.runtime import paddle_build
 from paddlex_feat.runtime.distributed import ENV_COMMAND
+from paddlex_feat.runtime.paddle_import import mkl_cpu_type
 
 NAME = "run.json"
 _AS_MODULE = "python -m paddlex_feat"
@@ -129,6 +130,7 @@ def write_start(
         "processes": processes,
         "threads": os.environ.get("OMP_NUM_THREADS"),  # of each process's Paddle, as runtime.prepare_paddle has set it
         "processor": processor(),
+        **({"mkl_debug_cpu_type": mkl_cpu_type()} if mkl_cpu_type() else {}),  # products round otherwise with it
         "config": sha256_file(folder / "config.yaml"),
         "dataset": dataset,
     }

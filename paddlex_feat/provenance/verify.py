@@ -26,7 +26,7 @@ _ABSENT = "absent"
 SAME = "the same (images: by path, label and size, not by content)"
 _MAX_LINES, _MAX_CHARACTERS = 1000, 400  # of the output; run.json may hold anything
 _MAX_CONFIG_BYTES = 4 * 2**20  # bytes, more than config.load reads
-_COMPARED_FIELDS = ("git", "device", "convolutions", "processes", "threads", "processor")
+_COMPARED_FIELDS = ("git", "device", "convolutions", "processes", "threads", "processor", "mkl_debug_cpu_type")
 EPILOG = """verify RUN compares a training's folder with its run.json: outputs and configuration with their SHA-256,
 the data set with its fingerprint, the installed packages with the recorded versions. The fingerprint is of the path,
 label and size of each image: an image exchanged by another of the same size is not seen. It also tells whether

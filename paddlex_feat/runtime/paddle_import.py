@@ -28,6 +28,11 @@ _HARMLESS_WARNINGS = (
 )
 
 
+_MKL = "MKL_DEBUG_CPU_TYPE"  # which MKL reads at its first product in a process, and never again
+_mkl: dict[
+    str, str | None
+] = {}  # "users": its value before the first `prepare_paddle` of this process; "own": after it
+
 # Signals that Paddle takes over when it is imported, to print a C++ trace.
 _TAKEN = existing("SIGILL", "SIGABRT", "SIGBUS", "SIGFPE", "SIGSEGV", "SIGTERM")
 
@@ -47,8 +52,8 @@ def prepare_paddle(
         onednn_training: let static programs use oneDNN (see models/cpu_conv.py).
         deterministic: ask for GPU kernels that give the same bits in every run.
         fast_products: on a processor of AMD let MKL multiply matrices with AVX2. The MKL in Paddle's wheels
-            does so on Intel's alone: a fifth of the time. It rounds otherwise, so official recipes go without. Has no
-            effect after the first product in the process.
+            does so on Intel's alone: a fifth of the time. It rounds otherwise, so official recipes go without. The
+            first call in a process decides: MKL cannot be told twice.
 
     Raises DependencyError if Paddle is not installed, damaged, or installed as both of its wheels.
     """
@@ -59,8 +64,16 @@ def prepare_paddle(
     # Paddle Inference on a GPU sets this flag to 32 MiB for the whole process unless the environment names it, and a
     # training in the same process would then choose other convolutions. 512 is Paddle's default.
     os.environ.setdefault("FLAGS_conv_workspace_size_limit", "512")
-    if fast_products and is_amd_with_avx2():
-        os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
+    if not _mkl:
+        _mkl["users"] = os.environ.get(_MKL)
+        if fast_products and is_amd_with_avx2():
+            os.environ.setdefault(_MKL, "5")
+        _mkl["own"] = os.environ.get(_MKL)
+    elif training and not fast_products and _mkl["own"] != _mkl["users"]:
+        log.warning(
+            "An earlier training in this process has switched MKL's products to AVX2, which cannot be taken back: the "
+            "weights of this one differ in their last digits from those that a process of its own gives."
+        )
     if onednn_training:
         os.environ["FLAGS_use_mkldnn"] = "1"
     if deterministic:
@@ -83,6 +96,17 @@ def prepare_paddle(
     keep_dynamic_mode()
     # Captured graphs are written as Python files, and read back; Paddle's choice is below ~/.cache.
     vars(importlib.import_module("paddle.jit.dy2static.utils"))["get_temp_dir"] = _captures_folder
+
+
+def mkl_cpu_type() -> str | None:
+    """MKL_DEBUG_CPU_TYPE as MKL has it in this process, which decides how products round on processors of AMD."""
+    return _mkl.get("own")
+
+
+def restore_environment() -> None:
+    """Give MKL_DEBUG_CPU_TYPE the user's value again, for processes that are started later."""
+    if _mkl and _mkl["own"] != _mkl["users"]:
+        os.environ.pop(_MKL, None)
 
 
 @contextlib.contextmanager

@@ -88,7 +88,10 @@ def cache_features(
     """
     plain = Augment(flip_prob=0.0, pad=0, rotation_prob=0.0)
     starts = range(0, len(files), batch_size)
-    batches = [np.arange(i, min(i + batch_size, len(files))) for i in starts[group.rank :: group.size]]
+    of_ranks = [
+        [np.arange(i, min(i + batch_size, len(files))) for i in starts[r :: group.size]] for r in range(group.size)
+    ]
+    batches = of_ranks[group.rank]
     rounds = len(starts) // group.size  # in which every rank has a batch
     views = 2 if mirrored and len(files) <= MIRRORED else 1
     rows: list[np.ndarray] = []
@@ -102,7 +105,7 @@ def cache_features(
             if number < rounds:
                 look()
     features = _of_all_ranks(rows, views, group)
-    order = np.argsort(_of_all_ranks([b[:, None] for b in batches], 1, group).ravel())
+    order = np.argsort(np.concatenate([rows for batches in of_ranks for rows in batches]))
     return CachedFeatures(np.ascontiguousarray(features[order].transpose(1, 0, 2)), labels)
 
 

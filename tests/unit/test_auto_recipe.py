@@ -59,6 +59,9 @@ def test_no_file_and_no_key_changes_without_it(tmp_path):
         ({"images": 100_000, "classes": 400}, 96, 3),
         ({"images": 100_000, "on_gpu": True}, 224, 8),
         ({"size": 96}, 96, 6),
+        ({"images": 1600, "classes": 400, "backbone": "own", "stride": 14}, 98, 3),
+        ({"images": 800, "given": {"epochs_iters": 30}}, 96, 6),
+        ({"images": 800}, 160, 6),
         ({"from_weights": False, "minutes": 7, "backbone": "PPLCNetV2_base_ShiTu"}, 64, 90),
         ({"from_weights": False, "minutes": 7, "backbone": "PPLCNetV2_base_ShiTu", "avx512": True}, 64, 145),
         ({"from_weights": False, "images": 2500, "minutes": 7, "backbone": "PPLCNetV2_base_ShiTu"}, 48, 12),
@@ -83,6 +86,16 @@ def test_size_and_length_follow_from_what_a_cpu_can_do(change, size, epochs):
 )
 def test_evaluation_takes_larger_images_than_the_crops_of_training(change, size):
     assert choose(dataclasses.replace(FACTS, **change))["eval_size"][0] == size
+
+
+def test_held_out_images_are_what_an_evaluation_costs(tmp_path):
+    for name, lines in (("train", [f"{n}.png {n // 5}" for n in range(40)]), ("gallery", ["g.png 9"] * 1200)):
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines))
+    (tmp_path / "query.txt").write_text("\n".join(f"q{n}.png 9" for n in range(1200)))
+    text = f"Global: {{model: EfficientNet_Lite0_rec, dataset_dir: '{tmp_path}'}}\nTrain: {{recipe: auto}}"
+    whole, part = (config_of(tmp_path, text, *extra)[0] for extra in ((), ("Train.validation=split",)))
+    assert train_recipe.inspect_data(whole).evaluated == 1201
+    assert 0 < train_recipe.inspect_data(part).evaluated < 40
 
 
 @pytest.mark.parametrize(

@@ -181,8 +181,13 @@ def test_frozen_first_layers_stay_and_the_others_learn():
     assert {name for name in before if name.startswith("backbone.blocks.1.") and "conv" in name} <= moved
 
 
-def test_a_processor_whose_results_disagree_trains_with_channels_first_and_says_so(monkeypatch, caplog):
-    monkeypatch.setattr(cpu_conv, "_all_agree_channels_last", lambda: False)
+def _fails():
+    raise ValueError("no such program")
+
+
+@pytest.mark.parametrize("check", [lambda: False, _fails])
+def test_a_processor_whose_results_disagree_trains_with_channels_first_and_says_so(check, monkeypatch, caplog):
+    monkeypatch.setattr(cpu_conv, "_all_agree_channels_last", check)
     model = recognizer.build(LITE, 4)
     assert cpu_conv.accelerate(model, channels_last=True)
     assert not cpu_conv.has_channels_last(model) and "channels first" in caplog.text

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -146,3 +148,44 @@ def test_features_are_cached_in_order_with_those_of_mirror_images(tmp_path):
     assert found.features.shape == (2, 5, 6) and len(looks) == 3
     assert np.allclose(found.features[0], MeanColours()(pixels), atol=1e-4)
     assert np.allclose(found.features[1], found.features[0][:, [3, 4, 5, 0, 1, 2]], atol=1e-4)
+
+
+class Rank(ProcessGroup):
+    """One of two ranks, each in a thread of its own, that must exchange rows of one kind as gloo demands."""
+
+    barrier, given = threading.Barrier(2, timeout=20), [None, None]
+
+    def all_gather_rows(self, rows: np.ndarray) -> list[np.ndarray]:
+        self.given[self.rank] = rows
+        self.barrier.wait()
+        one, other = self.given
+        assert (one.dtype, one.shape[1:]) == (other.dtype, other.shape[1:])
+        found = [one, other]
+        self.barrier.wait()
+        return found
+
+
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_ranks_cache_all_features_also_where_one_has_no_batch(batch_size, tmp_path):
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+
+    def cache(rank: int) -> CachedFeatures:
+        return cache_features(
+            MeanColours(),
+            [str(tmp_path / f"{n}.png") for n in range(5)],
+            np.arange(5),
+            mirrored=False,
+            batch_size=batch_size,
+            workers=1,
+            group=Rank(rank, 2),
+            bad=None,
+            look=lambda: None,
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(cache, range(2)):
+            assert np.allclose(found.features[0], MeanColours()(pixels), atol=1e-4)

@@ -107,7 +107,7 @@ def test_deterministic_asks_cublas_too_unless_the_user_has(monkeypatch):
     ("vendor", "flags", "expected"),
     [("AuthenticAMD", "fma avx2 bmi2", "5"), ("AuthenticAMD", "sse2 bmi", None), ("GenuineIntel", "avx2 fma", None)],
 )
-def test_mkl_is_told_of_avx2_on_processors_of_amd_alone(vendor, flags, expected, monkeypatch, tmp_path):
+def test_mkl_is_told_of_avx2_on_processors_of_amd_alone(vendor, flags, expected, monkeypatch, tmp_path, caplog):
     (tmp_path / "cpuinfo").write_text(f"vendor_id\t: {vendor}\nflags\t\t: fpu {flags} end\n")
     monkeypatch.setattr(cpu, "_CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(paddle_import, "keep_dynamic_mode", lambda: None)
@@ -115,12 +115,21 @@ def test_mkl_is_told_of_avx2_on_processors_of_amd_alone(vendor, flags, expected,
         before = dict(os.environ)
         stack.callback(lambda: (os.environ.clear(), os.environ.update(before)))
         os.environ.pop("MKL_DEBUG_CPU_TYPE", None)
+        monkeypatch.setattr(paddle_import, "_mkl", {})
         paddle_import.prepare_paddle(2)
-        assert "MKL_DEBUG_CPU_TYPE" not in os.environ
         paddle_import.prepare_paddle(2, fast_products=True)
-        assert os.environ.get("MKL_DEBUG_CPU_TYPE") == expected
+        assert "MKL_DEBUG_CPU_TYPE" not in os.environ and paddle_import.mkl_cpu_type() is None  # MKL may have read it
+        monkeypatch.setattr(paddle_import, "_mkl", {})
+        paddle_import.prepare_paddle(2, fast_products=True)
+        assert os.environ.get("MKL_DEBUG_CPU_TYPE") == expected == paddle_import.mkl_cpu_type()
+        paddle_import.restore_environment()
+        assert "MKL_DEBUG_CPU_TYPE" not in os.environ and paddle_import.mkl_cpu_type() == expected
+        paddle_import.prepare_paddle(2, training=True)  # an official recipe
+        assert ("cannot be taken back" in caplog.text) == (expected is not None)
         os.environ["MKL_DEBUG_CPU_TYPE"] = "3"
+        monkeypatch.setattr(paddle_import, "_mkl", {})
         paddle_import.prepare_paddle(2, fast_products=True)
+        paddle_import.restore_environment()
         assert os.environ["MKL_DEBUG_CPU_TYPE"] == "3"  # the user's
 
 

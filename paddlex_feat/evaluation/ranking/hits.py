@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-_QUERIES = 512  # compared at a time
+_QUERIES, _SIMILARITIES = 512, 2**25  # compared at a time, at most: the latter take 128 MiB, some three times over
 
 
 def first_hits(
@@ -28,9 +28,10 @@ def first_hits(
     """
     pairs = np.empty((0, 2), np.int64) if self_pairs is None else self_pairs
     hits = []
-    for first in range(0, len(query), _QUERIES):
-        labels = query_labels[first : first + _QUERIES]
-        similar = query[first : first + _QUERIES] @ gallery.T
+    block = max(1, min(_QUERIES, _SIMILARITIES // len(gallery)))
+    for first in range(0, len(query), block):
+        labels = query_labels[first : first + block]
+        similar = query[first : first + block] @ gallery.T
         left_out = pairs[(pairs[:, 0] >= first) & (pairs[:, 0] < first + len(labels))]
         similar[left_out[:, 0] - first, left_out[:, 1]] = -np.inf
         same = labels[:, None] == gallery_labels
