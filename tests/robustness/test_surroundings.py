@@ -17,8 +17,7 @@ import pytest
 from support.runs import QUICK, ROOT
 
 from paddlex_feat.errors import DownloadError, OutputError, as_output_error, run_output
-from paddlex_feat.fileio import atomic, temporary, user_folders
-from paddlex_feat.fileio import cache
+from paddlex_feat.fileio import atomic, cache, temporary, user_folders
 from paddlex_feat.fileio.cache import cache_folder, cache_to_write
 from paddlex_feat.hub.fetch import fetch_url
 from paddlex_feat.inference.export.convert import onnx_file
