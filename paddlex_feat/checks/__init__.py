@@ -4,7 +4,7 @@
 group `paddlex_feat.checks`, which names a `CheckSpec` (docs/extending_data.md).
 """
 
-from paddlex_feat.checks import boxes, classes, duplicates, files
+from paddlex_feat.checks import boxes, classes, duplicates, files, pixels, suspects
 from paddlex_feat.checks.context import CheckSettings, DataSet, RecordLocation
 from paddlex_feat.checks.image_info import ImageInfo
 from paddlex_feat.checks.spec import CheckSpec
@@ -23,5 +23,5 @@ __all__ = [
 ]
 
 CHECKS: Registry[CheckSpec] = Registry("checks", CheckSpec, key="Global.mode=check_dataset")
-for _spec in (*files.CHECKS, *boxes.CHECKS, *classes.CHECKS, *duplicates.CHECKS):
+for _spec in (*files.CHECKS, *boxes.CHECKS, *classes.CHECKS, *duplicates.CHECKS, *pixels.CHECKS, *suspects.CHECKS):
     CHECKS.add(_spec)

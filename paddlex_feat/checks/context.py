@@ -6,11 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
 
 from paddlex_feat.checks.image_info import ImageInfo
 from paddlex_feat.data.images.source import are_parts_of_one
 from paddlex_feat.data.lists.image_list import ImageList, same_images
+
+if TYPE_CHECKING:
+    from paddlex_feat.checks.label_space import LabelSpace
 
 MAX_SAMPLED = 500  # images a list that CheckDataset.decode=sample decodes
 
@@ -28,6 +33,7 @@ class CheckSettings:
         decode: "all", "sample" or "none" of the images.
         strict: warnings count as errors.
         refuse_outside: paths outside a list's folder are errors, and not opened.
+        pixels: look for images whose pixels are unlike those of the others.
     """
 
     batch_size: int
@@ -38,6 +44,7 @@ class CheckSettings:
     decode: Literal["all", "sample", "none"] = "all"
     strict: bool = False
     refuse_outside: bool = False
+    pixels: bool = True
 
 
 class RecordLocation(NamedTuple):
@@ -72,6 +79,21 @@ class RecordLocation(NamedTuple):
         return self.records.where(self.position)
 
 
+@dataclass(frozen=True)
+class Features:
+    """Features of the readable images of a data set.
+
+    Attributes:
+        rows: unit features, float32 [N, D].
+        index: row of each file.
+        model: what has computed them, for people.
+    """
+
+    rows: np.ndarray
+    index: dict[str, int]
+    model: str
+
+
 @dataclass
 class DataSet:
     """The data set that is checked.
@@ -80,11 +102,14 @@ class DataSet:
         root: its folder.
         lists: the three lists by name: train, gallery, query.
         image_info: what is known of the inspected image files, by path; empty for CheckDataset.decode=none.
+        features: of the readable images; None without CheckDataset.features.
     """
 
     root: Path
     lists: dict[str, ImageList] = field(default_factory=dict)
     image_info: dict[str, ImageInfo] = field(default_factory=dict)
+    features: Features | None = None
+    label_spaces: list[LabelSpace] = field(default_factory=list)  # of `features`, when they were first asked for
 
     def readable(self, *files: str) -> tuple[str, ...]:
         """Those of the files that were decoded, so that a report can show them."""

@@ -11,6 +11,7 @@ from hashlib import sha256
 import numpy as np
 
 from paddlex_feat.checks.damage import has_converted_line_ends, has_step, hole, tiff_error
+from paddlex_feat.checks.measures import measure
 from paddlex_feat.checks.phash import appearance_of, levels, upright
 from paddlex_feat.data.images.decode import MAX_READ_BYTES, OPEN_FLAGS, decode_admitted, first_damage
 from paddlex_feat.data.images.formats import ends_early, require_decodable
@@ -40,6 +41,7 @@ class ImageInfo:
         damage: the sign that its data are damaged, though they decode; "" for undamaged data.
         empty: "blank", "dark" or "bright" for an image that shows next to nothing, else "".
         levels: darkest and brightest level of 255 of such an image, and of one with 16 bits.
+        measures: `Measures` of the picture or box; () where it was not decoded.
         picture: (width, height) of the picture that a box is a part of, turned as its EXIF data say; else (0, 0).
     """
 
@@ -53,6 +55,7 @@ class ImageInfo:
     damage: str = ""
     empty: str = ""
     levels: tuple[int, ...] = ()
+    measures: tuple[float, ...] = ()
     picture: tuple[int, ...] = (0, 0)
 
 
@@ -108,6 +111,7 @@ def _of_box(path: str, image: np.ndarray, whole: ImageInfo) -> ImageInfo:
         damage=whole.damage,
         empty=appearance.empty,
         levels=dim,
+        measures=measure(part),
         picture=size,
     )
 
@@ -132,7 +136,7 @@ def _inspect_content(data: bytes, path: str, hashed: bool) -> tuple[ImageInfo, n
     dim = levels(image) if appearance.empty or "16-bit" in head.properties else ()
     content = sha256(data).hexdigest() if hashed else ""
     damage = _damage(data, image, layout, said)
-    look = appearance.phash, damage, appearance.empty, dim
+    look = appearance.phash, damage, appearance.empty, dim, measure(turned)
     return ImageInfo("", "", width, height, head.properties, content, *look), turned
 
 

@@ -12,22 +12,20 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import fields
 from itertools import islice
-from pathlib import Path
 
 from paddlex_feat.checks import image_info
+from paddlex_feat.checks.database import database
 from paddlex_feat.checks.image_info import ImageInfo
 from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.data.images.source import ImageSource, box_of, file_of, picture_of
-from paddlex_feat.errors import FeatError
-from paddlex_feat.hub.cache import cache_folder
 from paddlex_feat.runtime.malloc import keep_freed_memory
 from paddlex_feat.runtime.progress import bar
 
 log = logging.getLogger(__name__)
-_VERSION = 6  # of the stored results
+_VERSION = 7  # of the stored results
 _CHUNK = 2048  # images after which results are stored
 _BATCH = 16  # images that a thread takes at once, because handing them over takes time too
 _FIELDS = [field.name for field in fields(ImageInfo)]
@@ -45,7 +43,7 @@ def inspect_all(paths: list[str], workers: int) -> dict[str, ImageInfo]:
     stamps = _stamps(paths)
     count = Counter(stamp[1] for path, stamp in stamps.items() if stamp and box_of(path) is None)
     shared = {path for path, stamp in stamps.items() if stamp and box_of(path) is None and count[stamp[1]] > 1}
-    with _cache() as cache:
+    with database(f"images_{_VERSION}.sqlite", "image (path PRIMARY KEY, size, changed, info)") as cache:
         known = {p: f for p, f in _load(cache, stamps).items() if f.sha256 or f.error or p not in shared}
         unknown = [path for path in paths if path not in known]
         fresh: dict[str, ImageInfo] = {}
@@ -135,38 +133,6 @@ def _stamp_of_part(source: ImageSource, stamp: Stamp) -> Stamp:
     return file + part.encode(), size - source.start if source.length is None else source.length, changed
 
 
-@contextmanager
-def _cache() -> Iterator[sqlite3.Connection | None]:
-    """The database of earlier checks; None, with a warning, where it cannot be used."""
-    try:
-        path = cache_folder() / "check_dataset" / f"images_{_VERSION}.sqlite"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        connection = _open(path)
-    except (OSError, sqlite3.Error, FeatError) as error:  # FeatError: no home folder
-        reason = error.what if isinstance(error, FeatError) else error
-        log.warning("Results of earlier checks are not used: %s", reason)
-        yield None
-        return
-    with closing(connection):
-        yield connection
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    """Open the database. A damaged file, which only a crash of the system leaves, is replaced."""
-    table = "CREATE TABLE IF NOT EXISTS image (path PRIMARY KEY, size, changed, info) WITHOUT ROWID"
-    connection = sqlite3.connect(path)
-    try:
-        connection.execute(table)
-    except sqlite3.OperationalError:  # locked, full, read-only
-        raise
-    except sqlite3.DatabaseError:
-        connection.close()
-        path.unlink()
-        connection = sqlite3.connect(path)
-        connection.execute(table)
-    return connection
-
-
 def _load(cache: sqlite3.Connection | None, stamps: dict[str, Stamp | None]) -> dict[str, ImageInfo]:
     known: dict[str, ImageInfo] = {}
     if cache is None:
@@ -181,7 +147,7 @@ def _load(cache: sqlite3.Connection | None, stamps: dict[str, Stamp | None]) -> 
             )
             if row:
                 values = json.loads(row[0])
-                tuples = {name: tuple(values[name]) for name in ("properties", "levels", "picture")}
+                tuples = {name: tuple(values[name]) for name in ("properties", "levels", "measures", "picture")}
                 known[path] = ImageInfo(**{**values, **tuples})
     except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
         log.warning("Results of earlier checks cannot be read, and are not used: %s", error)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from paddlex_feat.checks import CHECKS
-from paddlex_feat.checks.context import MAX_SAMPLED, CheckSettings, DataSet
+from paddlex_feat.checks.context import MAX_SAMPLED, CheckSettings, DataSet, Features
 from paddlex_feat.checks.inspection import inspect_all
 from paddlex_feat.checks.spec import CheckSpec
 from paddlex_feat.data.findings import Finding, cap_per_code, warnings_to_errors
@@ -18,7 +18,11 @@ from paddlex_feat.data.readers.find import read_lists
 
 
 def check(
-    root: Path, settings: CheckSettings, reader: ReaderSpec | None = None, division: Division | None = None
+    root: Path,
+    settings: CheckSettings,
+    reader: ReaderSpec | None = None,
+    division: Division | None = None,
+    embed: Callable[[list[str]], Features | None] | None = None,
 ) -> tuple[DataSet, list[Finding]]:
     """Read the lists of a data set, decode its images and run every check.
 
@@ -27,21 +31,28 @@ def check(
         settings: what is checked.
         reader: of the data set's format; None: the one that recognizes the folder.
         division: of a data set without gallery and query; None: `Division()`.
+        embed: readable images -> their features, for the checks that need some; None: they find nothing.
 
     Returns:
         The data set, and its findings: at most MAX_PER_CODE of a kind in full.
     """
     data = DataSet(root)
-    findings = cap_per_code(_findings(data, reader or reader_of(root), settings, division))
+    findings = cap_per_code(_findings(data, reader or reader_of(root), settings, division, embed))
     return data, warnings_to_errors(findings) if settings.strict else findings
 
 
 def _findings(
-    data: DataSet, reader: ReaderSpec, settings: CheckSettings, division: Division | None
+    data: DataSet,
+    reader: ReaderSpec,
+    settings: CheckSettings,
+    division: Division | None,
+    embed: Callable[[list[str]], Features | None] | None,
 ) -> Iterator[Finding]:
     data.lists, found, _ = read_lists(data.root, reader, LISTS, settings.refuse_outside, division)
     yield from found
     data.image_info = inspect_all(_chosen(data, settings.decode), settings.workers)
+    if embed is not None:
+        data.features = embed([file for file, info in data.image_info.items() if not info.error])
     for spec in CHECKS:
         yield from _declared(spec, data, settings)
 

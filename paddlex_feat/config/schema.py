@@ -123,7 +123,15 @@ class ConvertSection(Section):
     """Conversion of another data-set format."""
 
     enable: bool = key(False, "Convert before checking.")
-    src_dataset_type: str | None = key(None, "Format to convert from: LabelMe, or one that an installed package adds.")
+    src_dataset_type: str | None = key(
+        None,
+        "Format to convert from: LabelMe (a class for each image), the name of any format that Global.dataset_format "
+        "takes, or auto for what is recognized.",
+    )
+    to: Literal["ShiTuRecDataset", "CSV"] = key(
+        "ShiTuRecDataset", "Write train.txt, gallery.txt, query.txt and label.txt, or CSV: data.csv; not for LabelMe."
+    )
+    crops: bool = key(False, "Write images that are boxes, or bytes within a larger file, as files of their own.")
     seed: int = key(0, "Seed of the draw of 50 % train, 30 % gallery and 20 % query.", ge=0, lt=2**31)
 
 
@@ -163,13 +171,31 @@ class CheckDatasetSection(Section):
     outside: Literal["warn", "refuse"] = key(
         "warn", "Paths that lead out of their list's folder: warn, or refuse them, by links too, in all modes."
     )
+    features: str = key(
+        "off",
+        "Look for wrong labels, by features of the images: auto takes the starter's, else those of Predict.model_dir; "
+        "an inference directory or the name of a model; off.",
+    )
+    pixels: bool = key(
+        True, "Note images that are far more blurred, dark, bright, plain, long, large or small than the others."
+    )
+    fix: list[Literal["missing", "undecodable", "duplicates", "line-ends", "names", "suspects"]] = key(
+        [],
+        "Write the lists anew, the former ones as .bak: without missing or undecodable images or repeated lines, with "
+        "plain line ends, with numbers for names, or as marked in CheckDataset.suspects.",
+    )
+    suspects: PathText | None = key(
+        None, "For fix: [suspects]: check_dataset/suspects.csv with drop or another label in its column action."
+    )
     convert: ConvertSection = ConvertSection()
     split: SplitSection = SplitSection()
 
     @model_validator(mode="after")
     def _source_named(self) -> CheckDatasetSection:
         if self.convert.enable and self.convert.src_dataset_type is None:
-            raise ValueError("convert.enable needs convert.src_dataset_type, e.g. LabelMe")
+            raise ValueError("convert.enable needs convert.src_dataset_type, e.g. LabelMe or auto")
+        if ("suspects" in self.fix) != (self.suspects is not None):
+            raise ValueError("fix: [suspects] and the table CheckDataset.suspects belong together")
         return self
 
 

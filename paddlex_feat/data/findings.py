@@ -31,6 +31,7 @@ class Finding:
         fix: what to do.
         images: files of the images it is about, for the report.
         count: number of findings: above 1 where those beyond MAX_PER_CODE are put together.
+        captions: of the images, in their order; () for none.
     """
 
     code: str
@@ -40,6 +41,12 @@ class Finding:
     fix: str
     images: tuple[str, ...] = ()
     count: int = 1
+    captions: tuple[str, ...] = ()
+
+    def as_result(self) -> dict[str, str]:
+        """The finding as the result file has it."""
+        texts = ("code", "severity", "where", "message", "fix")
+        return {name: getattr(self, name) for name in texts}
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class FindingSpec:
         fix: str | None = None,
         severity: Severity | None = None,
         images: tuple[str, ...] = (),
+        captions: tuple[str, ...] = (),
     ) -> Finding:
         """A finding of this kind.
 
@@ -77,8 +85,10 @@ class FindingSpec:
             fix: what to do in this case; None: `self.fix`.
             severity: in this case; None: `self.severity`.
             images: files of the images it is about, for the report.
+            captions: of the images.
         """
-        return Finding(self.code, severity or self.severity, where, message, fix or self.fix, images)
+        severity = severity or self.severity
+        return Finding(self.code, severity, where, message, fix or self.fix, images, captions=captions)
 
 
 def grouped(findings: list[Finding]) -> dict[tuple[Severity, str], list[Finding]]:

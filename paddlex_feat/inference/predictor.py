@@ -83,7 +83,7 @@ def create_model(
     each other, DownloadError, DeviceError, DependencyError.
     """
     options = resolve_engine_options(engine, precision, threads, device, engine_config, pp_option, use_hpip, hpi_config)
-    folder = _official(model_name) if model_dir is None else _given(os.fspath(model_dir))
+    folder = _official(model_name) if model_dir is None else given_model(os.fspath(model_dir))
     info = read_info(folder)
     if info.name != model_name:
         raise WeightsError(
@@ -117,7 +117,7 @@ def _official(model_name: str) -> Path:
     return official_model(model_name)
 
 
-def _given(model_dir: str) -> Path:
+def given_model(model_dir: str) -> Path:
     """The existing folder that `model_dir` names. Raises WeightsError that suggests what was meant, ConfigError."""
     text = expand_home(model_dir)
     if not text.strip():

@@ -5,21 +5,22 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from paddlex_feat.checks.context import CheckSettings, DataSet
 from paddlex_feat.checks.runner import check
+from paddlex_feat.checks.suspects import rank_suspects
 from paddlex_feat.config.schema import Config
-from paddlex_feat.data.converters import CONVERTERS, ConverterSpec
 from paddlex_feat.data.findings import SEVERITIES, Finding, cap_per_code, log_findings, warnings_to_errors
-from paddlex_feat.data.lists import split, transaction
 from paddlex_feat.data.readers import LISTS, ReaderSpec, find_root, reader_of
 from paddlex_feat.errors import DatasetError
-from paddlex_feat.modes.data import division_of, read_lists
+from paddlex_feat.modes import rewrite_dataset
+from paddlex_feat.modes.check_features import OFF, features_of
+from paddlex_feat.modes.data import division_of
 from paddlex_feat.modes.train_recipe import apply_auto_recipe
-from paddlex_feat.reports import dataset_html, dataset_pictures
+from paddlex_feat.reports import dataset_html, dataset_pictures, suspects_table
 from paddlex_feat.runtime.cpu import cpu_count
 
 log = logging.getLogger(__name__)
@@ -32,18 +33,13 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         ConfigError: there is no converter of this name.
         DatasetError: the data set has errors; the result is attached.
     """
-    wanted, before = config.CheckDataset, []
-    name = wanted.convert.src_dataset_type
-    converter = None if name is None else CONVERTERS.get(name)  # a wrong name is an error even if nothing is converted
-    if wanted.convert.enable and converter is not None:
-        before += _convert(config, converter)
-    if wanted.split.enable:
-        before += _split(config)
+    wanted, before = config.CheckDataset, rewrite_dataset.rewrite(config)
     form = config.Global.dataset_format
     root = find_root(config.Global.dataset_dir, form=form)
     reader = reader_of(root, form=form)
     log.info("Checking the data set in %s", root)
-    data, findings = check(root, _settings(_as_trained(config)), reader, division_of(wanted.split))
+    embed = None if wanted.features == OFF else partial(features_of, config)
+    data, findings = check(root, _settings(_as_trained(config)), reader, division_of(wanted.split), embed)
     findings = cap_per_code(warnings_to_errors(before) if wanted.strict else before) + findings
     for records in data.lists.values():
         log.info("%s: %d images, %d classes", records.title, len(records), len(set(records.labels)))
@@ -82,55 +78,8 @@ def _settings(config: Config) -> CheckSettings:
         decode=config.CheckDataset.decode,
         strict=config.CheckDataset.strict,
         refuse_outside=config.CheckDataset.outside == "refuse",
+        pixels=config.CheckDataset.pixels,
     )
-
-
-def _convert(config: Config, converter: ConverterSpec) -> list[Finding]:
-    """Convert another format to the three lists."""
-    root = converter.find_root(config.Global.dataset_dir)
-    converted = converter.convert(root)
-    try:
-        if not converted.paths:
-            raise DatasetError(
-                "No annotation could be used.",
-                where=str(root),
-                fix=f"Correct what is listed above. {converter.needs}",
-                code="nothing-to-convert",
-            )
-        parts = split.random_split(converted.labels, converter.percents, "image", config.CheckDataset.convert.seed)
-        split.validate_split(parts, converted.labels, "CheckDataset.convert", "Annotate more images of each class")
-    except DatasetError as error:
-        log_findings(converted.findings)
-        findings = [_plain(f) for f in cap_per_code(converted.findings)]
-        raise error.with_result({"check_pass": False, "findings": findings}) from None
-    converted.write_images()
-    transaction.replace_lists(root, split.list_texts(converted.paths, converted.labels, parts))
-    log.info(
-        "Converted %d annotated images of %d classes: %s",
-        len(converted.paths),
-        len(set(converted.labels)),
-        ", ".join(f"{len(parts[name])} {name}" for name in LISTS),
-    )
-    return converted.findings
-
-
-def _split(config: Config) -> list[Finding]:
-    """Divide all lines of the three lists anew."""
-    wanted, lists = config.CheckDataset.split, read_lists(config)
-    by = wanted.by or "image"
-    done = split.split_lists(lists, division_of(wanted).percents, by, wanted.seed)
-    transaction.replace_lists(lists["train"].root, done.texts())
-    if done.repeated:
-        log.info("%d repeated lines are kept once.", done.repeated)
-    classes = {name: len({done.labels[i] for i in done.parts[name]}) for name in LISTS}
-    told = ", ".join(f"{len(done.parts[name])} {name} ({classes[name]} classes)" for name in LISTS)
-    log.info("Split %d images by %s with seed %d: %s", len(done.paths), by, wanted.seed, told)
-    return done.findings
-
-
-def _plain(finding: Finding) -> dict[str, str]:
-    """A finding as the result file has it."""
-    return {key: value for key, value in asdict(finding).items() if key not in ("images", "count")}
 
 
 def _write(config: Config, output: Path, data: DataSet, findings: list[Finding], reader: ReaderSpec) -> dict[str, Any]:
@@ -142,6 +91,11 @@ def _write(config: Config, output: Path, data: DataSet, findings: list[Finding],
     dataset_pictures.write_class_sizes(data.lists, plots[1])
     pictures = {name: [folder / "demo_img" / s for s in files] for name, files in samples.items()}
     dataset_html.write_report(folder / "report.html", data, findings, data.root, plots, pictures)
+    extra: dict[str, Any] = {}
+    if ranked := rank_suspects(data):
+        suspects_table.write_suspects(folder / suspects_table.NAME, ranked)
+        log.info("All images by how likely their label is wrong: %s", folder / suspects_table.NAME)
+        extra["suspects"] = f"{folder.name}/{suspects_table.NAME}"
     attributes: dict[str, Any] = {}
     for name in LISTS:
         attributes[f"{name}_samples"] = len(data.lists[name])
@@ -153,5 +107,6 @@ def _write(config: Config, output: Path, data: DataSet, findings: list[Finding],
         "dataset_path": config.Global.dataset_dir,
         "show_type": "image",
         "dataset_type": reader.name,
-        "findings": [_plain(f) for f in findings],
+        "findings": [f.as_result() for f in findings],
+        **extra,
     }

@@ -1,4 +1,4 @@
-"""CSV files of an evaluation, safe to open in a spreadsheet."""
+"""CSV files of evaluation and check, safe to open in a spreadsheet."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def unguarded(cell: str) -> str:
     return _GUARD.sub("", cell)
 
 
-def _write(path: Path, head: list[str], rows: Iterable[list[str | int | float]]) -> None:
+def write_rows(path: Path, head: list[str], rows: Iterable[list[str | int | float]]) -> None:
     """Write rows: texts guarded and quoted, numbers unchanged, lone surrogates escaped as in the JSON files."""
     with (
         atomic_path(path) as temporary,
@@ -60,7 +60,7 @@ def write_queries(ranking: Ranking, query: ImageList, gallery: ImageList, path: 
                 row += [gallery.paths[g], gallery.labels[g], round(similarity, 6)] if g >= 0 else ["", "", ""]
             yield row
 
-    _write(path, head, rows())
+    write_rows(path, head, rows())
 
 
 def write_classes(summary: Summary, path: Path) -> None:
@@ -72,7 +72,7 @@ def write_classes(summary: Summary, path: Path) -> None:
     ]
     matched = {c.label for c in summary.classes}
     rows += [[label, 0, count, "", ""] for label, count in unmatched.items() if label not in matched]
-    _write(path, ["label", "queries", "unmatched_queries", "recall1", "mean_average_precision"], rows)
+    write_rows(path, ["label", "queries", "unmatched_queries", "recall1", "mean_average_precision"], rows)
 
 
 def write_confusions(summary: Summary, query: ImageList, path: Path) -> None:
@@ -80,4 +80,4 @@ def write_confusions(summary: Summary, query: ImageList, path: Path) -> None:
     rows: list[list[str | int | float]] = [
         [c.label, c.taken_for, c.count, query.paths[c.query]] for c in summary.confused
     ]
-    _write(path, ["label", "taken_for", "count", "query_path"], rows)
+    write_rows(path, ["label", "taken_for", "count", "query_path"], rows)

@@ -49,6 +49,17 @@ _MAX_SCANNED_PIXELS = 2**31  # scans times pixels: a few seconds
 _MAX_PNG_CHUNKS = 2**18  # of a PNG file: those of 8 KiB make 2 GiB
 _MAX_PROGRESSIVE_PIXELS = MAX_PIXELS // 2  # of several scans, the decoder keeps 8 bytes a pixel until the last
 
+_SUFFIX_BY_BEGINNING = (
+    (b"\xff\xd8", ".jpg"),
+    (b"\x89PNG", ".png"),
+    (b"RIFF", ".webp"),
+    (b"GIF8", ".gif"),
+    (b"BM", ".bmp"),
+    (b"II", ".tif"),
+    (b"MM", ".tif"),
+    (b"\x59\xa6\x6a\x95", ".ras"),
+    *((b"P%d" % number, ".pnm") for number in range(1, 7)),
+)
 BEGINNING = 512  # bytes that tell whether a file is an image
 # Texts may begin with BM and P1 too, so BMP must have a header of a known length, PNM a size. CR2 is a camera's TIFF.
 _UNLIKE = re.compile(
@@ -59,6 +70,11 @@ _UNLIKE = re.compile(
 def looks_like_image(beginning: bytes) -> bool:
     """Whether a file that begins with these bytes, BEGINNING of them at most, is of a supported format."""
     return bool(_BEGIN.match(beginning)) and not _UNLIKE.match(beginning)
+
+
+def suffix_of(data: bytes) -> str:
+    """The usual suffix of an image's format by its content, such as ".jpg"; ".img" for others."""
+    return next((suffix for begin, suffix in _SUFFIX_BY_BEGINNING if data.startswith(begin)), ".img")
 
 
 def require_decodable(data: bytes | mmap, name: str) -> jpeg.Layout | None:

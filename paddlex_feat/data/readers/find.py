@@ -11,6 +11,7 @@ from pathlib import Path
 from paddlex_feat.config.registry import Registry
 from paddlex_feat.data.findings import Finding
 from paddlex_feat.data.images.folders import Walk
+from paddlex_feat.data.images.formats import SUFFIXES
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.lists.split import Division, draw_lists
 from paddlex_feat.data.lists.transaction import LISTS
@@ -57,8 +58,8 @@ for _spec in (
 def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS, form: str | None = None) -> Path:
     """The folder of the data set at or below `dataset_dir`: the one that holds all the lists `names`.
 
-    Formats are asked in turn, each for all folders: ShiTuRecDataset; those with files of their own; those of other
-    packages; class folders, which claim nearly everything.
+    Formats are asked in turn, each for all folders: ShiTuRecDataset; those of other packages; those with files of their
+    own; class folders, which claim nearly everything.
 
     Args:
         dataset_dir: folder, as `Global.dataset_dir`.
@@ -91,6 +92,8 @@ def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS, form: str | None
             break
     walk.log(f"Search for {_files_of_all(names)} below {top}")
     if len(found) == 1:
+        if readers != [SHITU_REC]:
+            _require_whole(top, found[0], names)
         return found[0]
     if not found and _holds_some(top, names):
         return top
@@ -102,6 +105,23 @@ def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS, form: str | None
         fix="Set Global.dataset_dir to one of them.",
         code="several-datasets",
     )
+
+
+def _require_whole(top: Path, found: Path, names: tuple[str, ...]) -> None:
+    """Raise DatasetError if a data set is only one of the folders of `top` that hold images."""
+    for folder, below, files in os.walk(top):
+        if Path(folder) == found:
+            below.clear()
+        elif any(os.path.splitext(file)[1].lower() in SUFFIXES for file in files):
+            raise DatasetError(
+                f"{found} holds a data set ({reader_of(found, names).name}), and {folder} other images.",
+                where=f"Global.dataset_dir={top}",
+                fix=f"Use -o Global.dataset_dir={found}, or -o Global.dataset_format={CLASS_FOLDERS.name} for all.",
+                code="several-formats",
+            )
+        else:
+            walk = Walk()
+            below[:] = [name for name in below if not walk.leaves_out(name, "folders")]
 
 
 def reader_of(root: Path, names: tuple[str, ...] = LISTS, form: str | None = None) -> ReaderSpec:
@@ -224,12 +244,13 @@ def _in_turn(form: str | None) -> Iterable[list[ReaderSpec]]:
     if form is not None:
         yield [READERS.get(form)]
         return
-    own = [reader for reader in READERS.added() if not reader.generic]
     yield [SHITU_REC]
-    yield [reader for reader in own if reader is not SHITU_REC]
-    if len(READERS.names()) > len(READERS.added()):
-        yield [reader for reader in READERS if not reader.generic]
-    yield [reader for reader in READERS.added() if reader.generic]
+    added = READERS.added()
+    if len(READERS.names()) > len(added):  # who installs a reader has data for it
+        known = {reader.name for reader in added}
+        yield [reader for reader in READERS if reader.name not in known]
+    yield [reader for reader in added if reader is not SHITU_REC and not reader.generic]
+    yield [reader for reader in added if reader.generic]
 
 
 def _usable() -> Iterable[ReaderSpec]:

@@ -1,0 +1,127 @@
+"""The images whose labels mean the same classes, with their features: how well each fits its label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from paddlex_feat.checks.context import DataSet, Features, RecordLocation
+from paddlex_feat.checks.neighbours import Neighbours, find_neighbours
+
+SHRINKAGE = 0.9  # of the covariance within the classes: a label in twenty may be wrong
+MAX_DIM = 256  # numbers of a feature that are compared where there are more than MANY images
+MANY = 20_000
+NEAREST = 10  # images of a class that are asked at most
+_OTHERS = 3 * NEAREST  # images of other classes that are looked at
+_ROWS = 4096  # images whose neighbours are counted at once
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """Images of train, or of gallery and query, for labels may mean other classes in these two.
+
+    Attributes:
+        records: of each image; an image that is in gallery and query with one label is there once.
+        features: unit rows, float32 [N, D].
+        classes: labels, int64 [N].
+    """
+
+    records: list[RecordLocation]
+    features: np.ndarray
+    classes: np.ndarray
+
+    @cached_property
+    def neighbours(self) -> Neighbours:
+        """The nearest images by features whose variation within the classes is evened out."""
+        return find_neighbours(even_out(self.features, self.classes), self.classes, NEAREST, _OTHERS)
+
+    @cached_property
+    def own(self) -> np.ndarray:
+        """Mean similarity to the nearest images of the own class, float64 [N]; nan where there is none."""
+        counts = self._asked()
+        sums = np.cumsum(
+            np.where(self.neighbours.own >= 0, self.neighbours.own_similarity, 0), axis=1, dtype=np.float64
+        )
+        asked = np.minimum(counts, (self.neighbours.own >= 0).sum(axis=1))
+        found = np.take_along_axis(sums, np.maximum(asked - 1, 0)[:, None], axis=1)[:, 0]
+        return np.where(asked > 0, found / np.maximum(asked, 1), np.nan)
+
+    @cached_property
+    def other(self) -> np.ndarray:
+        """The same to that other class which comes nearest, float64 [N]; nan where there is no other."""
+        found = np.empty(len(self.classes))
+        for first in range(0, len(found), _ROWS):
+            found[first : first + _ROWS] = self._nearest_class(slice(first, first + _ROWS))
+        return found
+
+    @property
+    def margin(self) -> np.ndarray:
+        """How much nearer another class is than the own one, float64 [N]: above 0 if it is nearer; nan if unknown."""
+        margin: np.ndarray = self.other - self.own
+        return margin
+
+    def _asked(self) -> np.ndarray:
+        """Number of images that are asked of each image's class, int64 [N]: half of it, for few of it are wrong."""
+        _, inverse, sizes = np.unique(self.classes, return_inverse=True, return_counts=True)
+        return np.clip((sizes[inverse] + 1) // 2, 1, NEAREST)
+
+    def _nearest_class(self, rows: slice) -> np.ndarray:
+        """Mean similarity to the nearest images of the nearest other class.
+
+        A class of which not enough images are among the neighbours that are known gets the last one's similarity for
+        the others, which is more than they have.
+        """
+        indices, similarity = self.neighbours.other[rows], self.neighbours.other_similarity[rows].astype(np.float64)
+        there = indices >= 0
+        classes = np.where(there, self.classes[indices], -1 - np.arange(indices.shape[1]))
+        same = classes[:, :, None] == classes[:, None, :]
+        place = np.tril(same).sum(axis=2)  # of each neighbour among those of its class, from 1
+        asked = self._asked()[rows, None]
+        counted = there & (place <= asked)
+        values = np.where(counted, similarity, 0.0)
+        sums, counts = (np.einsum("nij,nj->ni", same, array) for array in (values, counted.astype(np.float64)))
+        last = np.where(there, similarity, np.inf).min(axis=1, keepdims=True)
+        means = np.where(there, (sums + (asked - counts) * last) / asked, -np.inf)
+        best = means.max(axis=1)
+        return np.where(there.any(axis=1), best, np.nan)
+
+
+def label_spaces(data: DataSet, features: Features) -> list[LabelSpace]:
+    """The images of train.txt, and those of gallery.txt and query.txt, that have features."""
+    spaces = []
+    for names in (("train",), ("gallery", "query")):
+        records: dict[tuple[str, int], RecordLocation] = {}
+        for file, record in data.records():
+            if record.list in names and file in features.index:
+                records.setdefault((file, record.label), record)
+        if records:
+            rows = features.rows[[features.index[file] for file, _ in records]]
+            classes = np.array([label for _, label in records], np.int64)
+            spaces.append(LabelSpace(list(records.values()), rows, classes))
+    return spaces
+
+
+def even_out(features: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Whiten features by their covariance within the classes, shrunk by SHRINKAGE; unit rows, float32 [N, d].
+
+    The directions in which images of one class differ most count least then (Hatch et al., Interspeech 2006). Of more
+    than MANY images the MAX_DIM directions with the largest variance are kept.
+    """
+    centred = features - features.mean(axis=0, dtype=np.float64).astype(np.float32)
+    _, inverse, sizes = np.unique(classes, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(sizes), features.shape[1]))
+    np.add.at(sums, inverse, centred)
+    within = centred - (sums / sizes[:, None])[inverse].astype(np.float32)
+    covariance = (within.T @ within).astype(np.float64) / len(features)
+    mean = np.trace(covariance) / len(covariance)
+    if mean > 0:
+        variance, basis = np.linalg.eigh((1 - SHRINKAGE) * covariance + SHRINKAGE * mean * np.eye(len(covariance)))
+        centred = centred @ (basis / np.sqrt(variance)).astype(np.float32)
+    if len(features) > MANY and centred.shape[1] > MAX_DIM:
+        _, basis = np.linalg.eigh((centred.T @ centred).astype(np.float64))
+        centred = centred @ basis[:, -MAX_DIM:].astype(np.float32)
+    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
+    unit: np.ndarray = centred / np.where(lengths > 0, lengths, 1)
+    return unit

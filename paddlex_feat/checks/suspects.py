@@ -1,0 +1,155 @@
+"""Checks of what features see: labels that are likely wrong, images unlike their class, classes that are one or two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from paddlex_feat.checks.context import CheckSettings, DataSet, RecordLocation
+from paddlex_feat.checks.label_space import LabelSpace, label_spaces
+from paddlex_feat.checks.spec import CheckSpec
+from paddlex_feat.data.findings import Finding, FindingSpec
+
+FENCE = 1.5  # interquartile ranges beyond the quartiles: Tukey, "Exploratory Data Analysis", 1977
+SHOWN = 2  # images of the own and of the other class beside a suspect
+MIXED = 0.3  # share of the images of two classes whose nearest image is of the other: of one class it would be 0.5
+MIN_MIXED = 4  # images of both classes together, at least
+
+_LOOK = "Look at it beside its neighbours in the report; if the label is wrong, correct it or drop the line."
+WRONG = FindingSpec("label-suspect", "warning", "an image is nearer to another class than to its own", _LOOK)
+UNLIKE = FindingSpec("image-unlike-class", "warning", "an image is unlike all others of its class", _LOOK)
+ALIKE = FindingSpec(
+    "classes-alike",
+    "warning",
+    "the images of two classes lie among each other",
+    "If both are one class, give them one label.",
+)
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """An image and how well it fits its label.
+
+    Attributes:
+        record: the image.
+        margin: how much nearer the nearest other class is than the own one, of cosine similarity; above 0 if it is
+            nearer.
+        own: similarity to the own class.
+        other: the nearest images of the other class, nearest first.
+        like: the nearest images of the own class, nearest first.
+    """
+
+    record: RecordLocation
+    margin: float
+    own: float
+    other: list[RecordLocation]
+    like: list[RecordLocation]
+
+
+def rank_suspects(data: DataSet) -> list[Suspect]:
+    """All images by how likely their label is wrong, the likeliest first; none for images alone in their class."""
+    found = [suspect for space in _spaces(data) for suspect in _of_space(space)]
+    return sorted(found, key=lambda suspect: -suspect.margin)
+
+
+def _spaces(data: DataSet) -> list[LabelSpace]:
+    if data.features is None:
+        return []
+    if not data.label_spaces:
+        data.label_spaces.extend(label_spaces(data, data.features))
+    return data.label_spaces
+
+
+def _of_space(space: LabelSpace) -> Iterator[Suspect]:
+    margin, own, near = space.margin, space.own, space.neighbours
+    for place in np.flatnonzero(np.isfinite(margin)).tolist():
+        others = near.other[place][near.other[place] >= 0]
+        others = others[space.classes[others] == space.classes[others[0]]]
+        yield Suspect(
+            space.records[place],
+            float(margin[place]),
+            float(own[place]),
+            [space.records[i] for i in others[:SHOWN].tolist()],
+            [space.records[i] for i in near.own[place][:SHOWN].tolist() if i >= 0],
+        )
+
+
+def check_suspects(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
+    """Find labels that are likely wrong: the margin is above 0, and beyond Tukey's fence of all margins."""
+    ranked = rank_suspects(data)
+    if not ranked:
+        return
+    margins, own = (np.array([getattr(s, name) for s in ranked]) for name in ("margin", "own"))
+    highest, lowest = max(0.0, _fence(margins, 1)), _fence(own, -1)
+    for place, suspect in enumerate(ranked, 1):
+        if suspect.margin > highest:
+            other = suspect.other[0]
+            message = (
+                f"{suspect.record.path} is labelled {_named(suspect.record)} and nearer to {_named(other)}, as "
+                f"{other.path} ({other.where}); place {place} of {len(ranked)}, margin {suspect.margin:.2f}."
+            )
+            yield WRONG.at(suspect.record.where, message, images=_images(suspect), captions=_captions(suspect))
+        elif suspect.own < lowest:
+            message = f"{suspect.record.path} is unlike the others of {_named(suspect.record)}: {suspect.own:.2f}."
+            yield UNLIKE.at(suspect.record.where, message, images=_images(suspect), captions=_captions(suspect))
+
+
+def _fence(values: np.ndarray, side: int) -> float:
+    low, high = np.percentile(values, [25, 75])
+    return float(high + FENCE * (high - low) if side > 0 else low - FENCE * (high - low))
+
+
+def _named(record: RecordLocation) -> str:
+    name = record.records.names.get(record.label)
+    return f"{record.label} ({name})" if name else str(record.label)
+
+
+def _images(suspect: Suspect) -> tuple[str, ...]:
+    """Files of the suspect, of its nearest images of its own class, and of those of the other."""
+    return tuple(record.file for record in (suspect.record, *suspect.like, *suspect.other))
+
+
+def _captions(suspect: Suspect) -> tuple[str, ...]:
+    return (
+        suspect.record.where,
+        *(f"of {_named(record)}" for record in suspect.like),
+        *(f"of {_named(record)}" for record in suspect.other),
+    )
+
+
+def check_classes_alike(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
+    """Find pairs of classes whose images have each other as nearest images."""
+    for space in _spaces(data):
+        for first, second, share in _mixed(space):
+            one, other = (next(r for r in space.records if r.label == label) for label in (first, second))
+            message = (
+                f"{share:.0%} of the images of {_named(one)} and {_named(other)} have their nearest image in the other "
+                f"of the two, as {one.path} and {other.path}."
+            )
+            yield ALIKE.at(one.where, message, images=data.readable(one.file, other.file))
+
+
+def _mixed(space: LabelSpace) -> Iterator[tuple[int, int, float]]:
+    """(class, class, share of their images whose nearest image is of the other class), largest share first."""
+    near = space.neighbours
+    labels, classes, sizes = np.unique(space.classes, return_inverse=True, return_counts=True)
+    crossing = (near.other_similarity[:, 0] > near.own_similarity[:, 0]) & (near.other[:, 0] >= 0)
+    source, target = classes[crossing], classes[near.other[crossing, 0]]
+    pairs, counts = np.unique(np.sort(np.stack([source, target], axis=1), axis=1), axis=0, return_counts=True)
+    both = np.zeros((len(pairs), 2), bool)  # each of the two must cross, else one is spread out and the other is not
+    place = {(int(a), int(b)): i for i, (a, b) in enumerate(pairs)}
+    for a, b in set(zip(source.tolist(), target.tolist(), strict=True)):
+        both[place[min(a, b), max(a, b)], int(a > b)] = True
+    total = sizes[pairs].sum(axis=1) if len(pairs) else np.zeros(0, int)
+    shares = counts / np.maximum(total, 1)
+    for i in np.argsort(-shares, kind="stable"):
+        if shares[i] >= MIXED and total[i] >= MIN_MIXED and both[i].all():
+            yield int(labels[pairs[i, 0]]), int(labels[pairs[i, 1]]), float(shares[i])
+
+
+CHECKS = (
+    CheckSpec("suspects", check_suspects, (WRONG, UNLIKE)),
+    CheckSpec("classes-alike", check_classes_alike, (ALIKE,)),
+)
