@@ -14,7 +14,7 @@ from paddlex_feat.data.findings import Finding, FindingSpec
 # A value is odd where its modified z-score exceeds 3.5: 0.6745 times its distance from the median, divided by the
 # median of all such distances (Iglewicz and Hoaglin, "How to detect and handle outliers", 1993).
 MAX_SCORE, _NORMAL = 3.5, 0.6745
-MIN_IMAGES = 20  # fewer do not tell what is usual
+MIN_IMAGES = 50  # fewer do not tell what is usual
 _LOOK = "Look at it; nothing, if it is meant to be so. CheckDataset.pixels=False switches this off."
 
 BLURRED = FindingSpec("image-blurred", "note", "an image is far less sharp than the others", _LOOK)

@@ -49,8 +49,8 @@ def rewrite(config: Config) -> list[Finding]:
     """
     wanted, findings = config.CheckDataset, []
     name = wanted.convert.src_dataset_type
-    # A wrong name is an error even if nothing is converted.
-    converter = None if name is None or name == "auto" or name in READERS else CONVERTERS.get(name)
+    reads = name is None or (name not in CONVERTERS and (name == "auto" or name in READERS))
+    converter = None if reads or name is None else CONVERTERS.get(name)  # a wrong name is an error in any case
     if wanted.convert.enable:
         if converter is not None:
             findings += _convert_annotations(config, converter)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -425,14 +424,14 @@ def test_a_check_restores_opencvs_threads(scene):
 def test_a_folder_that_may_not_be_read_does_not_stop_the_search(tmp_path, monkeypatch, caplog):
     write_lists(tmp_path / "below" / "set")
     (tmp_path / "closed").mkdir()
-    listed = Path.iterdir
+    listed = os.scandir
 
-    def refuse(self: Path) -> Iterator[Path]:
-        if self.name == "closed":
-            raise PermissionError(13, "Permission denied", str(self))
-        return listed(self)
+    def refuse(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
 
-    monkeypatch.setattr(Path, "iterdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     assert find_root(str(tmp_path)) == tmp_path / "below" / "set" and "closed" in caplog.text
 
 
