@@ -1,0 +1,219 @@
+"""Class folders and tables: how they are recognised, divided and read."""
+
+from __future__ import annotations
+
+import csv
+import random
+from pathlib import Path
+
+import pytest
+
+from paddlex_feat.data.images.source import ImageSource
+from paddlex_feat.data.readers import find_root, reader_of, require_lists
+from paddlex_feat.errors import DatasetError
+
+NAMES = ("cat", "dog", "a b", "猫", "x[1]", "#1", "00", "naïve", "UPPER", "e.g")
+
+
+def put(root: Path, *paths: str) -> Path:
+    """Empty files: readers look at names, not into images."""
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    return root
+
+
+def table(file: Path, *rows: tuple[object, ...], delimiter: str = ",") -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, delimiter=delimiter).writerows(rows)
+
+
+def classes(records) -> set[str]:
+    return {records.names.get(label, str(label)) for label in records.labels}
+
+
+def test_a_folder_is_a_class_and_the_set_is_divided_by_classes(tmp_path, caplog):
+    put(tmp_path, *(f"{name}/{i}.jpg" for name in NAMES for i in range(4)), "readme.txt", ".DS_Store", "cat/Thumbs.db")
+    with caplog.at_level("INFO"):
+        lists = require_lists(str(tmp_path))
+    assert reader_of(tmp_path).name == "ClassFolders"
+    assert sum(map(len, lists.values())) == 40 and set().union(*map(classes, lists.values())) == set(NAMES)
+    trained, asked, searched = (classes(lists[name]) for name in ("train", "query", "gallery"))
+    assert not trained & searched and asked <= searched
+    assert "a folder is a class; divided by class with seed 0 into 50 % train" in caplog.text
+    assert require_lists(str(tmp_path))["train"].paths == lists["train"].paths  # the same draw
+
+
+def test_folders_that_lead_to_all_classes_name_none_and_nested_ones_name_all(tmp_path):
+    put(tmp_path, "photos/all/cat/1.jpg", "photos/all/dog/1.jpg", "photos/all/dog/puppy/1.jpg", "photos/note.md")
+    found = reader_of(tmp_path).read(tmp_path, ("train",), False).lists["all"]
+    assert classes(found) == {"cat", "dog", "dog/puppy"} and found.paths[0] == "photos/all/cat/1.jpg"
+
+
+@pytest.mark.parametrize(
+    ("folders", "sizes", "alone"),
+    [
+        (("train", "gallery", "query"), (4, 4, 4), False),
+        (("Train", "Validation", "TEST"), (4, 4, 4), True),
+        (("training", "val"), (4, 4, 4), True),
+    ],
+)
+def test_folders_of_lists(tmp_path, folders, sizes, alone):
+    put(tmp_path, *(f"{part}/{name}/{i}.jpg" for part in folders for name in ("cat", "dog") for i in range(2)))
+    lists = require_lists(str(tmp_path))
+    assert tuple(map(len, lists.values())) == sizes and lists["query"].leave_one_out is alone
+    assert {path.split("/")[0] for path in lists["train"].paths} == {folders[0]}
+    assert {path.split("/")[0] for path in lists["gallery"].paths} == {
+        folders[1] if len(folders) < 3 or not alone else "TEST"
+    }
+
+
+def test_classes_may_hold_the_folders_of_lists(tmp_path):
+    put(tmp_path, *(f"{name}/{part}/{i}.jpg" for name in ("cat", "dog") for part in ("train", "test") for i in (1, 2)))
+    lists = require_lists(str(tmp_path))
+    assert classes(lists["train"]) == {"cat", "dog"} and lists["query"].leave_one_out
+    assert all("/train/" in path for path in lists["train"].paths)
+
+
+def test_a_class_that_is_called_train_is_a_class(tmp_path):
+    put(tmp_path, *(f"{name}/{i}.jpg" for name in ("train", "bus", "car", "test") for i in (1, 2)))
+    found = reader_of(tmp_path).read(tmp_path, ("train",), False).lists["all"]
+    assert classes(found) == {"train", "bus", "car", "test"}
+
+
+def test_what_is_no_part_of_the_set_is_said(tmp_path):
+    put(
+        tmp_path,
+        "train/cat/1.jpg",
+        "train/dog/1.jpg",
+        "test/cat/2.jpg",
+        "test/dog/2.jpg",
+        "docs/a/plot.png",
+        "test/x.jpg",
+    )
+    reading = reader_of(tmp_path).read(tmp_path, ("train", "gallery", "query"), False)
+    assert {(f.code, f.where) for f in reading.findings} == {
+        ("folder-of-no-list", "docs/a"),
+        ("image-without-class", "test"),
+    }
+    assert len(reading.lists["gallery"]) == 2
+
+
+def test_numbers_stay_labels(tmp_path):
+    put(tmp_path, "10/1.jpg", "2/1.jpg", "7/1.jpg")
+    found = reader_of(tmp_path).read(tmp_path, ("train",), False).lists["all"]
+    assert sorted(found.labels) == [2, 7, 10] and not found.names
+
+
+def test_too_few_classes_are_an_error_that_says_so(tmp_path):
+    put(tmp_path, "cat/1.jpg", "dog/1.jpg")
+    with pytest.raises(DatasetError) as caught:
+        require_lists(str(tmp_path))
+    assert caught.value.code == "split-impossible"
+
+
+def test_a_table_names_paths_classes_and_parts(tmp_path):
+    put(tmp_path, *(f"img/{i}.jpg" for i in range(6)))
+    rows = [(f"img/{i}.jpg", "ab"[i % 2], "train" if i < 2 else "validation", i > 3, 1 < i < 4) for i in range(6)]
+    table(tmp_path / "own.csv", ("Image Path", "class_name", "split", "is_query", "is_gallery"), *rows)
+    lists = require_lists(str(tmp_path))
+    assert [lists[n].paths for n in lists] == [[f"img/{i}.jpg" for i in pair] for pair in ((0, 1), (2, 3), (4, 5))]
+    assert lists["train"].where(0) == "own.csv:2" and classes(lists["query"]) == {"a", "b"}
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_tables_of_parts_and_separators(tmp_path, delimiter):
+    for part in ("train", "test"):
+        put(tmp_path, f"{part}/1.jpg", f"{part}/2.jpg")
+        rows = [(f"{part}/1.jpg", "x"), (f"{part}/2.jpg", "y")]
+        table(tmp_path / f"{part}.csv", ("file", "label"), *rows, delimiter=delimiter)
+    lists = require_lists(str(tmp_path))
+    assert lists["query"].leave_one_out and lists["train"].paths == ["train/1.jpg", "train/2.jpg"]
+
+
+def test_boxes_of_a_table_are_parts_of_their_image(tmp_path):
+    put(tmp_path, "a.jpg")
+    table(
+        tmp_path / "t.csv",
+        ("path", "label", "x_1", "y_1", "x_2", "y_2"),
+        ("a.jpg", "c", 1, 2, 30.5, 40),
+        ("a.jpg", "c", *"    "),
+    )
+    found = reader_of(tmp_path).read(tmp_path, ("train",), False).lists["all"]
+    assert found.paths == ["a.jpg[1,2,30.5,40]", "a.jpg"] and isinstance(found.paths[0], ImageSource)
+    assert tuple(found.paths[0].box) == (1, 2, 30.5, 40) and found.paths[0].file == str(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("row", "code"),
+    [
+        (("", "c"), "table-path"),
+        (("https://host/a.jpg", "c"), "table-url"),
+        (("a.jpg", ""), "table-class"),
+        (("a.jpg",), "table-path"),
+    ],
+)
+def test_a_wrong_line_of_a_table_is_named(tmp_path, row, code):
+    put(tmp_path, "a.jpg")
+    table(tmp_path / "t.csv", ("path", "label"), ("a.jpg", "c"), row)
+    reading = reader_of(tmp_path).read(tmp_path, ("train",), False)
+    assert [(f.code, f.where) for f in reading.findings] == [(code, "t.csv:3")] and len(reading.lists["all"]) == 1
+
+
+def test_two_formats_in_one_folder_are_both_named(tmp_path):
+    put(tmp_path, "a.jpg")
+    table(tmp_path / "t.csv", ("path", "label"), ("a.jpg", "c"))
+    (tmp_path / "metadata.csv").write_text("file_name,label\na.jpg,c\n")
+    with pytest.raises(DatasetError) as caught:
+        require_lists(str(tmp_path))
+    assert caught.value.code == "several-formats" and "Table or as ImageFolders" in caught.value.what
+    assert reader_of(tmp_path, form="Table").name == "Table"
+
+
+def test_a_set_within_a_folder_of_other_images_is_not_guessed(tmp_path):
+    put(tmp_path, *(f"{name}/{i}.jpg" for name in "ab" for i in (1, 2)), "old/p.jpg")
+    table(tmp_path / "old/t.csv", ("path", "label"), ("p.jpg", "c"))
+    with pytest.raises(DatasetError) as caught:
+        find_root(str(tmp_path))
+    assert caught.value.code == "several-formats" and "dataset_format=ClassFolders" in caught.value.fix
+    assert find_root(str(tmp_path), form="ClassFolders") == tmp_path
+
+
+def test_paths_outside_are_refused_where_asked_for(tmp_path):
+    root = put(tmp_path / "set", "a.jpg")
+    put(tmp_path, "b.jpg")
+    table(root / "t.csv", ("path", "label"), ("a.jpg", "c"), ("../b.jpg", "c"))
+    allowed, refused = (reader_of(root).read(root, ("train",), refuse) for refuse in (False, True))
+    assert len(allowed.lists["all"]) == 2 and len(refused.lists["all"]) == 1
+    assert [f.severity for f in refused.findings] == ["error"]
+
+
+def tree(rng: random.Random, root: Path) -> set[str]:
+    """A random tree of class folders with other files among them; the names of its classes."""
+    top = "/".join(rng.choice(("data", "images", "my photos", "v1.0")) for _ in range(rng.randint(0, 2)))
+    deep = rng.random() < 0.3
+    found = set()
+    for name in rng.sample(NAMES, rng.randint(4, 8)):
+        below = f"{name}/{rng.choice('xyz')}" if deep else name
+        found.add(below)
+        put(
+            root,
+            *(
+                f"{top}/{below}/{i}{rng.choice(('.jpg', '.PNG', '.webp'))}".lstrip("/")
+                for i in range(rng.randint(2, 5))
+            ),
+        )
+    for extra in rng.sample(
+        ("README.md", "labels.json", ".hidden/a.jpg", "notes.csv", "backup.zip", "__MACOSX/a.jpg"), 3
+    ):
+        put(root, extra)
+    return found
+
+
+def test_random_trees_are_read_as_they_were_made(tmp_path):
+    for seed in range(100):
+        root = tmp_path / str(seed)
+        expected = tree(random.Random(seed), root)
+        lists = require_lists(str(root))
+        assert set().union(*map(classes, lists.values())) == expected, seed
