@@ -49,12 +49,20 @@ class LabelSpace:
         return np.where(asked > 0, found / np.maximum(asked, 1), np.nan)
 
     @cached_property
+    def _nearest(self) -> tuple[np.ndarray, np.ndarray]:
+        parts = [self._nearest_class(slice(i, i + _ROWS)) for i in range(0, len(self.classes), _ROWS)]
+        similarity, classes = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        return similarity, classes
+
+    @property
     def other(self) -> np.ndarray:
         """The same to that other class which comes nearest, float64 [N]; nan where there is no other."""
-        found = np.empty(len(self.classes))
-        for first in range(0, len(found), _ROWS):
-            found[first : first + _ROWS] = self._nearest_class(slice(first, first + _ROWS))
-        return found
+        return self._nearest[0]
+
+    @property
+    def other_class(self) -> np.ndarray:
+        """Label of that class, int64 [N]; without meaning where there is none."""
+        return self._nearest[1]
 
     @property
     def margin(self) -> np.ndarray:
@@ -67,8 +75,8 @@ class LabelSpace:
         _, inverse, sizes = np.unique(self.classes, return_inverse=True, return_counts=True)
         return np.clip((sizes[inverse] + 1) // 2, 1, NEAREST)
 
-    def _nearest_class(self, rows: slice) -> np.ndarray:
-        """Mean similarity to the nearest images of the nearest other class.
+    def _nearest_class(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Mean similarity to the nearest images of the nearest other class, and its label.
 
         A class of which not enough images are among the neighbours that are known gets the last one's similarity for
         the others, which is more than they have.
@@ -84,8 +92,9 @@ class LabelSpace:
         sums, counts = (np.einsum("nij,nj->ni", same, array) for array in (values, counted.astype(np.float64)))
         last = np.where(there, similarity, np.inf).min(axis=1, keepdims=True)
         means = np.where(there, (sums + (asked - counts) * last) / asked, -np.inf)
-        best = means.max(axis=1)
-        return np.where(there.any(axis=1), best, np.nan)
+        best = means.argmax(axis=1)
+        similarity, found = (array[np.arange(len(best)), best] for array in (means, classes))
+        return np.where(there.any(axis=1), similarity, np.nan), found
 
 
 def label_spaces(data: DataSet, features: Features) -> list[LabelSpace]:

@@ -37,6 +37,7 @@ class Suspect:
         margin: how much nearer the nearest other class is than the own one, of cosine similarity; above 0 if it is
             nearer.
         own: similarity to the own class.
+        elsewhere: similarity to the nearest other class.
         other: the nearest images of the other class, nearest first.
         like: the nearest images of the own class, nearest first.
     """
@@ -44,6 +45,7 @@ class Suspect:
     record: RecordLocation
     margin: float
     own: float
+    elsewhere: float
     other: list[RecordLocation]
     like: list[RecordLocation]
 
@@ -66,32 +68,37 @@ def _of_space(space: LabelSpace) -> Iterator[Suspect]:
     margin, own, near = space.margin, space.own, space.neighbours
     for place in np.flatnonzero(np.isfinite(margin)).tolist():
         others = near.other[place][near.other[place] >= 0]
-        others = others[space.classes[others] == space.classes[others[0]]]
+        others = others[space.classes[others] == space.other_class[place]]
         yield Suspect(
             space.records[place],
             float(margin[place]),
             float(own[place]),
+            float(space.other[place]),
             [space.records[i] for i in others[:SHOWN].tolist()],
             [space.records[i] for i in near.own[place][:SHOWN].tolist() if i >= 0],
         )
 
 
 def check_suspects(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
-    """Find labels that are likely wrong: the margin is above 0, and beyond Tukey's fence of all margins."""
+    """Find labels that are likely wrong: the margin is above 0 and beyond Tukey's fence of all margins.
+
+    An image that is close to no class is unlike its own, whichever comes nearest.
+    """
     ranked = rank_suspects(data)
     if not ranked:
         return
-    margins, own = (np.array([getattr(s, name) for s in ranked]) for name in ("margin", "own"))
+    margins, own, elsewhere = (np.array([getattr(s, name) for s in ranked]) for name in ("margin", "own", "elsewhere"))
     highest, lowest = max(0.0, _fence(margins, 1)), _fence(own, -1)
+    close = float(np.median(own) + np.median(elsewhere)) / 2  # halfway from another class to the own one, as usual
     for place, suspect in enumerate(ranked, 1):
-        if suspect.margin > highest:
+        if suspect.margin > highest and suspect.elsewhere >= close:
             other = suspect.other[0]
             message = (
                 f"{suspect.record.path} is labelled {_named(suspect.record)} and nearer to {_named(other)}, as "
                 f"{other.path} ({other.where}); place {place} of {len(ranked)}, margin {suspect.margin:.2f}."
             )
             yield WRONG.at(suspect.record.where, message, images=_images(suspect), captions=_captions(suspect))
-        elif suspect.own < lowest:
+        elif suspect.own < min(lowest, close):
             message = f"{suspect.record.path} is unlike the others of {_named(suspect.record)}: {suspect.own:.2f}."
             yield UNLIKE.at(suspect.record.where, message, images=_images(suspect), captions=_captions(suspect))
 

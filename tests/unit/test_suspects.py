@@ -1,0 +1,138 @@
+"""Likely wrong labels, images unlike their class, classes that are one: by features of which the answer is known."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paddlex_feat.checks.context import CheckSettings, DataSet, Features
+from paddlex_feat.checks.label_space import LabelSpace
+from paddlex_feat.checks.neighbours import find_neighbours
+from paddlex_feat.checks.suspects import check_classes_alike, check_suspects, rank_suspects
+from paddlex_feat.data.lists.image_list import ImageList
+from paddlex_feat.errors import DatasetError
+from paddlex_feat.reports.suspects_table import read_marks, write_suspects
+
+SETTINGS = CheckSettings(64, None, None, 1)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def clusters(seed: int, classes: int = 20, each: int = 10, noise: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """Features around a random centre for each class, float32 [N, 32], and the labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(classes * each) // each
+    return unit(rng.normal(size=(classes, 32))[labels] + noise * rng.normal(size=(len(labels), 32))), labels
+
+
+def data_of(rows: np.ndarray, labels: np.ndarray, names: dict[int, str] | None = None) -> DataSet:
+    paths = [f"{i}.jpg" for i in range(len(rows))]
+    train = ImageList("train", Path("set"), paths, labels.tolist(), list(range(1, len(rows) + 1)), names=names or {})
+    empty = {name: ImageList(name, Path("set")) for name in ("gallery", "query")}
+    index = {file: i for i, file in enumerate(train.files())}
+    return DataSet(Path("set"), {"train": train, **empty}, features=Features(rows, index, "model"))
+
+
+@pytest.mark.parametrize("count", [3, 100, 700])
+def test_neighbours_are_those_of_a_plain_comparison(count, monkeypatch):
+    monkeypatch.setattr("paddlex_feat.checks.neighbours._BLOCK_BYTES", 4 * 704 * 50)  # some blocks
+    rng = np.random.default_rng(count)
+    rows, classes = unit(rng.normal(size=(count, 8))), rng.integers(0, max(2, count // 9), count)
+    found = find_neighbours(rows, classes, 3, 4)
+    similar = rows @ rows.T
+    np.fill_diagonal(similar, -np.inf)
+    same = classes[:, None] == classes
+    for indices, values, mask, k in (
+        (found.own, found.own_similarity, same, 3),
+        (found.other, found.other_similarity, ~same, 4),
+    ):
+        expected = np.where(mask, similar, -np.inf)
+        order = np.sort(expected, axis=1)[:, ::-1][:, :k]
+        assert np.allclose(values[:, : order.shape[1]], order, atol=1e-6)
+        there = indices >= 0
+        assert (there == (values > -np.inf)).all()
+        rows_of, places = np.nonzero(there)
+        assert np.allclose(expected[rows_of, indices[rows_of, places]], values[rows_of, places], atol=1e-6)
+
+
+def test_exchanged_labels_come_first_and_alone_are_found():
+    for seed in range(5):
+        rows, labels = clusters(seed)
+        rng = np.random.default_rng(seed)
+        wrong = rng.choice(len(rows), 10, replace=False)
+        given = labels.copy()
+        given[wrong] = (labels[wrong] + rng.integers(1, 20, 10)) % 20
+        data = data_of(rows, given, {7: "cat"})
+        ranked = rank_suspects(data)
+        assert {s.record.position for s in ranked[:10]} == set(wrong.tolist())
+        found = [f for f in check_suspects(data, SETTINGS) if f.code == "label-suspect"]
+        assert {f.where for f in found} == {f"train.txt:{i + 1}" for i in wrong}
+        first = ranked[0]
+        assert first.other[0].label == labels[first.record.position] and first.like[0].label == first.record.label
+        assert all(len(f.images) == len(f.captions) for f in found)
+
+
+def test_an_image_unlike_its_class_is_not_called_wrong():
+    rows, labels = clusters(0)
+    away = unit(np.random.default_rng(9).normal(size=(1, 32)))
+    mixed = rows.copy()
+    mixed[5] = unit(0.4 * rows[4:5] + away)[0]
+    codes = {(f.code, f.where) for f in check_suspects(data_of(mixed, labels), SETTINGS)}
+    assert ("image-unlike-class", "train.txt:6") in codes and not any(code == "label-suspect" for code, _ in codes)
+
+
+def test_clean_labels_give_no_finding_and_alone_images_none():
+    rows, labels = clusters(1)
+    assert not [f for f in check_suspects(data_of(rows, labels), SETTINGS) if f.code == "label-suspect"]
+    assert rank_suspects(data_of(rows[:5], np.arange(5))) == []
+    assert rank_suspects(data_of(rows[:5], np.zeros(5, int))) == []
+    assert not list(check_suspects(DataSet(Path("set")), SETTINGS))
+
+
+def test_one_class_under_two_labels_is_found():
+    rows, labels = clusters(2)
+    given = labels.copy()
+    given[(labels == 3) & (np.arange(len(labels)) % 2 == 0)] = 90
+    found = list(check_classes_alike(data_of(rows, given), SETTINGS))
+    assert len(found) == 1 and " 3 and 90 " in found[0].message
+    assert not list(check_classes_alike(data_of(rows, labels), SETTINGS))
+
+
+def test_labels_of_train_and_of_evaluation_are_other_classes():
+    rows, labels = clusters(3, classes=4)
+    data = data_of(rows[:20], labels[:20])
+    gallery = ImageList("gallery", Path("set"), [f"g{i}.jpg" for i in range(20)], (labels[20:] - 2).tolist())
+    data.lists["gallery"] = gallery
+    index = {**data.features.index, **{file: 20 + i for i, file in enumerate(gallery.files())}}
+    data.features = Features(rows, index, "model")
+    assert len(rank_suspects(data)) == 40 and not [
+        f for f in check_suspects(data, SETTINGS) if f.code == "label-suspect"
+    ]
+    assert len(data.label_spaces) == 2 and all(isinstance(space, LabelSpace) for space in data.label_spaces)
+
+
+def test_a_marked_table_is_read_back(tmp_path):
+    rows, labels = clusters(4)
+    data = data_of(rows, labels, {2: "=cat", 3: "dog"})
+    file = tmp_path / "suspects.csv"
+    write_suspects(file, rank_suspects(data))
+    table = list(csv.DictReader(file.open(newline="", encoding="utf-8")))
+    assert len(table) == 200 and [int(row["rank"]) for row in table] == list(range(1, 201))
+    for row, action in zip(table, ("drop", "3", "dog", "=cat"), strict=False):
+        row["action"] = action
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, table[0].keys())
+        writer.writeheader()
+        writer.writerows(table)
+    marks = read_marks(file, data.lists)
+    assert marks.dropped == {("train", table[0]["path"])}
+    assert list(marks.labels.values()) == [3, 3, 2]
+    file.write_text(file.read_text().replace("drop", "droop"))
+    with pytest.raises(DatasetError) as caught:
+        read_marks(file, data.lists)
+    assert caught.value.code == "suspects-unreadable" and "droop" in caught.value.what
