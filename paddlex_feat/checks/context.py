@@ -34,6 +34,7 @@ class CheckSettings:
         strict: warnings count as errors.
         refuse_outside: paths outside a list's folder are errors, and not opened.
         pixels: look for images whose pixels are unlike those of the others.
+        exclude_self: evaluation leaves out a query's own file in the gallery.
     """
 
     batch_size: int
@@ -45,6 +46,7 @@ class CheckSettings:
     strict: bool = False
     refuse_outside: bool = False
     pixels: bool = True
+    exclude_self: bool = False
 
 
 class RecordLocation(NamedTuple):

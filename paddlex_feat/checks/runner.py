@@ -49,6 +49,7 @@ def _findings(
     embed: Callable[[list[str]], Features | None] | None,
 ) -> Iterator[Finding]:
     data.lists, found, _ = read_lists(data.root, reader, LISTS, settings.refuse_outside, division)
+    data.lists["query"].leave_one_out |= settings.exclude_self
     yield from found
     data.image_info = inspect_all(_chosen(data, settings.decode), settings.workers)
     if embed is not None:

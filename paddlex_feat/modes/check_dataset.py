@@ -33,13 +33,15 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         ConfigError: there is no converter of this name.
         DatasetError: the data set has errors; the result is attached.
     """
-    wanted, before = config.CheckDataset, rewrite_dataset.rewrite(config)
+    wanted = config.CheckDataset
+    before, alone = rewrite_dataset.rewrite(config)
     form = config.Global.dataset_format
     root = find_root(config.Global.dataset_dir, form=form)
     reader = reader_of(root, form=form)
     log.info("Checking the data set in %s", root)
     embed = None if wanted.features == OFF else partial(features_of, config)
-    data, findings = check(root, _settings(_as_trained(config)), reader, division_of(wanted.split), embed)
+    settings = _settings(_as_trained(config), alone)
+    data, findings = check(root, settings, reader, division_of(wanted.split), embed)
     findings = cap_per_code(warnings_to_errors(before) if wanted.strict else before) + findings
     for records in data.lists.values():
         log.info("%s: %d images, %d classes", records.title, len(records), len(set(records.labels)))
@@ -67,7 +69,7 @@ def _as_trained(config: Config) -> Config:
     return config  # lists that cannot be read: the check finds and reports them
 
 
-def _settings(config: Config) -> CheckSettings:
+def _settings(config: Config, leave_one_out: bool) -> CheckSettings:
     train = config.Train
     return CheckSettings(
         batch_size=train.batch_size,
@@ -79,6 +81,7 @@ def _settings(config: Config) -> CheckSettings:
         strict=config.CheckDataset.strict,
         refuse_outside=config.CheckDataset.outside == "refuse",
         pixels=config.CheckDataset.pixels,
+        exclude_self=config.Evaluate.exclude_self or leave_one_out,
     )
 
 

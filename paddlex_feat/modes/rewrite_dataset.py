@@ -10,6 +10,7 @@ import io
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from paddlex_feat.checks.inspection import inspect_all
 from paddlex_feat.config.schema import Config
@@ -37,17 +38,27 @@ LABELS = "label.txt"
 Keep = Callable[[ImageList, int], bool]
 
 
-def rewrite(config: Config) -> list[Finding]:
-    """Convert, divide and correct the data set, as far as the configuration asks for it.
+class Rewritten(NamedTuple):
+    """What came of it.
 
-    Returns what a converter found.
+    Attributes:
+        findings: of a converter.
+        leave_one_out: whether gallery and query have been written with the same images.
+    """
+
+    findings: list[Finding]
+    leave_one_out: bool
+
+
+def rewrite(config: Config) -> Rewritten:
+    """Convert, divide and correct the data set, as far as the configuration asks for it.
 
     Raises:
         ConfigError: there is no format of that name.
         DatasetError: the data set cannot be read, or cannot be written so; nothing has changed then.
         OutputError: its folder cannot be written.
     """
-    wanted, findings = config.CheckDataset, []
+    wanted, findings, alone = config.CheckDataset, [], False
     name = wanted.convert.src_dataset_type
     reads = name is None or (name not in CONVERTERS and (name == "auto" or name in READERS))
     converter = None if reads or name is None else CONVERTERS.get(name)  # a wrong name is an error in any case
@@ -55,12 +66,13 @@ def rewrite(config: Config) -> list[Finding]:
         if converter is not None:
             findings += _convert_annotations(config, converter)
         else:
-            _convert_format(config)
+            alone = _convert_format(config)
     if wanted.fix:
         _fix(config)
     if wanted.split.enable:
         findings += _divide(config)
-    return findings
+        alone = False
+    return Rewritten(findings, alone)
 
 
 def _convert_annotations(config: Config, converter: ConverterSpec) -> list[Finding]:
@@ -92,8 +104,11 @@ def _convert_annotations(config: Config, converter: ConverterSpec) -> list[Findi
     return converted.findings
 
 
-def _convert_format(config: Config) -> None:
-    """Write the lists of a data set of any format as train.txt, gallery.txt and query.txt, or as one table."""
+def _convert_format(config: Config) -> bool:
+    """Write the lists of a data set of any format as train.txt, gallery.txt and query.txt, or as one table.
+
+    Returns whether gallery and query are the same images.
+    """
     wanted = config.CheckDataset.convert
     form = None if wanted.src_dataset_type == "auto" else wanted.src_dataset_type
     source = config.model_copy(update={"Global": config.Global.model_copy(update={"dataset_format": form})})
@@ -105,6 +120,7 @@ def _convert_format(config: Config) -> None:
     else:
         _write_table(root, lists, wanted.crops)
     log.info("Converted %s to %s: %s", name, wanted.to, ", ".join(f"{len(r)} {n}" for n, r in lists.items()))
+    return lists["query"].leave_one_out
 
 
 def _write_lists(root: Path, lists: dict[str, ImageList], crops: bool) -> None:

@@ -21,6 +21,7 @@ from paddlex_feat.data.lists.outside import Bounds
 from paddlex_feat.data.readers.list_text import MAX_LIST_BYTES, decode_list, mixture
 from paddlex_feat.data.readers.spec import ReaderSpec
 from paddlex_feat.fileio import lookup
+from paddlex_feat.fileio.reading import read_small
 
 _LINE = re.compile(r"(.*\S)[ \t]+(\S+)")  # path, label
 _SEPARATORS = {"": "a space", "\t": "a tab", ",": "a comma", ";": "a semicolon"}
@@ -102,10 +103,21 @@ def _read(root: Path, names: tuple[str, ...], refuse_outside: bool) -> tuple[dic
     """Read the lists `names` of a folder, as `ReaderSpec.read`."""
     texts = {name: _read_text(root, name) for name in names}
     numbers = _numbers_of_names(root, texts)
+    named = _class_names(root) if numbers is None else {}
     findings: list[Finding] = []
     for text in texts.values():
         findings += _fill(text, numbers, refuse_outside)
+        text.records.names = text.records.names or named
     return {name: text.records for name, text in texts.items()}, findings
+
+
+def _class_names(root: Path) -> dict[int, str]:
+    """The names in label.txt, a line for each label from 0; empty where there is none that can be read."""
+    try:
+        text, _ = decode_list(read_small(root / "label.txt", MAX_LIST_BYTES))
+    except (OSError, UnicodeDecodeError):
+        return {}
+    return {label: name for label, line in enumerate(text.rstrip().splitlines()) if (name := line.strip())}
 
 
 def read_list(root: Path, name: str, refuse_outside: bool = False) -> tuple[ImageList, list[Finding]]:

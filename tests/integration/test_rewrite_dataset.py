@@ -1,0 +1,159 @@
+"""Data sets of other formats checked, converted both ways, divided and corrected."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+from support.runs import run_here
+
+from paddlex_feat.data.images.decode import read_bgr
+from paddlex_feat.data.readers import require_lists
+
+CONFIG = "configs/modules/image_feature/PP-ShiTuV2_rec.yaml"
+USUAL = ("Train.samples_per_class=null", "Evaluate.exclude_self=True")
+LISTS = ("train", "gallery", "query")
+
+
+def picture(seed: int) -> np.ndarray:
+    return cv2.GaussianBlur(np.random.default_rng(seed).integers(0, 256, (24, 32, 3), dtype=np.uint8), (0, 0), 2)
+
+
+def class_folders(root: Path) -> Path:
+    """Four classes of four images, two of them in test."""
+    for number, name in enumerate(("cat", "dog", "red fox", "猫")):
+        for i in range(4):
+            file = root / ("train" if number < 2 else "test") / name / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(cv2.imencode(".png", picture(10 * number + i))[1].tobytes())
+    return root
+
+
+def lists_of(root: Path, form: str | None = None) -> dict[str, list[tuple[str, str]]]:
+    """Path and class name of each image, by list."""
+    found = require_lists(str(root), form=form)
+    return {
+        n: [(str(p), r.names.get(c, str(c))) for p, c in zip(r.paths, r.labels, strict=True)] for n, r in found.items()
+    }
+
+
+def items(lists: dict[str, list[tuple[str, str]]]) -> set[tuple[str, str]]:
+    return {item for records in lists.values() for item in records}
+
+
+def check(root: Path, output: Path, *words: str, code: str | None = None) -> dict:
+    """The result of mode check_dataset, which ends with the error `code`, or without one."""
+    settings = (f"Global.dataset_dir={root}", f"Global.output={output}", *USUAL, *words)
+    options = [word for setting in ("Global.mode=check_dataset", *settings) for word in ("-o", setting)]
+    done = run_here("-c", CONFIG, *options)
+    result = json.loads((output / "check_dataset_result.json").read_text(encoding="utf-8"))
+    assert result.get("err_code") == code and bool(done.returncode) == bool(code), done.stderr[-2000:]
+    return result
+
+
+def test_class_folders_become_lists_and_a_table_and_stay_the_same_items(tmp_path):
+    root = class_folders(tmp_path / "set")
+    before = lists_of(root)
+    convert = ("CheckDataset.convert.enable=True", "CheckDataset.convert.src_dataset_type=auto")
+    check(root, tmp_path / "a", *convert)
+    assert (root / "label.txt").read_text(encoding="utf-8").split("\n")[:4] == ["cat", "dog", "red fox", "猫"]
+    after = lists_of(root)
+    assert after == before and require_lists(str(root))["train"].where(0) == "train.txt:1"
+    check(root, tmp_path / "b", *convert, "CheckDataset.convert.to=CSV")
+    assert lists_of(root, "Table") == before and require_lists(str(root), form="Table")["query"].leave_one_out
+    assert not list(root.glob("*.bak"))
+    check(root, tmp_path / "c", *convert, "CheckDataset.split.enable=True", "CheckDataset.split.train_percent=50",
+          "CheckDataset.split.gallery_percent=30", "CheckDataset.split.query_percent=20")  # fmt: skip
+    assert (root / "train.txt.bak").is_file() and items(lists_of(root)) == items(before)
+
+
+def test_boxes_and_bytes_become_files_with_the_same_pixels(tmp_path):
+    root = tmp_path / "set"
+    root.mkdir()
+    (root / "a.png").write_bytes(cv2.imencode(".png", picture(1))[1].tobytes())
+    rows = [
+        ("a.png", f"c{i % 2}", part, i, i, i + 9, i + 8) for i in range(4) for part in ("train", "query", "gallery")
+    ]
+    with (root / "boxes.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("path", "label", "split", "x1", "y1", "x2", "y2"), *rows])
+    sources = [read_bgr(file) for file in require_lists(str(root))["train"].files()]
+    convert = ("CheckDataset.convert.enable=True", "CheckDataset.convert.src_dataset_type=Table")
+    check(root, tmp_path / "a", *convert, code="convert-needs-crops")
+    assert not (root / "train.txt").exists()
+    check(root, tmp_path / "b", *convert, "CheckDataset.convert.crops=True")
+    written = require_lists(str(root))["train"]
+    assert all(np.array_equal(read_bgr(file), pixels) for file, pixels in zip(written.files(), sources, strict=True))
+    assert written.paths[0].startswith("crops/")
+
+
+def test_shards_are_checked_and_unpacked(tmp_path):
+    root = tmp_path / "set"
+    root.mkdir()
+    contents = {}
+    for part in ("train", "test"):
+        with tarfile.open(root / f"{part}-0000.tar", "w") as archive:
+            for i in range(4):
+                contents[part, i] = cv2.imencode(".jpg", picture(i + 4 * (part == "test")))[1].tobytes()
+                for suffix, data in (("jpg", contents[part, i]), ("cls", str(i % 2).encode())):
+                    member = tarfile.TarInfo(f"{i:03d}.{suffix}")
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+    result = check(root, tmp_path / "a")
+    assert result["check_pass"] and result["dataset_type"] == "TarShards" and result["attributes"]["train_samples"] == 4
+    check(root, tmp_path / "b", "CheckDataset.convert.enable=True", "CheckDataset.convert.src_dataset_type=auto",
+          "CheckDataset.convert.crops=True")  # fmt: skip
+    files = require_lists(str(root))["train"].files()
+    assert [Path(file).read_bytes() for file in files] == [contents["train", i] for i in range(4)]
+    assert files[0].endswith(".jpg")
+
+
+def lists_with_faults(root: Path) -> Path:
+    class_folders(root)
+    for name, folder in zip(LISTS, ("train", "test", "test"), strict=True):
+        lines = [
+            f"{p.relative_to(root).as_posix()} {p.parent.name}".replace("png ", "png\t")
+            for p in sorted((root / folder).rglob("?.png"))
+        ]
+        chosen = lines if name == "train" else lines[::2] if name == "gallery" else lines[1::2]
+        (root / f"{name}.txt").write_bytes("\r\n".join([*chosen, chosen[0]]).encode())
+    (root / "train/cat/3.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
+    (root / "train/dog/3.png").unlink()
+    return root
+
+
+def test_faults_with_one_right_answer_are_mended(tmp_path):
+    root = lists_with_faults(tmp_path / "set")
+    before = {name: (root / f"{name}.txt").read_bytes() for name in LISTS}
+    check(root, tmp_path / "a", code="check-failed")
+    kinds = "[missing, undecodable, duplicates, line-ends, names]"
+    result = check(root, tmp_path / "b", f"CheckDataset.fix={kinds}")
+    codes = {finding["code"] for finding in result["findings"]}
+    assert result["check_pass"] and not codes & {"image-missing", "image-undecodable", "line-repeated", "label-names"}
+    text = (root / "train.txt").read_bytes()
+    assert b"\r" not in text and len(text.splitlines()) == 6 and text.splitlines()[0] == b"train/cat/0.png 0"
+    assert {name: (root / f"{name}.txt.bak").read_bytes() for name in LISTS} == before
+    assert (root / "label.txt").read_text(encoding="utf-8").splitlines() == ["cat", "dog", "red fox", "猫"]
+
+
+def test_marked_suspects_are_dropped_and_relabelled(tmp_path):
+    root = class_folders(tmp_path / "set")
+    check(root, tmp_path / "a", "CheckDataset.convert.enable=True", "CheckDataset.convert.src_dataset_type=auto")
+    table = tmp_path / "suspects.csv"
+    table.write_text(
+        'action,list,path\ndrop,train,train/cat/0.png\n1,train,train/cat/1.png\n"",train,train/cat/2.png\n'
+    )
+    check(root, tmp_path / "b", "CheckDataset.fix=[suspects]", f"CheckDataset.suspects={table}")
+    lines = (root / "train.txt").read_text().splitlines()
+    assert "train/cat/0.png 0" not in lines and {"train/cat/1.png 1", "train/cat/2.png 0"} <= set(lines)
+
+
+def test_what_cannot_be_mended_is_said(tmp_path):
+    root = class_folders(tmp_path / "set")
+    check(root, tmp_path / "a", "CheckDataset.fix=[missing]", code="fix-needs-lists")
+    check(root, tmp_path / "b", "CheckDataset.fix=[suspects]", code="invalid-config")
+    check(root, tmp_path / "c", "Global.dataset_format=ClasFolders", code="unknown-name")
