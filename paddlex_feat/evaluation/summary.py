@@ -105,11 +105,18 @@ def as_result(summary: Summary, query: ImageList) -> dict[str, Any]:
         "suggested_threshold": summary.suggested.threshold,
         "thresholds": [asdict(row) for row in summary.thresholds],
         "worst_classes": [
-            {"label": c.label, "queries": c.queries, "recall1": c.recall1, "mAP": c.mean_ap}
+            {"label": c.label, "queries": c.queries, "recall1": c.recall1, "mAP": c.mean_ap, **_named(query, c.label)}
             for c in summary.classes[:WORST]
         ],
         "confused": [
             {"label": c.label, "taken_for": c.taken_for, "count": c.count, "query": query.paths[c.query]}
+            | _named(query, c.label)
+            | _named(query, c.taken_for, "taken_for_name")
             for c in summary.confused[:WORST]
         ],
     }
+
+
+def _named(query: ImageList, label: int, key: str = "name") -> dict[str, str]:
+    """The name of a class, where it has one beside its number."""
+    return {key: query.names[label]} if label in query.names else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from paddlex_feat.data.readers import find_root, require_lists
 from paddlex_feat.errors import DatasetError, ImageError
 from paddlex_feat.evaluation.matches import describe_self_matches, excluded_pairs, require_matches
 from paddlex_feat.fileio import lookup
+from paddlex_feat.fileio.atomic import write_json
 
 log = logging.getLogger(__name__)
 COMPARED_IMAGES = 8
@@ -46,6 +48,12 @@ def _gallery_of(config: Config) -> ImageList:
     )
     refuse, division = config.CheckDataset.outside == "refuse", division_of(config.CheckDataset.split)
     return readers.read_lists(root, readers.reader_of(root, names, form), names, refuse, division).lists["gallery"]
+
+
+def write_class_names(output: Path, records: ImageList) -> None:
+    """Write class_names.json, the name of each label of a list; nothing where labels have no other name."""
+    if records.names:
+        write_json(output / "class_names.json", {str(label): records.names[label] for label in sorted(records.names)})
 
 
 def division_of(split: SplitSection) -> Division:

@@ -24,7 +24,7 @@ from paddlex_feat.hub.urls import is_url
 from paddlex_feat.inference.export.convert import inference_file_names, require_forms, write_forms
 from paddlex_feat.modes import train_adapt
 from paddlex_feat.modes.build import exporter_of, preprocess_of
-from paddlex_feat.modes.data import comparison_batches
+from paddlex_feat.modes.data import comparison_batches, write_class_names
 from paddlex_feat.modes.parts import keeps_rounding, network_spec, unused_settings
 from paddlex_feat.modes.train_data import Data, Loader, read_data
 from paddlex_feat.modes.train_recipe import apply_auto_recipe
@@ -197,7 +197,7 @@ def _complete_inference_model(config: Config, exporter: Exporter, best: Path, wo
 def _describe_run(
     config: Config, output: Path, data: Data, worker: Worker, classes: list[int], convolutions: str, start: Path | None
 ) -> None:
-    """config.yaml, class_map.json, run.json: what a run needs to be understood and repeated."""
+    """config.yaml, class_map.json, class_names.json, run.json: what a run needs to be understood and repeated."""
     from paddlex_feat.provenance import run_record
     from paddlex_feat.training.run_folder import run_of
 
@@ -205,8 +205,17 @@ def _describe_run(
     resumed = resumed_from(run_of(start), config, prints) if start else []  # of whose config.yaml this may be the place
     write_with_backup(output / "config.yaml", config_load.dump(config_load.without_resume(config)).encode())
     write_json(output / "class_map.json", {str(index): label for index, label in enumerate(classes)})
+    trained = data.lists["train"]
+    write_class_names(output, trained)
     run_record.write_start(
-        output, run_record.command_line(), worker.device, convolutions, worker.group.size, prints, resumed
+        output,
+        run_record.command_line(),
+        worker.device,
+        convolutions,
+        worker.group.size,
+        prints,
+        resumed,
+        trained.origin,
     )
 
 

@@ -25,7 +25,14 @@ from paddlex_feat.inference.export.convert import require_forms
 from paddlex_feat.inference.extractor import FeatureExtractor, unit_rows
 from paddlex_feat.modes.adapt_dimension import require_dimension
 from paddlex_feat.modes.build import evaluator_of
-from paddlex_feat.modes.data import comparison_images, read_lists, require_images, self_pairs_of, warn_of_self_matches
+from paddlex_feat.modes.data import (
+    comparison_images,
+    read_lists,
+    require_images,
+    self_pairs_of,
+    warn_of_self_matches,
+    write_class_names,
+)
 from paddlex_feat.modes.worker import Worker, init_worker
 from paddlex_feat.provenance import run_record
 from paddlex_feat.runtime.device import first_device
@@ -110,7 +117,9 @@ def _describe(config: Config, output: Path, data: Data, worker: Worker) -> None:
     prints = {name: {"images": p.images, "sha256": p.sha256} for name, p in data.prints.items()}
     write_with_backup(output / "config.yaml", config_load.dump(config_load.without_resume(config)).encode())
     write_json(output / "class_map.json", {str(index): label for index, label in enumerate(data.classes)})
-    run_record.write_start(output, run_record.command_line(), worker.device, "oneDNN", 1, prints)
+    trained = data.lists["train"]
+    write_class_names(output, trained)
+    run_record.write_start(output, run_record.command_line(), worker.device, "oneDNN", 1, prints, origin=trained.origin)
 
 
 def _adapt(config: Config, output: Path, data: Data, worker: Worker, start: Start) -> dict[str, Any]:

@@ -25,7 +25,7 @@ NAME = "run.json"
 _AS_MODULE = "python -m paddlex_feat"
 PACKAGES = ("paddlex_feat", "paddlepaddle", "paddlepaddle-gpu", "numpy", "opencv-python-headless", "pillow")
 # Not among them: logs and curves, which tell times, and config.yaml, which is recorded when the run begins.
-_OUTPUTS = ("best_model/**/*", "latest/**/*", "epoch_*/**/*", "class_map.json", "train_result.json")
+_OUTPUTS = ("best_model/**/*", "latest/**/*", "epoch_*/**/*", "class_map.json", "class_names.json", "train_result.json")
 _OF_OTHER_MODES = (
     "check_dataset_result.json",
     "evaluate_result.json",
@@ -105,6 +105,7 @@ def write_start(
     processes: int,
     dataset: dict[str, Any],
     resumed: Sequence[dict[str, Any]] = (),
+    origin: str = "",
 ) -> None:
     """Write run.json, once config.yaml is there; an earlier one of other content is kept as .bak.
 
@@ -116,6 +117,7 @@ def write_start(
             machine's memory decides too.
         processes: number of processes of the job.
         dataset: {list: {"images": count, "sha256": digest}}.
+        origin: format of a data set without lists, and how it was understood and divided.
         resumed: what the runs that this one goes on with were made from, {"config", "dataset"} each.
     """
     place = working_directory()
@@ -133,6 +135,7 @@ def write_start(
         **({"mkl_debug_cpu_type": mkl_cpu_type()} if mkl_cpu_type() else {}),  # products round otherwise with it
         "config": sha256_file(folder / "config.yaml"),
         "dataset": dataset,
+        **({"dataset_read_as": origin} if origin else {}),
     }
     gpu = paddle_build.describe(device)
     if gpu is not None:

@@ -45,9 +45,10 @@ def write_rows(path: Path, head: list[str], rows: Iterable[list[str | int | floa
 
 
 def write_queries(ranking: Ranking, query: ImageList, gallery: ImageList, path: Path) -> None:
-    """A row for every query, in the order of its list: the rank of its first match, and its nearest images."""
+    """A row for every query, in the order of its list: the rank of its first match, its nearest images, names."""
     head = ["path", "label", "rank_of_first_match", "average_precision"]
     head += [f"top{k}_{name}" for k in range(1, NEIGHBOURS + 1) for name in ("path", "label", "similarity")]
+    head += ["name", "top1_name"]
 
     near = ranking.nearest[:, :NEIGHBOURS]
 
@@ -58,26 +59,41 @@ def write_queries(ranking: Ranking, query: ImageList, gallery: ImageList, path: 
             row.append(round(float(ranking.average_precision[q]), 6) if first else "")
             for g, similarity in zip(near[q].tolist(), ranking.similarity[q].tolist(), strict=False):
                 row += [gallery.paths[g], gallery.labels[g], round(similarity, 6)] if g >= 0 else ["", "", ""]
+            row += [""] * (len(head) - 2 - len(row))
+            row += [
+                query.name_of(query.labels[q]),
+                gallery.name_of(gallery.labels[near[q, 0]]) if near[q, 0] >= 0 else "",
+            ]
             yield row
 
     write_rows(path, head, rows())
 
 
-def write_classes(summary: Summary, path: Path) -> None:
+def write_classes(summary: Summary, query: ImageList, path: Path) -> None:
     """A row for every class, worst first; after them the classes without a matched query."""
     unmatched = summary.unmatched_classes
     rows: list[list[str | int | float]] = [
-        [c.label, c.queries, unmatched.get(c.label, 0), round(c.recall1, 6), round(c.mean_ap, 6)]
+        [
+            c.label,
+            c.queries,
+            unmatched.get(c.label, 0),
+            round(c.recall1, 6),
+            round(c.mean_ap, 6),
+            query.name_of(c.label),
+        ]
         for c in summary.classes
     ]
     matched = {c.label for c in summary.classes}
-    rows += [[label, 0, count, "", ""] for label, count in unmatched.items() if label not in matched]
-    write_rows(path, ["label", "queries", "unmatched_queries", "recall1", "mean_average_precision"], rows)
+    rows += [
+        [label, 0, count, "", "", query.name_of(label)] for label, count in unmatched.items() if label not in matched
+    ]
+    write_rows(path, ["label", "queries", "unmatched_queries", "recall1", "mean_average_precision", "name"], rows)
 
 
 def write_confusions(summary: Summary, query: ImageList, path: Path) -> None:
     """A row for every confused pair of classes, most frequent first, with one of its queries."""
     rows: list[list[str | int | float]] = [
-        [c.label, c.taken_for, c.count, query.paths[c.query]] for c in summary.confused
+        [c.label, c.taken_for, c.count, query.paths[c.query], query.name_of(c.label), query.name_of(c.taken_for)]
+        for c in summary.confused
     ]
-    write_rows(path, ["label", "taken_for", "count", "query_path"], rows)
+    write_rows(path, ["label", "taken_for", "count", "query_path", "name", "taken_for_name"], rows)

@@ -50,7 +50,7 @@ def write(
     summary = summarise(evaluation, query, gallery)
     examples = Examples(evaluation, query, gallery)
     write_queries(evaluation.ranking, query, gallery, folder / "queries.csv")
-    write_classes(summary, folder / "classes.csv")
+    write_classes(summary, query, folder / "classes.csv")
     write_confusions(summary, query, folder / "confusions.csv")
 
     first = evaluation.ranking.first_match
@@ -99,12 +99,17 @@ def _log(summary: Summary, main: dict[str, float], query: ImageList, page: Path)
     if summary.pixels_better_in:
         log.warning("Raw pixels are better than this network: %s.", ", ".join(summary.pixels_better_in))
     log.info("mAP@R: %.5f, MRR: %.5f", counts.mean_ap_at_r, counts.mrr)
-    worst = [f"{c.label} ({c.recall1:.3f} of {c.queries} queries)" for c in summary.classes[:3] if c.recall1 < 1]
+    worst = [
+        f"{query.name_of(c.label)} ({c.recall1:.3f} of {c.queries} queries)"
+        for c in summary.classes[:3]
+        if c.recall1 < 1
+    ]
     if worst:
         log.info("Classes with the lowest recall1: %s", ", ".join(worst))
     if summary.confused:
         most = summary.confused[0]
-        log.info("Most confused: class %d, taken for %d by %d queries", most.label, most.taken_for, most.count)
+        names = query.name_of(most.label), query.name_of(most.taken_for)
+        log.info("Most confused: class %s, taken for %s by %d queries", *names, most.count)
     best = summary.suggested
     if best.threshold is None:
         log.info("No threshold is suggested: the nearest gallery image of every query is of another class")

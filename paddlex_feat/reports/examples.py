@@ -24,6 +24,7 @@ class Example:
         right: whether it has the class of the query; None for a query itself.
         similarity: to the query; None for a query itself.
         rank: place among the gallery images, from 1; 0 for a query itself.
+        name: of the class; "" for its number.
     """
 
     image: np.ndarray | None
@@ -32,10 +33,16 @@ class Example:
     right: bool | None = None
     similarity: float | None = None
     rank: int = 0
+    name: str = ""
 
-    def text(self) -> str:
-        """The label; for a gallery image also whether it is right, and its similarity."""
-        label = shortened(str(self.label), 9)
+    @property
+    def title(self) -> str:
+        """The name of the class, else its number."""
+        return self.name or str(self.label)
+
+    def text(self, named: bool = True) -> str:
+        """The class by name or number; for a gallery image also whether it is right, and its similarity."""
+        label = shortened(self.title if named else str(self.label), 9)
         if self.right is None:
             return label
         return f"{'✓' if self.right else '✗'} {label} ({number(self.similarity, 2)})"
@@ -51,7 +58,8 @@ class Examples:
 
     def query(self, q: int) -> Example:
         """The query itself."""
-        return Example(self._image(self._query, q), self._query.paths[q], self._query.labels[q])
+        label = self._query.labels[q]
+        return Example(self._image(self._query, q), self._query.paths[q], label, name=self._query.names.get(label, ""))
 
     def neighbours(self, q: int, count: int = NEIGHBOURS) -> list[Example]:
         """Its nearest gallery images, nearest first; fewer if the gallery is smaller."""
@@ -67,7 +75,8 @@ class Examples:
     def _of(self, q: int, g: int, similarity: float, rank: int) -> Example:
         label = self._gallery.labels[g]
         right = label == self._query.labels[q]
-        return Example(self._image(self._gallery, g), self._gallery.paths[g], label, right, similarity, rank)
+        name = self._gallery.names.get(label, "")
+        return Example(self._image(self._gallery, g), self._gallery.paths[g], label, right, similarity, rank, name)
 
     def _image(self, records: ImageList, index: int) -> np.ndarray | None:
         file = records.files()[index]

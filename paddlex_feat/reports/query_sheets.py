@@ -11,6 +11,7 @@ import numpy as np
 
 from paddlex_feat.fileio.atomic import atomic_path
 from paddlex_feat.reports.examples import NEIGHBOURS, Example, Examples, number, shortened
+from paddlex_feat.reports.fonts import DEFAULT, families
 
 RIGHT, WRONG, QUERY = "#1a9850", "#d73027", "#333333"
 BLOCKS = 2  # queries side by side
@@ -83,9 +84,9 @@ def draw_queries(examples: Examples, shown: Sequence[int], title: str, path: Pat
     axes = figure.add_axes((0, 0, 1, 1))
     for i, (query, near, match) in enumerate(lines):
         left, top = _MARGIN + i // rows * block, _TOP + i % rows * _ROW
-        _draw(axes, left, top, query, f"query: {query.text()}")
+        _draw(axes, left, top, query, f"query: {_title(query)}")
         for column, example in enumerate(near, 1):
-            _draw(axes, left + column * _CELL, top, example, example.text())
+            _draw(axes, left + column * _CELL, top, example, _title(example))
         if match:
             title_of_match = f"rank {match.rank} ({number(match.similarity, 2)})"
             _draw(axes, left + (columns - 1) * _CELL, top, match, title_of_match)
@@ -96,13 +97,21 @@ def draw_queries(examples: Examples, shown: Sequence[int], title: str, path: Pat
         figure.savefig(temporary, dpi=110, format="png")
 
 
+def _title(example: Example) -> str:
+    """The example's text with the name of its class, or with its number where no font of the machine has the name."""
+    return example.text(named=families(example.text()) is not None)
+
+
 def _draw(axes: Any, left: float, top: float, example: Example, title: str) -> None:
     """One image below its title, in the middle of its cell; its name where there is no image."""
     from matplotlib.patches import Rectangle
 
     colour = QUERY if example.right is None else RIGHT if example.right else WRONG
     middle, upper = left + _CELL / 2, top + 0.2
-    axes.text(middle, upper - 0.06, title, fontsize=7, color=colour, ha="center", va="bottom")
+    drawn = families(title) or (DEFAULT,)
+    axes.text(
+        middle, upper - 0.06, title, fontsize=7, color=colour, ha="center", va="bottom", family=drawn, parse_math=False
+    )
     height, width = (1, 1) if example.image is None else example.image.shape[:2]
     scale = _IMAGE / max(height, width)
     x, y = middle - width * scale / 2, upper + (_IMAGE - height * scale) / 2

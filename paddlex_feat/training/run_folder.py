@@ -41,6 +41,7 @@ _OF_A_RUN = (
     METRICS,
     CURVES,
     "class_map.json",
+    "class_names.json",
     "run.json",
     "vdlrecords.*.log",
     "train_result.json.bak*",

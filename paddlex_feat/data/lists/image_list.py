@@ -22,6 +22,7 @@ class ImageList:
         lines: line of each image in the list's file, from 1; empty for formats without lines.
         file: name of the list's file; "" for `<name>.txt`; None: no file lists the images.
         names: of the classes, by label; empty where labels have no other name.
+        origin: format of the data set and how it was understood, for run.json; "" for lists, which say it themselves.
         leave_one_out: of the queries: whether the gallery has them too, and none counts as a match of itself.
         cameras: number of the camera of each image; empty for data sets without cameras. A gallery image of the class
             and the camera of a query does not count for it.
@@ -35,6 +36,7 @@ class ImageList:
     _files: list[str] = field(default_factory=list, repr=False)
     file: str | None = ""
     names: Mapping[int, str] = field(default_factory=dict)
+    origin: str = ""
     leave_one_out: bool = False
     cameras: list[int] = field(default_factory=list)
 
@@ -50,6 +52,10 @@ class ImageList:
     def title(self) -> str:
         """The list in messages: its own file, else its name, as one file may hold all lists."""
         return f"{self.name}.txt" if self.file == "" else self.name
+
+    def name_of(self, label: int) -> str:
+        """The name of a class, its number where it has no other."""
+        return self.names.get(label, str(label))
 
     def where(self, index: int) -> str:
         """file:line of a record; its path in a format without lines."""
@@ -68,6 +74,7 @@ class ImageList:
         paths, labels = [self.paths[i] for i in indices], [self.labels[i] for i in indices]
         part = ImageList(name or self.name, self.root, paths, labels, lines, file=self.file, names=self.names)
         part.cameras = [self.cameras[i] for i in indices] if self.cameras else []
+        part.origin = self.origin
         return part
 
 

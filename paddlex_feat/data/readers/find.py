@@ -194,6 +194,8 @@ def read_lists(
                 raise
             drawn, how = {name: whole.part([], name) for name in names}, "too few images to be divided"  # see findings
         lists, told = {name: drawn[name] for name in names}, f"{told}; {how}"
+    for records in lists.values():
+        records.origin = f"{reader.name}: {told}" if told else ""
     if told and (line := f"{root}: {reader.name}: {told}") not in _told:
         _told.add(line)
         counts = ", ".join(f"{len(records)} {name}" for name, records in lists.items())
