@@ -17,7 +17,13 @@ REQUIREMENTS = {
     "paddle26": ["paddlepaddle==2.6.2", "numpy<2"],
     "paddlex": ["paddlex[cv]==3.7.2", "paddlepaddle==3.3.1"],
     "visualdl": ["visualdl>=2.5"],
-    "metrics": ["scikit-learn==1.7.2", "pytorch-metric-learning==2.9.0", "torch==2.13.0", "numpy>=2,<3"],
+    "metrics": [
+        "scikit-learn==1.7.2",
+        "cleanlab==2.9.0",
+        "pytorch-metric-learning==2.9.0",
+        "torch==2.13.0",
+        "numpy>=2,<3",
+    ],
 }
 
 
