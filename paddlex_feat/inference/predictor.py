@@ -201,6 +201,7 @@ class Predictor:
         Args:
             input: image file, folder (recursive), pattern, text file of paths, URL, uint8 array (HWC in BGR order,
                 grey or BGRA), PIL image, a dict {"img": any of these}, or a list or iterator of these, nested at will.
+                {"img": …, "box": [x1, y1, x2, y2]} or "boxes": several of them, in pixels, gives a result for each.
                 An iterator is read three batches ahead at most; an array must not change before its result is there.
             batch_size: images computed together, for later calls too. On a CPU at least 8 are, which is faster,
                 unless the input has a URL or an iterator, whose next image may take long. Without any batch size:
@@ -240,7 +241,7 @@ class Predictor:
                     continue
                 number += 1
                 name = names.next(item.input_path, item.page_index)
-                yield FeatureResult(item.input_path, outcome, name, number, item.page_index)
+                yield FeatureResult(item.input_path, outcome, name, number, item.page_index, item.box)
                 if process != os.getpid():
                     raise FeatError(
                         "This iterator was started before the process was forked; its threads do not exist here.",

@@ -8,6 +8,7 @@ import os
 import re
 import time
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -25,7 +26,9 @@ _MAX_STEM_BYTES = 200  # bytes of a stem; with its number and `_res.json` it fit
 
 
 class FeatureResult(dict[str, Any]):
-    """`{"input_path": str | None, "feature": [512 floats]}` of one image, with "page_index" if it is one of pages.
+    """`{"input_path": str | None, "feature": [512 floats]}` of one image.
+
+    With "page_index" if it is one of pages, and "box", x1, y1, x2, y2 in pixels, if it is a part of its picture.
 
     Attributes:
         feature: the same as float32 [512], of unit length.
@@ -34,10 +37,17 @@ class FeatureResult(dict[str, Any]):
     """
 
     def __init__(
-        self, input_path: str | None, feature: np.ndarray, file_stem: str, number: int, page_index: int | None = None
+        self,
+        input_path: str | None,
+        feature: np.ndarray,
+        file_stem: str,
+        number: int,
+        page_index: int | None = None,
+        box: Sequence[float] | None = None,
     ):
         page = {} if page_index is None else {"page_index": page_index}
-        super().__init__(input_path=input_path, **page, feature=feature.tolist())
+        part = {} if box is None else {"box": list(box)}
+        super().__init__(input_path=input_path, **page, **part, feature=feature.tolist())
         self.feature = feature
         self._file_stem = file_stem
         self._number = number

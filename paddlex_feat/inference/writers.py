@@ -54,6 +54,7 @@ class JsonLines:
 class Npz:
     """features: float32 [N, D]; input_paths: text [N], "" for arrays; page_indices: int64 [N], -1 where there are none.
 
+    If results have boxes, boxes: float32 [N, 4], nan where there are none.
     Features wait in a temporary file without a name; paths and page indices in memory.
     """
 
@@ -62,10 +63,13 @@ class Npz:
         self._features = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - closed by `close`
         self._paths: list[str] = []
         self._pages: list[int] = []
+        self._boxes: dict[int, list[float]] = {}  # by the number of the result
         self._width = 0
 
     def add(self, result: FeatureResult, feature: np.ndarray) -> None:
         """Append `feature`, float32 [D], to the temporary file, and keep the path and the page index."""
+        if "box" in result:
+            self._boxes[len(self._paths)] = result["box"]
         self._features.write(feature.tobytes())
         self._width = len(feature)
         self._paths.append(result["input_path"] or "")
@@ -81,31 +85,36 @@ class Npz:
             for name, column in (("input_paths", self._paths), ("page_indices", self._pages)):
                 array = np.array(column)
                 writer.write(name, array.dtype, array.shape, [array.tobytes()])
+            if self._boxes:
+                boxes = np.full((shape[0], 4), np.nan, np.float32)
+                boxes[list(self._boxes)] = list(self._boxes.values())
+                writer.write("boxes", boxes.dtype, boxes.shape, [boxes.tobytes()])
 
 
 class Parquet:
-    """Columns input_path (text), page_index (int32) and feature (fixed_size_list<float32>[D]), in row groups."""
+    """Columns input_path (text), page_index (int32), box (float32 [4]) and feature (float32 [D]), in row groups."""
 
     def __init__(self, path: Path):
         self._arrow: Any = importlib.import_module("pyarrow")
         self._path = path
         self._writer: Any = None
-        self._rows: list[tuple[str | None, int | None, np.ndarray]] = []
+        self._rows: list[tuple[str | None, int | None, list[float] | None, np.ndarray]] = []
 
     def add(self, result: FeatureResult, feature: np.ndarray) -> None:
         """Keep one row, whose `feature` is float32 [D]; a full row group is written."""
-        self._rows.append((result["input_path"], result.get("page_index"), feature))
+        self._rows.append((result["input_path"], result.get("page_index"), result.get("box"), feature))
         if len(self._rows) == _ROW_GROUP:
             self._flush()
 
     def _flush(self) -> None:
         arrow = self._arrow
-        paths, pages, rows = zip(*self._rows, strict=True)
+        paths, pages, boxes, rows = zip(*self._rows, strict=True)
         features = np.stack(rows)
         names = [None if path is None else _utf8(path).decode() for path in paths]
         columns = {
             "input_path": arrow.array(names, arrow.string()),
             "page_index": arrow.array(pages, arrow.int32()),
+            "box": arrow.array(boxes, arrow.list_(arrow.float32(), 4)),
             "feature": arrow.FixedSizeListArray.from_arrays(arrow.array(features.reshape(-1)), features.shape[1]),
         }
         table = arrow.table(columns)
@@ -237,8 +246,8 @@ def save_features(results: Iterable[FeatureResult], path: str | Path) -> Path:
     """Write the results of `predict` to one file, as they come, in the form its suffix names.
 
     The feature is each result's attribute `feature`, as float32. .jsonl: a JSON object a line. .npz: `features`
-    float32 [N, D], `input_paths` and `page_indices`, read by `numpy.load(path, allow_pickle=False)`. .parquet: columns
-    input_path, page_index and feature.
+    float32 [N, D], `input_paths`, `page_indices` and, if there are some, `boxes`, read by
+    `numpy.load(path, allow_pickle=False)`. .parquet: columns input_path, page_index, box and feature.
 
     Memory does not grow with the number of results but for the paths of .npz. If `results` raises, what came before
     is written first. Raises what `feature_file` and `output_path` do, and OutputError if there is no result, or one of

@@ -142,11 +142,14 @@ def _predict(config: Config, given: Any, output: Path, outcome: _Outcome) -> Non
 
 
 def _as_text(given: Any) -> Any:
-    """The input with integers as text: they are names. Raises ConfigError for a value whose original text is lost."""
+    """The input with integers as text: they are names, but in boxes.
+
+    Raises ConfigError for a value whose original text is lost.
+    """
     if isinstance(given, list):
         return [_as_text(element) for element in given]
     if isinstance(given, dict):
-        return {key: _as_text(value) for key, value in given.items()}
+        return {key: value if key in ("box", "boxes") else _as_text(value) for key, value in given.items()}
     if given is None or isinstance(given, (bool, float)):
         raise ConfigError(
             f"Predict.input needs names, but YAML reads this one as the value {given!r}.",

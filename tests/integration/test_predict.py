@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.server
 import io
+import json
 import os
 import shutil
 import signal
@@ -571,3 +572,37 @@ for result in create_model("PP-ShiTuV2_rec", sys.argv[1], device="cpu").predict(
     words = [str(run_folder / "best_model/inference"), *files[:8], silent]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=100, cwd=ROOT)
     assert done.returncode and "KeyboardInterrupt" in done.stderr
+
+
+def test_boxes_are_images_of_their_own_with_the_features_of_their_crops(model, tmp_path):
+    pixels = cv2.GaussianBlur(np.random.default_rng(3).integers(0, 256, (80, 120, 3), dtype=np.uint8), (0, 0), 3)
+    file = tmp_path / "shelf.jpg"
+    cv2.imwrite(str(file), pixels)
+    picture, boxes = cv2.imread(str(file)), [[10, 5, 70.4, 60], [30, 20, 110, 75]]
+    for number, (x1, y1, x2, y2) in enumerate(np.round(boxes).astype(int).tolist()):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), picture[y1:y2, x1:x2])
+    crops = [result["feature"] for result in model.predict([str(tmp_path / "0.png"), str(tmp_path / "1.png")])]
+    found = list(model.predict([{"img": str(file), "boxes": boxes}, {"img": picture, "box": boxes[1]}]))
+    assert [result["feature"] for result in found] == [*crops, crops[1]]
+    assert [result["box"] for result in found] == [*boxes, boxes[1]]
+    paths = [result.save_to_json(tmp_path / "out") for result in found[:2]]
+    assert len(set(paths)) == 2 and json.loads(paths[1].read_text())["box"] == boxes[1]
+    whole = next(iter(model.predict({"img": str(file)})))
+    assert "box" not in whole
+    for suffix in ("npz", "parquet"):
+        paddlex_feat.save_features([*found, whole], tmp_path / f"features.{suffix}")
+    assert np.array_equal(np.load(tmp_path / "features.npz")["boxes"][:2], np.array(boxes, np.float32))
+    assert np.isnan(np.load(tmp_path / "features.npz")["boxes"][3]).all()
+
+
+@pytest.mark.parametrize(
+    "box", [[1, 2, 3], [5, 5, 5, 9], ["a", 1, 2, 3], [], [[1, 2, 3, 4], [1, 2]], [0, 0, float("nan"), 1]]
+)
+def test_a_box_that_is_none_is_an_error_of_that_input(model, files, box):
+    results = list(model.predict([{"img": files[0], "box": box}, files[0]], on_error="skip"))
+    assert len(results) == 1 and "box" in model.failed[0][1] and "box" not in results[0]
+
+
+def test_a_box_beside_its_picture_is_an_error_of_that_input(model, files):
+    list(model.predict([{"img": files[0], "box": [5000, 5000, 5010, 5010]}], on_error="skip"))
+    assert "has no pixel of the picture" in model.failed[0][1]

@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -20,6 +20,7 @@ from paddlex_feat.data.images import tiff
 from paddlex_feat.data.images.decode import MAX_FILE_BYTES, IsLargeEnough, read_bgr
 from paddlex_feat.data.images.formats import BEGINNING, SUFFIXES, looks_like_image
 from paddlex_feat.data.images.opencv import cv2
+from paddlex_feat.data.images.source import Box, crop
 from paddlex_feat.errors import DownloadError, ImageError
 from paddlex_feat.fileio.reading import first_bytes
 from paddlex_feat.fileio.temporary import TemporaryFolder
@@ -53,6 +54,7 @@ class Item:
         page_index: from 0, of a file with several pages.
         offset: position of that page's directory in the file, in bytes.
         folder: temporary folder of a downloaded file, kept until its last page is read.
+        box: the part of the picture that is meant; None: all of it.
     """
 
     input_path: str | None
@@ -61,12 +63,14 @@ class Item:
     page_index: int | None = None
     offset: int = 0
     folder: TemporaryFolder | None = None
+    box: Box | None = None
 
     @property
     def name(self) -> str:
-        """The path, or else the location, with the page; for error messages."""
+        """The path, or else the location, with page and box; for error messages."""
         page = "" if self.page_index is None else f" page {self.page_index}"
-        return f"{self.input_path or self.location}{page}"
+        box = "" if self.box is None else f" box {self.box}"
+        return f"{self.input_path or self.location}{page}{box}"
 
     @property
     def line(self) -> str:
@@ -94,7 +98,9 @@ class Item:
         elif self.page_index is not None:
             image = tiff.read_page(self.source, self.offset, _where(self.name, self.location))
         else:
-            image = self._read(enough, cancel)
+            image = self._read(None if self.box else enough, cancel)
+        if self.box is not None:
+            image = crop(image, self.box, _where(self.name, self.location))
         # Colours are converted last, on the small image, as evaluation does.
         return cv2.cvtColor(resize(image), cv2.COLOR_BGR2RGB)
 
@@ -222,11 +228,21 @@ class _Reader:
                 yield from _pages(found.path, place, found.path)
 
     def _dict(self, source: dict[Any, Any], location: str, parents: tuple[int, ...]) -> Iterator[Item]:
-        if "img" in source:
-            yield from self.read(source["img"], location, parents)
-        else:
+        if "img" not in source:
             what = f"A dict input needs the key 'img'; it has {cut(str(sorted(map(str, source))))}."
             yield _failed(what, location, "Give {'img': image}.", "input-dict")
+            return
+        boxes = _boxes(source)
+        if boxes is None:
+            given = cut(str(source.get("box", source.get("boxes"))))
+            what = f"The box is {given}, not x1, y1, x2, y2 with x1 < x2 and y1 < y2."
+            yield _failed(what, location, "Give {'img': image, 'box': [x1, y1, x2, y2]} in pixels.", "input-box")
+            return
+        for item in self.read(source["img"], location, parents):
+            if isinstance(item.source, Exception) or not boxes:
+                yield item
+            else:
+                yield from (replace(item, box=box) for box in boxes)
 
     def _file(self, source: Any, location: str, parents: tuple[int, ...]) -> Iterator[Item]:
         fix = "Give the file's path, or the array that cv2.imdecode makes of its bytes."
@@ -240,6 +256,22 @@ class _Reader:
                 number += 1
         except Exception as error:  # noqa: BLE001 - the caller's own; `Predictor` raises it after the results before it
             yield Item(None, f"{location}[{number}]", InputIteratorError(error))
+
+
+def _boxes(source: dict[Any, Any]) -> list[Box] | None:
+    """The boxes of a dict input: one in "box", or any number of them there or in "boxes"; None if one is wrong."""
+    given = source.get("box", source.get("boxes"))
+    if given is None:
+        return []
+    try:
+        rows = np.asarray(given, np.float64)
+    except (TypeError, ValueError):
+        return None
+    rows = rows[None] if rows.ndim == 1 else rows
+    fits = rows.ndim == 2 and rows.shape[1] == 4 and np.isfinite(rows).all() and np.abs(rows).max(initial=0) < 1e9
+    if not fits or not len(rows) or not (rows[:, :2] < rows[:, 2:]).all():
+        return None
+    return [Box(*row) for row in rows.tolist()]
 
 
 def _is_a(*kinds: type) -> Callable[[Any], bool]:
