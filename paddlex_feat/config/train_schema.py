@@ -99,6 +99,9 @@ class AugmentSection(Section):
     fused: bool = key(
         True, "Interpolate a rotated padded crop once, in one warp; False: step by step, as PaddleClas does."
     )
+    box_margin: float = key(
+        0.0, "Share of a box's width and height that is added on each side before it is augmented.", "of 1", ge=0, le=2
+    )
     reduced_decode: bool = key(True, "Decode a JPEG at 1/2, 1/4 or 1/8 size where that leaves enough pixels.")
 
     @model_validator(mode="after")

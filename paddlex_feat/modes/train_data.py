@@ -17,6 +17,7 @@ from paddlex_feat.data.augment.augment import Augment
 from paddlex_feat.data.augment.rand_augment import RandAugment
 from paddlex_feat.data.images.cache import ImageCache
 from paddlex_feat.data.images.preprocess import Preprocess
+from paddlex_feat.data.images.source import grown
 from paddlex_feat.data.lists.fingerprint import Fingerprint, fingerprint
 from paddlex_feat.data.lists.holdout import hold_out
 from paddlex_feat.data.lists.image_list import ImageList
@@ -179,10 +180,11 @@ class Loader:
         self._draw = draw or (lambda epoch, first: data.sampler.epoch(epoch))
         settings = self._settings = config.Train
         options = settings.augment.model_dump()
+        margin = options.pop("box_margin")
         self._augment = Augment(**{**options, "rand_augment": RandAugment(**options["rand_augment"])})
         self._preprocess = self._preprocess_of(config, 0)
         self._config = config
-        self._files = data.lists["train"].files()
+        self._files = [grown(file, margin) for file in data.lists["train"].files()]
         self._data, self._worker = data, worker
         self._cache = _cache(settings.cache_mib * 2**20, worker.group)
         self._processes: DecodingProcesses | None = None

@@ -13,7 +13,7 @@ from paddlex_feat.data.images.cache import ImageCache
 from paddlex_feat.data.images.decode import read_bgr
 from paddlex_feat.data.images.headers import picture_size
 from paddlex_feat.data.images.preprocess import Preprocess
-from paddlex_feat.data.images.source import Box, ImageSource
+from paddlex_feat.data.images.source import Box, ImageSource, grown
 from paddlex_feat.data.lists.image_list import ImageList
 
 SETTINGS = CheckSettings(batch_size=4, samples_per_class=None, num_classes=None, workers=1)
@@ -198,3 +198,12 @@ def test_copies_between_gallery_and_query_are_of_the_same_box(tmp_path):
     for box, copies in ((BOXES[0], 1), (BOXES[1], 0)):
         gallery = ImageList("gallery", tmp_path, [source(two, box)], [0])
         assert count_copies(query, gallery, find_self_pairs(query, gallery)) == copies
+
+
+def test_a_margin_grows_a_box_within_its_picture(tmp_path):
+    picture = np.arange(60 * 40 * 3, dtype=np.uint8).reshape(40, 60, 3)
+    cv2.imwrite(str(tmp_path / "a.png"), picture)
+    box = ImageSource("a.png[10,10,30,20]", str(tmp_path / "a.png"), box=Box(10, 10, 30, 20))
+    assert np.array_equal(read_bgr(grown(box, 0.5)), picture[5:25, 0:40])
+    assert np.array_equal(read_bgr(grown(box, 2)), picture[0:40, 0:60])  # no farther than the picture
+    assert grown(box, 0) is box and grown("a.png", 0.5) == "a.png" and str(grown(box, 0.5)) != str(box)

@@ -84,6 +84,16 @@ def size_of(path: str) -> int:
     return os.stat(file_of(path)).st_size
 
 
+def grown(path: str, margin: float) -> str:
+    """The image with a box that is wider and higher by `margin` of its sides on each side; others as they are."""
+    box = box_of(path)
+    if box is None or not margin or not isinstance(path, ImageSource):
+        return path
+    x, y = margin * (box.x2 - box.x1), margin * (box.y2 - box.y1)
+    larger = Box(box.x1 - x, box.y1 - y, box.x2 + x, box.y2 + y)
+    return ImageSource(f"{path} with {margin:g} around", path.file, path.start, path.length, larger)
+
+
 def crop(image: np.ndarray, box: Box, name: str) -> np.ndarray:
     """The pixels of a box, uint8 [h, w, 3]: whole pixels, by rounding, within the picture.
 
