@@ -4,7 +4,7 @@
 group `paddlex_feat.checks`, which names a `CheckSpec` (docs/extending_data.md).
 """
 
-from paddlex_feat.checks import boxes, classes, duplicates, files, pixels, suspects
+from paddlex_feat.checks import boxes, class_structure, classes, duplicates, files, lookalikes, pixels, suspects
 from paddlex_feat.checks.context import CheckSettings, DataSet, RecordLocation
 from paddlex_feat.checks.image_info import ImageInfo
 from paddlex_feat.checks.spec import CheckSpec
@@ -23,5 +23,6 @@ __all__ = [
 ]
 
 CHECKS: Registry[CheckSpec] = Registry("checks", CheckSpec, key="Global.mode=check_dataset")
-for _spec in (*files.CHECKS, *boxes.CHECKS, *classes.CHECKS, *duplicates.CHECKS, *pixels.CHECKS, *suspects.CHECKS):
-    CHECKS.add(_spec)
+for _room in (files, boxes, classes, duplicates, pixels, suspects, class_structure, lookalikes):
+    for _spec in _room.CHECKS:
+        CHECKS.add(_spec)

@@ -33,9 +33,14 @@ class LabelSpace:
     classes: np.ndarray
 
     @cached_property
+    def evened(self) -> np.ndarray:
+        """The features with their variation within the classes evened out, unit rows, float32 [N, d]."""
+        return even_out(self.features, self.classes)
+
+    @cached_property
     def neighbours(self) -> Neighbours:
-        """The nearest images by features whose variation within the classes is evened out."""
-        return find_neighbours(even_out(self.features, self.classes), self.classes, NEAREST, _OTHERS)
+        """The nearest images by `evened`."""
+        return find_neighbours(self.evened, self.classes, NEAREST, _OTHERS)
 
     @cached_property
     def own(self) -> np.ndarray:
@@ -115,8 +120,7 @@ def label_spaces(data: DataSet, features: Features) -> list[LabelSpace]:
 def even_out(features: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Whiten features by their covariance within the classes, shrunk by SHRINKAGE; unit rows, float32 [N, d].
 
-    The directions in which images of one class differ most count least then (Hatch et al., Interspeech 2006). Of more
-    than MANY images the MAX_DIM directions with the largest variance are kept.
+    The directions in which images of one class differ most count least then (Hatch et al., Interspeech 2006).
     """
     centred = features - features.mean(axis=0, dtype=np.float64).astype(np.float32)
     _, inverse, sizes = np.unique(classes, return_inverse=True, return_counts=True)
@@ -128,9 +132,14 @@ def even_out(features: np.ndarray, classes: np.ndarray) -> np.ndarray:
     if mean > 0:
         variance, basis = np.linalg.eigh((1 - SHRINKAGE) * covariance + SHRINKAGE * mean * np.eye(len(covariance)))
         centred = centred @ (basis / np.sqrt(variance)).astype(np.float32)
-    if len(features) > MANY and centred.shape[1] > MAX_DIM:
-        _, basis = np.linalg.eigh((centred.T @ centred).astype(np.float64))
-        centred = centred @ basis[:, -MAX_DIM:].astype(np.float32)
-    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
-    unit: np.ndarray = centred / np.where(lengths > 0, lengths, 1)
+    return comparable(centred)
+
+
+def comparable(rows: np.ndarray) -> np.ndarray:
+    """Rows at unit length, float32 [N, d]; of more than MANY, their MAX_DIM directions with the largest variance."""
+    if len(rows) > MANY and rows.shape[1] > MAX_DIM:
+        _, basis = np.linalg.eigh((rows.T @ rows).astype(np.float64))
+        rows = rows @ basis[:, -MAX_DIM:].astype(np.float32)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: np.ndarray = rows / np.where(lengths > 0, lengths, 1)
     return unit

@@ -52,13 +52,13 @@ def find_neighbours(rows: np.ndarray, classes: np.ndarray, own: int, other: int)
         similar = np.matmul(columns[first:last], columns.T, out=buffer[: last - first])
         similar[:, count:] = -np.inf
         similar[np.arange(last - first), np.arange(first, last)] = -np.inf
-        for start, end in zip(starts, ends, strict=True):
+        here = slice(int(np.searchsorted(ends, first, "right")), int(np.searchsorted(starts, last, "left")))
+        for start, end in zip(starts[here].tolist(), ends[here].tolist(), strict=True):
             low, high = max(start, first), min(end, last)
-            if low < high:
-                mine = similar[low - first : high - first, start:end]
-                places, values = _largest(mine, own)
-                _write(found.own, found.own_similarity, order, slice(low, high), places, values, int(start))
-                mine[:] = -np.inf
+            mine = similar[low - first : high - first, start:end]
+            places, values = _largest(mine, own)
+            _write(found.own, found.own_similarity, order, slice(low, high), places, values, start)
+            mine[:] = -np.inf
         places, values = _largest_of_many(similar, other)
         _write(found.other, found.other_similarity, order, slice(first, last), places, values, 0)
     return found

@@ -1,4 +1,4 @@
-"""Checks of what features see: labels that are likely wrong, images unlike their class, classes that are one or two."""
+"""Checks of what features see: labels that are likely wrong, and images unlike all others of their class."""
 
 from __future__ import annotations
 
@@ -14,18 +14,9 @@ from paddlex_feat.data.findings import Finding, FindingSpec
 
 FENCE = 1.5  # interquartile ranges beyond the quartiles: Tukey, "Exploratory Data Analysis", 1977
 SHOWN = 2  # images of the own and of the other class beside a suspect
-MIXED = 0.3  # share of the images of two classes whose nearest image is of the other: of one class it would be 0.5
-MIN_MIXED = 4  # images of both classes together, at least
-
 _LOOK = "Look at it beside its neighbours in the report; if the label is wrong, correct it or drop the line."
 WRONG = FindingSpec("label-suspect", "warning", "an image is nearer to another class than to its own", _LOOK)
 UNLIKE = FindingSpec("image-unlike-class", "warning", "an image is unlike all others of its class", _LOOK)
-ALIKE = FindingSpec(
-    "classes-alike",
-    "warning",
-    "the images of two classes lie among each other",
-    "If both are one class, give them one label.",
-)
 
 
 @dataclass(frozen=True)
@@ -52,11 +43,12 @@ class Suspect:
 
 def rank_suspects(data: DataSet) -> list[Suspect]:
     """All images by how likely their label is wrong, the likeliest first; none for images alone in their class."""
-    found = [suspect for space in _spaces(data) for suspect in _of_space(space)]
+    found = [suspect for space in spaces_of(data) for suspect in _of_space(space)]
     return sorted(found, key=lambda suspect: -suspect.margin)
 
 
-def _spaces(data: DataSet) -> list[LabelSpace]:
+def spaces_of(data: DataSet) -> list[LabelSpace]:
+    """The label spaces of a data set, made once; none without features."""
     if data.features is None:
         return []
     if not data.label_spaces:
@@ -94,12 +86,12 @@ def check_suspects(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
         if suspect.margin > highest and suspect.elsewhere >= close:
             other = suspect.other[0]
             message = (
-                f"{suspect.record.path} is labelled {_named(suspect.record)} and nearer to {_named(other)}, as "
+                f"{suspect.record.path} is labelled {named(suspect.record)} and nearer to {named(other)}, as "
                 f"{other.path} ({other.where}); place {place} of {len(ranked)}, margin {suspect.margin:.2f}."
             )
             yield WRONG.at(suspect.record.where, message, images=_images(suspect), captions=_captions(suspect))
         elif suspect.own < min(lowest, close):
-            message = f"{suspect.record.path} is unlike the others of {_named(suspect.record)}: {suspect.own:.2f}."
+            message = f"{suspect.record.path} is unlike the others of {named(suspect.record)}: {suspect.own:.2f}."
             yield UNLIKE.at(suspect.record.where, message, images=_images(suspect), captions=_captions(suspect))
 
 
@@ -108,7 +100,8 @@ def _fence(values: np.ndarray, side: int) -> float:
     return float(high + FENCE * (high - low) if side > 0 else low - FENCE * (high - low))
 
 
-def _named(record: RecordLocation) -> str:
+def named(record: RecordLocation) -> str:
+    """The label of an image, with the name of the class."""
     name = record.records.names.get(record.label)
     return f"{record.label} ({name})" if name else str(record.label)
 
@@ -121,42 +114,9 @@ def _images(suspect: Suspect) -> tuple[str, ...]:
 def _captions(suspect: Suspect) -> tuple[str, ...]:
     return (
         suspect.record.where,
-        *(f"of {_named(record)}" for record in suspect.like),
-        *(f"of {_named(record)}" for record in suspect.other),
+        *(f"of {named(record)}" for record in suspect.like),
+        *(f"of {named(record)}" for record in suspect.other),
     )
 
 
-def check_classes_alike(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
-    """Find pairs of classes whose images have each other as nearest images."""
-    for space in _spaces(data):
-        for first, second, share in _mixed(space):
-            one, other = (next(r for r in space.records if r.label == label) for label in (first, second))
-            message = (
-                f"{share:.0%} of the images of {_named(one)} and {_named(other)} have their nearest image in the other "
-                f"of the two, as {one.path} and {other.path}."
-            )
-            yield ALIKE.at(one.where, message, images=data.readable(one.file, other.file))
-
-
-def _mixed(space: LabelSpace) -> Iterator[tuple[int, int, float]]:
-    """(class, class, share of their images whose nearest image is of the other class), largest share first."""
-    near = space.neighbours
-    labels, classes, sizes = np.unique(space.classes, return_inverse=True, return_counts=True)
-    crossing = (near.other_similarity[:, 0] > near.own_similarity[:, 0]) & (near.other[:, 0] >= 0)
-    source, target = classes[crossing], classes[near.other[crossing, 0]]
-    pairs, counts = np.unique(np.sort(np.stack([source, target], axis=1), axis=1), axis=0, return_counts=True)
-    both = np.zeros((len(pairs), 2), bool)  # each of the two must cross, else one is spread out and the other is not
-    place = {(int(a), int(b)): i for i, (a, b) in enumerate(pairs)}
-    for a, b in set(zip(source.tolist(), target.tolist(), strict=True)):
-        both[place[min(a, b), max(a, b)], int(a > b)] = True
-    total = sizes[pairs].sum(axis=1) if len(pairs) else np.zeros(0, int)
-    shares = counts / np.maximum(total, 1)
-    for i in np.argsort(-shares, kind="stable"):
-        if shares[i] >= MIXED and total[i] >= MIN_MIXED and both[i].all():
-            yield int(labels[pairs[i, 0]]), int(labels[pairs[i, 1]]), float(shares[i])
-
-
-CHECKS = (
-    CheckSpec("suspects", check_suspects, (WRONG, UNLIKE)),
-    CheckSpec("classes-alike", check_classes_alike, (ALIKE,)),
-)
+CHECKS = (CheckSpec("suspects", check_suspects, (WRONG, UNLIKE)),)

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paddlex_feat.checks.class_structure import check_class_of_two, check_classes_alike, check_redundant_gallery
 from paddlex_feat.checks.context import CheckSettings, DataSet, Features
+from paddlex_feat.checks.image_info import ImageInfo
 from paddlex_feat.checks.label_space import LabelSpace
+from paddlex_feat.checks.lookalikes import check_lookalikes
 from paddlex_feat.checks.neighbours import find_neighbours
-from paddlex_feat.checks.suspects import check_classes_alike, check_suspects, rank_suspects
+from paddlex_feat.checks.suspects import check_suspects, rank_suspects
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.errors import DatasetError
 from paddlex_feat.reports.suspects_table import read_marks, write_suspects
@@ -136,3 +139,39 @@ def test_a_marked_table_is_read_back(tmp_path):
     with pytest.raises(DatasetError) as caught:
         read_marks(file, data.lists)
     assert caught.value.code == "suspects-unreadable" and "droop" in caught.value.what
+
+
+def test_copies_that_only_features_see_are_found():
+    rows, labels = clusters(6)
+    rows[15] = unit(rows[150:151] + 0.02 * rows[3:4])[0]  # in train and gallery
+    rows[21] = unit(rows[22:23] + 0.02 * rows[3:4])[0]  # both in train
+    data = data_of(rows[:120], labels[:120])
+    gallery = ImageList("gallery", Path("set"), [f"g{i}.jpg" for i in range(80)], labels[120:].tolist())
+    data.lists["gallery"] = gallery
+    files = [*data.lists["train"].files(), *gallery.files()]
+    data.features = Features(rows, {file: i for i, file in enumerate(files)}, "model")
+    data.image_info.update({file: ImageInfo(width=9, height=9) for file in files})
+    found = {(f.code, f.where) for f in check_lookalikes(data, SETTINGS)}
+    assert {("leak-similar", "g30.jpg"), ("copy-similar", "train.txt:23")} <= found and len(found) < 8
+    hashes = {files[21]: "00" * 80, files[22]: "00" * 80}
+    data.image_info.update({file: ImageInfo(width=9, height=9, phash=text) for file, text in hashes.items()})
+    assert ("copy-similar", "train.txt:23") not in {(f.code, f.where) for f in check_lookalikes(data, SETTINGS)}
+
+
+def test_a_class_that_is_two_is_found():
+    rows, labels = clusters(7, noise=0.3)
+    given = np.where(labels == 4, 5, labels)
+    found = list(check_class_of_two(data_of(rows, given), SETTINGS))
+    assert [f.where for f in found] == ["train.txt:41"] and "10 of the 20 images of 5 " in found[0].message
+    assert not list(check_class_of_two(data_of(rows, labels), SETTINGS))
+
+
+def test_gallery_images_beside_nearly_equal_ones_are_counted():
+    rows, labels = clusters(8, noise=1.0)
+    rows[10:14] = unit(rows[10:11] + 0.05 * np.random.default_rng(0).normal(size=(4, 32)) / 32**0.5)
+    data = data_of(rows, labels)
+    assert not list(check_redundant_gallery(data, SETTINGS))  # of training images this is no matter
+    gallery = ImageList("gallery", Path("set"), data.lists["train"].paths, labels.tolist())
+    lists = {"train": ImageList("train", Path("set")), "gallery": gallery, "query": ImageList("query", Path("set"))}
+    found = list(check_redundant_gallery(DataSet(Path("set"), lists, features=data.features), SETTINGS))
+    assert len(found) == 1 and found[0].message.startswith("3 of 200 gallery images")
