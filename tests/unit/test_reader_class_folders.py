@@ -82,6 +82,13 @@ def test_a_class_that_is_called_train_is_a_class(tmp_path):
     assert classes(found) == {"train", "bus", "car", "test"}
 
 
+def test_lists_without_classes_are_no_classes(tmp_path):
+    put(tmp_path, *(f"images/{part}/{i}.jpg" for part in ("train", "val") for i in range(4)))
+    with pytest.raises(DatasetError) as caught:
+        require_lists(str(tmp_path))
+    assert caught.value.code == "list-errors" and "no folders of classes" in caught.value.what
+
+
 def test_what_is_no_part_of_the_set_is_said(tmp_path):
     put(
         tmp_path,

@@ -23,6 +23,13 @@ OTHER_FOLDER = FindingSpec(
     "Nothing, if it is no part of the data set; else move what it holds into the folder of a list.",
 )
 LEFT_OUT = FindingSpec("file-no-image", "note", "files are no images", "Nothing, if they are not meant to be.")
+NO_CLASSES = FindingSpec(
+    "folders-without-classes",
+    "error",
+    "folders of lists, such as train and test, hold images without folders of classes",
+    "Put the images of each class into a folder of its name; if annotations name the classes, name their format with "
+    "Global.dataset_format.",
+)
 UNREADABLE = FindingSpec(
     "folder-unreadable", "error", "a folder cannot be read", "Give this user the right to read it."
 )
@@ -134,6 +141,10 @@ def _divide(items: Items, folders: Folders) -> tuple[list[Finding], str]:
             else:
                 add(part, names[1:], folder)
         return findings, f"a folder below that of a list is a class; {assign(items, found)}"
+    if len(classes) > 1 and all(part_of(names[-1]) for names in classes.values()):
+        folders_named = " and ".join("/".join(folder) for folder in classes)
+        findings.append(NO_CLASSES.at(folders_named, f"{folders_named} hold images, and no folders of classes."))
+        return findings, "folders of lists without classes"
     for folder, names in classes.items():
         add(UNDIVIDED, names, folder)
     items.parts |= found
@@ -162,6 +173,6 @@ CLASS_FOLDERS = ReaderSpec(
     read=_read,
     files=lambda names: ("a folder for each class",),
     layout="Class folders: the images of a class lie in a folder of its name, also below train, gallery, query, test.",
-    findings=(WITHOUT_CLASS, OTHER_FOLDER, LEFT_OUT, UNREADABLE),
+    findings=(WITHOUT_CLASS, OTHER_FOLDER, LEFT_OUT, NO_CLASSES, UNREADABLE),
     generic=True,
 )
