@@ -29,22 +29,22 @@ NETWORK = ("Model.backbone=EfficientNet_Lite0", "Model.embedding_size=1280", "Mo
 ALLOWED_LOSS = 0.005  # of recall1
 CASES: dict[str, tuple[str, ...]] = {
     "rate x100": ("Train.learning_rate=1",),
-    "rate x10000": ("Train.learning_rate=100", "Train.epochs_iters=2"),
     "overflow": ("Train.learning_rate=1e30",),
     "wrong labels": (),
-    "random labels": ("Train.learning_rate=0.1", "Train.epochs_iters=2"),
     "wrong augmentation": (
         "Train.augment.rotation_prob=1",
         "Train.augment.rotation_degrees=180",
         "Train.augment.crop=random_resized_crop",
         "Train.augment.scale=[0.01, 0.02]",
     ),
+}
+MORE: dict[str, tuple[str, ...]] = {
+    "rate x10000": ("Train.learning_rate=100", "Train.epochs_iters=2"),
+    "random labels": ("Train.learning_rate=0.1", "Train.epochs_iters=2"),
     "tiny images": ("Train.input_size=32", "Train.learning_rate=0.1"),
     "tiny batches": ("Train.batch_size=4", "Train.samples_per_class=2", "Train.learning_rate=0.1"),
     "decay": ("Train.weight_decay=10", "Train.learning_rate=0.1"),
     "one epoch with half of it warm-up": ("Train.warmup_steps=0.5",),
-}
-MORE: dict[str, tuple[str, ...]] = {
     "rate x1000": ("Train.learning_rate=10",),
     "rate of nothing": ("Train.learning_rate=1e-12",),
     "AdamW at 1": ("Train.optimizer=adamw", "Train.learning_rate=1"),
@@ -133,4 +133,4 @@ def test_a_sabotaged_training_delivers_no_less_than_its_start(name, start, data_
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", MORE)
 def test_thirty_ways_to_ruin_a_training_deliver_no_less_than_the_start(name, start, data_sets, tmp_path):
-    require_no_loss(name, MORE[name], start, data_sets["true"], tmp_path)
+    require_no_loss(name, MORE[name], start, data_sets.get(name, data_sets["true"]), tmp_path)

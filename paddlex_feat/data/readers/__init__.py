@@ -8,6 +8,6 @@ adds a format by an entry point of the group `paddlex_feat.readers`, which names
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.lists.transaction import LISTS
 from paddlex_feat.data.readers.find import READERS, find_root, reader_of, require_lists
-from paddlex_feat.data.readers.spec import ReaderSpec
+from paddlex_feat.data.readers.spec import ReaderSpec, Reading
 
-__all__ = ["LISTS", "READERS", "ImageList", "ReaderSpec", "find_root", "reader_of", "require_lists"]
+__all__ = ["LISTS", "READERS", "ImageList", "ReaderSpec", "Reading", "find_root", "reader_of", "require_lists"]
