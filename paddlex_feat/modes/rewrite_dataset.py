@@ -148,7 +148,8 @@ def _require(lists: dict[str, ImageList], crops: bool, fix: str) -> None:
                     fix=fix,
                     code="convert-needs-crops",
                 )
-            if not within and not is_listable_path(path):
+            from_list = records.file == ""  # what a list has named, a list can name
+            if not within and not from_list and not is_listable_path(path):
                 raise DatasetError(
                     f"{path!r} cannot be written in a list.",
                     where=records.where(index),

@@ -76,7 +76,7 @@ def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS, form: str | None
         raise DatasetError(
             lookup.problem("The data set folder", dataset_dir, "folder"),
             where=f"Global.dataset_dir={dataset_dir}",
-            fix=f"Give the folder that holds {_files_of_all(names)}.",
+            fix=f"Give the folder that holds {_files_of_all(names, form)}.",
             code="dataset-folder-missing",
         )
     found: list[Path] = []
@@ -90,7 +90,7 @@ def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS, form: str | None
         found = [folder for folder in found if not set(found).intersection(folder.parents)]  # train/ belongs to its set
         if found:
             break
-    walk.log(f"Search for {_files_of_all(names)} below {top}")
+    walk.log(f"Search for {_files_of_all(names, form)} below {top}")
     if len(found) == 1:
         if readers != [SHITU_REC]:
             _require_whole(top, found[0], names)
@@ -98,7 +98,7 @@ def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS, form: str | None
     if not found and _holds_some(top, names):
         return top
     if not found:
-        raise _not_found(top, names)
+        raise _not_found(top, names, form)
     raise DatasetError(
         f"{len(found)} folders hold a data set: {', '.join(map(str, found[:_SHOWN]))}.",
         where=f"Global.dataset_dir={dataset_dir}",
@@ -223,22 +223,33 @@ def _holds_some(folder: Path, names: tuple[str, ...]) -> bool:
     return any(reader.count_lists(folder, names) for reader in READERS if not reader.generic)
 
 
-def _not_found(top: Path, names: tuple[str, ...]) -> DatasetError:
-    files = [file for reader in _usable() for file in reader.files(names)]
+def _not_found(top: Path, names: tuple[str, ...], form: str | None) -> DatasetError:
+    readers = _mentioned(form)
+    files = [file for reader in readers for file in reader.files(names)]
     hints = [lookup.explain(top / file, "file") for file in files]
     if top.name not in ("", "..") and _holds_some(top.parent, names):
         hints = [f"There are lists one folder up: give {top.parent}."]
+    others = "" if form else " docs/datasets.md shows all formats that are read."
     return DatasetError(
-        f"No folder with {_files_of_all(names)}. {next(filter(None, hints), '')}".rstrip(),
+        f"No folder with {_files_of_all(names, form)}. {next(filter(None, hints), '')}".rstrip(),
         where=f"{top} and {SEARCH_DEPTH} levels of folders below",
-        fix=" ".join(reader.layout for reader in _usable()),
+        fix=" ".join(reader.layout for reader in readers) + others,
         code="no-dataset",
     )
 
 
-def _files_of_all(names: tuple[str, ...]) -> str:
-    """The files of every format, in words: "train.txt, gallery.txt and query.txt"."""
-    return ", or ".join(_in_words(reader.files(names)) for reader in _usable())
+def _files_of_all(names: tuple[str, ...], form: str | None) -> str:
+    """The files of a data set, in words: "train.txt, gallery.txt and query.txt, …, or another format"."""
+    words = [_in_words(reader.files(names)) for reader in _mentioned(form)]
+    return ", or ".join([*words, *([] if form else ["another format that is read"])])
+
+
+def _mentioned(form: str | None) -> list[ReaderSpec]:
+    """The readers that messages explain: the one asked for, else lists, those of other packages, class folders."""
+    if form is not None:
+        return [READERS.get(form)]
+    added = {reader.name for reader in READERS.added()}
+    return [reader for reader in _usable() if reader is SHITU_REC or reader.generic or reader.name not in added]
 
 
 def _in_turn(form: str | None) -> Iterable[list[ReaderSpec]]:
