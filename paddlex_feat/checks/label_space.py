@@ -20,7 +20,7 @@ _ROWS = 4096  # images whose neighbours are counted at once
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """Images of train, or of gallery and query, for labels may mean other classes in these two.
+    """Images whose labels mean the same classes.
 
     Attributes:
         records: of each image; an image that is in gallery and query with one label is there once.
@@ -103,9 +103,9 @@ class LabelSpace:
 
 
 def label_spaces(data: DataSet, features: Features) -> list[LabelSpace]:
-    """The images of train.txt, and those of gallery.txt and query.txt, that have features."""
+    """The images that have features, in one space, or in one of training and one of evaluation (`_same_meaning`)."""
     spaces = []
-    for names in (("train",), ("gallery", "query")):
+    for names in (("train", "gallery", "query"),) if _same_meaning(data) else (("train",), ("gallery", "query")):
         records: dict[tuple[str, int], RecordLocation] = {}
         for file, record in data.records():
             if record.list in names and file in features.index:
@@ -115,6 +115,19 @@ def label_spaces(data: DataSet, features: Features) -> list[LabelSpace]:
             classes = np.array([label for _, label in records], np.int64)
             spaces.append(LabelSpace(list(records.values()), rows, classes))
     return spaces
+
+
+def _same_meaning(data: DataSet) -> bool:
+    """Whether a label means the same class in all lists.
+
+    It does where classes have names, and where training and evaluation have no label in common. Lists of integers that
+    both begin at 0 are often numbered each for itself.
+    """
+    lists = data.lists.values()
+    trained = set(data.lists["train"].labels)
+    return any(records.names for records in lists) or not trained.intersection(
+        label for records in lists if records.name != "train" for label in records.labels
+    )
 
 
 def even_out(features: np.ndarray, classes: np.ndarray) -> np.ndarray:
