@@ -86,18 +86,25 @@ def check_suspects(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
         if suspect.margin > highest and suspect.elsewhere >= close:
             other = suspect.other[0]
             message = (
-                f"{suspect.record.path} is labelled {named(suspect.record)} and nearer to {named(other)}, as "
-                f"{other.path} ({other.where}); place {place} of {len(ranked)}, margin {suspect.margin:.2f}."
+                f"{_path(suspect.record)}Labelled {named(suspect.record)}, nearer to {named(other)}, as {other.path}; "
+                f"place {place} of {len(ranked)}, margin {suspect.margin:.2f}."
             )
             yield WRONG.at(suspect.record.where, message, images=_images(suspect), captions=_captions(suspect))
         elif suspect.own < min(lowest, close):
-            message = f"{suspect.record.path} is unlike the others of {named(suspect.record)}: {suspect.own:.2f}."
+            message = (
+                f"{_path(suspect.record)}Unlike the others of {named(suspect.record)}: similarity {suspect.own:.2f}."
+            )
             yield UNLIKE.at(suspect.record.where, message, images=_images(suspect), captions=_captions(suspect))
 
 
 def _fence(values: np.ndarray, side: int) -> float:
     low, high = np.percentile(values, [25, 75])
     return float(high + FENCE * (high - low) if side > 0 else low - FENCE * (high - low))
+
+
+def _path(record: RecordLocation) -> str:
+    """The path before a message, unless the place of the finding says it."""
+    return "" if record.where == record.path else f"{record.path}: "
 
 
 def named(record: RecordLocation) -> str:

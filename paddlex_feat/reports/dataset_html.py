@@ -36,10 +36,10 @@ def write_report(
         "dataset.html",
         passed=not any(f.severity == "error" for f in findings),
         root=root,
-        lists=[(name, _numbers(records)) for name, records in data.lists.items()],
+        lists=[(records.title, _numbers(records)) for records in data.lists.values()],
         plot_files=plots,
         groups=list(grouped(findings).items()),
-        samples=list(samples.items()),
+        samples=[(data.lists[name].title, files) for name, files in samples.items()],
         max_shown=MAX_SHOWN,
         max_illustrated=MAX_ILLUSTRATED,
     )
