@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.layouts import LAYOUTS, Made, make
-from support.runs import run_here
+from support.runs import CLIP, TINY, run_here, train_tiny
 
 from paddlex_feat.data.images.decode import read_bgr
 from paddlex_feat.data.lists.image_list import ImageList
@@ -72,3 +72,29 @@ def test_what_is_converted_stays_the_same(layout, tmp_path):
         ]
         pairs = zip(records.files(), after[name].files(), strict=True)
         assert all(np.array_equal(read_bgr(one), read_bgr(other)) for one, other in pairs)
+
+
+def test_class_folders_are_trained_and_evaluated_leave_one_out(small_faces, tmp_path):
+    root = tmp_path / "set"
+    for name, records in require_lists(str(small_faces)).items():
+        part = "train" if name == "train" else "test"
+        for number, (file, label) in enumerate(zip(records.files(), records.labels, strict=True)):
+            target = root / part / f"person {label}" / f"{name}{number}.pgm"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(Path(file).read_bytes())
+    done = train_tiny(root, tmp_path / "out")
+    assert done.returncode == 0 and "find themselves" not in done.stderr, done.stderr[-2000:]
+    names = json.loads((tmp_path / "out/class_names.json").read_text())
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert "person 10" in names.values() and record["dataset_read_as"].startswith("ClassFolders: ")
+    assert record["dataset"]["gallery"] == record["dataset"]["query"]
+    weights = f"Evaluate.weight_path={tmp_path / 'out/best_model/inference'}"
+    words = ("Global.mode=evaluate", f"Global.dataset_dir={root}", f"Global.output={tmp_path / 'eval'}", weights)
+    done = run_here("-c", CLIP, *(word for setting in (*TINY, *words) for word in ("-o", setting)))
+    result = json.loads((tmp_path / "eval/evaluate_result.json").read_text())
+    assert done.returncode == 0 and 0 < result["metrics"]["recall1"] <= 1
+    table = (tmp_path / "eval/evaluate/queries.csv").read_text().splitlines()
+    assert table[0].endswith('"name","top1_name"') and '"person ' in table[1]
+    assert not any(line.split(",")[0] == line.split(",")[4] for line in table[1:])  # no query finds itself
+    verified = run_here("verify", str(tmp_path / "out"))
+    assert verified.returncode == 0, verified.stdout + verified.stderr
