@@ -150,15 +150,15 @@ class SplitSection(Section):
     seed: int = key(0, "Seed of the draw.", ge=0, lt=2**31)
 
     def percents(self) -> tuple[int, int, int] | None:
-        """The shares of train, gallery and query; None if they are not given."""
+        """The shares of train, gallery and query; None unless all are given and add up to 100."""
         train, gallery, query = self.train_percent, self.gallery_percent, self.query_percent
-        return None if train is None or gallery is None or query is None else (train, gallery, query)
+        if train is None or gallery is None or query is None or train + gallery + query != 100:
+            return None
+        return train, gallery, query
 
     @model_validator(mode="after")
     def _whole(self) -> SplitSection:
-        shares = (self.train_percent, self.gallery_percent, self.query_percent)
-        given = self.enable or any(share is not None for share in shares)
-        if given and (None in shares or sum(s or 0 for s in shares) != 100):
+        if self.enable and self.percents() is None:
             raise ValueError("train_percent, gallery_percent and query_percent must be given and add up to 100")
         return self
 
@@ -194,8 +194,8 @@ class CheckDatasetSection(Section):
     def _source_named(self) -> CheckDatasetSection:
         if self.convert.enable and self.convert.src_dataset_type is None:
             raise ValueError("convert.enable needs convert.src_dataset_type, e.g. LabelMe or auto")
-        if ("suspects" in self.fix) != (self.suspects is not None):
-            raise ValueError("fix: [suspects] and the table CheckDataset.suspects belong together")
+        if "suspects" in self.fix and self.suspects is None:
+            raise ValueError("fix: [suspects] needs the table CheckDataset.suspects")
         return self
 
 

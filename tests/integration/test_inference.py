@@ -17,6 +17,7 @@ from support.runs import ROOT, run_here, run_main
 paddle = pytest.importorskip("paddle")
 
 import paddlex_feat
+from paddlex_feat.config.load import load
 from paddlex_feat.data.images.decode import read_rgb
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.errors import DeviceError, WeightsError
@@ -154,10 +155,11 @@ def test_images_that_cannot_be_read_do_not_stop_an_export(small_faces, tmp_path,
     for name in ("train", "gallery", "query"):
         lines = (small_faces / f"{name}.txt").read_text().splitlines()[:3]
         (tmp_path / f"{name}.txt").write_text("\n".join(["missing.jpg 7", *lines]))
-    images, source = comparison_images(str(tmp_path), Preprocess(32))
+    config = load(NAME, [("Global.dataset_dir", str(tmp_path))])[0]
+    images, source = comparison_images(config, Preprocess(32))
     assert images.shape == (3, 32, 32, 3) and source == "3 gallery images" and "missing.jpg" in caplog.text
     (tmp_path / "images").unlink()
-    images, source = comparison_images(str(tmp_path), Preprocess(32))
+    images, source = comparison_images(config, Preprocess(32))
     assert images.shape == (8, 32, 32, 3) and source == "8 random images"
 
 

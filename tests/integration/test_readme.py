@@ -24,7 +24,8 @@ def test_both_languages_have_the_same_code_pictures_and_structure():
     first, second = ((ROOT / name).read_text(encoding="utf-8") for name in LANGUAGES)
     assert [code for _, code in blocks(LANGUAGES[0])] == [code for _, code in blocks(LANGUAGES[1])]
     for pattern in (r"\]\((docs/[^)]*)\)", r"^(#+) ", r"\d\.\d{3}", r"^\| `(\w+)`"):
-        assert re.findall(pattern, first, re.MULTILINE) == re.findall(pattern, second, re.MULTILINE), pattern
+        found = [link.replace(".zh-CN.", ".") for link in re.findall(pattern, second, re.MULTILINE)]
+        assert re.findall(pattern, first, re.MULTILINE) == found, pattern
 
 
 @pytest.mark.parametrize("page", [*LANGUAGES, *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])

@@ -131,6 +131,8 @@ def reader_of(root: Path, names: tuple[str, ...] = LISTS, form: str | None = Non
     """
     best, most = READERS.get(form) if form else READERS.added()[0], 0
     for readers in _in_turn(form):
+        if form is None and readers[0].generic and SHITU_REC.count_lists(root, names):
+            break  # lists of which one is missing, as in `find_root`
         counts = {reader.name: reader.count_lists(root, names) for reader in readers}
         claiming = [name for name, count in counts.items() if count == len(names)]
         if len(claiming) > 1:
