@@ -96,8 +96,8 @@ class GlobalSection(Section):
     )
     dataset_format: str | None = key(
         None,
-        "Format of the data set: ShiTuRecDataset, ClassFolders, Table, or that of a reader which another package adds; "
-        "null: recognized by the files.",
+        "Format of the data set: ShiTuRecDataset, ClassFolders, Table, Parquet, TarShards, COCO and others, see "
+        "docs/datasets.md, or that of another package's reader; null: recognized by the files.",
     )
     device: Device = key(
         "auto",
