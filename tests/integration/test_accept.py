@@ -31,7 +31,7 @@ NEED_A_GPU = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_dry_runs_on_a_cpu_what_can_be_run_there(tmp_path):
     report = tmp_path / "report.json"
     command = [sys.executable, "scripts/accept_gpu.py", "--dry", "--json", str(report)]

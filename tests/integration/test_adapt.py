@@ -93,10 +93,11 @@ def test_evaluate_measures_the_adapted_weights_as_train_did(adapted, small_faces
 
 
 @pytest.mark.slow
-def test_a_second_run_gives_the_same_bytes(adapted, small_faces, start, tmp_path):
-    output, result = adapted
-    _, again = adapt(small_faces, tmp_path, start)
-    own, other = (outputs(folder / "best_model") for folder in (tmp_path, output))
+def test_a_second_run_gives_the_same_bytes(small_faces, start, tmp_path):
+    """Both with the environment of this test: the number of threads decides the last digits."""
+    _, result = adapt(small_faces, tmp_path / "one", start)
+    _, again = adapt(small_faces, tmp_path / "two", start)
+    own, other = (outputs(tmp_path / name / "best_model") for name in ("one", "two"))
     for files in (own, other):  # Paddle numbers the parameters of all networks of a process
         assert files.pop("inference/inference.json")
     assert own == other
