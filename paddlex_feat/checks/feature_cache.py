@@ -15,6 +15,7 @@ from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.evaluation.embed import Extractor
 
 log = logging.getLogger(__name__)
+_DIGEST = 16  # bytes of a digest, with which a stored row begins
 
 
 class CachedExtractor:
@@ -36,7 +37,7 @@ class CachedExtractor:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """uint8 [N, S, S, 3], RGB, resized -> float32 [N, D], the features."""
-        keys = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images]
+        keys = [_digest(image.tobytes()) for image in images]
         known = self._known(keys)
         missing = [place for place, key in enumerate(keys) if key not in known]
         if missing:
@@ -52,19 +53,18 @@ class CachedExtractor:
         try:
             for key in keys:
                 row = self._connection.execute("SELECT row FROM feature WHERE key = ?", (key,)).fetchone()
-                if row:
-                    found[key] = np.frombuffer(row[0], np.float32)
+                if row and _digest(row[0][_DIGEST:]) == row[0][:_DIGEST]:  # else damaged, and computed anew
+                    found[key] = np.frombuffer(row[0], np.float32, offset=_DIGEST)
         except (sqlite3.Error, ValueError, TypeError) as error:
             log.warning("Features of earlier checks cannot be read, and are not used: %s", error)
-            return {}
-        if len({len(row) for row in found.values()}) > 1 or not all(np.isfinite(row).all() for row in found.values()):
             return {}
         return found
 
     def _store(self, rows: dict[bytes, np.ndarray]) -> None:
         try:
             with self._connection:
-                values = [(key, row.astype(np.float32).tobytes()) for key, row in rows.items()]
+                contents = ((key, row.astype(np.float32).tobytes()) for key, row in rows.items())
+                values = [(key, _digest(content) + content) for key, content in contents]
                 self._connection.executemany("INSERT OR REPLACE INTO feature VALUES (?, ?)", values)
         except sqlite3.Error as error:
             log.warning("Features cannot be stored for the next check: %s", error)
@@ -80,3 +80,7 @@ def cached(extract: Extractor, model: str) -> Iterator[Extractor]:
     """
     with database(f"features_{model}.sqlite", "feature (key PRIMARY KEY, row)") as connection:
         yield extract if connection is None else CachedExtractor(extract, connection)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_DIGEST).digest()

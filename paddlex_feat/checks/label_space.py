@@ -61,7 +61,7 @@ class LabelSpace:
 
     @property
     def other(self) -> np.ndarray:
-        """The same to that other class which comes nearest, float64 [N]; nan where there is no other."""
+        """Mean similarity to the nearest images of the nearest other class, float64 [N]; nan where there is none."""
         return self._nearest[0]
 
     @property

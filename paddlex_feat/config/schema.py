@@ -181,8 +181,8 @@ class CheckDatasetSection(Section):
     )
     fix: list[Literal["missing", "undecodable", "duplicates", "line-ends", "names", "suspects"]] = key(
         [],
-        "Write the lists anew, the former ones as .bak: without missing or undecodable images or repeated lines, with "
-        "plain line ends, with numbers for names, or as marked in CheckDataset.suspects.",
+        "Rewrite the lists and keep the old ones as .bak: drop lines of missing or undecodable images, or repeated "
+        "lines; make line ends plain; turn names into numbers; apply what CheckDataset.suspects marks.",
     )
     suspects: PathText | None = key(
         None, "For fix: [suspects]: check_dataset/suspects.csv with drop or another label in its column action."

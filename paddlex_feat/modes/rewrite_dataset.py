@@ -8,7 +8,9 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +21,7 @@ from paddlex_feat.data.findings import Finding, cap_per_code, log_findings
 from paddlex_feat.data.images.decode import read_bgr, read_content
 from paddlex_feat.data.images.formats import suffix_of
 from paddlex_feat.data.images.opencv import cv2
-from paddlex_feat.data.images.source import ImageSource, box_of
+from paddlex_feat.data.images.source import ImageSource, box_of, file_of
 from paddlex_feat.data.lists import split, transaction
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.readers import LISTS, READERS, find_root, reader_of
@@ -35,7 +37,6 @@ log = logging.getLogger(__name__)
 CROPS = "crops"  # folder of images that become files; crops.1 and so on if it is there
 TABLE = "data.csv"
 LABELS = "label.txt"
-Keep = Callable[[ImageList, int], bool]
 
 
 class Rewritten(NamedTuple):
@@ -175,7 +176,7 @@ def _write_crops(root: Path, lists: dict[str, ImageList]) -> dict[str, str]:
     ]
     if not sources:
         return {}
-    numbered = (CROPS if not number else f"{CROPS}.{number}" for number in range(len(sources) + 10_000))
+    numbered = (f"{CROPS}.{number}" if number else CROPS for number in count())
     folder = next(name for name in numbered if not (root / name).exists())
     (root / folder).mkdir()
     paths = {}
@@ -213,7 +214,7 @@ def _write_table(root: Path, lists: dict[str, ImageList], crops: bool) -> None:
                 fix="-o CheckDataset.convert.crops=True writes an image file for each.",
                 code="convert-needs-crops",
             )
-        file = files.get(path, path) if box is None else str(Path(path.file).relative_to(root))  # type: ignore[attr-defined]
+        file = files.get(path, path) if box is None else os.path.relpath(file_of(path), root)
         for part in ["train"] * trained + ["validation"] * (searched or asked):
             flags = (asked, searched) if part == "validation" else ("", "")
             writer.writerow([file, names.get(label, label), part, *flags, *(box or ("",) * 4)])

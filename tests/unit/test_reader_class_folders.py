@@ -185,6 +185,7 @@ def test_a_set_within_a_folder_of_other_images_is_not_guessed(tmp_path):
         find_root(str(tmp_path))
     assert caught.value.code == "several-formats" and "dataset_format=ClassFolders" in caught.value.fix
     assert find_root(str(tmp_path), form="ClassFolders") == tmp_path
+    assert find_root(str(tmp_path), form="Table") == tmp_path / "old"  # named, so no guess
 
 
 def test_paths_outside_are_refused_where_asked_for(tmp_path):

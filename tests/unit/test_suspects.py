@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from paddlex_feat.checks.class_structure import check_class_of_two, check_classes_alike, check_redundant_gallery
 from paddlex_feat.checks.context import CheckSettings, DataSet, Features
+from paddlex_feat.checks.feature_cache import cached
 from paddlex_feat.checks.image_info import ImageInfo
 from paddlex_feat.checks.label_space import LabelSpace
 from paddlex_feat.checks.lookalikes import check_lookalikes
@@ -174,3 +177,29 @@ def test_gallery_images_beside_nearly_equal_ones_are_counted():
     lists = {"train": ImageList("train", Path("set")), "gallery": gallery, "query": ImageList("query", Path("set"))}
     found = list(check_redundant_gallery(DataSet(Path("set"), lists, features=data.features), SETTINGS))
     assert len(found) == 1 and found[0].message.startswith("3 of 200 gallery images")
+
+
+def test_features_are_computed_once_and_again_after_damage(tmp_path, monkeypatch):
+    monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", str(tmp_path))
+    images, computed = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), dtype=np.uint8), []
+
+    class Sums:
+        preprocess = None
+
+        def __call__(self, pixels: np.ndarray) -> np.ndarray:
+            computed.append(len(pixels))
+            return pixels.reshape(len(pixels), -1).astype(np.float32)
+
+    expected = images.reshape(6, -1).astype(np.float32)
+    for part, fresh in ((images[:4], [4]), (images, [2]), (images, [])):
+        with cached(Sums(), "model") as extract:
+            assert np.array_equal(extract(part), expected[: len(part)])
+        assert computed == fresh
+        computed.clear()
+    for damage in ("x'0000803f'", "'text'", "x'00'", "zeroblob(208)", "NULL"):
+        with closing(sqlite3.connect(tmp_path / "check_dataset/features_model.sqlite")) as connection, connection:
+            connection.execute(f"UPDATE feature SET row = {damage}")
+        with cached(Sums(), "model") as extract:
+            assert np.array_equal(extract(images), expected)
+        assert computed == [6]
+        computed.clear()

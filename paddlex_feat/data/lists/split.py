@@ -107,7 +107,7 @@ def draw_lists(whole: ImageList, division: Division) -> tuple[dict[str, ImageLis
     parts = random_split(whole.labels, division.percents, by, division.seed)
     validate_split(parts, whole.labels, suffix="")
     shares = ", ".join(f"{percent} % {name}" for percent, name in zip(division.percents, LISTS, strict=True))
-    told = f"divided by {by} with seed {division.seed} into {shares}, for there is no gallery and query"
+    told = f"divided by {by} with seed {division.seed} into {shares}, because it has no gallery and no query"
     return {name: whole.part(chosen, name) for name, chosen in parts.items()}, told
 
 

@@ -50,8 +50,8 @@ LEFT_OUT = FindingSpec(
 OTHER_PART = FindingSpec(
     "annotations-of-no-part",
     "warning",
-    "a file or folder of annotations beside those of parts, such as train, is of no part; it is left out",
-    "Nothing, if it is no part of the data set; else name it train, val or test.",
+    "beside annotations of train, val or test there are others, whose name says none of these; they are left out",
+    "Nothing, if they do not belong to the data set; else name them train, val or test.",
 )
 EMPTY = FindingSpec(
     "boxes-none", "error", "a data set of boxes has no usable box", "Correct what the other findings name."

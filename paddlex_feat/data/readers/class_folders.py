@@ -19,8 +19,8 @@ WITHOUT_CLASS = FindingSpec(
 OTHER_FOLDER = FindingSpec(
     "folder-of-no-list",
     "warning",
-    "a folder of images beside those of lists, such as train, is none of a list",
-    "Nothing, if it is no part of the data set; else move what it holds into the folder of a list.",
+    "beside folders such as train and test there is another folder of images; it is left out",
+    "Nothing, if it does not belong to the data set; else move its folders of classes into train, test or the like.",
 )
 LEFT_OUT = FindingSpec("file-no-image", "note", "files are no images", "Nothing, if they are not meant to be.")
 NO_CLASSES = FindingSpec(

@@ -92,8 +92,8 @@ def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS, form: str | None
             break
     walk.log(f"Search for {_files_of_all(names, form)} below {top}")
     if len(found) == 1:
-        if readers != [SHITU_REC]:
-            _require_whole(top, found[0], names)
+        if form is None and readers != [SHITU_REC] and readers[0] in READERS.added():
+            _require_whole(top, found[0], names)  # a format that is named, or another package's, is no guess
         return found[0]
     if not found and _holds_some(top, names):
         return top

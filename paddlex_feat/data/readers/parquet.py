@@ -42,8 +42,8 @@ UNREADABLE = FindingSpec("parquet-unreadable", "error", "a Parquet file is damag
 OTHER = FindingSpec(
     "parquet-other",
     "warning",
-    "a Parquet file has other columns than the first, or is of no part while others are; it is not used",
-    "Nothing, if it is no part of the data set; else give it the same columns, and a name such as train-0.parquet.",
+    "a Parquet file has other columns than the first, or a name without train, test or the like; it is left out",
+    "Nothing, if it does not belong to the data set; else give it the same columns and a name like train-0.parquet.",
 )
 
 

@@ -51,7 +51,7 @@ COMPRESSED = FindingSpec(
 NO_PART = FindingSpec(
     "shard-part",
     "warning",
-    "a shard is of no part, others are",
+    "the name of a shard says no list, such as train, while those of others do; it is left out",
     "Begin its name with train, test, gallery, query or validation.",
 )
 EMPTY = FindingSpec("shard-empty", "error", "the shards hold no usable image", LABEL.fix)
