@@ -489,7 +489,7 @@ def test_passwords_of_addresses_are_used_and_shown_nowhere(model, files, tmp_pat
         assert not [text for text in shown if "s3c" in text or "ret@" in text]
 
 
-WAIT = 30  # seconds, on a machine that has other work too: a silent download is given up after minutes
+WAIT = download.TIMEOUT_SECONDS + 30  # on a machine that has other work too; without cancelling it is minutes
 
 
 @pytest.fixture
@@ -556,7 +556,7 @@ def test_a_silent_server_keeps_no_run_from_ending_and_what_is_done_is_saved(
         time.sleep(1)  # the images before it are computed
         started = time.monotonic()
         process.send_signal(number)
-        process.communicate(timeout=60)
+        process.communicate(timeout=2 * WAIT)
         assert time.monotonic() - started < WAIT and process.returncode == 1
     with np.load(tmp_path / "features.npz") as content:
         assert list(content["input_paths"]) == files[: len(content["input_paths"])] and len(content["features"]) >= 8

@@ -207,9 +207,10 @@ def test_what_looks_alike_is_not_claimed(tmp_path):
 
 
 def test_in_shop_without_an_images_folder_is_not_surely_one(tmp_path):
-    write_in_shop(tmp_path, {"train": (8, 3, 1), "query": (4, 2, 9), "gallery": (6, 2, 9)})
-    assert READERS.get("InShop").count_lists(tmp_path / "Eval", LISTS) == 2
-    assert find_root(str(tmp_path.parent)) == tmp_path
+    folder = tmp_path / "downloads/in_shop"
+    write_in_shop(folder, {"train": (8, 3, 1), "query": (4, 2, 9), "gallery": (6, 2, 9)})
+    assert READERS.get("InShop").count_lists(folder / "Eval", LISTS) == 2
+    assert find_root(str(tmp_path / "downloads")) == folder
 
 
 def test_damaged_records_are_named_and_the_rest_is_read(tmp_path):
