@@ -15,6 +15,7 @@ from paddlex_feat.data.findings import Finding, cap_per_code, warnings_to_errors
 from paddlex_feat.data.lists.split import Division
 from paddlex_feat.data.readers import LISTS, ReaderSpec, reader_of
 from paddlex_feat.data.readers.find import read_lists
+from paddlex_feat.data.readers.remote import Fetch
 
 
 def check(
@@ -23,6 +24,7 @@ def check(
     reader: ReaderSpec | None = None,
     division: Division | None = None,
     embed: Callable[[list[str]], Features | None] | None = None,
+    fetch: Fetch | None = None,
 ) -> tuple[DataSet, list[Finding]]:
     """Read the lists of a data set, decode its images and run every check.
 
@@ -32,12 +34,13 @@ def check(
         reader: of the data set's format; None: the one that recognizes the folder.
         division: of a data set without gallery and query; None: `Division()`.
         embed: readable images -> their features, for the checks that need some; None: they find nothing.
+        fetch: downloads images that are addresses; None: they are errors.
 
     Returns:
         The data set, and its findings: at most MAX_PER_CODE of a kind in full.
     """
     data = DataSet(root)
-    findings = cap_per_code(_findings(data, reader or reader_of(root), settings, division, embed))
+    findings = cap_per_code(_findings(data, reader or reader_of(root), settings, division, embed, fetch))
     return data, warnings_to_errors(findings) if settings.strict else findings
 
 
@@ -47,8 +50,9 @@ def _findings(
     settings: CheckSettings,
     division: Division | None,
     embed: Callable[[list[str]], Features | None] | None,
+    fetch: Fetch | None,
 ) -> Iterator[Finding]:
-    data.lists, found, _ = read_lists(data.root, reader, LISTS, settings.refuse_outside, division)
+    data.lists, found, _ = read_lists(data.root, reader, LISTS, settings.refuse_outside, division, fetch)
     data.lists["query"].leave_one_out |= settings.exclude_self
     yield from found
     data.image_info = inspect_all(_chosen(data, settings.decode), settings.workers)

@@ -171,6 +171,9 @@ class CheckDatasetSection(Section):
     outside: Literal["warn", "refuse"] = key(
         "warn", "Paths that lead out of their list's folder: warn, or refuse them, by links too, in all modes."
     )
+    urls: Literal["refuse", "download"] = key(
+        "refuse", "Images of a table that are addresses: refuse them, or download them into the cache, in all modes."
+    )
     features: str = key(
         "off",
         "Look for wrong labels, by features of the images: auto takes the starter's, else those of Predict.model_dir; "

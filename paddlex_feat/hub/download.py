@@ -40,9 +40,12 @@ class ResumableDownloader:
         magic: pattern of the first bytes of the expected kind of file; a file of another kind is refused and removed.
         max_bytes: a longer file is refused and removed.
         cancel: once it is set, the download is given up at the next byte, at the latest after TIMEOUT_SECONDS.
+        shown: log the download, and show a bar.
     """
 
-    def __init__(self, url: str, part: Path, magic: bytes, max_bytes: int, cancel: threading.Event | None):
+    def __init__(
+        self, url: str, part: Path, magic: bytes, max_bytes: int, cancel: threading.Event | None, shown: bool = True
+    ):
         user = requests.utils.get_auth_from_url(url)
         self._auth = user if any(user) else None  # not in the address, which errors quote
         self._url = without_password(url)
@@ -51,6 +54,7 @@ class ResumableDownloader:
         self._magic = magic
         self._max_bytes = max_bytes
         self._cancel = cancel
+        self._shown = shown
 
     def run(self) -> None:
         """Download the whole file.
@@ -58,7 +62,7 @@ class ResumableDownloader:
         Raises requests' and urllib3's errors after ATTEMPTS in a row with less than CHUNK new bytes, TimeoutError if
         less than CHUNK bytes arrive in SLOWEST_SECONDS, ValueError for a file that is refused, Cancelled, OSError.
         """
-        log.info("Downloading %s", self._url)
+        log.log(logging.INFO if self._shown else logging.DEBUG, "Downloading %s", self._url)
         try:
             with self._part.open("ab") as stream:
                 self._attempt(stream)
@@ -149,7 +153,7 @@ class ResumableDownloader:
     def _copy(self, response: requests.Response, stream: IO[bytes], total: int | None) -> None:
         size = mark = stream.seek(0, os.SEEK_END)
         since = time.monotonic()
-        with bar(total, self._part.stem, "B") as progress:
+        with bar(total, self._part.stem, "B", self._shown) as progress:
             progress.update(size)
             while data := response.raw.read1(CHUNK, decode_content=True):  # what has come, without waiting for more
                 self._check_cancelled()

@@ -6,7 +6,9 @@ import errno
 import hashlib
 import re
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from urllib.parse import urldefrag
 
@@ -19,11 +21,18 @@ from paddlex_feat.hub.urls import apply_mirror, file_name, is_url, without_passw
 
 PICKLE = rb"\x80|PK\x03\x04"  # how every .pdparams file begins, and the two forms of torch.save
 SAFETENSORS = rb".{5}\0{3}\{"  # the length of a header of less than 2^40 bytes, and its beginning
+MAX_IMAGE_BYTES = 2**30
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 
 
 def fetch_url(
-    url: str, folder: str, fix: str, magic: bytes = b"", max_bytes: int = 2**34, cancel: threading.Event | None = None
+    url: str,
+    folder: str,
+    fix: str,
+    magic: bytes = b"",
+    max_bytes: int = 2**34,
+    cancel: threading.Event | None = None,
+    shown: bool = True,
 ) -> Path:
     """The local copy of `url`, which is downloaded unless the cache has it.
 
@@ -38,6 +47,7 @@ def fetch_url(
         magic: pattern of the first bytes of the expected kind of file; another kind is refused and not kept.
         max_bytes: a longer file is refused and not kept.
         cancel: once it is set, the download is given up within the read timeout of 30 seconds.
+        shown: log the download, and show a bar.
 
     Raises DownloadError. Two addresses that end in the same file name do not share a copy.
     """
@@ -58,7 +68,7 @@ def fetch_url(
     try:
         with download_lock(target.parent):
             if not _is_complete(target, checksum):  # else another process has fetched it meanwhile
-                _download(origin, target, checksum, magic, max_bytes, cancel)
+                _download(origin, target, checksum, magic, max_bytes, cancel, shown)
     except Exception as error:  # of requests, urllib3 and the system
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             variable = "TMPDIR" if part.is_absolute() else ENV_CACHE
@@ -72,17 +82,25 @@ def fetch_url(
     return target
 
 
+def image_fetcher(urls: str) -> Callable[[str], Path] | None:
+    """What downloads an image of a data set into the cache: `CheckDataset.urls` is download; None: it is refuse."""
+    if urls != "download":
+        return None
+    fix = "Check the address and the network, or take the image out of the data set."
+    return partial(fetch_url, folder="images", fix=fix, max_bytes=MAX_IMAGE_BYTES, shown=False)
+
+
 def _is_complete(file: Path, checksum: str) -> bool:
     return file.is_file() and (not checksum or sha256_file(file) == checksum)
 
 
 def _download(
-    url: str, target: Path, checksum: str, magic: bytes, max_bytes: int, cancel: threading.Event | None
+    url: str, target: Path, checksum: str, magic: bytes, max_bytes: int, cancel: threading.Event | None, shown: bool
 ) -> None:
     from paddlex_feat.hub.download import ResumableDownloader  # imports requests
 
     part = target.with_name(f"{target.name}.part")
-    downloader = ResumableDownloader(url, part, magic, max_bytes, cancel)
+    downloader = ResumableDownloader(url, part, magic, max_bytes, cancel, shown)
     downloader.run()
     found = sha256_file(part) if checksum else ""
     if found != checksum:

@@ -16,6 +16,7 @@ from paddlex_feat.config.schema import Config
 from paddlex_feat.data.findings import SEVERITIES, Finding, cap_per_code, log_findings, warnings_to_errors
 from paddlex_feat.data.readers import LISTS, ReaderSpec, find_root, reader_of
 from paddlex_feat.errors import DatasetError
+from paddlex_feat.hub.fetch import image_fetcher
 from paddlex_feat.modes import rewrite_dataset
 from paddlex_feat.modes.check_features import OFF, features_of
 from paddlex_feat.modes.data import division_of
@@ -41,7 +42,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     log.info("Checking the data set in %s", root)
     embed = None if wanted.features == OFF else partial(features_of, config)
     settings = _settings(_as_trained(config), alone)
-    data, findings = check(root, settings, reader, division_of(wanted.split), embed)
+    data, findings = check(root, settings, reader, division_of(wanted.split), embed, image_fetcher(config.CheckDataset.urls))
     findings = cap_per_code(warnings_to_errors(before) if wanted.strict else before) + findings
     for records in data.lists.values():
         log.info("%s: %d images, %d classes", records.title, len(records), len(set(records.labels)))

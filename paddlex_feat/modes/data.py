@@ -22,6 +22,7 @@ from paddlex_feat.errors import DatasetError, ImageError
 from paddlex_feat.evaluation.matches import describe_self_matches, excluded_pairs, require_matches
 from paddlex_feat.fileio import lookup
 from paddlex_feat.fileio.atomic import write_json
+from paddlex_feat.hub.fetch import image_fetcher
 
 log = logging.getLogger(__name__)
 COMPARED_IMAGES = 8
@@ -36,6 +37,7 @@ def read_lists(config: Config, names: tuple[str, ...] = LISTS) -> dict[str, Imag
         config.CheckDataset.outside == "refuse",
         config.Global.dataset_format,
         division_of(config.CheckDataset.split),
+        image_fetcher(config.CheckDataset.urls),
     )
 
 
@@ -47,7 +49,7 @@ def _gallery_of(config: Config) -> ImageList:
         ("gallery",),
     )
     refuse, division = config.CheckDataset.outside == "refuse", division_of(config.CheckDataset.split)
-    return readers.read_lists(root, readers.reader_of(root, names, form), names, refuse, division).lists["gallery"]
+    return readers.read_lists(root, readers.reader_of(root, names, form), names, refuse, division, image_fetcher(config.CheckDataset.urls)).lists["gallery"]
 
 
 def write_class_names(output: Path, records: ImageList) -> None:

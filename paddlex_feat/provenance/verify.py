@@ -18,6 +18,7 @@ from paddlex_feat.errors import ConfigError, FeatError, OutputError, sanitize
 from paddlex_feat.fileio import lookup
 from paddlex_feat.fileio.atomic import read_result
 from paddlex_feat.fileio.digest import sha256_file
+from paddlex_feat.hub.fetch import image_fetcher
 from paddlex_feat.provenance import run_record
 from paddlex_feat.runtime import paddle_build
 
@@ -163,7 +164,7 @@ def _data(config: Config, record: dict[str, Any]) -> dict[str, Any]:
         place = Path(started) / place
     split = config.CheckDataset.split
     division = Division.of(split.percents(), split.by, split.seed)
-    lists = require_lists(str(place), tuple(record["dataset"]), False, config.Global.dataset_format, division)
+    lists = require_lists(str(place), tuple(record["dataset"]), False, config.Global.dataset_format, division, image_fetcher(config.CheckDataset.urls))
     prints = {n: fingerprint(r.paths, r.files(), r.labels) for n, r in lists.items()}
     return {n: {"images": p.images, "sha256": p.sha256} for n, p in prints.items()}
 

@@ -156,7 +156,7 @@ def test_boxes_of_a_table_are_parts_of_their_image(tmp_path):
     ("row", "code"),
     [
         (("", "c"), "table-path"),
-        (("https://host/a.jpg", "c"), "table-url"),
+        (("ftp://host/a.jpg", "c"), "table-url"),
         (("a.jpg", ""), "table-class"),
         (("a.jpg",), "table-path"),
     ],

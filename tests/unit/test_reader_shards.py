@@ -271,7 +271,7 @@ def test_parquet_as_a_table(tmp_path):
         (tmp_path / f"{i}.png").write_bytes(data)
     table = pa.table(
         {
-            "file name": [*(f"{i}.png" for i in range(12)), "http://a/b.png", "", None],
+            "file name": [*(f"{i}.png" for i in range(12)), "s3://a/b.png", "", None],
             "category": pa.array([*LABELS, "a", "b", "c"]).dictionary_encode(),
             "split": ["train"] * 6 + ["test"] * 9,
             "bbox": [[0.0, 0.0, 5.0, 6.5]] * 10 + [[5.0, 0.0, 1.0, 1.0]] + [None] * 4,

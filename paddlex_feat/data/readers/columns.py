@@ -10,6 +10,7 @@ from paddlex_feat.data.findings import Finding, FindingSpec
 from paddlex_feat.data.images.source import Box, ImageSource
 from paddlex_feat.data.readers.items import Items, Part
 from paddlex_feat.data.readers.parts import GALLERY, QUERY, TRAIN, part_of
+from paddlex_feat.data.readers.remote import image_at, is_address
 
 # Names of columns, in lower case without spaces and underscores; the first that a table has is taken.
 _PATH = ("path", "filepath", "imagepath", "imgpath", "filename", "file", "image", "img", "imagename", "imagefile")
@@ -38,7 +39,9 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _RULE = "Give each line a path, relative to the table's folder, and a class."
 NO_PATH = FindingSpec("table-path", "error", "a line of a table has no usable path", _RULE)
 NO_CLASS = FindingSpec("table-class", "error", "a line of a table has no class", _RULE)
-URL = FindingSpec("table-url", "error", "a path of a table is a URL", "Download the images, and give their paths.")
+URL = FindingSpec(
+    "table-url", "error", "a path of a table is a URL, but not of http(s)", "Download the images, and give their paths."
+)
 BAD_BOX = FindingSpec(
     "table-box", "error", "a box of a table is not four numbers x1 < x2 and y1 < y2", "Correct the box, in pixels."
 )
@@ -140,9 +143,12 @@ class Rows:
         if image is None:
             if not path or not path.isprintable():
                 return NO_PATH.at(f"{self._table}:{line}", f"The path is {path[:80]!r}.")
-            if _URL.match(path):
+            if is_address(path):
+                path = image_at(path)
+            elif _URL.match(path):
                 return URL.at(f"{self._table}:{line}", f"{path[:200]} is a URL.")
-            path = self._prefix + path if path[0] not in "/\\" else path
+            elif path[0] not in "/\\":
+                path = self._prefix + path
         if not name:
             return NO_CLASS.at(f"{self._table}:{line}", f"{path} has no class.")
         if self._box and (values := [row[i].strip() for i in self._box]) and any(values):

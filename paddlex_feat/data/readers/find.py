@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from paddlex_feat.config.registry import Registry
-from paddlex_feat.data.findings import Finding
+from paddlex_feat.data.findings import Finding, cap_per_code
 from paddlex_feat.data.images.folders import Walk
 from paddlex_feat.data.images.formats import SUFFIXES
 from paddlex_feat.data.lists.image_list import ImageList
@@ -23,6 +23,7 @@ from paddlex_feat.data.readers.label_studio import LABEL_STUDIO
 from paddlex_feat.data.readers.labelme_shapes import LABELME_SHAPES
 from paddlex_feat.data.readers.parquet import PARQUET
 from paddlex_feat.data.readers.published import PUBLISHED
+from paddlex_feat.data.readers.remote import Fetch, resolve_addresses
 from paddlex_feat.data.readers.shitu_rec import SHITU_REC
 from paddlex_feat.data.readers.spec import ReaderSpec, Reading
 from paddlex_feat.data.readers.tables import TABLES
@@ -155,6 +156,7 @@ def require_lists(
     refuse_outside: bool = False,
     form: str | None = None,
     division: Division | None = None,
+    fetch: Fetch | None = None,
 ) -> dict[str, ImageList]:
     """The lists that a mode needs, of the data set at or below `dataset_dir`.
 
@@ -164,12 +166,13 @@ def require_lists(
         refuse_outside: paths that lead out of the data set's folder are errors.
         form: as for `find_root`.
         division: of a data set that has no gallery and query; None: `Division()`.
+        fetch: downloads images that are addresses; None: they are errors.
 
     Raises:
         DatasetError: there is no data set, or its lists have errors; the first of them are named.
     """
     root = find_root(dataset_dir, names, form)
-    lists, findings, _ = read_lists(root, reader_of(root, names, form), names, refuse_outside, division)
+    lists, findings, _ = read_lists(root, reader_of(root, names, form), names, refuse_outside, division, fetch)
     errors = [f for f in findings if f.severity == "error"]
     if errors:
         raise _list_errors(errors, root)
@@ -177,7 +180,12 @@ def require_lists(
 
 
 def read_lists(
-    root: Path, reader: ReaderSpec, names: tuple[str, ...], refuse_outside: bool, division: Division | None = None
+    root: Path,
+    reader: ReaderSpec,
+    names: tuple[str, ...],
+    refuse_outside: bool,
+    division: Division | None = None,
+    fetch: Fetch | None = None,
 ) -> Reading:
     """Read the lists `names` of a folder that a reader recognizes; what is wrong with them are findings.
 
@@ -187,6 +195,7 @@ def read_lists(
         DatasetError: the data set has to be divided, and is too small for that without any error in it.
     """
     lists, findings, told = Reading(*reader.read(root, names, refuse_outside))
+    findings = [*findings, *cap_per_code(resolve_addresses(lists, fetch))]
     if UNDIVIDED in lists:
         whole = lists[UNDIVIDED]
         try:

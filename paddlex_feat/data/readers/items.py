@@ -12,6 +12,7 @@ from paddlex_feat.data.images.source import ImageSource, file_of
 from paddlex_feat.data.lists import outside
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.lists.outside import Bounds
+from paddlex_feat.data.readers.remote import is_address
 
 UNDIVIDED = "all"  # the list of a data set that has neither gallery nor query
 MAX_DIGITS = 18  # of a label that is a number
@@ -96,8 +97,8 @@ class Items:
             for index, image in enumerate(part.images):
                 file = file_of(image)
                 if file not in known:
-                    # Bytes within a file that the reader itself has found in the folder have no path of their own.
-                    within = isinstance(image, ImageSource) and image.length is not None
+                    # Addresses, and bytes within a file that the reader has found in the folder, have no path of their own.
+                    within = isinstance(image, ImageSource) and (image.length is not None or is_address(file))
                     known[file] = None if within else bounds.problem(file.removeprefix(folder))
                 problem = known[file]
                 if problem is None:

@@ -16,6 +16,7 @@ from typing import Any
 from paddlex_feat.data.findings import Finding, FindingSpec, cap_per_code
 from paddlex_feat.data.images.source import ImageSource
 from paddlex_feat.data.lists.outside import Bounds
+from paddlex_feat.data.readers import remote
 from paddlex_feat.data.readers.columns import BAD_BOX, EMPTY, NO_CLASS, NO_PART, NO_PATH, URL, Rows
 from paddlex_feat.data.readers.derived import Columns as Index
 from paddlex_feat.data.readers.derived import Place, stored
@@ -68,7 +69,7 @@ def _is_sure(file: Any, layout: Layout, folder: Path) -> bool:
     if layout.image != "path":
         return holds_image(file, layout)
     paths = (row[0] for row in islice(rows_of(file, layout), 20))
-    return any(path and "\0" not in path and os.path.isfile(folder / path) for path in paths)
+    return any(remote.is_address(path) or (path and "\0" not in path and os.path.isfile(folder / path)) for path in paths)
 
 
 def _read(root: Path, names: tuple[str, ...], refuse_outside: bool) -> Reading:
@@ -179,5 +180,5 @@ PARQUET = ReaderSpec(
     read=_read,
     files=lambda names: ("Parquet files",),
     layout="Parquet files, as train-00000-of-00003.parquet, have a column of images or of their paths, and of classes.",
-    findings=(UNREADABLE, OTHER, NO_PATH, NO_CLASS, URL, BAD_BOX, NO_PART, EMPTY),
+    findings=(UNREADABLE, OTHER, NO_PATH, NO_CLASS, URL, BAD_BOX, NO_PART, EMPTY, *remote.FINDINGS),
 )

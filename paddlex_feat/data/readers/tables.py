@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from paddlex_feat.data.findings import Finding, FindingSpec, cap_per_code
+from paddlex_feat.data.readers import remote
 from paddlex_feat.data.readers.columns import (
     BAD_BOX,
     EMPTY,
@@ -42,7 +43,7 @@ UNREADABLE = FindingSpec("table-unreadable", "error", "a table cannot be read", 
 SEVERAL = FindingSpec(
     "table-several", "error", "several tables name images", "Leave one, or call them train.csv, test.csv and the like."
 )
-ROW_FINDINGS = (UNREADABLE, NO_PATH, NO_CLASS, URL, BAD_BOX, NO_PART, EMPTY)
+ROW_FINDINGS = (UNREADABLE, NO_PATH, NO_CLASS, URL, BAD_BOX, NO_PART, EMPTY, *remote.FINDINGS)
 
 
 def _tables(folder: Path) -> list[Path]:
@@ -120,12 +121,12 @@ def _count_lists(folder: Path, names: tuple[str, ...]) -> int:
 
 
 def names_files(table: Path) -> bool:
-    """Whether an image of a table's first rows exists."""
+    """Whether an image of a table's first rows exists, or is an address."""
     header, *rows = first_rows(table)
     columns = Columns.of(header)
     place = header.index(columns.path) if columns else 0
     paths = (row[place].strip() for row in rows if len(row) > place)
-    return any(path and "\0" not in path and os.path.isfile(table.parent / path) for path in paths)
+    return any(remote.is_address(path) or (path and "\0" not in path and os.path.isfile(table.parent / path)) for path in paths)
 
 
 def _read(root: Path, names: tuple[str, ...], refuse_outside: bool) -> Reading:
