@@ -23,6 +23,7 @@ from paddlex_feat.runtime.distributed import ProcessGroup
 log = logging.getLogger(__name__)
 MAX_COMPARED = 1000  # features of each list that `Evaluation.collapsed` compares
 DECIMALS = 6  # unit features that agree in these count as the same
+MAPPED_ROWS = 8192  # of features that are in float64 at once
 MIN_RANKING_BYTES = 2**26  # memory of the ranking, however much the features take
 
 
@@ -112,24 +113,44 @@ class Evaluator:
             EvaluationError: If features are not finite, or no query has a match.
             OutputError: If the features do not fit in `scratch`.
         """
-        files = self._gallery.files() + ([] if self._same_images else self._query.files())
         pixels = PixelRecorder(extract) if baseline and self._baseline_is_affordable() else None
-        features = embed(
-            pixels or extract,
-            files,
-            self._batch_size,
-            self._workers,
-            self._group,
-            self._allocate,
-            self._name,
-            after_batch,
-        )
+        evaluation = self.measure(self.embed(pixels or extract, after_batch))
+        if pixels is None:
+            return evaluation
+        raw = self._measure_pixels(pixels, self._left(evaluation.gallery))
+        return dataclasses.replace(evaluation, baseline=raw)
+
+    def embed(self, extract: Extractor, after_batch: Callable[[], None] | None = None) -> np.ndarray:
+        """Features of the gallery, then of the queries unless these are the same images, float32 [N, D].
+
+        Arguments and errors are those of a call, of which this is the first half and `measure` the second.
+        """
+        files = self._gallery.files() + ([] if self._same_images else self._query.files())
+        size, workers, group = self._batch_size, self._workers, self._group
+        return embed(extract, files, size, workers, group, self._allocate, self._name, after_batch)
+
+    def mapped(self, features: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """The features of `embed` after a function of their rows, some at a time, as float32 [N, D']."""
+        mapped: np.ndarray | None = None
+        for first in range(0, len(features), MAPPED_ROWS):
+            rows = function(features[first : first + MAPPED_ROWS])
+            if mapped is None:
+                mapped = self._allocate((len(features), rows.shape[1]))
+            mapped[first : first + len(rows)] = rows
+        return features if mapped is None else mapped
+
+    def measure(self, features: np.ndarray) -> Evaluation:
+        """Rank the gallery for each query by unit features as `embed` gives them; without a baseline."""
         gallery = features[: len(self._gallery)]
         query = gallery if self._same_images else features[len(self._gallery) :]
-        held = 0 if isinstance(features, np.memmap) else features.nbytes
-        ranking = self._rank(query, gallery, max(self._memory - held, MIN_RANKING_BYTES))
-        raw = None if pixels is None else self._measure_pixels(pixels, max(self._memory - held, MIN_RANKING_BYTES))
-        return Evaluation(metrics_of(ranking, self._ks), ranking, query, gallery, self._self_pairs, raw)
+        ranking = self._rank(query, gallery, self._left(features))
+        return Evaluation(metrics_of(ranking, self._ks), ranking, query, gallery, self._self_pairs)
+
+    def _left(self, features: np.ndarray) -> int:
+        """Bytes for similarities beside the features, which may be in a file."""
+        whole = features if features.base is None or isinstance(features, np.memmap) else features.base
+        held = 0 if isinstance(whole, np.memmap) else whole.nbytes
+        return max(self._memory - held, MIN_RANKING_BYTES)
 
     def _baseline_is_affordable(self) -> bool:
         fits = affordable(len(self._query), len(self._gallery), self._memory)

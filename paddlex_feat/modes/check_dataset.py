@@ -42,7 +42,9 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     log.info("Checking the data set in %s", root)
     embed = None if wanted.features == OFF else partial(features_of, config)
     settings = _settings(_as_trained(config), alone)
-    data, findings = check(root, settings, reader, division_of(wanted.split), embed, image_fetcher(config.CheckDataset.urls))
+    data, findings = check(
+        root, settings, reader, division_of(wanted.split), embed, image_fetcher(config.CheckDataset.urls)
+    )
     findings = cap_per_code(warnings_to_errors(before) if wanted.strict else before) + findings
     for records in data.lists.values():
         log.info("%s: %d images, %d classes", records.title, len(records), len(set(records.labels)))

@@ -49,7 +49,9 @@ def _gallery_of(config: Config) -> ImageList:
         ("gallery",),
     )
     refuse, division = config.CheckDataset.outside == "refuse", division_of(config.CheckDataset.split)
-    return readers.read_lists(root, readers.reader_of(root, names, form), names, refuse, division, image_fetcher(config.CheckDataset.urls)).lists["gallery"]
+    return readers.read_lists(
+        root, readers.reader_of(root, names, form), names, refuse, division, image_fetcher(config.CheckDataset.urls)
+    ).lists["gallery"]
 
 
 def write_class_names(output: Path, records: ImageList) -> None:

@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,11 +45,12 @@ from paddlex_feat.training.adaptation.maps import MIRRORED, principal
 from paddlex_feat.training.adaptation.record import Record
 
 if TYPE_CHECKING:  # it imports Paddle, which waits until data and configuration are known to be right
+    from paddlex_feat.evaluation.evaluator import Evaluator
     from paddlex_feat.modes.adapt_start import Start
 
 log = logging.getLogger(__name__)
 Metrics = dict[str, float]
-Evaluate = Callable[[Path], Metrics]
+Map = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -124,22 +126,18 @@ def _describe(config: Config, output: Path, data: Data, worker: Worker) -> None:
 
 def _adapt(config: Config, output: Path, data: Data, worker: Worker, start: Start) -> dict[str, Any]:
     """Measure the start, fit, write best_model and measure it; return what train_result.json tells about it."""
-    evaluator = evaluator_of(config, data.lists, data.own, worker, output)
-
-    def evaluate(folder: Path) -> Metrics:
-        return evaluator(FeatureExtractor(folder, worker.device, worker.threads, unit=True)).main_metrics()
-
     with TemporaryFolder(output) as folder:
         start.write_graph(folder)
-        extract = FeatureExtractor(folder, worker.device, worker.threads)
-        before = evaluate(folder)
+        extract = FeatureExtractor(folder, worker.device, worker.threads, raw=True)
+        evaluation = _Evaluation(evaluator_of(config, data.lists, data.own, worker, output), extract)
+        before = evaluation.metrics(lambda rows: rows)
         log.info("Start: %s", _text(before))
         files = data.lists["train"].files()
         features, mirrored = training_features(extract, files, config.Evaluate.batch_size, worker)
         require_dimension(config.Export.dimension, features.shape[1])
         choice = choose(features, mirrored, data.labels, config.Train.seed, config.Export.dimension)
         _log_table(choice)
-        writer = _Writer(config, worker, start, extract, evaluate)
+        writer = _Writer(config, worker, start, extract, evaluation)
         with atomic_folder(output / "best_model") as best:
             delivered = _deliver(writer, best, choice, features, before)
     log.info("%s model: %s", "Adapted" if delivered.applied else "Unchanged", _text(delivered.metrics))
@@ -177,6 +175,27 @@ def training_features(
     return found[0], found[1] if views == 2 else None
 
 
+class _Evaluation:
+    """Evaluates maps of the start's features, which are computed once.
+
+    Args:
+        evaluator: of the data set.
+        extract: pixels to features that are not normalized.
+    """
+
+    def __init__(self, evaluator: Evaluator, extract: FeatureExtractor):
+        self._evaluator = evaluator
+        self._features = evaluator.embed(extract)
+
+    def metrics(self, function: Map) -> Metrics:
+        """The metrics of the features after a map, float64 [n, D] -> [n, D'], of rows at unit length."""
+
+        def unit(rows: np.ndarray) -> np.ndarray:
+            return unit_rows(function(rows.astype(np.float64)).astype(np.float32))
+
+        return self._evaluator.measure(self._evaluator.mapped(self._features, unit)).main_metrics()
+
+
 @dataclass(frozen=True)
 class _Delivered:
     applied: bool
@@ -192,18 +211,24 @@ class _Writer:
     worker: Worker
     start: Start
     extract: FeatureExtractor
-    evaluate: Evaluate
+    evaluation: _Evaluation
 
     def write(self, folder: Path, record: Record) -> Metrics:
-        """Write best_model's files into `folder`; return the metrics of its inference model."""
+        """Write best_model's files into `folder`; return the metrics of the map that its inference model is."""
         for old in folder.iterdir():
             shutil.rmtree(old) if old.is_dir() else old.unlink()
         digest = self.start.write_best(folder, record)
         self._check(folder / "inference", record)
         adaptation_file.write(folder / adaptation_file.NAME, replace(record, weights=digest))
-        metrics = self.evaluate(folder / "inference")
+        metrics = self.evaluation.metrics(partial(self._mapped, record))
         write_json(folder / "best_model.info.json", {"metric": metrics["recall1"], "epoch": 0})
         return metrics
+
+    def _mapped(self, record: Record, rows: np.ndarray) -> np.ndarray:
+        """What the inference model makes of the start's features, before normalization: float64 [n, D] -> [n, D']."""
+        rows = record.map(rows) if record.folded else rows
+        dimension = self.config.Export.dimension
+        return record.cut(dimension)(rows) if dimension else rows
 
     def _check(self, folder: Path, record: Record) -> None:
         """Raise WeightsError if a form of the inference model gives anything but the map of the start's features."""
@@ -211,11 +236,7 @@ class _Writer:
 
         config, worker = self.config, self.worker
         images, source = comparison_images(config, self.extract.preprocess)
-        expected = self.extract.raw(images).astype(np.float64)
-        if record.folded:
-            expected = record.map(expected)
-        if config.Export.dimension:
-            expected = record.cut(config.Export.dimension)(expected)
+        expected = self._mapped(record, self.extract.raw(images).astype(np.float64))
         for form in config.Export.format:
             device = worker.device if form == "paddle" else "cpu"
             found = FeatureExtractor(folder, device, worker.threads, engine=form, unit=True)(images)

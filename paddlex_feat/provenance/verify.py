@@ -164,7 +164,14 @@ def _data(config: Config, record: dict[str, Any]) -> dict[str, Any]:
         place = Path(started) / place
     split = config.CheckDataset.split
     division = Division.of(split.percents(), split.by, split.seed)
-    lists = require_lists(str(place), tuple(record["dataset"]), False, config.Global.dataset_format, division, image_fetcher(config.CheckDataset.urls))
+    lists = require_lists(
+        str(place),
+        tuple(record["dataset"]),
+        False,
+        config.Global.dataset_format,
+        division,
+        image_fetcher(config.CheckDataset.urls),
+    )
     prints = {n: fingerprint(r.paths, r.files(), r.labels) for n, r in lists.items()}
     return {n: {"images": p.images, "sha256": p.sha256} for n, p in prints.items()}
 

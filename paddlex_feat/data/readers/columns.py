@@ -139,16 +139,9 @@ class Rows:
         if len(row) <= self._last:
             message = f"The line has {len(row)} values, fewer than columns are used."
             return NO_PATH.at(f"{self._table}:{line}", message)
-        path, name = image or row[self._path].strip(), row[self._label].strip()
-        if image is None:
-            if not path or not path.isprintable():
-                return NO_PATH.at(f"{self._table}:{line}", f"The path is {path[:80]!r}.")
-            if is_address(path):
-                path = image_at(path)
-            elif _URL.match(path):
-                return URL.at(f"{self._table}:{line}", f"{path[:200]} is a URL.")
-            elif path[0] not in "/\\":
-                path = self._prefix + path
+        path, name = image or self._named(row[self._path].strip(), line), row[self._label].strip()
+        if isinstance(path, Finding):
+            return path
         if not name:
             return NO_CLASS.at(f"{self._table}:{line}", f"{path} has no class.")
         if self._box and (values := [row[i].strip() for i in self._box]) and any(values):
@@ -167,6 +160,16 @@ class Rows:
         if len(parts) > 1:
             self._items.leave_one_out = True
         return None
+
+    def _named(self, path: str, line: int) -> str | Finding:
+        """The image of a path or address, or what is wrong with it."""
+        if not path or not path.isprintable():
+            return NO_PATH.at(f"{self._table}:{line}", f"The path is {path[:80]!r}.")
+        if is_address(path):
+            return image_at(path)
+        if _URL.match(path):
+            return URL.at(f"{self._table}:{line}", f"{path[:200]} is a URL.")
+        return path if path[0] in "/\\" else self._prefix + path
 
     def _boxed(self, image: str, box: Box) -> ImageSource:
         if isinstance(image, ImageSource):

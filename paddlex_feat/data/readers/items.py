@@ -97,7 +97,7 @@ class Items:
             for index, image in enumerate(part.images):
                 file = file_of(image)
                 if file not in known:
-                    # Addresses, and bytes within a file that the reader has found in the folder, have no path of their own.
+                    # Addresses, and bytes in a file that the reader has found in the folder, have no path of their own.
                     within = isinstance(image, ImageSource) and (image.length is not None or is_address(file))
                     known[file] = None if within else bounds.problem(file.removeprefix(folder))
                 problem = known[file]

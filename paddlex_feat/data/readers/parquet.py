@@ -69,7 +69,7 @@ def _is_sure(file: Any, layout: Layout, folder: Path) -> bool:
     if layout.image != "path":
         return holds_image(file, layout)
     paths = (row[0] for row in islice(rows_of(file, layout), 20))
-    return any(remote.is_address(path) or (path and "\0" not in path and os.path.isfile(folder / path)) for path in paths)
+    return any(remote.may_be_image(path, folder) for path in paths)
 
 
 def _read(root: Path, names: tuple[str, ...], refuse_outside: bool) -> Reading:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +33,11 @@ def is_address(text: str) -> bool:
     return text[:8].lower().startswith(("http://", "https://"))
 
 
+def may_be_image(path: str, folder: Path) -> bool:
+    """Whether a path of a data set is an address, or that of a file in its folder."""
+    return is_address(path) or (bool(path) and "\0" not in path and os.path.isfile(folder / path))
+
+
 def image_at(address: str) -> ImageSource:
     """The image at an address; its name leaves out user and password, which messages and files must not show."""
     try:
@@ -53,6 +59,7 @@ def resolve_addresses(lists: dict[str, ImageList], fetch: Fetch | None) -> Itera
     if not addresses:
         return
     copies = _download(addresses, fetch) if fetch else dict.fromkeys(addresses)
+    told: set[tuple[str, str]] = set()  # gallery and query may be the same images
     for name, records in lists.items():
         kept: list[int] = []
         for index, path in enumerate(records.paths):
@@ -63,13 +70,18 @@ def resolve_addresses(lists: dict[str, ImageList], fetch: Fetch | None) -> Itera
                 box = path.box if isinstance(path, ImageSource) else None
                 records.paths[index] = ImageSource(path, str(copy), box=box)
                 kept.append(index)
-            elif copy is None:
-                yield URL.at(records.where(index), f"{path[:200]} is an address, and these are refused.")
-            else:
-                yield FAILED.at(records.where(index), f"{path[:200]}: {copy.what}")
+            elif (path, where := records.where(index)) not in told:
+                told.add((path, where))
+                yield _unusable(path, where, copy)
         if len(kept) < len(records):
             lists[name] = records.part(kept)
             lists[name].leave_one_out = records.leave_one_out
+
+
+def _unusable(path: str, where: str, error: FeatError | None) -> Finding:
+    if error is None:
+        return URL.at(where, f"{path[:200]} is an address, and these are refused.")
+    return FAILED.at(where, f"{path[:200]}: {error.what}")
 
 
 def _download(addresses: list[str], fetch: Fetch) -> dict[str, Path | FeatError | None]:
@@ -91,4 +103,3 @@ def _download(addresses: list[str], fetch: Fetch) -> dict[str, Path | FeatError 
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return copies
-

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -126,7 +125,7 @@ def names_files(table: Path) -> bool:
     columns = Columns.of(header)
     place = header.index(columns.path) if columns else 0
     paths = (row[place].strip() for row in rows if len(row) > place)
-    return any(remote.is_address(path) or (path and "\0" not in path and os.path.isfile(table.parent / path)) for path in paths)
+    return any(remote.may_be_image(path, table.parent) for path in paths)
 
 
 def _read(root: Path, names: tuple[str, ...], refuse_outside: bool) -> Reading:
