@@ -8,11 +8,13 @@ which may take the easiest of several images, is reported too; it is 1 for nearl
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from paddlex_feat.runtime.cpu import cpu_count
 from paddlex_feat.training.adaptation.maps import AffineMap, Family, arrange, closed_forms, principal
 from paddlex_feat.training.adaptation.statistics import ClassStatistics
 
@@ -149,7 +151,8 @@ def _folds(classes: np.ndarray, seed: int) -> list[np.ndarray]:
     return [np.concatenate([pairs[i::folds], singles[i::folds]]) for i in range(folds)] if folds > 1 else []
 
 
-_Scores = dict[tuple[str, float], list[tuple[np.ndarray, np.ndarray]]]  # of each fold, see `_score`
+_FoldScores = dict[tuple[str, float], tuple[np.ndarray, np.ndarray]]  # see `_score`
+_Scores = dict[tuple[str, float], list[tuple[np.ndarray, np.ndarray]]]  # of each fold
 
 
 def _measure(
@@ -160,14 +163,18 @@ def _measure(
     parts: list[ClassStatistics],
     dimension: int | None,
 ) -> _Scores:
-    """Measure the identity and all maps on each fold; they are fitted to `both`, whose classes are `twice`."""
-    table: _Scores = {}
+    """Measure the identity and all maps on each fold; they are fitted to `both`, whose classes are `twice`.
+
+    The folds share the processors, and each is computed by one thread, so that no sum depends on their number.
+    """
     classes = twice[: len(features)]
-    for number, group in enumerate(groups):
+
+    def measure(number: int) -> _FoldScores:
+        group, scores = groups[number], _FoldScores()
         rows = np.flatnonzero(np.isin(classes, _first_classes(group, classes)))
         held, labels = features[rows], classes[rows]
         own = held if dimension is None else _cut(principal(both[~np.isin(twice, group)])[0], held, dimension)
-        table.setdefault((IDENTITY, 0.0), []).append(_score(own, labels))
+        scores[IDENTITY, 0.0] = _score(own, labels)
         statistics = ClassStatistics.merge([p for i, p in enumerate(parts) if i != number])
         for family in closed_forms(statistics):
             mapped = (held - family.mean) @ family.basis
@@ -176,9 +183,13 @@ def _measure(
                     outputs = mapped * scale
                 else:
                     outputs = _cut(arrange(family.map(strength), statistics)[0], held, dimension)
-                table.setdefault((family.kind, strength), []).append(_score(outputs, labels))
+                scores[family.kind, strength] = _score(outputs, labels)
+        return scores
+
+    with ThreadPoolExecutor(min(cpu_count(), len(groups))) as pool:
+        folds = list(pool.map(measure, range(len(groups))))
     # The data of a fold may not determine every map.
-    return {name: scores for name, scores in table.items() if len(scores) == len(groups)}
+    return {name: [fold[name] for fold in folds] for name in folds[0] if all(name in fold for fold in folds)}
 
 
 def _cut(whole: AffineMap, features: np.ndarray, dimension: int) -> np.ndarray:
