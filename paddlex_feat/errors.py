@@ -134,6 +134,12 @@ class EvaluationError(FeatError):
     code = "evaluation"
 
 
+class GalleryError(FeatError):
+    """A gallery for search, an item of it, or a query that it cannot answer."""
+
+    code = "gallery"
+
+
 class ConnectionLostError(FeatError):
     """Another process of the job is gone; its own error says why."""
 

@@ -54,7 +54,7 @@ class FeatureExtractor:
         trust_graph: bool = False,
         raw: bool = False,
     ):
-        self._folder = folder
+        self.folder = folder
         self.info = read_info(folder)
         self._unit = not raw and (unit or self.info.normalise_features)
         self.engine = create_engine(folder, EngineOptions(engine, precision, threads, device, trust_graph))
@@ -88,7 +88,7 @@ class FeatureExtractor:
                 raise FeatError(
                     f"This process was forked after the model was loaded on {self.engine.device}; the model cannot "
                     "use the GPU here.",
-                    where=str(self._folder),
+                    where=str(self.folder),
                     fix="Start processes with multiprocessing.get_context('spawn'), or fork before Paddle has used the "
                     "GPU, and make the model in each process.",
                     code="forked-gpu",
@@ -96,7 +96,7 @@ class FeatureExtractor:
             if self._running:
                 raise FeatError(
                     "This process was forked while the model was predicting; the engine cannot continue here.",
-                    where=str(self._folder),
+                    where=str(self.folder),
                     fix="Make the model in this process, fork when no prediction is running, or start processes with "
                     "multiprocessing.get_context('spawn').",
                     code="forked-while-running",
@@ -110,12 +110,12 @@ class FeatureExtractor:
         try:
             rows = self.engine.run(x)
         except Exception as error:  # every engine has exceptions of its own
-            no_memory = out_of_memory(error, str(self._folder), _SMALLER.format(len(x)))
+            no_memory = out_of_memory(error, str(self.folder), _SMALLER.format(len(x)))
             if no_memory:
                 raise no_memory from error
             raise WeightsError(
                 f"The graph cannot be run on input of shape {x.shape} ({type(error).__name__}: {_first_line(error)}).",
-                where=str(self._folder),
+                where=str(self.folder),
                 fix="Export the model again; its graph and inference.yml must belong together.",
                 code="graph-failed",
             ) from error
@@ -124,7 +124,7 @@ class FeatureExtractor:
         if rows.dtype.kind != "f" or rows.ndim != 2 or len(rows) != len(images):
             raise WeightsError(
                 f"The graph returns {rows.dtype} of shape {rows.shape} for {len(images)} images.",
-                where=str(self._folder),
+                where=str(self.folder),
                 fix="Use a network that returns one feature, a row of floats, for each image.",
                 code="graph-output",
             )

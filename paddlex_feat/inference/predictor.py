@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from paddlex_feat.data.images.decode import IsLargeEnough
+from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.data.loading.loader import prefetch_map_then
 from paddlex_feat.errors import ConfigError, DownloadError, FeatError, ImageError, WeightsError
 from paddlex_feat.fileio import lookup
@@ -25,6 +26,7 @@ from paddlex_feat.fileio.atomic_folder import resolve_during_swap
 from paddlex_feat.fileio.paths import expand_home
 from paddlex_feat.inference.engines.options import resolve_engine_options
 from paddlex_feat.inference.extractor import FeatureExtractor
+from paddlex_feat.inference.identity import ModelIdentity, identity_of
 from paddlex_feat.inference.inputs.items import InputIteratorError, Item, is_slow_source, iter_images
 from paddlex_feat.inference.inputs.paths import Search
 from paddlex_feat.inference.mirror import MirrorAverage
@@ -35,7 +37,8 @@ from paddlex_feat.runtime.cpu import cpu_count
 from paddlex_feat.runtime.opencv import silent_opencv
 
 log = logging.getLogger(__name__)
-Outcome = tuple[Item, np.ndarray | Exception]
+Outcome = tuple[Item, np.ndarray | Exception, Any]
+View = Callable[[np.ndarray], Any]
 _GPU_BATCH = 32  # where no batch size is given
 _FAST_SIDES = 2  # what a reduced image must have of the network's side: see docs/predict.md, fast_decode
 
@@ -173,6 +176,8 @@ class Predictor:
         self._features_of = MirrorAverage(extractor) if mirror else extractor
         self._batch_size = None if batch_size is None else _positive(batch_size)
         self._is_large_enough = _is_large_enough_for(extractor.preprocess.size) if fast_decode else None
+        self._ways = {"mirror": mirror, "fast_decode": fast_decode}
+        self._identity: ModelIdentity | None = None
         self.failed: list[Failed] = []
         self.left_out: Counter[str] = Counter()
 
@@ -181,6 +186,15 @@ class Predictor:
             raise TypeError("a Predictor that was not made by create_model cannot be pickled or copied")
         make = partial(create_model, **self._arguments, batch_size=self._batch_size)
         return make, (), {"failed": self.failed}
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What features of this model can be compared with. Computed once, by an image of zeros and a hash."""
+        if self._identity is None:
+            side = self._extractor.preprocess.size
+            rows = self._features_of(np.zeros((1, side, side, 3), np.uint8))
+            self._identity = identity_of(self._extractor.folder, rows.shape[1], **self._ways)
+        return self._identity
 
     @property
     def batch_size(self) -> int:
@@ -233,15 +247,35 @@ class Predictor:
     def _results(
         self, stream: Iterator[Item], batch_size: int, skip: bool, failed: list[Failed]
     ) -> Generator[FeatureResult, None, None]:
+        with closing(self._results_with(stream, batch_size, skip, failed, None)) as results:
+            for result, _ in results:
+                yield result
+
+    def predict_with(
+        self, input: Any, view: View, batch_size: int | None = None, on_error: str = "raise"
+    ) -> Generator[tuple[FeatureResult, Any], None, None]:
+        """As `predict`, each result with what `view` makes of its decoded image, uint8 [H, W, 3] in BGR order.
+
+        An iterator is read in whole batches here too. `view` is called in the decoding threads.
+        """
+        search, failed = Search(), list[Failed]()
+        self.failed, self.left_out = failed, search.left_out
+        size = max(batch_size or self.batch_size, self._extractor.engine.micro_batch)
+        return self._results_with(iter_images(input, search), size, on_error == "skip", failed, view)
+
+    def _results_with(
+        self, stream: Iterator[Item], batch_size: int, skip: bool, failed: list[Failed], view: View | None
+    ) -> Generator[tuple[FeatureResult, Any], None, None]:
         names, number, process = OutputNames(), 0, os.getpid()
-        with closing(self._outcomes(stream, batch_size)) as outcomes:
-            for item, outcome in outcomes:
+        with closing(self._outcomes(stream, batch_size, view)) as outcomes:
+            for item, outcome, seen in outcomes:
                 if isinstance(outcome, Exception):
                     _record_failure(item, outcome, skip, failed)
                     continue
                 number += 1
                 name = names.next(item.input_path, item.page_index)
-                yield FeatureResult(item.input_path, outcome, name, number, item.page_index, item.box)
+                result = FeatureResult(item.input_path, outcome, name, number, item.page_index, item.box, item.element)
+                yield result, seen
                 if process != os.getpid():
                     raise FeatError(
                         "This iterator was started before the process was forked; its threads do not exist here.",
@@ -250,24 +284,30 @@ class Predictor:
                         code="forked-iterator",
                     )
 
-    def _outcomes(self, stream: Iterator[Item], batch_size: int) -> Generator[Outcome, None, None]:
-        """Every item with its feature, or with the error that prevented it."""
+    def _outcomes(
+        self, stream: Iterator[Item], batch_size: int, view: View | None = None
+    ) -> Generator[Outcome, None, None]:
+        """Every item with its feature, or with the error that prevented it, and with what `view` makes of it."""
         cancel = threading.Event()
-        load = partial(self._load, cancel=cancel)
+        load = partial(self._load, view=view, cancel=cancel)
         # A thread waits for the engine while the caller decides what to read next and uses the results.
         done = prefetch_map_then(_batched(stream, batch_size), load, cpu_count(), self._compute, cancel.set)
         with closing(done), silent_opencv():
             for outcomes in done:
                 yield from outcomes
 
-    def _load(self, item: Item, cancel: threading.Event | None = None) -> np.ndarray | Exception:
+    def _load(self, item: Item, view: View | None, cancel: threading.Event) -> tuple[np.ndarray | Exception, Any]:
+        resize, enough = self._extractor.preprocess.resize, self._is_large_enough
         try:
-            return item.load(self._extractor.preprocess.resize, self._is_large_enough, cancel)
+            if view is None:
+                return item.load(resize, enough, cancel), None
+            image = item.decode(enough, cancel)
+            return cv2.cvtColor(resize(image), cv2.COLOR_BGR2RGB), view(image)
         except Exception as error:  # noqa: BLE001 - raised after the results before it
-            return error
+            return error, None
 
-    def _compute(self, batch: Sequence[Item], loaded: list[np.ndarray | Exception]) -> list[Outcome]:
-        images = [image for image in loaded if not isinstance(image, Exception)]
+    def _compute(self, batch: Sequence[Item], loaded: list[tuple[np.ndarray | Exception, Any]]) -> list[Outcome]:
+        images = [image for image, _ in loaded if not isinstance(image, Exception)]
         rows = self._features_of(np.stack(images)) if images else np.empty((0, 0), np.float32)
         if not np.isfinite(rows).all():
             raise WeightsError(
@@ -278,8 +318,8 @@ class Predictor:
             )
         features = iter(rows)
         outcomes: list[Outcome] = []
-        for item, image in zip(batch, loaded, strict=True):
-            outcomes.append((item, image if isinstance(image, Exception) else next(features)))
+        for item, (image, seen) in zip(batch, loaded, strict=True):
+            outcomes.append((item, image if isinstance(image, Exception) else next(features), seen))
         return outcomes
 
 

@@ -32,6 +32,7 @@ class FeatureResult(dict[str, Any]):
 
     Attributes:
         feature: the same as float32 [512], of unit length.
+        element: number of the element of the input's list or iterator that it comes from; 0 without one.
         json: `{"res": {"input_path": …, "feature": […]}}`, plain Python values.
         str: the same, PaddleX's name.
     """
@@ -44,11 +45,13 @@ class FeatureResult(dict[str, Any]):
         number: int,
         page_index: int | None = None,
         box: Sequence[float] | None = None,
+        element: int = 0,
     ):
         page = {} if page_index is None else {"page_index": page_index}
         part = {} if box is None else {"box": list(box)}
         super().__init__(input_path=input_path, **page, **part, feature=feature.tolist())
         self.feature = feature
+        self.element = element
         self._file_stem = file_stem
         self._number = number
 

@@ -55,6 +55,7 @@ class Item:
         offset: position of that page's directory in the file, in bytes.
         folder: temporary folder of a downloaded file, kept until its last page is read.
         box: the part of the picture that is meant; None: all of it.
+        element: number of the element of the input's outermost list or iterator that it comes from; 0 without one.
     """
 
     input_path: str | None
@@ -64,6 +65,7 @@ class Item:
     offset: int = 0
     folder: TemporaryFolder | None = None
     box: Box | None = None
+    element: int = 0
 
     @property
     def name(self) -> str:
@@ -80,14 +82,26 @@ class Item:
     def load(
         self, resize: Resize, enough: IsLargeEnough | None = None, cancel: threading.Event | None = None
     ) -> np.ndarray:
-        """Decode the image.
+        """Decode the image as `decode` does, with its errors, and reduce it.
 
         Args:
             resize: reduces the decoded image, uint8 [H, W, 3] -> uint8 [h, w, 3].
+            enough: as for `decode`.
+            cancel: as for `decode`.
+
+        Returns uint8 [h, w, 3], RGB.
+        """
+        # Colours are converted last, on the small image, as evaluation does.
+        return cv2.cvtColor(resize(self.decode(enough, cancel)), cv2.COLOR_BGR2RGB)
+
+    def decode(self, enough: IsLargeEnough | None = None, cancel: threading.Event | None = None) -> np.ndarray:
+        """Decode the image.
+
+        Args:
             enough: see data.images.decode.decode_bgr.
             cancel: a download is given up once it is set.
 
-        Returns uint8 [h, w, 3], RGB. Raises ImageError, DownloadError, or the exception in place of the image.
+        Returns uint8 [H, W, 3], BGR. Raises ImageError, DownloadError, or the exception in place of the image.
         """
         if isinstance(self.source, Exception):
             raise self.source
@@ -101,8 +115,7 @@ class Item:
             image = self._read(None if self.box else enough, cancel)
         if self.box is not None:
             image = crop(image, self.box, _where(self.name, self.location))
-        # Colours are converted last, on the small image, as evaluation does.
-        return cv2.cvtColor(resize(image), cv2.COLOR_BGR2RGB)
+        return image
 
     def _read(self, enough: IsLargeEnough | None, cancel: threading.Event | None) -> np.ndarray:
         folder, path = _download(self.source, cancel) if is_url(self.source) else (None, self.source)
@@ -252,7 +265,8 @@ class _Reader:
         number = 0
         try:
             for element in source:
-                yield from self.read(element, f"{location}[{number}]", parents)
+                items = self.read(element, f"{location}[{number}]", parents)
+                yield from items if len(parents) > 1 else (replace(item, element=number) for item in items)
                 number += 1
         except Exception as error:  # noqa: BLE001 - the caller's own; `Predictor` raises it after the results before it
             yield Item(None, f"{location}[{number}]", InputIteratorError(error))

@@ -1,0 +1,496 @@
+"""The truth of a gallery: one SQLite file. An acknowledged change is on the disk, and readers see whole changes only.
+
+Tables: `meta` (JSON by name), `items` (all but the vectors), `vectors` and `thumbnails` (by the id of the item), and
+`removed`, the ids that are gone. Every change has a number, which its items carry, so that another process reads the
+difference alone. A file is untrusted: tables other than ours, triggers and views are refused before anything is read.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddlex_feat.data.images.source import Box
+from paddlex_feat.errors import GalleryError
+
+APPLICATION_ID = 0x70786665  # "pxfe", in the header of the file
+VERSION = 1
+MAX_TEXT = 4096  # characters of a key or a label
+MAX_DATA = 65536  # characters of a user's JSON
+_PAGE_BYTES = 32768  # holds several vectors; with SQLite's own 4096 each of 2 KiB would take a page
+_BUSY_SECONDS = 30
+_ROWS = 4096  # read at once
+_SCHEMA = {
+    "meta": "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "items": "CREATE TABLE items (id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, label TEXT, "
+    "path TEXT, box TEXT, data TEXT, state TEXT, added REAL NOT NULL, change INTEGER NOT NULL)",
+    "vectors": "CREATE TABLE vectors (id INTEGER PRIMARY KEY, vector BLOB NOT NULL)",
+    "thumbnails": "CREATE TABLE thumbnails (id INTEGER PRIMARY KEY, jpeg BLOB NOT NULL)",
+    "removed": "CREATE TABLE removed (id INTEGER PRIMARY KEY, change INTEGER NOT NULL)",
+    "items_change": "CREATE INDEX items_change ON items (change)",
+    "items_label": "CREATE INDEX items_label ON items (label)",
+    "removed_change": "CREATE INDEX removed_change ON removed (change)",
+}
+_ITEM = "items.id, key, label, path, box, data, state, added"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a gallery.
+
+    Attributes:
+        id: given by the gallery, from 1 in order of adding; never given twice.
+        key: unique name, the path unless another is given.
+        label: name of what it shows; None: none.
+        path: of the image's file; None for images that were not files.
+        box: the part of the picture that is meant; None: all of it.
+        data: of the user, a value of JSON; None: none.
+        state: size and time of change of the file when it was added, by which a changed file is known.
+        added: seconds since 1970.
+    """
+
+    id: int
+    key: str
+    label: str | None = None
+    path: str | None = None
+    box: Box | None = None
+    data: Any = None
+    state: str | None = None
+    added: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data, without what is only for the gallery itself."""
+        box = None if self.box is None else list(self.box)
+        return {"id": self.id, "key": self.key, "label": self.label, "path": self.path, "box": box, "data": self.data}
+
+
+@dataclass(frozen=True)
+class NewItem:
+    """An image that is added, or replaces the one of the same key. The attributes are those of `Item`.
+
+    Attributes:
+        vector: feature of unit length, float32 [D].
+        thumbnail: a small JPEG; None: none.
+    """
+
+    key: str
+    vector: np.ndarray
+    label: str | None = None
+    path: str | None = None
+    box: Box | None = None
+    data: Any = None
+    state: str | None = None
+    thumbnail: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What has changed since a change that is known.
+
+    Attributes:
+        change: number of the last change.
+        ids: of the new and replaced items, int64 [N].
+        vectors: of these, float32 [N, D].
+        removed: ids that are gone.
+    """
+
+    change: int
+    ids: np.ndarray
+    vectors: np.ndarray
+    removed: list[int] = field(default_factory=list)
+
+
+class Store:
+    """An open gallery file. Used by one thread at a time.
+
+    Args:
+        path: of the file.
+        meta: of a new gallery, which is made with it; None: the gallery must exist.
+
+    Raises GalleryError if the file cannot be read or made, or is no gallery of ours.
+    """
+
+    def __init__(self, path: Path, meta: dict[str, Any] | None = None):
+        self.path = path
+        if meta is None and not path.is_file():
+            raise GalleryError(
+                "There is no such gallery.",
+                where=str(path),
+                fix="Build it with Global.mode=index, or give the path of one.",
+                code="gallery-missing",
+            )
+        try:
+            self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise self._error(error) from error
+        try:
+            with self._explained():
+                self._open(meta)
+            self.dimension = int(self._meta_value("model")["dimension"])
+        except (KeyError, TypeError, ValueError):
+            self._db.close()
+            raise self._foreign("its meta table does not name the model") from None
+        except BaseException:
+            self._db.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def meta(self) -> dict[str, Any]:
+        """All of the table `meta`."""
+        with self._explained():
+            rows = self._db.execute("SELECT name, value FROM meta").fetchall()
+        return {str(name): self._decoded(value) for name, value in rows}
+
+    def set_meta(self, name: str, value: Any) -> None:
+        """Set a value of the table `meta`."""
+        with self._change():
+            self._set_meta(name, value)
+
+    def changed(self, known: int) -> bool:
+        """Whether there is a change after the one of this number."""
+        with self._explained():
+            return self._last_change() != known
+
+    def add(self, items: Iterable[NewItem]) -> list[int]:
+        """Add items, or replace those of the same keys, all or none. Returns their ids."""
+        rows = [(item, *self._checked(item)) for item in items]
+        with self._change() as change:
+            return [self._add(item, box, data, change) for item, box, data in rows]
+
+    def remove(self, ids: Sequence[int]) -> int:
+        """Remove the items of these ids, all or none. Returns how many there were."""
+        with self._change() as change:
+            count = 0
+            for i in ids:
+                count += self._db.execute("DELETE FROM items WHERE id = ?", (i,)).rowcount
+                self._db.execute("DELETE FROM vectors WHERE id = ?", (i,))
+                self._db.execute("DELETE FROM thumbnails WHERE id = ?", (i,))
+                self._db.execute("INSERT OR REPLACE INTO removed VALUES (?, ?)", (i, change))
+        return count
+
+    def count(self) -> int:
+        """Number of items."""
+        with self._explained():
+            return int(self._db.execute("SELECT count(*) FROM items").fetchone()[0])
+
+    def labels(self) -> list[tuple[str | None, int]]:
+        """Each label and how many items have it, in order of the labels."""
+        with self._explained():
+            return self._db.execute("SELECT label, count(*) FROM items GROUP BY label ORDER BY label").fetchall()
+
+    def items(self, ids: Sequence[int]) -> list[Item]:
+        """The items of these ids that exist, in their order."""
+        found: dict[int, Item] = {}
+        with self._explained():
+            for first in range(0, len(ids), 500):
+                part = [int(i) for i in ids[first : first + 500]]
+                marks = ", ".join("?" * len(part))
+                rows = self._db.execute(f"SELECT {_ITEM} FROM items WHERE id IN ({marks})", part)  # noqa: S608
+                found |= {row[0]: self._item(row) for row in rows}
+        return [found[i] for i in ids if i in found]
+
+    def find(
+        self,
+        keys: Sequence[str] | None = None,
+        labels: Sequence[str | None] | None = None,
+        after: int = 0,
+        limit: int = -1,
+    ) -> Iterator[Item]:
+        """The items that have one of the keys, and one of the labels, by id.
+
+        Args:
+            keys: None: any.
+            labels: None: any; None among them: items without a label.
+            after: only items of larger ids.
+            limit: most items; -1: all.
+        """
+        conditions, values = ["id > ?"], list[object]([after])
+        for column, wanted in (("key", keys), ("label", labels)):
+            if wanted is not None:
+                named = f"{column} IN (SELECT value FROM json_each(?))"  # noqa: S608
+                conditions.append(f"({named} OR {column} IS NULL)" if None in wanted else named)
+                values.append(json.dumps([value for value in wanted if value is not None]))
+        query = f"SELECT {_ITEM} FROM items WHERE {' AND '.join(conditions)} ORDER BY id LIMIT ?"  # noqa: S608
+        with self._explained():
+            rows = self._db.execute(query, (*values, limit))
+            while part := rows.fetchmany(_ROWS):
+                yield from map(self._item, part)
+
+    def states(self) -> dict[str, tuple[int, str | None, str | None]]:
+        """Id, label and state by key, of all items."""
+        with self._explained():
+            rows = self._db.execute("SELECT key, id, label, state FROM items")
+            return {key: (i, label, state) for key, i, label, state in rows}
+
+    def vectors(self, ids: Sequence[int]) -> np.ndarray:
+        """The features of these items, float32 [N, D]. Raises GalleryError where one has none."""
+        found = np.empty((len(ids), self.dimension), np.float32)
+        with self._explained():
+            for place, i in enumerate(ids):
+                row = self._db.execute("SELECT vector FROM vectors WHERE id = ?", (int(i),)).fetchone()
+                found[place] = self._unpacked([row[0] if row else None])[0]
+        return found
+
+    def thumbnail(self, i: int) -> bytes | None:
+        """The JPEG of an item."""
+        with self._explained():
+            row = self._db.execute("SELECT jpeg FROM thumbnails WHERE id = ?", (i,)).fetchone()
+        return row[0] if row and isinstance(row[0], bytes) else None
+
+    def differences(self, known: int) -> Iterator[Difference]:
+        """What has changed since the change `known`, in pieces, all from one moment; 0 for everything.
+
+        Ids that are removed come with the first piece. A piece may replace an item that is known.
+        """
+        with self._explained(), self._reading():
+            last = self._last_change()
+            gone = self._db.execute("SELECT id FROM removed WHERE change > ?", (known,)).fetchall() if known else []
+            removed = [int(row[0]) for row in gone]
+            if known:
+                query = "SELECT v.id, v.vector FROM items JOIN vectors v ON v.id = items.id WHERE change > ?"
+                rows = self._db.execute(f"{query} ORDER BY v.id", (known,))
+            else:
+                rows = self._db.execute("SELECT id, vector FROM vectors ORDER BY id")
+            while True:
+                part = rows.fetchmany(_ROWS)
+                if not part and not removed and known != last:
+                    yield Difference(last, np.empty(0, np.int64), np.empty((0, self.dimension), np.float32))
+                if not part and not removed:
+                    return
+                ids = np.array([row[0] for row in part], np.int64)
+                yield Difference(last, ids, self._unpacked([row[1] for row in part]), removed)
+                removed, known = [], last
+
+    def compact(self) -> None:
+        """Give the space of what was removed back to the disk. Other processes read everything anew."""
+        with self._change():
+            self._db.execute("DELETE FROM removed")
+            self._set_meta("epoch", self._meta_value("epoch") + 1)
+        with self._explained():
+            self._db.execute("VACUUM")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def epoch(self) -> int:
+        """How often the ids that are gone were forgotten: after that, a difference is not enough."""
+        with self._explained():
+            return int(self._meta_value("epoch"))
+
+    # How it is stored.
+
+    def _open(self, meta: dict[str, Any] | None) -> None:
+        db = self._db
+        with suppress(AttributeError):  # before Python 3.11
+            db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 2**26)
+        db.execute("PRAGMA trusted_schema = OFF")
+        db.execute("PRAGMA cell_size_check = ON")
+        tables = dict(db.execute("SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"))
+        if meta is not None and not tables:
+            self._create(meta)
+            return
+        identity = db.execute("PRAGMA application_id").fetchone()[0], db.execute("PRAGMA user_version").fetchone()[0]
+        if identity[0] != APPLICATION_ID:
+            raise self._foreign("it is another program's")
+        if identity[1] != VERSION:
+            raise self._foreign(f"its version is {identity[1]}, and this program reads version {VERSION}")
+        if tables != _SCHEMA:
+            raise self._foreign("its tables are not those of a gallery")
+        db.execute("PRAGMA synchronous = FULL")
+
+    def _create(self, meta: dict[str, Any]) -> None:
+        db = self._db
+        db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:  # else another process was faster
+                for statement in _SCHEMA.values():
+                    db.execute(statement)
+                for name, value in {"change": 0, "epoch": 0, **meta}.items():
+                    self._set_meta(name, value)
+                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                db.execute(f"PRAGMA user_version = {VERSION}")
+            db.execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+
+    @contextmanager
+    def _change(self) -> Iterator[int]:
+        """A transaction that writes; gives its number. When the block has ended, the change is on the disk."""
+        with self._explained():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                change = self._last_change() + 1
+                self._set_meta("change", change)
+                yield change
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._roll_back()
+                raise
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """A transaction that sees one moment."""
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._roll_back()
+
+    def _roll_back(self) -> None:
+        with suppress(sqlite3.Error):  # the error that led here is the one to tell
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+    def _add(self, item: NewItem, box: str | None, data: str | None, change: int) -> int:
+        row = (item.key, item.label, item.path, box, data, item.state, time.time(), change)
+        i = self._db.execute(
+            "INSERT INTO items (key, label, path, box, data, state, added, change) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (key) DO UPDATE SET label = excluded.label, path = excluded.path, box = excluded.box, "
+            "data = excluded.data, state = excluded.state, added = excluded.added, change = excluded.change "
+            "RETURNING id",
+            row,
+        ).fetchone()[0]
+        vector = np.ascontiguousarray(item.vector, "<f4").tobytes()
+        self._db.execute("INSERT OR REPLACE INTO vectors VALUES (?, ?)", (i, vector))
+        if item.thumbnail is None:
+            self._db.execute("DELETE FROM thumbnails WHERE id = ?", (i,))
+        else:
+            self._db.execute("INSERT OR REPLACE INTO thumbnails VALUES (?, ?)", (i, item.thumbnail))
+        return int(i)
+
+    def _checked(self, item: NewItem) -> tuple[str | None, str | None]:
+        """Box and data of an item as texts. Raises GalleryError for what a gallery does not take."""
+        for name, text in (("key", item.key), ("label", item.label), ("path", item.path)):
+            if text is None and name != "key":
+                continue
+            if not isinstance(text, str) or not 0 < len(text) <= MAX_TEXT or "\0" in text or not _is_text(text):
+                raise GalleryError(
+                    f"The {name} of an image is not a text of 1 to {MAX_TEXT} characters: {str(text)[:80]!r}.",
+                    where=str(item.key)[:200],
+                    fix=f"Give another {name}.",
+                    code="item-text",
+                )
+        check_vector(item.vector, self.dimension, item.key)
+        try:
+            data = None if item.data is None else json.dumps(item.data, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            what = f"The data of an image is not a value of JSON ({error})."
+            raise GalleryError(
+                what, where=item.key, fix="Give texts, numbers, lists and dicts.", code="item-data"
+            ) from None
+        if data is not None and (len(data) > MAX_DATA or not _is_text(data)):
+            what = f"The data of an image has more than {MAX_DATA} characters, or is not text."
+            raise GalleryError(what, where=item.key, fix="Keep it elsewhere, by the key.", code="item-data")
+        return None if item.box is None else json.dumps(list(item.box)), data
+
+    def _last_change(self) -> int:
+        return int(self._meta_value("change"))
+
+    def _meta_value(self, name: str) -> Any:
+        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return self._decoded(row[0]) if row else None
+
+    def _set_meta(self, name: str, value: Any) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, json.dumps(value)))
+
+    def _decoded(self, text: Any) -> Any:
+        try:
+            return json.loads(text)
+        except (TypeError, ValueError, RecursionError):
+            raise self._foreign("a value of it is not JSON") from None
+
+    def _item(self, row: Sequence[Any]) -> Item:
+        i, key, label, path, box, data, state, added = row
+        texts = (label, path, state)
+        if not isinstance(key, str) or not all(text is None or isinstance(text, str) for text in texts):
+            raise self._foreign("an item of it has no texts")
+        corners = None if box is None else self._decoded(box)
+        if corners is not None:
+            try:
+                corners = Box(*map(float, corners))
+            except (TypeError, ValueError):
+                raise self._foreign("an item of it has no box") from None
+        added = float(added) if isinstance(added, (int, float)) else 0.0
+        return Item(int(i), key, label, path, corners, None if data is None else self._decoded(data), state, added)
+
+    def _unpacked(self, blobs: list[Any]) -> np.ndarray:
+        size = 4 * self.dimension
+        if not all(isinstance(blob, bytes) and len(blob) == size for blob in blobs):
+            raise self._foreign(f"a vector of it does not have {self.dimension} numbers")
+        rows = np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), self.dimension)
+        if not np.isfinite(rows).all():
+            raise self._foreign("a vector of it is not finite")
+        return rows.astype(np.float32, copy=False)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn SQLite's errors into ours."""
+        try:
+            yield
+        except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
+            raise self._error(error) from error
+
+    def _error(self, error: Exception) -> GalleryError:
+        text = str(error)
+        if isinstance(error, sqlite3.OperationalError) and "locked" in text:
+            fix = f"Another process has been writing for {_BUSY_SECONDS} seconds: try again later."
+        elif "full" in text or "disk I/O" in text or "readonly" in text or "unable to open" in text:
+            fix = "Check that the folder exists and can be written, and that the disk has room; nothing was changed."
+        else:
+            fix = "If it is a gallery, restore it from a copy or build it again."
+        return GalleryError(
+            f"The gallery cannot be used ({text[:200]}).", where=str(self.path), fix=fix, code="gallery-file"
+        )
+
+    def _foreign(self, reason: str) -> GalleryError:
+        return GalleryError(
+            f"The file is not a gallery: {reason}.",
+            where=str(self.path),
+            fix="Give a file that Global.mode=index has made.",
+            code="gallery-foreign",
+        )
+
+
+def check_vector(vector: np.ndarray, dimension: int, where: str) -> None:
+    """Raise GalleryError unless a feature has these many finite numbers, and unit length."""
+    problem = ""
+    if np.shape(vector) != (dimension,):
+        problem = f"it has the shape {np.shape(vector)}, not {dimension} numbers"
+    elif not np.isfinite(vector).all():
+        problem = "it is not finite"
+    elif abs(float(np.linalg.norm(np.asarray(vector, np.float64))) - 1) > 1e-3:
+        problem = "it does not have unit length"
+    if problem:
+        raise GalleryError(
+            f"The feature cannot be in this gallery: {problem}.",
+            where=where,
+            fix="Compute it with the model of the gallery.",
+            code="vector-unusable",
+        )
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a file name that is not UTF-8
+        return False
+    return True
