@@ -28,7 +28,7 @@ _GROUP = 64  # columns of which the largest is found first
 _ROUNDING = 2.0**-23  # of a sum of D products of float32, times D: twice the usual bound, for any order of summation
 
 
-@dataclass
+@dataclass(eq=False)
 class _Block:
     """Features, the first `count` of them in use, in the order of adding.
 
@@ -98,8 +98,12 @@ class Nearest:
             block.count -= 1
             if block.scan is not None:
                 block.scan.remove_ids(np.array([at], np.int64))
-            if not block.count:
+            if block.count < BLOCK // 4 and block is not self._blocks[-1]:  # a block takes its memory in any case
                 self._blocks.remove(block)
+                rest = slice(0, block.count)
+                for left in block.ids[rest].tolist():
+                    del self._place[left]
+                self.add(block.ids[rest], block.rows[rest])
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest of each query, or all features if they are fewer.

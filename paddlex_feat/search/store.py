@@ -134,7 +134,7 @@ class Store:
         try:
             with self._explained():
                 self._open(meta)
-            self.dimension = int(self._meta_value("model")["dimension"])
+                self.dimension = int(self._meta_value("model")["dimension"])
         except (KeyError, TypeError, ValueError):
             self._db.close()
             raise self._foreign("its meta table does not name the model") from None
@@ -361,14 +361,16 @@ class Store:
                 self._db.execute("ROLLBACK")
 
     def _add(self, item: NewItem, box: str | None, data: str | None, change: int) -> int:
-        row = (item.key, item.label, item.path, box, data, item.state, time.time(), change)
-        i = self._db.execute(
-            "INSERT INTO items (key, label, path, box, data, state, added, change) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT (key) DO UPDATE SET label = excluded.label, path = excluded.path, box = excluded.box, "
-            "data = excluded.data, state = excluded.state, added = excluded.added, change = excluded.change "
-            "RETURNING id",
-            row,
-        ).fetchone()[0]
+        row = (item.label, item.path, box, data, item.state, time.time(), change, item.key)
+        known = self._db.execute("SELECT id FROM items WHERE key = ?", (item.key,)).fetchone()
+        if known:
+            columns = "label = ?, path = ?, box = ?, data = ?, state = ?, added = ?, change = ?"
+            self._db.execute(f"UPDATE items SET {columns} WHERE key = ?", row)  # noqa: S608
+            i = known[0]
+        else:
+            columns = "label, path, box, data, state, added, change, key"
+            query = f"INSERT INTO items ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+            i = self._db.execute(query, row).lastrowid
         vector = np.ascontiguousarray(item.vector, "<f4").tobytes()
         self._db.execute("INSERT OR REPLACE INTO vectors VALUES (?, ?)", (i, vector))
         if item.thumbnail is None:
