@@ -29,7 +29,7 @@ from paddlex_feat.config.problems import (
     unusable_paths,
 )
 from paddlex_feat.config.recipes import RECIPES
-from paddlex_feat.config.schema import INPUT, MODELS, TEXT_KEYS, Config, GlobalSection, walk
+from paddlex_feat.config.schema import INPUTS, MODELS, TEXT_KEYS, Config, GlobalSection, walk
 from paddlex_feat.config.train_schema import TrainSection
 from paddlex_feat.errors import ConfigError
 from paddlex_feat.fileio import lookup, safe_yaml
@@ -95,7 +95,7 @@ def split_override(text: str) -> tuple[str, Any]:
         raise ValueError(f"{short(text)} is not of the form KEY=VALUE")
     if not value.strip() and (current_key(name) in dict(walk()) or name in Config.model_fields):
         return name, safe_yaml.Scalar(None, "")
-    if name in TEXT_KEYS or name == INPUT:
+    if name in TEXT_KEYS or name in INPUTS:
         return name, _text_value(name, value)
     try:
         return name, safe_yaml.parse_scalar(value)
@@ -104,14 +104,14 @@ def split_override(text: str) -> tuple[str, Any]:
 
 
 def _text_value(name: str, text: str) -> Any:
-    value = safe_yaml.parse_text(text, many=name == INPUT)
+    value = safe_yaml.parse_text(text, many=name in INPUTS)
     nothing = value is None or (isinstance(value, safe_yaml.Scalar) and value.value is None)
     if (
         nothing and text.strip() == "~" and not TEXT_KEYS.get(name, False)
     ):  # null means nothing there, so the home folder is meant
         return "~"
     if nothing:
-        return None if name == INPUT else value
+        return None if name in INPUTS else value
     return text if value != text and _exists(text) else value
 
 
@@ -240,9 +240,10 @@ def _parse(text: str, name: str) -> tuple[dict[str, Any], dict[str, str], dict[s
     raw, nodes = safe_yaml.parse_nodes(text, name)
     sources = {dotted: f"{name}:{line}" for dotted, (line, _) in nodes.items()}
     texts = {dotted: node.value for dotted, (_, node) in nodes.items() if isinstance(node, yaml.ScalarNode)}
-    if INPUT in nodes:
-        section, _, last = INPUT.partition(".")
-        raw[section][last] = safe_yaml.as_written(nodes[INPUT][1])
+    for dotted in INPUTS:
+        if dotted in nodes:
+            section, _, last = dotted.partition(".")
+            raw[section][last] = safe_yaml.as_written(nodes[dotted][1])
     return raw, sources, texts
 
 

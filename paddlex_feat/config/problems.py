@@ -10,7 +10,7 @@ from typing import Any, get_origin
 from pydantic import ValidationError
 
 from paddlex_feat.config.aliases import KEYS, current_key
-from paddlex_feat.config.schema import INPUT, TEXT_KEYS, Config, value_of, walk
+from paddlex_feat.config.schema import INPUTS, TEXT_KEYS, Config, value_of, walk
 from paddlex_feat.fileio import paths
 
 # Keys whose value is a mapping with keys of its own.
@@ -56,7 +56,9 @@ _PATHS = {
     "train": ("Global.dataset_dir", "Train.pretrain_weight_path", "Train.resume_path"),
     "evaluate": ("Global.dataset_dir", "Evaluate.weight_path"),
     "export": ("Global.dataset_dir", "Export.weight_path"),
-    "predict": ("Predict.model_dir", INPUT),
+    "predict": ("Predict.model_dir", "Predict.input"),
+    "index": ("Predict.model_dir", "Index.path", "Index.input"),
+    "search": ("Predict.model_dir", "Index.path", "Search.input"),
 }
 
 
@@ -161,7 +163,7 @@ def empty(dotted: str) -> str:
     meaning = null_means(dotted)
     if meaning or TEXT_KEYS.get(dotted):
         return f"the value is empty; write {dotted}=null" + (f" (null: {meaning})" if meaning else "")
-    if dotted == INPUT:
+    if dotted in INPUTS:
         return "the value is empty; give an image, a folder, a URL or a list of these"
     return "the value is empty; give one, or leave the key out"
 
@@ -174,7 +176,7 @@ def unusable_paths(config: Config, sources: Mapping[str, str]) -> list[str]:
         if not isinstance(value, str) or re.match("https?://", value, re.IGNORECASE):
             continue
         text = paths.expand_home(value)  # which Predict.input leaves to its reader
-        reason = paths.fault(text, dotted == "Global.output", dotted == INPUT) if value.strip() else empty(dotted)
+        reason = paths.fault(text, dotted == "Global.output", dotted in INPUTS) if value.strip() else empty(dotted)
         if reason:
             rows.append(f"{dotted}{source(dotted, sources)}: {reason}, got {short(value)}")
     return rows

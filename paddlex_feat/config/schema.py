@@ -26,10 +26,19 @@ from pydantic import (
 
 from paddlex_feat.config.base import PRETRAINED, STARTER_MODEL, PathText, Section, key
 from paddlex_feat.config.registry import did_you_mean
+from paddlex_feat.config.search_schema import IndexSection, SearchSection
 from paddlex_feat.config.train_schema import ModelSection, TrainSection, amp_level
 from paddlex_feat.runtime.device import DEVICE
 
-MODE_NAMES = ("check_dataset", "train", "evaluate", "export", "predict")  # built in: paddlex_feat.modes.MODES
+MODE_NAMES = (
+    "check_dataset",
+    "train",
+    "evaluate",
+    "export",
+    "predict",
+    "index",
+    "search",
+)  # built in: paddlex_feat.modes.MODES
 MODELS = ("PP-ShiTuV2_rec", "PP-ShiTuV2_rec_CLIP_vit_base", "PP-ShiTuV2_rec_CLIP_vit_large", STARTER_MODEL)
 
 
@@ -323,6 +332,8 @@ class Config(Section):
     Evaluate: EvaluateSection = EvaluateSection()
     Export: ExportSection = ExportSection()
     Predict: PredictSection = PredictSection()
+    Index: IndexSection = IndexSection()
+    Search: SearchSection = SearchSection()
 
 
 def walk(section: type[BaseModel] = Config, prefix: str = "") -> list[tuple[str, Any]]:
@@ -355,4 +366,4 @@ def _wants_text(annotation: Any) -> bool:
 
 # Keys that take any text -> whether they take null too.
 TEXT_KEYS = {n: NoneType in get_args(info.annotation) for n, info in walk() if _wants_text(info.annotation)}
-INPUT = "Predict.input"  # text too, or a list or mapping of it
+INPUTS = ("Predict.input", "Index.input", "Search.input")  # text too, or a list or mapping of it

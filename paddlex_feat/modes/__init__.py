@@ -8,7 +8,7 @@ from typing import Any
 
 from paddlex_feat.config.parts import imported
 from paddlex_feat.config.registry import Registry
-from paddlex_feat.errors import EvaluationError, FeatError, TrainingError
+from paddlex_feat.errors import EvaluationError, FeatError, GalleryError, TrainingError
 
 __all__ = ["MODES", "ModeSpec"]
 
@@ -97,6 +97,26 @@ MODES.add(
         run="paddlex_feat.modes.predict:run",
         help="write the feature vectors of images",
         section="Predict",
+        memory_fix="Lower Predict.batch_size.",
+    )
+)
+MODES.add(
+    ModeSpec(
+        name="index",
+        run="paddlex_feat.modes.index:run",
+        help="make and change a gallery of images to search in",
+        section="Index",
+        error_type=GalleryError,
+        memory_fix="Lower Predict.batch_size.",
+    )
+)
+MODES.add(
+    ModeSpec(
+        name="search",
+        run="paddlex_feat.modes.search:run",
+        help="find the nearest images of a gallery",
+        section="Search",
+        error_type=GalleryError,
         memory_fix="Lower Predict.batch_size.",
     )
 )

@@ -13,17 +13,13 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from paddlex_feat.config.schema import Config, PredictSection
-from paddlex_feat.errors import ConfigError, FeatError, ImageError, Interrupted, as_output_error
-from paddlex_feat.fileio.paths import expand_home
+from paddlex_feat.config.schema import Config
+from paddlex_feat.errors import FeatError, ImageError, Interrupted, as_output_error
 from paddlex_feat.hub.urls import without_password
-from paddlex_feat.inference.engines import AUTO, HPI, find_engine
-from paddlex_feat.inference.engines.options import find_run_mode
 from paddlex_feat.inference.inputs.texts import ACCEPTED, cut
-from paddlex_feat.inference.predictor import Predictor, create_model
 from paddlex_feat.inference.results import Failed, FeatureResult
 from paddlex_feat.inference.writers import FeatureFile, feature_file
-from paddlex_feat.runtime.device import first_device
+from paddlex_feat.modes.predictor import check_names, inputs_of, predictor_of
 from paddlex_feat.runtime.progress import bar
 
 log = logging.getLogger(__name__)
@@ -93,15 +89,8 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     Raises ImageError if an input failed; the others' results are kept.
     """
     settings = config.Predict
-    if settings.input in (None, "", [], {}):
-        raise ConfigError(
-            "Nothing to predict.",
-            where="Predict.input",
-            fix="Give an image, a folder, a URL or a list.",
-            code="input-missing",
-        )
-    _check_names(settings)
-    given = _as_text(settings.input)
+    check_names(settings)
+    given = inputs_of("Predict.input", settings.input)
     outcome = _Outcome()
     try:
         _predict(config, given, output, outcome)
@@ -129,7 +118,7 @@ def _predict(config: Config, given: Any, output: Path, outcome: _Outcome) -> Non
     """Predict and save; `outcome` is up to date at every moment, also when an error ends it."""
     form = config.Predict.save_format
     with _target(form, output, outcome.files) as target, _progress(form) as progress:
-        model = _model(config)
+        model = predictor_of(config)
         started = time.perf_counter()
         results = model.predict(given, on_error=config.Predict.on_error)
         outcome.failed, outcome.left_out = model.failed, model.left_out
@@ -139,52 +128,6 @@ def _predict(config: Config, given: Any, output: Path, outcome: _Outcome) -> Non
                 outcome.images += 1
                 progress.update()
     outcome.seconds = time.perf_counter() - started
-
-
-def _as_text(given: Any) -> Any:
-    """The input with integers as text: they are names, but in boxes.
-
-    Raises ConfigError for a value whose original text is lost.
-    """
-    if isinstance(given, list):
-        return [_as_text(element) for element in given]
-    if isinstance(given, dict):
-        return {key: value if key in ("box", "boxes") else _as_text(value) for key, value in given.items()}
-    if given is None or isinstance(given, (bool, float)):
-        raise ConfigError(
-            f"Predict.input needs names, but YAML reads this one as the value {given!r}.",
-            where="Predict.input",
-            fix="Put it in quotes twice, as in -o Predict.input='\"1.0\"'.",
-            code="input-not-text",
-        )
-    return expand_home(given) if isinstance(given, str) else str(given)
-
-
-def _model(config: Config) -> Predictor:
-    settings = config.Predict
-    return create_model(
-        config.Global.model,
-        settings.model_dir,
-        device=first_device(config.Global.device),
-        batch_size=settings.batch_size,
-        engine=settings.engine,
-        precision=settings.precision,
-        threads=config.Global.threads,
-        fast_decode=settings.fast_decode,
-        engine_config=settings.engine_config,
-        pp_option=settings.kernel_option.model_dump(),
-        use_hpip=settings.use_hpip,
-        hpi_config=settings.hpi_config,
-        trust_graph=settings.trust_graph,
-        mirror=settings.mirror,
-    )
-
-
-def _check_names(settings: PredictSection) -> None:
-    """Raise ConfigError, with its key, for an engine or run mode that does not exist."""
-    if settings.engine not in (None, AUTO, HPI):
-        find_engine(settings.engine, "Predict.engine")
-    find_run_mode(settings.kernel_option.run_mode, "Predict.kernel_option.run_mode")
 
 
 def _progress(form: str) -> tqdm:

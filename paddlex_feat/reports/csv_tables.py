@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,8 @@ from paddlex_feat.evaluation.ranking.ranks import Ranking
 from paddlex_feat.evaluation.summary import Summary
 from paddlex_feat.fileio.atomic import atomic_path
 from paddlex_feat.reports.examples import NEIGHBOURS
+from paddlex_feat.search.gallery import Answer
+from paddlex_feat.search.store import Item
 
 # A spreadsheet runs a cell that begins with one of = + - @ (also their full-width forms), possibly after blanks.
 # If it splits at semicolons or tabs, a cell also begins after these.
@@ -97,3 +100,34 @@ def write_confusions(summary: Summary, query: ImageList, path: Path) -> None:
         for c in summary.confused
     ]
     write_rows(path, ["label", "taken_for", "count", "query_path", "name", "taken_for_name"], rows)
+
+
+def write_items(path: Path, items: Iterable[Item]) -> None:
+    """A row for every image of a gallery."""
+    head = ["id", "key", "label", "path", "box", "data"]
+
+    def rows() -> Iterable[list[str | int | float]]:
+        for item in items:
+            data = "" if item.data is None else json.dumps(item.data, ensure_ascii=False)
+            yield [item.id, item.key, item.label or "", item.path or "", str(item.box or ""), data]
+
+    write_rows(path, head, rows())
+
+
+def write_answers(path: Path, answers: Iterable[Answer]) -> None:
+    """A row for every hit: the query, whether it is known, its answer, the rank and the image."""
+    head = ["query", "box", "known", "answer", "rank", "score", "key", "label", "path"]
+
+    def rows() -> Iterable[list[str | int | float]]:
+        for answer in answers:
+            for rank, hit in enumerate(answer.hits, 1):
+                own: list[str | int | float] = [
+                    answer.name,
+                    str(answer.box or ""),
+                    int(answer.known),
+                    answer.label or "",
+                ]
+                item = hit.item
+                yield [*own, rank, round(hit.score, 6), item.key, item.label or "", item.path or ""]
+
+    write_rows(path, head, rows())

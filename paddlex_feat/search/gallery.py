@@ -9,7 +9,6 @@ print(answer.label, answer.hits[0].score)
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from paddlex_feat.data.images.source import Box
+from paddlex_feat.data.images.source import Box, ImageSource
 from paddlex_feat.errors import GalleryError
 from paddlex_feat.inference.identity import ModelIdentity
+from paddlex_feat.inference.inputs.items import Item as Input
+from paddlex_feat.inference.inputs.items import iter_images
 from paddlex_feat.inference.predictor import Predictor
 from paddlex_feat.inference.results import Failed
 from paddlex_feat.search.calibrate import Calibration, calibrate
@@ -65,6 +66,13 @@ class Answer:
     box: Box | None = None
 
     @property
+    def image(self) -> str | ImageSource | None:
+        """The query's picture, or the part of it that was asked; None if it is no file."""
+        if not Path(self.name).is_file():
+            return None
+        return self.name if self.box is None else ImageSource(f"{self.name}[{self.box}]", self.name, box=self.box)
+
+    @property
     def known(self) -> bool:
         """Whether the nearest image is near enough to be an answer."""
         return bool(self.hits) and (self.threshold is None or self.hits[0].score >= self.threshold)
@@ -88,11 +96,13 @@ class Added:
     Attributes:
         ids: of the images that are new, or replace one of the same key.
         unchanged: images that were there already, from files that have not changed since.
+        keys: of all images of the input.
         failed: inputs that could not be used.
     """
 
     ids: list[int] = field(default_factory=list)
     unchanged: int = 0
+    keys: set[str] = field(default_factory=set)
     failed: list[Failed] = field(default_factory=list)
 
 
@@ -180,8 +190,7 @@ class Gallery:
             on_error: "raise" or "skip", as for `Predictor.predict`.
             skip_unchanged: leave out files that the gallery has with this label, and that have not changed since.
         """
-        rows = ((image, label, key) for image, label, key in _columns(input, labels, keys))
-        return self.add_rows(rows, data, on_error, skip_unchanged)
+        return self.add_rows(_columns(input, labels, keys), data, on_error, skip_unchanged)
 
     def add_rows(
         self,
@@ -194,23 +203,27 @@ class Gallery:
         model = self._require_model()
         added, states = Added(), self._states() if skip_unchanged else {}
         waiting: list[NewItem] = []
-        labelled: list[tuple[str | None, str | None]] = []  # of each image that is being computed
+        labelled: dict[int, tuple[str | None, str, str | None]] = {}  # label, key and state of what is being computed
 
-        def images() -> Iterator[Any]:
-            for image, label, key in rows:
-                path = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
-                name = key or path
-                if name in states and states[name][1:] == (label, _state(path)) and states[name][2] is not None:
-                    added.unchanged += 1
-                    continue
-                labelled.append((label, key))
-                yield image
+        def images() -> Iterator[Input]:
+            number = 0
+            for place, (image, label, key) in enumerate(rows):
+                for item in iter_images(image, location=f"input[{place}]"):
+                    name, state = _key_of(item, key), _state(item.input_path)
+                    added.keys.add(name)
+                    if name in states and states[name][1:] == (label, state) and state is not None:
+                        added.unchanged += 1
+                        continue
+                    labelled[number] = label, name, state
+                    number += 1
+                    yield item
 
         results = model.predict_with(images(), thumbnail, on_error=on_error)
         try:
             for result, small in results:
-                label, key = labelled[result.element]
-                waiting.append(_new_item(result, label, key, data, small))
+                label, name, state = labelled.pop(result.element)
+                box = None if "box" not in result else Box(*result["box"])
+                waiting.append(NewItem(name, result.feature, label, result["input_path"], box, data, state, small))
                 if len(waiting) == _AT_ONCE:
                     added.ids += self.add_items(waiting)
                     waiting = []
@@ -255,6 +268,41 @@ class Gallery:
         """Give the space of removed images back to the disk."""
         with self._lock:
             self._store.compact()
+
+    def rebuild(self, model: Predictor) -> int:
+        """Embed all images again with another model, from their files; all or none. Returns their number.
+
+        Raises GalleryError if an image has no file, ImageError if one cannot be read.
+        """
+        with self._lock:
+            items = list(self._store.find())
+        without = [item.key for item in items if item.path is None]
+        if without:
+            raise GalleryError(
+                f"{len(without)} images have no file, as {without[0]}.",
+                where=str(self._store.path),
+                fix="Remove them, or build the gallery anew.",
+                code="rebuild-without-file",
+            )
+        images = [item.path if item.box is None else {"img": item.path, "box": list(item.box)} for item in items]
+        results = [result.feature for result in model.predict(images)]
+        if len(results) != len(items):
+            what = f"{len(items)} images give {len(results)} features: files of several pages cannot be embedded again."
+            raise GalleryError(what, where=str(self._store.path), fix="Build the gallery anew.", code="rebuild-pages")
+        with self._lock:
+            self._store.replace_vectors(model.identity.as_json(), [item.id for item in items], np.stack(results))
+            self.identity = model.identity
+        return len(items)
+
+    def meta(self) -> dict[str, Any]:
+        """What the gallery says about itself."""
+        with self._lock:
+            return self._store.meta()
+
+    def set_meta(self, name: str, value: Any) -> None:
+        """Say something about the gallery."""
+        with self._lock:
+            self._store.set_meta(name, value)
 
     # Questions.
 
@@ -348,6 +396,13 @@ class Gallery:
         if not self._store.changed(self._known):
             return
         if (epoch := self._store.epoch()) != self._epoch:
+            if _identity_of(self._store) != self.identity:
+                raise GalleryError(
+                    "The gallery has been built anew with another model.",
+                    where=str(self._store.path),
+                    fix="Open it again, with that model.",
+                    code="gallery-rebuilt",
+                )
             self._nearest, self._known, self._epoch = Nearest(self.identity.dimension), 0, epoch
         for difference in self._store.differences(self._known):
             self._nearest.remove(difference.removed)
@@ -412,20 +467,19 @@ def _columns(
         yield image, label, keys[number] if keys else None
 
 
-def _new_item(result: Any, label: str | None, key: str | None, data: Any, small: bytes) -> NewItem:
-    path, box = result["input_path"], result.get("box")
-    page = "" if "page_index" not in result else f" page {result['page_index']}"
-    part = "" if box is None else f"[{Box(*box)}]"
-    name = f"{key or path or ''}{page if key is None or page else ''}{part}"
-    if not key and not path:
+def _key_of(item: Input, key: str | None) -> str:
+    """The key of an image: the one that is given, else its path; with its page or box, of which there may be many."""
+    page = "" if item.page_index is None else f" page {item.page_index}"
+    part = "" if item.box is None else f"[{item.box}]"
+    name = key or item.input_path
+    if name is None and not isinstance(item.source, Exception):
         raise GalleryError(
             "An image without a path needs a key.",
-            where=f"input[{result.element}]",
+            where=item.location,
             fix="Give keys, a unique name for each image.",
             code="key-missing",
         )
-    corners = None if box is None else Box(*box)
-    return NewItem(name, result.feature, label, path, corners, data, _state(path) if path else None, small)
+    return f"{name}{page}{part}"
 
 
 def _state(path: str | None) -> str | None:

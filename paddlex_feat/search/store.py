@@ -278,6 +278,27 @@ class Store:
                 yield Difference(last, ids, self._unpacked([row[1] for row in part]), removed)
                 removed, known = [], last
 
+    def replace_vectors(self, model: dict[str, Any], ids: Sequence[int], vectors: np.ndarray) -> None:
+        """Give all items features of another model, float32 [N, D], or none if others are there by now."""
+        with self._change() as change:
+            there = [row[0] for row in self._db.execute("SELECT id FROM items ORDER BY id")]
+            if there != sorted(ids):
+                raise GalleryError(
+                    "The gallery was changed while its images were embedded again.",
+                    where=str(self.path),
+                    fix="Run it again while nobody adds or removes images.",
+                    code="gallery-changed",
+                )
+            self._set_meta("model", model)
+            self._set_meta("epoch", self._meta_value("epoch") + 1)
+            self._db.execute("DELETE FROM removed")
+            self._db.execute("UPDATE items SET change = ?", (change,))
+            for i, row in zip(ids, vectors, strict=True):
+                check_vector(row, int(model["dimension"]), str(i))
+                packed = np.ascontiguousarray(row, "<f4").tobytes()
+                self._db.execute("UPDATE vectors SET vector = ? WHERE id = ?", (packed, int(i)))
+        self.dimension = int(model["dimension"])
+
     def compact(self) -> None:
         """Give the space of what was removed back to the disk. Other processes read everything anew."""
         with self._change():

@@ -59,8 +59,8 @@ def test_arrays_boxes_and_pages_are_images_with_names_of_their_own(gallery, mode
     assert answer.name == "input[0]" and {hit.item.key for hit in answer.hits} == {"array", photographs[0]}
     small = cv2.imdecode(np.frombuffer(gallery.thumbnail(gallery.items(keys=["array"])[0].id), np.uint8), 1)
     assert small.shape == image.shape  # it is small already
-    boxed = gallery.items(keys=["boxed[0,0,60,60]"])[0]
-    assert tuple(boxed.box) == (0, 0, 60, 60) and boxed.path == photographs[1]
+    part = gallery.items(keys=["boxed[0,0,60,60]"])[0]
+    assert part.box == (0, 0, 60, 60) and part.path == photographs[1]
 
 
 def test_what_has_not_changed_is_not_embedded_again(gallery, model, photographs, tmp_path, monkeypatch):

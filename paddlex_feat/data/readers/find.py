@@ -173,10 +173,15 @@ def require_lists(
     """
     root = find_root(dataset_dir, names, form)
     lists, findings, _ = read_lists(root, reader_of(root, names, form), names, refuse_outside, division, fetch)
+    require_no_errors(findings, root)
+    return lists
+
+
+def require_no_errors(findings: Iterable[Finding], root: Path) -> None:
+    """Raise DatasetError if a finding is an error; the first of them are named."""
     errors = [f for f in findings if f.severity == "error"]
     if errors:
         raise _list_errors(errors, root)
-    return lists
 
 
 def read_lists(
@@ -194,8 +199,7 @@ def read_lists(
     Raises:
         DatasetError: the data set has to be divided, and is too small for that without any error in it.
     """
-    lists, findings, told = Reading(*reader.read(root, names, refuse_outside))
-    findings = [*findings, *cap_per_code(resolve_addresses(lists, fetch))]
+    lists, findings, told = read_whole(root, reader, names, refuse_outside, fetch)
     if UNDIVIDED in lists:
         whole = lists[UNDIVIDED]
         try:
@@ -212,6 +216,14 @@ def read_lists(
         counts = ", ".join(f"{len(records)} {name}" for name, records in lists.items())
         log.info("%s. Images: %s.", line, counts)
     return Reading(lists, findings, told)
+
+
+def read_whole(
+    root: Path, reader: ReaderSpec, names: tuple[str, ...], refuse_outside: bool, fetch: Fetch | None = None
+) -> Reading:
+    """As `read_lists`, but a data set that has no gallery and query stays the one list `UNDIVIDED`."""
+    lists, findings, told = Reading(*reader.read(root, names, refuse_outside))
+    return Reading(lists, [*findings, *cap_per_code(resolve_addresses(lists, fetch))], told)
 
 
 def _list_errors(errors: list[Finding], root: Path) -> DatasetError:

@@ -20,7 +20,7 @@ from paddlex_feat.data.images import tiff
 from paddlex_feat.data.images.decode import MAX_FILE_BYTES, IsLargeEnough, read_bgr
 from paddlex_feat.data.images.formats import BEGINNING, SUFFIXES, looks_like_image
 from paddlex_feat.data.images.opencv import cv2
-from paddlex_feat.data.images.source import Box, crop
+from paddlex_feat.data.images.source import Box, ImageSource, crop
 from paddlex_feat.errors import DownloadError, ImageError
 from paddlex_feat.fileio.reading import first_bytes
 from paddlex_feat.fileio.temporary import TemporaryFolder
@@ -118,7 +118,8 @@ class Item:
         return image
 
     def _read(self, enough: IsLargeEnough | None, cancel: threading.Event | None) -> np.ndarray:
-        folder, path = _download(self.source, cancel) if is_url(self.source) else (None, self.source)
+        remote = is_url(self.source) and not isinstance(self.source, ImageSource)
+        folder, path = _download(self.source, cancel) if remote else (None, self.source)
         try:
             return read_bgr(path, enough)
         except ImageError as error:
@@ -152,7 +153,7 @@ def _where(name: str, location: str) -> str:
     return name if location in ("input", name) else f"{name} ({location})"
 
 
-def iter_images(source: Any, search: Search | None = None) -> Iterator[Item]:
+def iter_images(source: Any, search: Search | None = None, location: str = "input") -> Iterator[Item]:
     """All images of an input, in order; folders recursively, sorted by path. Never raises an Exception.
 
     An Item with an ImageError stands for anything that is not in ACCEPTED, a path that does not exist, and a folder
@@ -161,8 +162,9 @@ def iter_images(source: Any, search: Search | None = None) -> Iterator[Item]:
     Args:
         source: see `Predictor.predict`.
         search: counts what is left out of folders.
+        location: name of the input in messages.
     """
-    return _Reader(search or Search()).read(source, "input", ())
+    return _Reader(search or Search()).read(source, location, ())
 
 
 def is_slow_source(source: Any, depth: int = 0) -> bool:
@@ -200,6 +202,8 @@ class _Reader:
         self._search = search
         # The first kind that fits counts. Arrays and texts are iterable too, so streams come last.
         self._handlers: list[tuple[Callable[[Any], bool], _Handler]] = [
+            (_is_a(Item), lambda source, location, parents: iter((source,))),
+            (_is_a(ImageSource), self._source),
             (_is_a(np.ndarray), self._array),
             (_is_a(Image.Image), self._pil),
             (_is_a(str, os.PathLike), self._text),
@@ -219,6 +223,12 @@ class _Reader:
                 yield from handler(source, location, (*parents, id(source)))
                 return
         yield _failed(_not_accepted(source), location, f"Give {ACCEPTED}.", "input-type")
+
+    def _source(self, source: ImageSource, location: str, parents: tuple[int, ...]) -> Iterator[Item]:
+        if source.length is None:  # a file of its own, or a part of one
+            yield Item(source.file, location, source.file, box=source.box)
+        else:
+            yield Item(str(source), location, source)
 
     def _array(self, source: np.ndarray, location: str, parents: tuple[int, ...]) -> Iterator[Item]:
         yield Item(None, location, source)

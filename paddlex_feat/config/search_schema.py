@@ -1,0 +1,65 @@
+"""Keys of the modes index and search."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from paddlex_feat.config.base import PathText, Section, key
+
+_LEAST, _MOST = -1.0, 1.0
+
+
+def _threshold(value: Any) -> Any:
+    """A number as it is; auto, none and null as words."""
+    if value is None:
+        return "none"
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+ThresholdValue = Annotated[
+    Literal["auto", "none"] | Annotated[float, Field(ge=_LEAST, le=_MOST)],
+    BeforeValidator(_threshold),
+    WithJsonSchema({"anyOf": [{"enum": ["auto", "none", None]}, {"type": "number", "minimum": -1, "maximum": 1}]}),
+]
+Texts = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+
+
+class IndexSection(Section):
+    """A gallery of images to search in."""
+
+    path: PathText | None = key(None, "File of the gallery; null: images.gallery in Global.output.")
+    action: Literal["build", "add", "update", "remove", "list", "stats", "rebuild", "compact", "export", "import"] = (
+        key(
+            "build",
+            "build: make the gallery, or go on with one that was interrupted; add: more images, which replace those of "
+            "the same paths; update: add what is new or has changed, remove what the input lacks; remove; list; stats; "
+            "rebuild: embed all images again, with another model; compact: give unused space back; export, import.",
+        )
+    )
+    input: Any = key(
+        None,
+        "Images: a list of lines `path label`, a data set's folder, or an input of Predict.input; null: the lists "
+        "Index.lists of Global.dataset_dir. For import: the file or folder.",
+    )
+    lists: Texts = key(["gallery"], "Lists of the data set that are taken where input is null: train, gallery, query.")
+    label: str | None = key(None, "Label of all images of the input; null: what the list or the data set says.")
+    keys: Texts = key([], "For remove and list: names of images, which are their paths unless they were given others.")
+    labels: Texts = key([], "For remove and list: labels.")
+    ids: list[int] = key([], "For remove: numbers of images.")
+    format: Literal["npz", "parquet", "paddlex"] = key(
+        "npz", "For export: features.npz, features.parquet, or PaddleX's vector.index and id_map.yaml."
+    )
+
+
+class SearchSection(Section):
+    """Questions to a gallery."""
+
+    input: Any = key(None, "What is looked for: an input of Predict.input.")
+    topk: int = key(10, "Images of an answer.", "images", ge=1, le=10_000)
+    threshold: ThresholdValue = key(
+        "auto",
+        "Cosine similarity below which an answer is unknown; auto: so that of objects that are not in the gallery at "
+        "most 5 % get an answer, found on the gallery itself; none: every answer counts.",
+    )
