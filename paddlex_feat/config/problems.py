@@ -59,6 +59,7 @@ _PATHS = {
     "predict": ("Predict.model_dir", "Predict.input"),
     "index": ("Predict.model_dir", "Index.path", "Index.input"),
     "search": ("Predict.model_dir", "Index.path", "Search.input"),
+    "serve": ("Predict.model_dir", "Index.path"),
 }
 
 

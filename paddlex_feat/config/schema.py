@@ -26,19 +26,12 @@ from pydantic import (
 
 from paddlex_feat.config.base import PRETRAINED, STARTER_MODEL, PathText, Section, key
 from paddlex_feat.config.registry import did_you_mean
-from paddlex_feat.config.search_schema import IndexSection, SearchSection
+from paddlex_feat.config.search_schema import IndexSection, SearchSection, ServeSection
 from paddlex_feat.config.train_schema import ModelSection, TrainSection, amp_level
 from paddlex_feat.runtime.device import DEVICE
 
-MODE_NAMES = (
-    "check_dataset",
-    "train",
-    "evaluate",
-    "export",
-    "predict",
-    "index",
-    "search",
-)  # built in: paddlex_feat.modes.MODES
+# Built in: paddlex_feat.modes.MODES.
+MODE_NAMES = ("check_dataset", "train", "evaluate", "export", "predict", "index", "search", "serve")
 MODELS = ("PP-ShiTuV2_rec", "PP-ShiTuV2_rec_CLIP_vit_base", "PP-ShiTuV2_rec_CLIP_vit_large", STARTER_MODEL)
 
 
@@ -334,6 +327,7 @@ class Config(Section):
     Predict: PredictSection = PredictSection()
     Index: IndexSection = IndexSection()
     Search: SearchSection = SearchSection()
+    Serve: ServeSection = ServeSection()
 
 
 def walk(section: type[BaseModel] = Config, prefix: str = "") -> list[tuple[str, Any]]:

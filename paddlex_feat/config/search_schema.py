@@ -63,3 +63,17 @@ class SearchSection(Section):
         "Cosine similarity below which an answer is unknown; auto: so that of objects that are not in the gallery at "
         "most 5 % get an answer, found on the gallery itself; none: every answer counts.",
     )
+
+
+class ServeSection(Section):
+    """A gallery as a service."""
+
+    host: str = key(
+        "127.0.0.1",
+        "Address to listen on; one that other machines reach needs a token in the environment variable "
+        "PADDLEX_FEAT_TOKEN.",
+    )
+    port: int = key(8080, "Port to listen on.", ge=1, le=65535)
+    allow_urls: bool = key(False, "Images of requests may be addresses, which this machine downloads.")
+    max_body_mib: int = key(16, "Largest request.", "MiB", ge=1, le=1024)
+    max_requests: int = key(64, "Requests at work at once; more are refused.", ge=1, le=10_000)

@@ -196,6 +196,14 @@ class Predictor:
             self._identity = identity_of(self._extractor.folder, rows.shape[1], **self._ways)
         return self._identity
 
+    def reduce(self, image: np.ndarray) -> np.ndarray:
+        """A decoded image, uint8 [H, W, 3] in BGR order, as `features_of` takes it: uint8 [S, S, 3], RGB."""
+        return cv2.cvtColor(self._extractor.preprocess.resize(image), cv2.COLOR_BGR2RGB)
+
+    def features_of(self, images: np.ndarray) -> np.ndarray:
+        """Features of images that `reduce` gave, uint8 [N, S, S, 3] -> float32 [N, D]. For one thread at a time."""
+        return self._features_of(images)
+
     @property
     def batch_size(self) -> int:
         """Images computed together: the number that was given, else 32 on a GPU and 1 on a CPU."""

@@ -120,3 +120,13 @@ MODES.add(
         memory_fix="Lower Predict.batch_size.",
     )
 )
+MODES.add(
+    ModeSpec(
+        name="serve",
+        run="paddlex_feat.modes.serve:run",
+        help="answer searches over HTTP, with a page for people",
+        section="Serve",
+        error_type=GalleryError,
+        memory_fix="Lower Serve.max_requests.",
+    )
+)

@@ -88,13 +88,14 @@ def picture_size(path: Path) -> tuple[int, int] | None:
     Raises OSError, also for what is not a regular file.
     """
     data = first_bytes(path, _BEGINNING)
-    size = _size(data)
+    size = size_of(data)
     if size is None and len(data) == _BEGINNING:  # a long thumbnail comes first, or it is at the end
-        size = _size(read_small(path, MAX_READ_BYTES))
+        size = size_of(read_small(path, MAX_READ_BYTES))
     return size
 
 
-def _size(data: bytes) -> tuple[int, int] | None:
+def size_of(data: bytes) -> tuple[int, int] | None:
+    """(width, height) of the picture in the bytes of a file, as `picture_size` gives it."""
     head = jpeg_header(read_layout(data)) if data[:2] == b"\xff\xd8" else read_header(data)
     return head.upright_size if head.width and head.height else None
 

@@ -1,0 +1,83 @@
+"""Mode serve: a gallery and its model as an HTTP service, until a signal ends it."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from contextlib import suppress
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from paddlex_feat.config.schema import Config
+from paddlex_feat.errors import ConfigError, DependencyError
+from paddlex_feat.hub.fetch import image_fetcher
+from paddlex_feat.modes.index import gallery_path
+from paddlex_feat.modes.predictor import check_names, predictor_of
+
+log = logging.getLogger(__name__)
+ENV_TOKEN = "PADDLEX_FEAT_TOKEN"  # noqa: S105 - the name of a variable
+GRACE_SECONDS = 30  # for requests at work when a signal comes
+
+
+def run(config: Config, output: Path) -> dict[str, Any]:
+    """Serve; returns the content of serve_result.json once SIGINT or SIGTERM has ended it.
+
+    Raises DependencyError without the extra `serve`, ConfigError for an address beyond this machine without a token.
+    """
+    check_names(config.Predict)
+    uvicorn = _package()
+    from paddlex_feat.serving.app import create_app, is_loopback
+    from paddlex_feat.serving.state import State
+
+    settings, token = config.Serve, os.environ.get(ENV_TOKEN) or None
+    if token is None and not is_loopback(settings.host):
+        raise ConfigError(
+            f"The address {settings.host} can be reached from other machines, and no token is set.",
+            where="Serve.host",
+            fix=f"Set the environment variable {ENV_TOKEN} to a secret text, or serve on 127.0.0.1.",
+            code="serve-without-token",
+        )
+    state = State(gallery_path(config, output), partial(predictor_of, config))
+    try:
+        fetch = image_fetcher("download" if settings.allow_urls else "refuse")
+        app = create_app(state, metadata.version("paddlex_feat"), token, fetch, settings.max_body_mib * 2**20)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                settings.host,
+                settings.port,
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=GRACE_SECONDS,
+                limit_concurrency=settings.max_requests,
+            )
+        )
+        log.info("Serving on http://%s:%d; Ctrl-C ends it", settings.host, settings.port)
+        with suppress(KeyboardInterrupt):  # uvicorn raises the signal that ended it once more
+            server.run()
+        if not server.started:
+            raise ConfigError(
+                "The address cannot be used.",
+                where=f"Serve.host={settings.host}, Serve.port={settings.port}",
+                fix="Choose another port, or end the program that has it.",
+                code="serve-address",
+            )
+        return {"requests": sum(app.state.requests.values())}
+    finally:
+        state.close()
+
+
+def _package() -> Any:
+    try:
+        importlib.import_module("fastapi")
+        return importlib.import_module("uvicorn")
+    except ImportError:
+        raise DependencyError(
+            "FastAPI or uvicorn is not installed.",
+            where="Global.mode=serve",
+            fix="pip install 'paddlex_feat[serve]'",
+            code="package-missing",
+        ) from None

@@ -1,0 +1,122 @@
+"""The four paths of PaddleX's service, so that its clients run unchanged; every answer has its form."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from paddlex_feat.search.gallery import Gallery
+from paddlex_feat.search.store import NewItem
+from paddlex_feat.search.thumbnails import thumbnail
+from paddlex_feat.serving.images import Fetch, image_of
+from paddlex_feat.serving.state import State
+
+PATHS = ("/shitu-index-build", "/shitu-index-add", "/shitu-index-remove", "/shitu-infer")
+MAX_PAIRS = 10_000  # images of one request
+
+
+class ImageLabelPair(BaseModel):
+    """An image and its label."""
+
+    image: str
+    label: str
+
+
+class BuildRequest(BaseModel):
+    """Images of a new index."""
+
+    imageLabelPairs: list[ImageLabelPair] = Field(max_length=MAX_PAIRS)
+
+
+class AddRequest(BuildRequest):
+    """More images of an index."""
+
+    indexKey: str | None = None
+
+
+class RemoveRequest(BaseModel):
+    """Images that leave an index."""
+
+    ids: list[int]
+    indexKey: str | None = None
+
+
+class InferRequest(BaseModel):
+    """A picture that is recognized; what is for PaddleX's detector and for other indexes has no effect."""
+
+    image: str
+    indexKey: str | None = None
+    detThreshold: float | None = None
+    recThreshold: float | None = None
+    hammingRadius: float | None = None
+    topk: int | None = Field(None, ge=1, le=10_000)
+    visualize: bool | None = None
+
+
+def add_paths(app: FastAPI, state: State, fetch: Fetch | None) -> None:
+    """Add the four paths."""
+
+    @app.post(PATHS[0], tags=["PaddleX"])
+    def build(given: BuildRequest) -> JSONResponse:
+        """A new index of images."""
+        items = _embedded(state, given.imageLabelPairs, fetch)
+        key, gallery = state.new()
+        gallery.add_items(items)
+        return _success({"indexKey": key, "imageCount": len(gallery)})
+
+    @app.post(PATHS[1], tags=["PaddleX"])
+    def add(given: AddRequest) -> JSONResponse:
+        """Add images to an index."""
+        gallery = state.of_key(given.indexKey)
+        gallery.add_items(_embedded(state, given.imageLabelPairs, fetch))
+        return _success({"imageCount": len(gallery)})
+
+    @app.post(PATHS[2], tags=["PaddleX"])
+    def remove(given: RemoveRequest) -> JSONResponse:
+        """Remove images, whose ids are their places in order of adding, from 0."""
+        gallery = state.of_key(given.indexKey)
+        gallery.remove(ids=[i + 1 for i in given.ids])
+        return _success({"imageCount": len(gallery)})
+
+    @app.post(PATHS[3], tags=["PaddleX"])
+    def infer(given: InferRequest) -> JSONResponse:
+        """Recognize a picture as a whole, as PaddleX does where its detector finds nothing."""
+        image = image_of(given.image, fetch)
+        with state.current() as pair:
+            feature = pair.batcher.feature(image)
+            gallery = pair.gallery if given.indexKey is None else state.of_key(given.indexKey)
+            hits = _hits(gallery, feature, given)
+        height, width = image.shape[:2]
+        whole = {"bbox": [0, 0, width, height], "recResults": hits, "score": 0.0}
+        return _success({"detectedObjects": [whole]})
+
+
+def _embedded(state: State, pairs: list[ImageLabelPair], fetch: Fetch | None) -> list[NewItem]:
+    """The images of a request with their features; all or none."""
+    items = []
+    with state.current() as current:
+        for pair in pairs:
+            image = image_of(pair.image, fetch)
+            feature = current.batcher.feature(image)
+            items.append(NewItem(uuid.uuid4().hex, feature, pair.label or None, thumbnail=thumbnail(image)))
+    return items
+
+
+def _hits(gallery: Gallery, feature: np.ndarray, given: InferRequest) -> list[dict[str, Any]]:
+    answer = gallery.answers(feature[None], given.topk or 5, None)[0]
+    least = given.recThreshold if given.recThreshold is not None else 0.5  # PaddleX's own
+    return [{"label": hit.item.label or "", "score": hit.score} for hit in answer.hits if hit.score >= least]
+
+
+def failure(status: int, message: str) -> JSONResponse:
+    """An error in PaddleX's form."""
+    return JSONResponse({"logId": uuid.uuid4().hex, "errorCode": status, "errorMsg": message}, status)
+
+
+def _success(result: dict[str, Any]) -> JSONResponse:
+    return JSONResponse({"logId": uuid.uuid4().hex, "errorCode": 0, "errorMsg": "Success", "result": result})

@@ -1,0 +1,126 @@
+"""What a service answers with: a model and its gallery, exchanged together, and the galleries of PaddleX's clients."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from paddlex_feat.errors import FeatError, GalleryError
+from paddlex_feat.inference.predictor import Predictor
+from paddlex_feat.search.gallery import Gallery
+from paddlex_feat.serving.batching import Batcher
+
+log = logging.getLogger(__name__)
+MAX_OPEN = 16  # galleries of PaddleX's clients that are kept in memory
+_KEY = re.compile(r"[0-9a-f]{32}")
+
+
+class Pair:
+    """A model with its gallery. Requests that have begun with it end with it."""
+
+    def __init__(self, path: Path, model: Predictor):
+        self.model = model
+        self.gallery = Gallery.create(path, model)
+        self.batcher = Batcher(model)
+        self._using = 0
+        self._retired = False
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def used(self) -> Iterator[Pair]:
+        """While it is used it stays open."""
+        with self._lock:
+            self._using += 1
+        try:
+            yield self
+        finally:
+            with self._lock:
+                self._using -= 1
+                last = self._retired and not self._using
+            if last:
+                self._close()
+
+    def retire(self) -> None:
+        """Close it once nobody uses it."""
+        with self._lock:
+            self._retired, last = True, not self._using
+        if last:
+            self._close()
+
+    def _close(self) -> None:
+        self.batcher.close()
+        self.gallery.close()
+
+
+class State:
+    """The present pair, and galleries by key.
+
+    Args:
+        path: of the gallery.
+        load: makes the model anew, when the gallery has been built anew with another.
+    """
+
+    def __init__(self, path: Path, load: Callable[[], Predictor]):
+        self._path, self._load = path, load
+        self._changing = threading.Lock()
+        self._pair = Pair(path, load())
+        self._others: OrderedDict[str, Gallery] = OrderedDict()
+        self._folder = path.with_name(f"{path.name}.indexes")
+
+    @contextmanager
+    def current(self) -> Iterator[Pair]:
+        """The pair for one request, a new one if the gallery has been built anew. Raises GalleryError, WeightsError."""
+        pair = self._pair
+        try:
+            len(pair.gallery)
+        except GalleryError as error:
+            if error.code != "gallery-rebuilt":
+                raise
+            pair = self._exchanged(pair)
+        with pair.used():
+            yield pair
+
+    def _exchanged(self, former: Pair) -> Pair:
+        with self._changing:
+            if self._pair is former:
+                try:
+                    self._pair = Pair(self._path, self._load())
+                except FeatError as error:
+                    log.warning("The gallery was built anew, and its model cannot be loaded: %s", error)
+                    raise
+                former.retire()
+                log.info("The gallery was built anew; its model is used from now on")
+            return self._pair
+
+    def new(self) -> tuple[str, Gallery]:
+        """An empty gallery of a client's own, and its key."""
+        key = uuid.uuid4().hex
+        with self.current() as pair, self._changing:
+            return key, self._kept(key, Gallery.create(self._folder / f"{key}.gallery", pair.model))
+
+    def of_key(self, key: str | None) -> Gallery:
+        """The gallery of a key. Raises GalleryError for one that does not exist."""
+        with self._changing:
+            if key is not None and key in self._others:
+                self._others.move_to_end(key)
+                return self._others[key]
+            if key is None or not _KEY.fullmatch(key):
+                what = "The indexKey is not one of this service."
+                raise GalleryError(what, where="indexKey", fix="Give the one that build answered.", code="key-unknown")
+            return self._kept(key, Gallery(self._folder / f"{key}.gallery", self._pair.model))
+
+    def _kept(self, key: str, gallery: Gallery) -> Gallery:
+        self._others[key] = gallery
+        while len(self._others) > MAX_OPEN:
+            self._others.popitem(last=False)  # closed when the last request lets it go
+        return gallery
+
+    def close(self) -> None:
+        """End."""
+        self._pair.retire()

@@ -1,0 +1,244 @@
+"""The service as a process: our interface, PaddleX's, limits, tokens, changes from outside, its end."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import requests
+from support.runs import ROOT
+
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+CONFIG = "PP-ShiTuV2_rec"
+
+
+class Service:
+    """A running service and its address."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int):
+        self.process, self.url, self.headers = process, f"http://127.0.0.1:{port}", dict[str, str]()
+
+    def call(self, method: str, path: str, body: Any = None, status: int = 200, **headers: str) -> Any:
+        answer = requests.request(
+            method, self.url + path, json=body, headers={**self.headers, **headers}, timeout=60
+        )  # fmt: skip
+        assert answer.status_code == status, answer.text
+        return answer.json() if answer.headers["content-type"].startswith("application/json") else answer
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def serving(folder: Path, model: str, *words: str, **env: str) -> Iterator[Service]:
+    port = free_port()
+    settings = ["Global.mode=serve", f"Global.output={folder}", "Global.device=cpu", f"Predict.model_dir={model}"]
+    options = [w for s in (*settings, f"Serve.port={port}", *words) for w in ("-o", s)]
+    command = [sys.executable, str(ROOT / "main.py"), "-c", CONFIG, *options]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, **env}) as process:
+        service, deadline = Service(process, port), time.monotonic() + 90
+        try:
+            while True:
+                assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+                try:
+                    requests.get(f"{service.url}/healthz", timeout=5)
+                    break
+                except requests.ConnectionError:
+                    time.sleep(0.2)
+            threading.Thread(target=process.stderr.read, daemon=True).start()
+            yield service
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def model(run_folder) -> str:
+    return str(run_folder / "best_model/inference")
+
+
+@pytest.fixture(scope="module")
+def service(model, tmp_path_factory) -> Iterator[Service]:
+    with serving(tmp_path_factory.mktemp("service"), model) as running:
+        yield running
+
+
+@pytest.fixture
+def photographs(faces) -> dict[str, str]:
+    """Base64 of two photographs each of six people, by name."""
+    files = {f"s{p} {i}": faces / "images" / f"s{p}" / f"{i:02d}.pgm" for p in range(21, 27) for i in (1, 2)}
+    return {name: base64.b64encode(file.read_bytes()).decode() for name, file in files.items()}
+
+
+@pytest.fixture
+def filled(service, photographs) -> Service:
+    for name, image in photographs.items():
+        service.call("POST", "/v1/items", {"image": image, "key": name, "label": name.split()[0], "data": [name]}, 201)
+    return service
+
+
+def test_add_ask_page_through_and_remove(filled, photographs):
+    answer = filled.call("POST", "/v1/search", {"image": photographs["s23 1"], "topk": 3, "threshold": None})
+    assert answer["label"] == "s23" and answer["hits"][0]["key"] == "s23 1" and answer["hits"][0]["data"] == ["s23 1"]
+    assert answer["hits"][0]["score"] == pytest.approx(1, abs=1e-6) and len(answer["hits"]) == 3
+    boxed = filled.call("POST", "/v1/search", {"image": photographs["s23 1"], "box": [0, 0, 40, 40]})
+    assert boxed["box"] == [0, 0, 40, 40] and boxed["threshold"] <= 1
+    first = filled.call("GET", "/v1/items?limit=5")
+    rest = filled.call("GET", f"/v1/items?after={first['items'][-1]['id']}")
+    assert first["images"] == 12 and len(first["items"]) + len(rest["items"]) == 12
+    only = filled.call("GET", "/v1/items?label=s24")["items"]
+    assert [item["key"] for item in only] == ["s24 1", "s24 2"]
+    small = filled.call("GET", f"/v1/items/{only[0]['id']}/thumbnail").content
+    assert cv2.imdecode(np.frombuffer(small, np.uint8), 1).shape == (112, 92, 3)
+    filled.call("GET", "/v1/items/999999/thumbnail", status=404)
+    assert {"label": "s24", "images": 2} in filled.call("GET", "/v1/labels")["labels"]
+    assert filled.call("GET", "/v1/stats")["labels"] == 6
+    assert filled.call("DELETE", "/v1/items", {"labels": ["s24"]}) == {"removed": 2, "images": 10}
+    answer = filled.call("POST", "/v1/search", {"image": photographs["s24 1"], "threshold": 0.999999})
+    assert answer["label"] is None and not answer["known"]
+    text = filled.call("GET", "/metrics").text
+    assert (
+        'paddlex_feat_requests_total{path="/v1/items",status="201"}' in text
+        and "paddlex_feat_gallery_images 10" in text
+    )
+    paths = filled.call("GET", "/openapi.json")["paths"]
+    assert {"/v1/search", "/v1/items", "/shitu-infer"} <= paths.keys()
+
+
+def test_a_client_of_paddlex_runs_unchanged(service, photographs):
+    def call(path: str, body: dict) -> dict:
+        answer = service.call("POST", path, body)
+        assert answer["errorCode"] == 0 and answer["errorMsg"] == "Success" and answer["logId"]
+        return answer["result"]
+
+    pairs = [{"image": image, "label": name.split()[0]} for name, image in photographs.items()]
+    built = call("/shitu-index-build", {"imageLabelPairs": pairs[:8]})
+    key = built["indexKey"]
+    assert built["imageCount"] == 8
+    assert call("/shitu-index-add", {"imageLabelPairs": pairs[8:], "indexKey": key}) == {"imageCount": 12}
+    found = call("/shitu-infer", {"image": photographs["s26 2"], "indexKey": key, "topk": 2})["detectedObjects"]
+    assert len(found) == 1 and found[0]["bbox"] == [0, 0, 92, 112] and found[0]["score"] == 0
+    assert found[0]["recResults"][0] == {"label": "s26", "score": pytest.approx(1, abs=1e-6)}
+    assert call("/shitu-index-remove", {"ids": [10, 11], "indexKey": key}) == {"imageCount": 10}
+    found = call("/shitu-infer", {"image": photographs["s26 2"], "indexKey": key, "recThreshold": 0.0, "topk": 10})
+    assert "s26" not in {hit["label"] for hit in found["detectedObjects"][0]["recResults"]}
+    for path, body in (
+        ("/shitu-infer", {"image": "no picture", "indexKey": key}),
+        ("/shitu-infer", {"image": photographs["s26 2"], "indexKey": "../../etc/passwd"}),
+        ("/shitu-infer", {}),
+        ("/shitu-index-add", {"imageLabelPairs": pairs, "indexKey": "0" * 32}),
+    ):
+        answer = requests.post(service.url + path, json=body, timeout=60)
+        assert (
+            answer.status_code >= 400 and answer.json()["errorCode"] == answer.status_code and answer.json()["errorMsg"]
+        )
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"image": "%%%"}, 400, "image-not-base64"),
+        ({"image": base64.b64encode(b"nothing").decode()}, 400, "image-size"),
+        ({"image": "https://example.com/a.jpg"}, 400, "address-refused"),
+        ({"image": base64.b64encode(b"P5 100000 100000 255\n").decode()}, 400, "image-size"),
+        ({}, 422, "request-invalid"),
+        ({"image": "", "topk": 0}, 422, "request-invalid"),
+        ({"image": 5}, 422, "request-invalid"),
+    ],
+)
+def test_wrong_requests_are_explained(service, body, status, code):
+    answer = service.call("POST", "/v1/search", body, status)
+    assert answer["code"] == code and answer["message"]
+
+
+def test_other_sites_other_hosts_and_long_requests_are_refused(service, photographs):
+    body = {"image": photographs["s21 1"]}
+    assert service.call("POST", "/v1/search", body, 403, Origin="https://evil.example")["code"] == "origin-refused"
+    assert service.call("POST", "/v1/search", body, 403, Host="evil.example")["code"] == "host-refused"
+    assert service.call("POST", "/v1/search", {"image": "x" * 2**25}, 413)["code"] == "request-too-long"
+    chunked = requests.post(f"{service.url}/v1/search", data=iter([b"{}"]), timeout=60)
+    assert chunked.status_code == 411
+    page = service.call("GET", "/")
+    assert "default-src 'none'" in page.headers["content-security-policy"] and "http://" not in page.text
+    assert "https://" not in page.text and page.headers["x-content-type-options"] == "nosniff"
+
+
+def test_beyond_this_machine_a_token_is_needed(model, tmp_path):
+    words = ("Global.mode=serve", f"Global.output={tmp_path}", f"Predict.model_dir={model}", "Serve.host=0.0.0.0")
+    command = [sys.executable, "main.py", "-c", CONFIG, *(w for s in words for w in ("-o", s))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1 and "PADDLEX_FEAT_TOKEN" in done.stderr
+    with serving(tmp_path, model, PADDLEX_FEAT_TOKEN="s3cret") as service:
+        assert service.call("GET", "/v1/stats", status=401)["code"] == "token-missing"
+        assert service.call("GET", "/v1/stats", status=401, Authorization="Bearer other")
+        assert service.call("GET", "/v1/stats", Authorization="Bearer s3cret")["images"] == 0
+        assert service.call("GET", "/healthz") == {"status": "ok"}
+
+
+def test_changes_of_other_processes_are_seen_and_a_new_model_is_exchanged_whole(
+    model, photographs, faces, tmp_path, run_folder
+):
+    from paddlex_feat.inference.predictor import create_model
+    from paddlex_feat.search.gallery import Gallery
+
+    own = tmp_path / "model"
+    copy_model(Path(model), own)
+    image = {"image": photographs["s21 1"], "threshold": None}
+    with serving(tmp_path, str(own)) as service:
+        assert service.call("POST", "/v1/search", image)["hits"] == []
+        first = create_model(CONFIG, own, device="cpu")
+        with Gallery(tmp_path / "images.gallery", first) as gallery:
+            gallery.add(str(faces / "images/s21/01.pgm"), "added elsewhere")
+            assert service.call("POST", "/v1/search", image)["label"] == "added elsewhere"
+            change_resizing(own)  # the same weights with other pre-processing are another model
+            second = create_model(CONFIG, own, device="cpu")
+            gallery.rebuild(second)
+        answer = service.call("POST", "/v1/search", image)
+        assert answer["model"] == second.identity.as_json() != first.identity.as_json()
+        assert answer["hits"][0]["score"] == pytest.approx(1, abs=1e-5)
+
+
+def copy_model(source: Path, target: Path) -> None:
+    target.mkdir()
+    for file in source.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+
+
+def change_resizing(folder: Path) -> None:
+    file = folder / "inference.yml"
+    text = file.read_text()
+    file.write_text(text.replace("interpolation: bilinear", "interpolation: bicubic"))
+    assert text != file.read_text()
+
+
+def test_a_signal_ends_it_and_requests_at_work_are_answered(model, photographs, tmp_path):
+    with serving(tmp_path, model) as service:
+        pairs = [{"image": image, "label": "x"} for image in photographs.values()] * 4
+        answers: list[dict] = []
+        body = {"imageLabelPairs": pairs}
+        sender = threading.Thread(
+            target=lambda: answers.append(service.call("POST", "/shitu-index-build", body))
+        )  # fmt: skip
+        sender.start()
+        time.sleep(0.5)
+        service.process.send_signal(signal.SIGTERM)
+        sender.join(60)
+        assert answers and answers[0]["result"]["imageCount"] == len(pairs)
+        assert service.process.wait(60) == 0
+    assert (tmp_path / "serve_result.json").is_file()
