@@ -79,7 +79,9 @@ def pml(weights: Path, labels: np.ndarray) -> tuple[Network, torch.optim.Optimiz
         {"params": network.last.parameters(), "lr": 1e-4},
     ]
     loss, miner = losses.TripletMarginLoss(margin=0.1), miners.MultiSimilarityMiner(epsilon=0.1)
-    sampler = samplers.MPerClassSampler(labels, m=4, batch_size=32, length_before_new_iter=max(32, len(labels)))
+    # Four images a class as in the example; with fewer than eight classes as many as fill its batch of 32.
+    m = next(m for m in (4, 8, 16, 32) if m * len(set(labels)) >= 32 or m == 32)
+    sampler = samplers.MPerClassSampler(labels, m=m, batch_size=32, length_before_new_iter=max(32, len(labels)))
 
     def batches() -> Iterator[list[int]]:
         while True:

@@ -16,6 +16,7 @@ from paddlex_feat.data.converters import CONVERTERS
 from paddlex_feat.data.findings import FindingSpec
 from paddlex_feat.data.lists.split import MIXES_LABELS
 from paddlex_feat.data.readers import READERS
+from paddlex_feat.data.readers.find import EMPTY_LIST
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "<!-- keys: made by python scripts/make_docs.py -->\n"
@@ -92,7 +93,7 @@ def check_dataset_page(page: str) -> str:
 def finding_specs() -> Iterable[FindingSpec]:
     """The kinds of findings of readers, checks, the split and converters, each once."""
     specs = [spec for entry in (*READERS, *CHECKS) for spec in entry.findings]
-    specs += [MIXES_LABELS, *(spec for converter in CONVERTERS for spec in converter.findings)]
+    specs += [MIXES_LABELS, EMPTY_LIST, *(spec for converter in CONVERTERS for spec in converter.findings)]
     return {spec.code: spec for spec in specs}.values()
 
 

@@ -91,9 +91,10 @@ def check_class_of_two(data: DataSet, settings: CheckSettings) -> Iterator[Findi
 
 def _divide(rows: np.ndarray) -> tuple[np.ndarray, float]:
     """Two groups of unit rows by spherical 2-means: a mask of the second, bool [N], and the mean silhouette."""
-    distance = 1 - rows @ rows.T
-    first, second = np.unravel_index(int(distance.argmax()), distance.shape)
-    mask = distance[:, second] < distance[:, first]
+    first = int((rows @ rows.mean(axis=0)).argmin())  # far from the middle, and what is farthest from it
+    similar = rows @ rows[first]
+    second = int(similar.argmin())
+    mask = rows @ rows[second] > similar
     for _ in range(_ROUNDS):
         if not mask.any() or mask.all():
             return mask, 0.0
@@ -106,7 +107,9 @@ def _divide(rows: np.ndarray) -> tuple[np.ndarray, float]:
     sizes = np.array([np.count_nonzero(~mask), np.count_nonzero(mask)])
     if not sizes.all():
         return mask, 0.0
-    sums = np.stack([distance[:, ~mask].sum(axis=1), distance[:, mask].sum(axis=1)])
+    # Sums of cosine distances to the rows of a group: its size less the product with the sum of its rows.
+    wide = rows.astype(np.float64)
+    sums = np.stack([size - wide @ wide[group].sum(axis=0) for size, group in zip(sizes, (~mask, mask), strict=True)])
     index, group = np.arange(len(rows)), mask.astype(int)
     inside = sums[group, index] / np.maximum(sizes[group] - 1, 1)
     outside = sums[1 - group, index] / sizes[1 - group]

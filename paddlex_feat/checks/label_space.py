@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,6 +11,7 @@ import numpy as np
 
 from paddlex_feat.checks.context import DataSet, Features, RecordLocation
 from paddlex_feat.checks.neighbours import Neighbours, find_neighbours
+from paddlex_feat.data.lists.image_list import ImageList
 
 SHRINKAGE = 0.9  # of the covariance within the classes: a label in twenty may be wrong
 MAX_DIM = 256  # numbers of a feature that are compared where there are more than MANY images
@@ -103,13 +106,15 @@ class LabelSpace:
 
 
 def label_spaces(data: DataSet, features: Features) -> list[LabelSpace]:
-    """The images that have features, in one space, or in one of training and one of evaluation (`_same_meaning`)."""
+    """The images that have features, in one space, or in one of training and one of evaluation (`groups_of_lists`)."""
     spaces = []
-    for names in (("train", "gallery", "query"),) if _same_meaning(data) else (("train",), ("gallery", "query")):
+    for names in groups_of_lists(data.lists):
         records: dict[tuple[str, int], RecordLocation] = {}
         for file, record in data.records():
             if record.list in names and file in features.index:
                 records.setdefault((file, record.label), record)
+        labels = Counter(file for file, _ in records)  # of several, which is a finding, a file tells nothing of others
+        records = {key: record for key, record in records.items() if labels[key[0]] == 1}
         if records:
             rows = features.rows[[features.index[file] for file, _ in records]]
             classes = np.array([label for _, label in records], np.int64)
@@ -117,17 +122,17 @@ def label_spaces(data: DataSet, features: Features) -> list[LabelSpace]:
     return spaces
 
 
-def _same_meaning(data: DataSet) -> bool:
-    """Whether a label means the same class in all lists.
+def groups_of_lists(lists: Mapping[str, ImageList]) -> tuple[tuple[str, ...], ...]:
+    """Names of the lists in whose labels a number means the same class: all, or training and evaluation for themselves.
 
     It does where classes have names, and where training and evaluation have no label in common. Lists of integers that
     both begin at 0 are often numbered each for itself.
     """
-    lists = data.lists.values()
-    trained = set(data.lists["train"].labels)
-    return any(records.names for records in lists) or not trained.intersection(
-        label for records in lists if records.name != "train" for label in records.labels
+    trained = set(lists["train"].labels)
+    same = any(records.names for records in lists.values()) or not trained.intersection(
+        label for records in lists.values() if records.name != "train" for label in records.labels
     )
+    return (("train", "gallery", "query"),) if same else (("train",), ("gallery", "query"))
 
 
 def even_out(features: np.ndarray, classes: np.ndarray) -> np.ndarray:

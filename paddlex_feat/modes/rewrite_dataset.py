@@ -9,7 +9,8 @@ import csv
 import io
 import logging
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -25,17 +26,18 @@ from paddlex_feat.data.images.source import ImageSource, box_of, file_of
 from paddlex_feat.data.lists import split, transaction
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.readers import LISTS, READERS, find_root, reader_of
+from paddlex_feat.data.readers.remote import is_address
 from paddlex_feat.data.readers.shitu_rec import SHITU_REC, is_listable_path
-from paddlex_feat.errors import ConfigError, DatasetError
-from paddlex_feat.fileio.atomic import write_bytes
-from paddlex_feat.fileio.backups import write_with_backup
+from paddlex_feat.data.readers.tables import CONVERTED, CONVERTED_HEAD
+from paddlex_feat.errors import ConfigError, DatasetError, ImageError
+from paddlex_feat.fileio.atomic_folder import atomic_folder
+from paddlex_feat.fileio.backups import next_backup_path, write_with_backup
 from paddlex_feat.modes.data import division_of, read_lists
-from paddlex_feat.reports.suspects_table import Marks, read_marks
+from paddlex_feat.reports.suspects_table import read_marks
 from paddlex_feat.runtime.cpu import cpu_count
 
 log = logging.getLogger(__name__)
 CROPS = "crops"  # folder of images that become files; crops.1 and so on if it is there
-TABLE = "data.csv"
 LABELS = "label.txt"
 
 
@@ -68,7 +70,7 @@ def rewrite(config: Config) -> Rewritten:
             findings += _convert_annotations(config, converter)
         else:
             alone = _convert_format(config)
-    if wanted.fix:
+    if wanted.fix and not (wanted.convert.enable and wanted.convert.to == "CSV"):
         _fix(config)
     if wanted.split.enable:
         findings += _divide(config)
@@ -116,25 +118,25 @@ def _convert_format(config: Config) -> bool:
     lists = read_lists(source)
     root = find_root(config.Global.dataset_dir, form=form)
     name = reader_of(root, form=form).name
-    if wanted.to == "ShiTuRecDataset":
-        _write_lists(root, lists, wanted.crops)
-    else:
-        _write_table(root, lists, wanted.crops)
+    skip = "undecodable" in config.CheckDataset.fix
+    (_write_lists if wanted.to == "ShiTuRecDataset" else _write_table)(root, lists, wanted.crops, skip)
     log.info("Converted %s to %s: %s", name, wanted.to, ", ".join(f"{len(r)} {n}" for n, r in lists.items()))
     return lists["query"].leave_one_out
 
 
-def _write_lists(root: Path, lists: dict[str, ImageList], crops: bool) -> None:
+def _write_lists(root: Path, lists: dict[str, ImageList], crops: bool, skip: bool) -> None:
     _require(lists, crops, "-o CheckDataset.convert.crops=True writes an image file for each.")
-    files = _write_crops(root, lists) if crops else {}
+    files = _write_crops(root, lists, skip) if crops else {}
     texts = {}
     for name, records in lists.items():
         paths = [files.get(path, path) for path in records.paths]
-        texts[name] = "".join(f"{path} {label}\n" for path, label in zip(paths, records.labels, strict=True))
+        texts[name] = "".join(f"{path} {label}\n" for path, label in zip(paths, records.labels, strict=True) if path)
     _write_names(root, lists["train"])
     transaction.replace_lists(root, texts)
     if lists["query"].leave_one_out:
         log.warning("Gallery and query are the same images: give -o Evaluate.exclude_self=True with these lists.")
+    if lists["query"].cameras:
+        log.warning("Lists cannot name cameras: gallery images of a query's own camera count with these lists.")
 
 
 def _require(lists: dict[str, ImageList], crops: bool, fix: str) -> None:
@@ -162,14 +164,26 @@ def _require(lists: dict[str, ImageList], crops: bool, fix: str) -> None:
 def _write_names(root: Path, records: ImageList) -> None:
     """Write the class names, a line each in the order of the labels."""
     if records.names:
-        names = [" ".join(records.names.get(label, "").split()) for label in range(max(records.names) + 1)]
+        names = [_plain(records.names.get(label, "")) for label in range(max(records.names) + 1)]
         write_with_backup(root / LABELS, "".join(f"{name}\n" for name in names).encode(errors="surrogateescape"))
 
 
-def _write_crops(root: Path, lists: dict[str, ImageList]) -> dict[str, str]:
-    """Write the images that are no files of their own into a new folder; their paths there.
+def _plain(name: str) -> str:
+    """The name of a class on one line."""
+    return " ".join(name.split())
 
-    A box becomes a PNG of its pixels, bytes within a file become a file of the same bytes.
+
+def _write_crops(root: Path, lists: dict[str, ImageList], skip: bool) -> dict[str, str]:
+    """Write the images that are no files of their own into a new folder; their paths there, "" for one that is skipped.
+
+    A box becomes a PNG of its pixels, bytes within a file become a file of the same bytes. The folder appears whole.
+
+    Args:
+        root: of the data set.
+        lists: their images.
+        skip: leave out images that cannot be decoded; else they are errors.
+
+    Raises DatasetError that names them.
     """
     sources = [
         path for path in dict.fromkeys(p for r in lists.values() for p in r.paths) if isinstance(path, ImageSource)
@@ -178,12 +192,27 @@ def _write_crops(root: Path, lists: dict[str, ImageList]) -> dict[str, str]:
         return {}
     numbered = (f"{CROPS}.{number}" if number else CROPS for number in count())
     folder = next(name for name in numbered if not (root / name).exists())
-    (root / folder).mkdir()
-    paths = {}
-    for number, source in enumerate(sources):
-        content, suffix = _file_of(source)
-        paths[str(source)] = f"{folder}/{number:07d}{suffix}"
-        write_bytes(root / paths[source], content, fsync_dir=False)
+    paths, failed = {}, list[ImageError]()
+    with atomic_folder(root / folder) as place:
+        for number, source in enumerate(sources):
+            try:
+                content, suffix = _file_of(source)
+            except ImageError as error:
+                failed.append(error)
+                paths[str(source)] = ""
+                continue
+            paths[str(source)] = f"{folder}/{number:07d}{suffix}"
+            (place / f"{number:07d}{suffix}").write_bytes(content)
+        if failed and not skip:
+            shown = "\n    ".join(f"{error.where}: {error.what}" for error in failed[:10])
+            raise DatasetError(
+                f"{len(failed)} images cannot be decoded:\n    {shown}",
+                where=str(root),
+                fix="Correct or remove their annotations, or leave them out with -o CheckDataset.fix=[undecodable].",
+                code="crops-undecodable",
+            )
+    for one in failed:
+        log.warning("Left out: %s: %s", one.where, one.what)
     return paths
 
 
@@ -194,17 +223,18 @@ def _file_of(source: ImageSource) -> tuple[bytes, str]:
     return cv2.imencode(".png", read_bgr(source))[1].tobytes(), ".png"
 
 
-def _write_table(root: Path, lists: dict[str, ImageList], crops: bool) -> None:
-    """Write all lists as data.csv; images in gallery and query are one line."""
-    files = _write_crops(root, lists) if crops else {}
+def _write_table(root: Path, lists: dict[str, ImageList], crops: bool, skip: bool) -> None:
+    """Write all lists as data.csv; images in gallery and query are one line. Lists of integers become .bak."""
+    _require(lists, True, "")
+    files = _write_crops(root, lists, skip) if crops else {}
     rows: dict[tuple[str, int], list[bool]] = {}
     for place, name in enumerate(LISTS):
         for path, label in zip(lists[name].paths, lists[name].labels, strict=True):
             rows.setdefault((path, label), [False] * len(LISTS))[place] = True
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "label", "split", "is_query", "is_gallery", "x1", "y1", "x2", "y2"])
-    names = lists["train"].names
+    writer.writerow(CONVERTED_HEAD)
+    names = _names_apart({label for _, label in rows}, lists["train"].names)
     for (path, label), (trained, searched, asked) in rows.items():
         box = box_of(path) if not crops else None
         if isinstance(path, ImageSource) and path.length is not None and not crops:
@@ -214,27 +244,58 @@ def _write_table(root: Path, lists: dict[str, ImageList], crops: bool) -> None:
                 fix="-o CheckDataset.convert.crops=True writes an image file for each.",
                 code="convert-needs-crops",
             )
-        file = files.get(path, path) if box is None else os.path.relpath(file_of(path), root)
+        if not (file := files.get(path, path) if box is None else _picture_of(path, root)):
+            continue
         for part in ["train"] * trained + ["validation"] * (searched or asked):
             flags = (asked, searched) if part == "validation" else ("", "")
-            writer.writerow([file, names.get(label, label), part, *flags, *(box or ("",) * 4)])
-    write_with_backup(root / TABLE, text.getvalue().encode(errors="surrogateescape"))
+            writer.writerow([file, names[label], part, *flags, *(box or ("",) * 4)])
+    write_with_backup(root / CONVERTED, text.getvalue().encode(errors="surrogateescape"))
+    for former in (root / f"{name}.txt" for name in LISTS):
+        if former.is_file():
+            kept = next_backup_path(former)
+            former.replace(kept)
+            log.info("The former %s is now %s", former.name, kept)
+
+
+def _names_apart(labels: set[int], names: Mapping[int, str]) -> dict[int, str]:
+    """A name for each class that no other has; the number of the class stands behind one that two have."""
+    plain = {label: _plain(names.get(label, "")) or str(label) for label in sorted(labels)}
+    counts = Counter(plain.values())
+    apart = {label: name if counts[name] == 1 else f"{name} ({label})" for label, name in plain.items()}
+    if len(set(apart.values())) < len(apart):
+        raise DatasetError(
+            "Names of classes are equal, also with their numbers behind them.",
+            where=LABELS,
+            fix="Give each class another name.",
+            code="names-equal",
+        )
+    return apart
+
+
+def _picture_of(path: str, root: Path) -> str:
+    """The picture that a box is of, as a table names it: its address, or its path below the root."""
+    if is_address(path):
+        return path.removesuffix(f"[{box_of(path)}]")
+    return os.path.relpath(file_of(path), root)
 
 
 def _divide(config: Config) -> list[Finding]:
     """Divide all lines of the three lists anew."""
     wanted, lists = config.CheckDataset.split, read_lists(config)
     _require(lists, False, "Convert the data set with -o CheckDataset.convert.crops=True first.")
-    by, root = wanted.by or "image", lists["train"].root
+    root = lists["train"].root
+    of_lists = reader_of(root, form=config.Global.dataset_format) is SHITU_REC
+    classes = len({label for records in lists.values() for label in records.labels})
+    by = wanted.by or ("image" if of_lists or classes < split.MIN_CLASSES else "class")  # as it is read
     done = split.split_lists(lists, division_of(wanted).percents, by, wanted.seed)
     _write_names(root, lists["train"])
     transaction.replace_lists(root, done.texts())
     if done.repeated:
         log.info("%d repeated lines are kept once.", done.repeated)
-    classes = {name: len({done.labels[i] for i in done.parts[name]}) for name in LISTS}
-    told = ", ".join(f"{len(done.parts[name])} {name} ({classes[name]} classes)" for name in LISTS)
+    drawn = {name: len({done.labels[i] for i in done.parts[name]}) for name in LISTS}
+    told = ", ".join(f"{len(done.parts[name])} {name} ({drawn[name]} classes)" for name in LISTS)
     log.info("Split %d images by %s with seed %d: %s", len(done.paths), by, wanted.seed, told)
-    return done.findings
+    return done.findings if of_lists else []
 
 
 def _fix(config: Config) -> None:
@@ -249,15 +310,15 @@ def _fix(config: Config) -> None:
             code="fix-needs-lists",
         )
     lists = read_lists(config)
-    marks = read_marks(Path(wanted.suspects), lists) if "suspects" in wanted.fix and wanted.suspects else Marks()
+    marks = read_marks(Path(wanted.suspects), lists) if "suspects" in wanted.fix and wanted.suspects else {}
     dropped = _unusable(lists, wanted.fix)
     texts, counts = {}, dict.fromkeys(("dropped", "relabelled"), 0)
     for name, records in lists.items():
         lines, seen = [], set()
         for path, file, label in zip(records.paths, records.files(), records.labels, strict=True):
-            label_now = marks.labels.get((name, path), label)
+            label_now = marks.get((name, file, label), label)
             repeated = "duplicates" in wanted.fix and (file, label_now) in seen
-            if file in dropped or repeated or (name, path) in marks.dropped:
+            if file in dropped or repeated or label_now is None:
                 counts["dropped"] += 1
                 continue
             seen.add((file, label_now))

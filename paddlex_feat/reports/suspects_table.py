@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from paddlex_feat.checks.context import RecordLocation
+from paddlex_feat.checks.label_space import groups_of_lists
 from paddlex_feat.checks.suspects import Suspect
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.readers.items import MAX_DIGITS
@@ -57,51 +57,69 @@ def _name(record: RecordLocation) -> str:
     return record.records.names.get(record.label, "")
 
 
-@dataclass(frozen=True)
-class Marks:
-    """What a user has written into the column action.
-
-    Attributes:
-        dropped: (list, path) of the images to take off their list.
-        labels: other label of each (list, path).
-    """
-
-    dropped: frozenset[tuple[str, str]] = frozenset()
-    labels: Mapping[tuple[str, str], int] = field(default_factory=dict)
+Marks = dict[tuple[str, str, int], int | None]  # (list, file, label) -> another label, or None to drop the line
 
 
 def read_marks(path: Path, lists: Mapping[str, ImageList]) -> Marks:
     """Read a table of suspects that a user has marked.
 
+    A mark of an image counts in all lists that have it with that label, of those whose labels mean the same classes.
+
     Raises:
-        DatasetError: it cannot be read, or an action is neither empty, nor drop, nor a label or class name of the list.
+        DatasetError: it cannot be read, has no marks, names an image that is not there, or an action is neither empty,
+            nor drop, nor a class of these lists.
     """
-    try:
-        text, _ = decode_text(read_small(path, _MAX_BYTES))
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise _wrong(path, f"The table cannot be read ({error}).") from error
-    dropped: set[tuple[str, str]] = set()
-    labels: dict[tuple[str, str], int] = {}
-    for number, row in enumerate(rows, 2):
-        action, name, image = (unguarded(row.get(column) or "").strip() for column in ("action", "list", "path"))
-        if not action:
-            continue
+    rows = _marked_rows(path)
+    if not rows:
+        raise _wrong(path, "The column action is empty in all lines.")
+    marks: Marks = {}
+    groups = {name: group for group in groups_of_lists(lists) for name in group}
+    found = {name: _records_of(records) for name, records in lists.items()}
+    for number, row in rows:
+        name, image, label, action = (row[column] for column in ("list", "path", "label", "action"))
         if name not in lists:
             raise _wrong(path, f"Line {number} names no list.")
-        if action.lower() == "drop":
-            dropped.add((name, image))
-        elif (label := _label(action, lists[name])) is not None:
-            labels[name, image] = label
-        else:
+        if (file := found[name].get((image, label))) is None:
+            raise _wrong(path, f"Line {number}: {name} has no image {image[:200]!r} with the label {label[:40]!r}.")
+        together = [lists[other] for other in groups[name]]
+        new = None if action.lower() == "drop" else _label(action, together)
+        if new is None and action.lower() != "drop":
             raise _wrong(path, f"Line {number}: the action {action[:40]!r} is neither drop nor a class of {name}.")
-    return Marks(frozenset(dropped), labels)
+        for other in groups[name]:
+            marks[other, file, int(label)] = new
+    return marks
 
 
-def _label(action: str, records: ImageList) -> int | None:
-    if action.isascii() and action.isdigit() and len(action) <= MAX_DIGITS:
-        return int(action)
-    return next((label for label, name in records.names.items() if name == action), None)
+def _marked_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """The lines with an action, with their numbers; a spreadsheet may have changed the separator."""
+    try:
+        text, _ = decode_text(read_small(path, _MAX_BYTES))
+        first = text.partition("\n")[0]
+        table = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+        lacking = [column for column in ("action", "list", "path", "label") if column not in (table.fieldnames or [])]
+        rows = [] if lacking else [(table.line_num, row) for row in table]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise _wrong(path, f"The table cannot be read ({error}).") from error
+    if lacking:
+        raise _wrong(path, f"The table has no column {lacking[0]}.")
+    cleaned = [(n, {k: unguarded(v).strip() for k, v in row.items() if k and isinstance(v, str)}) for n, row in rows]
+    wanted = ("action", "list", "path", "label")
+    return [(n, {k: row.get(k, "") for k in wanted}) for n, row in cleaned if row.get("action")]
+
+
+def _records_of(records: ImageList) -> dict[tuple[str, str], str]:
+    """The file of each (path, label), as the table has them."""
+    pairs = zip(records.paths, records.files(), records.labels, strict=True)
+    return {(str(path), str(label)): file for path, file, label in pairs}
+
+
+def _label(action: str, lists: Sequence[ImageList]) -> int | None:
+    """The class that an action names: by its name, else by its number; None if there is no such class."""
+    named = next((label for records in lists for label, name in records.names.items() if name == action), None)
+    if named is not None:
+        return named
+    number = int(action) if action.isascii() and action.isdigit() and len(action) <= MAX_DIGITS else None
+    return number if any(number in records.labels for records in lists) else None
 
 
 def _wrong(path: Path, what: str) -> DatasetError:

@@ -13,7 +13,7 @@ import numpy as np
 from support.runs import run_here
 
 from paddlex_feat.data.images.decode import read_bgr
-from paddlex_feat.data.readers import require_lists
+from paddlex_feat.data.readers import find_root, reader_of, require_lists
 
 CONFIG = "configs/modules/image_feature/PP-ShiTuV2_rec.yaml"
 USUAL = ("Train.samples_per_class=null", "Evaluate.exclude_self=True")
@@ -65,11 +65,11 @@ def test_class_folders_become_lists_and_a_table_and_stay_the_same_items(tmp_path
     after = lists_of(root)
     assert after == before and require_lists(str(root))["train"].where(0) == "train.txt:1"
     check(root, tmp_path / "b", *convert, "CheckDataset.convert.to=CSV")
-    assert lists_of(root, "Table") == before and require_lists(str(root), form="Table")["query"].leave_one_out
-    assert not list(root.glob("*.bak"))
+    assert lists_of(root) == before and require_lists(str(root))["query"].leave_one_out
+    assert sorted(file.name for file in root.glob("*.bak")) == ["gallery.txt.bak", "query.txt.bak", "train.txt.bak"]
     check(root, tmp_path / "c", *convert, "CheckDataset.split.enable=True", "CheckDataset.split.train_percent=50",
           "CheckDataset.split.gallery_percent=30", "CheckDataset.split.query_percent=20")  # fmt: skip
-    assert (root / "train.txt.bak").is_file() and items(lists_of(root)) == items(before)
+    assert (root / "train.txt").is_file() and items(lists_of(root)) == items(before)
 
 
 def test_boxes_and_bytes_become_files_with_the_same_pixels(tmp_path):
@@ -145,11 +145,16 @@ def test_marked_suspects_are_dropped_and_relabelled(tmp_path):
     check(root, tmp_path / "a", "CheckDataset.convert.enable=True", "CheckDataset.convert.src_dataset_type=auto")
     table = tmp_path / "suspects.csv"
     table.write_text(
-        'action,list,path\ndrop,train,train/cat/0.png\n1,train,train/cat/1.png\n"",train,train/cat/2.png\n'
+        "action,list,path,label\ndrop,train,train/cat/0.png,0\ndog,train,train/cat/1.png,0\n"
+        "drop,gallery,test/red fox/0.png,2\n,train,train/cat/2.png,0\n"
     )
     check(root, tmp_path / "b", "CheckDataset.fix=[suspects]", f"CheckDataset.suspects={table}")
     lines = (root / "train.txt").read_text().splitlines()
     assert "train/cat/0.png 0" not in lines and {"train/cat/1.png 1", "train/cat/2.png 0"} <= set(lines)
+    assert (root / "gallery.txt").read_text() == (root / "query.txt").read_text()  # dropped from both
+    backups = len(list(root.glob("train.txt.bak*")))
+    check(root, tmp_path / "c", "CheckDataset.fix=[duplicates]")  # nothing to do
+    assert len(list(root.glob("train.txt.bak*"))) == backups
 
 
 def test_what_cannot_be_mended_is_said(tmp_path):
@@ -157,3 +162,82 @@ def test_what_cannot_be_mended_is_said(tmp_path):
     check(root, tmp_path / "a", "CheckDataset.fix=[missing]", code="fix-needs-lists")
     check(root, tmp_path / "b", "CheckDataset.fix=[suspects]", code="invalid-config")
     check(root, tmp_path / "c", "Global.dataset_format=ClasFolders", code="unknown-name")
+
+
+def test_tables_keep_classes_apart_and_refuse_what_they_cannot_hold(tmp_path):
+    root = class_folders(tmp_path / "set")
+    convert = ("CheckDataset.convert.enable=True", "CheckDataset.convert.src_dataset_type=auto")
+    check(root, tmp_path / "a", *convert)
+    (root / "label.txt").write_text("crane\ncrane\nred fox\nfox\n")
+    check(root, tmp_path / "b", *convert, "CheckDataset.convert.to=CSV")
+    names = {name for records in lists_of(root).values() for _, name in records}
+    assert names == {"crane (0)", "crane (1)", "red fox", "fox"}
+
+    odd = class_folders(tmp_path / "odd")
+    (odd / "train/cat").rename(odd / "train/c\nat")
+    check(odd, tmp_path / "c", *convert, "CheckDataset.convert.to=CSV", code="path-unlistable")
+    assert not (odd / "data.csv").exists()
+
+
+def test_a_converted_table_counts_before_what_it_was_made_of(tmp_path):
+    root = class_folders(tmp_path / "set")
+    images = [{"id": i, "file_name": f"train/cat/{i}.png", "width": 32, "height": 24} for i in range(4)]
+    boxes = [{"id": i, "image_id": i % 4, "category_id": i % 4, "bbox": [1, 1, 20, 10 + i]} for i in range(12)]
+    categories = [{"id": i, "name": f"class {i}"} for i in range(4)]
+    content = {"images": images, "annotations": boxes, "categories": categories}
+    (root / "coco.json").write_text(json.dumps(content))
+    before = lists_of(root, "COCO")
+    check(root, tmp_path / "a", "CheckDataset.convert.enable=True", "CheckDataset.convert.src_dataset_type=COCO",
+          "CheckDataset.convert.to=CSV")  # fmt: skip
+    assert items(lists_of(root)) == items(before) and reader_of(find_root(str(root))).name == "Table"
+
+
+def test_crops_are_written_whole_and_what_cannot_be_decoded_is_named(tmp_path):
+    root = tmp_path / "set"
+    root.mkdir()
+    rows = [("path", "label", "split", "x1", "y1", "x2", "y2")]
+    for i in range(6):
+        (root / f"{i}.png").write_bytes(cv2.imencode(".png", picture(i))[1].tobytes())
+        rows += [(f"{i}.png", f"c{i % 2}", part, 1, 1, 12, 12) for part in ("train", "query", "gallery")]
+    with (root / "boxes.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+    for broken in (1, 2):
+        (root / f"{broken}.png").write_bytes((root / f"{broken}.png").read_bytes()[:60])
+    words = ("CheckDataset.convert.enable=True", "CheckDataset.convert.src_dataset_type=Table",
+             "CheckDataset.convert.crops=True")  # fmt: skip
+    told = check(root, tmp_path / "a", *words, code="crops-undecodable")["err_msg"]
+    assert "2 images" in told and "1.png" in told and "2.png" in told and not list(root.glob("crops*"))
+    check(root, tmp_path / "b", *words, "CheckDataset.fix=[undecodable]")
+    assert len(require_lists(str(root))["train"]) == 4 and len(list((root / "crops").iterdir())) == 4
+
+
+def test_article_numbers_are_names(tmp_path):
+    root = tmp_path / "set"
+    for number, name in enumerate(("0012345678901", "0012345678902", "4012345678901", "9999999999999")):
+        for i in range(4):
+            (root / name).mkdir(parents=True, exist_ok=True)
+            (root / name / f"{i}.png").write_bytes(cv2.imencode(".png", picture(1000 * number + i))[1].tobytes())
+    check(root, tmp_path / "a", "CheckDataset.convert.enable=True", "CheckDataset.convert.src_dataset_type=auto")
+    assert (root / "label.txt").read_text().split()[0] == "0012345678901"
+
+
+def test_a_table_whose_images_are_elsewhere_is_not_passed_over(tmp_path):
+    root = class_folders(tmp_path / "set")
+    (root / "data.csv").write_text("path,label\nphotos\\\\1.png,shoe\n")
+    result = check(root, tmp_path / "a", code="several-formats")
+    assert "Table" in result["err_msg"] and "ClassFolders" in result["err_msg"]
+    check(root, tmp_path / "b", "Global.dataset_format=ClassFolders")
+    (root / "data.csv").write_text("name,what\n1.png,shoe\n")
+    check(root, tmp_path / "c")  # no table of images
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/data.csv").write_text("name,what\n1.png,shoe\n")
+    told = check(tmp_path / "one", tmp_path / "d", code="no-dataset")["err_msg"]
+    assert "data.csv has no column of paths" in told and "'name', 'what'" in told
+
+
+def test_a_set_without_training_images_does_not_pass(tmp_path):
+    root = class_folders(tmp_path / "set")
+    (root / "train").rename(root / "gallery")
+    (root / "test").rename(root / "query")
+    result = check(root, tmp_path / "a", code="check-failed")
+    assert "part-without-images" in {f["code"] for f in result["findings"] if f["severity"] == "error"}

@@ -225,3 +225,43 @@ def test_random_trees_are_read_as_they_were_made(tmp_path):
         expected = tree(random.Random(seed), root)
         lists = require_lists(str(root))
         assert set().union(*map(classes, lists.values())) == expected, seed
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("training_set", "test_set"),
+        ("train_images", "test_images"),
+        ("images_train", "images_test"),
+        ("Train1", "TEST-2"),
+        ("trainval", "test"),
+    ],
+)
+def test_names_of_parts_may_have_other_words(tmp_path, folders):
+    put(tmp_path, *(f"{folder}/{name}/{i}.jpg" for folder in folders for name in ("cat", "dog") for i in range(3)))
+    lists = require_lists(str(tmp_path))
+    assert classes(lists["train"]) == {"cat", "dog"} and len(lists["train"]) == len(lists["query"]) == 6
+
+
+def test_classes_that_are_called_as_parts_are_classes(tmp_path):
+    names = ("index", "reference", "dev", "cat", "test tube", "train station")
+    put(tmp_path, *(f"{name}/x/{i}.jpg" for name in names for i in range(4)))
+    found = reader_of(tmp_path).read(tmp_path, ("train",), False).lists["all"]
+    assert classes(found) == {f"{name}/x" for name in names}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_tables_in_utf_16_are_read(tmp_path, encoding):
+    rows = ["path\tlabel", *(f"{i}.jpg\t{'猫狗'[i % 2]}" for i in range(4000))]
+    put(tmp_path, "0.jpg")
+    start = "" if encoding == "utf-16" else "\ufeff"
+    (tmp_path / "t.tsv").write_bytes((start + "\r\n".join(rows)).encode(encoding))
+    assert reader_of(tmp_path).name == "Table"
+    assert len(reader_of(tmp_path).read(tmp_path, ("train",), False).lists["all"]) == 4000
+
+
+def test_images_without_a_label_are_left_out(tmp_path):
+    put(tmp_path, "a.jpg", "b.jpg")
+    table(tmp_path / "t.csv", ("path", "label"), ("a.jpg", "3"), ("b.jpg", "-1"))
+    reading = reader_of(tmp_path).read(tmp_path, ("train",), False)
+    assert [f.code for f in reading.findings] == ["table-unlabelled"] and len(reading.lists["all"]) == 1

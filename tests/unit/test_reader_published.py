@@ -249,7 +249,9 @@ def test_market_names_of_other_sets_and_those_that_do_not_fit(tmp_path):
     write_market(tmp_path, {"bounding_box_train": files, "bounding_box_test": files[:2], "query": files[:2]})
     name, lists, findings = read(tmp_path)
     assert name == "Market-1501"
-    assert (lists["train"].labels, lists["train"].cameras) == ([1, 5, 7], [2, 12, 3])
+    train = lists["train"]
+    assert [train.name_of(label) for label in train.labels] == ["0001", "0005", "0007"]
+    assert train.cameras == [2, 12, 3]
     where = [f.where for f in findings if f.code == "person-name"]
     assert where == ["bounding_box_train/0001_x2.jpg", "bounding_box_train/photo.jpg"]
 

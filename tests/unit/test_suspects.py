@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import re
 import sqlite3
+import tracemalloc
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from paddlex_feat.checks import class_structure
 from paddlex_feat.checks.class_structure import check_class_of_two, check_classes_alike, check_redundant_gallery
 from paddlex_feat.checks.context import CheckSettings, DataSet, Features
 from paddlex_feat.checks.feature_cache import cached
@@ -135,12 +138,25 @@ def test_a_marked_table_is_read_back(tmp_path):
         writer.writeheader()
         writer.writerows(table)
     marks = read_marks(file, data.lists)
-    assert marks.dropped == {("train", table[0]["path"])}
-    assert list(marks.labels.values()) == [3, 3, 2]
-    file.write_text(file.read_text().replace("drop", "droop"))
-    with pytest.raises(DatasetError) as caught:
-        read_marks(file, data.lists)
-    assert caught.value.code == "suspects-unreadable" and "droop" in caught.value.what
+    first = (data.lists["train"].files()[data.lists["train"].paths.index(table[0]["path"])], int(table[0]["label"]))
+    assert marks["train", first[0], first[1]] is None  # wherever it is with that label
+    assert marks["gallery", first[0], first[1]] is None
+    assert [label for (name, *_), label in marks.items() if name == "train"] == [None, 3, 3, 2]
+    text = file.read_text()
+    file.write_text(text.replace('","', '";"'))  # as a spreadsheet of some countries saves it
+    assert read_marks(file, data.lists) == marks
+    for wrong, told in (
+        (text.replace("drop", "droop"), "droop"),
+        (re.sub(r'(?m)^"dog"', '"777"', text), "neither drop nor a class"),
+        (text.replace(f'"{table[0]["path"]}"', '"elsewhere.jpg"', 1), "no image 'elsewhere.jpg'"),
+        (re.sub(r'(?m)^"[^"]*"(?=,\d)', '""', text), "empty in all lines"),
+        ("a,b\n1,2\n", "no column action"),
+        ("", "no column action"),
+    ):
+        file.write_text(wrong)
+        with pytest.raises(DatasetError) as caught:
+            read_marks(file, data.lists)
+        assert caught.value.code == "suspects-unreadable" and told in caught.value.what
 
 
 def test_copies_that_only_features_see_are_found():
@@ -203,3 +219,24 @@ def test_features_are_computed_once_and_again_after_damage(tmp_path, monkeypatch
             assert np.array_equal(extract(images), expected)
         assert computed == [6]
         computed.clear()
+
+
+def test_large_classes_are_divided_without_all_pairs():
+    """A class of 40,000 images would have 6 GiB of pairs."""
+    rng = np.random.default_rng(1)
+    rows = np.concatenate([unit(rng.standard_normal((20_000, 8)) + 5 * centre) for centre in np.eye(8)[:2]])
+    tracemalloc.start()
+    second, silhouette = class_structure._divide(rows.astype(np.float32))
+    assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
+    tracemalloc.stop()
+    assert silhouette > 0.5 and abs(second[:20_000].mean() - second[20_000:].mean()) > 0.999
+
+
+def test_a_file_with_two_labels_is_no_witness():
+    rows, labels = clusters(4)
+    data = data_of(rows, labels)
+    train = data.lists["train"]
+    train.paths.append(train.paths[0])
+    train.labels.append(int(labels[0]) + 1)
+    ranked = rank_suspects(data)
+    assert len(ranked) == 199 and all(s.record.path != train.paths[0] for s in ranked)

@@ -46,7 +46,7 @@ def _locked(root: Path) -> Iterator[None]:
 
 
 def replace_lists(root: Path, texts: dict[str, str]) -> dict[str, Path]:
-    """Write `<root>/<name>.txt` for every name.
+    """Write `<root>/<name>.txt` for every name; those that have the content already stay as they are.
 
     Args:
         root: the data set's folder.
@@ -61,6 +61,9 @@ def replace_lists(root: Path, texts: dict[str, str]) -> dict[str, Path]:
     kept = {}
     with _locked(root):
         _finish(root)
+        texts = {name: text for name, text in texts.items() if not _holds(root / f"{name}.txt", os.fsencode(text))}
+        if not texts:
+            return {}
         remove_stale(root)  # of a run that was killed before it changed anything
         for name, text in texts.items():
             write_bytes(_waiting(root, name), os.fsencode(text))  # a name that is not UTF-8 keeps its bytes
@@ -75,6 +78,14 @@ def replace_lists(root: Path, texts: dict[str, str]) -> dict[str, Path]:
     for name, path in kept.items():
         log.info("The former %s.txt is now %s", name, path)
     return kept
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    """Whether a file has this content already."""
+    try:
+        return path.stat().st_size == len(content) and path.read_bytes() == content
+    except OSError:
+        return False
 
 
 def list_path(root: Path, name: str) -> Path:

@@ -10,7 +10,7 @@ from paddlex_feat.data.findings import Finding, FindingSpec, cap_per_code
 from paddlex_feat.data.images.folders import Walk, in_words, is_image
 from paddlex_feat.data.images.formats import SUFFIXES
 from paddlex_feat.data.readers.items import UNDIVIDED, Items, Part
-from paddlex_feat.data.readers.parts import assign, part_of
+from paddlex_feat.data.readers.parts import assign, part_of, says_parts
 from paddlex_feat.data.readers.spec import ReaderSpec, Reading
 
 WITHOUT_CLASS = FindingSpec(
@@ -126,11 +126,11 @@ def _divide(items: Items, folders: Folders) -> tuple[list[Finding], str]:
         for image in folders[folder]:
             target.add("/".join((*folder, image)), "/".join(name))
 
-    if len(set(inner.values())) > 1 and all(len(n) > 1 and inner.get(n[-1]) for n in classes.values()):
+    if says_parts(inner.values()) and all(len(n) > 1 and inner.get(n[-1]) for n in classes.values()):
         for folder, names in classes.items():
             add(inner[names[-1]] or "", names[:-1], folder)
         return findings, f"a folder is a class, and holds folders of lists; {assign(items, found)}"
-    if len(set(filter(None, outer.values()))) > 1 and any(outer[n[0]] and len(n) > 1 for n in classes.values()):
+    if says_parts(outer.values()) and any(outer[n[0]] and len(n) > 1 for n in classes.values()):
         for folder, names in classes.items():
             part = outer[names[0]]
             if part is None:

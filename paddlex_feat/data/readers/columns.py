@@ -39,6 +39,12 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _RULE = "Give each line a path, relative to the table's folder, and a class."
 NO_PATH = FindingSpec("table-path", "error", "a line of a table has no usable path", _RULE)
 NO_CLASS = FindingSpec("table-class", "error", "a line of a table has no class", _RULE)
+UNLABELLED = FindingSpec(
+    "table-unlabelled",
+    "warning",
+    "an image has the label -1, as those of test sets whose labels are kept back; it is left out",
+    "Nothing, or give its class.",
+)
 URL = FindingSpec(
     "table-url", "error", "a path of a table is a URL, but not of http(s)", "Download the images, and give their paths."
 )
@@ -142,6 +148,8 @@ class Rows:
         path, name = image or self._named(row[self._path].strip(), line), row[self._label].strip()
         if isinstance(path, Finding):
             return path
+        if name == "-1":
+            return UNLABELLED.at(f"{self._table}:{line}", f"{path} has the label -1, which stands for none.")
         if not name:
             return NO_CLASS.at(f"{self._table}:{line}", f"{path} has no class.")
         if self._box and (values := [row[i].strip() for i in self._box]) and any(values):

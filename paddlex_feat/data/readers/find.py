@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from paddlex_feat.config.registry import Registry
-from paddlex_feat.data.findings import Finding, cap_per_code
+from paddlex_feat.data.findings import Finding, FindingSpec, cap_per_code
 from paddlex_feat.data.images.folders import Walk
 from paddlex_feat.data.images.formats import SUFFIXES
 from paddlex_feat.data.lists.image_list import ImageList
@@ -26,7 +26,7 @@ from paddlex_feat.data.readers.published import PUBLISHED
 from paddlex_feat.data.readers.remote import Fetch, resolve_addresses
 from paddlex_feat.data.readers.shitu_rec import SHITU_REC
 from paddlex_feat.data.readers.spec import ReaderSpec, Reading
-from paddlex_feat.data.readers.tables import TABLES
+from paddlex_feat.data.readers.tables import TABLES, is_converted, unusable_table
 from paddlex_feat.data.readers.tar_shards import TAR_SHARDS
 from paddlex_feat.data.readers.voc import VOC
 from paddlex_feat.data.readers.yolo import YOLO
@@ -37,6 +37,13 @@ log = logging.getLogger(__name__)
 SEARCH_DEPTH = 4  # levels of folders below Global.dataset_dir that are searched for a data set
 _SHOWN = 10
 _told: set[str] = set()  # lines of the log: modes read a data set more than once
+
+EMPTY_LIST = FindingSpec(
+    "part-without-images",
+    "error",
+    "a data set has no images to train with, to search in, or to ask with",
+    "Add a part of that name; of a set without any parts, all three are drawn.",
+)
 
 READERS: Registry[ReaderSpec] = Registry("readers", ReaderSpec, key="Global.dataset_format")
 for _spec in (
@@ -85,6 +92,7 @@ def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS, form: str | None
         if form is None and readers[0].generic and SHITU_REC.count_lists(top, names):
             break  # lists of which one is missing
         if _is_data_set(readers, top, names):
+            _require_alone(readers, top, names, form)
             return top
         walk = Walk()
         found = [folder for folder in _folders(top, SEARCH_DEPTH, walk) if _is_data_set(readers, folder, names)]
@@ -93,6 +101,7 @@ def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS, form: str | None
             break
     walk.log(f"Search for {_files_of_all(names, form)} below {top}")
     if len(found) == 1:
+        _require_alone(readers, found[0], names, form)
         if form is None and readers != [SHITU_REC] and readers[0] in READERS.added():
             _require_whole(top, found[0], names)  # a format that is named, or another package's, is no guess
         return found[0]
@@ -106,6 +115,22 @@ def find_root(dataset_dir: str, names: tuple[str, ...] = LISTS, form: str | None
         fix="Set Global.dataset_dir to one of them.",
         code="several-datasets",
     )
+
+
+def _require_alone(readers: list[ReaderSpec], folder: Path, names: tuple[str, ...], form: str | None) -> None:
+    """Raise DatasetError for folders of classes beside a file of another format, of whose images none is found."""
+    if form is not None or not readers[0].generic:
+        return
+    for reader in READERS.added():
+        if reader not in (SHITU_REC, *PUBLISHED, *readers) and reader.count_lists(folder, names) == len(names) - 1 > 0:
+            raise DatasetError(
+                f"The folder has a file of the format {reader.name}, of whose images none is found, and folders of "
+                "images.",
+                where=str(folder),
+                fix="Correct the paths in that file; or take each folder for a class: "
+                f"-o Global.dataset_format={CLASS_FOLDERS.name}",
+                code="several-formats",
+            )
 
 
 def _require_whole(top: Path, found: Path, names: tuple[str, ...]) -> None:
@@ -136,6 +161,8 @@ def reader_of(root: Path, names: tuple[str, ...] = LISTS, form: str | None = Non
             break  # lists of which one is missing, as in `find_root`
         counts = {reader.name: reader.count_lists(root, names) for reader in readers}
         claiming = [name for name, count in counts.items() if count == len(names)]
+        if TABLES.name in claiming and is_converted(root):
+            return TABLES
         if len(claiming) > 1:
             raise DatasetError(
                 f"The folder may be read as {' or as '.join(claiming)}.",
@@ -209,6 +236,10 @@ def read_lists(
                 raise
             drawn, how = {name: whole.part([], name) for name in names}, "too few images to be divided"  # see findings
         lists, told = {name: drawn[name] for name in names}, f"{told}; {how}"
+    if reader is not SHITU_REC and not any(finding.severity == "error" for finding in findings):
+        findings += [
+            EMPTY_LIST.at(str(root), f"There are no images for {name}; {told}.") for name in lists if not lists[name]
+        ]
     for records in lists.values():
         records.origin = f"{reader.name}: {told}" if told else ""
     if told and (line := f"{root}: {reader.name}: {told}") not in _told:
@@ -249,7 +280,7 @@ def _holds_some(folder: Path, names: tuple[str, ...]) -> bool:
 def _not_found(top: Path, names: tuple[str, ...], form: str | None) -> DatasetError:
     readers = _mentioned(form)
     files = [file for reader in readers for file in reader.files(names)]
-    hints = [lookup.explain(top / file, "file") for file in files]
+    hints = [lookup.explain(top / file, "file") for file in files] + ([] if form else [unusable_table(top)])
     if top.name not in ("", "..") and _holds_some(top.parent, names):
         hints = [f"There are lists one folder up: give {top.parent}."]
     others = "" if form else " docs/datasets.md shows all formats that are read."

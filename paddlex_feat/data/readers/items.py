@@ -16,6 +16,7 @@ from paddlex_feat.data.readers.remote import is_address
 
 UNDIVIDED = "all"  # the list of a data set that has neither gallery nor query
 MAX_DIGITS = 18  # of a label that is a number
+MAX_LABEL = 2**31  # article numbers and the like are names
 
 
 @dataclass
@@ -73,7 +74,8 @@ class Items:
     def lists(self, names: tuple[str, ...]) -> dict[str, ImageList]:
         """The lists of these names; UNDIVIDED in their place where the data set has no other part.
 
-        Labels are the names of the classes if all of them are numbers, else their places in the order of all names.
+        Labels are the names of the classes if all of them are whole numbers below 2^31 without zeros before them, else
+        their places in the order of all names.
         """
         numbers = _numbers({name for part in self.parts.values() for name in part.classes})
         named = {number: name for name, number in numbers.items() if str(number) != name}
@@ -123,6 +125,6 @@ def _once(parts: dict[str, Part]) -> list[Part]:
 def _numbers(names: set[str]) -> dict[str, int]:
     if all(name.isascii() and name.isdigit() and len(name) <= MAX_DIGITS for name in names):
         values = {name: int(name) for name in names}
-        if len(set(values.values())) == len(values):  # not with 1 and 01
+        if all(str(value) == name and value < MAX_LABEL for name, value in values.items()):
             return values
     return {name: number for number, name in enumerate(sorted(names))}

@@ -17,7 +17,7 @@ from paddlex_feat.data.findings import Finding, FindingSpec, cap_per_code
 from paddlex_feat.data.images.source import ImageSource
 from paddlex_feat.data.lists.outside import Bounds
 from paddlex_feat.data.readers import remote
-from paddlex_feat.data.readers.columns import BAD_BOX, EMPTY, NO_CLASS, NO_PART, NO_PATH, URL, Rows
+from paddlex_feat.data.readers.columns import BAD_BOX, EMPTY, NO_CLASS, NO_PART, NO_PATH, UNLABELLED, URL, Rows
 from paddlex_feat.data.readers.derived import Columns as Index
 from paddlex_feat.data.readers.derived import Place, stored
 from paddlex_feat.data.readers.items import Items, Part
@@ -180,5 +180,5 @@ PARQUET = ReaderSpec(
     read=_read,
     files=lambda names: ("Parquet files",),
     layout="Parquet files, as train-00000-of-00003.parquet, have a column of images or of their paths, and of classes.",
-    findings=(UNREADABLE, OTHER, NO_PATH, NO_CLASS, URL, BAD_BOX, NO_PART, EMPTY, *remote.FINDINGS),
+    findings=(UNREADABLE, OTHER, NO_PATH, NO_CLASS, UNLABELLED, URL, BAD_BOX, NO_PART, EMPTY, *remote.FINDINGS),
 )

@@ -159,7 +159,8 @@ def _texts(column: Any, names: list[str] | None) -> list[str]:
     values = column.to_pylist()
     if names is None or not all(value is None or isinstance(value, int) for value in values):
         return [value if type(value) is str else text_of(value) or "" for value in values]
-    return [names[value] if value is not None and 0 <= value < len(names) else "" for value in values]
+    known = dict(enumerate(names)) | {-1: "-1"}
+    return [known.get(value, "") for value in values]
 
 
 def images_of(file: Any, layout: Layout) -> Iterator[tuple[bytes | None, str]]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
 from paddlex_feat.data.readers.items import UNDIVIDED, Items, Part
 
 TRAIN, VALIDATION, TEST, GALLERY, QUERY = "train", "validation", "test", "gallery", "query"
 _NAMES = {
-    TRAIN: ("train", "training", "trainset"),
+    TRAIN: ("train", "training", "trainset", "trainval"),
     VALIDATION: ("val", "valid", "validation", "dev"),
     TEST: ("test", "testing", "testset", "eval", "evaluation"),
     GALLERY: ("gallery", "database", "index", "reference", "references"),
@@ -15,9 +19,38 @@ _NAMES = {
 _PARTS = {name: part for part, names in _NAMES.items() for name in names}
 
 
+_FILLING = {
+    "set",
+    "sets",
+    "data",
+    "image",
+    "images",
+    "img",
+    "imgs",
+    "picture",
+    "pictures",
+    "photos",
+    "split",
+    "list",
+    "",
+}
+
+
+@lru_cache(maxsize=4096)
 def part_of(name: str) -> str | None:
-    """The part that a folder, a file or a column's value names: TRAIN, …, QUERY; None for other names."""
-    return _PARTS.get(name.strip().lower())
+    """The part that a folder, a file or a column's value names: TRAIN, …, QUERY; None for other names.
+
+    Words such as set and images may stand beside it, and a number, as in training_set and test1.
+    """
+    words = re.split(r"[^a-z]+", name.strip().lower())
+    named = [word for word in words if word not in _FILLING]
+    return _PARTS.get(named[0]) if len(named) == 1 else None
+
+
+def says_parts(parts: Iterable[str | None]) -> bool:
+    """Whether folders of these parts, None for others, divide a data set: for training, or for search, or for tests."""
+    found = set(parts)
+    return len(found - {None}) > 1 and (TRAIN in found or {GALLERY, QUERY} <= found or {VALIDATION, TEST} <= found)
 
 
 def assign(items: Items, found: dict[str, Part]) -> str:

@@ -101,7 +101,7 @@ class _Text(NamedTuple):
 
 def _read(root: Path, names: tuple[str, ...], refuse_outside: bool) -> tuple[dict[str, ImageList], list[Finding]]:
     """Read the lists `names` of a folder, as `ReaderSpec.read`."""
-    texts = {name: _read_text(root, name) for name in names}
+    texts = _with_one_separator({name: _read_text(root, name) for name in names})
     numbers = _numbers_of_names(root, texts)
     named = _class_names(root) if numbers is None else {}
     findings: list[Finding] = []
@@ -180,6 +180,20 @@ def _separator(lines: list[str]) -> str:
     fitting = {separator: sum(_fits(line.strip(), separator) for line in sample) for separator in _SEPARATORS}
     best = max(fitting, key=fitting.__getitem__)
     return best if fitting[best] > _MOST * len(sample) else ""
+
+
+def _with_one_separator(texts: dict[str, _Text]) -> dict[str, _Text]:
+    """The lists, of which one whose lines tell of no separator has that of the others if it fits most of its lines."""
+    others = {text.separator for text in texts.values()} - {""}
+    if len(others) != 1:
+        return texts
+    separator, found = others.pop(), {}
+    for name, text in texts.items():
+        sample = _sample([row for row in text.rows if row.strip()])
+        fits = sum(_fits(line.strip(), separator) for line in sample)
+        spaced = sum((fields := _fields(line.strip(), "")) is not None and _is_integer(fields[1]) for line in sample)
+        found[name] = text._replace(separator=separator) if 2 * fits > len(sample) > 2 * spaced else text
+    return found
 
 
 def _sample(lines: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ and test.csv do. Columns of a box make each line a part of its image.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import re
@@ -22,6 +23,7 @@ from paddlex_feat.data.readers.columns import (
     NO_CLASS,
     NO_PART,
     NO_PATH,
+    UNLABELLED,
     URL,
     Columns,
     Rows,
@@ -33,6 +35,8 @@ from paddlex_feat.data.readers.parts import assign, part_of
 from paddlex_feat.data.readers.spec import ReaderSpec, Reading
 from paddlex_feat.fileio.reading import first_bytes, read_small
 
+CONVERTED = "data.csv"  # what CheckDataset.convert writes
+CONVERTED_HEAD = ("path", "label", "split", "is_query", "is_gallery", "x1", "y1", "x2", "y2")
 METADATA = "metadata"  # beginning of the names of tables that belong to Hugging Face's image folders
 _SUFFIXES = {".csv": ",", ".tsv": "\t"}
 _HEADER_BYTES = 65536
@@ -42,11 +46,31 @@ UNREADABLE = FindingSpec("table-unreadable", "error", "a table cannot be read", 
 SEVERAL = FindingSpec(
     "table-several", "error", "several tables name images", "Leave one, or call them train.csv, test.csv and the like."
 )
-ROW_FINDINGS = (UNREADABLE, NO_PATH, NO_CLASS, URL, BAD_BOX, NO_PART, EMPTY, *remote.FINDINGS)
+ROW_FINDINGS = (UNREADABLE, NO_PATH, NO_CLASS, UNLABELLED, URL, BAD_BOX, NO_PART, EMPTY, *remote.FINDINGS)
+
+
+def is_converted(folder: Path) -> bool:
+    """Whether the folder has the table that CheckDataset.convert writes, which counts before what it was made of."""
+    table = folder / CONVERTED
+    return table.is_file() and first_rows(table)[:1] == [list(CONVERTED_HEAD)]
+
+
+def unusable_table(folder: Path) -> str:
+    """Why a table of a folder is none of images, a sentence; "" if there is no table, or all are usable."""
+    for name in files_in(folder, tuple(_SUFFIXES)):
+        if columns_of(folder / name) is None:
+            header = ", ".join(map(repr, next(iter(first_rows(folder / name)), [])))[:200]
+            return (
+                f"{name} has no column of paths, as path or image, or none of classes, as label: its first line is "
+                f"{header or 'empty, or not text'}."
+            )
+    return ""
 
 
 def _tables(folder: Path) -> list[Path]:
-    """The files of a folder that are tables of images by their header."""
+    """The files of a folder that are tables of images by their header; the converted one alone, if it is there."""
+    if is_converted(folder):
+        return [folder / CONVERTED]
     files = [name for name in files_in(folder, tuple(_SUFFIXES)) if not name.lower().startswith(f"{METADATA}.")]
     return [folder / name for name in files if columns_of(folder / name) is not None]
 
@@ -54,13 +78,22 @@ def _tables(folder: Path) -> list[Path]:
 def first_rows(table: Path) -> list[list[str]]:
     """Header and first rows of a table; empty if it cannot be read."""
     try:
-        beginning = first_bytes(table, _HEADER_BYTES)
-        text = decode_list(beginning[: beginning.rfind(b"\n") + 1] or beginning)[0]
+        text = _beginning(table)
         if table.suffix.lower() == ".jsonl":
             return _first_objects(text)
         return list(islice(csv.reader(_lines(text), delimiter=_delimiter(text, table)), _SNIFFED))
     except (OSError, UnicodeDecodeError, csv.Error):
         return []
+
+
+def _beginning(table: Path) -> str:
+    """The first whole lines of a table. Raises OSError, UnicodeDecodeError."""
+    data = first_bytes(table, _HEADER_BYTES)
+    if len(data) == _HEADER_BYTES and data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        text = data.decode("utf-16", "ignore")  # the last character may be cut
+        return text[: text.rfind("\n") + 1] or text
+    whole = data if len(data) < _HEADER_BYTES else data[: data.rfind(b"\n") + 1] or data
+    return decode_list(whole)[0]
 
 
 def columns_of(table: Path) -> Columns | None:

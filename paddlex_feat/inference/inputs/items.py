@@ -289,7 +289,7 @@ def _boxes(source: dict[Any, Any]) -> list[Box] | None:
         return []
     try:
         rows = np.asarray(given, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     rows = rows[None] if rows.ndim == 1 else rows
     fits = rows.ndim == 2 and rows.shape[1] == 4 and np.isfinite(rows).all() and np.abs(rows).max(initial=0) < 1e9
