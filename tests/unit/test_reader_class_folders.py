@@ -152,6 +152,13 @@ def test_boxes_of_a_table_are_parts_of_their_image(tmp_path):
     assert tuple(found.paths[0].box) == (1, 2, 30.5, 40) and found.paths[0].file == str(tmp_path / "a.jpg")
 
 
+def test_a_table_may_give_boxes_by_their_size(tmp_path):
+    put(tmp_path, "a.jpg")
+    table(tmp_path / "t.csv", ("path", "label", "x", "y", "width", "height"), ("a.jpg", "c", 1, 2, 30, 40))
+    found = reader_of(tmp_path).read(tmp_path, ("train",), False).lists["all"]
+    assert tuple(found.paths[0].box) == (1, 2, 31, 42)
+
+
 @pytest.mark.parametrize(
     ("row", "code"),
     [

@@ -34,6 +34,7 @@ _CLASS = (
 _SPLIT = ("split", "set", "subset", "part", "partition", "evaluationstatus", "usage")
 _IS_QUERY, _IS_GALLERY = "isquery", "isgallery"
 _BOX_COLUMNS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom"))
+_SIZED_COLUMNS = (("x", "y", "w", "h"), ("x", "y", "width", "height"))
 _BOX = ("box", "bbox", "boxes")  # of four numbers in one column
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _RULE = "Give each line a path, relative to the table's folder, and a class."
@@ -70,6 +71,7 @@ class Columns:
     is_query: str | None
     is_gallery: str | None
     box: tuple[str, ...] = ()
+    sized: bool = False  # the box's last two numbers are its width and height
 
     @classmethod
     def of(cls, header: Iterable[str], path: str | None = None, label: str | None = None) -> Columns | None:
@@ -88,10 +90,10 @@ class Columns:
         path, label = first(_PATH) if path is None else path, first(_CLASS) or label
         if path is None or label is None:
             return None
-        four = next((names for names in _BOX_COLUMNS if all(name in by_name for name in names)), None)
-        one = first(_BOX)
+        whole = (names for names in (*_BOX_COLUMNS, *_SIZED_COLUMNS) if all(name in by_name for name in names))
+        four, one = next(whole, None), first(_BOX)
         box = tuple(by_name[name] for name in four) if four else (one,) if one else ()
-        return cls(path, label, first(_SPLIT), first((_IS_QUERY,)), first((_IS_GALLERY,)), box)
+        return cls(path, label, first(_SPLIT), first((_IS_QUERY,)), first((_IS_GALLERY,)), box, four in _SIZED_COLUMNS)
 
     def used(self) -> list[str]:
         """The names of the columns that there are."""
@@ -131,7 +133,7 @@ class Rows:
         self._split, self._is_query, self._is_gallery = (
             None if name is None else places[name] for name in (columns.split, columns.is_query, columns.is_gallery)
         )
-        self._box = [places[name] for name in columns.box]
+        self._box, self._sized = [places[name] for name in columns.box], columns.sized
         self._last = max(place for place in (self._path, self._label, self._split, *self._box) if place is not None)
 
     def add(self, row: Sequence[str], line: int, image: ImageSource | None = None) -> Finding | None:
@@ -153,7 +155,7 @@ class Rows:
         if not name:
             return NO_CLASS.at(f"{self._table}:{line}", f"{path} has no class.")
         if self._box and (values := [row[i].strip() for i in self._box]) and any(values):
-            box = _box(values)
+            box = _box(values, self._sized)
             if box is None:
                 return BAD_BOX.at(f"{self._table}:{line}", f"{path}: {' '.join(values)[:80]!r} is not a box.")
             path = self._boxed(path, box)
@@ -198,7 +200,7 @@ def _true(row: Sequence[str], column: int) -> bool:
     return column < len(row) and row[column].strip().lower() in ("1", "1.0", "true", "yes", "t")
 
 
-def _box(values: list[str]) -> Box | None:
+def _box(values: list[str], sized: bool) -> Box | None:
     """A box of four texts, or of one that holds four numbers; None if it is none."""
     if len(values) == 1:
         values = re.split(r"[\s,;]+", values[0].strip("[]() "))
@@ -206,4 +208,6 @@ def _box(values: list[str]) -> Box | None:
         x1, y1, x2, y2 = map(float, values)
     except ValueError:
         return None
+    if sized:
+        x2, y2 = x1 + x2, y1 + y2
     return Box(x1, y1, x2, y2) if -1e9 < x1 < x2 < 1e9 and -1e9 < y1 < y2 < 1e9 else None
