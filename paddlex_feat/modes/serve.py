@@ -43,7 +43,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     state = State(gallery_path(config, output), partial(predictor_of, config))
     try:
         fetch = image_fetcher("download" if settings.allow_urls else "refuse")
-        app = create_app(state, metadata.version("paddlex_feat"), token, fetch, settings.max_body_mib * 2**20)
+        app = create_app(state, _version(), token, fetch, settings.max_body_mib * 2**20)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -68,6 +68,13 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         return {"requests": sum(app.state.requests.values())}
     finally:
         state.close()
+
+
+def _version() -> str:
+    try:
+        return metadata.version("paddlex_feat")
+    except metadata.PackageNotFoundError:  # a checkout that is not installed
+        return "0"
 
 
 def _package() -> Any:

@@ -533,7 +533,7 @@ def test_a_slow_address_delays_no_result_before_it(model, files, silent):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)])
 def test_a_silent_server_keeps_no_run_from_ending_and_what_is_done_is_saved(
     run_folder, files, silent, tmp_path, number
 ):

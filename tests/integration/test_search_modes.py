@@ -129,6 +129,7 @@ def test_inputs_that_fail_are_named_and_the_others_are_kept(people, model, tmp_p
     run("search", tmp_path / "out", model, code="input-missing")
 
 
+@pytest.mark.slow
 def test_galleries_are_written_and_read_in_other_forms(people, model, tmp_path):
     pytest.importorskip("pyarrow")
     pytest.importorskip("faiss")

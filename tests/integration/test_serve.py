@@ -191,6 +191,7 @@ def test_beyond_this_machine_a_token_is_needed(model, tmp_path):
         assert service.call("GET", "/healthz") == {"status": "ok"}
 
 
+@pytest.mark.slow
 def test_changes_of_other_processes_are_seen_and_a_new_model_is_exchanged_whole(
     model, photographs, faces, tmp_path, run_folder
 ):
@@ -227,6 +228,7 @@ def change_resizing(folder: Path) -> None:
     assert text != file.read_text()
 
 
+@pytest.mark.slow
 def test_a_signal_ends_it_and_requests_at_work_are_answered(model, photographs, tmp_path):
     with serving(tmp_path, model) as service:
         pairs = [{"image": image, "label": "x"} for image in photographs.values()] * 4

@@ -23,6 +23,7 @@ def features(faces) -> tuple[np.ndarray, np.ndarray]:
     return rows, np.array([int(Path(f).parent.name[1:]) for f in files])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("photographs", [10, 3, 1])
 def test_half_of_the_people_are_unknown(features, photographs):
     rows, people = features

@@ -46,7 +46,7 @@ def test_tensors_are_exactly_those_of_the_contract_in_its_order(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [BASE, LARGE])
+@pytest.mark.parametrize("name", [BASE, pytest.param(LARGE, marks=pytest.mark.nightly)])
 def test_one_real_training_step_changes_every_weight(name):
     paddle.seed(0)
     model = recognizer.build(SPECS[name], 4)
