@@ -225,7 +225,7 @@ print(found)
 
 def test_what_is_under_way_when_the_process_is_forked_is_an_error_there(small, files):
     """Its threads do not exist in the child, which would wait for them for ever."""
-    command = [sys.executable, "-c", FORKS, small._extractor._folder, *files]
+    command = [sys.executable, "-c", FORKS, small._extractor.folder, *files]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str([3, 3 * len(files) - 1, 3, 0]), done.stderr

@@ -34,6 +34,7 @@ from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.inference import writers
 from paddlex_feat.inference.results import FeatureResult, OutputNames
 from paddlex_feat.modes import predict as predict_mode
+from paddlex_feat.modes.predictor import inputs_of
 
 NAME = "PP-ShiTuV2_rec"
 FORMS = ("jsonl", "npz", "parquet")
@@ -301,10 +302,10 @@ def test_mode_predict_without_an_image_is_an_error(run_folder, tmp_path):
 
 
 def test_names_that_look_like_numbers_are_names(run_folder, tmp_path):
-    assert predict_mode._as_text([123, {"img": [4, "a.jpg"]}]) == ["123", {"img": ["4", "a.jpg"]}]
+    assert inputs_of("Predict.input", [123, {"img": [4, "a.jpg"]}]) == ["123", {"img": ["4", "a.jpg"]}]
     for value in (1.0, True, [["a.jpg", 2e5]], {"img": None}):
         with pytest.raises(ConfigError, match=r"YAML reads this one as.*\n.*Predict\.input\n.*quotes"):
-            predict_mode._as_text(value)
+            inputs_of("Predict.input", value)
     config = Config.model_validate({"Predict": {"input": 0, "model_dir": str(run_folder / "best_model/inference")}})
     with pytest.raises(ImageError, match="0: The input does not exist"):
         predict_mode.run(config, tmp_path)
