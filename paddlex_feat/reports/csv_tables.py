@@ -7,14 +7,17 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.evaluation.ranking.ranks import Ranking
 from paddlex_feat.evaluation.summary import Summary
 from paddlex_feat.fileio.atomic import atomic_path
 from paddlex_feat.reports.examples import NEIGHBOURS
-from paddlex_feat.search.gallery import Answer
-from paddlex_feat.search.store import Item
+
+if TYPE_CHECKING:  # which other tables do not need
+    from paddlex_feat.search.gallery import Answer
+    from paddlex_feat.search.store import Item
 
 # A spreadsheet runs a cell that begins with one of = + - @ (also their full-width forms), possibly after blanks.
 # If it splits at semicolons or tabs, a cell also begins after these.

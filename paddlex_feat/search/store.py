@@ -325,6 +325,8 @@ class Store:
         if meta is not None and not tables:
             self._create(meta)
             return
+        if not tables:
+            raise self._foreign("it is empty, as that of a build that has just begun")
         identity = db.execute("PRAGMA application_id").fetchone()[0], db.execute("PRAGMA user_version").fetchone()[0]
         if identity[0] != APPLICATION_ID:
             raise self._foreign("it is another program's")

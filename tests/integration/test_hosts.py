@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import threadpoolctl  # noqa: F401 - it sets an environment variable when it is imported first
 from support.runs import QUICK, ROOT
 
 import paddlex_feat

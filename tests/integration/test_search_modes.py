@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from support.runs import ROOT, run_here
 
+from paddlex_feat.errors import GalleryError
 from paddlex_feat.search.gallery import Gallery
 
 CONFIG = "PP-ShiTuV2_rec"
@@ -165,8 +166,11 @@ def test_a_build_that_is_killed_goes_on_and_loses_nothing_that_was_acknowledged(
         while time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.3)
             if (out / "images.gallery").is_file():
-                with Gallery(out / "images.gallery") as gallery:
-                    now = len(gallery)
+                try:
+                    with Gallery(out / "images.gallery") as gallery:
+                        now = len(gallery)
+                except GalleryError:  # it is being made
+                    continue
                 if now > seen:
                     seen = now
                     process.send_signal(signal.SIGKILL)
