@@ -19,7 +19,7 @@ from paddlex_feat.search.statistics import statistics_of
 
 log = logging.getLogger(__name__)
 DEFAULT = "images.gallery"
-BUILDING = "building"  # in the gallery's meta: a build has begun and not ended
+SOURCE = "source"  # in the gallery's meta: what it is built from
 
 
 def run(config: Config, output: Path) -> dict[str, Any]:
@@ -43,17 +43,23 @@ def gallery_path(config: Config, output: Path) -> Path:
 
 def _build(config: Config, path: Path, output: Path) -> dict[str, Any]:
     with Gallery.create(path, predictor_of(config)) as gallery:
-        if len(gallery) and not gallery.meta().get(BUILDING):
+        source = _source(config)
+        if len(gallery) and gallery.meta().get(SOURCE) != source:
             raise GalleryError(
-                f"There is a gallery of {len(gallery)} images already.",
+                f"There is a gallery of {len(gallery)} images of another input already.",
                 where=str(path),
                 fix="Use Index.action=add or update, or another Index.path.",
                 code="gallery-exists",
             )
-        gallery.set_meta(BUILDING, True)
-        added = _add_all(config, gallery)
-        gallery.set_meta(BUILDING, False)
-        return _told(gallery, added)
+        gallery.set_meta(SOURCE, source)
+        return _told(gallery, _add_all(config, gallery))
+
+
+def _source(config: Config) -> str:
+    """The input of a build, as text: an interrupted build goes on with the same one alone."""
+    wanted = config.Index
+    given = [config.Global.dataset_dir, wanted.lists] if wanted.input is None else wanted.input
+    return repr((given, wanted.label))
 
 
 def _add(config: Config, path: Path, output: Path) -> dict[str, Any]:

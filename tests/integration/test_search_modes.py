@@ -74,7 +74,9 @@ def test_from_photographs_to_answers(people, model, faces, tmp_path):
 def test_a_gallery_is_changed_by_the_command(people, model, tmp_path):
     out = tmp_path / "out"
     run("index", out, model, f"Index.input={people}")
-    assert "already" in run("index", out, model, f"Index.input={people}", code="gallery-exists")["err_msg"]
+    assert run("index", out, model, f"Index.input={people}")["unchanged"] == 32  # nothing is left to do
+    other = f"Index.input={people / 'person 21'}"
+    assert "already" in run("index", out, model, other, code="gallery-exists")["err_msg"]
     assert run("index", out, model, "Index.action=add", f"Index.input={people}")["unchanged"] == 32
 
     cv2.imwrite(str(people / "person 21/1.pgm"), np.full((112, 92), 90, np.uint8))
