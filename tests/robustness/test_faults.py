@@ -44,6 +44,9 @@ def overrides(mode: str, data: Path, run: Path) -> tuple[str, ...]:
             "Predict.save_format=npz",
             *QUICK,
         ),
+        "index": (f"Predict.model_dir={best}/inference", f"Index.input={data}/images/s21"),
+        "search": (f"Predict.model_dir={best}/inference", f"Search.input={data}/images/s21"),
+        "serve": (f"Predict.model_dir={best}/inference",),
     }[mode]
 
 
@@ -480,7 +483,7 @@ def require_said(done: subprocess.CompletedProcess[str], what: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ROOM)
 def test_a_full_disk_is_said_and_the_command_succeeds_once_there_is_room(
     mode, small_disk, small_faces, run_folder, files
 ):
@@ -504,7 +507,7 @@ def test_a_full_disk_is_said_and_the_command_succeeds_once_there_is_room(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ROOM)
 def test_a_file_that_may_not_grow_is_said(mode, small_faces, run_folder, tmp_path):
     """The same without a file system of one's own: a limit on the length of files."""
     limit = {"train": 2**20, "export": 2**20, "predict": 2**12}.get(mode, 2**13)
