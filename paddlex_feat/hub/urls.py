@@ -8,17 +8,15 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from paddlex_feat.errors import DownloadError
+from paddlex_feat.fileio.addresses import is_url, without_password
+
+__all__ = ["apply_mirror", "file_name", "is_url", "without_password"]
 
 OFFICIAL = "https://paddle-model-ecology.bj.bcebos.com"  # Paddle's server of weights and models
 ENV_MIRROR = "PADDLEX_FEAT_MIRROR"  # environment: address of another server with the same files
 MAX_NAME_BYTES = 240  # of a file's name; with `.part.version` it fits into the 255 of most file systems
 _MAX_SUFFIX_BYTES = 20
 _NOT_IN_NAMES = re.compile(r'[<>:"\\|?*\x00-\x1f]|[. ]+$')  # which Windows refuses or drops
-
-
-def is_url(text: str) -> bool:
-    """Whether the text starts with http:// or https://, in lower or upper case."""
-    return text[:8].lower().startswith(("http://", "https://"))
 
 
 def apply_mirror(url: str) -> str:
@@ -57,8 +55,3 @@ def file_name(url: str) -> str:
 
 def _size(name: str) -> int:
     return len(name.encode("utf-8", "surrogatepass"))
-
-
-def without_password(text: str) -> str:
-    """A text in which addresses, and urllib's messages about them, do not show user and password."""
-    return re.sub(r"(//|\bnetloc )[^/?#\s]*@", r"\1", text)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from paddlex_feat.config.schema import Config
-from paddlex_feat.errors import ConfigError, GalleryError, ImageError, Interrupted
+from paddlex_feat.errors import ConfigError, GalleryError, Interrupted
 from paddlex_feat.modes.index_inputs import Row, rows_of
-from paddlex_feat.modes.predictor import check_names, predictor_of
+from paddlex_feat.modes.predictor import check_names, failures_of, predictor_of
 from paddlex_feat.reports.csv_tables import write_items
 from paddlex_feat.runtime.progress import bar
 from paddlex_feat.search.exchange import export_gallery, import_gallery
@@ -86,21 +86,20 @@ def _add_all(config: Config, gallery: Gallery) -> Added:
 
         added = gallery.add_rows(counted(), on_error=config.Predict.on_error, skip_unchanged=True)
     if added.failed:
-        shown = "\n    ".join(f"{name}: {what}" for name, what in added.failed[:5])
-        more = f"\n    … and {len(added.failed) - 5} more" if len(added.failed) > 5 else ""
-        raise ImageError(
-            f"{len(added.failed)} inputs failed; the other images are in the gallery:\n    {shown}{more}",
-            where="Index.input",
-            fix="Replace or remove them, and run the same command again.",
-            code="inputs-failed",
-        ).with_result(_told(gallery, added))
+        error = failures_of(added.failed, "; the other images are in the gallery", "Index.input")
+        raise error.with_result(_told(gallery, added))
     return added
 
 
 def _told(gallery: Gallery, added: Added) -> dict[str, Any]:
     new, unchanged, images = len(added.ids), added.unchanged, len(gallery)
     log.info("%d images added or replaced, %d unchanged; the gallery has %d", new, unchanged, images)
-    return {"added": new, "unchanged": unchanged, "failed": len(added.failed), "images": images}
+    return {
+        "added": new,
+        "unchanged": unchanged,
+        "failed": [{"input": name, "message": what} for name, what in added.failed],
+        "images": images,
+    }
 
 
 def _remove(config: Config, path: Path, output: Path) -> dict[str, Any]:

@@ -19,11 +19,10 @@ from paddlex_feat.hub.urls import without_password
 from paddlex_feat.inference.inputs.texts import ACCEPTED, cut
 from paddlex_feat.inference.results import Failed, FeatureResult
 from paddlex_feat.inference.writers import FeatureFile, feature_file
-from paddlex_feat.modes.predictor import check_names, inputs_of, predictor_of
+from paddlex_feat.modes.predictor import check_names, failures_of, inputs_of, predictor_of
 from paddlex_feat.runtime.progress import bar
 
 log = logging.getLogger(__name__)
-_MAX_LISTED = 5  # failed inputs that the error names; predict_result.json has all
 
 
 class _Target(Protocol):
@@ -103,7 +102,10 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         outcome, output / ("<name>_res.json" if settings.save_format == "json" else f"features.{settings.save_format}")
     )
     if outcome.failed:
-        raise _failures(outcome.failed, outcome.images).with_result(outcome.as_result())
+        kept = f"; the results of the other {_counted(outcome.images)} are kept"
+        none = ", and there is no other"
+        failure = failures_of(outcome.failed, kept if outcome.images else none, "Predict.input")
+        raise failure.with_result(outcome.as_result())
     if not outcome.images:
         raise ImageError(
             "The input holds no image.",
@@ -143,21 +145,6 @@ def _log_summary(outcome: _Outcome, where: Path) -> None:
         log.info("%s; results in %s", rate, where)
     else:
         log.info("%s", rate)
-
-
-def _failures(failed: list[Failed], images: int) -> ImageError:
-    count = "One input" if len(failed) == 1 else f"{len(failed)} inputs"
-    fixes = list(dict.fromkeys(input.fix for input in failed if input.fix))
-    rows = [f"{': '.join(input)} {input.fix if len(fixes) > 1 else ''}".rstrip() for input in failed[:_MAX_LISTED]]
-    if len(failed) > _MAX_LISTED:
-        rows.append(f"and {len(failed) - _MAX_LISTED} more, all in predict_result.json")
-    kept = f"; the results of the other {_counted(images)} are kept" if images else ", and there is no other"
-    return ImageError(
-        f"{count} failed{kept}:\n    " + "\n    ".join(rows),
-        where="Predict.input",
-        fix=fixes[0] if len(fixes) == 1 else "Replace or remove them.",
-        code="inputs-failed",
-    )
 
 
 def _counted(images: int) -> str:

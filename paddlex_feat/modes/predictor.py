@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from paddlex_feat.config.schema import Config, PredictSection
-from paddlex_feat.errors import ConfigError
+from paddlex_feat.errors import ConfigError, ImageError
 from paddlex_feat.fileio.paths import expand_home
 from paddlex_feat.inference.engines import AUTO, HPI, find_engine
 from paddlex_feat.inference.engines.options import find_run_mode
 from paddlex_feat.inference.predictor import Predictor, create_model
+from paddlex_feat.inference.results import Failed
 from paddlex_feat.runtime.device import first_device
+
+_MAX_LISTED = 5  # failed inputs that an error names; the result file has all
 
 
 def inputs_of(key: str, given: Any) -> Any:
@@ -67,3 +70,24 @@ def check_names(settings: PredictSection) -> None:
     if settings.engine not in (None, AUTO, HPI):
         find_engine(settings.engine, "Predict.engine")
     find_run_mode(settings.kernel_option.run_mode, "Predict.kernel_option.run_mode")
+
+
+def failures_of(failed: list[Failed], kept: str, where: str) -> ImageError:
+    """The error of inputs that could not be used, of which the first _MAX_LISTED are named.
+
+    Args:
+        failed: these inputs.
+        kept: what became of the others, with its punctuation.
+        where: configuration key of the input.
+    """
+    count = "One input" if len(failed) == 1 else f"{len(failed)} inputs"
+    fixes = list(dict.fromkeys(input.fix for input in failed if input.fix))
+    rows = [f"{': '.join(input)} {input.fix if len(fixes) > 1 else ''}".rstrip() for input in failed[:_MAX_LISTED]]
+    if len(failed) > _MAX_LISTED:
+        rows.append(f"and {len(failed) - _MAX_LISTED} more, all in the result file")
+    return ImageError(
+        f"{count} failed{kept}:\n    " + "\n    ".join(rows),
+        where=where,
+        fix=fixes[0] if len(fixes) == 1 else "Replace or remove them.",
+        code="inputs-failed",
+    )

@@ -26,10 +26,10 @@ from paddlex_feat.data.images.source import ImageSource, box_of, file_of
 from paddlex_feat.data.lists import split, transaction
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.readers import LISTS, READERS, find_root, reader_of
-from paddlex_feat.data.readers.remote import is_address
 from paddlex_feat.data.readers.shitu_rec import SHITU_REC, is_listable_path
 from paddlex_feat.data.readers.tables import CONVERTED, CONVERTED_HEAD
 from paddlex_feat.errors import ConfigError, DatasetError, ImageError
+from paddlex_feat.fileio.addresses import is_url
 from paddlex_feat.fileio.atomic_folder import atomic_folder
 from paddlex_feat.fileio.backups import next_backup_path, write_with_backup
 from paddlex_feat.modes.data import division_of, read_lists
@@ -274,7 +274,7 @@ def _names_apart(labels: set[int], names: Mapping[int, str]) -> dict[int, str]:
 
 def _picture_of(path: str, root: Path) -> str:
     """The picture that a box is of, as a table names it: its address, or its path below the root."""
-    if is_address(path):
+    if is_url(path):
         return path.removesuffix(f"[{box_of(path)}]")
     return os.path.relpath(file_of(path), root)
 

@@ -11,12 +11,12 @@ from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import ImageError
 from paddlex_feat.fileio.atomic import write_bytes
 from paddlex_feat.inference.predictor import Predictor
-from paddlex_feat.inference.results import Failed
 from paddlex_feat.modes.index import gallery_path
-from paddlex_feat.modes.predictor import check_names, inputs_of, predictor_of
+from paddlex_feat.modes.predictor import check_names, failures_of, inputs_of, predictor_of
 from paddlex_feat.reports.csv_tables import write_answers
 from paddlex_feat.reports.search_html import write_search_page
-from paddlex_feat.search.gallery import AUTO, Answer, Gallery
+from paddlex_feat.search.answers import Answer
+from paddlex_feat.search.gallery import AUTO, Gallery
 
 log = logging.getLogger(__name__)
 NONE = "none"  # Search.threshold: every answer counts
@@ -40,7 +40,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         print(_line(answer))
     result = _result(path, model, threshold, found)
     if model.failed:
-        raise _failures(model.failed, len(found)).with_result(result)
+        raise failures_of(model.failed, f"; the other {len(found)} are answered", "Search.input").with_result(result)
     if not found:
         what, fix = "The input holds no image.", "Give an image, a folder, a URL or a list."
         raise ImageError(what, where="Search.input", fix=fix, code="input-without-images").with_result(result)
@@ -92,14 +92,3 @@ def _result(path: Path, model: Predictor, threshold: float | None, answers: list
         "failed": failed,
         "files": ["search.jsonl", "search.csv", "search.html"],
     }
-
-
-def _failures(failed: list[Failed], answered: int) -> ImageError:
-    shown = "\n    ".join(f"{name}: {what}" for name, what in failed[:5])
-    more = f"\n    … and {len(failed) - 5} more" if len(failed) > 5 else ""
-    return ImageError(
-        f"{len(failed)} inputs failed; the other {answered} are answered:\n    {shown}{more}",
-        where="Search.input",
-        fix="Replace or remove them.",
-        code="inputs-failed",
-    )

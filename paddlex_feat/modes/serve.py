@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 from contextlib import suppress
@@ -12,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from paddlex_feat.config.schema import Config
-from paddlex_feat.errors import ConfigError, DependencyError
+from paddlex_feat.errors import ConfigError
 from paddlex_feat.hub.fetch import image_fetcher
+from paddlex_feat.inference.engines.spec import require_package
 from paddlex_feat.modes.index import gallery_path
 from paddlex_feat.modes.predictor import check_names, predictor_of
 
@@ -28,7 +28,10 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     Raises DependencyError without the extra `serve`, ConfigError for an address beyond this machine without a token.
     """
     check_names(config.Predict)
-    uvicorn = _package()
+    for package in ("fastapi", "uvicorn"):
+        require_package(package, "paddlex_feat[serve]")
+    import uvicorn
+
     from paddlex_feat.serving.app import create_app, is_loopback
     from paddlex_feat.serving.state import State
 
@@ -75,16 +78,3 @@ def _version() -> str:
         return metadata.version("paddlex_feat")
     except metadata.PackageNotFoundError:  # a checkout that is not installed
         return "0"
-
-
-def _package() -> Any:
-    try:
-        importlib.import_module("fastapi")
-        return importlib.import_module("uvicorn")
-    except ImportError:
-        raise DependencyError(
-            "FastAPI or uvicorn is not installed.",
-            where="Global.mode=serve",
-            fix="pip install 'paddlex_feat[serve]'",
-            code="package-missing",
-        ) from None

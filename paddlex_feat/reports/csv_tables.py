@@ -16,8 +16,8 @@ from paddlex_feat.fileio.atomic import atomic_path
 from paddlex_feat.reports.examples import NEIGHBOURS
 
 if TYPE_CHECKING:  # which other tables do not need
-    from paddlex_feat.search.gallery import Answer
-    from paddlex_feat.search.store import Item
+    from paddlex_feat.search.answers import Answer
+    from paddlex_feat.search.items import Item
 
 # A spreadsheet runs a cell that begins with one of = + - @ (also their full-width forms), possibly after blanks.
 # If it splits at semicolons or tabs, a cell also begins after these.

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from paddlex_feat.reports.html import write_page
 from paddlex_feat.reports.images import data_uri, thumbnail_uri
-from paddlex_feat.search.gallery import Answer, Gallery
+from paddlex_feat.search.answers import Answer
+from paddlex_feat.search.gallery import Gallery
 
 SHOWN = 8  # images beside a query
 

@@ -114,7 +114,7 @@ def _records_of(records: ImageList) -> dict[tuple[str, str], str]:
 
 
 def _label(action: str, lists: Sequence[ImageList]) -> int | None:
-    """The class that an action names: by its name, else by its number; None if there is no such class."""
+    """The label of the class that an action names, by the class's name or else its label; None for other texts."""
     named = next((label for records in lists for label, name in records.names.items() if name == action), None)
     if named is not None:
         return named

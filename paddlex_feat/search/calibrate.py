@@ -56,7 +56,7 @@ class Calibration:
     images: int
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data, for `meta` and results."""
+        """Plain data, for results."""
         return {"value": self.threshold, "source": "gallery", "wrong": self.wrong, "confidence": self.confidence,
                 "classes": self.classes, "images": self.images}  # fmt: skip
 

@@ -17,18 +17,19 @@ from typing import Any
 import numpy as np
 import yaml
 
-from paddlex_feat.errors import DependencyError, GalleryError
+from paddlex_feat.data.images.source import Box
+from paddlex_feat.errors import GalleryError
 from paddlex_feat.fileio import safe_yaml
 from paddlex_feat.fileio.atomic import atomic_path
 from paddlex_feat.fileio.npz import NpzWriter
+from paddlex_feat.inference.engines.spec import require_package
 from paddlex_feat.inference.extractor import unit_rows
 from paddlex_feat.inference.identity import ModelIdentity
 from paddlex_feat.search.gallery import Gallery
-from paddlex_feat.search.store import Item, NewItem
+from paddlex_feat.search.items import Item, NewItem
 
 INDEX, ID_MAP = "vector.index", "id_map.yaml"  # PaddleX's names
 _TEXTS = ("keys", "labels", "paths", "data", "input_paths")  # arrays of a file
-_UNREADABLE = (OSError, ValueError, KeyError, IndexError, EOFError, MemoryError, zipfile.BadZipFile, RecursionError)
 
 _ROWS = 4096  # that are added in one transaction
 _CONVERT_SECONDS = 600
@@ -157,14 +158,14 @@ def _read_npz(gallery: Gallery, path: Path) -> Iterator[NewItem]:
             model = json.loads(str(content["model"][0])) if "model" in names else None
             texts = {name: content[name] for name in _TEXTS if name in names}
             boxes = content["boxes"] if "boxes" in names else None
-    except _UNREADABLE as error:
+    except Exception as error:  # noqa: BLE001 - NumPy and zipfile document none of theirs for damaged files
         raise _unusable(path, f"it cannot be read ({type(error).__name__})") from None
     keys = texts.get("keys", texts.get("input_paths"))
     columns = [column for column in (keys, *texts.values(), boxes) if column is not None]
-    if keys is None or rows.ndim != 2 or any(len(column) != len(rows) for column in columns):
+    if keys is None or rows.ndim != 2 or rows.dtype.kind != "f" or any(len(column) != len(rows) for column in columns):
         raise _unusable(path, "it has no features with a key or path each")
     _require_model(gallery, model, path)
-    yield from _items(rows, keys.tolist(), texts, boxes)
+    yield from _items(path, rows, keys.tolist(), texts, boxes)
 
 
 def _read_parquet(gallery: Gallery, path: Path) -> Iterator[NewItem]:
@@ -181,24 +182,22 @@ def _read_parquet(gallery: Gallery, path: Path) -> Iterator[NewItem]:
             texts = {f"{name}s": [v or "" for v in table[name]] for name in ("label", "path") if name in names}
             texts["data"] = [v or "" for v in table["data"]] if "data" in names else [""] * len(rows)
             boxes = [[np.nan] * 4 if b is None else b for b in table["box"]] if "box" in names else None
-            yield from _items(rows, table[key], texts, None if boxes is None else np.array(boxes, np.float32))
+            yield from _items(path, rows, table[key], texts, None if boxes is None else np.array(boxes, np.float32))
     except GalleryError:
         raise
     except Exception as error:  # noqa: BLE001 - pyarrow documents none of its errors for damaged files
         raise _unusable(path, f"it cannot be read ({type(error).__name__})") from None
 
 
-def _items(rows: np.ndarray, keys: list[Any], texts: Any, boxes: np.ndarray | None) -> Iterator[NewItem]:
-    from paddlex_feat.data.images.source import Box
-
+def _items(path: Path, rows: np.ndarray, keys: list[Any], texts: Any, boxes: np.ndarray | None) -> Iterator[NewItem]:
     for number, key in enumerate(keys):
-        label, path, data = (str(texts[n][number]) if n in texts else "" for n in ("labels", "paths", "data"))
+        label, file, data = (str(texts[n][number]) if n in texts else "" for n in ("labels", "paths", "data"))
         box = None if boxes is None or not np.isfinite(boxes[number]).all() else Box(*boxes[number].tolist())
         try:
             value = json.loads(data) if data else None
         except (ValueError, RecursionError):
-            value = None
-        yield NewItem(str(key), rows[number], label or None, path or None, box, value)
+            raise _unusable(path, f"the data of {str(key)[:80]!r} is not JSON") from None
+        yield NewItem(str(key), rows[number], label or None, file or None, box, value)
 
 
 def _read_paddlex(gallery: Gallery, folder: Path) -> Iterator[NewItem]:
@@ -259,15 +258,8 @@ def _require_model(gallery: Gallery, model: Any, path: Path) -> None:
 
 
 def _package(name: str, extra: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise DependencyError(
-            f"The package {name.partition('.')[0]} is not installed.",
-            where=f"extra {extra}",
-            fix=f"pip install 'paddlex_feat[{extra}]'",
-            code="package-missing",
-        ) from None
+    require_package(name.partition(".")[0], f"paddlex_feat[{extra}]")
+    return importlib.import_module(name)
 
 
 def _unusable(path: Path, reason: str) -> GalleryError:

@@ -1,14 +1,7 @@
-"""The public class of search: a gallery of images that answers with the nearest ones.
-
-with Gallery.create("shop.gallery", model) as gallery:
-gallery.add("photos/", labels=…)
-for answer in gallery.search("query.jpg"):
-print(answer.label, answer.hits[0].score)
-"""
+"""The public class of search: a gallery of images that answers with the nearest ones. docs/search.md has an example."""
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,76 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from paddlex_feat.data.images.source import Box, ImageSource
+from paddlex_feat.data.images.source import Box
 from paddlex_feat.errors import GalleryError
 from paddlex_feat.inference.identity import ModelIdentity
 from paddlex_feat.inference.inputs.items import Item as Input
 from paddlex_feat.inference.inputs.items import iter_images
 from paddlex_feat.inference.predictor import Predictor
 from paddlex_feat.inference.results import Failed
+from paddlex_feat.search.answers import Answer, Hit
 from paddlex_feat.search.calibrate import Calibration, calibrate
+from paddlex_feat.search.items import Item, NewItem, check_vector
 from paddlex_feat.search.nearest import Nearest
-from paddlex_feat.search.store import Item, NewItem, Store, check_vector
+from paddlex_feat.search.store import Store
 from paddlex_feat.search.thumbnails import thumbnail
 
-log = logging.getLogger(__name__)
-SUFFIX = ".gallery"
 AUTO = "auto"
 MAX_TOPK = 10_000
 _AT_ONCE = 128  # images of a transaction: so many are lost at most if a process is killed
-
-
-@dataclass(frozen=True)
-class Hit:
-    """An image of the gallery as part of an answer.
-
-    Attributes:
-        item: the image.
-        score: cosine similarity to the query, computed in float64.
-    """
-
-    item: Item
-    score: float
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the gallery says about a query.
-
-    Attributes:
-        name: of the query: its path, or its place in the input.
-        hits: the nearest images, nearest first; equal ones in order of adding.
-        threshold: below which an answer is unknown; None: every answer counts.
-        box: the part of the query's picture that was asked; None: all of it.
-    """
-
-    name: str
-    hits: list[Hit]
-    threshold: float | None
-    box: Box | None = None
-
-    @property
-    def image(self) -> str | ImageSource | None:
-        """The query's picture, or the part of it that was asked; None if it is no file."""
-        if not Path(self.name).is_file():
-            return None
-        return self.name if self.box is None else ImageSource(f"{self.name}[{self.box}]", self.name, box=self.box)
-
-    @property
-    def known(self) -> bool:
-        """Whether the nearest image is near enough to be an answer."""
-        return bool(self.hits) and (self.threshold is None or self.hits[0].score >= self.threshold)
-
-    @property
-    def label(self) -> str | None:
-        """Label of the nearest image; None if the query is unknown, or that image has no label."""
-        return self.hits[0].item.label if self.known else None
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain data."""
-        hits = [{**hit.item.as_json(), "score": hit.score} for hit in self.hits]
-        box = None if self.box is None else list(self.box)
-        return {"query": self.name, "box": box, "known": self.known, "label": self.label, "hits": hits}
 
 
 @dataclass
@@ -113,7 +53,7 @@ class Gallery:
         path: of the file.
         model: whose features the gallery has, for images as inputs; None: only features can be added and asked.
 
-    Raises GalleryError if the file is no gallery, or has features of another model.
+    Raises GalleryError if the file is not a gallery, or holds features of another model.
     """
 
     def __init__(self, path: str | Path, model: Predictor | None = None):
@@ -165,7 +105,7 @@ class Gallery:
             raise GalleryError(
                 f"Features of this model cannot be compared with those of the gallery: {difference}.",
                 where=str(self._store.path),
-                fix="Use the model that the gallery was built with, or build it anew with Index.action=rebuild.",
+                fix="Use the model that the gallery was built with, or embed its images again: Index.action=rebuild.",
                 code="gallery-other-model",
             )
 
@@ -281,14 +221,14 @@ class Gallery:
             raise GalleryError(
                 f"{len(without)} images have no file, as {without[0]}.",
                 where=str(self._store.path),
-                fix="Remove them, or build the gallery anew.",
+                fix="Remove them, or build another gallery.",
                 code="rebuild-without-file",
             )
         images = [item.path if item.box is None else {"img": item.path, "box": list(item.box)} for item in items]
         results = [result.feature for result in model.predict(images)]
         if len(results) != len(items):
             what = f"{len(items)} images give {len(results)} features: files of several pages cannot be embedded again."
-            raise GalleryError(what, where=str(self._store.path), fix="Build the gallery anew.", code="rebuild-pages")
+            raise GalleryError(what, where=str(self._store.path), fix="Build another gallery.", code="rebuild-pages")
         with self._lock:
             self._store.replace_vectors(model.identity.as_json(), [item.id for item in items], np.stack(results))
             self.identity = model.identity
@@ -352,7 +292,7 @@ class Gallery:
         return answers
 
     def threshold(self) -> Calibration | None:
-        """The threshold of "auto": found on the gallery itself, anew after changes; None for fewer than two labels."""
+        """The threshold of "auto", found on the gallery as it is now; None for fewer than two labels."""
         with self._lock:
             self._refresh()
             known, found = self._calibration
@@ -398,7 +338,7 @@ class Gallery:
         if (epoch := self._store.epoch()) != self._epoch:
             if _identity_of(self._store) != self.identity:
                 raise GalleryError(
-                    "The gallery has been built anew with another model.",
+                    "The images of the gallery have been embedded again with another model.",
                     where=str(self._store.path),
                     fix="Open it again, with that model.",
                     code="gallery-rebuilt",
@@ -417,7 +357,7 @@ class Gallery:
         if threshold == AUTO:
             found = self.threshold()
             return None if found is None else found.threshold
-        if threshold is None or (isinstance(threshold, (int, float)) and -1 <= threshold <= 1.0001):
+        if threshold is None or (isinstance(threshold, (int, float)) and -1 <= threshold <= 1):
             return threshold
         raise GalleryError(
             f"The threshold is {threshold!r}.",

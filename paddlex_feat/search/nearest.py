@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from paddlex_feat.evaluation.ranking.largest import largest
 from paddlex_feat.runtime.cpu import cpu_count
 
 BLOCK = 16384  # features of a block
@@ -24,7 +25,6 @@ MANY = 8  # queries from which on a matrix product is faster than scans of the 8
 _QUERIES = 256  # of a matrix product
 _FIRST = 32  # more candidates than asked for that a block gives at first
 _WIDER = 8  # times as many, where these do not suffice
-_GROUP = 64  # columns of which the largest is found first
 _ROUNDING = 2.0**-23  # of a sum of D products of float32, times D: twice the usual bound, for any order of summation
 
 
@@ -246,24 +246,6 @@ class _Near:
     similarity: np.ndarray
     error: float
     complete: bool
-
-
-def largest(values: np.ndarray, k: int) -> np.ndarray:
-    """Places of the k largest values of each row, int64 [n, k], in no order.
-
-    The k largest lie in the k groups of columns with the largest maxima, so most values are looked at once.
-    """
-    count, width = values.shape
-    whole = width // _GROUP * _GROUP
-    if width // _GROUP <= 2 * k:
-        return np.argpartition(-values, k - 1, axis=1)[:, :k]
-    groups = values[:, :whole].reshape(count, whole // _GROUP, _GROUP)
-    best = np.argpartition(-groups.max(axis=2), k - 1, axis=1)[:, :k]
-    columns = (best[:, :, None] * _GROUP + np.arange(_GROUP)).reshape(count, k * _GROUP)
-    rest = np.broadcast_to(np.arange(whole, width), (count, width - whole))
-    columns = np.concatenate([columns, rest], axis=1)
-    inside = np.argpartition(-np.take_along_axis(values, columns, axis=1), k - 1, axis=1)[:, :k]
-    return np.take_along_axis(columns, inside, axis=1)
 
 
 def _exact(rows: np.ndarray, query: np.ndarray) -> np.ndarray:

@@ -20,11 +20,10 @@ import numpy as np
 
 from paddlex_feat.data.images.source import Box
 from paddlex_feat.errors import GalleryError
+from paddlex_feat.search.items import Item, NewItem, check_vector, texts_of
 
 APPLICATION_ID = 0x70786665  # "pxfe", in the header of the file
 VERSION = 1
-MAX_TEXT = 4096  # characters of a key or a label
-MAX_DATA = 65536  # characters of a user's JSON
 _PAGE_BYTES = 32768  # holds several vectors; with SQLite's own 4096 each of 2 KiB would take a page
 _BUSY_SECONDS = 30
 _ROWS = 4096  # read at once
@@ -40,55 +39,6 @@ _SCHEMA = {
     "removed_change": "CREATE INDEX removed_change ON removed (change)",
 }
 _ITEM = "items.id, key, label, path, box, data, state, added"
-
-
-@dataclass(frozen=True)
-class Item:
-    """One image of a gallery.
-
-    Attributes:
-        id: given by the gallery, from 1 in order of adding; never given twice.
-        key: unique name, the path unless another is given.
-        label: name of what it shows; None: none.
-        path: of the image's file; None for images that were not files.
-        box: the part of the picture that is meant; None: all of it.
-        data: of the user, a value of JSON; None: none.
-        state: size and time of change of the file when it was added, by which a changed file is known.
-        added: seconds since 1970.
-    """
-
-    id: int
-    key: str
-    label: str | None = None
-    path: str | None = None
-    box: Box | None = None
-    data: Any = None
-    state: str | None = None
-    added: float = 0.0
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain data, without what is only for the gallery itself."""
-        box = None if self.box is None else list(self.box)
-        return {"id": self.id, "key": self.key, "label": self.label, "path": self.path, "box": box, "data": self.data}
-
-
-@dataclass(frozen=True)
-class NewItem:
-    """An image that is added, or replaces the one of the same key. The attributes are those of `Item`.
-
-    Attributes:
-        vector: feature of unit length, float32 [D].
-        thumbnail: a small JPEG; None: none.
-    """
-
-    key: str
-    vector: np.ndarray
-    label: str | None = None
-    path: str | None = None
-    box: Box | None = None
-    data: Any = None
-    state: str | None = None
-    thumbnail: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -115,14 +65,14 @@ class Store:
         path: of the file.
         meta: of a new gallery, which is made with it; None: the gallery must exist.
 
-    Raises GalleryError if the file cannot be read or made, or is no gallery of ours.
+    Raises GalleryError if the file cannot be read or made, or is not a gallery.
     """
 
     def __init__(self, path: Path, meta: dict[str, Any] | None = None):
         self.path = path
         if meta is None and not path.is_file():
             raise GalleryError(
-                "There is no such gallery.",
+                "The gallery does not exist.",
                 where=str(path),
                 fix="Build it with Global.mode=index, or give the path of one.",
                 code="gallery-missing",
@@ -170,7 +120,7 @@ class Store:
 
     def add(self, items: Iterable[NewItem]) -> list[int]:
         """Add items, or replace those of the same keys, all or none. Returns their ids."""
-        rows = [(item, *self._checked(item)) for item in items]
+        rows = [(item, *texts_of(item, self.dimension)) for item in items]
         with self._change() as change:
             return [self._add(item, box, data, change) for item, box, data in rows]
 
@@ -238,15 +188,6 @@ class Store:
         with self._explained():
             rows = self._db.execute("SELECT key, id, label, state FROM items")
             return {key: (i, label, state) for key, i, label, state in rows}
-
-    def vectors(self, ids: Sequence[int]) -> np.ndarray:
-        """The features of these items, float32 [N, D]. Raises GalleryError where one has none."""
-        found = np.empty((len(ids), self.dimension), np.float32)
-        with self._explained():
-            for place, i in enumerate(ids):
-                row = self._db.execute("SELECT vector FROM vectors WHERE id = ?", (int(i),)).fetchone()
-                found[place] = self._unpacked([row[0] if row else None])[0]
-        return found
 
     def thumbnail(self, i: int) -> bytes | None:
         """The JPEG of an item."""
@@ -402,31 +343,6 @@ class Store:
             self._db.execute("INSERT OR REPLACE INTO thumbnails VALUES (?, ?)", (i, item.thumbnail))
         return int(i)
 
-    def _checked(self, item: NewItem) -> tuple[str | None, str | None]:
-        """Box and data of an item as texts. Raises GalleryError for what a gallery does not take."""
-        for name, text in (("key", item.key), ("label", item.label), ("path", item.path)):
-            if text is None and name != "key":
-                continue
-            if not isinstance(text, str) or not 0 < len(text) <= MAX_TEXT or "\0" in text or not _is_text(text):
-                raise GalleryError(
-                    f"The {name} of an image is not a text of 1 to {MAX_TEXT} characters: {str(text)[:80]!r}.",
-                    where=str(item.key)[:200],
-                    fix=f"Give another {name}.",
-                    code="item-text",
-                )
-        check_vector(item.vector, self.dimension, item.key)
-        try:
-            data = None if item.data is None else json.dumps(item.data, ensure_ascii=False, allow_nan=False)
-        except (TypeError, ValueError, RecursionError) as error:
-            what = f"The data of an image is not a value of JSON ({error})."
-            raise GalleryError(
-                what, where=item.key, fix="Give texts, numbers, lists and dicts.", code="item-data"
-            ) from None
-        if data is not None and (len(data) > MAX_DATA or not _is_text(data)):
-            what = f"The data of an image has more than {MAX_DATA} characters, or is not text."
-            raise GalleryError(what, where=item.key, fix="Keep it elsewhere, by the key.", code="item-data")
-        return None if item.box is None else json.dumps(list(item.box)), data
-
     def _last_change(self) -> int:
         return int(self._meta_value("change"))
 
@@ -493,29 +409,3 @@ class Store:
             fix="Give a file that Global.mode=index has made.",
             code="gallery-foreign",
         )
-
-
-def check_vector(vector: np.ndarray, dimension: int, where: str) -> None:
-    """Raise GalleryError unless a feature has these many finite numbers, and unit length."""
-    problem = ""
-    if np.shape(vector) != (dimension,):
-        problem = f"it has the shape {np.shape(vector)}, not {dimension} numbers"
-    elif not np.isfinite(vector).all():
-        problem = "it is not finite"
-    elif abs(float(np.linalg.norm(np.asarray(vector, np.float64))) - 1) > 1e-3:
-        problem = "it does not have unit length"
-    if problem:
-        raise GalleryError(
-            f"The feature cannot be in this gallery: {problem}.",
-            where=where,
-            fix="Compute it with the model of the gallery.",
-            code="vector-unusable",
-        )
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # a file name that is not UTF-8
-        return False
-    return True

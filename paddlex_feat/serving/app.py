@@ -18,8 +18,8 @@ from pydantic import BaseModel, Field
 from paddlex_feat.data.images.source import Box
 from paddlex_feat.errors import FeatError, GalleryError
 from paddlex_feat.search.gallery import AUTO, MAX_TOPK
+from paddlex_feat.search.items import NewItem
 from paddlex_feat.search.statistics import statistics_of
-from paddlex_feat.search.store import NewItem
 from paddlex_feat.search.thumbnails import thumbnail
 from paddlex_feat.serving import paddlex
 from paddlex_feat.serving.batching import BusyError

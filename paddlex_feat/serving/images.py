@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from paddlex_feat.data.images.decode import decode_bgr, read_bgr
-from paddlex_feat.data.images.headers import size_of
+from paddlex_feat.data.images.headers import picture_size, size_of
 from paddlex_feat.data.images.source import Box, crop
 from paddlex_feat.errors import ImageError
+from paddlex_feat.fileio.addresses import is_url
 
 MAX_PIXELS = 50_000_000
 Fetch = Callable[[str], Path]
@@ -28,11 +29,13 @@ def image_of(text: str, fetch: Fetch | None, box: Box | None = None) -> np.ndarr
 
     Raises ImageError, DownloadError.
     """
-    if text[:8].lower().startswith(("http://", "https://")):
+    if is_url(text):
         if fetch is None:
             what, fix = "The image is an address, and these are refused.", "Send the image itself, as base64."
             raise ImageError(what, where="image", fix=fix, code="address-refused")
-        image = read_bgr(str(fetch(text)))
+        file = fetch(text)
+        _require_size(picture_size(file))
+        image = read_bgr(str(file))
     else:
         image = _decoded(text)
     return image if box is None else crop(image, box, "image")
@@ -46,10 +49,13 @@ def _decoded(text: str) -> np.ndarray:
     except (binascii.Error, ValueError):
         what, fix = "The image is not base64.", "Send the bytes of an image file as base64."
         raise ImageError(what, where="image", fix=fix, code="image-not-base64") from None
-    size = size_of(data)
+    _require_size(size_of(data))
+    return decode_bgr(data, "image")
+
+
+def _require_size(size: tuple[int, int] | None) -> None:
+    """Raise ImageError for a picture with too many pixels, or one whose header does not tell its size."""
     if size is None or size[0] * size[1] > MAX_PIXELS:
         told = "is not an image, or its size cannot be told" if size is None else f"has {size[0]} x {size[1]} pixels"
         fix = f"Send an image file of at most {MAX_PIXELS:,} pixels."
         raise ImageError(f"What was sent {told}.", where="image", fix=fix, code="image-size")
-
-    return decode_bgr(data, "image")

@@ -11,10 +11,10 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from paddlex_feat.search.gallery import Gallery
-from paddlex_feat.search.store import NewItem
+from paddlex_feat.search.items import NewItem
 from paddlex_feat.search.thumbnails import thumbnail
 from paddlex_feat.serving.images import Fetch, image_of
-from paddlex_feat.serving.state import State
+from paddlex_feat.serving.state import Pair, State
 
 PATHS = ("/shitu-index-build", "/shitu-index-add", "/shitu-index-remove", "/shitu-infer")
 MAX_PAIRS = 10_000  # images of one request
@@ -64,22 +64,25 @@ def add_paths(app: FastAPI, state: State, fetch: Fetch | None) -> None:
     @app.post(PATHS[0], tags=["PaddleX"])
     def build(given: BuildRequest) -> JSONResponse:
         """A new index of images."""
-        items = _embedded(state, given.imageLabelPairs, fetch)
-        key, gallery = state.new()
-        gallery.add_items(items)
+        with state.current() as pair:
+            items = _embedded(pair, given.imageLabelPairs, fetch)
+            key, gallery = state.new(pair.model)
+            gallery.add_items(items)
         return _success({"indexKey": key, "imageCount": len(gallery)})
 
     @app.post(PATHS[1], tags=["PaddleX"])
     def add(given: AddRequest) -> JSONResponse:
         """Add images to an index."""
-        gallery = state.of_key(given.indexKey)
-        gallery.add_items(_embedded(state, given.imageLabelPairs, fetch))
+        with state.current() as pair:
+            gallery = state.of_key(given.indexKey, pair.model)
+            gallery.add_items(_embedded(pair, given.imageLabelPairs, fetch))
         return _success({"imageCount": len(gallery)})
 
     @app.post(PATHS[2], tags=["PaddleX"])
     def remove(given: RemoveRequest) -> JSONResponse:
         """Remove images, whose ids are their places in order of adding, from 0."""
-        gallery = state.of_key(given.indexKey)
+        with state.current() as pair:
+            gallery = state.of_key(given.indexKey, pair.model)
         gallery.remove(ids=[i + 1 for i in given.ids])
         return _success({"imageCount": len(gallery)})
 
@@ -89,21 +92,20 @@ def add_paths(app: FastAPI, state: State, fetch: Fetch | None) -> None:
         image = image_of(given.image, fetch)
         with state.current() as pair:
             feature = pair.batcher.feature(image)
-            gallery = pair.gallery if given.indexKey is None else state.of_key(given.indexKey)
+            gallery = pair.gallery if given.indexKey is None else state.of_key(given.indexKey, pair.model)
             hits = _hits(gallery, feature, given)
         height, width = image.shape[:2]
         whole = {"bbox": [0, 0, width, height], "recResults": hits, "score": 0.0}
         return _success({"detectedObjects": [whole]})
 
 
-def _embedded(state: State, pairs: list[ImageLabelPair], fetch: Fetch | None) -> list[NewItem]:
+def _embedded(pair: Pair, given: list[ImageLabelPair], fetch: Fetch | None) -> list[NewItem]:
     """The images of a request with their features; all or none."""
     items = []
-    with state.current() as current:
-        for pair in pairs:
-            image = image_of(pair.image, fetch)
-            feature = current.batcher.feature(image)
-            items.append(NewItem(uuid.uuid4().hex, feature, pair.label or None, thumbnail=thumbnail(image)))
+    for each in given:
+        image = image_of(each.image, fetch)
+        feature = pair.batcher.feature(image)
+        items.append(NewItem(uuid.uuid4().hex, feature, each.label or None, thumbnail=thumbnail(image)))
     return items
 
 

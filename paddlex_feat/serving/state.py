@@ -8,7 +8,7 @@ import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from paddlex_feat.errors import FeatError, GalleryError
@@ -34,8 +34,10 @@ class Pair:
 
     @contextmanager
     def used(self) -> Iterator[Pair]:
-        """While it is used it stays open."""
+        """While it is used it stays open. Raises GalleryError for one that is closed already."""
         with self._lock:
+            if self._retired and not self._using:
+                raise GalleryError("The gallery was built anew.", fix="Ask again.", code="gallery-rebuilt")
             self._using += 1
         try:
             yield self
@@ -76,14 +78,17 @@ class State:
     @contextmanager
     def current(self) -> Iterator[Pair]:
         """The pair for one request, a new one if the gallery has been built anew. Raises GalleryError, WeightsError."""
-        pair = self._pair
-        try:
-            len(pair.gallery)
-        except GalleryError as error:
-            if error.code != "gallery-rebuilt":
-                raise
-            pair = self._exchanged(pair)
-        with pair.used():
+        with ExitStack() as using:
+            pair = self._pair
+            try:
+                using.enter_context(pair.used())
+                len(pair.gallery)
+            except GalleryError as error:
+                if error.code != "gallery-rebuilt":
+                    raise
+                using.close()
+                pair = self._exchanged(pair)
+                using.enter_context(pair.used())
             yield pair
 
     def _exchanged(self, former: Pair) -> Pair:
@@ -98,22 +103,23 @@ class State:
                 log.info("The gallery was built anew; its model is used from now on")
             return self._pair
 
-    def new(self) -> tuple[str, Gallery]:
-        """An empty gallery of a client's own, and its key."""
+    def new(self, model: Predictor) -> tuple[str, Gallery]:
+        """An empty gallery of a client's own for features of a model, and its key."""
         key = uuid.uuid4().hex
-        with self.current() as pair, self._changing:
-            return key, self._kept(key, Gallery.create(self._folder / f"{key}.gallery", pair.model))
+        with self._changing:
+            return key, self._kept(key, Gallery.create(self._folder / f"{key}.gallery", model))
 
-    def of_key(self, key: str | None) -> Gallery:
-        """The gallery of a key. Raises GalleryError for one that does not exist."""
+    def of_key(self, key: str | None, model: Predictor) -> Gallery:
+        """The gallery of a key. Raises GalleryError for one that does not exist, or has another model's features."""
         with self._changing:
             if key is not None and key in self._others:
                 self._others.move_to_end(key)
+                self._others[key].require_same(model.identity)
                 return self._others[key]
             if key is None or not _KEY.fullmatch(key):
                 what = "The indexKey is not one of this service."
                 raise GalleryError(what, where="indexKey", fix="Give the one that build answered.", code="key-unknown")
-            return self._kept(key, Gallery(self._folder / f"{key}.gallery", self._pair.model))
+            return self._kept(key, Gallery(self._folder / f"{key}.gallery", model))
 
     def _kept(self, key: str, gallery: Gallery) -> Gallery:
         self._others[key] = gallery

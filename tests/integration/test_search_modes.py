@@ -151,8 +151,11 @@ def test_galleries_are_written_and_read_in_other_forms(people, model, tmp_path):
         assert list(found.values()) == list(expected.values()) and (form == "paddlex" or found == expected)
     (tmp_path / "a/vector.index").write_bytes(b"IxMp" + bytes(range(200)))
     run("index", tmp_path / "x", model, "Index.action=import", f"Index.input={tmp_path / 'a'}", code="import-unusable")
-    (tmp_path / "a/features.npz").write_bytes(b"PK\x03\x04 nothing")
     file = tmp_path / "a/features.npz"
+    for keys, rows, data in ((["a"], [["text"]], [""]), (["a"], [[1.0]], ["{"])):
+        np.savez(file, keys=np.array(keys), features=np.array(rows), data=np.array(data))
+        run("index", tmp_path / "x", model, "Index.action=import", f"Index.input={file}", code="import-unusable")
+    file.write_bytes(b"PK\x03\x04 nothing")
     run("index", tmp_path / "x", model, "Index.action=import", f"Index.input={file}", code="import-unusable")
 
 

@@ -203,6 +203,8 @@ def test_changes_of_other_processes_are_seen_and_a_new_model_is_exchanged_whole(
     image = {"image": photographs["s21 1"], "threshold": None}
     with serving(tmp_path, str(own)) as service:
         assert service.call("POST", "/v1/search", image)["hits"] == []
+        pairs = [{"image": photographs["s21 1"], "label": "of the first model"}]
+        key = service.call("POST", "/shitu-index-build", {"imageLabelPairs": pairs})["result"]["indexKey"]
         first = create_model(CONFIG, own, device="cpu")
         with Gallery(tmp_path / "images.gallery", first) as gallery:
             gallery.add(str(faces / "images/s21/01.pgm"), "added elsewhere")
@@ -213,6 +215,8 @@ def test_changes_of_other_processes_are_seen_and_a_new_model_is_exchanged_whole(
         answer = service.call("POST", "/v1/search", image)
         assert answer["model"] == second.identity.as_json() != first.identity.as_json()
         assert answer["hits"][0]["score"] == pytest.approx(1, abs=1e-5)
+        asked = {"image": photographs["s21 1"], "indexKey": key}
+        assert "cannot be compared" in service.call("POST", "/shitu-infer", asked, 409)["errorMsg"]
 
 
 def copy_model(source: Path, target: Path) -> None:

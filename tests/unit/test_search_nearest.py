@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from paddlex_feat.evaluation.ranking.largest import largest
 from paddlex_feat.search import nearest as module
-from paddlex_feat.search.nearest import Nearest, largest
+from paddlex_feat.search.nearest import Nearest
 
 
 def unit(rng: np.random.Generator, count: int, dimension: int, clusters: int = 0) -> np.ndarray:

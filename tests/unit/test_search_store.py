@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import sqlite3
 from pathlib import Path
@@ -12,7 +11,8 @@ import pytest
 
 from paddlex_feat.data.images.source import Box
 from paddlex_feat.errors import GalleryError
-from paddlex_feat.search.store import NewItem, Store
+from paddlex_feat.search.items import NewItem
+from paddlex_feat.search.store import Store
 
 META = {"model": {"name": "m", "digest": "d", "preprocess": "p", "dimension": 4}}
 
@@ -53,14 +53,14 @@ def test_items_are_given_back_as_they_were_added(store):
     assert (first.key, first.label, first.path, first.box) == ("k1", "猫 🐈", "a/b.jpg", Box(1, 2, 3.5, 4))
     assert first.data == {"price": [1, None]} and second.label is second.box is second.data is None
     assert store.thumbnail(1) == b"jpeg" and store.thumbnail(2) is None and store.thumbnail(3) is None
-    assert (store.vectors([2, 1]) == [vector(2), vector(1)]).all()
+    assert all((row == vector(i)).all() for i, row in whole(store).items())
     assert store.labels() == [(None, 1), ("猫 🐈", 1)] and store.count() == 2
 
 
 def test_a_key_that_is_there_is_replaced_and_keeps_its_id(store):
     store.add([item(1, label="a", thumbnail=b"x"), item(2)])
     assert store.add([NewItem("k1", vector(9), "b")]) == [1]
-    assert store.items([1])[0].label == "b" and (store.vectors([1])[0] == vector(9)).all()
+    assert store.items([1])[0].label == "b" and (whole(store)[1] == vector(9)).all()
     assert store.thumbnail(1) is None and store.count() == 2
 
 
@@ -145,7 +145,7 @@ def test_a_full_disk_changes_nothing_and_is_told(path, store):
 
 
 def test_absent_and_foreign_files_are_refused(path, tmp_path):
-    with pytest.raises(GalleryError, match="no such gallery"):
+    with pytest.raises(GalleryError, match="does not exist"):
         Store(path)
     path.write_bytes(b"not SQLite at all" * 1000)
     with pytest.raises(GalleryError, match="not a database"):
@@ -214,7 +214,7 @@ def test_damaged_files_raise_nothing_else(path):
         store.remove(list(range(1, 50)))
         store.compact()
     data, rng = path.read_bytes(), random.Random(7)
-    assert json.dumps(len(data)) and len(data) > 4 * 32768
+    assert len(data) > 4 * 32768
     for number in range(400):
         damaged = bytearray(data)
         for _ in range(rng.choice((1, 3, 30, 300))):

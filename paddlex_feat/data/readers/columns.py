@@ -10,7 +10,8 @@ from paddlex_feat.data.findings import Finding, FindingSpec
 from paddlex_feat.data.images.source import Box, ImageSource
 from paddlex_feat.data.readers.items import Items, Part
 from paddlex_feat.data.readers.parts import GALLERY, QUERY, TRAIN, part_of
-from paddlex_feat.data.readers.remote import image_at, is_address
+from paddlex_feat.data.readers.remote import image_at
+from paddlex_feat.fileio.addresses import is_url
 
 # Names of columns, in lower case without spaces and underscores; the first that a table has is taken.
 _PATH = ("path", "filepath", "imagepath", "imgpath", "filename", "file", "image", "img", "imagename", "imagefile")
@@ -175,7 +176,7 @@ class Rows:
         """The image of a path or address, or what is wrong with it."""
         if not path or not path.isprintable():
             return NO_PATH.at(f"{self._table}:{line}", f"The path is {path[:80]!r}.")
-        if is_address(path):
+        if is_url(path):
             return image_at(path)
         if _URL.match(path):
             return URL.at(f"{self._table}:{line}", f"{path[:200]} is a URL.")

@@ -12,7 +12,7 @@ from paddlex_feat.data.images.source import ImageSource, file_of
 from paddlex_feat.data.lists import outside
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.lists.outside import Bounds
-from paddlex_feat.data.readers.remote import is_address
+from paddlex_feat.fileio.addresses import is_url
 
 UNDIVIDED = "all"  # the list of a data set that has neither gallery nor query
 MAX_DIGITS = 18  # of a label that is a number
@@ -100,7 +100,7 @@ class Items:
                 file = file_of(image)
                 if file not in known:
                     # Addresses, and bytes in a file that the reader has found in the folder, have no path of their own.
-                    within = isinstance(image, ImageSource) and (image.length is not None or is_address(file))
+                    within = isinstance(image, ImageSource) and (image.length is not None or is_url(file))
                     known[file] = None if within else bounds.problem(file.removeprefix(folder))
                 problem = known[file]
                 if problem is None:

@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from paddlex_feat.data.findings import Finding, FindingSpec
 from paddlex_feat.data.images.source import ImageSource, file_of
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.errors import FeatError
+from paddlex_feat.fileio.addresses import is_url, without_password
 from paddlex_feat.runtime.progress import bar
 
 Fetch = Callable[[str], Path]  # address -> local copy; raises FeatError
@@ -28,23 +28,14 @@ FAILED = FindingSpec(
 FINDINGS = (URL, FAILED)
 
 
-def is_address(text: str) -> bool:
-    """Whether the text starts with http:// or https://."""
-    return text[:8].lower().startswith(("http://", "https://"))
-
-
 def may_be_image(path: str, folder: Path) -> bool:
     """Whether a path of a data set is an address, or that of a file in its folder."""
-    return is_address(path) or (bool(path) and "\0" not in path and os.path.isfile(folder / path))
+    return is_url(path) or (bool(path) and "\0" not in path and os.path.isfile(folder / path))
 
 
 def image_at(address: str) -> ImageSource:
     """The image at an address; its name leaves out user and password, which messages and files must not show."""
-    try:
-        user = urlsplit(address).netloc.rpartition("@")[0]
-    except ValueError:  # not an address: nothing will be found there
-        user = ""
-    return ImageSource(address.replace(f"{user}@", "", 1) if user else address, address)
+    return ImageSource(without_password(address), address)
 
 
 def resolve_addresses(lists: dict[str, ImageList], fetch: Fetch | None) -> Iterator[Finding]:
@@ -55,7 +46,7 @@ def resolve_addresses(lists: dict[str, ImageList], fetch: Fetch | None) -> Itera
         fetch: downloads an image, called from several threads; None: addresses are refused.
     """
     found = (file_of(path) for records in lists.values() for path in records.paths)
-    addresses = list(dict.fromkeys(filter(is_address, found)))
+    addresses = list(dict.fromkeys(filter(is_url, found)))
     if not addresses:
         return
     copies = _download(addresses, fetch) if fetch else dict.fromkeys(addresses)
@@ -64,7 +55,7 @@ def resolve_addresses(lists: dict[str, ImageList], fetch: Fetch | None) -> Itera
         kept: list[int] = []
         for index, path in enumerate(records.paths):
             address = file_of(path)
-            if not is_address(address):
+            if not is_url(address):
                 kept.append(index)
             elif isinstance(copy := copies[address], Path):
                 box = path.box if isinstance(path, ImageSource) else None

@@ -56,7 +56,7 @@ def is_converted(folder: Path) -> bool:
 
 
 def unusable_table(folder: Path) -> str:
-    """Why a table of a folder is none of images, a sentence; "" if there is no table, or all are usable."""
+    """A sentence that says why a table in a folder cannot be read; "" if there is no table, or all can be."""
     for name in files_in(folder, tuple(_SUFFIXES)):
         if columns_of(folder / name) is None:
             header = ", ".join(map(repr, next(iter(first_rows(folder / name)), [])))[:200]
