@@ -17,6 +17,7 @@ from paddlex_feat.config import load
 from paddlex_feat.errors import ImageError
 from paddlex_feat.inference.results import Failed
 from paddlex_feat.modes import predict
+from paddlex_feat.modes.predictor import failures_of
 
 
 def run(run_folder: Path, output: Path, text: str) -> list[str]:
@@ -68,9 +69,9 @@ def test_one_failed_input_keeps_its_own_advice(place, run_folder):
 
 def test_the_advice_for_several_failed_inputs():
     same = [Failed("a", "Bad.", "Do this."), Failed("b", "Bad.", "Do this.")]
-    assert predict._failures(same, 0).fix == "Do this."
+    assert failures_of(same, "", "Predict.input").fix == "Do this."
     others = [*same, Failed("c", "Worse.", "Do that."), Failed("d", "Unknown.")]
-    error = predict._failures(others, 3)
+    error = failures_of(others, "; the others are kept", "Predict.input")
     assert (
         "a: Bad. Do this.\n" in error.what
         and "c: Worse. Do that.\n" in error.what
