@@ -17,13 +17,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import paddlex_feat  # noqa: F401 - before OpenCV, as in main.py: otherwise it reads each header a second time
-
-# isort: split
-import cv2
 import numpy as np
 
 from paddlex_feat.checks.inspection import inspect_all
+from paddlex_feat.data.images.opencv import cv2  # with its limit of pixels, as in main.py
 from paddlex_feat.runtime.cpu import cpu_count
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -39,7 +39,7 @@ def hole(data: bytes, layout: Layout) -> int:
     return at if 0 < at < end_of_image(data) else 0  # anything may follow the end
 
 
-def has_step(image: np.ndarray, mcu: tuple[int, int]) -> bool:
+def has_step(grey: np.ndarray, mcu: tuple[int, int]) -> bool:
     """Whether brightness jumps within a row of blocks of a JPEG, and stays so.
 
     Each block's mean is coded as the difference to the block before it. Where bytes were lost or doubled and the
@@ -48,20 +48,20 @@ def has_step(image: np.ndarray, mcu: tuple[int, int]) -> bool:
     Edges of the picture that lie exactly between two rows of blocks begin with a row.
 
     Args:
-        image: uint8 [H, W, 3], as stored in the file, not rotated.
+        grey: brightness, uint8 [H, W], as stored in the file, not rotated.
         mcu: width and height of a block (minimum coded unit) in pixels.
     """
     width, height = mcu
-    columns, rows = (image.shape[1] // width, (image.shape[0] - 2) // height) if width and height else (0, 0)
+    columns, rows = (grey.shape[1] // width, (grey.shape[0] - 2) // height) if width and height else (0, 0)
     if columns < _FEWEST_COLUMNS or rows < _FEWEST_ROWS:
         return False
     every = width // _SAMPLES
-    green = image[:, every // 2 : columns * width : every, 1]
-    above, below = (green[height + i :: height][: rows - 1].astype(np.int16) for i in (-1, 0))
+    some = grey[:, every // 2 : columns * width : every]
+    above, below = (some[height + i :: height][: rows - 1].astype(np.int16) for i in (-1, 0))
     jump = below - above
     if _row_steps(_block_means(jump), columns)[1].max() < _SUSPICIOUS**2:
         return False  # nearly every image, at half the cost
-    above_2, below_2 = (green[height + i :: height][: rows - 1].astype(np.int16) for i in (-2, 1))
+    above_2, below_2 = (some[height + i :: height][: rows - 1].astype(np.int16) for i in (-2, 1))
     # Less half the change within each block: shading that goes on across the edge counts as nothing.
     return _is_step(_block_means(jump - (below_2 - above_2 - jump) / 2), columns)
 

@@ -25,7 +25,7 @@ from paddlex_feat.runtime.malloc import keep_freed_memory
 from paddlex_feat.runtime.progress import bar
 
 log = logging.getLogger(__name__)
-_VERSION = 7  # of the stored results
+_VERSION = 8  # of the stored results
 _CHUNK = 2048  # images after which results are stored
 _BATCH = 16  # images that a thread takes at once, because handing them over takes time too
 _FIELDS = [field.name for field in fields(ImageInfo)]

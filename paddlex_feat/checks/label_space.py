@@ -10,15 +10,14 @@ from functools import cached_property
 import numpy as np
 
 from paddlex_feat.checks.context import DataSet, Features, RecordLocation
-from paddlex_feat.checks.neighbours import Neighbours, find_neighbours
+from paddlex_feat.checks.nearest_class import NEAREST, ClassSimilarity, NearestClass, asked_of
 from paddlex_feat.data.lists.image_list import ImageList
+from paddlex_feat.evaluation.ranking.neighbours import Neighbours, find_neighbours
 
 SHRINKAGE = 0.9  # of the covariance within the classes: a label in twenty may be wrong
-MAX_DIM = 256  # numbers of a feature that are compared where there are more than MANY images
-MANY = 20_000
-NEAREST = 10  # images of a class that are asked at most
+MAX_DIM = 256  # numbers of a feature that are compared
+MANY = 20_000  # images; copies among fewer are looked for by all numbers of their features
 _OTHERS = 3 * NEAREST  # images of other classes that are looked at
-_ROWS = 4096  # images whose neighbours are counted at once
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,8 @@ class LabelSpace:
     @cached_property
     def own(self) -> np.ndarray:
         """Mean similarity to the nearest images of the own class, float64 [N]; nan where there is none."""
-        counts = self._asked()
+        _, inverse, sizes = np.unique(self.classes, return_inverse=True, return_counts=True)
+        counts = asked_of(sizes)[inverse]
         sums = np.cumsum(
             np.where(self.neighbours.own >= 0, self.neighbours.own_similarity, 0), axis=1, dtype=np.float64
         )
@@ -57,52 +57,15 @@ class LabelSpace:
         return np.where(asked > 0, found / np.maximum(asked, 1), np.nan)
 
     @cached_property
-    def _nearest(self) -> tuple[np.ndarray, np.ndarray]:
-        parts = [self._nearest_class(slice(i, i + _ROWS)) for i in range(0, len(self.classes), _ROWS)]
-        similarity, classes = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-        return similarity, classes
-
-    @property
-    def other(self) -> np.ndarray:
-        """Mean similarity to the nearest images of the nearest other class, float64 [N]; nan where there is none."""
-        return self._nearest[0]
-
-    @property
-    def other_class(self) -> np.ndarray:
-        """Label of that class, int64 [N]; without meaning where there is none."""
-        return self._nearest[1]
+    def nearest(self) -> NearestClass:
+        """The nearest other class of each image."""
+        return ClassSimilarity(self.evened, self.classes).nearest(self.neighbours, self.own)
 
     @property
     def margin(self) -> np.ndarray:
         """How much nearer another class is than the own one, float64 [N]: above 0 if it is nearer; nan if unknown."""
-        margin: np.ndarray = self.other - self.own
+        margin: np.ndarray = self.nearest.similarity - self.own
         return margin
-
-    def _asked(self) -> np.ndarray:
-        """Number of images that are asked of each image's class, int64 [N]: half of it, for few of it are wrong."""
-        _, inverse, sizes = np.unique(self.classes, return_inverse=True, return_counts=True)
-        return np.clip((sizes[inverse] + 1) // 2, 1, NEAREST)
-
-    def _nearest_class(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Mean similarity to the nearest images of the nearest other class, and its label.
-
-        A class of which not enough images are among the neighbours that are known gets the last one's similarity for
-        the others, which is more than they have.
-        """
-        indices, similarity = self.neighbours.other[rows], self.neighbours.other_similarity[rows].astype(np.float64)
-        there = indices >= 0
-        classes = np.where(there, self.classes[indices], -1 - np.arange(indices.shape[1]))
-        same = classes[:, :, None] == classes[:, None, :]
-        place = np.tril(same).sum(axis=2)  # of each neighbour among those of its class, from 1
-        asked = self._asked()[rows, None]
-        counted = there & (place <= asked)
-        values = np.where(counted, similarity, 0.0)
-        sums, counts = (np.einsum("nij,nj->ni", same, array) for array in (values, counted.astype(np.float64)))
-        last = np.where(there, similarity, np.inf).min(axis=1, keepdims=True)
-        means = np.where(there, (sums + (asked - counts) * last) / asked, -np.inf)
-        best = means.argmax(axis=1)
-        similarity, found = (array[np.arange(len(best)), best] for array in (means, classes))
-        return np.where(there.any(axis=1), similarity, np.nan), found
 
 
 def label_spaces(data: DataSet, features: Features) -> list[LabelSpace]:
@@ -138,11 +101,12 @@ def groups_of_lists(lists: Mapping[str, ImageList]) -> tuple[tuple[str, ...], ..
 def even_out(features: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Whiten features by their covariance within the classes, shrunk by SHRINKAGE; unit rows, float32 [N, d].
 
-    The directions in which images of one class differ most count least then (Hatch et al., Interspeech 2006).
+    The directions in which images of one class differ most count least then (Hatch et al., Interspeech 2006). Only the
+    d = MAX_DIM directions with the largest variance are looked at: more find fewer wrong labels.
     """
-    centred = features - features.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centred = principal(features - features.mean(axis=0, dtype=np.float64).astype(np.float32))
     _, inverse, sizes = np.unique(classes, return_inverse=True, return_counts=True)
-    sums = np.zeros((len(sizes), features.shape[1]))
+    sums = np.zeros((len(sizes), centred.shape[1]))
     np.add.at(sums, inverse, centred)
     within = centred - (sums / sizes[:, None])[inverse].astype(np.float32)
     covariance = (within.T @ within).astype(np.float64) / len(features)
@@ -150,14 +114,24 @@ def even_out(features: np.ndarray, classes: np.ndarray) -> np.ndarray:
     if mean > 0:
         variance, basis = np.linalg.eigh((1 - SHRINKAGE) * covariance + SHRINKAGE * mean * np.eye(len(covariance)))
         centred = centred @ (basis / np.sqrt(variance)).astype(np.float32)
-    return comparable(centred)
+    return unit_rows(centred)
 
 
 def comparable(rows: np.ndarray) -> np.ndarray:
     """Rows at unit length, float32 [N, d]; of more than MANY, their MAX_DIM directions with the largest variance."""
-    if len(rows) > MANY and rows.shape[1] > MAX_DIM:
+    return principal(rows) if len(rows) > MANY else unit_rows(rows)
+
+
+def principal(rows: np.ndarray) -> np.ndarray:
+    """The MAX_DIM directions of rows in which they are largest, at unit length, float32 [N, d]."""
+    if rows.shape[1] > MAX_DIM:
         _, basis = np.linalg.eigh((rows.T @ rows).astype(np.float64))
         rows = rows @ basis[:, -MAX_DIM:].astype(np.float32)
+    return unit_rows(rows)
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows at unit length, float32 [N, D]; zeros as they are."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: np.ndarray = rows / np.where(lengths > 0, lengths, 1)
     return unit

@@ -9,10 +9,10 @@ import numpy as np
 from paddlex_feat.checks.context import CheckSettings, DataSet, RecordLocation
 from paddlex_feat.checks.duplicates import near_pairs
 from paddlex_feat.checks.label_space import comparable
-from paddlex_feat.checks.neighbours import find_neighbours
 from paddlex_feat.checks.spec import CheckSpec
 from paddlex_feat.data.findings import Finding, FindingSpec
 from paddlex_feat.data.images.source import are_parts_of_one
+from paddlex_feat.evaluation.ranking.neighbours import find_neighbours
 
 # Two images are alike where each is the other's nearest, and the distance 1 - cosine to it is at most this share of
 # that to the next one: the ratio test of Lowe, "Distinctive image features from scale-invariant keypoints", 2004. With

@@ -8,6 +8,7 @@ import numpy as np
 
 from paddlex_feat.data.images.opencv import cv2
 
+_LEVELS = np.arange(256.0)
 SIDE = 128  # px of the shorter side that is measured, up to twice as many: about what networks see
 
 
@@ -25,12 +26,13 @@ class Measures(NamedTuple):
     information: float
 
 
-def measure(image: np.ndarray) -> Measures:
-    """Measure a picture, uint8 [H, W, 3], BGR or RGB, by its green channel, which is most of its brightness."""
-    step = max(1, min(image.shape[:2]) // SIDE)
-    grey = np.ascontiguousarray(image[::step, ::step, 1])
-    _, deviation = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))
-    counts = np.bincount(grey.ravel(), minlength=256)
-    shares = counts[counts > 0] / grey.size
+def measure(grey: np.ndarray) -> Measures:
+    """Measure a picture by its brightness, uint8 [H, W]."""
+    step = max(1, min(grey.shape) // SIDE)
+    some = np.ascontiguousarray(grey[::step, ::step])
+    _, deviation = cv2.meanStdDev(cv2.Laplacian(some, cv2.CV_16S))
+    counts = cv2.calcHist([some], [0], None, [256], [0, 256]).ravel()
+    shares = counts[counts > 0] / some.size
     information = float(-(shares * np.log2(shares)).sum())
-    return Measures(round(float(deviation[0, 0]) ** 2, 3), round(float(grey.mean()), 2), round(information, 3))
+    brightness = float(counts @ _LEVELS) / some.size
+    return Measures(round(float(deviation[0, 0]) ** 2, 3), round(brightness, 2), round(information, 3))

@@ -6,6 +6,7 @@ grey levels below have no outside source.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,13 +33,23 @@ class Appearance:
     empty: str
 
 
-def appearance_of(image: np.ndarray) -> Appearance:
-    """Hash an image, uint8 [H, W, 3], BGR or RGB, and find out whether it shows anything."""
-    step_y, step_x = max(1, image.shape[0] // 64), max(1, image.shape[1] // 64)
-    green = np.ascontiguousarray(image[::step_y, ::step_x, 1])  # most of what the eye sees as brightness
-    low, high = int(green.min()), int(green.max())
+def grey_of(image: np.ndarray) -> np.ndarray:
+    """uint8 [H, W], the brightness of an image: uint8 [H, W, 3], BGR, or [H, W] already."""
+    return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+
+
+def appearance_of(grey: np.ndarray, colours: Callable[[], np.ndarray]) -> Appearance:
+    """Hash an image, and find out whether it shows anything.
+
+    Args:
+        grey: its brightness, uint8 [H, W].
+        colours: gives its pixels, uint8 [H, W, 3]; called where its brightness alone does not tell.
+    """
+    step_y, step_x = max(1, grey.shape[0] // 64), max(1, grey.shape[1] // 64)
+    some = np.ascontiguousarray(grey[::step_y, ::step_x])
+    low, high = int(some.min()), int(some.max())
     plain = high - low < _FLAT or high <= _DARK or low >= _BRIGHT  # by some thousand of its pixels
-    return Appearance(_difference_hash(green), _emptiness(image) if plain else "")
+    return Appearance(_difference_hash(some), _emptiness(colours()) if plain else "")
 
 
 def _difference_hash(grey: np.ndarray) -> str:
@@ -82,9 +93,9 @@ def levels(pixels: np.ndarray) -> tuple[int, int]:
 
 
 def upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """A view of an image [H, W, C], as stored, turned as the EXIF tag Orientation (1 to 8) asks."""
+    """A view of an image, [H, W, C] or [H, W], as stored, turned as the EXIF tag Orientation (1 to 8) asks."""
     if orientation >= 5:
-        image = image.transpose(1, 0, 2)
+        image = image.swapaxes(0, 1)
     rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
     columns = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
     return image[rows, columns]

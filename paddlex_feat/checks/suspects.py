@@ -25,6 +25,7 @@ class Suspect:
 
     Attributes:
         record: the image.
+        score: as `margin`, less a part of what is usual for its class: what suspects are ranked by.
         margin: how much nearer the nearest other class is than the own one, of cosine similarity; above 0 if it is
             nearer.
         own: similarity to the own class.
@@ -34,6 +35,7 @@ class Suspect:
     """
 
     record: RecordLocation
+    score: float
     margin: float
     own: float
     elsewhere: float
@@ -44,7 +46,7 @@ class Suspect:
 def rank_suspects(data: DataSet) -> list[Suspect]:
     """All images by how likely their label is wrong, the likeliest first; none for images alone in their class."""
     found = [suspect for space in spaces_of(data) for suspect in _of_space(space)]
-    return sorted(found, key=lambda suspect: -suspect.margin)
+    return sorted(found, key=lambda suspect: -suspect.score)
 
 
 def spaces_of(data: DataSet) -> list[LabelSpace]:
@@ -57,33 +59,34 @@ def spaces_of(data: DataSet) -> list[LabelSpace]:
 
 
 def _of_space(space: LabelSpace) -> Iterator[Suspect]:
-    margin, own, near = space.margin, space.own, space.neighbours
-    for place in np.flatnonzero(np.isfinite(margin)).tolist():
+    margin, own, near, nearest = space.margin, space.own, space.neighbours, space.nearest
+    for place in np.flatnonzero(np.isfinite(nearest.score)).tolist():
         others = near.other[place][near.other[place] >= 0]
-        others = others[space.classes[others] == space.other_class[place]]
+        others = others[space.classes[others] == nearest.label[place]]
         yield Suspect(
             space.records[place],
+            float(nearest.score[place]),
             float(margin[place]),
             float(own[place]),
-            float(space.other[place]),
+            float(nearest.similarity[place]),
             [space.records[i] for i in others[:SHOWN].tolist()],
             [space.records[i] for i in near.own[place][:SHOWN].tolist() if i >= 0],
         )
 
 
 def check_suspects(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
-    """Find labels that are likely wrong: the margin is above 0 and beyond Tukey's fence of all margins.
+    """Find labels that are likely wrong: the margin is above 0 and the score beyond Tukey's fence of all scores.
 
     An image that is close to no class is unlike its own, whichever comes nearest.
     """
     ranked = rank_suspects(data)
     if not ranked:
         return
-    margins, own, elsewhere = (np.array([getattr(s, name) for s in ranked]) for name in ("margin", "own", "elsewhere"))
-    highest, lowest = max(0.0, _fence(margins, 1)), _fence(own, -1)
+    scores, own, elsewhere = (np.array([getattr(s, name) for s in ranked]) for name in ("score", "own", "elsewhere"))
+    highest, lowest = _fence(scores, 1), _fence(own, -1)
     close = float(np.median(own) + np.median(elsewhere)) / 2  # halfway from another class to the own one, as usual
     for place, suspect in enumerate(ranked, 1):
-        if suspect.margin > highest and suspect.elsewhere >= close:
+        if suspect.score > highest and suspect.margin > 0 and suspect.elsewhere >= close:
             other = suspect.other[0]
             message = (
                 f"{_path(suspect.record)}Labelled {named(suspect.record)}, nearer to {named(other)}, as {other.path}; "

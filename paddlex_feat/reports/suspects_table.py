@@ -19,8 +19,8 @@ from paddlex_feat.reports.csv_tables import unguarded, write_rows
 NAME = "suspects.csv"
 _MAX_BYTES = 2**28  # of a table that is read
 HEAD = [
-    "action", "rank", "list", "line", "path", "label", "name", "margin", "own_similarity", "other_label", "other_name",
-    "other_path",
+    "action", "rank", "list", "line", "path", "label", "name", "score", "margin", "own_similarity", "other_label",
+    "other_name", "other_path",
 ]  # fmt: skip
 
 
@@ -45,6 +45,7 @@ def _row(rank: int, suspect: Suspect) -> list[str | int | float]:
         record.path,
         record.label,
         _name(record),
+        round(suspect.score, 4),
         round(suspect.margin, 4),
         round(suspect.own, 4),
         other.label,

@@ -8,6 +8,7 @@ import pytest
 
 from paddlex_feat.checks.context import CheckSettings
 from paddlex_feat.checks.measures import measure
+from paddlex_feat.checks.phash import grey_of
 from paddlex_feat.checks.runner import check
 
 PHOTO = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (160, 200, 3), dtype=np.uint8), (0, 0), 1.2)
@@ -58,11 +59,12 @@ def test_the_odd_image_is_found(usual, code, tmp_path):
 
 
 def test_measures_are_those_of_their_definitions():
-    flat = np.full((90, 70, 3), 77, np.uint8)
+    flat = np.full((90, 70), 77, np.uint8)
     assert measure(flat) == (0, 77, 0)
     half = flat.copy()
     half[:45] = 33
     assert measure(half)[1:] == (55, 1)
-    sharp, blurred = measure(PHOTO)[0], measure(cv2.GaussianBlur(PHOTO, (0, 0), 5))[0]
-    laplacian = cv2.Laplacian(np.ascontiguousarray(PHOTO[..., 1]), cv2.CV_64F)
+    grey = grey_of(PHOTO)
+    sharp, blurred = measure(grey)[0], measure(cv2.GaussianBlur(grey, (0, 0), 5))[0]
+    laplacian = cv2.Laplacian(grey, cv2.CV_64F)
     assert sharp == pytest.approx(laplacian.var(), rel=1e-3) and blurred < sharp / 20

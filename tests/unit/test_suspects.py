@@ -19,10 +19,11 @@ from paddlex_feat.checks.feature_cache import cached
 from paddlex_feat.checks.image_info import ImageInfo
 from paddlex_feat.checks.label_space import LabelSpace
 from paddlex_feat.checks.lookalikes import check_lookalikes
-from paddlex_feat.checks.neighbours import find_neighbours
+from paddlex_feat.checks.nearest_class import NEAREST, TYPICAL, ClassSimilarity
 from paddlex_feat.checks.suspects import check_suspects, rank_suspects
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.errors import DatasetError
+from paddlex_feat.evaluation.ranking.neighbours import find_neighbours
 from paddlex_feat.reports.suspects_table import read_marks, write_suspects
 
 SETTINGS = CheckSettings(64, None, None, 1)
@@ -49,7 +50,7 @@ def data_of(rows: np.ndarray, labels: np.ndarray, names: dict[int, str] | None =
 
 @pytest.mark.parametrize("count", [3, 100, 700])
 def test_neighbours_are_those_of_a_plain_comparison(count, monkeypatch):
-    monkeypatch.setattr("paddlex_feat.checks.neighbours._BLOCK_BYTES", 4 * 704 * 50)  # some blocks
+    monkeypatch.setattr("paddlex_feat.evaluation.ranking.neighbours._BLOCK_BYTES", 4 * 704 * 50)  # some blocks
     rng = np.random.default_rng(count)
     rows, classes = unit(rng.normal(size=(count, 8))), rng.integers(0, max(2, count // 9), count)
     found = find_neighbours(rows, classes, 3, 4)
@@ -67,6 +68,27 @@ def test_neighbours_are_those_of_a_plain_comparison(count, monkeypatch):
         assert (there == (values > -np.inf)).all()
         rows_of, places = np.nonzero(there)
         assert np.allclose(expected[rows_of, indices[rows_of, places]], values[rows_of, places], atol=1e-6)
+
+
+@pytest.mark.parametrize("each", [3, 7, 100])  # images of a class; 100 are more than are all compared
+def test_the_nearest_class_is_that_of_a_plain_comparison(each):
+    rows, classes = clusters(1, classes=9, each=each, noise=1.5)
+    classes = 10 * classes + 5
+    near = find_neighbours(rows, classes, NEAREST, 30)
+    own = np.random.default_rng(0).uniform(0, 1, len(rows))
+    found = ClassSimilarity(rows, classes).nearest(near, own)
+    similar = rows.astype(np.float64) @ rows.T.astype(np.float64)
+    asked, labels = min((each + 1) // 2, NEAREST), np.unique(classes)
+    means = np.stack([np.sort(similar[:, classes == c], axis=1)[:, -asked:].mean(axis=1) for c in labels], axis=1)
+    whole = np.stack([[similar[classes == a][:, classes == b].mean() for b in labels] for a in labels])
+    inside = (whole.diagonal() * each - 1) / (each - 1)
+    scores = means - own[:, None] - TYPICAL * (whole - inside[:, None])[np.searchsorted(labels, classes)]
+    scores[classes[:, None] == labels] = -np.inf
+    right = scores.max(axis=1) - found.score < 1e-5
+    assert right.mean() == 1 if each < 50 else right.mean() > 0.8  # by a bound, where the neighbours are too few
+    best = np.searchsorted(labels, found.label)
+    exact = np.abs(np.take_along_axis(means, best[:, None], axis=1)[:, 0] - found.similarity) < 1e-5
+    assert (exact | (each > 50)).all()
 
 
 def test_exchanged_labels_come_first_and_alone_are_found():
