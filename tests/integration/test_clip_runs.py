@@ -99,7 +99,7 @@ def cached_weights(url: str, cache: Path, name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.nightly] if name.endswith("large") else []) for name in MODELS]
+    "name", [pytest.param(name, marks=[] if name == BASE else [pytest.mark.nightly]) for name in MODELS]
 )
 def test_a_yaml_of_paddlex_trains_unmodified_but_for_data_and_device(name, faces, tmp_path):
     """At its full input size, batch size and number of classes, for one of its 20 epochs."""
@@ -144,7 +144,7 @@ def test_the_same_yaml_says_what_is_wrong_with_its_devices(tmp_path, small_faces
     assert done.returncode == 1 and "available: cpu" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_visualdls_own_reader_finds_what_metrics_jsonl_has(tmp_path, small_faces):
     python = oracles.environment("visualdl")
     (packages,) = python.parent.parent.glob("lib/python3*/site-packages")

@@ -228,7 +228,7 @@ def two_machines():
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_machines_train_one_network(two_machines, small_faces, tmp_path):
     """Each with two processes and a folder of its own; the weights are those of four processes on one machine."""
     machines = ("Global.device=cpu:0,1", "Train.dist_ips=10.77.0.1,10.77.0.2", "Train.batch_size=8")

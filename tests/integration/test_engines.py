@@ -120,7 +120,7 @@ test_engines.export(networks.SPECS[name], 224, Path(folder))
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "network",
-    [pytest.param(name, marks=[pytest.mark.nightly] if name.endswith("large") else []) for name in SPECS],
+    [pytest.param(name, marks=[pytest.mark.nightly] if "CLIP" in name else []) for name in SPECS],
 )
 def test_all_engines_give_the_same_features_at_full_size(network, faces, tmp_path):
     """One form and one engine at a time: the largest network has 1.1 GB of weights."""

@@ -50,7 +50,7 @@ def checkout(faces, tmp_path) -> Path:
     return tmp_path / "checkout"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_code_blocks_run_in_their_order(checkout):
     environment = Path(sys.executable).parent
     (checkout / ".venv").symlink_to(environment.parent)

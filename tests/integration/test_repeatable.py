@@ -85,6 +85,7 @@ def test_a_run_repeats_from_its_own_folder(checkouts):
     assert (done.returncode, done.stdout) == (0, f"{SAME}\n")
 
 
+@pytest.mark.nightly
 def test_another_seed_is_another_run(checkouts):
     folder = checkouts[1]
     (folder / "output").rename(folder / "first")

@@ -17,7 +17,7 @@ def last_loss(output) -> float:
     return next(row["CELoss"] for row in reversed(rows) if row["kind"] == "train")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_loss_falls_sooner_from_delta_orthogonal_weights(faces, tmp_path):
     for init in ("recipe", "delta_orthogonal"):
         done = train_here(faces, tmp_path / init, *SHORT, f"Train.init_backbone={init}", config="PP-ShiTuV2_rec_demo")

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 SCALE = 30  # of the logits
 
 
-@pytest.fixture(scope="module", params=["base", "large"])
+@pytest.fixture(scope="module", params=["base", pytest.param("large", marks=pytest.mark.nightly)])
 def exchange(request, tmp_path_factory):
     """The network, and what PaddleClas answered with its own weights and with ours."""
     folder = tmp_path_factory.mktemp(request.param)

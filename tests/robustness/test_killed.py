@@ -58,6 +58,7 @@ def kill_at_a_random_moment(process: subprocess.Popen[bytes], output: Path, chan
     return False
 
 
+@pytest.mark.nightly
 def test_thirty_kills_later_the_weights_are_those_of_an_uninterrupted_run(small_faces, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = train(small_faces, whole, *OPTIONS)
