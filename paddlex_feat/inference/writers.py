@@ -17,6 +17,7 @@ from paddlex_feat.errors import ConfigError, DependencyError, OutputError, as_ou
 from paddlex_feat.fileio.atomic import atomic_path, require_writable
 from paddlex_feat.fileio.backups import backup
 from paddlex_feat.fileio.npz import NpzWriter
+from paddlex_feat.inference.identity import ModelIdentity
 from paddlex_feat.inference.results import FeatureResult, output_path
 
 log = logging.getLogger(__name__)
@@ -24,9 +25,14 @@ _ROW_GROUP = 4096  # rows of a Parquet file that are collected before they are w
 
 
 class Saver(Protocol):
-    """Takes results one by one."""
+    """Takes results one by one.
 
-    def __init__(self, path: Path): ...
+    Args:
+        path: of the file.
+        model: JSON that tells whose features they are; None: unknown.
+    """
+
+    def __init__(self, path: Path, model: str | None = None): ...
 
     def add(self, result: FeatureResult, feature: np.ndarray) -> None:
         """Write one result with its feature, float32 [D], or keep it until there is a group to write."""
@@ -36,9 +42,9 @@ class Saver(Protocol):
 
 
 class JsonLines:
-    """A JSON object a line, with the keys that `save_to_json` writes, streamed."""
+    """A JSON object a line, with the keys that `save_to_json` writes, streamed. It does not name the model."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, model: str | None = None):
         self._stream = path.open("wb")
 
     def add(self, result: FeatureResult, feature: np.ndarray) -> None:
@@ -54,12 +60,12 @@ class JsonLines:
 class Npz:
     """features: float32 [N, D]; input_paths: text [N], "" for arrays; page_indices: int64 [N], -1 where there are none.
 
-    If results have boxes, boxes: float32 [N, 4], nan where there are none.
+    If results have boxes, boxes: float32 [N, 4], nan where there are none; if the model is known, model: text [1].
     Features wait in a temporary file without a name; paths and page indices in memory.
     """
 
-    def __init__(self, path: Path):
-        self._path = path
+    def __init__(self, path: Path, model: str | None = None):
+        self._path, self._model = path, model
         self._features = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - closed by `close`
         self._paths: list[str] = []
         self._pages: list[int] = []
@@ -89,14 +95,20 @@ class Npz:
                 boxes = np.full((shape[0], 4), np.nan, np.float32)
                 boxes[list(self._boxes)] = list(self._boxes.values())
                 writer.write("boxes", boxes.dtype, boxes.shape, [boxes.tobytes()])
+            if self._model is not None:
+                model = np.array([self._model])
+                writer.write("model", model.dtype, model.shape, [model.tobytes()])
 
 
 class Parquet:
-    """Columns input_path (text), page_index (int32), box (float32 [4]) and feature (float32 [D]), in row groups."""
+    """Columns input_path (text), page_index (int32), box (float32 [4]) and feature (float32 [D]), in row groups.
 
-    def __init__(self, path: Path):
+    If the model is known, the file's metadata have it under "model".
+    """
+
+    def __init__(self, path: Path, model: str | None = None):
         self._arrow: Any = importlib.import_module("pyarrow")
-        self._path = path
+        self._path, self._model = path, model
         self._writer: Any = None
         self._rows: list[tuple[str | None, int | None, list[float] | None, np.ndarray]] = []
 
@@ -117,7 +129,7 @@ class Parquet:
             "box": arrow.array(boxes, arrow.list_(arrow.float32(), 4)),
             "feature": arrow.FixedSizeListArray.from_arrays(arrow.array(features.reshape(-1)), features.shape[1]),
         }
-        table = arrow.table(columns)
+        table = arrow.table(columns, metadata=None if self._model is None else {"model": self._model})
         if self._writer is None:
             self._writer = importlib.import_module("pyarrow.parquet").ParquetWriter(str(self._path), table.schema)
         self._rows = []  # before they are written: a Ctrl-C between the two lines must not write them twice
@@ -149,11 +161,13 @@ class FeatureFile:
     Attributes:
         count: results so far.
         placed: whether the complete file exists under its name.
+        identity: of the model; to be set before the first result. None: the file does not tell.
     """
 
     def __init__(self, path: Path, kind: type[Saver]):
         self.count = 0
         self.placed = False
+        self.identity: ModelIdentity | None = None
         self._path = path
         self._kind = kind
         self._saver: Saver | None = None
@@ -167,7 +181,8 @@ class FeatureFile:
         try:
             with as_output_error(self._path):
                 if self._saver is None:  # only now: without a result nothing is written
-                    self._saver = self._kind(self._temporary.enter_context(atomic_path(self._path)))
+                    model = None if self.identity is None else json.dumps(self.identity.as_json())
+                    self._saver = self._kind(self._temporary.enter_context(atomic_path(self._path)), model)
                 self._saver.add(result, feature)
         except Exception:
             self._failed = True
@@ -242,12 +257,13 @@ def feature_file(path: Path) -> Iterator[FeatureFile]:
         file.close()
 
 
-def save_features(results: Iterable[FeatureResult], path: str | Path) -> Path:
+def save_features(results: Iterable[FeatureResult], path: str | Path, identity: ModelIdentity | None = None) -> Path:
     """Write the results of `predict` to one file, as they come, in the form its suffix names.
 
     The feature is each result's attribute `feature`, as float32. .jsonl: a JSON object a line. .npz: `features`
     float32 [N, D], `input_paths`, `page_indices` and, if there are some, `boxes`, read by
-    `numpy.load(path, allow_pickle=False)`. .parquet: columns input_path, page_index, box and feature.
+    `numpy.load(path, allow_pickle=False)`. .parquet: columns input_path, page_index, box and feature. With `identity`,
+    the model's, .npz and .parquet say whose features they are, and galleries of other models refuse them.
 
     Memory does not grow with the number of results but for the paths of .npz. If `results` raises, what came before
     is written first. Raises what `feature_file` and `output_path` do, and OutputError if there is no result, or one of
@@ -255,6 +271,7 @@ def save_features(results: Iterable[FeatureResult], path: str | Path) -> Path:
     """
     path = output_path(path)
     with feature_file(path) as file:
+        file.identity = identity
         for result in results:
             file.add(result)
     if not file.count:

@@ -121,6 +121,8 @@ def _predict(config: Config, given: Any, output: Path, outcome: _Outcome) -> Non
     form = config.Predict.save_format
     with _target(form, output, outcome.files) as target, _progress(form) as progress:
         model = predictor_of(config)
+        if isinstance(target, FeatureFile) and form != "jsonl":
+            target.identity = model.identity
         started = time.perf_counter()
         results = model.predict(given, on_error=config.Predict.on_error)
         outcome.failed, outcome.left_out = model.failed, model.left_out
