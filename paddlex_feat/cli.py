@@ -37,6 +37,7 @@ examples:
   python main.py -c my.yaml -o Global.mode=export -o Export.format=onnx
   python main.py -c my.yaml -o Global.mode=predict -o Predict.input=photos/
   python main.py verify RUN [OTHER]     what differs from its run.json, or from another run; verify --help
+  python main.py compare A.jpg B.jpg    how similar two pictures are; compare --help
 
 The shipped configurations, for -c: PP-ShiTuV2_rec, PP-ShiTuV2_rec_CLIP_vit_base, PP-ShiTuV2_rec_CLIP_vit_large,
 EfficientNet_Lite0_rec and a small one for a first try, PP-ShiTuV2_rec_demo. Defaults below are those of
@@ -193,8 +194,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(words: Sequence[str]) -> int:
-    if words[:1] == ["verify"]:
-        return _verify(words[1:])
+    if words[:1] in (["verify"], ["compare"]):
+        return _command(words[0], words[1:])
     parser = build_parser()
     args = parser.parse_args(words)
     if args.help:
@@ -231,11 +232,12 @@ def _find_problems(config: Config) -> list[Problem]:
     return parts.find_problems(config)
 
 
-def _verify(words: Sequence[str]) -> int:
-    from paddlex_feat.provenance import verify  # reads data sets, which a faulty configuration need not wait for
-
+def _command(name: str, words: Sequence[str]) -> int:
+    # They read data sets and models, which a faulty configuration need not wait for.
+    room = {"verify": "provenance", "compare": "inference"}[name]
+    command = importlib.import_module(f"paddlex_feat.{room}.{name}")
     try:
-        code = verify.main(words)
+        code: int = command.main(words)
         _flush_stdout()
     except FeatError as error:
         return _complain(error)

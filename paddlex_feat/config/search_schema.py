@@ -12,16 +12,18 @@ _LEAST, _MOST = -1.0, 1.0
 
 
 def _threshold(value: Any) -> Any:
-    """A number as it is; auto, none and null as words."""
+    """A number as it is; auto, evaluation, none and null as words."""
     if value is None:
         return "none"
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 ThresholdValue = Annotated[
-    Literal["auto", "none"] | Annotated[float, Field(ge=_LEAST, le=_MOST)],
+    Literal["auto", "evaluation", "none"] | Annotated[float, Field(ge=_LEAST, le=_MOST)],
     BeforeValidator(_threshold),
-    WithJsonSchema({"anyOf": [{"enum": ["auto", "none", None]}, {"type": "number", "minimum": -1, "maximum": 1}]}),
+    WithJsonSchema(
+        {"anyOf": [{"enum": ["auto", "evaluation", "none", None]}, {"type": "number", "minimum": -1, "maximum": 1}]}
+    ),
 ]
 Texts = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
@@ -30,6 +32,12 @@ class IndexSection(Section):
     """A gallery of images to search in."""
 
     path: PathText | None = key(None, "File of the gallery; null: images.gallery in Global.output.")
+    url: str | None = key(
+        None,
+        "Address of a Milvus server, such as http://localhost:19530, whose collection is the gallery instead of a "
+        "file; its token is the environment variable MILVUS_TOKEN.",
+    )
+    collection: str = key("images", "Name of the collection.", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")
     action: Literal["build", "add", "update", "remove", "list", "stats", "rebuild", "compact", "export", "import"] = (
         key(
             "build",
@@ -61,7 +69,13 @@ class SearchSection(Section):
     threshold: ThresholdValue = key(
         "auto",
         "Cosine similarity below which an answer is unknown; auto: so that of objects that are not in the gallery at "
-        "most 5 % get an answer, found on the gallery itself; none: every answer counts.",
+        "most 5 % get an answer, found on the gallery itself; evaluation: the one that mode evaluate suggested for "
+        "this model; none: every answer counts.",
+    )
+    method: Literal["exact", "hnsw"] = key(
+        "exact",
+        "exact; hnsw: by a graph of neighbours, faster in galleries of millions, which misses some: its recall is "
+        "measured on the gallery. The graph is kept in a file beside the gallery. Of the modes search and serve.",
     )
 
 

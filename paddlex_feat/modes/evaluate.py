@@ -14,11 +14,14 @@ from paddlex_feat.data.images.source import file_of
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.errors import EvaluationError, FeatError, as_output_error
 from paddlex_feat.evaluation.features_file import FEATURES, write_features
-from paddlex_feat.fileio.atomic import require_writable
+from paddlex_feat.fileio.atomic import read_result, require_writable
+from paddlex_feat.inference.identity import ModelIdentity, identity_of
+from paddlex_feat.inference.model_info import PREFIX
 from paddlex_feat.modes import trained_model
 from paddlex_feat.modes.build import evaluator_of, extractor_of
 from paddlex_feat.modes.data import read_lists, require_images, self_pairs_of, warn_of_self_matches
 from paddlex_feat.modes.worker import launch_processes
+from paddlex_feat.provenance import run_record
 from paddlex_feat.reports import evaluation_report
 from paddlex_feat.runtime import heartbeat, launch
 from paddlex_feat.runtime.distributed import ProcessGroup
@@ -65,6 +68,9 @@ def _evaluate(
     if evaluation.collapsed:
         log.warning("Nearly all images have the same features: these weights distinguish nothing.")
     result = {"metrics": evaluation.main_metrics(), "weight_path": str(path)}
+    identity = _identity(config, path, output, evaluation.gallery.shape[1])
+    if identity is not None:
+        result["model"] = identity.as_json()
     try:
         result |= evaluation_report.write(evaluation, lists["query"], lists["gallery"], folder, str(path))
         if config.Evaluate.save_features:
@@ -83,6 +89,25 @@ def _evaluate(
             code="report-failed",
         ).with_result(result) from error
     return result
+
+
+def _identity(config: Config, path: Path, output: Path, dimension: int) -> ModelIdentity | None:
+    """Of the inference directory that gives the features that were measured, by which galleries know the threshold.
+
+    path: it, or a weight file that training exported beside itself: run.json has the SHA-256 of both. None: unknown.
+    """
+    folder = path
+    try:
+        if not path.is_dir():
+            folder = path.parent / PREFIX
+            recorded = read_result(output / run_record.NAME).get("outputs", {})
+            places = (path.resolve(), (folder / f"{PREFIX}.pdiparams").resolve())
+            names = {place.relative_to(output.resolve()).as_posix(): place for place in places}
+            if run_record.sha256_of(names) != {name: recorded.get(name) for name in names}:
+                return None
+        return identity_of(folder, dimension, config.Evaluate.mirror)
+    except (OSError, ValueError, AttributeError, FeatError):
+        return None
 
 
 def _read_lists(config: Config) -> dict[str, ImageList]:

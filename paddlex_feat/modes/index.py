@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import ConfigError, GalleryError, Interrupted
+from paddlex_feat.fileio.atomic import read_result
 from paddlex_feat.modes.index_inputs import Row, rows_of
 from paddlex_feat.modes.predictor import check_names, failures_of, predictor_of
-from paddlex_feat.reports.csv_tables import write_items
+from paddlex_feat.reports.csv_tables import write_advice, write_items
 from paddlex_feat.runtime.progress import bar
 from paddlex_feat.search.exchange import export_gallery, import_gallery
 from paddlex_feat.search.gallery import Added, Gallery
+from paddlex_feat.search.place import Place
 from paddlex_feat.search.statistics import statistics_of
 
 log = logging.getLogger(__name__)
 DEFAULT = "images.gallery"
+ADVICE = "gallery_advice.csv"
+ENV_MILVUS_TOKEN = "MILVUS_TOKEN"  # noqa: S105 - the name of a variable
 SOURCE = "source"  # in the gallery's meta: what it is built from
 
 
@@ -28,30 +33,38 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     Raises GalleryError, ImageError if an input failed, whose others are kept, and the errors of the inputs.
     """
     check_names(config.Predict)
-    path = gallery_path(config, output)
+    place = place_of(config, output)
     try:
-        return {"action": config.Index.action, "path": str(path), **_ACTIONS[config.Index.action](config, path, output)}
+        told = _ACTIONS[config.Index.action](config, place, output)
+        return {"action": config.Index.action, "path": str(place), **told}
     except KeyboardInterrupt:
         fix = "What was acknowledged is in the gallery; the same command goes on from there."
-        raise Interrupted("Interrupted.", where=str(path), fix=fix) from None
+        raise Interrupted("Interrupted.", where=str(place), fix=fix) from None
 
 
-def gallery_path(config: Config, output: Path) -> Path:
-    """The file that Index.path names."""
-    return Path(config.Index.path) if config.Index.path else output / DEFAULT
+def place_of(config: Config, output: Path) -> Place:
+    """Where the gallery is that the section Index names."""
+    return Place(
+        Path(config.Index.path) if config.Index.path else output / DEFAULT,
+        config.Index.url,
+        config.Index.collection,
+        os.environ.get(ENV_MILVUS_TOKEN) or None,
+        config.Search.method == "hnsw",
+    )
 
 
-def _build(config: Config, path: Path, output: Path) -> dict[str, Any]:
-    with Gallery.create(path, predictor_of(config)) as gallery:
+def _build(config: Config, place: Place, output: Path) -> dict[str, Any]:
+    with place.create(predictor_of(config)) as gallery:
         source = _source(config)
         if len(gallery) and gallery.meta().get(SOURCE) != source:
             raise GalleryError(
                 f"There is a gallery of {len(gallery)} images of another input already.",
-                where=str(path),
+                where=str(place),
                 fix="Use Index.action=add or update, or another Index.path.",
                 code="gallery-exists",
             )
         gallery.set_meta(SOURCE, source)
+        _carry_over(output, gallery)
         return _told(gallery, _add_all(config, gallery))
 
 
@@ -62,17 +75,27 @@ def _source(config: Config) -> str:
     return repr((given, wanted.label))
 
 
-def _add(config: Config, path: Path, output: Path) -> dict[str, Any]:
-    with Gallery.create(path, predictor_of(config)) as gallery:
+def _add(config: Config, place: Place, output: Path) -> dict[str, Any]:
+    with place.create(predictor_of(config)) as gallery:
+        _carry_over(output, gallery)
         return _told(gallery, _add_all(config, gallery))
 
 
-def _update(config: Config, path: Path, output: Path) -> dict[str, Any]:
-    with Gallery(path, predictor_of(config)) as gallery:
+def _update(config: Config, place: Place, output: Path) -> dict[str, Any]:
+    with place.open(predictor_of(config)) as gallery:
+        _carry_over(output, gallery)
         added = _add_all(config, gallery)
         gone = [item.id for item in gallery.items() if item.key not in added.keys]
         removed = gallery.remove(ids=gone) if gone else 0
         return {**_told(gallery, added), "removed": removed}
+
+
+def _carry_over(output: Path, gallery: Gallery) -> None:
+    """Keep the threshold that mode evaluate has suggested in this folder, if it was for this very model."""
+    result = read_result(output / "evaluate_result.json")
+    threshold = result.get("suggested_threshold")
+    if result.get("model") == gallery.identity.as_json() and isinstance(threshold, float):
+        gallery.set_suggested(threshold)
 
 
 def _add_all(config: Config, gallery: Gallery) -> Added:
@@ -102,65 +125,73 @@ def _told(gallery: Gallery, added: Added) -> dict[str, Any]:
     }
 
 
-def _remove(config: Config, path: Path, output: Path) -> dict[str, Any]:
+def _remove(config: Config, place: Place, output: Path) -> dict[str, Any]:
     wanted = config.Index
-    with Gallery(path) as gallery:
+    with place.open() as gallery:
         count = gallery.remove(wanted.keys or None, wanted.labels or None, wanted.ids or None)
         log.info("%d images removed; the gallery has %d", count, len(gallery))
         return {"removed": count, "images": len(gallery)}
 
 
-def _list(config: Config, path: Path, output: Path) -> dict[str, Any]:
+def _list(config: Config, place: Place, output: Path) -> dict[str, Any]:
     wanted, file = config.Index, output / "gallery_items.csv"
-    with Gallery(path) as gallery:
+    with place.open() as gallery:
         items = gallery.items(wanted.keys or None, wanted.labels or None)
     write_items(file, items)
     log.info("%d images: %s", len(items), file)
     return {"images": len(items), "file": file.name}
 
 
-def _stats(config: Config, path: Path, output: Path) -> dict[str, Any]:
-    with Gallery(path) as gallery:
+def _stats(config: Config, place: Place, output: Path) -> dict[str, Any]:
+    with place.open() as gallery:
         found = statistics_of(gallery)
     for line in found.lines():
         log.info("%s", line)
+    if found.advice is not None:
+        write_advice(output / ADVICE, [each.as_json() for each in found.advice])
+        log.info("Advice for each label: %s", output / ADVICE)
     return found.as_json()
 
 
-def _rebuild(config: Config, path: Path, output: Path) -> dict[str, Any]:
-    with Gallery(path) as gallery:
+def _rebuild(config: Config, place: Place, output: Path) -> dict[str, Any]:
+    with place.open() as gallery:
         count = gallery.rebuild(predictor_of(config))
     log.info("%d images embedded again", count)
     return {"images": count}
 
 
-def _compact(config: Config, path: Path, output: Path) -> dict[str, Any]:
-    before = path.stat().st_size if path.is_file() else 0
-    with Gallery(path) as gallery:
+def _compact(config: Config, place: Place, output: Path) -> dict[str, Any]:
+    before = _bytes(place)
+    with place.open() as gallery:
         gallery.compact()
-    return {"bytes_before": before, "bytes": path.stat().st_size}
+    return {"bytes_before": before, "bytes": _bytes(place)}
 
 
-def _export(config: Config, path: Path, output: Path) -> dict[str, Any]:
-    with Gallery(path) as gallery:
+def _bytes(place: Place) -> int | None:
+    """Size of the file; None where there is none, such as on a server."""
+    return place.path.stat().st_size if place.url is None and place.path.is_file() else None
+
+
+def _export(config: Config, place: Place, output: Path) -> dict[str, Any]:
+    with place.open() as gallery:
         files = export_gallery(gallery, config.Index.format, output)
     log.info("Written: %s", ", ".join(map(str, files)))
     return {"files": [file.name for file in files]}
 
 
-def _import(config: Config, path: Path, output: Path) -> dict[str, Any]:
+def _import(config: Config, place: Place, output: Path) -> dict[str, Any]:
     given = config.Index.input
     if not isinstance(given, str):
         fix = "Give features.npz, features.parquet, or a folder with vector.index and id_map.yaml."
         raise ConfigError("Nothing is given to import.", where="Index.input", fix=fix, code="input-missing")
     model = predictor_of(config)
-    with Gallery.create(path, model) as gallery:
+    with place.create(model) as gallery:
         count = import_gallery(gallery, Path(given))
         log.info("%d images imported; the gallery has %d", count, len(gallery))
         return {"added": count, "images": len(gallery)}
 
 
-_ACTIONS: dict[str, Callable[[Config, Path, Path], dict[str, Any]]] = {
+_ACTIONS: dict[str, Callable[[Config, Place, Path], dict[str, Any]]] = {
     "build": _build,
     "add": _add,
     "update": _update,

@@ -11,12 +11,14 @@ from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import ImageError
 from paddlex_feat.fileio.atomic import write_bytes
 from paddlex_feat.inference.predictor import Predictor
-from paddlex_feat.modes.index import gallery_path
+from paddlex_feat.modes.index import place_of
 from paddlex_feat.modes.predictor import check_names, failures_of, inputs_of, predictor_of
 from paddlex_feat.reports.csv_tables import write_answers
 from paddlex_feat.reports.search_html import write_search_page
 from paddlex_feat.search.answers import Answer
+from paddlex_feat.search.calibrate import EVALUATION
 from paddlex_feat.search.gallery import AUTO, Gallery
+from paddlex_feat.search.place import Place
 
 log = logging.getLogger(__name__)
 NONE = "none"  # Search.threshold: every answer counts
@@ -31,14 +33,15 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     """
     check_names(config.Predict)
     given = inputs_of("Search.input", config.Search.input)
-    model, path = predictor_of(config), gallery_path(config, output)
-    with Gallery(path, model) as gallery:
+    model, place = predictor_of(config), place_of(config, output)
+    with place.open(model) as gallery:
         threshold = _threshold(config, gallery)
         found = list(gallery.search(given, config.Search.topk, threshold, config.Predict.on_error))
         _write(output, gallery, found)
+        method = gallery.method()
     for answer in found:
         print(_line(answer))
-    result = _result(path, model, threshold, found)
+    result = {**_result(place, model, threshold, found), "search": method}
     if model.failed:
         raise failures_of(model.failed, f"; the other {len(found)} are answered", "Search.input").with_result(result)
     if not found:
@@ -49,15 +52,13 @@ def run(config: Config, output: Path) -> dict[str, Any]:
 
 def _threshold(config: Config, gallery: Gallery) -> float | None:
     wanted = config.Search.threshold
-    if wanted != AUTO:
+    if wanted not in (AUTO, EVALUATION):
         return None if wanted == NONE else float(wanted)
-    found = gallery.threshold()
+    found = gallery.threshold() if wanted == AUTO else gallery.require_suggested()
     if found is None:
         log.warning("Search.threshold=auto finds none, for the gallery has fewer than two labels: every answer counts")
         return None
-    promise = "" if found.confidence else "; the gallery has too few labels for a promise"
-    text = "Threshold %.4f: of objects that are not in the gallery at most %.0f %% get an answer%s"
-    log.info(text, found.threshold, 100 * found.wrong, promise)
+    log.info("Threshold %.4f: %s", found.threshold, found.promise)
     return found.threshold
 
 
@@ -79,11 +80,11 @@ def _line(answer: Answer) -> str:
     return f"{answer.name}{part}: {what} ({best.score:.4f}, {best.item.key})"
 
 
-def _result(path: Path, model: Predictor, threshold: float | None, answers: list[Answer]) -> dict[str, Any]:
+def _result(place: Place, model: Predictor, threshold: float | None, answers: list[Answer]) -> dict[str, Any]:
     known = sum(answer.known for answer in answers)
     failed = [{"input": name, "message": what} for name, what in model.failed]
     return {
-        "gallery": str(path),
+        "gallery": str(place),
         "model": model.identity.as_json(),
         "threshold": threshold,
         "queries": len(answers),

@@ -14,7 +14,7 @@ from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import ConfigError
 from paddlex_feat.hub.fetch import image_fetcher
 from paddlex_feat.inference.engines.spec import require_package
-from paddlex_feat.modes.index import gallery_path
+from paddlex_feat.modes.index import place_of
 from paddlex_feat.modes.predictor import check_names, predictor_of
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
             fix=f"Set the environment variable {ENV_TOKEN} to a secret text, or serve on 127.0.0.1.",
             code="serve-without-token",
         )
-    state = State(gallery_path(config, output), partial(predictor_of, config))
+    state = State(place_of(config, output), partial(predictor_of, config))
     try:
         fetch = image_fetcher("download" if settings.allow_urls else "refuse")
         app = create_app(state, _version(), token, fetch, settings.max_body_mib * 2**20)

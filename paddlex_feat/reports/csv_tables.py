@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.evaluation.ranking.ranks import Ranking
@@ -132,5 +132,18 @@ def write_answers(path: Path, answers: Iterable[Answer]) -> None:
                 ]
                 item = hit.item
                 yield [*own, rank, round(hit.score, 6), item.key, item.label or "", item.path or ""]
+
+    write_rows(path, head, rows())
+
+
+def write_advice(path: Path, advice: Iterable[dict[str, Any]]) -> None:
+    """A row for every label of a gallery: what could be better about its images."""
+    head = ["label", "images", "misplaced", "confused_with", "needed", "advice", "misplaced_ids", "needed_ids"]
+
+    def rows() -> Iterable[list[str | int | float]]:
+        for each in advice:
+            ids = [" ".join(map(str, each[name])) for name in ("misplaced", "needed")]
+            counts = [each["images"], len(each["misplaced"]), each["confused_with"] or "", len(each["needed"])]
+            yield [each["label"], *counts, each["advice"], *ids]
 
     write_rows(path, head, rows())

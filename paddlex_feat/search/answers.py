@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from paddlex_feat.data.images.source import Box, ImageSource
+from paddlex_feat.inference.identity import ModelIdentity
 from paddlex_feat.search.items import Item
 
 
@@ -32,12 +33,14 @@ class Answer:
         hits: the nearest images, nearest first; equal ones in order of adding.
         threshold: below which an answer is unknown; None: every answer counts.
         box: the part of the query's picture that was asked; None: all of it.
+        model: whose features were compared.
     """
 
     name: str
     hits: list[Hit]
     threshold: float | None
     box: Box | None = None
+    model: ModelIdentity | None = None
 
     @property
     def image(self) -> str | ImageSource | None:
@@ -60,4 +63,13 @@ class Answer:
         """Plain data."""
         hits = [{**hit.item.as_json(), "score": hit.score} for hit in self.hits]
         box = None if self.box is None else list(self.box)
-        return {"query": self.name, "box": box, "known": self.known, "label": self.label, "hits": hits}
+        model = None if self.model is None else self.model.as_json()
+        return {
+            "query": self.name,
+            "box": box,
+            "known": self.known,
+            "label": self.label,
+            "threshold": self.threshold,
+            "hits": hits,
+            "model": model,
+        }

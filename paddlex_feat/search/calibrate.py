@@ -26,12 +26,13 @@ from typing import Any
 
 import numpy as np
 
-from paddlex_feat.search.nearest import Nearest
+from paddlex_feat.search.backend import Rows
 
 WRONG = 0.05
 CONFIDENCE = 0.95
 SURE = 10  # classes
 WIDTH = 1.5
+EVALUATION = "evaluation"
 MAX_ASKED = 4000  # images, of all classes alike
 _BLOCK = 256
 _erf = np.frompyfunc(math.erf, 1, 1)
@@ -43,38 +44,49 @@ class Calibration:
 
     Attributes:
         threshold: of cosine similarity.
-        wrong: largest share of unknown objects that get an answer all the same.
+        wrong: largest share of unknown objects that get an answer all the same; None: unknown.
         confidence: of that; 0: nothing is promised.
         classes: that it was found on.
         images: that were asked.
+        source: "gallery"; "evaluation", for one that mode evaluate suggested for this model.
     """
 
     threshold: float
-    wrong: float
+    wrong: float | None
     confidence: float
-    classes: int
-    images: int
+    classes: int = 0
+    images: int = 0
+    source: str = "gallery"
 
     def as_json(self) -> dict[str, Any]:
         """Plain data, for results."""
-        return {"value": self.threshold, "source": "gallery", "wrong": self.wrong, "confidence": self.confidence,
+        return {"value": self.threshold, "source": self.source, "wrong": self.wrong, "confidence": self.confidence,
                 "classes": self.classes, "images": self.images}  # fmt: skip
 
+    @property
+    def promise(self) -> str:
+        """What it promises, as a clause."""
+        if self.source == EVALUATION:
+            return "the one that mode evaluate suggested for this model"
+        text = f"of objects that are not in the gallery at most {self.wrong:.0%} get an answer"
+        return text if self.confidence else f"{text}; the gallery has too few labels for a promise"
 
-def calibrate(nearest: Nearest, labels: dict[int, str], seed: int = 0) -> Calibration | None:
+
+def calibrate(rows: Rows, labels: dict[int, str], seed: int = 0) -> Calibration | None:
     """Find the threshold; None for fewer than two classes.
 
     Args:
-        nearest: the features.
+        rows: the features.
         labels: label by id; images without a label are left out.
         seed: of the draw of the images that are asked.
     """
-    ids = np.array([i for i in labels if i in nearest], np.int64)
+    ids = np.concatenate([ids for ids, _ in rows]) if rows else np.empty(0, np.int64)
+    ids = np.sort(ids[[i in labels for i in ids.tolist()]])
     names, codes = np.unique([labels[i] for i in ids.tolist()], return_inverse=True)
     if len(names) < 2:
         return None
     asked = _asked(codes, seed)
-    scores = _best_of_others(nearest, dict(zip(ids.tolist(), codes.tolist(), strict=True)), ids[asked])
+    scores = _best_of_others(rows, dict(zip(ids.tolist(), codes.tolist(), strict=True)), ids[asked])
     threshold = _lowest(scores, codes[asked])
     return Calibration(threshold, WRONG, CONFIDENCE if len(names) >= SURE else 0.0, len(names), len(asked))
 
@@ -90,17 +102,17 @@ def _asked(codes: np.ndarray, seed: int) -> np.ndarray:
     return order[np.argsort(turn, kind="stable")][:MAX_ASKED]
 
 
-def _best_of_others(nearest: Nearest, code: dict[int, int], asked: np.ndarray) -> np.ndarray:
+def _best_of_others(parts: Rows, code: dict[int, int], asked: np.ndarray) -> np.ndarray:
     """The best similarity of each of these images to those of other classes, float32 [N]."""
     places = {i: place for place, i in enumerate(asked.tolist())}
-    queries = np.empty((len(asked), nearest.dimension), np.float32)
-    for ids, rows in nearest.rows():
+    queries = np.empty((len(asked), parts[0][1].shape[1]), np.float32)
+    for ids, rows in parts:
         for row, i in enumerate(ids.tolist()):
             if i in places:
                 queries[places[i]] = rows[row]
     own = np.array([code[i] for i in asked.tolist()])
     best = np.full(len(asked), -np.inf, np.float32)
-    for ids, rows in nearest.rows():
+    for ids, rows in parts:
         of_class = np.array([code.get(i, -1) for i in ids.tolist()])
         if (of_class < 0).all():
             continue

@@ -158,14 +158,27 @@ def _read_npz(gallery: Gallery, path: Path) -> Iterator[NewItem]:
             model = json.loads(str(content["model"][0])) if "model" in names else None
             texts = {name: content[name] for name in _TEXTS if name in names}
             boxes = content["boxes"] if "boxes" in names else None
+            pages = content["page_indices"] if "page_indices" in names else None
     except Exception as error:  # noqa: BLE001 - NumPy and zipfile document none of theirs for damaged files
         raise _unusable(path, f"it cannot be read ({type(error).__name__})") from None
     keys = texts.get("keys", texts.get("input_paths"))
-    columns = [column for column in (keys, *texts.values(), boxes) if column is not None]
+    columns = [column for column in (keys, *texts.values(), boxes, pages) if column is not None]
     if keys is None or rows.ndim != 2 or rows.dtype.kind != "f" or any(len(column) != len(rows) for column in columns):
         raise _unusable(path, "it has no features with a key or path each")
     _require_model(gallery, model, path)
+    if "keys" not in texts:
+        texts["paths"], keys = keys, np.array(_own_keys(keys.tolist(), boxes, pages))
     yield from _items(path, rows, keys.tolist(), texts, boxes)
+
+
+def _own_keys(paths: list[Any], boxes: Any, pages: Any) -> list[str]:
+    """Keys of the results of mode predict, as `Gallery.add` makes them: the path, with its page and box."""
+    keys = []
+    for number, path in enumerate(paths):
+        page = "" if pages is None or pages[number] is None or pages[number] < 0 else f" page {pages[number]}"
+        box = "" if boxes is None or not np.isfinite(boxes[number]).all() else f"[{Box(*map(float, boxes[number]))}]"
+        keys.append(f"{path}{page}{box}" if path else "")
+    return keys
 
 
 def _read_parquet(gallery: Gallery, path: Path) -> Iterator[NewItem]:
@@ -174,7 +187,6 @@ def _read_parquet(gallery: Gallery, path: Path) -> Iterator[NewItem]:
         file = parquet.ParquetFile(str(path))
         model = json.loads((file.schema_arrow.metadata or {}).get(b"model", b"null"))
         names = set(file.schema_arrow.names)
-        key = "key" if "key" in names else "input_path"
         _require_model(gallery, model, path)
         for batch in file.iter_batches(_ROWS):
             table = batch.to_pydict()
@@ -182,7 +194,10 @@ def _read_parquet(gallery: Gallery, path: Path) -> Iterator[NewItem]:
             texts = {f"{name}s": [v or "" for v in table[name]] for name in ("label", "path") if name in names}
             texts["data"] = [v or "" for v in table["data"]] if "data" in names else [""] * len(rows)
             boxes = [[np.nan] * 4 if b is None else b for b in table["box"]] if "box" in names else None
-            yield from _items(path, rows, table[key], texts, None if boxes is None else np.array(boxes, np.float32))
+            keys = table["key"] if "key" in names else _own_keys(table["input_path"], boxes, table.get("page_index"))
+            if "key" not in names:
+                texts["paths"] = [value or "" for value in table["input_path"]]
+            yield from _items(path, rows, keys, texts, None if boxes is None else np.array(boxes, np.float32))
     except GalleryError:
         raise
     except Exception as error:  # noqa: BLE001 - pyarrow documents none of its errors for damaged files

@@ -18,10 +18,10 @@ from paddlex_feat.inference.inputs.items import iter_images
 from paddlex_feat.inference.predictor import Predictor
 from paddlex_feat.inference.results import Failed
 from paddlex_feat.search.answers import Answer, Hit
-from paddlex_feat.search.calibrate import Calibration, calibrate
+from paddlex_feat.search.backend import Backend, Rows
+from paddlex_feat.search.calibrate import EVALUATION, Calibration, calibrate
 from paddlex_feat.search.items import Item, NewItem, check_vector
-from paddlex_feat.search.nearest import Nearest
-from paddlex_feat.search.store import Store
+from paddlex_feat.search.local import LocalBackend
 from paddlex_feat.search.thumbnails import thumbnail
 
 AUTO = "auto"
@@ -47,46 +47,49 @@ class Added:
 
 
 class Gallery:
-    """A gallery file with its features in memory. Threads may share it; other processes' changes are seen at once.
+    """A gallery and the model of its features. Threads may share it; other processes' changes are seen at once.
 
     Args:
-        path: of the file.
+        place: path of its file, or a `Backend`.
         model: whose features the gallery has, for images as inputs; None: only features can be added and asked.
 
     Raises GalleryError if the file is not a gallery, or holds features of another model.
     """
 
-    def __init__(self, path: str | Path, model: Predictor | None = None):
-        self._lock = threading.RLock()
+    def __init__(self, place: str | Path | Backend, model: Predictor | None = None):
+        self._backend: Backend = LocalBackend(Path(place)) if isinstance(place, (str, Path)) else place
         self._model = model
-        self._store = Store(Path(path))
-        try:
-            self.identity = _identity_of(self._store)
-            if model is not None:
+        self._calibrating = threading.Lock()
+        self._calibration: tuple[int, Calibration | None] = (-1, None)
+        if model is not None:
+            try:
                 self.require_same(model.identity)
-            self._known, self._epoch = 0, self._store.epoch()
-            self._nearest = Nearest(self.identity.dimension)
-            self._calibration: tuple[int, Calibration | None] = (-1, None)
-            self._refresh()
-        except BaseException:
-            self._store.close()
-            raise
+            except BaseException:
+                self._backend.close()
+                raise
 
     @classmethod
     def create(cls, path: str | Path, model: Predictor | ModelIdentity) -> Gallery:
         """Make an empty gallery for the features of a model, or open the one of this model that is there."""
         identity = model if isinstance(model, ModelIdentity) else model.identity
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Store(Path(path), {"model": identity.as_json()}).close()
-        gallery = cls(path, model if isinstance(model, Predictor) else None)
+        gallery = cls(LocalBackend.create(Path(path), identity), model if isinstance(model, Predictor) else None)
         if isinstance(model, ModelIdentity):
             gallery.require_same(model)
         return gallery
 
+    @property
+    def identity(self) -> ModelIdentity:
+        """The model whose features the gallery has."""
+        return self._backend.identity
+
+    @property
+    def where(self) -> str:
+        """Path or address of the gallery."""
+        return self._backend.where
+
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
-            self._store.close()
+        self._backend.close()
 
     def __enter__(self) -> Gallery:
         return self
@@ -95,16 +98,14 @@ class Gallery:
         self.close()
 
     def __len__(self) -> int:
-        with self._lock:
-            self._refresh()
-            return len(self._nearest)
+        return self._backend.count()
 
     def require_same(self, identity: ModelIdentity) -> None:
         """Raise GalleryError unless features of this model can be compared with those of the gallery."""
         if difference := self.identity.difference(identity):
             raise GalleryError(
                 f"Features of this model cannot be compared with those of the gallery: {difference}.",
-                where=str(self._store.path),
+                where=self.where,
                 fix="Use the model that the gallery was built with, or embed its images again: Index.action=rebuild.",
                 code="gallery-other-model",
             )
@@ -141,7 +142,7 @@ class Gallery:
     ) -> Added:
         """As `add`, for an iterator of (image, label, key)."""
         model = self._require_model()
-        added, states = Added(), self._states() if skip_unchanged else {}
+        added, states = Added(), self._backend.states() if skip_unchanged else {}
         waiting: list[NewItem] = []
         labelled: dict[int, tuple[str | None, str, str | None]] = {}  # label, key and state of what is being computed
 
@@ -176,8 +177,7 @@ class Gallery:
 
     def add_items(self, items: Sequence[NewItem]) -> list[int]:
         """Add items with their features, all or none. Returns their ids."""
-        with self._lock:
-            return self._store.add(items)
+        return self._backend.add(items)
 
     def remove(
         self,
@@ -192,35 +192,31 @@ class Gallery:
         if keys is None and labels is None and ids is None:
             raise GalleryError(
                 "It is not said which images are to be removed.",
-                where=str(self._store.path),
+                where=self.where,
                 fix="Give keys, labels or ids.",
                 code="remove-nothing",
             )
-        with self._lock:
-            wanted = None if ids is None else set(ids)
-            if keys is None and labels is None:
-                found = sorted(wanted or ())
-            else:
-                found = [i.id for i in self._store.find(keys, labels) if wanted is None or i.id in wanted]
-            return self._store.remove(found)
+        wanted = None if ids is None else set(ids)
+        if keys is None and labels is None:
+            return self._backend.remove(sorted(wanted or ()))
+        found = self._backend.find(keys, labels)
+        return self._backend.remove([item.id for item in found if wanted is None or item.id in wanted])
 
     def compact(self) -> None:
         """Give the space of removed images back to the disk."""
-        with self._lock:
-            self._store.compact()
+        self._backend.compact()
 
     def rebuild(self, model: Predictor) -> int:
         """Embed all images again with another model, from their files; all or none. Returns their number.
 
         Raises GalleryError if an image has no file, ImageError if one cannot be read.
         """
-        with self._lock:
-            items = list(self._store.find())
+        items = self.items()
         without = [item.key for item in items if item.path is None]
         if without:
             raise GalleryError(
                 f"{len(without)} images have no file, as {without[0]}.",
-                where=str(self._store.path),
+                where=self.where,
                 fix="Remove them, or build another gallery.",
                 code="rebuild-without-file",
             )
@@ -228,21 +224,18 @@ class Gallery:
         results = [result.feature for result in model.predict(images)]
         if len(results) != len(items):
             what = f"{len(items)} images give {len(results)} features: files of several pages cannot be embedded again."
-            raise GalleryError(what, where=str(self._store.path), fix="Build another gallery.", code="rebuild-pages")
-        with self._lock:
-            self._store.replace_vectors(model.identity.as_json(), [item.id for item in items], np.stack(results))
-            self.identity = model.identity
+            raise GalleryError(what, where=self.where, fix="Build another gallery.", code="rebuild-pages")
+        rows = np.stack(results) if results else np.empty((0, model.identity.dimension), np.float32)
+        self._backend.rebuild(model.identity, [item.id for item in items], rows)
         return len(items)
 
     def meta(self) -> dict[str, Any]:
         """What the gallery says about itself."""
-        with self._lock:
-            return self._store.meta()
+        return self._backend.meta()
 
     def set_meta(self, name: str, value: Any) -> None:
         """Say something about the gallery."""
-        with self._lock:
-            self._store.set_meta(name, value)
+        self._backend.set_meta(name, value)
 
     # Questions.
 
@@ -254,7 +247,8 @@ class Gallery:
         Args:
             input: images.
             topk: number of hits.
-            threshold: below which an answer is unknown: a number, None for no threshold, or "auto", see `threshold`.
+            threshold: below which an answer is unknown: a number, None for no threshold, "auto", see `threshold`, or
+                "evaluation", see `suggested`.
             on_error: "raise" or "skip", as for `Predictor.predict`.
         """
         least = self._least(threshold)
@@ -280,27 +274,58 @@ class Gallery:
         for name, row in zip(names, features, strict=True):
             check_vector(row, self.identity.dimension, name)
         least = self._least(threshold)
-        with self._lock:
-            self._refresh()
-            ids, scores = self._nearest.search(np.ascontiguousarray(features, np.float32), topk)
-            items = {item.id: item for item in self._store.items(np.unique(ids).tolist())}
+        ids, scores, items = self._backend.nearest(np.ascontiguousarray(features, np.float32), topk)
         answers = []
         for number, name in enumerate(names):
             pairs = zip(ids[number].tolist(), scores[number].tolist(), strict=True)
             hits = [Hit(items[i], score) for i, score in pairs if i in items]  # else removed this very moment
-            answers.append(Answer(name, hits, least, boxes[number] if boxes else None))
+            answers.append(Answer(name, hits, least, boxes[number] if boxes else None, self.identity))
         return answers
 
     def threshold(self) -> Calibration | None:
-        """The threshold of "auto", found on the gallery as it is now; None for fewer than two labels."""
-        with self._lock:
-            self._refresh()
+        """The threshold of "auto", found on the gallery as it is now.
+
+        With too few labels for a promise it is the one that mode evaluate suggested for this model, if it did
+        (`suggested`). None: there is none.
+        """
+        with self._calibrating:
+            version = self._backend.version()
             known, found = self._calibration
-            if known != self._known:
-                labels = {item.id: item.label for item in self._store.find() if item.label is not None}
-                found = calibrate(self._nearest, labels)
-                self._calibration = self._known, found
+            if known != version:
+                labels = {item.id: item.label for item in self.items() if item.label is not None}
+                found = calibrate(self.rows(), labels)
+                if found is None or not found.confidence:
+                    found = self.suggested() or found
+                self._calibration = version, found
             return found
+
+    def suggested(self) -> Calibration | None:
+        """The threshold that mode evaluate suggested for this model, if the gallery knows it (`set_suggested`)."""
+        known = self.meta().get(EVALUATION)
+        if not isinstance(known, dict) or known.get("model") != self.identity.as_json():
+            return None
+        value = known.get("threshold")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1 <= value <= 1:
+            return None
+        return Calibration(float(value), None, 0.0, source=EVALUATION)
+
+    def require_suggested(self) -> Calibration:
+        """As `suggested`. Raises GalleryError if the gallery knows none."""
+        found = self.suggested()
+        if found is None:
+            raise GalleryError(
+                "The gallery knows no threshold of mode evaluate for its model.",
+                where=self.where,
+                fix="Run mode evaluate, then Index.action=add, with the same Global.output; or give another threshold.",
+                code="threshold-not-evaluated",
+            )
+        return found
+
+    def set_suggested(self, threshold: float) -> None:
+        """Keep the threshold that mode evaluate suggested for this model."""
+        known = {"threshold": threshold, "model": self.identity.as_json()}
+        if self.meta().get(EVALUATION) != known:
+            self.set_meta(EVALUATION, known)
 
     def items(
         self,
@@ -310,59 +335,38 @@ class Gallery:
         limit: int = -1,
     ) -> list[Item]:
         """The images that have one of the keys, and one of the labels, by id, after an id, at most `limit`."""
-        with self._lock:
-            return list(self._store.find(keys, labels, after, limit))
+        return self._backend.find(keys, labels, after, limit)
 
     def labels(self) -> list[tuple[str | None, int]]:
         """Each label, and how many images have it."""
-        with self._lock:
-            return self._store.labels()
+        return self._backend.labels()
 
     def thumbnail(self, i: int) -> bytes | None:
         """A small JPEG of an image; None if the gallery has none."""
-        with self._lock:
-            return self._store.thumbnail(i)
+        return self._backend.thumbnail(i)
 
-    def rows(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """All ids and features, some at a time: int64 [N], float32 [N, D]; not to be changed."""
-        with self._lock:
-            self._refresh()
-            yield from self._nearest.rows()
+    def method(self) -> dict[str, Any]:
+        """How the nearest images are found: {"method": "exact"}, or hnsw with the share of them that it finds."""
+        return self._backend.method()
+
+    def rows(self) -> Rows:
+        """All ids and features, some at a time; not to be changed."""
+        return self._backend.rows()
 
     # How it works.
-
-    def _refresh(self) -> None:
-        """Read what other processes, and this one, have changed."""
-        if not self._store.changed(self._known):
-            return
-        if (epoch := self._store.epoch()) != self._epoch:
-            if _identity_of(self._store) != self.identity:
-                raise GalleryError(
-                    "The images of the gallery have been embedded again with another model.",
-                    where=str(self._store.path),
-                    fix="Open it again, with that model.",
-                    code="gallery-rebuilt",
-                )
-            self._nearest, self._known, self._epoch = Nearest(self.identity.dimension), 0, epoch
-        for difference in self._store.differences(self._known):
-            self._nearest.remove(difference.removed)
-            self._nearest.add(difference.ids, difference.vectors)
-            self._known = difference.change
-
-    def _states(self) -> dict[str, tuple[int, str | None, str | None]]:
-        with self._lock:
-            return self._store.states()
 
     def _least(self, threshold: float | str | None) -> float | None:
         if threshold == AUTO:
             found = self.threshold()
             return None if found is None else found.threshold
+        if threshold == EVALUATION:
+            return self.require_suggested().threshold
         if threshold is None or (isinstance(threshold, (int, float)) and -1 <= threshold <= 1):
             return threshold
         raise GalleryError(
             f"The threshold is {threshold!r}.",
             where="threshold",
-            fix="Give a cosine similarity from -1 to 1, auto or none.",
+            fix="Give a cosine similarity from -1 to 1, auto, evaluation or none.",
             code="threshold-invalid",
         )
 
@@ -370,23 +374,11 @@ class Gallery:
         if self._model is None:
             raise GalleryError(
                 "Images cannot be embedded: the gallery was opened without its model.",
-                where=str(self._store.path),
+                where=self.where,
                 fix="Give Gallery(path, model) the model that it was built with.",
                 code="gallery-without-model",
             )
         return self._model
-
-
-def _identity_of(store: Store) -> ModelIdentity:
-    identity = ModelIdentity.from_json(store.meta().get("model"))
-    if identity is None:
-        raise GalleryError(
-            "The gallery does not say which model its features are of.",
-            where=str(store.path),
-            fix="Build it again.",
-            code="gallery-foreign",
-        )
-    return identity
 
 
 def _columns(

@@ -132,6 +132,14 @@ class Nearest:
         for block in self._blocks:
             yield block.ids[: block.count], block.rows[: block.count]
 
+    def rows_of(self, ids: np.ndarray) -> np.ndarray:
+        """The features of these ids, float32 [N, D]."""
+        rows = np.empty((len(ids), self.dimension), np.float32)
+        for number, i in enumerate(ids.tolist()):
+            block = self._place[i]
+            rows[number] = block.rows[int(np.flatnonzero(block.ids[: block.count] == i)[0])]
+        return rows
+
     def _open_block(self) -> _Block:
         """The last block, or a new one if it is full or was: the 8-bit form of a block never grows."""
         last = self._blocks[-1] if self._blocks else None
@@ -171,7 +179,7 @@ class Nearest:
         places = [near.places[near.similarity + near.error >= least] for near in found]
         ids = np.concatenate([near.block.ids[there] for near, there in zip(found, places, strict=True)])
         rows = np.concatenate([near.block.rows[there] for near, there in zip(found, places, strict=True)])
-        return _best(ids, _exact(rows, query), k)
+        return best_of(ids, exact_similarity(rows, query), k)
 
     def _candidates(self, block: _Block, query: np.ndarray, k: int) -> _Near:
         """The k nearest features of a block by its 8-bit form; all of one without it."""
@@ -208,7 +216,7 @@ class Nearest:
                 ids[number], similarity[number] = self._all(query, float(order[k - 1]) - margin, k)
                 continue
             chosen = kept_ids[number][kept[number] >= order[k - 1] - margin]
-            ids[number], similarity[number] = _best(chosen, _exact(self._rows_of(chosen), query), k)
+            ids[number], similarity[number] = best_of(chosen, exact_similarity(self.rows_of(chosen), query), k)
         return ids, similarity
 
     def _all(self, query: np.ndarray, least: float, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -218,15 +226,7 @@ class Nearest:
             near = block.rows[: block.count] @ query >= least
             parts.append((block.ids[: block.count][near], block.rows[: block.count][near]))
         ids, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return _best(ids, _exact(rows, query), k)
-
-    def _rows_of(self, ids: np.ndarray) -> np.ndarray:
-        """The features of these ids, float32 [N, D]."""
-        rows = np.empty((len(ids), self.dimension), np.float32)
-        for number, i in enumerate(ids.tolist()):
-            block = self._place[i]
-            rows[number] = block.rows[int(np.flatnonzero(block.ids[: block.count] == i)[0])]
-        return rows
+        return best_of(ids, exact_similarity(rows, query), k)
 
 
 @dataclass(frozen=True)
@@ -248,13 +248,14 @@ class _Near:
     complete: bool
 
 
-def _exact(rows: np.ndarray, query: np.ndarray) -> np.ndarray:
+def exact_similarity(rows: np.ndarray, query: np.ndarray) -> np.ndarray:
     """Similarities in float64, float64 [N]; equal rows get equal ones, which a matrix product does not promise."""
     similarity: np.ndarray = np.einsum("nd,d->n", rows.astype(np.float64), query.astype(np.float64))
     return similarity
 
 
-def _best(ids: np.ndarray, similarity: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def best_of(ids: np.ndarray, similarity: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k ids of the largest similarities, and these, largest first, the smaller id first where they are equal."""
     order = np.lexsort((ids, -similarity))[:k]
     return ids[order], similarity[order]
 

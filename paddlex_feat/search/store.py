@@ -118,6 +118,11 @@ class Store:
         with self._explained():
             return self._last_change() != known
 
+    def last_change(self) -> int:
+        """Number of the last change."""
+        with self._explained():
+            return self._last_change()
+
     def add(self, items: Iterable[NewItem]) -> list[int]:
         """Add items, or replace those of the same keys, all or none. Returns their ids."""
         rows = [(item, *texts_of(item, self.dimension)) for item in items]

@@ -101,7 +101,7 @@ def _add_own(app: FastAPI, state: State, fetch: Fetch | None) -> None:
         with state.current() as pair:
             feature = pair.batcher.feature(image)
             answer = pair.gallery.answers(feature[None], asked.topk, asked.threshold, ["image"], [box])[0]
-            return {**answer.as_json(), "threshold": answer.threshold, "model": pair.gallery.identity.as_json()}
+            return answer.as_json()
 
     @app.post("/v1/items", status_code=201)
     def add(given: ItemRequest) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def _add_own(app: FastAPI, state: State, fetch: Fetch | None) -> None:
     def stats() -> dict[str, Any]:
         """Figures of the gallery, its model and the threshold auto."""
         with state.current() as pair:
-            return statistics_of(pair.gallery).as_json()
+            return statistics_of(pair.gallery, advised=False).as_json()
 
 
 def _add_health(app: FastAPI, state: State) -> None:

@@ -9,11 +9,11 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from paddlex_feat.errors import FeatError, GalleryError
 from paddlex_feat.inference.predictor import Predictor
 from paddlex_feat.search.gallery import Gallery
+from paddlex_feat.search.place import Place
 from paddlex_feat.serving.batching import Batcher
 
 log = logging.getLogger(__name__)
@@ -24,9 +24,9 @@ _KEY = re.compile(r"[0-9a-f]{32}")
 class Pair:
     """A model with its gallery. Requests that have begun with it end with it."""
 
-    def __init__(self, path: Path, model: Predictor):
+    def __init__(self, place: Place, model: Predictor):
         self.model = model
-        self.gallery = Gallery.create(path, model)
+        self.gallery = place.create(model)
         self.batcher = Batcher(model)
         self._using = 0
         self._retired = False
@@ -64,16 +64,15 @@ class State:
     """The present pair, and galleries by key.
 
     Args:
-        path: of the gallery.
+        place: of the gallery.
         load: makes the model anew, when the gallery has been built anew with another.
     """
 
-    def __init__(self, path: Path, load: Callable[[], Predictor]):
-        self._path, self._load = path, load
+    def __init__(self, place: Place, load: Callable[[], Predictor]):
+        self._place, self._load = place, load
         self._changing = threading.Lock()
-        self._pair = Pair(path, load())
+        self._pair = Pair(place, load())
         self._others: OrderedDict[str, Gallery] = OrderedDict()
-        self._folder = path.with_name(f"{path.name}.indexes")
 
     @contextmanager
     def current(self) -> Iterator[Pair]:
@@ -95,7 +94,7 @@ class State:
         with self._changing:
             if self._pair is former:
                 try:
-                    self._pair = Pair(self._path, self._load())
+                    self._pair = Pair(self._place, self._load())
                 except FeatError as error:
                     log.warning("The gallery was built anew, and its model cannot be loaded: %s", error)
                     raise
@@ -107,7 +106,7 @@ class State:
         """An empty gallery of a client's own for features of a model, and its key."""
         key = uuid.uuid4().hex
         with self._changing:
-            return key, self._kept(key, Gallery.create(self._folder / f"{key}.gallery", model))
+            return key, self._kept(key, self._place.of_client(key).create(model))
 
     def of_key(self, key: str | None, model: Predictor) -> Gallery:
         """The gallery of a key. Raises GalleryError for one that does not exist, or has another model's features."""
@@ -119,7 +118,7 @@ class State:
             if key is None or not _KEY.fullmatch(key):
                 what = "The indexKey is not one of this service."
                 raise GalleryError(what, where="indexKey", fix="Give the one that build answered.", code="key-unknown")
-            return self._kept(key, Gallery(self._folder / f"{key}.gallery", model))
+            return self._kept(key, self._place.of_client(key).open(model))
 
     def _kept(self, key: str, gallery: Gallery) -> Gallery:
         self._others[key] = gallery

@@ -108,7 +108,7 @@ with Gallery(path, create_model("PP-ShiTuV2_rec", model, device="cpu")) as galle
     gallery.remove(labels=["s22"])
 """
     image = str(Path(photographs[0]).with_name("05.pgm"))
-    words = [str(gallery._store.path), str(run_folder / "best_model/inference"), image]
+    words = [str(gallery.where), str(run_folder / "best_model/inference"), image]
     subprocess.run([sys.executable, "-c", code, *words], check=True, cwd=ROOT, timeout=120)
     answer = next(iter(gallery.search(image, threshold=None)))
     assert answer.label == "added elsewhere" and answer.hits[0].score == pytest.approx(1, abs=1e-6)
@@ -129,7 +129,7 @@ def test_features_of_another_model_are_refused_with_both_names(gallery, model, t
         key, value = next(iter(change.items()))
         assert str(value)[:12] in str(caught.value) and str(getattr(identity, key))[:12] in str(caught.value)
         with pytest.raises(GalleryError, match="cannot be compared"):
-            Gallery.create(gallery._store.path, other)
+            Gallery.create(gallery.where, other)
 
 
 def test_wrong_arguments_are_refused(gallery, photographs):
@@ -141,5 +141,5 @@ def test_wrong_arguments_are_refused(gallery, photographs):
             list(gallery.search(photographs[0], threshold=threshold))
     with pytest.raises(GalleryError, match="2 inputs and 1 labels"):
         gallery.add(photographs[:2], labels=["a"])
-    with pytest.raises(GalleryError, match="without its model"), Gallery(gallery._store.path) as bare:
+    with pytest.raises(GalleryError, match="without its model"), Gallery(gallery.where) as bare:
         bare.add(photographs[0])

@@ -36,7 +36,7 @@ def test_half_of_the_people_are_unknown(features, photographs):
         taken = np.concatenate([rng.permutation(np.flatnonzero(people == p))[:photographs] for p in half])
         gallery = Nearest(rows.shape[1], quick=False)
         gallery.add(taken, rows[taken])
-        found = calibrate(gallery, {int(i): str(people[i]) for i in taken})
+        found = calibrate(list(gallery.rows()), {int(i): str(people[i]) for i in taken})
         best = similar[:, taken].max(axis=1)
         wrong[seed] = (best[~inside] >= found.threshold).mean()
         others = np.setdiff1d(np.flatnonzero(inside), taken)
@@ -51,10 +51,13 @@ def test_few_classes_are_no_promise_and_one_is_no_threshold():
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     gallery = Nearest(16, quick=False)
     gallery.add(np.arange(30), rows)
-    assert calibrate(gallery, dict.fromkeys(range(30), "one")) is None and calibrate(gallery, {}) is None
-    few = calibrate(gallery, {i: str(i % (SURE - 1)) for i in range(30)})
+    assert (
+        calibrate(list(gallery.rows()), dict.fromkeys(range(30), "one")) is None
+        and calibrate(list(gallery.rows()), {}) is None
+    )
+    few = calibrate(list(gallery.rows()), {i: str(i % (SURE - 1)) for i in range(30)})
     assert few.confidence == 0 and -1 <= few.threshold <= 1
-    some = calibrate(gallery, {i: str(i % SURE) for i in range(20)})  # ten images have no label
+    some = calibrate(list(gallery.rows()), {i: str(i % SURE) for i in range(20)})  # ten images have no label
     assert some.confidence == 0.95 and some.classes == SURE and some.images == 20
 
 
@@ -68,5 +71,5 @@ def test_copies_in_two_classes_raise_the_threshold():
         given[:copies] = rows[30 : 30 + copies]
         gallery = Nearest(32, quick=False)
         gallery.add(np.arange(60), given)
-        thresholds.append(calibrate(gallery, {i: str(i // 2) for i in range(60)}).threshold)
+        thresholds.append(calibrate(list(gallery.rows()), {i: str(i // 2) for i in range(60)}).threshold)
     assert thresholds[0] < thresholds[1] <= 1

@@ -1,0 +1,208 @@
+"""A gallery on this machine: a SQLite file, whose features are in memory from the first question on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddlex_feat.errors import GalleryError
+from paddlex_feat.inference.identity import ModelIdentity
+from paddlex_feat.search.backend import Rows
+from paddlex_feat.search.graph import RECALL_AT, SUFFIX, Graph
+from paddlex_feat.search.items import Item, NewItem
+from paddlex_feat.search.nearest import Nearest
+from paddlex_feat.search.store import Store
+
+log = logging.getLogger(__name__)
+RECALL = "hnsw"  # in the gallery's meta
+
+
+class LocalBackend:
+    """`Backend` of a file. Other processes' changes are seen at once.
+
+    Args:
+        path: of the file, which exists.
+        approximate: search by a graph (`Graph`), which is kept in a file beside the gallery.
+    """
+
+    def __init__(self, path: Path, approximate: bool = False):
+        self.where = str(path)
+        self._approximate = approximate
+        self._lock = threading.RLock()
+        self._store = Store(path)
+        try:
+            self.identity = self._stored_identity()
+            self._epoch = self._store.epoch()
+        except BaseException:
+            self._store.close()
+            raise
+        self._nearest: Nearest | None = None
+        self._known = 0  # the change that `_nearest` is of
+        self._graph: Graph | None = None
+
+    @classmethod
+    def create(cls, path: Path, identity: ModelIdentity) -> LocalBackend:
+        """Make an empty gallery, or open the one that is there."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Store(path, {"model": identity.as_json()}).close()
+        return cls(path)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._store.close()
+
+    def version(self) -> int:
+        """Number of the last change."""
+        with self._lock:
+            return self._store.last_change()
+
+    def meta(self) -> dict[str, Any]:
+        """What the gallery says about itself."""
+        with self._lock:
+            return self._store.meta()
+
+    def set_meta(self, name: str, value: Any) -> None:
+        """Say something about the gallery."""
+        with self._lock:
+            self._store.set_meta(name, value)
+
+    def count(self) -> int:
+        """Number of images."""
+        with self._lock:
+            if self._nearest is not None:
+                return len(self._current())
+            self._require_epoch()
+            return self._store.count()
+
+    def add(self, items: Sequence[NewItem]) -> list[int]:
+        """Add images, all or none."""
+        with self._lock:
+            return self._store.add(items)
+
+    def remove(self, ids: Sequence[int]) -> int:
+        """Remove images, all or none."""
+        with self._lock:
+            return self._store.remove(ids)
+
+    def find(
+        self, keys: Sequence[str] | None, labels: Sequence[str | None] | None, after: int = 0, limit: int = -1
+    ) -> list[Item]:
+        """Images by keys and labels."""
+        with self._lock:
+            return list(self._store.find(keys, labels, after, limit))
+
+    def labels(self) -> list[tuple[str | None, int]]:
+        """Each label, and how many images have it."""
+        with self._lock:
+            return self._store.labels()
+
+    def states(self) -> dict[str, tuple[int, str | None, str | None]]:
+        """Id, label and state by key."""
+        with self._lock:
+            return self._store.states()
+
+    def thumbnail(self, i: int) -> bytes | None:
+        """The small JPEG of an image."""
+        with self._lock:
+            return self._store.thumbnail(i)
+
+    def nearest(self, features: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, dict[int, Item]]:
+        """The nearest, exactly unless it is approximate; of equal ones the smaller id first."""
+        with self._lock:
+            found = self._current_graph() if self._approximate else self._current()
+            ids, scores = found.search(features, k)
+            return ids, scores, {item.id: item for item in self._store.items(np.unique(ids).tolist())}
+
+    def method(self) -> dict[str, Any]:
+        """How it searches; of a graph, how many of the nearest it finds."""
+        if not self._approximate:
+            return {"method": "exact"}
+        with self._lock:
+            self._current_graph()
+            return {"method": "hnsw", **self._store.meta().get(RECALL, {})}
+
+    def rows(self) -> Rows:
+        """All features."""
+        with self._lock:
+            return list(self._current().rows())
+
+    def rebuild(self, model: ModelIdentity, ids: Sequence[int], vectors: np.ndarray) -> None:
+        """Give all images features of another model, all or none."""
+        with self._lock:
+            self._store.replace_vectors(model.as_json(), ids, vectors)
+            self.identity = model
+
+    def compact(self) -> None:
+        """Give the space of removed images back to the disk."""
+        with self._lock:
+            self._store.compact()
+
+    def _current(self) -> Nearest:
+        """The features as they are now: with what other processes, and this one, have changed."""
+        if self._nearest is not None and not self._store.changed(self._known):
+            return self._nearest
+        if self._require_epoch() or self._nearest is None:
+            self._nearest, self._known, self._graph = Nearest(self.identity.dimension), 0, None
+        for difference in self._store.differences(self._known):
+            self._nearest.remove(difference.removed)
+            self._nearest.add(difference.ids, difference.vectors)
+            self._known = difference.change
+            if self._graph is not None:
+                self._graph.update(difference.removed, difference.ids.tolist())
+        return self._nearest
+
+    def _current_graph(self) -> Graph:
+        """The graph of the features as they are now. Once it was made, its recall is measured, and it is written."""
+        nearest = self._current()
+        graph, path = self._graph, Path(f"{self.where}{SUFFIX}")
+        if graph is None:
+            graph = Graph(nearest)
+            change = graph.load(path, self._epoch)
+            if change is None:
+                log.info("The graph of %d images is made, a minute for some hundred thousand", len(nearest))
+                graph.update([], [i for ids, _ in nearest.rows() for i in ids.tolist()])
+            else:
+                graph.made = False
+                for difference in self._store.differences(change):
+                    graph.update(difference.removed, difference.ids.tolist())
+            self._graph = graph
+        if graph.made:
+            recall = graph.recall()
+            log.info("The graph finds %.2f %% of the %d nearest images", 100 * recall, RECALL_AT)
+            self._store.set_meta(RECALL, {f"recall_at_{RECALL_AT}": recall, "images": len(graph)})
+            graph.made = False
+            self._current()
+            graph.save(path, self._epoch, self._known)
+        return graph
+
+    def _require_epoch(self) -> bool:
+        """Whether differences are not enough any more. Raises GalleryError if the features are of another model."""
+        epoch = self._store.epoch()
+        if epoch == self._epoch:
+            return False
+        if self._stored_identity() != self.identity:
+            raise GalleryError(
+                "The images of the gallery have been embedded again with another model.",
+                where=self.where,
+                fix="Open it again, with that model.",
+                code="gallery-rebuilt",
+            )
+        self._epoch = epoch
+        return True
+
+    def _stored_identity(self) -> ModelIdentity:
+        identity = ModelIdentity.from_json(self._store.meta().get("model"))
+        if identity is None:
+            raise GalleryError(
+                "The gallery does not say which model its features are of.",
+                where=self.where,
+                fix="Build it again.",
+                code="gallery-foreign",
+            )
+        return identity
