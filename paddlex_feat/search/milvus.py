@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import importlib
 import json
+import logging
 import secrets
 import threading
 import time
@@ -49,12 +50,11 @@ class MilvusBackend:
     """
 
     def __init__(self, url: str, collection: str, token: str | None = None):
-        require_package("pymilvus", "paddlex_feat[milvus]")
-        self._milvus: Any = importlib.import_module("pymilvus")
+        self._milvus = _pymilvus()
         self.where = f"{without_password(url)}/{collection}"
         self._name, self._lock = collection, threading.RLock()
         with self._explained():
-            self._client = self._milvus.MilvusClient(uri=url, token=token or "", timeout=_SECONDS)
+            self._client = _connected(self._milvus, url, token)
         try:
             state = self._state()
             self.identity = _identity(state, self.where)
@@ -66,10 +66,9 @@ class MilvusBackend:
     @classmethod
     def create(cls, url: str, collection: str, identity: ModelIdentity, token: str | None = None) -> MilvusBackend:
         """Make an empty gallery, or open the one that is there."""
-        require_package("pymilvus", "paddlex_feat[milvus]")
-        milvus: Any = importlib.import_module("pymilvus")
+        milvus = _pymilvus()
         with _explained_at(f"{without_password(url)}/{collection}", milvus):
-            client = milvus.MilvusClient(uri=url, token=token or "", timeout=_SECONDS)
+            client = _connected(milvus, url, token)
             try:
                 if not client.has_collection(_meta_name(collection)):
                     name = f"{collection}_{secrets.token_hex(4)}"
@@ -296,6 +295,19 @@ class MilvusBackend:
     def _explained(self) -> Iterator[None]:
         with _explained_at(self.where, self._milvus):
             yield
+
+
+def _pymilvus() -> Any:
+    """The client's package. Raises DependencyError without it."""
+    require_package("pymilvus", "paddlex_feat[milvus]")
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # what it says comes as an error, too
+    return importlib.import_module("pymilvus")
+
+
+def _connected(milvus: Any, url: str, token: str | None) -> Any:
+    # Its own 10 s, also between calls, are more pings than servers of gRPC allow: they close the connection.
+    pings = {"grpc.keepalive_time_ms": 300_000, "grpc.keepalive_permit_without_calls": False}
+    return milvus.MilvusClient(uri=url, token=token or "", timeout=_SECONDS, grpc_options=pings)
 
 
 @contextmanager
