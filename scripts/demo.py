@@ -1,4 +1,4 @@
-"""The main job on the ORL faces: data set, check, train, evaluate, export, predict.
+"""The main job on the ORL faces: data set, check, train, evaluate, export, predict, and a search.
 
     python scripts/demo.py                           from the starter's weights, which ImageNet has trained
     python scripts/demo.py --model PP-ShiTuV2_rec    from random weights
@@ -71,6 +71,10 @@ def run_all(model: str) -> int:
         output=f"{OUTPUT}/predict",
         show_output=False,  # ten times a feature
     )
+    model_dir = f"Predict.model_dir={OUTPUT}/best_model/inference"
+    mode(config, "index", model_dir)
+    asked = f"Search.input=[{', '.join(f'{DATA}/images/s{person}/05.pgm' for person in (21, 28, 35))}]"
+    mode(config, "search", model_dir, asked)
     training, evaluated = result("train"), result("evaluate")
     start = start_recall1()
     trained = float(evaluated["metrics"]["recall1"])
@@ -89,6 +93,7 @@ def run_all(model: str) -> int:
   weights        {OUTPUT}/best_model/best_model.pdparams
   inference      {OUTPUT}/best_model/inference
   features       {OUTPUT}/predict/*_res.json
+  search         {OUTPUT}/search.html
   results        {OUTPUT}/*_result.json
   time           {time.perf_counter() - started:.0f} s
 

@@ -19,7 +19,7 @@ from paddlex_feat.modes.data import read_lists
 from paddlex_feat.modes.worker import MAX_DECODING_THREADS
 from paddlex_feat.runtime.cpu import cpu_count
 from paddlex_feat.training.adaptation import record as adaptation_file
-from paddlex_feat.training.adaptation.maps import AffineMap, principal
+from paddlex_feat.training.adaptation.maps import AffineMap, evened, principal
 
 if TYPE_CHECKING:  # they import Paddle
     from paddlex_feat.models.recognizer import Recognizer
@@ -84,7 +84,7 @@ def _principal_cut(config: Config, trained: TrainedNetwork, device: str, dimensi
     kept = float(variance[:dimension].sum() / max(variance.sum(), np.finfo(np.float64).tiny))
     text = "Features are cut to %d numbers by PCA of %d training images: %.2f %% of their squared length is kept."
     log.info(text, dimension, len(files), 100 * kept)
-    return AffineMap(found.mean, found.matrix[:dimension])
+    return AffineMap(found.mean, evened(variance, dimension)[:, None] * found.matrix[:dimension])
 
 
 def _sample(config: Config) -> list[str]:

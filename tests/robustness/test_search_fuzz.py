@@ -199,8 +199,8 @@ VALUES: list[Any] = [
     "0" * 32,
     "http://127.0.0.1:1/a.jpg", "file:///etc/passwd", "data:image/png;base64,AAAA",
 ]  # fmt: skip
-KEYS = ["image", "box", "topk", "threshold", "key", "label", "data", "keys", "labels", "ids", "imageLabelPairs", "indexKey",
-        "recThreshold", "visualize"]  # fmt: skip
+KEYS = ["image", "box", "topk", "threshold", "key", "label", "data", "keys", "labels", "ids", "imageLabelPairs",
+        "indexKey", "recThreshold", "visualize"]  # fmt: skip
 PATHS = [("POST", "/v1/search"), ("POST", "/v1/items"), ("DELETE", "/v1/items"), ("GET", "/v1/items"),
          ("GET", "/v1/stats"),
          ("GET", "/v1/labels"), ("GET", "/v1/items/x/thumbnail"), ("GET", "/v1/items/3/thumbnail"),

@@ -438,7 +438,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
     if kind == 1:
         at = rng.randrange(len(found))
         del found[at : at + rng.randrange(1, 600)]
-    for _ in range(rng.randrange(1, 40)):
+    for _ in range(rng.randrange(1, 40) if found else 0):
         found[rng.randrange(len(found))] = rng.randrange(256)
     if kind == 3 and len(found) > 600:
         at = 512 * rng.randrange(len(found) // 512)

@@ -15,7 +15,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from paddlex_feat.runtime.cpu import cpu_count
-from paddlex_feat.training.adaptation.maps import AffineMap, Family, arrange, closed_forms, principal
+from paddlex_feat.training.adaptation.maps import AffineMap, Family, arrange, closed_forms, evened, principal
 from paddlex_feat.training.adaptation.statistics import ClassStatistics
 
 IDENTITY = "identity"
@@ -173,7 +173,7 @@ def _measure(
         group, scores = groups[number], _FoldScores()
         rows = np.flatnonzero(np.isin(classes, _first_classes(group, classes)))
         held, labels = features[rows], classes[rows]
-        own = held if dimension is None else _cut(principal(both[~np.isin(twice, group)])[0], held, dimension)
+        own = held if dimension is None else _cut(principal(both[~np.isin(twice, group)]), held, dimension)
         scores[IDENTITY, 0.0] = _score(own, labels)
         statistics = ClassStatistics.merge([p for i, p in enumerate(parts) if i != number])
         for family in closed_forms(statistics):
@@ -182,7 +182,7 @@ def _measure(
                 if dimension is None or dimension >= len(scale):
                     outputs = mapped * scale
                 else:
-                    outputs = _cut(arrange(family.map(strength), statistics)[0], held, dimension)
+                    outputs = _cut(arrange(family.map(strength), statistics), held, dimension)
                 scores[family.kind, strength] = _score(outputs, labels)
         return scores
 
@@ -192,8 +192,9 @@ def _measure(
     return {name: [fold[name] for fold in folds] for name in folds[0] if all(name in fold for fold in folds)}
 
 
-def _cut(whole: AffineMap, features: np.ndarray, dimension: int) -> np.ndarray:
-    return AffineMap(whole.mean, whole.matrix[:dimension])(features)
+def _cut(found: tuple[AffineMap, np.ndarray], features: np.ndarray, dimension: int) -> np.ndarray:
+    whole, variance = found
+    return AffineMap(whole.mean, evened(variance, dimension)[:, None] * whole.matrix[:dimension])(features)
 
 
 def _first_classes(group: np.ndarray, classes: np.ndarray) -> np.ndarray:

@@ -30,6 +30,7 @@ PCA, WITHIN, LDA, RIDGE = "pca", "within", "lda", "ridge"
 PCA_STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 SHRINKAGES = (0.1, 0.3, 0.5, 0.7, 0.9)
 RIDGE_STRENGTHS = (0.1, 1.0)
+EVENED = 0.5  # of ORL, Fashion, emoji and icons, 128 numbers then lose at most 0.009 of recall1, not 0.005 to 0.022
 _PCA_FLOOR = 0.1  # of the mean variance: whitening must not blow up directions of noise
 
 
@@ -151,6 +152,18 @@ def arrange(chosen: AffineMap, statistics: ClassStatistics) -> tuple[AffineMap, 
     matrix = np.zeros((dim, dim))
     matrix[: len(variance)] = factor**0.5 * (rotation.T @ chosen.matrix)
     return AffineMap(chosen.mean, matrix), np.append(factor * variance, np.zeros(dim - len(variance)))
+
+
+def evened(variance: np.ndarray, dimension: int) -> np.ndarray:
+    """Factors, float64 [dimension], of the leading outputs of variances `variance`, float64 [D], when the rest is cut.
+
+    1 for more than a quarter of the outputs. Fewer are evened out by half, as `pca` of strength EVENED does: with all
+    numbers, the first few directions decide most of a cosine, and the many small ones that are cut off the rest.
+    """
+    if 4 * dimension > len(variance):
+        return np.ones(dimension)
+    factors: np.ndarray = (variance[:dimension] + _PCA_FLOOR * variance.mean()) ** (-EVENED / 2)
+    return factors
 
 
 def principal(features: np.ndarray) -> tuple[AffineMap, np.ndarray]:

@@ -16,7 +16,7 @@ import numpy as np
 from paddlex_feat.errors import WeightsError
 from paddlex_feat.fileio.atomic import atomic_path
 from paddlex_feat.fileio.npz import NpzWriter
-from paddlex_feat.training.adaptation.maps import AffineMap
+from paddlex_feat.training.adaptation.maps import AffineMap, evened
 
 NAME = "adaptation.npz"
 
@@ -39,10 +39,11 @@ class Record:
 
     def cut(self, dimension: int) -> AffineMap:
         """Return the map of the features of the weights beside it to their `dimension` leading directions."""
+        scale = evened(self.variance, dimension)[:, None]
         if not self.folded:
-            return AffineMap(self.map.mean, self.map.matrix[:dimension])
+            return AffineMap(self.map.mean, scale * self.map.matrix[:dimension])
         dim = len(self.map.mean)
-        return AffineMap(np.zeros(dim), np.eye(dimension, dim))
+        return AffineMap(np.zeros(dim), scale * np.eye(dimension, dim))
 
 
 def write(path: Path, record: Record) -> None:
