@@ -151,16 +151,20 @@ def _two(values: list[float]) -> str:
 
 
 _OPEN = """
-import resource, sys, time
+import sys, time
 import numpy as np
 from paddlex_feat.search.gallery import Gallery
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def memory(name):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
+
+before = memory("VmRSS")
 started = time.perf_counter()
 gallery = Gallery(sys.argv[1])
 query = np.zeros((1, 512), np.float32)
 query[0, 0] = 1
 gallery.answers(query, 1, None)
-print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(time.perf_counter() - started, memory("VmHWM") - before)
 """
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -149,12 +151,13 @@ class LocalBackend:
             return self._nearest
         if self._require_epoch() or self._nearest is None:
             self._nearest, self._known, self._graph = Nearest(self.identity.dimension), 0, None
-        for difference in self._store.differences(self._known):
-            self._nearest.remove(difference.removed)
-            self._nearest.add(difference.ids, difference.vectors)
-            self._known = difference.change
-            if self._graph is not None:
-                self._graph.update(difference.removed, difference.ids.tolist())
+        with _without_collector():
+            for difference in self._store.differences(self._known):
+                self._nearest.remove(difference.removed)
+                self._nearest.add(difference.ids, difference.vectors)
+                self._known = difference.change
+                if self._graph is not None:
+                    self._graph.update(difference.removed, difference.ids.tolist())
         return self._nearest
 
     def _current_graph(self) -> Graph:
@@ -206,3 +209,15 @@ class LocalBackend:
                 code="gallery-foreign",
             )
         return identity
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Millions of rows, none of which is a cycle, would have Python look for cycles thousands of times."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -38,6 +38,7 @@ class _Block:
         count: number of features.
         scan: faiss's index of the 8-bit form; None: there is none.
         error: how far a feature is from its 8-bit form at most.
+        making: of the 8-bit form, in another thread; the features do not change until it is done.
     """
 
     ids: np.ndarray
@@ -45,6 +46,7 @@ class _Block:
     count: int = 0
     scan: Any = None
     error: float = 0.0
+    making: Future[None] | None = None
 
 
 @dataclass
@@ -58,8 +60,9 @@ class Nearest:
 
     dimension: int
     quick: bool = True
-    _blocks: list[_Block] = field(default_factory=list)
-    _place: dict[int, _Block] = field(default_factory=dict)
+    _blocks: dict[int, _Block] = field(default_factory=dict)  # by number, in order
+    _place: dict[int, int] = field(default_factory=dict)  # number of the block of each id: Python's collector skips it
+    _last: int = -1  # number of the last block
 
     def __post_init__(self) -> None:
         self._faiss = _faiss() if self.quick else None
@@ -73,33 +76,36 @@ class Nearest:
 
     def add(self, ids: np.ndarray, rows: np.ndarray) -> None:
         """Add features, float32 [N, D], under their ids, int64 [N], which replace those of the same ids."""
-        self.remove([i for i in ids.tolist() if i in self._place])
+        if self._place:
+            self.remove([i for i in ids.tolist() if i in self._place])
         first = 0
         while first < len(ids):
-            block = self._open_block()
+            number, block = self._open_block()
             taken = min(BLOCK - block.count, len(ids) - first)
             to = slice(block.count, block.count + taken)
             block.ids[to], block.rows[to] = ids[first : first + taken], rows[first : first + taken]
             block.count += taken
-            self._place.update(dict.fromkeys(ids[first : first + taken].tolist(), block))
+            self._place.update(dict.fromkeys(ids[first : first + taken].tolist(), number))
             first += taken
-            if block.count == BLOCK:
-                self._quantize(block)
+            if block.count == BLOCK and self._faiss is not None:
+                block.making = self._pool.submit(self._quantize, block)
 
     def remove(self, ids: list[int]) -> None:
         """Remove the features of these ids; others than those that are there do nothing."""
         for i in ids:
-            block = self._place.pop(i, None)
-            if block is None:
+            number = self._place.pop(i, None)
+            if number is None:
                 continue
+            block = self._blocks[number]
+            self._settle(block)
             at = int(np.flatnonzero(block.ids[: block.count] == i)[0])
             for array in (block.ids, block.rows):
                 array[at : block.count - 1] = array[at + 1 : block.count]
             block.count -= 1
             if block.scan is not None:
                 block.scan.remove_ids(np.array([at], np.int64))
-            if block.count < BLOCK // 4 and block is not self._blocks[-1]:  # a block takes its memory in any case
-                self._blocks.remove(block)
+            if block.count < BLOCK // 4 and number != self._last:  # a block takes its memory in any case
+                del self._blocks[number]
                 rest = slice(0, block.count)
                 for left in block.ids[rest].tolist():
                     del self._place[left]
@@ -118,7 +124,9 @@ class Nearest:
         ids, similarity = np.empty((len(queries), k), np.int64), np.empty((len(queries), k))
         if not k:
             return ids, similarity
-        if len(queries) < MANY and any(block.scan is not None for block in self._blocks):
+        for block in self._blocks.values():
+            self._settle(block)
+        if len(queries) < MANY and any(block.scan is not None for block in self._blocks.values()):
             for number, query in enumerate(queries):
                 ids[number], similarity[number] = self._scan(query, k)
             return ids, similarity
@@ -129,30 +137,36 @@ class Nearest:
 
     def rows(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """All ids and features, a block at a time: int64 [N], float32 [N, D]; not to be changed."""
-        for block in self._blocks:
+        for block in self._blocks.values():
             yield block.ids[: block.count], block.rows[: block.count]
 
     def rows_of(self, ids: np.ndarray) -> np.ndarray:
         """The features of these ids, float32 [N, D]."""
         rows = np.empty((len(ids), self.dimension), np.float32)
         for number, i in enumerate(ids.tolist()):
-            block = self._place[i]
+            block = self._blocks[self._place[i]]
             rows[number] = block.rows[int(np.flatnonzero(block.ids[: block.count] == i)[0])]
         return rows
 
-    def _open_block(self) -> _Block:
-        """The last block, or a new one if it is full or was: the 8-bit form of a block never grows."""
-        last = self._blocks[-1] if self._blocks else None
-        if last is not None and last.count < BLOCK and last.scan is None:
-            return last
+    def _open_block(self) -> tuple[int, _Block]:
+        """The last block and its number; a new one if it is full or was: the 8-bit form of a block never grows."""
+        last = self._blocks.get(self._last)
+        if last is not None and last.count < BLOCK and last.scan is None and last.making is None:
+            return self._last, last
+        self._last += 1
         block = _Block(np.empty(BLOCK, np.int64), np.empty((BLOCK, self.dimension), np.float32))
-        self._blocks.append(block)
-        return block
+        self._blocks[self._last] = block
+        return self._last, block
+
+    def _settle(self, block: _Block) -> None:
+        """Wait for the 8-bit form that is being made."""
+        if block.making is not None:
+            block.making.result()
+            block.making = None
 
     def _quantize(self, block: _Block) -> None:
         """Make the 8-bit form of a full block, and measure how far features are from it."""
-        if self._faiss is None:
-            return
+        assert self._faiss is not None
         scan = self._faiss.IndexScalarQuantizer(
             self.dimension, self._faiss.ScalarQuantizer.QT_8bit, self._faiss.METRIC_INNER_PRODUCT
         )
@@ -160,10 +174,9 @@ class Nearest:
         scan.add(block.rows)
         square = 0.0
         for first in range(0, BLOCK, 1024):
-            rows = block.rows[first : first + 1024]
-            difference = rows.astype(np.float64) - scan.sa_decode(scan.sa_encode(rows))
+            difference = block.rows[first : first + 1024] - scan.reconstruct_n(first, min(1024, BLOCK - first))
             square = max(square, float(np.einsum("nd,nd->n", difference, difference).max()))
-        block.scan, block.error = scan, square**0.5
+        block.scan, block.error = scan, 1.001 * square**0.5  # for the rounding of the line above
 
     def _rounding(self) -> float:
         """Bound of the rounding of a similarity in float32, of vectors that are hardly longer than 1."""
@@ -171,7 +184,7 @@ class Nearest:
 
     def _scan(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest of one query, float32 [D], by the 8-bit forms."""
-        found = list(self._pool.map(lambda block: self._candidates(block, query, k + _FIRST), self._blocks))
+        found = list(self._pool.map(lambda block: self._candidates(block, query, k + _FIRST), self._blocks.values()))
         # As many features are certainly this near; what cannot be is not looked at again.
         sure = np.concatenate([near.similarity - near.error for near in found])
         least = np.partition(sure, len(sure) - k)[len(sure) - k]
@@ -198,35 +211,64 @@ class Nearest:
 
     def _multiply(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest of each query, float32 [Q, D], by matrix products in float32."""
-        margin = 2 * self._rounding()
-        kept_ids, kept = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
-        spare = k + _FIRST
-        for block in self._blocks:
-            similar = queries @ block.rows[: block.count].T
-            places = largest(similar, min(spare, block.count))
-            kept_ids = np.concatenate([kept_ids, block.ids[places]], axis=1)
-            kept = np.concatenate([kept, np.take_along_axis(similar, places, axis=1)], axis=1)
-            if kept.shape[1] > spare:
-                best = largest(kept, spare)
-                kept_ids, kept = np.take_along_axis(kept_ids, best, axis=1), np.take_along_axis(kept, best, axis=1)
+        margin, spare = 2 * self._rounding(), k + _FIRST
+        found = _Largest.of(len(queries), spare)
+        buffer = np.empty((BLOCK, len(queries)), np.float32)
+        for block in self._blocks.values():
+            similar = np.matmul(block.rows[: block.count], queries.T, out=buffer[: block.count])
+            found = found.with_block(similar, block.ids)
         ids, similarity = np.empty((len(queries), k), np.int64), np.empty((len(queries), k))
         for number, query in enumerate(queries):
-            order = np.sort(kept[number])[::-1]
-            if order[-1] >= order[k - 1] - margin and kept.shape[1] < len(self):  # more may be as near: many copies
-                ids[number], similarity[number] = self._all(query, float(order[k - 1]) - margin, k)
+            values, least = found.values[number], found.values[number, k - 1] - margin
+            if values[-1] >= least and spare < len(self):  # more may be as near: many copies
+                ids[number], similarity[number] = self._all(query, float(least), k)
                 continue
-            chosen = kept_ids[number][kept[number] >= order[k - 1] - margin]
+            chosen = found.ids[number][values >= least]
             ids[number], similarity[number] = best_of(chosen, exact_similarity(self.rows_of(chosen), query), k)
         return ids, similarity
 
     def _all(self, query: np.ndarray, least: float, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest of all features that are at least so similar in float32."""
         parts = []
-        for block in self._blocks:
+        for block in self._blocks.values():
             near = block.rows[: block.count] @ query >= least
             parts.append((block.ids[: block.count][near], block.rows[: block.count][near]))
         ids, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
         return best_of(ids, exact_similarity(rows, query), k)
+
+
+@dataclass(frozen=True)
+class _Largest:
+    """The largest similarities of each query so far, largest first.
+
+    Attributes:
+        values: float32 [Q, K]; -inf where there are fewer.
+        ids: int64 [Q, K].
+    """
+
+    values: np.ndarray
+    ids: np.ndarray
+
+    @classmethod
+    def of(cls, queries: int, k: int) -> _Largest:
+        """None so far."""
+        return cls(np.full((queries, k), -np.inf, np.float32), np.zeros((queries, k), np.int64))
+
+    def with_block(self, similar: np.ndarray, ids: np.ndarray) -> _Largest:
+        """With those of more features: similarities, float32 [N, Q], and their ids, int64 [N or more]."""
+        queries, k = self.values.shape
+        if self.values[0, -1] == -np.inf:  # so few so far that any of the others may be among the largest
+            places = largest(np.ascontiguousarray(similar.T), min(k, len(similar)))
+            asking, rows = np.repeat(np.arange(queries), places.shape[1]), places.ravel()
+        else:
+            rows, asking = np.divmod(np.flatnonzero(similar > self.values[:, -1]), queries)
+        asked = np.concatenate([np.repeat(np.arange(queries), k), asking])
+        values = np.concatenate([self.values.ravel(), similar[rows, asking]])
+        all_ids = np.concatenate([self.ids.ravel(), ids[rows]])
+        order = np.lexsort((-values, asked))
+        starts = np.searchsorted(asked[order], np.arange(queries))
+        kept = order[starts[:, None] + np.arange(k)]
+        return _Largest(values[kept], all_ids[kept])
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ APPLICATION_ID = 0x70786665  # "pxfe", in the header of the file
 VERSION = 1
 _PAGE_BYTES = 32768  # holds several vectors; with SQLite's own 4096 each of 2 KiB would take a page
 _BUSY_SECONDS = 30
-_ROWS = 4096  # read at once
+_ROWS = 512  # read at once, so that they are in the processor's cache until they are copied
 _SCHEMA = {
     "meta": "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "items": "CREATE TABLE items (id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, label TEXT, "
@@ -380,7 +380,7 @@ class Store:
 
     def _unpacked(self, blobs: list[Any]) -> np.ndarray:
         size = 4 * self.dimension
-        if not all(isinstance(blob, bytes) and len(blob) == size for blob in blobs):
+        if not {*map(type, blobs)} <= {bytes} or not {*map(len, blobs)} <= {size}:
             raise self._foreign(f"a vector of it does not have {self.dimension} numbers")
         rows = np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), self.dimension)
         if not np.isfinite(rows).all():
