@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -17,8 +17,10 @@ from paddlex_feat.errors import ConfigError, DependencyError, OutputError, as_ou
 from paddlex_feat.fileio.atomic import atomic_path, require_writable
 from paddlex_feat.fileio.backups import backup
 from paddlex_feat.fileio.npz import NpzWriter
-from paddlex_feat.inference.identity import ModelIdentity
 from paddlex_feat.inference.results import FeatureResult, output_path
+
+if TYPE_CHECKING:  # it needs OpenCV
+    from paddlex_feat.inference.identity import ModelIdentity
 
 log = logging.getLogger(__name__)
 _ROW_GROUP = 4096  # rows of a Parquet file that are collected before they are written
