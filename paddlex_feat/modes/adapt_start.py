@@ -132,7 +132,7 @@ class GraphStart:
         if not (record.folded or dimension):
             self.write_graph(target)
         else:
-            rows = slice(dimension)
-            append_map(self._folder, target, record.map.matrix[rows], record.map.offset[rows], dimension)
+            mapped = record.leading(dimension) if dimension else record.map
+            append_map(self._folder, target, mapped.matrix, mapped.offset, dimension)
         write_forms(target, self._config.Export.format)
         return ""

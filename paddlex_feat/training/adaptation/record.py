@@ -39,11 +39,14 @@ class Record:
 
     def cut(self, dimension: int) -> AffineMap:
         """Return the map of the features of the weights beside it to their `dimension` leading directions."""
-        scale = evened(self.variance, dimension)[:, None]
         if not self.folded:
-            return AffineMap(self.map.mean, scale * self.map.matrix[:dimension])
+            return self.leading(dimension)
         dim = len(self.map.mean)
-        return AffineMap(np.zeros(dim), scale * np.eye(dimension, dim))
+        return AffineMap(np.zeros(dim), evened(self.variance, dimension)[:, None] * np.eye(dimension, dim))
+
+    def leading(self, dimension: int) -> AffineMap:
+        """Return the map of the start's features to the `dimension` leading outputs."""
+        return AffineMap(self.map.mean, evened(self.variance, dimension)[:, None] * self.map.matrix[:dimension])
 
 
 def write(path: Path, record: Record) -> None:
