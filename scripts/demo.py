@@ -74,7 +74,7 @@ def run_all(model: str) -> int:
     model_dir = f"Predict.model_dir={OUTPUT}/best_model/inference"
     mode(config, "index", model_dir)
     asked = f"Search.input=[{', '.join(f'{DATA}/images/s{person}/05.pgm' for person in (21, 28, 35))}]"
-    mode(config, "search", model_dir, asked)
+    mode(config, "search", model_dir, asked, "Search.threshold=evaluation")
     training, evaluated = result("train"), result("evaluate")
     start = start_recall1()
     trained = float(evaluated["metrics"]["recall1"])
