@@ -72,6 +72,8 @@ def run_all(model: str) -> int:
         show_output=False,  # ten times a feature
     )
     model_dir = f"Predict.model_dir={OUTPUT}/best_model/inference"
+    for file in Path(OUTPUT).glob("images.gallery*"):  # of an earlier run, with the features of other weights
+        file.unlink()
     mode(config, "index", model_dir)
     asked = f"Search.input=[{', '.join(f'{DATA}/images/s{person}/05.pgm' for person in (21, 28, 35))}]"
     mode(config, "search", model_dir, asked, "Search.threshold=evaluation")
