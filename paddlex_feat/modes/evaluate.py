@@ -106,7 +106,8 @@ def _identity(config: Config, path: Path, output: Path, dimension: int) -> Model
             if run_record.sha256_of(names) != {name: recorded.get(name) for name in names}:
                 return None
         return identity_of(folder, dimension, config.Evaluate.mirror)
-    except (OSError, ValueError, AttributeError, FeatError):
+    except (OSError, ValueError, AttributeError, FeatError) as error:  # such as weights of another folder
+        log.debug("The inference model of these weights is unknown, so no gallery takes the threshold over: %s", error)
         return None
 
 

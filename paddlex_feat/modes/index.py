@@ -43,7 +43,10 @@ def run(config: Config, output: Path) -> dict[str, Any]:
 
 
 def place_of(config: Config, output: Path) -> Place:
-    """Where the gallery is that the section Index names."""
+    """Where the gallery is that the section Index names. Raises ConfigError for a graph on a server."""
+    if config.Index.url is not None and config.Search.method == "hnsw":
+        what, fix = "A gallery on a Milvus server has no graph.", "Remove Index.url, or use Search.method=exact."
+        raise ConfigError(what, where="Search.method=hnsw", fix=fix, code="method-unavailable")
     return Place(
         Path(config.Index.path) if config.Index.path else output / DEFAULT,
         config.Index.url,

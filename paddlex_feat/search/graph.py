@@ -1,7 +1,7 @@
 """Approximate search on request: a graph of neighbours (HNSW: Malkov and Yashunin, 2018, arXiv:1603.09320) by faiss.
 
-It answers in a millisecond where exact search takes a tenth of a second, and may miss neighbours: how many is measured
-on the gallery itself. Similarities are computed exactly, in float64, for what it finds.
+It is faster than exact search in large galleries, and may miss neighbours: how many is measured on the gallery itself.
+Similarities are computed exactly, in float64, for what it finds.
 
 The graph is kept in a file beside the gallery. That file is untrusted: a number in its arrays that faiss would follow
 out of its memory is refused.
@@ -27,7 +27,7 @@ SUFFIX = ".hnsw"  # after the name of the gallery
 LINKS = 32  # of a node
 _SPARE = 64  # nodes that are asked for beside twice the wanted ones, for some may have been removed
 _CONSTRUCTION, _SEARCH = 80, 96  # nodes that are kept in mind while a node is added, while one is looked for
-_MAX_STALE = 0.2  # share of nodes that were removed or replaced, from which on the graph is made anew
+_MAX_STALE = 0.2  # once this share of the nodes was removed or replaced, the graph is made again
 ASKED, RECALL_AT = 500, 10  # images whose neighbours are compared with the exact ones
 _ROWS = 10_000  # added at once, between which Ctrl-C is heard
 _ARRAYS = ("ids", "levels", "offsets", "neighbors", "entry")
@@ -48,7 +48,7 @@ class Graph:
         self._faiss: Any = importlib.import_module("faiss")
         self._nearest = nearest
         self.made = True
-        self._ids = np.empty(0, np.int64)  # of each node; -1 for one that is no longer valid
+        self._ids = np.empty(0, np.int64)  # of each node; -1 where the image was removed, or has other features by now
         self._node: dict[int, int] = {}  # of each id
         self._index = self._new_index()
 
@@ -131,7 +131,7 @@ class Graph:
             if int(entry[2]) != epoch:
                 return None
         except Exception as error:  # noqa: BLE001 - NumPy raises nearly anything for damaged files
-            log.warning("%s is not used, and made anew: %s", path, error)
+            log.warning("%s cannot be used, so the graph is made again: %s", path, error)
             return None
         index = self._new_index()
         there = np.array([i in self._nearest for i in ids.tolist()], bool)  # the others were removed since

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 
 from paddlex_feat.errors import GalleryError
 from paddlex_feat.inference.identity import ModelIdentity
+from paddlex_feat.runtime.collector import without_collector
 from paddlex_feat.search.backend import Rows
 from paddlex_feat.search.graph import RECALL_AT, SUFFIX, Graph
 from paddlex_feat.search.items import Item, NewItem
@@ -151,7 +150,7 @@ class LocalBackend:
             return self._nearest
         if self._require_epoch() or self._nearest is None:
             self._nearest, self._known, self._graph = Nearest(self.identity.dimension), 0, None
-        with _without_collector():
+        with without_collector():
             for difference in self._store.differences(self._known):
                 self._nearest.remove(difference.removed)
                 self._nearest.add(difference.ids, difference.vectors)
@@ -168,7 +167,7 @@ class LocalBackend:
             graph = Graph(nearest)
             change = graph.load(path, self._epoch)
             if change is None:
-                log.info("The graph of %d images is made, a minute for some hundred thousand", len(nearest))
+                log.info("The graph of %d images is made, which takes minutes for hundreds of thousands", len(nearest))
                 graph.update([], [i for ids, _ in nearest.rows() for i in ids.tolist()])
             else:
                 graph.made = False
@@ -209,15 +208,3 @@ class LocalBackend:
                 code="gallery-foreign",
             )
         return identity
-
-
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Millions of rows, none of which is a cycle, would have Python look for cycles thousands of times."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

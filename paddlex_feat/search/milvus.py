@@ -371,13 +371,13 @@ def _identity(state: dict[str, Any], where: str) -> ModelIdentity:
 
 
 def _new_ids(count: int) -> list[int]:
-    """Numbers in order of time that no other process draws, below 2^53, which JSON's readers keep exactly."""
+    """Numbers in order of time, hardly ever the same in two processes; below 2^53, which all readers of JSON keep."""
     first = (time.time_ns() // 2**20 << 12) + secrets.randbelow(2**12)  # a step is a millisecond
     return list(range(first, first + count))
 
 
 def _row(item: NewItem, dimension: int) -> dict[str, Any]:
-    """The fields of an item but its id; "" where there is no value. Raises GalleryError for what cannot be kept."""
+    """All fields of an item except its id; None becomes "". Raises GalleryError for what Milvus cannot keep."""
     box, data = texts_of(item, dimension)
     for what, text, most in (("data", data, _LONG), ("key", item.key, _TEXT), ("label", item.label, _TEXT)):
         if text is not None and len(text.encode()) > most:

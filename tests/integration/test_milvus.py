@@ -117,7 +117,7 @@ def test_another_client_sees_a_rebuild_and_other_models_are_refused(pair, server
         other.require_same(IDENTITY)
 
 
-def test_what_the_server_cannot_keep_is_refused_and_absent_servers_are_told(pair, server):
+def test_what_the_server_cannot_keep_is_refused_and_absent_servers_are_told(pair, server, tmp_path):
     from paddlex_feat.search.milvus import MilvusBackend
 
     far, _ = pair
@@ -132,6 +132,10 @@ def test_what_the_server_cannot_keep_is_refused_and_absent_servers_are_told(pair
         MilvusBackend(server, "nothing")
     with pytest.raises(GalleryError, match="does not do it"):
         MilvusBackend("http://127.0.0.1:9", "images")
+    settings = ("Global.mode=index", "Index.action=stats", f"Index.url={server}", "Search.method=hnsw")
+    words = [word for setting in (*settings, f"Global.output={tmp_path}") for word in ("-o", setting)]
+    done = run_here("-c", "PP-ShiTuV2_rec", *words)
+    assert done.returncode == 1 and "has no graph" in done.stderr
 
 
 @pytest.mark.slow

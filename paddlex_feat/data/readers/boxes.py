@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from paddlex_feat.data.images.source import Box, ImageSource
 from paddlex_feat.data.readers.items import Items, Part
 from paddlex_feat.data.readers.parts import TRAIN, assign, part_of
 from paddlex_feat.data.readers.spec import Reading
+from paddlex_feat.runtime.collector import without_collector
 
 MAX_ANNOTATION_BYTES = 2**27  # of a file that is read whole; LabelMe's may hold its picture
 _MOST = 1e9  # pixels of a corner; larger values are errors
@@ -112,7 +111,7 @@ class Boxes:
         self, findings: Iterable[Finding], names: tuple[str, ...], refuse_outside: bool, understood: str
     ) -> Reading:
         """Run the reader's generator of findings, which adds the boxes, and make lists of them."""
-        with _without_collection():
+        with without_collector():
             kept = cap_per_code(findings)
         items = Items(self.root)
         told = assign(items, self._found)
@@ -249,18 +248,6 @@ def _listed(folder: Path) -> list[str]:
         return os.listdir(folder)
     except OSError:
         return []
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Switch Python's search for cycles off: it takes half of the time where a million objects are made and kept."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _in_words(corners: Sequence[float]) -> str:
