@@ -33,27 +33,33 @@ def require_file(handle: int, path: Path) -> None:
         raise OSError(errno.ENXIO, NOT_A_FILE, str(path))
 
 
-def _open_file(path: Path) -> BinaryIO:
+def open_handle(path: Path) -> int:
+    """An open handle of a regular file, to be closed by the caller. Raises OSError, also for another kind of file."""
     handle = os.open(path, os.O_RDONLY | open_flags("O_NONBLOCK"))  # a pipe without a writer opens at once
     try:
         require_file(handle, path)
-        return os.fdopen(handle, "rb")
     except BaseException:
         os.close(handle)
         raise
+    return handle
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A stream of a regular file's bytes. Raises OSError, also for another kind of file."""
+    return os.fdopen(open_handle(path), "rb")
 
 
 def first_bytes(path: Path, size: int) -> bytes:
     """The beginning of a regular file. Raises OSError, also for another kind of file, which is not opened."""
     if not stat.S_ISREG(path.stat().st_mode):  # opening a device may set it going
         raise OSError(errno.ENXIO, NOT_A_FILE, str(path))
-    with _open_file(path) as stream:
+    with open_file(path) as stream:
         return stream.read(size) or b""
 
 
 def read_small(path: Path, max_bytes: int) -> bytes:
     """The content of a regular file. Raises OSError, also for another kind of file and for more than `max_bytes`."""
-    with _open_file(path) as stream:
+    with open_file(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         data = stream.read(min(size, max_bytes) + 1) or b""
         if len(data) > size:  # it grows meanwhile, or is one of /proc, whose sizes are 0

@@ -20,7 +20,7 @@ from paddlex_feat.data.readers import boxes as kinds
 from paddlex_feat.data.readers.boxes import Boxes, Pictures, class_name, files_in, folders_of_parts, part_in
 from paddlex_feat.data.readers.json_stream import JsonError, json_records, reason
 from paddlex_feat.data.readers.spec import ReaderSpec, Reading
-from paddlex_feat.fileio.reading import open_flags, require_file
+from paddlex_feat.fileio.reading import open_file
 
 _KEYS = ("images", "annotations", "categories")
 _LOOKED_AT = 2**17  # characters at the beginning and bytes at the end of a file, by which it is recognized
@@ -80,16 +80,11 @@ def _named_images(file: Path) -> list[str] | None:
 
 def _tail(file: Path) -> bytes:
     """The end of a file of which the beginning is not all."""
-    with suppress(OSError):
-        handle = os.open(file, os.O_RDONLY | open_flags("O_NONBLOCK"))
-        try:
-            require_file(handle, file)
-            size = os.fstat(handle).st_size
-            if size > _LOOKED_AT:
-                os.lseek(handle, size - _LOOKED_AT, os.SEEK_SET)
-                return os.read(handle, _LOOKED_AT)
-        finally:
-            os.close(handle)
+    with suppress(OSError), open_file(file) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > _LOOKED_AT:
+            stream.seek(size - _LOOKED_AT)
+            return stream.read(_LOOKED_AT)
     return b""
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from paddlex_feat.fileio.reading import open_flags, require_file
+from paddlex_feat.fileio.reading import open_file
 
 _CHUNK = 2**20  # characters that are read at once
 MAX_RECORD = 2**26  # characters of a record
@@ -131,14 +130,7 @@ class JsonStream:
 
 def json_records(path: Path, *keys: str, max_chars: int | None = None) -> Iterator[tuple[str, Any]]:
     """`JsonStream.records` of a file, which is closed with the iterator. Raises JsonError or OSError."""
-    handle = os.open(path, os.O_RDONLY | open_flags("O_NONBLOCK"))
-    try:
-        require_file(handle, path)
-        raw = os.fdopen(handle, "rb")
-    except BaseException:
-        os.close(handle)
-        raise
-    with io.TextIOWrapper(raw, encoding="utf-8-sig") as stream:
+    with io.TextIOWrapper(open_file(path), encoding="utf-8-sig") as stream:
         yield from JsonStream(stream, max_chars).records(*keys)
 
 

@@ -19,6 +19,7 @@ from paddlex_feat.data.images.formats import SUFFIXES
 from paddlex_feat.data.readers.columns import Columns
 from paddlex_feat.data.readers.derived import Columns as Index
 from paddlex_feat.data.readers.tables import text_of
+from paddlex_feat.fileio.reading import open_handle
 
 _MAX_HEADER_BYTES = 2**13  # as in hub/tar.py: a longer header takes tarfile quadratic time before 3.12.6
 _MAX_LABEL_BYTES = 2**16  # of a member with a class
@@ -113,8 +114,8 @@ def members(shard: Path) -> Iterator[tuple[tarfile.TarInfo, bytes | None]]:
 
     Raises Damaged for what is not a tar file or ends early, OSError if the shard cannot be read.
     """
-    size = os.stat(shard).st_size
-    with _Archive(io.FileIO(shard)) as stream:
+    with _Archive(io.FileIO(open_handle(shard))) as stream:
+        size = os.fstat(stream.fileno()).st_size
         try:
             with tarfile.open(fileobj=stream, mode="r:") as tar:
                 yield from _members(tar, stream, size)
