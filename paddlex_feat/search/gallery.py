@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +12,16 @@ import numpy as np
 from paddlex_feat.data.images.source import Box
 from paddlex_feat.errors import GalleryError
 from paddlex_feat.inference.identity import ModelIdentity
-from paddlex_feat.inference.inputs.items import Item as Input
-from paddlex_feat.inference.inputs.items import iter_images
 from paddlex_feat.inference.predictor import Predictor
-from paddlex_feat.inference.results import Failed
+from paddlex_feat.search.adding import Added, add_images, columns_of_input
 from paddlex_feat.search.answers import Answer, Hit
 from paddlex_feat.search.backend import Backend, Rows
 from paddlex_feat.search.calibrate import EVALUATION, Calibration, calibrate
 from paddlex_feat.search.items import Item, NewItem, check_vector
 from paddlex_feat.search.local import LocalBackend
-from paddlex_feat.search.thumbnails import thumbnail
 
 AUTO = "auto"
 MAX_TOPK = 10_000
-_AT_ONCE = 128  # images of a transaction: so many are lost at most if a process is killed
-
-
-@dataclass
-class Added:
-    """What became of inputs that were added.
-
-    Attributes:
-        ids: of the images that are new, or replace one of the same key.
-        unchanged: images that were there already, from files that have not changed since.
-        keys: of all images of the input.
-        failed: inputs that could not be used.
-    """
-
-    ids: list[int] = field(default_factory=list)
-    unchanged: int = 0
-    keys: set[str] = field(default_factory=set)
-    failed: list[Failed] = field(default_factory=list)
 
 
 class Gallery:
@@ -131,7 +109,7 @@ class Gallery:
             on_error: "raise" or "skip", as for `Predictor.predict`.
             skip_unchanged: leave out files that the gallery has with this label, and that have not changed since.
         """
-        return self.add_rows(_columns(input, labels, keys), data, on_error, skip_unchanged)
+        return self.add_rows(columns_of_input(input, labels, keys), data, on_error, skip_unchanged)
 
     def add_rows(
         self,
@@ -141,39 +119,7 @@ class Gallery:
         skip_unchanged: bool = False,
     ) -> Added:
         """As `add`, for an iterator of (image, label, key)."""
-        model = self._require_model()
-        added, states = Added(), self._backend.states() if skip_unchanged else {}
-        waiting: list[NewItem] = []
-        labelled: dict[int, tuple[str | None, str, str | None]] = {}  # label, key and state of what is being computed
-
-        def images() -> Iterator[Input]:
-            number = 0
-            for place, (image, label, key) in enumerate(rows):
-                for item in iter_images(image, location=f"input[{place}]"):
-                    name, state = _key_of(item, key), _state(item.input_path)
-                    added.keys.add(name)
-                    if name in states and states[name][1:] == (label, state) and state is not None:
-                        added.unchanged += 1
-                        continue
-                    labelled[number] = label, name, state
-                    number += 1
-                    yield item
-
-        results = model.predict_with(images(), thumbnail, on_error=on_error)
-        try:
-            for result, small in results:
-                label, name, state = labelled.pop(result.element)
-                box = None if "box" not in result else Box(*result["box"])
-                waiting.append(NewItem(name, result.feature, label, result["input_path"], box, data, state, small))
-                if len(waiting) == _AT_ONCE:
-                    added.ids += self.add_items(waiting)
-                    waiting = []
-        finally:  # by an error too: what is computed is kept
-            results.close()
-            if waiting:
-                added.ids += self.add_items(waiting)
-            added.failed = model.failed
-        return added
+        return add_images(self._backend, self._require_model(), rows, data, on_error, skip_unchanged)
 
     def add_items(self, items: Sequence[NewItem]) -> list[int]:
         """Add items with their features, all or none. Returns their ids."""
@@ -379,45 +325,3 @@ class Gallery:
                 code="gallery-without-model",
             )
         return self._model
-
-
-def _columns(
-    input: Any, labels: str | Sequence[str | None] | None, keys: Sequence[str] | None
-) -> Iterator[tuple[Any, str | None, str | None]]:
-    """(image, label, key) of each element of an input."""
-    images = input if isinstance(input, (list, tuple)) else [input]
-    for what, column in (("labels", labels), ("keys", keys)):
-        if column is not None and not isinstance(column, str) and len(column) != len(images):
-            raise GalleryError(
-                f"There are {len(images)} inputs and {len(column)} {what}.",
-                where=what,
-                fix="Give one for each element of the list of inputs, or none.",
-                code="column-length",
-            )
-    for number, image in enumerate(images):
-        label = labels if labels is None or isinstance(labels, str) else labels[number]
-        yield image, label, keys[number] if keys else None
-
-
-def _key_of(item: Input, key: str | None) -> str:
-    """The key of an image: the one that is given, else its path; with its page or box, of which there may be many."""
-    page = "" if item.page_index is None else f" page {item.page_index}"
-    part = "" if item.box is None else f"[{item.box}]"
-    name = key or item.input_path
-    if name is None and not isinstance(item.source, Exception):
-        raise GalleryError(
-            "An image without a path needs a key.",
-            where=item.location,
-            fix="Give keys, a unique name for each image.",
-            code="key-missing",
-        )
-    return f"{name}{page}{part}"
-
-
-def _state(path: str | None) -> str | None:
-    """Size and time of change of a file; None if it cannot be told."""
-    try:
-        found = Path(path).stat() if path else None
-    except (OSError, ValueError):
-        return None
-    return None if found is None else f"{found.st_size} {found.st_mtime_ns}"

@@ -14,27 +14,36 @@ import json
 import logging
 import secrets
 import threading
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from paddlex_feat.data.images.source import Box
 from paddlex_feat.errors import GalleryError
 from paddlex_feat.fileio.addresses import without_password
 from paddlex_feat.inference.engines.spec import require_package
 from paddlex_feat.inference.identity import ModelIdentity
 from paddlex_feat.search.backend import Rows
-from paddlex_feat.search.items import Item, NewItem, check_vector, texts_of
+from paddlex_feat.search.items import Item, NewItem
+from paddlex_feat.search.milvus_rows import (
+    AT_ONCE,
+    changed_meanwhile,
+    create_images,
+    create_meta,
+    in_parts,
+    item_of,
+    meta_collection,
+    new_ids,
+    row_of,
+    with_vector,
+    write_meta,
+)
 from paddlex_feat.search.nearest import best_of, exact_similarity
 
 STATE = "state"  # the row of the small collection that names model, collection and change
 _FIELDS = ("id", "key", "label", "path", "box", "data", "state", "added")
-_TEXT, _LONG = 16384, 65535  # bytes of a VARCHAR; the second is Milvus's own limit
-_AT_ONCE = 512  # images of a request, which has at most 64 MiB
 _SPARE = 32  # candidates beyond the wanted ones, whose similarities are computed again in float64
 _MOST = 16384  # rows that Milvus answers at most
 _SECONDS = 60
@@ -70,12 +79,12 @@ class MilvusBackend:
         with _explained_at(f"{without_password(url)}/{collection}", milvus):
             client = _connected(milvus, url, token)
             try:
-                if not client.has_collection(_meta_name(collection)):
+                if not client.has_collection(meta_collection(collection)):
                     name = f"{collection}_{secrets.token_hex(4)}"
-                    _create_images(client, milvus, name, identity.dimension)
-                    _create_meta(client, milvus, _meta_name(collection))
+                    create_images(client, milvus, name, identity.dimension)
+                    create_meta(client, milvus, meta_collection(collection))
                     state = {"model": identity.as_json(), "collection": name, "change": 0}
-                    _write_meta(client, collection, STATE, state)
+                    write_meta(client, collection, STATE, state)
             finally:
                 client.close()
         return cls(url, collection, token)
@@ -91,7 +100,7 @@ class MilvusBackend:
     def meta(self) -> dict[str, Any]:
         """What the gallery says about itself."""
         with self._explained():
-            rows = self._client.query(_meta_name(self._name), filter='name != ""', output_fields=["name", "value"])
+            rows = self._client.query(meta_collection(self._name), filter='name != ""', output_fields=["name", "value"])
         content = {str(row["name"]): json.loads(row["value"]) for row in rows}
         state = content.pop(STATE, {})
         return {**content, "model": state.get("model")}
@@ -99,7 +108,7 @@ class MilvusBackend:
     def set_meta(self, name: str, value: Any) -> None:
         """Say something about the gallery."""
         with self._explained():
-            _write_meta(self._client, self._name, name, value)
+            write_meta(self._client, self._name, name, value)
 
     def count(self) -> int:
         """Number of images."""
@@ -109,17 +118,17 @@ class MilvusBackend:
         return int(rows[0]["count(*)"])
 
     def add(self, items: Sequence[NewItem]) -> list[int]:
-        """Add images. Those of one request, _AT_ONCE, are there together."""
-        rows = [_row(item, self.identity.dimension) for item in items]
+        """Add images. Those of one request, AT_ONCE, are there together."""
+        rows = [row_of(item, self.identity.dimension) for item in items]
         with self._lock:
             self._require_current()
             known = {item.key: item.id for item in self.find([item.key for item in items], None)}
-            ids = [known.setdefault(item.key, fresh) for item, fresh in zip(items, _new_ids(len(items)), strict=True)]
+            ids = [known.setdefault(item.key, fresh) for item, fresh in zip(items, new_ids(len(items)), strict=True)]
             last = {item.key: {"id": i, **row} for item, i, row in zip(items, ids, rows, strict=True)}
             unique = list(last.values())  # of a key that is given twice, the last one
             with self._explained():
-                for first in range(0, len(unique), _AT_ONCE):
-                    self._client.upsert(self._collection, unique[first : first + _AT_ONCE])
+                for first in range(0, len(unique), AT_ONCE):
+                    self._client.upsert(self._collection, unique[first : first + AT_ONCE])
             self._changed()
         return ids
 
@@ -129,8 +138,8 @@ class MilvusBackend:
         count = 0
         with self._lock, self._explained():
             self._require_current()
-            for first in range(0, len(wanted), _AT_ONCE):
-                part = wanted[first : first + _AT_ONCE]
+            for first in range(0, len(wanted), AT_ONCE):
+                part = wanted[first : first + AT_ONCE]
                 there = self._client.get(self._collection, ids=part, output_fields=["id"])
                 count += len(there)
                 if there:
@@ -144,13 +153,13 @@ class MilvusBackend:
     ) -> list[Item]:
         """Images by keys and labels."""
         found: list[Item] = []
-        for part in _parts(keys):
+        for part in in_parts(keys):
             conditions = [f"id > {int(after)}"]
             for name, wanted in (("key", part), ("label", labels)):
                 if wanted is not None:
                     conditions.append(f"{name} in {json.dumps([text or '' for text in wanted], ensure_ascii=False)}")
             most = -1 if limit < 0 else limit - len(found)
-            found += map(_item, self._query(" and ".join(conditions), _FIELDS, most))
+            found += map(item_of, self._query(" and ".join(conditions), _FIELDS, most))
         return sorted(found, key=lambda item: item.id)[: None if limit < 0 else limit]
 
     def labels(self) -> list[tuple[str | None, int]]:
@@ -189,7 +198,7 @@ class MilvusBackend:
             there = np.array(list(found), np.int64)
             rows = np.array([entity["vector"] for entity in found.values()], np.float32).reshape(len(found), -1)
             near, similarity = best_of(there, exact_similarity(rows, feature), k)
-            items |= {i: _item(found[i]) for i in near.tolist()}
+            items |= {i: item_of(found[i]) for i in near.tolist()}
             ids.append(near)
             scores.append(similarity)
         return np.stack(ids), np.stack(scores), items
@@ -214,16 +223,16 @@ class MilvusBackend:
         with self._lock, self._explained():
             name, former = f"{self._name}_{secrets.token_hex(4)}", self._collection
             before = self.version()
-            _create_images(self._client, self._milvus, name, model.dimension)
+            create_images(self._client, self._milvus, name, model.dimension)
             try:
                 by_id = dict(zip(map(int, ids), vectors, strict=True))
                 rows = self._query("id > 0", (*_FIELDS, "thumbnail"))
-                while part := [row for _, row in zip(range(_AT_ONCE), rows, strict=False)]:
-                    self._client.upsert(name, [_with_vector(row, by_id, model.dimension, self.where) for row in part])
+                while part := [row for _, row in zip(range(AT_ONCE), rows, strict=False)]:
+                    self._client.upsert(name, [with_vector(row, by_id, model.dimension, self.where) for row in part])
                 if self.version() != before:
-                    raise _changed_meanwhile(self.where)
-                state = {"model": model.as_json(), "collection": name, "change": _new_ids(1)[0]}
-                _write_meta(self._client, self._name, STATE, state)
+                    raise changed_meanwhile(self.where)
+                state = {"model": model.as_json(), "collection": name, "change": new_ids(1)[0]}
+                write_meta(self._client, self._name, STATE, state)
             except BaseException:
                 self._client.drop_collection(name)
                 raise
@@ -256,14 +265,14 @@ class MilvusBackend:
 
     def _state(self) -> dict[str, Any]:
         with self._explained():
-            if not self._client.has_collection(_meta_name(self._name)):
+            if not self._client.has_collection(meta_collection(self._name)):
                 raise GalleryError(
                     "The gallery does not exist.",
                     where=self.where,
                     fix="Build it with Global.mode=index, or give another Index.collection.",
                     code="gallery-missing",
                 )
-            rows = self._client.query(_meta_name(self._name), filter=f'name == "{STATE}"', output_fields=["value"])
+            rows = self._client.query(meta_collection(self._name), filter=f'name == "{STATE}"', output_fields=["value"])
         try:
             content = json.loads(rows[0]["value"])
             return {"model": content["model"], "collection": content["collection"], "change": int(content["change"])}
@@ -288,8 +297,8 @@ class MilvusBackend:
         self._collection = str(state["collection"])
 
     def _changed(self) -> None:
-        state = {**self._state(), "change": _new_ids(1)[0]}
-        _write_meta(self._client, self._name, STATE, state)
+        state = {**self._state(), "change": new_ids(1)[0]}
+        write_meta(self._client, self._name, STATE, state)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -324,40 +333,6 @@ def _explained_at(where: str, milvus: Any) -> Iterator[None]:
         ) from error
 
 
-def _create_images(client: Any, milvus: Any, name: str, dimension: int) -> None:
-    kinds = milvus.DataType
-    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-    schema.add_field("id", kinds.INT64, is_primary=True)
-    for field, length in (("key", _TEXT), ("label", _TEXT), ("path", _TEXT), ("box", 256), ("state", 256)):
-        schema.add_field(field, kinds.VARCHAR, max_length=length)
-    for field in ("data", "thumbnail"):
-        schema.add_field(field, kinds.VARCHAR, max_length=_LONG)
-    schema.add_field("added", kinds.DOUBLE)
-    schema.add_field("vector", kinds.FLOAT_VECTOR, dim=dimension)
-    index = client.prepare_index_params()
-    index.add_index(field_name="vector", index_type="FLAT", metric_type="IP")
-    client.create_collection(name, schema=schema, index_params=index, consistency_level="Strong")
-
-
-def _create_meta(client: Any, milvus: Any, name: str) -> None:
-    kinds = milvus.DataType
-    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-    schema.add_field("name", kinds.VARCHAR, is_primary=True, max_length=256)
-    schema.add_field("value", kinds.VARCHAR, max_length=_LONG)
-    schema.add_field("vector", kinds.FLOAT_VECTOR, dim=2)  # Milvus wants one in every collection
-    index = client.prepare_index_params()
-    index.add_index(field_name="vector", index_type="FLAT", metric_type="IP")
-    client.create_collection(name, schema=schema, index_params=index, consistency_level="Strong")
-
-
-def _write_meta(client: Any, collection: str, name: str, value: Any) -> None:
-    client.upsert(_meta_name(collection), [{"name": name, "value": json.dumps(value), "vector": [0.0, 0.0]}])
-
-
-def _meta_name(collection: str) -> str:
-    return f"{collection}_gallery"
-
-
 def _identity(state: dict[str, Any], where: str) -> ModelIdentity:
     identity = ModelIdentity.from_json(state["model"])
     if identity is None:
@@ -368,63 +343,3 @@ def _identity(state: dict[str, Any], where: str) -> ModelIdentity:
             code="gallery-foreign",
         )
     return identity
-
-
-def _new_ids(count: int) -> list[int]:
-    """Numbers in order of time, hardly ever the same in two processes; below 2^53, which all readers of JSON keep."""
-    first = (time.time_ns() // 2**20 << 12) + secrets.randbelow(2**12)  # a step is a millisecond
-    return list(range(first, first + count))
-
-
-def _row(item: NewItem, dimension: int) -> dict[str, Any]:
-    """All fields of an item except its id; None becomes "". Raises GalleryError for what Milvus cannot keep."""
-    box, data = texts_of(item, dimension)
-    for what, text, most in (("data", data, _LONG), ("key", item.key, _TEXT), ("label", item.label, _TEXT)):
-        if text is not None and len(text.encode()) > most:
-            raise GalleryError(
-                f"The {what} of an image has more than {most} bytes, which Milvus does not take.",
-                where=item.key[:200],
-                fix="Make it shorter.",
-                code=f"item-{'data' if what == 'data' else 'text'}",
-            )
-    small = base64.b64encode(item.thumbnail).decode() if item.thumbnail else ""
-    return {
-        "key": item.key,
-        "label": item.label or "",
-        "path": item.path or "",
-        "box": box or "",
-        "data": data or "",
-        "state": item.state or "",
-        "thumbnail": small if len(small) <= _LONG else "",
-        "added": time.time(),
-        "vector": np.asarray(item.vector, np.float32).tolist(),
-    }
-
-
-def _with_vector(row: dict[str, Any], vectors: dict[int, np.ndarray], dimension: int, where: str) -> dict[str, Any]:
-    vector = vectors.get(int(row["id"]))
-    if vector is None:
-        raise _changed_meanwhile(where)
-    check_vector(vector, dimension, str(row["key"]))
-    return {**row, "vector": np.asarray(vector, np.float32).tolist()}
-
-
-def _changed_meanwhile(where: str) -> GalleryError:
-    return GalleryError(
-        "The gallery was changed while its images were embedded again.",
-        where=where,
-        fix="Run it again while nobody adds or removes images.",
-        code="gallery-changed",
-    )
-
-
-def _item(row: dict[str, Any]) -> Item:
-    box = Box(*json.loads(row["box"])) if row["box"] else None
-    data = json.loads(row["data"]) if row["data"] else None
-    texts = (row["label"] or None, row["path"] or None)
-    return Item(int(row["id"]), row["key"], *texts, box, data, row["state"] or None, float(row["added"]))
-
-
-def _parts(keys: Sequence[str] | None) -> Iterable[Sequence[str] | None]:
-    """Keys in parts that a filter holds; one part, None, for any."""
-    return [None] if keys is None else [keys[i : i + _AT_ONCE] for i in range(0, len(keys), _AT_ONCE)]

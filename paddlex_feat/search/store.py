@@ -1,43 +1,24 @@
 """The truth of a gallery: one SQLite file. An acknowledged change is on the disk, and readers see whole changes only.
 
-Tables: `meta` (JSON by name), `items` (all but the vectors), `vectors` and `thumbnails` (by the id of the item), and
-`removed`, the ids that are gone. Every change has a number, which its items carry, so that another process reads the
-difference alone. A file is untrusted: tables other than ours, triggers and views are refused before anything is read.
+Every change has a number, which its items carry, so that another process reads the difference alone.
 """
 
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from paddlex_feat.data.images.source import Box
 from paddlex_feat.errors import GalleryError
+from paddlex_feat.search.database import Database
 from paddlex_feat.search.items import Item, NewItem, check_vector, texts_of
 
-APPLICATION_ID = 0x70786665  # "pxfe", in the header of the file
-VERSION = 1
-_PAGE_BYTES = 32768  # holds several vectors; with SQLite's own 4096 each of 2 KiB would take a page
-_BUSY_SECONDS = 30
 _ROWS = 512  # read at once, so that they are in the processor's cache until they are copied
-_SCHEMA = {
-    "meta": "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
-    "items": "CREATE TABLE items (id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, label TEXT, "
-    "path TEXT, box TEXT, data TEXT, state TEXT, added REAL NOT NULL, change INTEGER NOT NULL)",
-    "vectors": "CREATE TABLE vectors (id INTEGER PRIMARY KEY, vector BLOB NOT NULL)",
-    "thumbnails": "CREATE TABLE thumbnails (id INTEGER PRIMARY KEY, jpeg BLOB NOT NULL)",
-    "removed": "CREATE TABLE removed (id INTEGER PRIMARY KEY, change INTEGER NOT NULL)",
-    "items_change": "CREATE INDEX items_change ON items (change)",
-    "items_label": "CREATE INDEX items_label ON items (label)",
-    "removed_change": "CREATE INDEX removed_change ON removed (change)",
-}
 _ITEM = "items.id, key, label, path, box, data, state, added"
 
 
@@ -58,70 +39,8 @@ class Difference:
     removed: list[int] = field(default_factory=list)
 
 
-class Store:
-    """An open gallery file. Used by one thread at a time.
-
-    Args:
-        path: of the file.
-        meta: of a new gallery, which is made with it; None: the gallery must exist.
-
-    Raises GalleryError if the file cannot be read or made, or is not a gallery.
-    """
-
-    def __init__(self, path: Path, meta: dict[str, Any] | None = None):
-        self.path = path
-        if meta is None and not path.is_file():
-            raise GalleryError(
-                "The gallery does not exist.",
-                where=str(path),
-                fix="Build it with Global.mode=index, or give the path of one.",
-                code="gallery-missing",
-            )
-        try:
-            self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        except sqlite3.Error as error:
-            raise self._error(error) from error
-        try:
-            with self._explained():
-                self._open(meta)
-                self.dimension = int(self._meta_value("model")["dimension"])
-        except (KeyError, TypeError, ValueError):
-            self._db.close()
-            raise self._foreign("its meta table does not name the model") from None
-        except BaseException:
-            self._db.close()
-            raise
-
-    def close(self) -> None:
-        """Close the file."""
-        self._db.close()
-
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def meta(self) -> dict[str, Any]:
-        """All of the table `meta`."""
-        with self._explained():
-            rows = self._db.execute("SELECT name, value FROM meta").fetchall()
-        return {str(name): self._decoded(value) for name, value in rows}
-
-    def set_meta(self, name: str, value: Any) -> None:
-        """Set a value of the table `meta`."""
-        with self._change():
-            self._set_meta(name, value)
-
-    def changed(self, known: int) -> bool:
-        """Whether there is a change after the one of this number."""
-        with self._explained():
-            return self._last_change() != known
-
-    def last_change(self) -> int:
-        """Number of the last change."""
-        with self._explained():
-            return self._last_change()
+class Store(Database):
+    """The items of an open gallery file. Used by one thread at a time."""
 
     def add(self, items: Iterable[NewItem]) -> list[int]:
         """Add items, or replace those of the same keys, all or none. Returns their ids."""
@@ -254,80 +173,7 @@ class Store:
             self._db.execute("VACUUM")
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def epoch(self) -> int:
-        """How often the ids that are gone were forgotten: after that, a difference is not enough."""
-        with self._explained():
-            return int(self._meta_value("epoch"))
-
     # How it is stored.
-
-    def _open(self, meta: dict[str, Any] | None) -> None:
-        db = self._db
-        with suppress(AttributeError):  # before Python 3.11
-            db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 2**26)
-        db.execute("PRAGMA trusted_schema = OFF")
-        db.execute("PRAGMA cell_size_check = ON")
-        tables = dict(db.execute("SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"))
-        if meta is not None and not tables:
-            self._create(meta)
-            return
-        if not tables:
-            raise self._foreign("it is empty, as that of a build that has just begun")
-        identity = db.execute("PRAGMA application_id").fetchone()[0], db.execute("PRAGMA user_version").fetchone()[0]
-        if identity[0] != APPLICATION_ID:
-            raise self._foreign("it is another program's")
-        if identity[1] != VERSION:
-            raise self._foreign(f"its version is {identity[1]}, and this program reads version {VERSION}")
-        if tables != _SCHEMA:
-            raise self._foreign("its tables are not those of a gallery")
-        db.execute("PRAGMA synchronous = FULL")
-
-    def _create(self, meta: dict[str, Any]) -> None:
-        db = self._db
-        db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:  # else another process was faster
-                for statement in _SCHEMA.values():
-                    db.execute(statement)
-                for name, value in {"change": 0, "epoch": 0, **meta}.items():
-                    self._set_meta(name, value)
-                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                db.execute(f"PRAGMA user_version = {VERSION}")
-            db.execute("COMMIT")
-        except BaseException:
-            self._roll_back()
-            raise
-
-    @contextmanager
-    def _change(self) -> Iterator[int]:
-        """A transaction that writes; gives its number. When the block has ended, the change is on the disk."""
-        with self._explained():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                change = self._last_change() + 1
-                self._set_meta("change", change)
-                yield change
-                self._db.execute("COMMIT")
-            except BaseException:
-                self._roll_back()
-                raise
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """A transaction that sees one moment."""
-        self._db.execute("BEGIN")
-        try:
-            yield
-        finally:
-            self._roll_back()
-
-    def _roll_back(self) -> None:
-        with suppress(sqlite3.Error):  # the error that led here is the one to tell
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
 
     def _add(self, item: NewItem, box: str | None, data: str | None, change: int) -> int:
         row = (item.label, item.path, box, data, item.state, time.time(), change, item.key)
@@ -347,22 +193,6 @@ class Store:
         else:
             self._db.execute("INSERT OR REPLACE INTO thumbnails VALUES (?, ?)", (i, item.thumbnail))
         return int(i)
-
-    def _last_change(self) -> int:
-        return int(self._meta_value("change"))
-
-    def _meta_value(self, name: str) -> Any:
-        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return self._decoded(row[0]) if row else None
-
-    def _set_meta(self, name: str, value: Any) -> None:
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, json.dumps(value)))
-
-    def _decoded(self, text: Any) -> Any:
-        try:
-            return json.loads(text)
-        except (TypeError, ValueError, RecursionError):
-            raise self._foreign("a value of it is not JSON") from None
 
     def _item(self, row: Sequence[Any]) -> Item:
         i, key, label, path, box, data, state, added = row
@@ -386,31 +216,3 @@ class Store:
         if not np.isfinite(rows).all():
             raise self._foreign("a vector of it is not finite")
         return rows.astype(np.float32, copy=False)
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn SQLite's errors into ours."""
-        try:
-            yield
-        except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
-            raise self._error(error) from error
-
-    def _error(self, error: Exception) -> GalleryError:
-        text = str(error)
-        if isinstance(error, sqlite3.OperationalError) and "locked" in text:
-            fix = f"Another process has been writing for {_BUSY_SECONDS} seconds: try again later."
-        elif "full" in text or "disk I/O" in text or "readonly" in text or "unable to open" in text:
-            fix = "Check that the folder exists and can be written, and that the disk has room; nothing was changed."
-        else:
-            fix = "If it is a gallery, restore it from a copy or build it again."
-        return GalleryError(
-            f"The gallery cannot be used ({text[:200]}).", where=str(self.path), fix=fix, code="gallery-file"
-        )
-
-    def _foreign(self, reason: str) -> GalleryError:
-        return GalleryError(
-            f"The file is not a gallery: {reason}.",
-            where=str(self.path),
-            fix="Give a file that Global.mode=index has made.",
-            code="gallery-foreign",
-        )
