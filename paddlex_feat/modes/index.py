@@ -15,8 +15,8 @@ from paddlex_feat.modes.index_inputs import Row, rows_of
 from paddlex_feat.modes.predictor import check_names, failures_of, predictor_of
 from paddlex_feat.reports.csv_tables import write_advice, write_items
 from paddlex_feat.runtime.progress import bar
-from paddlex_feat.search.exchange import export_gallery, import_gallery
 from paddlex_feat.search.adding import Added
+from paddlex_feat.search.exchange import export_gallery, import_gallery
 from paddlex_feat.search.gallery import Gallery
 from paddlex_feat.search.place import Place
 from paddlex_feat.search.statistics import statistics_of

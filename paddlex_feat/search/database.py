@@ -18,6 +18,7 @@ from paddlex_feat.errors import GalleryError
 
 APPLICATION_ID = 0x70786665  # "pxfe", in the header of the file
 VERSION = 1
+REBUILT = "gallery-rebuilt"  # code of the error that a new model is needed
 _PAGE_BYTES = 32768  # holds several vectors; with SQLite's own 4096 each of 2 KiB would take a page
 _BUSY_SECONDS = 30
 _SCHEMA = {
@@ -33,6 +34,16 @@ _SCHEMA = {
 }
 
 _Opened = TypeVar("_Opened", bound="Database")
+
+
+def rebuilt(where: str) -> GalleryError:
+    """The error of a gallery whose features are another model's by now."""
+    return GalleryError(
+        "The images of the gallery have been embedded again with another model.",
+        where=where,
+        fix="Open it again, with that model.",
+        code=REBUILT,
+    )
 
 
 class Database:
@@ -61,7 +72,8 @@ class Database:
         try:
             with self._explained():
                 self._open(meta)
-                self.dimension = int(self._meta_value("model")["dimension"])
+                self.model: dict[str, Any] = self._meta_value("model")
+                self.dimension = int(self.model["dimension"])
         except (KeyError, TypeError, ValueError):
             self._db.close()
             raise self._foreign("its meta table does not name the model") from None
@@ -172,6 +184,11 @@ class Database:
         with suppress(sqlite3.Error):  # the error that led here is the one to tell
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+
+    def _require_model(self) -> None:
+        """Raise GalleryError if another process has exchanged the features for those of another model."""
+        if self._meta_value("model") != self.model:
+            raise rebuilt(str(self.path))
 
     def _last_change(self) -> int:
         return int(self._meta_value("change"))

@@ -173,6 +173,7 @@ class Gallery:
             raise GalleryError(what, where=self.where, fix="Build another gallery.", code="rebuild-pages")
         rows = np.stack(results) if results else np.empty((0, model.identity.dimension), np.float32)
         self._backend.rebuild(model.identity, [item.id for item in items], rows)
+        self._model = model
         return len(items)
 
     def meta(self) -> dict[str, Any]:

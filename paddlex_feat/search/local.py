@@ -14,10 +14,11 @@ from paddlex_feat.errors import GalleryError
 from paddlex_feat.inference.identity import ModelIdentity
 from paddlex_feat.runtime.collector import without_collector
 from paddlex_feat.search.backend import Rows
+from paddlex_feat.search.database import rebuilt
 from paddlex_feat.search.graph import RECALL_AT, SUFFIX, Graph
 from paddlex_feat.search.items import Item, NewItem
 from paddlex_feat.search.nearest import Nearest
-from paddlex_feat.search.store import Store
+from paddlex_feat.search.store import EpochChanged, Store
 
 log = logging.getLogger(__name__)
 RECALL = "hnsw"  # in the gallery's meta
@@ -146,18 +147,29 @@ class LocalBackend:
 
     def _current(self) -> Nearest:
         """The features as they are now: with what other processes, and this one, have changed."""
-        if self._nearest is not None and not self._store.changed(self._known):
-            return self._nearest
-        if self._require_epoch() or self._nearest is None:
-            self._nearest, self._known, self._graph = Nearest(self.identity.dimension), 0, None
+        while self._nearest is None or self._store.changed(self._known):
+            if self._require_epoch() or self._nearest is None:
+                self._nearest, self._known, self._graph = Nearest(self.identity.dimension), 0, None
+            try:
+                self._known = self._follow(self._nearest)
+            except EpochChanged:
+                pass  # between the two looks at the file
+            except BaseException:
+                self._nearest = None  # it may have a part of a change
+                raise
+        return self._nearest
+
+    def _follow(self, nearest: Nearest) -> int:
+        """Take over what has changed since the change that is known; returns the last change."""
+        last = self._known
         with without_collector():
-            for difference in self._store.differences(self._known):
-                self._nearest.remove(difference.removed)
-                self._nearest.add(difference.ids, difference.vectors)
-                self._known = difference.change
+            for difference in self._store.differences(self._known, self._epoch):
+                nearest.remove(difference.removed)
+                nearest.add(difference.ids, difference.vectors)
+                last = difference.change
                 if self._graph is not None:
                     self._graph.update(difference.removed, difference.ids.tolist())
-        return self._nearest
+        return last
 
     def _current_graph(self) -> Graph:
         """The graph of the features as they are now. Once it was made, its recall is measured, and it is written."""
@@ -171,8 +183,11 @@ class LocalBackend:
                 graph.update([], [i for ids, _ in nearest.rows() for i in ids.tolist()])
             else:
                 graph.made = False
-                for difference in self._store.differences(change):
-                    graph.update(difference.removed, difference.ids.tolist())
+                try:
+                    for difference in self._store.differences(change, self._epoch):
+                        graph.update(difference.removed, difference.ids.tolist())
+                except EpochChanged:
+                    return self._current_graph()
             self._graph = graph
         if graph.made:
             recall = graph.recall()
@@ -189,12 +204,7 @@ class LocalBackend:
         if epoch == self._epoch:
             return False
         if self._stored_identity() != self.identity:
-            raise GalleryError(
-                "The images of the gallery have been embedded again with another model.",
-                where=self.where,
-                fix="Open it again, with that model.",
-                code="gallery-rebuilt",
-            )
+            raise rebuilt(self.where)
         self._epoch = epoch
         return True
 

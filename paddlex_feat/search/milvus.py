@@ -26,6 +26,7 @@ from paddlex_feat.fileio.addresses import without_password
 from paddlex_feat.inference.engines.spec import require_package
 from paddlex_feat.inference.identity import ModelIdentity
 from paddlex_feat.search.backend import Rows
+from paddlex_feat.search.database import rebuilt
 from paddlex_feat.search.items import Item, NewItem
 from paddlex_feat.search.milvus_rows import (
     AT_ONCE,
@@ -288,12 +289,7 @@ class MilvusBackend:
         """Follow a rebuild. Raises GalleryError if the features are of another model."""
         state = self._state()
         if _identity(state, self.where) != self.identity:
-            raise GalleryError(
-                "The images of the gallery have been embedded again with another model.",
-                where=self.where,
-                fix="Open it again, with that model.",
-                code="gallery-rebuilt",
-            )
+            raise rebuilt(self.where)
         self._collection = str(state["collection"])
 
     def _changed(self) -> None:

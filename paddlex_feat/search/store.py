@@ -39,6 +39,10 @@ class Difference:
     removed: list[int] = field(default_factory=list)
 
 
+class EpochChanged(Exception):
+    """What a process knows of the gallery is not a part of it any more: ids were forgotten, or features exchanged."""
+
+
 class Store(Database):
     """The items of an open gallery file. Used by one thread at a time."""
 
@@ -46,6 +50,7 @@ class Store(Database):
         """Add items, or replace those of the same keys, all or none. Returns their ids."""
         rows = [(item, *texts_of(item, self.dimension)) for item in items]
         with self._change() as change:
+            self._require_model()
             return [self._add(item, box, data, change) for item, box, data in rows]
 
     def remove(self, ids: Sequence[int]) -> int:
@@ -119,12 +124,15 @@ class Store(Database):
             row = self._db.execute("SELECT jpeg FROM thumbnails WHERE id = ?", (i,)).fetchone()
         return row[0] if row and isinstance(row[0], bytes) else None
 
-    def differences(self, known: int) -> Iterator[Difference]:
-        """What has changed since the change `known`, in pieces, all from one moment; 0 for everything.
+    def differences(self, known: int, epoch: int) -> Iterator[Difference]:
+        """What has changed since the change `known` of an epoch, in pieces, all from one moment; 0 for everything.
 
-        Ids that are removed come with the first piece. A piece may replace an item that is known.
+        Ids that are removed come with the first piece. A piece may replace an item that is known. Raises EpochChanged
+        before the first piece.
         """
         with self._explained(), self._reading():
+            if self._meta_value("epoch") != epoch:
+                raise EpochChanged
             last = self._last_change()
             gone = self._db.execute("SELECT id FROM removed WHERE change > ?", (known,)).fetchall() if known else []
             removed = [int(row[0]) for row in gone]
@@ -162,7 +170,7 @@ class Store(Database):
                 check_vector(row, int(model["dimension"]), str(i))
                 packed = np.ascontiguousarray(row, "<f4").tobytes()
                 self._db.execute("UPDATE vectors SET vector = ? WHERE id = ?", (packed, int(i)))
-        self.dimension = int(model["dimension"])
+        self.model, self.dimension = model, int(model["dimension"])
 
     def compact(self) -> None:
         """Give the space of what was removed back to the disk. Other processes read everything anew."""

@@ -24,7 +24,7 @@ from paddlex_feat.search.thumbnails import thumbnail
 from paddlex_feat.serving import paddlex
 from paddlex_feat.serving.batching import BusyError
 from paddlex_feat.serving.images import Fetch, image_of
-from paddlex_feat.serving.state import State
+from paddlex_feat.serving.state import Pair, State
 
 PAGE = Path(__file__).parent / "page.html"
 MAX_PAGE = 500  # items of one answer
@@ -32,6 +32,7 @@ _OPEN = ("/healthz",)  # paths without a token
 _POLICY = "default-src 'none'; img-src 'self' data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; " \
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"  # fmt: skip
 _BOX = "x1, y1, x2, y2 in pixels"
+_STATUS = {BusyError.code: 503, "gallery-file": 503, "gallery-server": 503}  # the service's own trouble
 
 
 class SearchRequest(BaseModel):
@@ -98,20 +99,25 @@ def _add_own(app: FastAPI, state: State, fetch: Fetch | None) -> None:
         """The nearest images of the gallery."""
         box = None if asked.box is None else Box(*asked.box)
         image = image_of(asked.image, fetch, box)
-        with state.current() as pair:
+
+        def answer(pair: Pair) -> dict[str, Any]:
             feature = pair.batcher.feature(image)
-            answer = pair.gallery.answers(feature[None], asked.topk, asked.threshold, ["image"], [box])[0]
-            return answer.as_json()
+            return pair.gallery.answers(feature[None], asked.topk, asked.threshold, ["image"], [box])[0].as_json()
+
+        return state.run(answer)
 
     @app.post("/v1/items", status_code=201)
     def add(given: ItemRequest) -> dict[str, Any]:
         """Add an image, or replace the one of its key. When the answer comes, the change is on the disk."""
         box = None if given.box is None else Box(*given.box)
         image = image_of(given.image, fetch, box)
-        with state.current() as pair:
+
+        def added(pair: Pair) -> dict[str, Any]:
             feature = pair.batcher.feature(image)
             item = NewItem(given.key, feature, given.label, None, box, given.data, None, thumbnail(image))
             return {"id": pair.gallery.add_items([item])[0], "key": given.key, "images": len(pair.gallery)}
+
+        return state.run(added)
 
     @app.get("/v1/items")
     def items(label: str | None = None, key: str | None = None, after: int = 0, limit: int = 100) -> dict[str, Any]:
@@ -224,8 +230,8 @@ def _explain(app: FastAPI) -> None:
 
     @app.exception_handler(FeatError)
     def ours(request: Request, error: FeatError) -> Response:
-        status = 503 if isinstance(error, BusyError) else 409 if isinstance(error, GalleryError) else 400
-        status = 422 if error.code.endswith("-invalid") else status
+        status = 422 if error.code.endswith("-invalid") else _STATUS.get(error.code, 0)
+        status = status or (409 if isinstance(error, GalleryError) else 400)
         if request.url.path in paddlex.PATHS:
             return paddlex.failure(status, str(error))
         return _answer(status, error.code, error.what, error.where, error.fix)

@@ -9,15 +9,18 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TypeVar
 
 from paddlex_feat.errors import FeatError, GalleryError
 from paddlex_feat.inference.predictor import Predictor
+from paddlex_feat.search.database import REBUILT
 from paddlex_feat.search.gallery import Gallery
 from paddlex_feat.search.place import Place
 from paddlex_feat.serving.batching import Batcher
 
 log = logging.getLogger(__name__)
 MAX_OPEN = 16  # galleries of PaddleX's clients that are kept in memory
+_T = TypeVar("_T")
 _KEY = re.compile(r"[0-9a-f]{32}")
 
 
@@ -37,7 +40,7 @@ class Pair:
         """While it is used it stays open. Raises GalleryError for one that is closed already."""
         with self._lock:
             if self._retired and not self._using:
-                raise GalleryError("The gallery was built anew.", fix="Ask again.", code="gallery-rebuilt")
+                raise GalleryError("The gallery was built anew.", fix="Ask again.", code=REBUILT)
             self._using += 1
         try:
             yield self
@@ -83,12 +86,23 @@ class State:
                 using.enter_context(pair.used())
                 len(pair.gallery)
             except GalleryError as error:
-                if error.code != "gallery-rebuilt":
+                if error.code != REBUILT:
                     raise
                 using.close()
                 pair = self._exchanged(pair)
                 using.enter_context(pair.used())
             yield pair
+
+    def run(self, work: Callable[[Pair], _T]) -> _T:
+        """Do it with the present pair, and again with the new one if the gallery is built anew meanwhile."""
+        with self.current() as pair:
+            try:
+                return work(pair)
+            except GalleryError as error:
+                if error.code != REBUILT:
+                    raise
+        with self.current() as pair:
+            return work(pair)
 
     def _exchanged(self, former: Pair) -> Pair:
         with self._changing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,19 @@ def test_features_of_another_model_are_refused_with_both_names(gallery, model, t
         assert str(value)[:12] in str(caught.value) and str(getattr(identity, key))[:12] in str(caught.value)
         with pytest.raises(GalleryError, match="cannot be compared"):
             Gallery.create(gallery.where, other)
+
+
+def test_after_rebuilding_the_gallery_asks_with_the_new_model(gallery, photographs, run_folder, tmp_path):
+    folder = tmp_path / "other"
+    shutil.copytree(run_folder / "best_model/inference", folder)
+    config = folder / "inference.yml"
+    config.write_text(config.read_text().replace("0.485", "0.2"))
+    other = create_model("PP-ShiTuV2_rec", folder, device="cpu")
+    assert gallery.rebuild(other) == 20 and gallery.identity == other.identity
+    gallery.add(cv2.imread(photographs[0]), "again", ["again"])
+    hits = next(iter(gallery.search(photographs[0], topk=2, threshold=None))).hits
+    assert {hit.item.key for hit in hits} == {"again", photographs[0]}
+    assert [hit.score for hit in hits] == pytest.approx([1, 1], abs=1e-6)
 
 
 def test_wrong_arguments_are_refused(gallery, photographs):

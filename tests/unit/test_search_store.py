@@ -11,8 +11,9 @@ import pytest
 
 from paddlex_feat.data.images.source import Box
 from paddlex_feat.errors import GalleryError
+from paddlex_feat.search.database import REBUILT
 from paddlex_feat.search.items import NewItem
-from paddlex_feat.search.store import Store
+from paddlex_feat.search.store import EpochChanged, Store
 
 META = {"model": {"name": "m", "digest": "d", "preprocess": "p", "dimension": 4}}
 
@@ -39,7 +40,7 @@ def store(path):
 
 def whole(store: Store, known: int = 0) -> dict[int, np.ndarray]:
     found: dict[int, np.ndarray] = {}
-    for difference in store.differences(known):
+    for difference in store.differences(known, store.epoch()):
         for i in difference.removed:
             found.pop(i, None)
         found |= dict(zip(difference.ids.tolist(), difference.vectors, strict=True))
@@ -88,11 +89,13 @@ def test_another_connection_sees_the_difference_alone(path, store):
     store.add([item(i) for i in range(10)])
     with Store(path) as other:
         known = other.meta()["change"]
-        assert len(whole(other)) == 10 and not other.changed(known) and not list(other.differences(known))
+        assert (
+            len(whole(other)) == 10 and not other.changed(known) and not list(other.differences(known, other.epoch()))
+        )
         store.add([NewItem("k3", vector(99)), item(10)])
         store.remove([1, 2])
         assert other.changed(known)
-        parts = list(other.differences(known))
+        parts = list(other.differences(known, other.epoch()))
         assert [d.removed for d in parts] == [[1, 2]] and parts[0].ids.tolist() == [4, 11]
         assert (parts[0].vectors[0] == vector(99)).all()
 
@@ -107,13 +110,27 @@ def test_differences_add_up_to_the_whole(path, store):
             else:
                 store.remove([i.id for i in store.find(keys=[f"k{k}" for k in rng.sample(keys, 5)])])
             if step % 3 == 0:
-                for difference in other.differences(known):
+                for difference in other.differences(known, other.epoch()):
                     for i in difference.removed:
                         seen.pop(i, None)
                     seen |= dict(zip(difference.ids.tolist(), difference.vectors, strict=True))
                     known = difference.change
                 expected = whole(store)
                 assert seen.keys() == expected.keys() and all((seen[i] == expected[i]).all() for i in seen)
+
+
+def test_features_of_a_model_that_another_process_has_exchanged_are_refused(path, store):
+    store.add([item(1)])
+    with Store(path) as other:
+        epoch = other.epoch()
+        store.replace_vectors({**META["model"], "model": "another"}, [1], np.stack([vector(9)]))
+        with pytest.raises(GalleryError) as caught:
+            other.add([item(2)])
+        assert caught.value.code == REBUILT and other.count() == 1
+        with pytest.raises(EpochChanged):
+            next(other.differences(1, epoch))
+    store.add([item(2)])
+    assert store.count() == 2
 
 
 def test_a_transaction_that_fails_changes_nothing(store):
@@ -203,7 +220,7 @@ def test_values_of_the_wrong_kind_are_errors_of_ours(path, store, statement):
     store.add([item(1, label="a", box=Box(0, 0, 1, 1), data=1)])
     store._db.execute(statement)
     with pytest.raises(GalleryError):
-        list(store.differences(0))
+        list(store.differences(0, store.epoch()))
         store.items([1])
 
 
