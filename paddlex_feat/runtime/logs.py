@@ -66,6 +66,13 @@ class _LogFile(logging.FileHandler):
         except OSError:  # it cannot be opened
             self.handleError(record)
 
+    def close(self) -> None:
+        """Close the file; lines that a full disk has no room for are given up."""
+        try:
+            super().close()
+        except OSError as error:
+            self._warn(error)
+
     def _is_in_place(self, handle: int) -> bool:
         try:
             return os.path.samestat(os.fstat(handle), os.lstat(self.baseFilename))
@@ -76,7 +83,11 @@ class _LogFile(logging.FileHandler):
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
-        elif not self._warned:
+        else:
+            self._warn(error)
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
             self._warned = True
             logging.getLogger("paddlex_feat").warning("%s is not complete: %s.", self.baseFilename, error.strerror)
 

@@ -43,13 +43,28 @@ try:
     resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[3]), int(sys.argv[3])))
 except ImportError:
     pass
+
+def in_lists(index):
+    # What was removed leaves a gap in these numbers, and none in the ids of IndexIDMap: the order is what both keep.
+    lists, numbers, rows = index.invlists, [numpy.empty(0, int)], [numpy.empty((0, index.d), numpy.float32)]
+    for i in range(index.nlist):
+        if size := lists.list_size(i):
+            numbers.append(faiss.rev_swig_ptr(lists.get_ids(i), size).copy())
+            codes = faiss.rev_swig_ptr(lists.get_codes(i), size * index.code_size).copy()
+            rows.append(codes.view(numpy.float32).reshape(size, index.d))
+    numbers = numpy.concatenate(numbers)
+    if len(numpy.unique(numbers)) < len(numbers):
+        raise ValueError("images were added to an IVF index after others were removed: faiss has mixed up their ids")
+    return numpy.concatenate(rows)[numpy.argsort(numbers)]
+
 whole = index = faiss.read_index(sys.argv[1])
 ids = numpy.arange(index.ntotal)
 if hasattr(whole, "id_map"):
     ids = faiss.vector_to_array(whole.id_map)
     index = faiss.downcast_index(whole.index)
-rows = index.reconstruct_n(0, index.ntotal)
-
+rows = in_lists(index) if isinstance(index, faiss.IndexIVFFlat) else index.reconstruct_n(0, index.ntotal)
+if len(ids) != len(rows):
+    raise ValueError(f"{len(ids)} ids and {len(rows)} features")
 numpy.savez(sys.argv[2], ids=ids.astype(numpy.int64), features=rows.astype(numpy.float32))
 """
 

@@ -112,39 +112,37 @@ def _add_own(app: FastAPI, state: State, fetch: Fetch | None) -> None:
         box = None if given.box is None else Box(*given.box)
         image = image_of(given.image, fetch, box)
 
-        def added(pair: Pair) -> dict[str, Any]:
+        def added(pair: Pair) -> int:
             feature = pair.batcher.feature(image)
             item = NewItem(given.key, feature, given.label, None, box, given.data, None, thumbnail(image))
-            return {"id": pair.gallery.add_items([item])[0], "key": given.key, "images": len(pair.gallery)}
+            return pair.gallery.add_items([item])[0]
 
-        return state.run(added)
+        return {"id": state.run(added), "key": given.key, "images": state.run(_images)}
 
     @app.get("/v1/items")
     def items(label: str | None = None, key: str | None = None, after: int = 0, limit: int = 100) -> dict[str, Any]:
         """Images by id, at most `limit` after the id `after`."""
-        with state.current() as pair:
-            keys, labels = (None if value is None else [value] for value in (key, label))
-            found = pair.gallery.items(keys, labels, after, max(1, min(limit, MAX_PAGE)))
-            return {"items": [item.as_json() for item in found], "images": len(pair.gallery)}
+        keys, labels = (None if value is None else [value] for value in (key, label))
+        most = max(1, min(limit, MAX_PAGE))
+        found = state.run(lambda pair: pair.gallery.items(keys, labels, after, most))
+        return {"items": [item.as_json() for item in found], "images": state.run(_images)}
 
     @app.get("/v1/labels")
     def labels() -> dict[str, Any]:
         """Each label, and how many images have it."""
-        with state.current() as pair:
-            return {"labels": [{"label": label, "images": count} for label, count in pair.gallery.labels()]}
+        found = state.run(lambda pair: pair.gallery.labels())
+        return {"labels": [{"label": label, "images": count} for label, count in found]}
 
     @app.delete("/v1/items")
     def remove(wanted: RemoveRequest) -> dict[str, Any]:
         """Remove images. When the answer comes, the change is on the disk."""
-        with state.current() as pair:
-            count = pair.gallery.remove(wanted.keys, wanted.labels, wanted.ids)
-            return {"removed": count, "images": len(pair.gallery)}
+        count = state.run(lambda pair: pair.gallery.remove(wanted.keys, wanted.labels, wanted.ids))
+        return {"removed": count, "images": state.run(_images)}
 
     @app.get("/v1/items/{number}/thumbnail", response_class=Response)
     def small(number: int) -> Response:
         """A small JPEG of an image."""
-        with state.current() as pair:
-            data = pair.gallery.thumbnail(number)
+        data = state.run(lambda pair: pair.gallery.thumbnail(number))
         if data is None:
             raise HTTPException(404, "There is no such image, or it has no thumbnail.")
         return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
@@ -152,16 +150,19 @@ def _add_own(app: FastAPI, state: State, fetch: Fetch | None) -> None:
     @app.get("/v1/stats")
     def stats() -> dict[str, Any]:
         """Figures of the gallery, its model and the threshold auto."""
-        with state.current() as pair:
-            return statistics_of(pair.gallery, advised=False).as_json()
+        return state.run(lambda pair: statistics_of(pair.gallery, advised=False).as_json())
+
+
+def _images(pair: Pair) -> int:
+    return len(pair.gallery)
 
 
 def _add_health(app: FastAPI, state: State) -> None:
     @app.get("/healthz")
     def health() -> dict[str, str]:
         """Whether the service answers."""
-        with state.current():
-            return {"status": "ok"}
+        state.run(_images)
+        return {"status": "ok"}
 
     @app.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> str:

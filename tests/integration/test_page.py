@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_serve import serving
+from support.services import serving
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")

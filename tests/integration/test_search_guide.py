@@ -25,6 +25,7 @@ SERVED = "http://127.0.0.1:8080"
 def commands(page: str) -> list[str]:
     """The indented commands of a page."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     return [" ".join(line.split()) for line in re.findall(r"^ {4}(\w.*)$", text, re.MULTILINE)]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from support.oracles import ask
 
+from paddlex_feat.errors import GalleryError
 from paddlex_feat.inference.identity import ModelIdentity
 from paddlex_feat.search.exchange import export_gallery, import_gallery
 from paddlex_feat.search.gallery import Gallery
@@ -59,3 +60,5 @@ def test_indexes_go_both_ways(tmp_path):
         assert found.keys() == expected.keys()
         for label, rows in expected.items():
             assert np.abs(unit(np.stack(rows)) - np.stack(found[label])).max() <= 1e-6
+    with Gallery.create(tmp_path / "mixed.gallery", IDENTITY) as gallery, pytest.raises(GalleryError, match="mixed up"):
+        import_gallery(gallery, tmp_path / "mixed")

@@ -59,7 +59,7 @@ def test_results_of_search_that_do_not_fit_are_said(small_disk, faces, model, tm
 
 def test_a_service_keeps_what_it_has_acknowledged_and_goes_on(small_disk, faces, run_folder, tmp_path):  # noqa: F811
     pytest.importorskip("fastapi")
-    from test_serve import serving
+    from support.services import serving
 
     image = base64.b64encode((faces / "images/s21/01.pgm").read_bytes()).decode()
     remount(small_disk, "size=1500k")

@@ -19,14 +19,14 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from test_serve import CONFIG, serving
+from support.services import CONFIG, serving
 
 pytestmark = pytest.mark.slow
 REQUESTS, SWAPS = int(os.environ.get("PADDLEX_FEAT_REQUESTS", "4000")), int(os.environ.get("PADDLEX_FEAT_SWAPS", "4"))
-CLIENTS, PEOPLE = 8, 12
+CLIENTS, PEOPLE = 8, 10
 GROWTH = 32 * 1024  # KiB, after warming up
 WARM = 0.3  # of all requests: threads, buffers and the first exchanges
-SPARE = 192 * 2**20  # bytes of memory beyond those after warming up, which a second model takes while both are there
+SPARE = 512 * 2**20  # bytes of memory beyond those after warming up, which a second model takes while both are there
 
 
 class Client(threading.Thread):

@@ -3,7 +3,8 @@
     python paddlex_index.py FOLDER
 
 FOLDER/given.npz holds features, labels and queries. FOLDER/flat, /hnsw and /ivf get indexes of them; from flat and ivf
-the images 2 and 5 are removed, to flat the first three are appended again. FOLDER/ours is an index that is asked:
+the images 2 and 5 are removed, to flat the first three are appended again; /mixed is ivf with one appended after that.
+FOLDER/ours is an index that is asked:
 FOLDER/theirs.json gets its answers, a list of labels and scores for each query.
 """
 
@@ -31,6 +32,7 @@ for name, kind in (("flat", "Flat"), ("hnsw", "HNSW32"), ("ivf", "IVF")):
         FaissBuilder.remove([2, 5], place).save(place)
     if name == "flat":
         FaissBuilder.append([0, 1, 2], ["again 0", "again 1", "again 2"], predict, place).save(place)
+FaissBuilder.append([0], ["mixed"], predict, str(folder / "ivf")).save(str(folder / "mixed"))
 answers = FaissIndexer(str(folder / "ours"))(given["queries"], -1.0, 0, 5)
 found = [{"labels": each["label"], "scores": np.asarray(each["score"], float).tolist()} for each in answers]
 (folder / "theirs.json").write_text(json.dumps(found))
