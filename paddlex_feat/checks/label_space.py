@@ -88,11 +88,11 @@ def label_spaces(data: DataSet, features: Features) -> list[LabelSpace]:
 def groups_of_lists(lists: Mapping[str, ImageList]) -> tuple[tuple[str, ...], ...]:
     """Names of the lists in whose labels a number means the same class: all, or training and evaluation for themselves.
 
-    It does where classes have names, and where training and evaluation have no label in common. Lists of integers that
-    both begin at 0 are often numbered each for itself.
+    It does in all formats but lists, where classes have names, and where training and evaluation have no label in
+    common. Lists of integers that both begin at 0 are often numbered each for itself.
     """
     trained = set(lists["train"].labels)
-    same = any(records.names for records in lists.values()) or not trained.intersection(
+    same = any(records.names or records.file != "" for records in lists.values()) or not trained.intersection(
         label for records in lists.values() if records.name != "train" for label in records.labels
     )
     return (("train", "gallery", "query"),) if same else (("train",), ("gallery", "query"))

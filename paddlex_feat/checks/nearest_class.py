@@ -14,7 +14,7 @@ from paddlex_feat.evaluation.ranking.neighbours import Neighbours
 TYPICAL = 0.25
 NEAREST = 10  # images of a class that are asked at most
 _CANDIDATES = 5  # classes of which an image's nearest one is chosen
-_COUNTED = 64  # images of a class whose similarities are all computed; of larger ones enough are among the neighbours
+_SMALL = 64  # images of a class that are gathered with those of other classes; larger ones are multiplied each alone
 _BYTES = 2**25  # of features that are gathered at once
 _ROWS = 4096
 
@@ -77,8 +77,11 @@ class ClassSimilarity:
         means = np.where(np.isfinite(bound), bound, -np.inf)
         for column in range(classes.shape[1]):
             unsure = ~exact[:, column] & np.isfinite(bound[:, column])
-            unsure &= self._sizes[classes[:, column]] <= _COUNTED
-            means[unsure, column] = self._means_to(images[unsure], classes[unsure, column])
+            small = unsure & (self._sizes[classes[:, column]] <= _SMALL)
+            means[small, column] = self._means_to(images[small], classes[small, column])
+            for code in np.unique(classes[unsure & ~small, column]).tolist():
+                asking = unsure & (classes[:, column] == code)
+                means[asking, column] = self._means_to_one(images[asking], code)
         codes = self._codes[part, None]
         usual = np.einsum("nd,nkd->nk", self._means[codes[:, 0]], self._means[classes]) - self._own[codes]
         scores = means - own[part, None] - TYPICAL * usual
@@ -109,6 +112,20 @@ class ClassSimilarity:
         chosen = (np.take_along_axis(array, best, axis=1) for array in (classes, bounds, counts >= wanted))
         classes, bounds, exact = chosen
         return np.where(np.isfinite(bounds), classes, 0), bounds, exact
+
+    def _means_to_one(self, images: np.ndarray, code: int) -> np.ndarray:
+        """As `_means_to`, of images to one class."""
+        members = self._members[self._starts[code] : self._starts[code] + self._sizes[code]]
+        wanted = int(self._asked[code])
+        best = np.full((len(images), 0), -np.inf, np.float32)
+        step = max(wanted, _BYTES // (4 * max(len(images), self._rows.shape[1])))
+        for first in range(0, len(members), step):
+            similar = self._rows[images] @ self._rows[members[first : first + step]].T
+            best = np.concatenate([best, similar], axis=1)
+            if best.shape[1] > wanted:
+                best = -np.partition(-best, wanted - 1, axis=1)[:, :wanted]
+        mean: np.ndarray = best.astype(np.float64).mean(axis=1)
+        return mean
 
     def _means_to(self, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """Mean similarity of each image to the nearest of a class that is not its own, float64 [n]."""

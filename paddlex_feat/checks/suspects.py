@@ -90,12 +90,13 @@ def check_suspects(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
             other = suspect.other[0]
             message = (
                 f"{_path(suspect.record)}Labelled {named(suspect.record)}, nearer to {named(other)}, as {other.path}; "
-                f"place {place} of {len(ranked)}, margin {suspect.margin:.2f}."
+                f"place {place} of {len(ranked)}, score {suspect.score:.2f}, margin {suspect.margin:.2f}."
             )
             yield WRONG.at(suspect.record.where, message, images=_images(suspect), captions=_captions(suspect))
         elif suspect.own < min(lowest, close):
             message = (
-                f"{_path(suspect.record)}Unlike the others of {named(suspect.record)}: similarity {suspect.own:.2f}."
+                f"{_path(suspect.record)}Unlike the others of {named(suspect.record)}: similarity {suspect.own:.2f}; "
+                f"of other classes {named(suspect.other[0])} is nearest, {suspect.elsewhere:.2f}."
             )
             yield UNLIKE.at(suspect.record.where, message, images=_images(suspect), captions=_captions(suspect))
 

@@ -35,12 +35,14 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         DatasetError: the data set has errors; the result is attached.
     """
     wanted = config.CheckDataset
-    before, alone = rewrite_dataset.rewrite(config)
+    config, before, alone = rewrite_dataset.rewrite(config)
     form = config.Global.dataset_format
     root = find_root(config.Global.dataset_dir, form=form)
     reader = reader_of(root, form=form)
     log.info("Checking the data set in %s", root)
     embed = None if wanted.features == OFF else partial(features_of, config)
+    if embed and wanted.decode == "none":
+        log.warning("CheckDataset.features has no effect: with CheckDataset.decode=none no image is opened.")
     settings = _settings(_as_trained(config), alone)
     data, findings = check(
         root, settings, reader, division_of(wanted.split), embed, image_fetcher(config.CheckDataset.urls)
@@ -96,9 +98,11 @@ def _write(config: Config, output: Path, data: DataSet, findings: list[Finding],
     dataset_pictures.write_histogram(data.lists, plots[0])
     dataset_pictures.write_class_sizes(data.lists, plots[1])
     pictures = {name: [folder / "demo_img" / s for s in files] for name, files in samples.items()}
-    dataset_html.write_report(folder / "report.html", data, findings, data.root, plots, pictures)
+    ranked = rank_suspects(data)
+    marked = suspects_table.marked_text(ranked, findings)
+    dataset_html.write_report(folder / "report.html", data, findings, plots, pictures, marked)
     extra: dict[str, Any] = {}
-    if ranked := rank_suspects(data):
+    if ranked:
         suspects_table.write_suspects(folder / suspects_table.NAME, ranked)
         log.info("All images by how likely their label is wrong: %s", folder / suspects_table.NAME)
         extra["suspects"] = f"{folder.name}/{suspects_table.NAME}"

@@ -13,10 +13,16 @@ from paddlex_feat.reports.html import write_page
 
 MAX_SHOWN = 50  # findings of a kind
 MAX_ILLUSTRATED = 12  # findings of a kind with thumbnails
+MAX_SUSPECTS = 100  # findings of a kind that is looked through, with thumbnails beside each
 
 
 def write_report(
-    path: Path, data: DataSet, findings: list[Finding], root: Path, plots: list[Path], samples: dict[str, list[Path]]
+    path: Path,
+    data: DataSet,
+    findings: list[Finding],
+    plots: list[Path],
+    samples: dict[str, list[Path]],
+    marked: str = "",
 ) -> None:
     """Write the page.
 
@@ -24,9 +30,9 @@ def write_report(
         path: file to write.
         data: the checked lists.
         findings: of all checks.
-        root: folder of the data set.
         plots: PNG files that the page contains.
         samples: labelled sample images of each list.
+        marked: the suspects as a table for `CheckDataset.suspects`; "" for none.
 
     Raises:
         OutputError: If the file cannot be written.
@@ -35,13 +41,15 @@ def write_report(
         path,
         "dataset.html",
         passed=not any(f.severity == "error" for f in findings),
-        root=root,
+        root=data.root,
         lists=[(records.title, _numbers(records)) for records in data.lists.values()],
         plot_files=plots,
         groups=list(grouped(findings).items()),
         samples=[(data.lists[name].title, files) for name, files in samples.items()],
         max_shown=MAX_SHOWN,
         max_illustrated=MAX_ILLUSTRATED,
+        max_suspects=MAX_SUSPECTS,
+        marked=marked,
     )
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from paddlex_feat.checks.context import RecordLocation
 from paddlex_feat.checks.label_space import groups_of_lists
-from paddlex_feat.checks.suspects import Suspect
+from paddlex_feat.checks.suspects import WRONG, Suspect
+from paddlex_feat.data.findings import Finding
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.readers.items import MAX_DIGITS
 from paddlex_feat.errors import DatasetError
@@ -17,6 +18,7 @@ from paddlex_feat.fileio.reading import decode_text, read_small
 from paddlex_feat.reports.csv_tables import unguarded, write_rows
 
 NAME = "suspects.csv"
+_NEEDED = ("action", "list", "path", "label")
 _MAX_BYTES = 2**28  # of a table that is read
 HEAD = [
     "action", "rank", "list", "line", "path", "label", "name", "score", "margin", "own_similarity", "other_label",
@@ -33,6 +35,20 @@ def write_suspects(path: Path, ranked: list[Suspect]) -> None:
         OutputError: the file cannot be written.
     """
     write_rows(path, HEAD, (_row(rank, suspect) for rank, suspect in enumerate(ranked, 1)))
+
+
+def marked_text(ranked: list[Suspect], findings: list[Finding]) -> str:
+    """The suspects among the findings as a table that drops them all, for the user to correct; "" for none.
+
+    It has the columns that `read_marks` needs.
+    """
+    found = {finding.where for finding in findings if finding.code == WRONG.code}
+    records = [suspect.record for suspect in ranked if suspect.record.where in found]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_NEEDED)
+    writer.writerows(["drop", record.list, record.path, record.label] for record in records)
+    return text.getvalue() if records else ""
 
 
 def _row(rank: int, suspect: Suspect) -> list[str | int | float]:
@@ -97,15 +113,14 @@ def _marked_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         text, _ = decode_text(read_small(path, _MAX_BYTES))
         first = text.partition("\n")[0]
         table = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
-        lacking = [column for column in ("action", "list", "path", "label") if column not in (table.fieldnames or [])]
+        lacking = [column for column in _NEEDED if column not in (table.fieldnames or [])]
         rows = [] if lacking else [(table.line_num, row) for row in table]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise _wrong(path, f"The table cannot be read ({error}).") from error
     if lacking:
         raise _wrong(path, f"The table has no column {lacking[0]}.")
     cleaned = [(n, {k: unguarded(v).strip() for k, v in row.items() if k and isinstance(v, str)}) for n, row in rows]
-    wanted = ("action", "list", "path", "label")
-    return [(n, {k: row.get(k, "") for k in wanted}) for n, row in cleaned if row.get("action")]
+    return [(n, {k: row.get(k, "") for k in _NEEDED}) for n, row in cleaned if row.get("action")]
 
 
 def _records_of(records: ImageList) -> dict[tuple[str, str], str]:

@@ -241,3 +241,82 @@ def test_a_set_without_training_images_does_not_pass(tmp_path):
     (root / "test").rename(root / "query")
     result = check(root, tmp_path / "a", code="check-failed")
     assert "part-without-images" in {f["code"] for f in result["findings"] if f["severity"] == "error"}
+
+
+def two_formats(root: Path) -> Path:
+    """Boxes that both Pascal VOC and COCO describe."""
+    images, marks = [], []
+    for i in range(8):
+        file = root / f"JPEGImages/{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(cv2.imencode(".png", picture(i))[1].tobytes())
+        box = "<bndbox><xmin>3</xmin><ymin>3</ymin><xmax>20</xmax><ymax>20</ymax></bndbox>"
+        text = f"<annotation><filename>{i}.png</filename><object><name>c{i % 4}</name>{box}</object></annotation>"
+        (root / "Annotations").mkdir(exist_ok=True)
+        (root / f"Annotations/{i}.xml").write_text(text)
+        images.append({"id": i, "file_name": f"JPEGImages/{i}.png"})
+        marks.append({"image_id": i, "category_id": i % 4, "bbox": [2, 2, 18, 18]})
+    categories = [{"id": i, "name": f"c{i}"} for i in range(4)]
+    content = {"images": images, "annotations": marks, "categories": categories}
+    (root / "annotations.json").write_text(json.dumps(content))
+    return root
+
+
+def test_the_named_format_is_converted_and_the_lists_are_used_from_then_on(tmp_path):
+    root = two_formats(tmp_path / "set")
+    convert = ("CheckDataset.convert.enable=True", "CheckDataset.convert.src_dataset_type=auto")
+    check(root, tmp_path / "a", *convert, "CheckDataset.convert.crops=True", code="several-formats")
+    more = ("Global.dataset_format=COCO", "CheckDataset.convert.crops=True", "CheckDataset.fix=[missing]")
+    result = check(root, tmp_path / "b", *convert, *more)
+    assert result["dataset_type"] == "ShiTuRecDataset" and result["attributes"]["train_samples"] == 4
+
+
+def test_marks_of_boxes_are_applied_before_anything_is_written(tmp_path):
+    root = two_formats(tmp_path / "set")
+    (root / "annotations.json").unlink()
+    table, before = tmp_path / "marks.csv", sorted(root.rglob("*"))
+    convert = ("CheckDataset.convert.enable=True", "CheckDataset.convert.src_dataset_type=auto")
+    words = (
+        *convert,
+        "CheckDataset.convert.crops=True",
+        "CheckDataset.fix=[suspects]",
+        f"CheckDataset.suspects={table}",
+    )
+    table.write_text("action,list,path,label\ndrop,train,nowhere.png,0\n")
+    check(root, tmp_path / "a", *words, code="suspects-unreadable")
+    assert sorted(root.rglob("*")) == before
+    (name, _), *_ = lists_of(root)["train"]
+    label = require_lists(str(root))["train"].labels[0]
+    table.write_text(f'action,list,path,label\ndrop,train,"{name}",{label}\n')
+    count = len(items(lists_of(root)))
+    check(root, tmp_path / "b", *words)
+    assert len(items(lists_of(root))) == count - 1
+
+
+def test_a_table_is_corrected_as_lists_are(tmp_path):
+    root = class_folders(tmp_path / "set")
+    (root / "test/猫/9.png").write_bytes(b"no image")
+    convert = ("CheckDataset.convert.enable=True", "CheckDataset.convert.src_dataset_type=auto")
+    check(root, tmp_path / "a", *convert, "CheckDataset.convert.to=CSV", "CheckDataset.fix=[undecodable]")
+    assert "9.png" not in (root / "data.csv").read_text(encoding="utf-8")
+
+
+def test_a_class_called_minus_one_stays_one(tmp_path):
+    root = class_folders(tmp_path / "set")
+    (root / "train/cat").rename(root / "train/-1")
+    before = items(lists_of(root))
+    convert = ("CheckDataset.convert.enable=True", "CheckDataset.convert.src_dataset_type=auto")
+    check(root, tmp_path / "a", *convert, "CheckDataset.convert.to=CSV")
+    assert items(lists_of(root)) == before
+
+
+def test_names_of_lists_are_numbered_by_label_txt(tmp_path):
+    root = class_folders(tmp_path / "set")
+    lines = [f"train/{name}/{i}.png {name}\n" for name in ("cat", "dog") for i in range(4)]
+    for name in LISTS:
+        (root / f"{name}.txt").write_text("".join(lines))
+    (root / "label.txt").write_text("dog\nbird\ncat\n")
+    assert require_lists(str(root))["train"].labels == [2] * 4 + [0] * 4
+    check(root, tmp_path / "a", "CheckDataset.fix=[names]")
+    assert (root / "label.txt").read_text().splitlines() == ["dog", "bird", "cat"]
+    assert (root / "train.txt").read_text().splitlines()[0] == "train/cat/0.png 2"

@@ -360,7 +360,8 @@ def test_extreme_shapes_and_names_do_not_break_the_report(scene, tmp_path):
     samples = dataset_pictures.write_samples(data.lists, tmp_path / "demo")
     assert len(samples["train"]) == 9
     files = {key: [tmp_path / "demo" / s for s in names] for key, names in samples.items()}
-    dataset_html.write_report(tmp_path / "report.html", data, findings, Path(name), [], files)
+    data.root = Path(name)
+    dataset_html.write_report(tmp_path / "report.html", data, findings, [], files, "<script>")
     page = (tmp_path / "report.html").read_text()
     assert "<script" not in page and "&lt;script&gt;" in page and page.count("<img") >= 14
 

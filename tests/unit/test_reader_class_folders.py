@@ -272,3 +272,94 @@ def test_images_without_a_label_are_left_out(tmp_path):
     table(tmp_path / "t.csv", ("path", "label"), ("a.jpg", "3"), ("b.jpg", "-1"))
     reading = reader_of(tmp_path).read(tmp_path, ("train",), False)
     assert [f.code for f in reading.findings] == ["table-unlabelled"] and len(reading.lists["all"]) == 1
+
+
+def test_words_of_folders_divide_where_they_hold_the_same_classes(tmp_path):
+    """As archives of Kaggle are unpacked: a folder in a folder of the same name, and one that is asked for later."""
+    kinds = ("sea", "forest", "glacier")
+    put(
+        tmp_path,
+        *(f"seg_{part}/seg_{part}/{kind}/{i}.jpg" for part in ("train", "test") for kind in kinds for i in "ab"),
+    )
+    put(tmp_path, "seg_pred/seg_pred/1.jpg", "seg_pred/seg_pred/2.jpg")
+    lists = require_lists(str(tmp_path))
+    assert classes(lists["train"]) == classes(lists["query"]) == set(kinds) and len(lists["train"]) == 6
+
+
+def test_folders_of_the_same_classes_that_say_no_part_are_named(tmp_path):
+    put(tmp_path, *(f"{fold}/{kind}/{i}.jpg" for fold in ("fold1", "fold2") for kind in ("a", "b") for i in range(3)))
+    reading = reader_of(tmp_path).read(tmp_path, ("train",), False)
+    assert [f.code for f in reading.findings] == ["folders-alike"] and len(classes(reading.lists["all"])) == 4
+
+
+def test_folders_called_images_are_no_classes(tmp_path):
+    """As Tiny ImageNet is: classes below train alone."""
+    put(tmp_path, *(f"train/n{k}/images/{i}.jpg" for k in range(4) for i in range(3)), "val/images/1.jpg", "val/x.txt")
+    reading = reader_of(tmp_path).read(tmp_path, ("train",), False)
+    assert "image-without-class" in [f.code for f in reading.findings]
+    assert classes(next(iter(reading.lists.values()))) == {"n0", "n1", "n2", "n3"}
+
+
+def test_files_that_may_name_the_classes_are_spoken_of(tmp_path):
+    put(tmp_path, *(f"part_{k}/{i}.jpg" for k in range(2) for i in range(3)), *(f"part_1/{i}.xml" for i in range(3)))
+    table(tmp_path / "meta.csv", ("image_id", "dx"), ("0", "nv"), ("1", "mel"))
+    put(tmp_path, "part_1/a.heic", "part_1/b.CR2")
+    found = reader_of(tmp_path).read(tmp_path, ("train",), False).findings
+    told = {f.code: f.message for f in found}
+    assert [f.code for f in found].count("annotations-unread") == 2 and ".xml files: 3" in told["annotations-unread"]
+    assert told["picture-unread"] == "Not read: .heic files: 1, .cr2 files: 1."
+
+
+def test_classes_of_integers_that_were_written_as_floats(tmp_path):
+    for part, labels in (("train", ("1", "2")), ("test", ("1.0", "2.0"))):
+        put(tmp_path, *(f"{part}/{i}.jpg" for i in range(4)))
+        rows = [(f"{part}/{i}.jpg", labels[i % 2]) for i in range(4)]
+        table(tmp_path / f"{part}.csv", ("path", "label"), *rows, *[("path", "label")][: part == "test"])
+    reading = reader_of(tmp_path).read(tmp_path, ("train", "gallery", "query"), False)
+    assert reading.lists["train"].labels == reading.lists["query"].labels == [1, 2, 1, 2]
+    assert [f.code for f in reading.findings] == ["table-header-again"]
+
+
+@pytest.mark.parametrize("folder", ["images", "own", "train"])
+def test_a_table_may_leave_out_the_folder_of_its_images(tmp_path, folder):
+    put(tmp_path, *(f"{folder}/sub/{i}.jpg" for i in range(6)))
+    table(tmp_path / "own.csv", ("file", "label"), *((f"sub\\{i}.jpg", "ab"[i % 2]) for i in range(6)))
+    found = reader_of(tmp_path).read(tmp_path, ("train",), False).lists["all"]
+    assert found.paths == [f"{folder}/sub/{i}.jpg" for i in range(6)]
+
+
+def test_tables_in_folders_of_parts(tmp_path):
+    """As Roboflow exports them."""
+    for part in ("train", "valid"):
+        put(tmp_path, *(f"{part}/{i}.jpg" for i in range(4)))
+        rows = [(f"{i}.jpg", 10, 10, "ab"[i % 2], 1, 2, 5, 6) for i in range(4)]
+        head = ("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax")
+        table(tmp_path / part / "_annotations.csv", head, *rows)
+    lists = require_lists(str(tmp_path))
+    assert lists["train"].paths[0] == "train/0.jpg[1,2,5,6]" and lists["query"].paths[0] == "valid/0.jpg[1,2,5,6]"
+
+
+def test_a_table_is_divided_by_the_folders_of_its_images(tmp_path):
+    put(tmp_path, *(f"{part}/{i}.jpg" for part in ("train", "test") for i in range(4)))
+    rows = [(f"{part}/{i}.jpg", "ab"[i % 2]) for part in ("train", "test") for i in range(4)]
+    table(tmp_path / "metadata_of_all.csv", ("file", "label"), *rows)
+    lists = require_lists(str(tmp_path))
+    assert all(path.startswith("train/") for path in lists["train"].paths) and len(lists["query"]) == 4
+
+
+def test_a_table_of_no_part_beside_others_is_named(tmp_path):
+    put(tmp_path, *(f"{i}.jpg" for i in range(4)))
+    for name in ("train", "test", "extra"):
+        table(tmp_path / f"{name}.csv", ("file", "label"), *((f"{i}.jpg", "ab"[i % 2]) for i in range(4)))
+    found = reader_of(tmp_path).read(tmp_path, ("train",), False).findings
+    assert [(f.code, f.where) for f in found] == [("table-of-no-part", "extra.csv")]
+
+
+@pytest.mark.parametrize(("sized", "corners"), [(True, (20, 3, 25, 13)), (False, (1, 2, 30, 40))])
+def test_boxes_in_one_column_are_corners_or_sizes_of_all(tmp_path, sized, corners):
+    put(tmp_path, "a.jpg")
+    boxes = ["[20, 3, 5, 10]", "[2, 3, 20, 10]"] * 4 if sized else ["[1, 2, 30, 40]"] * 9 + ["[5, 5, 1, 1]"]
+    table(tmp_path / "t.csv", ("path", "label", "bbox"), *(("a.jpg", "c", box) for box in boxes))
+    reading = reader_of(tmp_path).read(tmp_path, ("train",), False)
+    assert tuple(reading.lists["all"].paths[0].box) == corners
+    assert [f.code for f in reading.findings] == (["table-box-sizes"] if sized else ["table-box"])

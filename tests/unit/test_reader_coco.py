@@ -182,3 +182,20 @@ def test_stream_in_small_pieces_equals_json(monkeypatch):
     for bad in ("", "{", "[1,]", "[1 2]", '{"a" 1}', '{"a": 1,}', "[1]]", "5", "[1", '["a', "{1: 2}", "[tru]"):
         with pytest.raises(JsonError):
             list(JsonStream(io.StringIO(bad)).records("a"))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_boxes_of_a_missing_picture_are_not_given_to_another_of_its_name(tmp_path, order):
+    names = [f"cam{camera}/{i}.jpg" for camera in (1, 2) for i in range(4)][::order]
+    for name in names:
+        if name.startswith("cam1"):
+            picture(tmp_path / name)
+    content = {
+        "images": [{"id": i, "file_name": name} for i, name in enumerate(names)],
+        "annotations": [{"image_id": i, "category_id": i % 2, "bbox": [2, 2, 30, 30]} for i in range(8)],
+        "categories": [{"id": 0, "name": "a"}, {"id": 1, "name": "b"}],
+    }
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    reading = COCO.read(tmp_path, NAMES, False)
+    missing = [f for f in reading.findings if f.code == "annotated-image-missing"]
+    assert len(reading.lists["all"]) == 4 and len(missing) == 4 and all("cam2" in f.message for f in missing)

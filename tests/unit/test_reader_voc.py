@@ -121,3 +121,9 @@ def test_other_folders_are_not_claimed(tmp_path):
 def test_fuzzed(voc):
     divide(voc, train=["a b", "ü[1]"], val=["c"])
     assert fuzz(voc, sorted(voc.glob("Annotations/*.xml")) + sorted(voc.glob("ImageSets/Main/*")), "PascalVOC") > 20
+
+
+def test_a_stale_name_in_an_annotation_does_not_lead_to_another_picture(voc):
+    (voc / "Annotations/c.xml").write_text(annotation("a b.jpg", [("dog", (11, 12, 20, 22))]))
+    reading = read(voc, "PascalVOC")
+    assert ("JPEGImages/c.jpg", (10, 11, 20, 22), "dog") in items(reading.lists["all"])

@@ -120,10 +120,18 @@ def test_other_folders_are_not_claimed(tmp_path):
     picture(tmp_path / "images/x.jpg")
     assert YOLO.count_lists(tmp_path, NAMES) == 0
     (tmp_path / "classes.txt").write_text("cat\n")
-    assert YOLO.count_lists(tmp_path, NAMES) == 2
+    assert YOLO.count_lists(tmp_path, NAMES) == 0  # beside folders of classes there may be one, too
     labels(tmp_path / "labels/x.txt", "some words of a text")
     assert YOLO.count_lists(tmp_path, NAMES) == 2
 
 
 def test_fuzzed(yolo):
     assert fuzz(yolo, [*sorted(yolo.glob("labels/*/*.txt")), yolo / "data.yaml"], "YOLO") > 20
+
+
+def test_a_part_that_was_not_exported_is_a_warning_where_another_is_there(yolo):
+    (yolo / "data.yaml").write_text(YAML.replace("test:", "test: ../test/images"), encoding="utf-8")
+    found = [(f.code, f.severity) for f in read(yolo, "YOLO").findings]
+    assert ("annotated-part-missing", "warning") in found and "annotations-unreadable" not in dict(found)
+    (yolo / "data.yaml").write_text(YAML.replace("train: images/train", "train: images/gone"), encoding="utf-8")
+    assert "annotations-unreadable" in [f.code for f in read(yolo, "YOLO").findings]

@@ -70,7 +70,7 @@ def test_neighbours_are_those_of_a_plain_comparison(count, monkeypatch):
         assert np.allclose(expected[rows_of, indices[rows_of, places]], values[rows_of, places], atol=1e-6)
 
 
-@pytest.mark.parametrize("each", [3, 7, 100])  # images of a class; 100 are more than are all compared
+@pytest.mark.parametrize("each", [3, 7, 100])  # images of a class; large ones are compared in another way
 def test_the_nearest_class_is_that_of_a_plain_comparison(each):
     rows, classes = clusters(1, classes=9, each=each, noise=1.5)
     classes = 10 * classes + 5
@@ -85,10 +85,10 @@ def test_the_nearest_class_is_that_of_a_plain_comparison(each):
     scores = means - own[:, None] - TYPICAL * (whole - inside[:, None])[np.searchsorted(labels, classes)]
     scores[classes[:, None] == labels] = -np.inf
     right = scores.max(axis=1) - found.score < 1e-5
-    assert right.mean() == 1 if each < 50 else right.mean() > 0.8  # by a bound, where the neighbours are too few
+    assert right.mean() > 0.99  # of nine classes five are looked at
     best = np.searchsorted(labels, found.label)
     exact = np.abs(np.take_along_axis(means, best[:, None], axis=1)[:, 0] - found.similarity) < 1e-5
-    assert (exact | (each > 50)).all()
+    assert exact.all()
 
 
 def test_exchanged_labels_come_first_and_alone_are_found():

@@ -29,6 +29,7 @@ _SYSTEM = {"#recycle", "#snapshot", "$recycle.bin", "@eadir", "@recently-snapsho
 _CAMERA_SUFFIXES = re.compile(
     r"\.(3fr|arw|cr[23w]|dcr|dng|erf|gpr|iiq|k25|kdc|mef|mos|mrw|nef|nrw|orf|pef|raf|raw|rw[2l]|sr[2fw]|thm|x3f)"
 )
+_OTHER_PICTURES = {".avif", ".heic", ".heif", ".jp2", ".jxl", ".psd"}
 OURS = ".paddlex_feat."  # begins the names of files that this program itself leaves in a user's folder
 _HARMLESS = ("hidden files", "hidden folders", "system files", "system folders")
 _SHOWN = 8  # reasons in a line
@@ -40,6 +41,16 @@ def in_words(counts: Counter[str]) -> str:
     most = counts.most_common(_SHOWN)
     others = counts.total() - sum(count for _, count in most)
     return ", ".join([f"{reason}: {count}" for reason, count in most] + [f"others: {others}"] * bool(others))
+
+
+def unread_pictures(left_out: Counter[str]) -> Counter[str]:
+    """Those of `Walk.left_out` that are pictures, of formats that are not read; they are taken out of it."""
+    found: Counter[str] = Counter()
+    for reason in list(left_out):
+        suffix = reason.removesuffix(" files")
+        if suffix in _OTHER_PICTURES or _CAMERA_SUFFIXES.fullmatch(suffix):
+            found[reason] = left_out.pop(reason)
+    return found
 
 
 @dataclass

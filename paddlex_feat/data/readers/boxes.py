@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 from paddlex_feat.data.findings import Finding, FindingSpec, cap_per_code
@@ -16,7 +14,7 @@ from paddlex_feat.data.images.formats import SUFFIXES
 from paddlex_feat.data.images.headers import picture_size
 from paddlex_feat.data.images.source import Box, ImageSource
 from paddlex_feat.data.readers.items import Items, Part
-from paddlex_feat.data.readers.parts import TRAIN, assign, part_of
+from paddlex_feat.data.readers.parts import TRAIN, assign, part_in
 from paddlex_feat.data.readers.spec import Reading
 from paddlex_feat.runtime.collector import without_collector
 
@@ -52,10 +50,16 @@ OTHER_PART = FindingSpec(
     "beside annotations of train, val or test there are others, whose name says none of these; they are left out",
     "Nothing, if they do not belong to the data set; else name them train, val or test.",
 )
+NO_PART = FindingSpec(
+    "annotated-part-missing",
+    "warning",
+    "a folder for evaluation that a file of annotations names does not exist; another one does",
+    "Nothing, if it is not needed; else add the folder.",
+)
 EMPTY = FindingSpec(
     "boxes-none", "error", "a data set of boxes has no usable box", "Correct what the other findings name."
 )
-FINDINGS = (UNREADABLE, UNUSABLE, NO_IMAGE, NO_AREA, CLIPPED, LEFT_OUT, OTHER_PART, EMPTY)
+FINDINGS = (UNREADABLE, UNUSABLE, NO_IMAGE, NO_AREA, CLIPPED, LEFT_OUT, OTHER_PART, NO_PART, EMPTY)
 Size = tuple[float, float]
 
 
@@ -141,12 +145,22 @@ class Pictures:
             name = file.rpartition("/")[2]
             self._by_name[name] = None if name in self._by_name else file
         self._sizes: dict[str, Size | None] = {}
+        self._expected: dict[str, str] = {}  # a path that annotations name, by the file's name
+        self._repeated: set[str] = set()  # names of files in which several such paths end
+        self._taken: dict[str, str] = {}  # the path that annotations name, by the image that was found for it
+
+    def expect(self, named: Iterable[str]) -> None:
+        """Tell all paths that annotations name: a name in which several of them end is not looked for alone."""
+        for path in named:
+            name = path.replace("\\", "/").rpartition("/")[2]
+            if self._expected.setdefault(name, path) != path:
+                self._repeated.add(name)
 
     def find(self, named: str, folders: Iterable[str] = ("",), part: str | None = None) -> str | None:
         """The image that annotations name, relative to the root; None if there is none, or any of several.
 
         The path is taken from each of the folders, then without its first components, and last the name alone is looked
-        for anywhere: annotations are often made on another machine.
+        for anywhere: annotations are often made on another machine. An image is found by its name for one path alone.
 
         Args:
             named: path, with slashes or backslashes.
@@ -154,18 +168,23 @@ class Pictures:
             part: of the annotations; an image found by its name alone must not be in a folder of another.
         """
         named = named.strip().replace("\\", "/")
-        parts = [part for part in named.split("/") if part not in ("", ".", "..")]
+        words = [word for word in named.split("/") if word not in ("", ".", "..")]
         folders = tuple(folders)
-        for start in range(len(parts)):
-            end = "/".join(parts[start:])
+        for start in range(len(words)):
+            end = "/".join(words[start:])
             for folder in folders:
                 path = f"{folder}/{end}" if folder else end
-                if path in self.files:
+                if path in self.files and (start + 1 < len(words) or self._is_only(words[-1], path, named, start)):
+                    self._taken.setdefault(path, named)
                     return path
-        anywhere = self._by_name.get(parts[-1]) if parts else None
+        anywhere = self._by_name.get(words[-1]) if words else None
         if anywhere and part and {part_in(folder) for folder in anywhere.split("/")[:-1]} - {None, part}:
             return None
-        return anywhere
+        return anywhere if anywhere and self._is_only(words[-1], anywhere, named, len(words)) else None
+
+    def _is_only(self, name: str, image: str, named: str, dropped: int) -> bool:
+        """Whether no other path that annotations name leads to an image, of whose path the folders were dropped."""
+        return not dropped or (name not in self._repeated and self._taken.setdefault(image, named) == named)
 
     def size(self, image: str) -> Size | None:
         """(width, height) of an image, upright, by its header; None if it cannot be read."""
@@ -180,13 +199,6 @@ class Pictures:
 def is_picture(name: str) -> bool:
     """Whether a name has the suffix of an image."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
-
-
-@lru_cache(maxsize=4096)
-def part_in(name: str) -> str | None:
-    """The part that a word of a name says, as in instances_train2017; None for none, or for several."""
-    parts = {part_of(word) for word in re.split(r"[^a-z]+", name.lower())} - {None}
-    return parts.pop() if len(parts) == 1 else None
 
 
 def of_no_part(name: str) -> Finding:

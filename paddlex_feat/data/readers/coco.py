@@ -17,8 +17,9 @@ from typing import Any
 
 from paddlex_feat.data.findings import Finding
 from paddlex_feat.data.readers import boxes as kinds
-from paddlex_feat.data.readers.boxes import Boxes, Pictures, class_name, files_in, folders_of_parts, part_in
+from paddlex_feat.data.readers.boxes import Boxes, Pictures, class_name, files_in, folders_of_parts
 from paddlex_feat.data.readers.json_stream import JsonError, json_records, reason
+from paddlex_feat.data.readers.parts import part_in
 from paddlex_feat.data.readers.spec import ReaderSpec, Reading
 from paddlex_feat.fileio.reading import open_file
 
@@ -184,6 +185,7 @@ class _Content:
     def add(self, found: Boxes, pictures: Pictures, folders: list[str], part: str | None) -> Iterator[Finding]:
         """Add each annotation to the boxes."""
         paths: dict[object, str | None] = {}
+        pictures.expect(name for name, _ in self.images.values())
         for i, (place, image, category) in enumerate(zip(*self.annotations, strict=True)):
             where = f"{self.name}:annotations[{place}]"
             if image not in self.images or category not in self.categories:

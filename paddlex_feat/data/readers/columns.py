@@ -13,6 +13,7 @@ from paddlex_feat.data.readers.parts import GALLERY, QUERY, TRAIN, part_of
 from paddlex_feat.data.readers.remote import image_at
 from paddlex_feat.fileio.addresses import is_url
 
+CONVERTED_HEAD = ("path", "label", "split", "is_query", "is_gallery", "x1", "y1", "x2", "y2")
 # Names of columns, in lower case without spaces and underscores; the first that a table has is taken.
 _PATH = ("path", "filepath", "imagepath", "imgpath", "filename", "file", "image", "img", "imagename", "imagefile")
 _CLASS = (
@@ -37,6 +38,7 @@ _IS_QUERY, _IS_GALLERY = "isquery", "isgallery"
 _BOX_COLUMNS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom"))
 _SIZED_COLUMNS = (("x", "y", "w", "h"), ("x", "y", "width", "height"))
 _BOX = ("box", "bbox", "boxes")  # of four numbers in one column
+_FEW = 0.2  # of the boxes, which may be wrong; of boxes by x, y, width, height more are no corners, as a rule
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _RULE = "Give each line a path, relative to the table's folder, and a class."
 NO_PATH = FindingSpec("table-path", "error", "a line of a table has no usable path", _RULE)
@@ -58,6 +60,15 @@ NO_PART = FindingSpec(
     "warning",
     "a line of a table has an unknown part; it is left out",
     "Write train, gallery, query, validation or test.",
+)
+HEADER = FindingSpec(
+    "table-header-again", "warning", "a line of a table repeats its header; it is left out", "Take the line out."
+)
+SIZED = FindingSpec(
+    "table-box-sizes",
+    "note",
+    "the four numbers of a box in one column are taken for x, y, width, height, as many are no corners",
+    "Nothing; for corners write columns x1, y1, x2, y2.",
 )
 EMPTY = FindingSpec("table-empty", "error", "a table holds no usable image", _RULE)
 
@@ -116,6 +127,7 @@ class Rows:
         items: the data set; told whether gallery and query have images in common.
         found: the parts, by name.
         part: of all rows; None: each row says it.
+        prefix: before each path, for tables that name images in a folder without it.
     """
 
     def __init__(
@@ -126,16 +138,34 @@ class Rows:
         items: Items,
         found: dict[str, Part],
         part: str | None = None,
+        prefix: str = "",
     ):
         self._table, self._items, self._found, self._part = table, items, found, part
-        self._prefix = table[: table.rfind("/") + 1]
+        self._prefix = table[: table.rfind("/") + 1] + prefix
         places = {name: place for place, name in reversed(list(enumerate(header)))}
         self._path, self._label = places[columns.path], places[columns.label]
         self._split, self._is_query, self._is_gallery = (
             None if name is None else places[name] for name in (columns.split, columns.is_query, columns.is_gallery)
         )
         self._box, self._sized = [places[name] for name in columns.box], columns.sized
+        self._head = (columns.path, columns.label)
+        self._unlabelled = () if tuple(header) == CONVERTED_HEAD else ("-1",)
         self._last = max(place for place in (self._path, self._label, self._split, *self._box) if place is not None)
+
+    def decide_boxes(self, rows: Iterable[Sequence[str]]) -> Finding | None:
+        """Decide whether boxes in one column are corners, or x, y, width, height: many of these are no corners."""
+        if len(self._box) != 1:
+            return None
+        place, boxes, others, example = self._box[0], 0, 0, ""
+        for row in rows:
+            text = row[place].strip() if place < len(row) else ""
+            boxes += bool(text)
+            if text and _box([text], False) is None and _box([text], True) is not None:
+                others, example = others + 1, text
+        if others <= _FEW * boxes:
+            return None
+        self._sized = True
+        return SIZED.at(self._table, f"The boxes, as {example[:80]!r}, are taken for x, y, width and height.")
 
     def add(self, row: Sequence[str], line: int, image: ImageSource | None = None) -> Finding | None:
         """Add a row's image, or say what is wrong with it.
@@ -148,10 +178,13 @@ class Rows:
         if len(row) <= self._last:
             message = f"The line has {len(row)} values, fewer than columns are used."
             return NO_PATH.at(f"{self._table}:{line}", message)
-        path, name = image or self._named(row[self._path].strip(), line), row[self._label].strip()
+        name = _class_of(row[self._label].strip())
+        if (row[self._path], name) == self._head:
+            return HEADER.at(f"{self._table}:{line}", "The line is the header.")
+        path = image or self._named(row[self._path].strip(), line)
         if isinstance(path, Finding):
             return path
-        if name == "-1":
+        if name in self._unlabelled:
             return UNLABELLED.at(f"{self._table}:{line}", f"{path} has the label -1, which stands for none.")
         if not name:
             return NO_CLASS.at(f"{self._table}:{line}", f"{path} has no class.")
@@ -180,7 +213,11 @@ class Rows:
             return image_at(path)
         if _URL.match(path):
             return URL.at(f"{self._table}:{line}", f"{path[:200]} is a URL.")
-        return path if path[0] in "/\\" else self._prefix + path
+        if path[0] in "/\\":
+            return path
+        path = self._prefix + path
+        # A backslash may belong to a name, but in most tables it is that of Windows.
+        return path if "\\" not in path or (self._items.root / path).exists() else path.replace("\\", "/")
 
     def _boxed(self, image: str, box: Box) -> ImageSource:
         if isinstance(image, ImageSource):
@@ -195,6 +232,11 @@ class Rows:
             flagged = tuple(name for column, name in flags if column is not None and _true(row, column))
             return flagged or ((TRAIN,) if self._split is None else ())
         return (own,) if own else ()
+
+
+def _class_of(text: str) -> str:
+    """The class that a value names: of 3.0, as programs write integers beside empty values, 3."""
+    return text[:-2] if text.endswith(".0") and text[:-2].removeprefix("-").isdecimal() else text
 
 
 def _true(row: Sequence[str], column: int) -> bool:

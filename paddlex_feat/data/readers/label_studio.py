@@ -13,6 +13,7 @@ from paddlex_feat.data.findings import Finding
 from paddlex_feat.data.readers import boxes as kinds
 from paddlex_feat.data.readers.boxes import Boxes, Pictures, class_name, files_in, is_picture, number
 from paddlex_feat.data.readers.json_stream import JsonError, json_records, reason
+from paddlex_feat.data.readers.parts import part_in
 from paddlex_feat.data.readers.spec import ReaderSpec, Reading
 
 _LOOKED_AT = 2**20  # characters of a file by which it is recognized
@@ -107,7 +108,7 @@ def _read(root: Path, names: tuple[str, ...], refuse_outside: bool) -> Reading:
 
 def _read_files(files: list[Path], found: Boxes) -> Iterator[Finding]:
     pictures = Pictures(found.root)
-    parts = {file: kinds.part_in(file.stem) for file in files}
+    parts = {file: part_in(file.stem) for file in files}
     divided = len(files) > 1 and any(parts.values())
     for file in files:
         if divided and parts[file] is None:

@@ -17,7 +17,18 @@ from paddlex_feat.data.findings import Finding, FindingSpec, cap_per_code
 from paddlex_feat.data.images.source import ImageSource
 from paddlex_feat.data.lists.outside import Bounds
 from paddlex_feat.data.readers import remote
-from paddlex_feat.data.readers.columns import BAD_BOX, EMPTY, NO_CLASS, NO_PART, NO_PATH, UNLABELLED, URL, Rows
+from paddlex_feat.data.readers.columns import (
+    BAD_BOX,
+    EMPTY,
+    HEADER,
+    NO_CLASS,
+    NO_PART,
+    NO_PATH,
+    SIZED,
+    UNLABELLED,
+    URL,
+    Rows,
+)
 from paddlex_feat.data.readers.derived import Columns as Index
 from paddlex_feat.data.readers.derived import Place, stored
 from paddlex_feat.data.readers.items import Items, Part
@@ -96,6 +107,8 @@ def _read(root: Path, names: tuple[str, ...], refuse_outside: bool) -> Reading:
                 first = first or layout
                 used.append(name)
                 rows = Rows(name, layout.columns, layout.columns.used(), items, found, part)
+                if len(layout.columns.box) == 1 and (note := rows.decide_boxes(rows_of(file, layout))):
+                    findings.append(note)
                 findings += cap_per_code(_read_file(file, layout, name, items, rows))
         except Unreadable as error:
             findings.append(UNREADABLE.at(name, f"The file cannot be read: {error}."))
@@ -180,5 +193,18 @@ PARQUET = ReaderSpec(
     read=_read,
     files=lambda names: ("Parquet files",),
     layout="Parquet files, as train-00000-of-00003.parquet, have a column of images or of their paths, and of classes.",
-    findings=(UNREADABLE, OTHER, NO_PATH, NO_CLASS, UNLABELLED, URL, BAD_BOX, NO_PART, EMPTY, *remote.FINDINGS),
+    findings=(
+        UNREADABLE,
+        OTHER,
+        NO_PATH,
+        NO_CLASS,
+        UNLABELLED,
+        URL,
+        BAD_BOX,
+        SIZED,
+        HEADER,
+        NO_PART,
+        EMPTY,
+        *remote.FINDINGS,
+    ),
 )

@@ -10,9 +10,9 @@ from paddlex_feat.data.readers.items import UNDIVIDED, Items, Part
 
 TRAIN, VALIDATION, TEST, GALLERY, QUERY = "train", "validation", "test", "gallery", "query"
 _NAMES = {
-    TRAIN: ("train", "training", "trainset", "trainval"),
+    TRAIN: ("train", "training", "trainset", "trainval", "trn"),
     VALIDATION: ("val", "valid", "validation", "dev"),
-    TEST: ("test", "testing", "testset", "eval", "evaluation"),
+    TEST: ("test", "testing", "testset", "tst", "eval", "evaluation", "holdout"),
     GALLERY: ("gallery", "database", "index", "reference", "references"),
     QUERY: ("query", "queries", "probe", "probes"),
 }
@@ -45,6 +45,13 @@ def part_of(name: str) -> str | None:
     words = re.split(r"[^a-z]+", name.strip().lower())
     named = [word for word in words if word not in _FILLING]
     return _PARTS.get(named[0]) if len(named) == 1 else None
+
+
+@lru_cache(maxsize=4096)
+def part_in(name: str) -> str | None:
+    """The part that a word of a name says, as in instances_train2017; None for none, or for several."""
+    parts = {part_of(word) for word in re.split(r"[^a-z]+", name.lower())} - {None}
+    return parts.pop() if len(parts) == 1 else None
 
 
 def says_parts(parts: Iterable[str | None]) -> bool:

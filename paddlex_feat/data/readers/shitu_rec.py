@@ -229,7 +229,7 @@ def _is_name(label: str) -> bool:
 
 
 def _numbers_of_names(root: Path, texts: dict[str, _Text]) -> dict[str, int] | None:
-    """The number of each label of the data set if its labels are names, else None.
+    """The number of each label of the data set if its labels are names, else None: by label.txt, if it has all names.
 
     They are names if nearly all labels of its lists are, after the path of an image; whichever lists are asked for.
     """
@@ -245,6 +245,9 @@ def _numbers_of_names(root: Path, texts: dict[str, _Text]) -> dict[str, int] | N
     not_named += sum(count for label, count in labels.items() if not _is_name(label))
     if not_named >= (1 - _MOST) * labels.total():
         return None
+    known = {name: number for number, name in _class_names(root).items()}
+    if labels.keys() <= known.keys():
+        return known
     return {name: number for number, name in enumerate(sorted(filter(str.isprintable, labels)))}
 
 

@@ -19,10 +19,13 @@ from paddlex_feat.data.findings import Finding, FindingSpec, cap_per_code
 from paddlex_feat.data.readers import remote
 from paddlex_feat.data.readers.columns import (
     BAD_BOX,
+    CONVERTED_HEAD,
     EMPTY,
+    HEADER,
     NO_CLASS,
     NO_PART,
     NO_PATH,
+    SIZED,
     UNLABELLED,
     URL,
     Columns,
@@ -30,13 +33,12 @@ from paddlex_feat.data.readers.columns import (
 )
 from paddlex_feat.data.readers.items import Items, Part
 from paddlex_feat.data.readers.list_text import MAX_LIST_BYTES, decode_list
-from paddlex_feat.data.readers.names import files_in
-from paddlex_feat.data.readers.parts import assign, part_of
+from paddlex_feat.data.readers.names import files_in, folders_of_parts
+from paddlex_feat.data.readers.parts import assign, part_of, says_parts
 from paddlex_feat.data.readers.spec import ReaderSpec, Reading
 from paddlex_feat.fileio.reading import first_bytes, read_small
 
 CONVERTED = "data.csv"  # what CheckDataset.convert writes
-CONVERTED_HEAD = ("path", "label", "split", "is_query", "is_gallery", "x1", "y1", "x2", "y2")
 METADATA = "metadata"  # beginning of the names of tables that belong to Hugging Face's image folders
 _SUFFIXES = {".csv": ",", ".tsv": "\t"}
 _HEADER_BYTES = 65536
@@ -46,7 +48,16 @@ UNREADABLE = FindingSpec("table-unreadable", "error", "a table cannot be read", 
 SEVERAL = FindingSpec(
     "table-several", "error", "several tables name images", "Leave one, or call them train.csv, test.csv and the like."
 )
-ROW_FINDINGS = (UNREADABLE, NO_PATH, NO_CLASS, UNLABELLED, URL, BAD_BOX, NO_PART, EMPTY, *remote.FINDINGS)
+OTHER = FindingSpec(
+    "table-of-no-part",
+    "warning",
+    "beside tables of train, test or the like there is another table of images; it is left out",
+    "Nothing, if it does not belong to the data set; else name it train, test, gallery or query.",
+)
+ROW_FINDINGS = (
+    UNREADABLE, NO_PATH, NO_CLASS, UNLABELLED, URL, BAD_BOX, SIZED, HEADER, NO_PART, EMPTY, *remote.FINDINGS,
+)  # fmt: skip
+_PLACES = ("images/", "image/", "imgs/", "img/", "train/", "photos/")  # where a table's images may lie, unsaid
 
 
 def is_converted(folder: Path) -> bool:
@@ -67,12 +78,23 @@ def unusable_table(folder: Path) -> str:
     return ""
 
 
-def _tables(folder: Path) -> list[Path]:
-    """The files of a folder that are tables of images by their header; the converted one alone, if it is there."""
+def _tables(folder: Path) -> dict[str, str | None]:
+    """The tables of images of a folder, by their headers, and the part that the name of each says.
+
+    The converted one alone, if it is there. Where the folder has none, those in its folders train, test and the like.
+    """
     if is_converted(folder):
-        return [folder / CONVERTED]
-    files = [name for name in files_in(folder, tuple(_SUFFIXES)) if not name.lower().startswith(f"{METADATA}.")]
-    return [folder / name for name in files if columns_of(folder / name) is not None]
+        return {CONVERTED: None}
+    found: dict[str, str | None] = {name: part_of(Path(name).stem) for name in _tables_in(folder)}
+    if not found:
+        below = {name: (part, _tables_in(folder / name)) for name, part in folders_of_parts(folder).items()}
+        found = {f"{name}/{tables[0]}": part for name, (part, tables) in below.items() if len(tables) == 1}
+    return found
+
+
+def _tables_in(folder: Path) -> list[str]:
+    names = [name for name in files_in(folder, tuple(_SUFFIXES)) if not name.lower().startswith(f"{METADATA}.")]
+    return [name for name in names if columns_of(folder / name) is not None]
 
 
 def first_rows(table: Path) -> list[list[str]]:
@@ -149,28 +171,40 @@ def text_of(value: Any) -> str | None:
 def _count_lists(folder: Path, names: tuple[str, ...]) -> int:
     """All lists, if an image of the first lines exists; one less if none does, for any program writes such tables."""
     tables = _tables(folder)
-    return len(names) - (not any(map(names_files, tables))) if tables else 0
+    return len(names) - (not any(names_files(folder / table) for table in tables)) if tables else 0
 
 
 def names_files(table: Path) -> bool:
     """Whether an image of a table's first rows exists, or is an address."""
+    return _prefix_of(table) is not None
+
+
+def _prefix_of(table: Path) -> str | None:
+    """What stands before the paths of a table: "", or the folder of its images; None if no first one exists."""
     header, *rows = first_rows(table)
     columns = Columns.of(header)
     place = header.index(columns.path) if columns else 0
-    paths = (row[place].strip() for row in rows if len(row) > place)
-    return any(remote.may_be_image(path, table.parent) for path in paths)
+    paths = [row[place].strip() for row in rows if len(row) > place]
+    for prefix in ("", f"{table.stem}/", *_PLACES):
+        for path in filter(None, paths):
+            if remote.may_be_image(prefix + path, table.parent) or (
+                "\\" in path and remote.may_be_image(prefix + path.replace("\\", "/"), table.parent)
+            ):
+                return prefix
+    return None
 
 
 def _read(root: Path, names: tuple[str, ...], refuse_outside: bool) -> Reading:
     tables, items = _tables(root), Items(root)
-    parts = {table.name: part_of(table.stem) for table in tables}
-    if len(tables) > 1 and not any(parts.values()):
-        message = f"{', '.join(table.name for table in tables)} all name images and classes."
+    if len(tables) > 1 and not any(tables.values()):
+        message = f"{', '.join(tables)} all name images and classes."
         return Reading(items.lists(names), [SEVERAL.at(str(root), message)])
-    used = {name: part for name, part in parts.items() if part or len(tables) == 1}
-    if len(used) == 1:
+    used = {name: part for name, part in tables.items() if part or len(tables) == 1}
+    if len(used) == 1 and len(tables) == 1:
         used = dict.fromkeys(used)  # a table alone has all parts, whatever its name
-    return read_tables(items, used, names, refuse_outside)
+    reading = read_tables(items, used, names, refuse_outside)
+    left = [OTHER.at(name, f"{name} is not used.") for name in tables if name not in used]
+    return reading._replace(findings=[*left, *reading.findings])
 
 
 def read_tables(items: Items, tables: dict[str, str | None], names: tuple[str, ...], refuse_outside: bool) -> Reading:
@@ -189,7 +223,21 @@ def read_tables(items: Items, tables: dict[str, str | None], names: tuple[str, .
     for name, part in tables.items():
         findings += cap_per_code(_read_table(name, part, items, found))
     columns = columns_of(items.root / next(iter(tables))) if tables else None
+    if len(tables) == 1 and columns and not (columns.split or columns.is_query or columns.is_gallery):
+        _divide_by_folders(found)
     return finished(items, found, findings, list(tables), columns, names, refuse_outside)
+
+
+def _divide_by_folders(found: dict[str, Part]) -> None:
+    """Divide the images of a table that does not, by the folders that their paths begin with, if all are parts."""
+    (whole,) = found.values() or (Part(),)
+    parts = [part_of(path.partition("/")[0]) for path in whole.images]
+    if None in parts or not says_parts(parts):
+        return
+    found.clear()
+    for place, part in enumerate(parts):
+        line = whole.lines[place] if whole.lines else None
+        found.setdefault(str(part), Part()).add(whole.images[place], whole.classes[place], line)
 
 
 def finished(
@@ -226,7 +274,7 @@ def _read_table(name: str, part: str | None, items: Items, found: dict[str, Part
     if columns is None:  # it has changed meanwhile
         yield UNREADABLE.at(name, "The table has no columns of paths and classes.")
         return
-    rows = Rows(name, columns, header, items, found, part)
+    rows = Rows(name, columns, header, items, found, part, _prefix_of(table) or "")
     if table.suffix.lower() == ".jsonl":
         yield from _add_objects(text, name, rows, columns, header)
     else:
@@ -234,9 +282,12 @@ def _read_table(name: str, part: str | None, items: Items, found: dict[str, Part
 
 
 def _add_lines(text: str, table: Path, name: str, rows: Rows) -> Iterator[Finding]:
-    reader = csv.reader(_lines(text), delimiter=_delimiter(text[:_HEADER_BYTES], table))
+    delimiter = _delimiter(text[:_HEADER_BYTES], table)
+    reader = csv.reader(_lines(text), delimiter=delimiter)
     try:
         next(reader, None)
+        if note := rows.decide_boxes(islice(csv.reader(_lines(text), delimiter=delimiter), 1, None)):
+            yield note
         for row in reader:
             if any(row) and (finding := rows.add(row, reader.line_num)):
                 yield finding
@@ -268,5 +319,5 @@ TABLES = ReaderSpec(
     files=lambda names: ("a CSV file with columns path and label",),
     layout="A table, .csv or .tsv, has a column of paths relative to its folder, one of classes, and may have split, "
     "is_query, is_gallery and the corners x1, y1, x2, y2 of a box.",
-    findings=(*ROW_FINDINGS, SEVERAL),
+    findings=(*ROW_FINDINGS, SEVERAL, OTHER),
 )

@@ -108,7 +108,8 @@ def _read_one(
     except (OSError, VocError) as error:
         yield kinds.UNREADABLE.at(where, f"The annotation cannot be read: {reason(error)}.")
         return
-    image = pictures.find(annotation.filename, _IMAGES) or stems.get(file.stem)
+    # Who renames pictures and annotations together leaves the old name inside.
+    image = stems.get(file.stem) or pictures.find(annotation.filename, _IMAGES)
     if image is None:
         yield kinds.NO_IMAGE.at(where, f"The image {annotation.filename[:200] or file.stem} is not found.")
         return

@@ -21,7 +21,7 @@ from paddlex_feat.data.readers import boxes as kinds
 from paddlex_feat.data.readers.boxes import Boxes, Pictures, class_name, files_in, folders_in
 from paddlex_feat.data.readers.json_stream import reason
 from paddlex_feat.data.readers.list_text import MAX_LIST_BYTES, decode_list
-from paddlex_feat.data.readers.parts import part_of
+from paddlex_feat.data.readers.parts import TRAIN, part_of
 from paddlex_feat.data.readers.spec import ReaderSpec, Reading
 from paddlex_feat.fileio import safe_yaml
 from paddlex_feat.fileio.reading import first_bytes, read_small
@@ -55,8 +55,7 @@ class _Plan:
 
 def _count_lists(folder: Path, names: tuple[str, ...]) -> int:
     """All lists where a file names the classes and labels look like YOLO's; one less where there are no such labels."""
-    described = _yaml_file(folder) or _classes_file(folder)
-    if described is None:
+    if _yaml_file(folder) is None and (_classes_file(folder) is None or not _folders_of_labels(folder)):
         return 0
     return len(names) - (not _has_labels(folder))
 
@@ -77,12 +76,16 @@ def _classes_file(folder: Path) -> Path | None:
     return next((file for file in (folder / "classes.txt", folder / "labels" / "classes.txt") if file.is_file()), None)
 
 
+def _folders_of_labels(folder: Path) -> list[Path]:
+    """The folders `labels` that there are, and those in them."""
+    tops = [folder, *folders_in(folder), *folders_in(folder / "data")]
+    places = [top / "labels" for top in tops if (top / "labels").is_dir()]
+    return [place for top in places for place in (top, *folders_in(top))]
+
+
 def _has_labels(folder: Path) -> bool:
     """Whether some file in a folder `labels` is of lines of numbers."""
-    tops = [folder, *folders_in(folder)]
-    places = [place for top in tops for place in (top / "labels", *folders_in(top / "labels"))]
-    places += [place / "labels" for place in folders_in(folder / "data")]
-    for place in places:
+    for place in _folders_of_labels(folder):
         files = [file for file in files_in(place, ".txt") if file.name != "classes.txt"]
         for file in files[:_TRIED]:
             try:
@@ -128,15 +131,19 @@ def _plan_of_yaml(file: Path, root: Path) -> _Plan:
         return plan
     plan.classes = _classes(content.get("names"))
     plan.keypoints = content.get("kpt_shape") is not None
+    missing = []
     for key in _YAML_PARTS:
         values = content.get(key)
         for value in values if isinstance(values, list) else [values] if values else []:
             place = _place(str(value), str(content.get("path") or ""), root)
             if place is None:
-                message = f"{key}: {str(value)[:200]} is not found in the folder of the data set."
-                plan.findings.append(kinds.UNREADABLE.at(plan.name, message))
+                missing.append((key, f"{key}: {str(value)[:200]} is not found in the folder of the data set."))
             else:
                 plan.images.append((part_of(key), place))
+    evaluated = any(part != TRAIN for part, _ in plan.images)
+    for key, message in missing:  # programs name folders that they have not exported
+        spec = kinds.NO_PART if evaluated and part_of(key) != TRAIN else kinds.UNREADABLE
+        plan.findings.append(spec.at(plan.name, message))
     return plan
 
 
@@ -164,7 +171,8 @@ def _place(value: str, path: str, root: Path) -> str | None:
     inside = os.path.realpath(root)
     parts = [part for part in value.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     tried = [os.path.join(root, path, value), os.path.join(root, value)]
-    tried += [os.path.join(root, *parts[start:]) for start in range(len(parts))]
+    named = next((place for place, part in enumerate(parts) if part_of(part)), len(parts) - 1)
+    tried += [os.path.join(root, *parts[start:]) for start in range(named + 1)]  # the folder of a part is not dropped
     for place in map(os.path.realpath, tried):
         if os.path.exists(place) and os.path.commonpath([inside, place]) == inside:
             relative = os.path.relpath(place, inside).replace(os.sep, "/")
