@@ -26,6 +26,8 @@ ThresholdValue = Annotated[
     ),
 ]
 Texts = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+Labels = Annotated[list[str | None], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+Numbers = list[Annotated[int, Field(ge=0, lt=2**63)]]
 
 
 class IndexSection(Section):
@@ -51,11 +53,15 @@ class IndexSection(Section):
         "Images: a list of lines `path label`, a data set's folder, or an input of Predict.input; null: the lists "
         "Index.lists of Global.dataset_dir. For import: the file or folder.",
     )
-    lists: Texts = key(["gallery"], "Lists of the data set that are taken where input is null: train, gallery, query.")
+    lists: Texts = key(
+        ["gallery"],
+        "Lists of the data set that are taken where input is null: train, gallery, query.",
+        min_length=1,
+    )
     label: str | None = key(None, "Label of all images of the input; null: what the list or the data set says.")
     keys: Texts = key([], "For remove and list: names of images, which are their paths unless they were given others.")
-    labels: Texts = key([], "For remove and list: labels.")
-    ids: list[int] = key([], "For remove: numbers of images.")
+    labels: Labels = key([], "For remove and list: labels; null: images without one.")
+    ids: Numbers = key([], "For remove: numbers of images.")
     format: Literal["npz", "parquet", "paddlex"] = key(
         "npz", "For export: features.npz, features.parquet, or PaddleX's vector.index and id_map.yaml."
     )
@@ -90,4 +96,4 @@ class ServeSection(Section):
     port: int = key(8080, "Port to listen on.", ge=1, le=65535)
     allow_urls: bool = key(False, "Images of requests may be addresses, which this machine downloads.")
     max_body_mib: int = key(16, "Largest request.", "MiB", ge=1, le=1024)
-    max_requests: int = key(64, "Requests at work at once; more are refused.", ge=1, le=10_000)
+    max_requests: int = key(64, "Requests at work at once; more are answered with 503.", ge=1, le=10_000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,10 +49,12 @@ def main(words: Sequence[str]) -> int:
 def _source(text: str) -> str | ImageSource:
     """A path, or the part of a picture that PATH[x1,y1,x2,y2] names. Raises ConfigError for a part without numbers."""
     path, bracket, corners = text.removesuffix("]").rpartition("[")
-    if not bracket or not text.endswith("]") or Path(text).is_file():
+    if not bracket or not text.endswith("]") or _is_file(text):
         return text
     try:
         box = Box(*map(float, corners.split(",")))
+        if not all(map(math.isfinite, box)):
+            raise ValueError
     except (TypeError, ValueError):
         raise ConfigError(
             f"The part [{corners}] does not have four numbers.",
@@ -60,3 +63,10 @@ def _source(text: str) -> str | ImageSource:
             code="box-invalid",
         ) from None
     return ImageSource(text, path, box=box)
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # longer than a name may be, or with a NUL
+        return False

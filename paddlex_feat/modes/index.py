@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from paddlex_feat.config.schema import Config
-from paddlex_feat.errors import ConfigError, GalleryError, Interrupted
+from paddlex_feat.errors import ConfigError, GalleryError, ImageError, Interrupted
+from paddlex_feat.fileio.addresses import is_url
 from paddlex_feat.fileio.atomic import read_result
 from paddlex_feat.modes.index_inputs import Row, rows_of
 from paddlex_feat.modes.predictor import check_names, failures_of, predictor_of
@@ -76,6 +77,7 @@ def _source(config: Config) -> str:
     """The input of a build, as text: an interrupted build goes on with the same one alone."""
     wanted = config.Index
     given = [config.Global.dataset_dir, wanted.lists] if wanted.input is None else wanted.input
+    given = os.path.normpath(given) if isinstance(given, str) and not is_url(given) else given
     return repr((given, wanted.label))
 
 
@@ -112,6 +114,9 @@ def _add_all(config: Config, gallery: Gallery) -> Added:
                 yield row
 
         added = gallery.add_rows(counted(), on_error=config.Predict.on_error, skip_unchanged=True)
+    if not added.keys:
+        what, fix = "The input holds no image.", "Give images, a folder, a data set or a list of images."
+        raise ImageError(what, where="Index.input", fix=fix, code="input-without-images")
     if added.failed:
         error = failures_of(added.failed, "; the other images are in the gallery", "Index.input")
         raise error.with_result(_told(gallery, added))
@@ -119,11 +124,13 @@ def _add_all(config: Config, gallery: Gallery) -> Added:
 
 
 def _told(gallery: Gallery, added: Added) -> dict[str, Any]:
-    new, unchanged, images = len(added.ids), added.unchanged, len(gallery)
-    log.info("%d images added or replaced, %d unchanged; the gallery has %d", new, unchanged, images)
+    new, images = len(added.ids) - added.replaced, len(gallery)
+    told = (new, added.replaced, added.unchanged, images)
+    log.info("%d images added, %d replaced, %d unchanged; the gallery has %d", *told)
     return {
         "added": new,
-        "unchanged": unchanged,
+        "replaced": added.replaced,
+        "unchanged": added.unchanged,
         "failed": [{"input": name, "message": what} for name, what in added.failed],
         "images": images,
     }

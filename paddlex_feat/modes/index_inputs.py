@@ -64,19 +64,21 @@ def _of_data_set(config: Config, folder: str, names: tuple[str, ...]) -> Iterato
     reader = reader_of(root, form=form)
     lists, findings, _ = read_whole(root, reader, LISTS, refuse, image_fetcher(config.CheckDataset.urls))
     require_no_errors(findings, root)
-    seen: set[str] = set()
+    seen: set[str] = set()  # of images in several lists, as of one that is gallery and query
     for records in (lists[UNDIVIDED],) if UNDIVIDED in lists else (lists[name] for name in names):
         for row in _of_records(records, config.Index.label):
-            if row[2] not in seen:
-                seen.add(str(row[2]))
+            if str(row[0]) not in seen:
+                seen.add(str(row[0]))
                 yield row
 
 
 def _of_records(records: ImageList, label: str | None) -> Iterator[Row]:
     for path, file, number in zip(records.paths, records.files(), records.labels, strict=True):
-        key = str(path)
-        if isinstance(path, ImageSource) and path.box is not None:  # which the gallery appends
-            key = key.removesuffix(f"[{path.box}]")
+        key = None  # the path of the file
+        if isinstance(path, ImageSource):
+            key = f"{records.root}/{path}"
+            if path.box is not None:  # which the gallery appends
+                key = key.removesuffix(f"[{path.box}]")
         yield file, label if label is not None else records.name_of(number), key
 
 
@@ -94,7 +96,7 @@ def _of_list(path: Path, label: str | None) -> Iterator[Row]:
         image, _, name = line.partition("\t") if "\t" in line else line.rpartition(" ")
         if not image or _exists(path, line):
             image, name = line, ""
-        yield _resolved(path, image), label if label is not None else name.strip() or None, image
+        yield _resolved(path, image), label if label is not None else name.strip() or None, None
 
 
 def _exists(path: Path, image: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from paddlex_feat.config.schema import Config
-from paddlex_feat.errors import ImageError
+from paddlex_feat.errors import ImageError, sanitize
 from paddlex_feat.fileio.atomic import write_bytes
 from paddlex_feat.inference.predictor import Predictor
 from paddlex_feat.modes.index import place_of
@@ -40,7 +40,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         _write(output, gallery, found)
         method = gallery.method()
     for answer in found:
-        print(_line(answer))
+        print(sanitize(_line(answer)))
     result = {**_result(place, model, threshold, found), "search": method}
     if model.failed:
         raise failures_of(model.failed, f"; the other {len(found)} are answered", "Search.input").with_result(result)

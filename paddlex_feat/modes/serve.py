@@ -46,7 +46,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     state = State(place_of(config, output), partial(predictor_of, config))
     try:
         fetch = image_fetcher("download" if settings.allow_urls else "refuse")
-        app = create_app(state, _version(), token, fetch, settings.max_body_mib * 2**20)
+        app = create_app(state, _version(), token, fetch, settings.max_body_mib * 2**20, settings.max_requests)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -55,7 +55,6 @@ def run(config: Config, output: Path) -> dict[str, Any]:
                 log_config=None,
                 access_log=False,
                 timeout_graceful_shutdown=GRACE_SECONDS,
-                limit_concurrency=settings.max_requests,
             )
         )
         log.info("Serving on http://%s:%d; Ctrl-C ends it", settings.host, settings.port)

@@ -66,6 +66,12 @@ def keep_all_freed_memory(most: int) -> Iterator[None]:
         libc.malloc_trim(0)
 
 
+def give_memory_back() -> None:
+    """Give freed memory back to the system now, also where more is kept for later."""
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(0)
+
+
 def _glibc() -> ctypes.CDLL | None:
     """The C library, if it is glibc and the user has not set its malloc."""
     if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from paddlex_feat.data.images.source import Box
-from paddlex_feat.errors import GalleryError
+import numpy as np
+
+from paddlex_feat.data.images.source import Box, ImageSource
+from paddlex_feat.errors import GalleryError, ImageError
+from paddlex_feat.fileio.addresses import is_url
 from paddlex_feat.inference.inputs.items import Item as Input
 from paddlex_feat.inference.inputs.items import iter_images
 from paddlex_feat.inference.predictor import Predictor
-from paddlex_feat.inference.results import Failed
+from paddlex_feat.inference.results import Failed, FeatureResult
 from paddlex_feat.search.backend import Backend
-from paddlex_feat.search.items import NewItem
+from paddlex_feat.search.items import NewItem, text_problem
 from paddlex_feat.search.thumbnails import thumbnail
 
+log = logging.getLogger(__name__)
 _AT_ONCE = 128  # images of a transaction: so many are lost at most if a process is killed
+_NO_FEATURE = np.empty(0, np.float32)
 
 
 @dataclass
@@ -26,15 +32,56 @@ class Added:
 
     Attributes:
         ids: of the images that are new, or replace one of the same key.
+        replaced: how many of these were there before.
         unchanged: images that were there already, from files that have not changed since.
+        repeated: keys that came again in the input; the first image of a key counts.
         keys: of all images of the input.
         failed: inputs that could not be used.
     """
 
     ids: list[int] = field(default_factory=list)
+    replaced: int = 0
     unchanged: int = 0
+    repeated: list[str] = field(default_factory=list)
     keys: set[str] = field(default_factory=set)
     failed: list[Failed] = field(default_factory=list)
+
+
+class _Adding:
+    """One addition of many images.
+
+    Args:
+        states: id, label and state of what the gallery has, by key.
+        skip_unchanged: leave out files that it has with the same label, and that have not changed since.
+    """
+
+    def __init__(self, states: dict[str, tuple[int, str | None, str | None]], skip_unchanged: bool):
+        self.added = Added()
+        self._states, self._skip_unchanged = states, skip_unchanged
+        self._wanted: list[NewItem] = []  # of each image that is embedded, without its feature
+
+    def images(self, rows: Iterable[tuple[Any, str | None, str | None]]) -> Iterator[Input]:
+        """The images that have to be embedded, of (image, label, key)."""
+        for place, (image, label, key) in enumerate(rows):
+            for item in iter_images(image, location=f"input[{place}]"):
+                new = _without_feature(item, image, label, key)
+                if new.key in self.added.keys:
+                    self.added.repeated.append(new.key)
+                    continue
+                self.added.keys.add(new.key)
+                known = self._states.get(new.key)
+                if self._skip_unchanged and known and new.state is not None and known[1:] == (new.label, new.state):
+                    self.added.unchanged += 1
+                    continue
+                self._wanted.append(new)
+                yield _refused(item, new)
+
+    def item(self, result: FeatureResult, small: bytes, data: Any) -> NewItem:
+        """The item of a result."""
+        new = self._wanted[result.element]
+        self.added.replaced += new.key in self._states
+        box = None if "box" not in result else Box(*result["box"])
+        return replace(new, vector=result.feature, box=box, data=data, thumbnail=small)
 
 
 def add_images(
@@ -46,29 +93,12 @@ def add_images(
     skip_unchanged: bool,
 ) -> Added:
     """Embed (image, label, key) and add them, as `Gallery.add` says."""
-    added, states = Added(), backend.states() if skip_unchanged else {}
-    waiting: list[NewItem] = []
-    labelled: dict[int, tuple[str | None, str, str | None]] = {}  # label, key and state of what is being computed
-
-    def images() -> Iterator[Input]:
-        number = 0
-        for place, (image, label, key) in enumerate(rows):
-            for item in iter_images(image, location=f"input[{place}]"):
-                name, state = _key_of(item, key), _state(item.input_path)
-                added.keys.add(name)
-                if name in states and states[name][1:] == (label, state) and state is not None:
-                    added.unchanged += 1
-                    continue
-                labelled[number] = label, name, state
-                number += 1
-                yield item
-
-    results = model.predict_with(images(), thumbnail, on_error=on_error)
+    adding = _Adding(backend.states(), skip_unchanged)
+    added, waiting = adding.added, list[NewItem]()
+    results = model.predict_with(adding.images(rows), thumbnail, on_error=on_error)
     try:
         for result, small in results:
-            label, name, state = labelled.pop(result.element)
-            box = None if "box" not in result else Box(*result["box"])
-            waiting.append(NewItem(name, result.feature, label, result["input_path"], box, data, state, small))
+            waiting.append(adding.item(result, small, data))
             if len(waiting) == _AT_ONCE:
                 added.ids += backend.add(waiting)
                 waiting = []
@@ -77,14 +107,18 @@ def add_images(
         if waiting:
             added.ids += backend.add(waiting)
         added.failed = model.failed
+    if added.repeated:
+        shown = added.repeated[0][:200]
+        log.warning("%d images came again in the input, as %s: the first one counts", len(added.repeated), shown)
     return added
 
 
 def columns_of_input(
-    input: Any, labels: str | Sequence[str | None] | None, keys: Sequence[str] | None
+    input: Any, labels: str | Sequence[str | None] | None, keys: str | Sequence[str] | None
 ) -> Iterator[tuple[Any, str | None, str | None]]:
     """(image, label, key) of each element of an input."""
     images = input if isinstance(input, (list, tuple)) else [input]
+    keys = [keys] if isinstance(keys, str) else keys
     for what, column in (("labels", labels), ("keys", keys)):
         if column is not None and not isinstance(column, str) and len(column) != len(images):
             raise GalleryError(
@@ -93,13 +127,18 @@ def columns_of_input(
                 fix="Give one for each element of the list of inputs, or none.",
                 code="column-length",
             )
+    if keys is not None and len(set(keys)) < len(keys):
+        raise GalleryError("A key is given twice.", where="keys", fix="Keys are unique names.", code="key-repeated")
     for number, image in enumerate(images):
         label = labels if labels is None or isinstance(labels, str) else labels[number]
         yield image, label, keys[number] if keys else None
 
 
-def _key_of(item: Input, key: str | None) -> str:
-    """The key of an image: the one that is given, else its path; with its page or box, of which there may be many."""
+def _without_feature(item: Input, image: Any, label: str | None, key: str | None) -> NewItem:
+    """What the gallery keeps of an image, but for its feature.
+
+    Its key is the one that is given, else its path; with its page or box, of which there may be many.
+    """
     page = "" if item.page_index is None else f" page {item.page_index}"
     part = "" if item.box is None else f"[{item.box}]"
     name = key or item.input_path
@@ -110,7 +149,23 @@ def _key_of(item: Input, key: str | None) -> str:
             fix="Give keys, a unique name for each image.",
             code="key-missing",
         )
-    return f"{name}{page}{part}"
+    within = image if isinstance(image, ImageSource) and image.length is not None else None
+    path = item.input_path if within is None else None  # bytes within a file have no path of their own
+    if path is not None and not is_url(path):
+        path = str(Path(path).absolute())
+    state = _state(path) if within is None else f"{within.start} {within.length} {_state(within.file)}"
+    return NewItem(f"{name}{page}{part}", _NO_FEATURE, label, path, state=state)
+
+
+def _refused(item: Input, new: NewItem) -> Input:
+    """The input, with an error in place of its image if the gallery cannot keep its texts."""
+    for what, text in (("path" if new.path else "key", new.key), ("label", new.label)):
+        if text is not None and (problem := text_problem(text)):
+            error = ImageError(
+                f"Its {what} cannot be kept: {problem}.", where=item.name, fix=f"Give another {what}.", code="item-text"
+            )
+            return replace(item, source=error)
+    return item
 
 
 def _state(path: str | None) -> str | None:

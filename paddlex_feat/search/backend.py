@@ -28,7 +28,10 @@ class Backend(Protocol):
         """Let it go."""
 
     def version(self) -> int:
-        """A number that every change gives another value."""
+        """A number that every change of images gives another value."""
+
+    def fresh_since(self, version: int) -> int:
+        """How many images were added or replaced since; all of them where only that is known."""
 
     def meta(self) -> dict[str, Any]:
         """What the gallery says about itself: values of JSON by name."""
@@ -68,8 +71,11 @@ class Backend(Protocol):
     def rows(self) -> Rows:
         """All features; not to be changed."""
 
-    def rebuild(self, model: ModelIdentity, ids: Sequence[int], vectors: np.ndarray) -> None:
-        """Give all images features of another model, float32 [N, D], or none if the images are others by now."""
+    def rebuild(self, model: ModelIdentity, ids: Sequence[int], vectors: np.ndarray, version: int) -> None:
+        """Give all images features of another model, float32 [N, D]; none if there has been a change since `version`.
+
+        Raises GalleryError in that case.
+        """
 
     def compact(self) -> None:
         """Give the space of removed images back."""

@@ -58,6 +58,19 @@ class Calibration:
     images: int = 0
     source: str = "gallery"
 
+    @classmethod
+    def from_json(cls, content: Any) -> Calibration | None:
+        """The calibration that a file has; None if it has none."""
+        try:
+            values = [content[name] for name in ("value", "wrong", "confidence", "classes", "images")]
+        except (TypeError, KeyError):
+            return None
+        if any(isinstance(value, bool) or not isinstance(value, (int, float)) for value in values):
+            return None
+        threshold, wrong, confidence, classes, images = values
+        known = cls(float(threshold), float(wrong), float(confidence), int(classes), int(images))
+        return known if -1 <= known.threshold <= 1 and 0 <= (known.wrong or 0) <= 1 else None
+
     def as_json(self) -> dict[str, Any]:
         """Plain data, for results."""
         return {"value": self.threshold, "source": self.source, "wrong": self.wrong, "confidence": self.confidence,

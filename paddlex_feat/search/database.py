@@ -8,17 +8,19 @@ anything is read.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from paddlex_feat.errors import GalleryError
+from paddlex_feat.search.problems import missing, rebuilt
 
 APPLICATION_ID = 0x70786665  # "pxfe", in the header of the file
 VERSION = 1
-REBUILT = "gallery-rebuilt"  # code of the error that a new model is needed
 _PAGE_BYTES = 32768  # holds several vectors; with SQLite's own 4096 each of 2 KiB would take a page
 _BUSY_SECONDS = 30
 _SCHEMA = {
@@ -36,14 +38,13 @@ _SCHEMA = {
 _Opened = TypeVar("_Opened", bound="Database")
 
 
-def rebuilt(where: str) -> GalleryError:
-    """The error of a gallery whose features are another model's by now."""
-    return GalleryError(
-        "The images of the gallery have been embedded again with another model.",
-        where=where,
-        fix="Open it again, with that model.",
-        code=REBUILT,
-    )
+def _number_of(path: Path) -> tuple[int, int] | None:
+    """Device and number of a file, which another one at its place does not have; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class Database:
@@ -59,19 +60,16 @@ class Database:
     def __init__(self, path: Path, meta: dict[str, Any] | None = None):
         self.path = path
         if meta is None and not path.is_file():
-            raise GalleryError(
-                "The gallery does not exist.",
-                where=str(path),
-                fix="Build it with Global.mode=index, or give the path of one.",
-                code="gallery-missing",
-            )
+            raise missing(str(path))
         try:
-            self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            self._db = self._connected(meta is None)
         except sqlite3.Error as error:
             raise self._error(error) from error
+        self._file: tuple[int, int] | None = None
         try:
             with self._explained():
                 self._open(meta)
+                self._file = _number_of(path)
                 self.model: dict[str, Any] = self._meta_value("model")
                 self.dimension = int(self.model["dimension"])
         except (KeyError, TypeError, ValueError):
@@ -80,6 +78,14 @@ class Database:
         except BaseException:
             self._db.close()
             raise
+
+    def _connected(self, exists: bool) -> sqlite3.Connection:
+        """A connection; where neither file nor folder can be written, one that only reads."""
+        address = f"{self.path.absolute().as_uri()}?mode={'rw' if exists else 'rwc'}"
+        folder = self.path.absolute().parent
+        if exists and not os.access(folder, os.W_OK) and not self.path.with_name(f"{self.path.name}-wal").exists():
+            address = f"{self.path.absolute().as_uri()}?immutable=1"  # SQLite's own files beside it cannot be made
+        return sqlite3.connect(address, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=True)
 
     def close(self) -> None:
         """Close the file."""
@@ -141,7 +147,7 @@ class Database:
     def _create(self, meta: dict[str, Any]) -> None:
         db = self._db
         db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
-        db.execute("PRAGMA journal_mode = WAL")
+        self._patiently("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("BEGIN IMMEDIATE")
         try:
@@ -156,6 +162,18 @@ class Database:
         except BaseException:
             self._roll_back()
             raise
+
+    def _patiently(self, statement: str) -> None:
+        """Execute a statement for which SQLite itself does not wait where another process is at work."""
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                self._db.execute(statement)
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
 
     @contextmanager
     def _change(self) -> Iterator[int]:
@@ -206,9 +224,16 @@ class Database:
         except (TypeError, ValueError, RecursionError):
             raise self._foreign("a value of it is not JSON") from None
 
+    def _require_file(self) -> None:
+        """Raise GalleryError if the file was removed, or another one lies in its place: changes would be lost."""
+        if self._file is None or (found := _number_of(self.path)) == self._file:
+            return
+        raise rebuilt(str(self.path)) if found else missing(str(self.path))
+
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """Turn SQLite's errors into ours."""
+        self._require_file()
         try:
             yield
         except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:

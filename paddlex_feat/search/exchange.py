@@ -33,6 +33,7 @@ _TEXTS = ("keys", "labels", "paths", "data", "input_paths")  # arrays of a file
 
 _ROWS = 4096  # that are added in one transaction
 _CONVERT_SECONDS = 600
+_MAX_TEXT_BYTES = 2**28  # of the texts of a .npz file
 # In a process of its own: faiss reads sizes from the file as they are, and may crash or take any memory.
 _READ_INDEX = """
 import sys
@@ -96,11 +97,13 @@ def import_gallery(gallery: Gallery, path: Path) -> int:
 
 def _all(gallery: Gallery) -> tuple[list[Item], np.ndarray]:
     """Items and features of one moment, float32 [N, D], by id."""
-    parts = list(gallery.rows())
+    version, parts, found = gallery.version(), list(gallery.rows()), gallery.items()
+    if gallery.version() != version:  # another process changes it
+        return _all(gallery)
     ids = np.concatenate([ids for ids, _ in parts]) if parts else np.empty(0, np.int64)
     rows = np.concatenate([r for _, r in parts]) if parts else np.empty((0, gallery.identity.dimension), np.float32)
     order = np.argsort(ids)
-    known = {item.id: item for item in gallery.items()}
+    known = {item.id: item for item in found}
     there = [place for place in order.tolist() if int(ids[place]) in known]
     return [known[int(ids[place])] for place in there], rows[there]
 
@@ -119,8 +122,13 @@ def _columns(items: list[Item]) -> dict[str, list[Any]]:
 def _write_npz(gallery: Gallery, folder: Path) -> list[Path]:
     items, rows = _all(gallery)
     columns, path = _columns(items), folder / "features.npz"
+    widest = sum(max(map(len, texts), default=0) for name, texts in columns.items() if name != "boxes")
+    if 4 * widest * len(items) > _MAX_TEXT_BYTES:
+        what = f"NumPy's texts are as wide as the longest one: they would take {4 * widest * len(items) >> 20} MiB."
+        fix = "Use Index.format=parquet."
+        raise GalleryError(what, where=str(path), fix=fix, code="export-too-wide")
     arrays = {"features": rows, **{name: np.array(values, str) for name, values in columns.items() if name != "boxes"}}
-    arrays["boxes"] = np.array(columns["boxes"], np.float32).reshape(len(items), 4)
+    arrays["boxes"] = np.array(columns["boxes"], np.float64).reshape(len(items), 4)
     arrays["model"] = np.array([json.dumps(gallery.identity.as_json())])
     with atomic_path(path) as temporary, NpzWriter(temporary) as writer:
         for name, array in arrays.items():
@@ -139,7 +147,7 @@ def _write_parquet(gallery: Gallery, folder: Path) -> list[Path]:
             "label": columns["labels"],
             "path": columns["paths"],
             "data": columns["data"],
-            "box": arrow.array(boxes, arrow.list_(arrow.float32(), 4)),
+            "box": arrow.array(boxes, arrow.list_(arrow.float64(), 4)),
             "feature": arrow.FixedSizeListArray.from_arrays(arrow.array(rows.reshape(-1)), rows.shape[1]),
         }
     )
@@ -212,7 +220,7 @@ def _read_parquet(gallery: Gallery, path: Path) -> Iterator[NewItem]:
             keys = table["key"] if "key" in names else _own_keys(table["input_path"], boxes, table.get("page_index"))
             if "key" not in names:
                 texts["paths"] = [value or "" for value in table["input_path"]]
-            yield from _items(path, rows, keys, texts, None if boxes is None else np.array(boxes, np.float32))
+            yield from _items(path, rows, keys, texts, None if boxes is None else np.array(boxes, np.float64))
     except GalleryError:
         raise
     except Exception as error:  # noqa: BLE001 - pyarrow documents none of its errors for damaged files
@@ -236,7 +244,7 @@ def _read_paddlex(gallery: Gallery, folder: Path) -> Iterator[NewItem]:
     if rows.ndim != 2 or rows.shape[1] != gallery.identity.dimension:
         raise _unusable(folder / INDEX, f"its features do not have {gallery.identity.dimension} numbers")
     for i, row in zip(ids.tolist(), unit_rows(rows), strict=True):
-        yield NewItem(f"{folder.name}#{i}", row, labels.get(i))
+        yield NewItem(f"{folder}#{i}", row, labels.get(i) or None)
 
 
 def _read_id_map(path: Path) -> dict[int, str]:

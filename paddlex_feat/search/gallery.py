@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from paddlex_feat.data.images.source import Box
-from paddlex_feat.errors import GalleryError
+from paddlex_feat.errors import FeatError, GalleryError
 from paddlex_feat.inference.identity import ModelIdentity
 from paddlex_feat.inference.predictor import Predictor
+from paddlex_feat.inference.results import FeatureResult
 from paddlex_feat.search.adding import Added, add_images, columns_of_input
 from paddlex_feat.search.answers import Answer, Hit
 from paddlex_feat.search.backend import Backend, Rows
@@ -22,6 +25,30 @@ from paddlex_feat.search.local import LocalBackend
 
 AUTO = "auto"
 MAX_TOPK = 10_000
+MOST_CHANGED = 0.05  # share of the images after which the threshold of "auto" is found anew
+CALIBRATION = "calibration"  # in the gallery's meta
+_ASKED = 64  # images that are looked for together
+
+
+@dataclass(frozen=True)
+class _Calibrated:
+    """A threshold, None for none, and the version and the number of images of the gallery that it was found on."""
+
+    version: int
+    images: int
+    found: Calibration | None
+
+    def as_json(self) -> dict[str, Any]:
+        return {"version": self.version, "images": self.images, "found": self.found and self.found.as_json()}
+
+    @classmethod
+    def from_json(cls, content: Any) -> _Calibrated | None:
+        """That of a gallery's meta, which may hold anything."""
+        if not isinstance(content, dict) or not all(type(content.get(n)) is int for n in ("version", "images")):
+            return None
+        found = Calibration.from_json(content.get("found"))
+        whole = found is not None or content.get("found") is None
+        return cls(content["version"], content["images"], found) if whole else None
 
 
 class Gallery:
@@ -38,7 +65,7 @@ class Gallery:
         self._backend: Backend = LocalBackend(Path(place)) if isinstance(place, (str, Path)) else place
         self._model = model
         self._calibrating = threading.Lock()
-        self._calibration: tuple[int, Calibration | None] = (-1, None)
+        self._calibration: _Calibrated | None = None
         if model is not None:
             try:
                 self.require_same(model.identity)
@@ -94,7 +121,7 @@ class Gallery:
         self,
         input: Any,
         labels: str | Sequence[str | None] | None = None,
-        keys: Sequence[str] | None = None,
+        keys: str | Sequence[str] | None = None,
         data: Any = None,
         on_error: str = "raise",
         skip_unchanged: bool = False,
@@ -157,7 +184,7 @@ class Gallery:
 
         Raises GalleryError if an image has no file, ImageError if one cannot be read.
         """
-        items = self.items()
+        version, items = self._backend.version(), self.items()
         without = [item.key for item in items if item.path is None]
         if without:
             raise GalleryError(
@@ -172,9 +199,13 @@ class Gallery:
             what = f"{len(items)} images give {len(results)} features: files of several pages cannot be embedded again."
             raise GalleryError(what, where=self.where, fix="Build another gallery.", code="rebuild-pages")
         rows = np.stack(results) if results else np.empty((0, model.identity.dimension), np.float32)
-        self._backend.rebuild(model.identity, [item.id for item in items], rows)
+        self._backend.rebuild(model.identity, [item.id for item in items], rows, version)
         self._model = model
         return len(items)
+
+    def version(self) -> int:
+        """A number that every change of images gives another value."""
+        return self._backend.version()
 
     def meta(self) -> dict[str, Any]:
         """What the gallery says about itself."""
@@ -199,10 +230,10 @@ class Gallery:
             on_error: "raise" or "skip", as for `Predictor.predict`.
         """
         least = self._least(threshold)
-        for result in self._require_model().predict(input, on_error=on_error):
-            name = result["input_path"] or f"input[{result.element}]"
-            box = None if "box" not in result else Box(*result["box"])
-            yield self.answers(result.feature[None], topk, least, [name], [box])[0]
+        for results in _in_parts(self._require_model().predict(input, on_error=on_error), _ASKED):
+            names = [result["input_path"] or f"input[{result.element}]" for result in results]
+            boxes = [None if "box" not in result else Box(*result["box"]) for result in results]
+            yield from self.answers(np.stack([r.feature for r in results]), topk, least, names, boxes)
 
     def answers(
         self,
@@ -230,21 +261,29 @@ class Gallery:
         return answers
 
     def threshold(self) -> Calibration | None:
-        """The threshold of "auto", found on the gallery as it is now.
+        """The threshold of "auto", found on the gallery; anew once MOST_CHANGED of its images are new or gone.
 
         With too few labels for a promise it is the one that mode evaluate suggested for this model, if it did
         (`suggested`). None: there is none.
         """
         with self._calibrating:
-            version = self._backend.version()
-            known, found = self._calibration
-            if known != version:
-                labels = {item.id: item.label for item in self.items() if item.label is not None}
-                found = calibrate(self.rows(), labels)
-                if found is None or not found.confidence:
-                    found = self.suggested() or found
-                self._calibration = version, found
-            return found
+            found = self._calibrated()
+        return found if found and found.confidence else self.suggested() or found
+
+    def _calibrated(self) -> Calibration | None:
+        version, images, known = self._backend.version(), len(self), self._calibration
+        if known is None:
+            known = self._calibration = _Calibrated.from_json(self.meta().get(CALIBRATION))
+        if known is not None:
+            fresh = self._backend.fresh_since(known.version)
+            gone = max(0, known.images + fresh - images)
+            if fresh + gone <= MOST_CHANGED * known.images:
+                return known.found
+        labels = {item.id: item.label for item in self.items() if item.label is not None}
+        self._calibration = _Calibrated(version, images, calibrate(self.rows(), labels))
+        with suppress(GalleryError):  # a gallery that can only be read
+            self.set_meta(CALIBRATION, self._calibration.as_json())
+        return self._calibration.found
 
     def suggested(self) -> Calibration | None:
         """The threshold that mode evaluate suggested for this model, if the gallery knows it (`set_suggested`)."""
@@ -326,3 +365,20 @@ class Gallery:
                 code="gallery-without-model",
             )
         return self._model
+
+
+def _in_parts(results: Iterable[FeatureResult], size: int) -> Iterator[list[FeatureResult]]:
+    """Results, some at a time; those before an error first."""
+    part: list[FeatureResult] = []
+    try:
+        for result in results:
+            part.append(result)
+            if len(part) == size:
+                yield part
+                part = []
+    except FeatError:
+        if part:
+            yield part
+        raise
+    if part:
+        yield part

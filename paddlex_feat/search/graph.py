@@ -13,7 +13,7 @@ import importlib
 import logging
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,20 @@ _MAX_STALE = 0.2  # once this share of the nodes was removed or replaced, the gr
 ASKED, RECALL_AT = 500, 10  # images whose neighbours are compared with the exact ones
 _ROWS = 10_000  # added at once, between which Ctrl-C is heard
 _ARRAYS = ("ids", "levels", "offsets", "neighbors", "entry")
+
+
+class Mark(NamedTuple):
+    """A moment of a gallery.
+
+    Attributes:
+        gallery: number of the gallery, which no other has.
+        epoch: of its ids (`Database.epoch`).
+        change: number of its last change.
+    """
+
+    gallery: int
+    epoch: int
+    change: int
 
 
 class Graph:
@@ -103,22 +117,22 @@ class Graph:
             hits, total = hits + len(near & set(got)), total + len(near)
         return hits / total if total else 1.0
 
-    def save(self, path: Path, epoch: int, change: int) -> None:
-        """Write the graph, of the gallery after this change. Raises OutputError."""
+    def save(self, path: Path, mark: Mark) -> None:
+        """Write the graph, of the gallery at this moment. Raises OutputError."""
         hnsw, get = self._index.hnsw, self._faiss.vector_to_array
         arrays = {
             "ids": self._ids,
             "levels": get(hnsw.levels).astype(np.int32),
             "offsets": get(hnsw.offsets).astype(np.uint64),
             "neighbors": get(hnsw.neighbors).astype(np.int32),
-            "entry": np.array([hnsw.entry_point, hnsw.max_level, epoch, change], np.int64),
+            "entry": np.array([hnsw.entry_point, hnsw.max_level, *mark], np.int64),
         }
         with atomic_path(path) as temporary, NpzWriter(temporary) as writer:
             for name, array in arrays.items():
                 writer.write(name, array.dtype, array.shape, [np.ascontiguousarray(array).tobytes()])
 
-    def load(self, path: Path, epoch: int) -> int | None:
-        """Take the graph of a file, if it is of this epoch of the gallery; returns its change, else None."""
+    def load(self, path: Path, now: Mark) -> int | None:
+        """Take the graph of a file, if it is of this gallery and epoch and not later; returns its change, or None."""
         try:
             if not path.is_file():
                 return None
@@ -128,7 +142,8 @@ class Graph:
             with np.load(path, allow_pickle=False) as content:
                 ids, levels, offsets, neighbors, entry = (content[name] for name in _ARRAYS)
             self._require_sound(ids, levels, offsets, neighbors, entry)
-            if int(entry[2]) != epoch:
+            mark = Mark(*map(int, entry[2:]))
+            if mark[:2] != now[:2] or mark.change > now.change:
                 return None
         except Exception as error:  # noqa: BLE001 - NumPy raises nearly anything for damaged files
             log.warning("%s cannot be used, so the graph is made again: %s", path, error)
@@ -146,7 +161,7 @@ class Graph:
         index.hnsw.entry_point, index.hnsw.max_level = int(entry[0]), int(entry[1])
         self._index, self._ids = index, ids
         self._node = {i: node for node, i in enumerate(ids.tolist()) if i >= 0}
-        return int(entry[3])
+        return mark.change
 
     def _require_sound(self, ids: Any, levels: Any, offsets: Any, neighbors: Any, entry: Any) -> None:
         """Raise ValueError for arrays that are not a graph."""
@@ -156,7 +171,7 @@ class Graph:
         count = len(ids)
         index = self._new_index()  # whose array is read: it must live until then
         upto = self._faiss.vector_to_array(index.hnsw.cum_nneighbor_per_level).astype(np.int64)
-        sound = len(levels) == count and len(offsets) == count + 1 and len(entry) == 4 and bool(count)
+        sound = len(levels) == count and len(offsets) == count + 1 and len(entry) == 5 and bool(count)
         sound = sound and len(np.unique(ids[ids >= 0])) == np.count_nonzero(ids >= 0)
         sound = sound and bool(((levels >= 1) & (levels < len(upto))).all()) and int(offsets[0]) == 0
         sound = sound and bool((np.diff(offsets.astype(np.int64)) == upto[levels]).all())

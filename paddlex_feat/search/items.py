@@ -13,6 +13,7 @@ from paddlex_feat.errors import GalleryError
 
 MAX_TEXT = 4096  # characters of a key or a label
 MAX_DATA = 65536  # characters of a user's JSON
+MAX_DEPTH = 32  # levels of lists and dicts in it
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,17 @@ def texts_of(item: NewItem, dimension: int) -> tuple[str | None, str | None]:
     for name, text in (("key", item.key), ("label", item.label), ("path", item.path)):
         if text is None and name != "key":
             continue
-        if not isinstance(text, str) or not 0 < len(text) <= MAX_TEXT or "\0" in text or not _is_text(text):
+        if problem := text_problem(text):
             raise GalleryError(
-                f"The {name} of an image is not a text of 1 to {MAX_TEXT} characters: {str(text)[:80]!r}.",
+                f"The {name} of an image cannot be kept: {problem}.",
                 where=str(item.key)[:200],
                 fix=f"Give another {name}.",
                 code="item-text",
             )
     check_vector(item.vector, dimension, item.key)
+    if _is_deep(item.data):
+        what = f"The data of an image is nested more than {MAX_DEPTH} levels deep."
+        raise GalleryError(what, where=item.key, fix="Keep it elsewhere, by the key.", code="item-data")
     try:
         data = None if item.data is None else json.dumps(item.data, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -88,6 +92,20 @@ def texts_of(item: NewItem, dimension: int) -> tuple[str | None, str | None]:
         what = f"The data of an image has more than {MAX_DATA} characters, or is not text."
         raise GalleryError(what, where=item.key, fix="Keep it elsewhere, by the key.", code="item-data")
     return None if item.box is None else json.dumps(list(item.box)), data
+
+
+def text_problem(text: Any) -> str:
+    """Why a value cannot be a key, label or path; "" if it can."""
+    if isinstance(text, str) and 0 < len(text) <= MAX_TEXT and "\0" not in text and _is_text(text):
+        return ""
+    return f"it is not a text of 1 to {MAX_TEXT} characters: {str(text)[:80]!r}"
+
+
+def _is_deep(data: Any, level: int = 0) -> bool:
+    if level > MAX_DEPTH:
+        return True
+    inside = data.values() if isinstance(data, dict) else data if isinstance(data, (list, tuple)) else ()
+    return any(_is_deep(each, level + 1) for each in inside)
 
 
 def check_vector(vector: np.ndarray, dimension: int, where: str) -> None:

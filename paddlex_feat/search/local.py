@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,18 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from paddlex_feat.errors import GalleryError
+from paddlex_feat.errors import as_output_error
 from paddlex_feat.inference.identity import ModelIdentity
 from paddlex_feat.runtime.collector import without_collector
 from paddlex_feat.search.backend import Rows
-from paddlex_feat.search.database import rebuilt
-from paddlex_feat.search.graph import RECALL_AT, SUFFIX, Graph
+from paddlex_feat.search.graph import RECALL_AT, SUFFIX, Graph, Mark
 from paddlex_feat.search.items import Item, NewItem
 from paddlex_feat.search.nearest import Nearest
+from paddlex_feat.search.problems import identity_in, rebuilt
 from paddlex_feat.search.store import EpochChanged, Store
 
 log = logging.getLogger(__name__)
-RECALL = "hnsw"  # in the gallery's meta
+RECALL, ID = "hnsw", "id"  # in the gallery's meta
 
 
 class LocalBackend:
@@ -50,8 +51,9 @@ class LocalBackend:
     @classmethod
     def create(cls, path: Path, identity: ModelIdentity) -> LocalBackend:
         """Make an empty gallery, or open the one that is there."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Store(path, {"model": identity.as_json()}).close()
+        with as_output_error(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        Store(path, {"model": identity.as_json(), ID: secrets.token_hex(7)}).close()
         return cls(path)
 
     def close(self) -> None:
@@ -60,9 +62,14 @@ class LocalBackend:
             self._store.close()
 
     def version(self) -> int:
-        """Number of the last change."""
+        """Number of the last change of images."""
         with self._lock:
-            return self._store.last_change()
+            return self._store.version()
+
+    def fresh_since(self, version: int) -> int:
+        """How many images were added or replaced since."""
+        with self._lock:
+            return self._store.fresh_since(version)
 
     def meta(self) -> dict[str, Any]:
         """What the gallery says about itself."""
@@ -134,10 +141,10 @@ class LocalBackend:
         with self._lock:
             return list(self._current().rows())
 
-    def rebuild(self, model: ModelIdentity, ids: Sequence[int], vectors: np.ndarray) -> None:
+    def rebuild(self, model: ModelIdentity, ids: Sequence[int], vectors: np.ndarray, version: int) -> None:
         """Give all images features of another model, all or none."""
         with self._lock:
-            self._store.replace_vectors(model.as_json(), ids, vectors)
+            self._store.replace_vectors(model.as_json(), ids, vectors, version)
             self.identity = model
 
     def compact(self) -> None:
@@ -173,29 +180,47 @@ class LocalBackend:
 
     def _current_graph(self) -> Graph:
         """The graph of the features as they are now. Once it was made, its recall is measured, and it is written."""
-        nearest = self._current()
-        graph, path = self._graph, Path(f"{self.where}{SUFFIX}")
-        if graph is None:
-            graph = Graph(nearest)
-            change = graph.load(path, self._epoch)
-            if change is None:
-                log.info("The graph of %d images is made, which takes minutes for hundreds of thousands", len(nearest))
-                graph.update([], [i for ids, _ in nearest.rows() for i in ids.tolist()])
-            else:
-                graph.made = False
-                try:
-                    for difference in self._store.differences(change, self._epoch):
-                        graph.update(difference.removed, difference.ids.tolist())
-                except EpochChanged:
-                    return self._current_graph()
+        graph = None
+        while graph is None or graph is not self._graph:  # else others have exchanged the features meanwhile
+            nearest = self._current()
+            graph = self._graph or self._read_or_make_graph(nearest)
             self._graph = graph
-        if graph.made:
-            recall = graph.recall()
-            log.info("The graph finds %.2f %% of the %d nearest images", 100 * recall, RECALL_AT)
-            self._store.set_meta(RECALL, {f"recall_at_{RECALL_AT}": recall, "images": len(graph)})
+            if graph.made:
+                recall = graph.recall()
+                log.info("The graph finds %.2f %% of the %d nearest images", 100 * recall, RECALL_AT)
+                self._store.set_meta(RECALL, {f"recall_at_{RECALL_AT}": recall, "images": len(graph)})
+                self._current()
+                if graph is self._graph:
+                    graph.save(self._graph_file, self._mark())
+                    graph.made = False
+        return graph
+
+    @property
+    def _graph_file(self) -> Path:
+        return Path(f"{self.where}{SUFFIX}")
+
+    def _mark(self) -> Mark:
+        """The moment of the gallery that the features in memory are of."""
+        return Mark(int(self._store.meta().get(ID) or "0", 16), self._epoch, self._known)
+
+    def _read_or_make_graph(self, nearest: Nearest) -> Graph:
+        """The graph of the file, if it can follow to these features, else one of all features."""
+        graph, mark = Graph(nearest), self._mark()
+        change = graph.load(self._graph_file, mark)
+        if change is not None:
             graph.made = False
-            self._current()
-            graph.save(path, self._epoch, self._known)
+            try:
+                for difference in self._store.differences(change, self._epoch):
+                    if difference.change != self._known:
+                        raise EpochChanged  # it has items that are not in memory yet
+                    graph.update(difference.removed, difference.ids.tolist())
+                if len(graph) == len(nearest):
+                    return graph
+            except EpochChanged:
+                pass
+            graph = Graph(nearest)
+        log.info("The graph of %d images is made, which takes minutes for hundreds of thousands", len(nearest))
+        graph.update([], [i for ids, _ in nearest.rows() for i in ids.tolist()])
         return graph
 
     def _require_epoch(self) -> bool:
@@ -209,12 +234,4 @@ class LocalBackend:
         return True
 
     def _stored_identity(self) -> ModelIdentity:
-        identity = ModelIdentity.from_json(self._store.meta().get("model"))
-        if identity is None:
-            raise GalleryError(
-                "The gallery does not say which model its features are of.",
-                where=self.where,
-                fix="Build it again.",
-                code="gallery-foreign",
-            )
-        return identity
+        return identity_in(self._store.meta().get("model"), self.where)

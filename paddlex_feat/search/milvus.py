@@ -26,11 +26,9 @@ from paddlex_feat.fileio.addresses import without_password
 from paddlex_feat.inference.engines.spec import require_package
 from paddlex_feat.inference.identity import ModelIdentity
 from paddlex_feat.search.backend import Rows
-from paddlex_feat.search.database import rebuilt
 from paddlex_feat.search.items import Item, NewItem
 from paddlex_feat.search.milvus_rows import (
     AT_ONCE,
-    changed_meanwhile,
     create_images,
     create_meta,
     in_parts,
@@ -42,6 +40,7 @@ from paddlex_feat.search.milvus_rows import (
     write_meta,
 )
 from paddlex_feat.search.nearest import best_of, exact_similarity
+from paddlex_feat.search.problems import changed_meanwhile, identity_in, missing, rebuilt
 
 STATE = "state"  # the row of the small collection that names model, collection and change
 _FIELDS = ("id", "key", "label", "path", "box", "data", "state", "added")
@@ -67,7 +66,7 @@ class MilvusBackend:
             self._client = _connected(self._milvus, url, token)
         try:
             state = self._state()
-            self.identity = _identity(state, self.where)
+            self.identity = identity_in(state["model"], self.where)
             self._collection = str(state["collection"])
         except BaseException:
             self._client.close()
@@ -97,6 +96,10 @@ class MilvusBackend:
     def version(self) -> int:
         """A number that every change gives another value."""
         return int(self._state()["change"])
+
+    def fresh_since(self, version: int) -> int:
+        """All images if there has been a change since; the server does not say of which."""
+        return 0 if self.version() == version else self.count()
 
     def meta(self) -> dict[str, Any]:
         """What the gallery says about itself."""
@@ -197,7 +200,9 @@ class MilvusBackend:
         for feature, answer in zip(features, answers, strict=True):
             found = {int(hit["entity"]["id"]): hit["entity"] for hit in answer}
             there = np.array(list(found), np.int64)
-            rows = np.array([entity["vector"] for entity in found.values()], np.float32).reshape(len(found), -1)
+            rows = np.array([entity["vector"] for entity in found.values()], np.float32).reshape(
+                len(found), self.identity.dimension
+            )
             near, similarity = best_of(there, exact_similarity(rows, feature), k)
             items |= {i: item_of(found[i]) for i in near.tolist()}
             ids.append(near)
@@ -219,18 +224,17 @@ class MilvusBackend:
             )
         return parts
 
-    def rebuild(self, model: ModelIdentity, ids: Sequence[int], vectors: np.ndarray) -> None:
+    def rebuild(self, model: ModelIdentity, ids: Sequence[int], vectors: np.ndarray, version: int) -> None:
         """Fill a new collection, then exchange the names."""
         with self._lock, self._explained():
             name, former = f"{self._name}_{secrets.token_hex(4)}", self._collection
-            before = self.version()
             create_images(self._client, self._milvus, name, model.dimension)
             try:
                 by_id = dict(zip(map(int, ids), vectors, strict=True))
                 rows = self._query("id > 0", (*_FIELDS, "thumbnail"))
                 while part := [row for _, row in zip(range(AT_ONCE), rows, strict=False)]:
                     self._client.upsert(name, [with_vector(row, by_id, model.dimension, self.where) for row in part])
-                if self.version() != before:
+                if self.version() != version:
                     raise changed_meanwhile(self.where)
                 state = {"model": model.as_json(), "collection": name, "change": new_ids(1)[0]}
                 write_meta(self._client, self._name, STATE, state)
@@ -267,12 +271,7 @@ class MilvusBackend:
     def _state(self) -> dict[str, Any]:
         with self._explained():
             if not self._client.has_collection(meta_collection(self._name)):
-                raise GalleryError(
-                    "The gallery does not exist.",
-                    where=self.where,
-                    fix="Build it with Global.mode=index, or give another Index.collection.",
-                    code="gallery-missing",
-                )
+                raise missing(self.where)
             rows = self._client.query(meta_collection(self._name), filter=f'name == "{STATE}"', output_fields=["value"])
         try:
             content = json.loads(rows[0]["value"])
@@ -288,7 +287,7 @@ class MilvusBackend:
     def _require_current(self) -> None:
         """Follow a rebuild. Raises GalleryError if the features are of another model."""
         state = self._state()
-        if _identity(state, self.where) != self.identity:
+        if identity_in(state["model"], self.where) != self.identity:
             raise rebuilt(self.where)
         self._collection = str(state["collection"])
 
@@ -322,20 +321,8 @@ def _explained_at(where: str, milvus: Any) -> Iterator[None]:
         yield
     except (milvus.MilvusException, OSError) as error:
         raise GalleryError(
-            f"The Milvus server does not do it ({str(getattr(error, 'message', error))[:200]}).",
+            f"The Milvus server refused the request ({str(getattr(error, 'message', error))[:200]}).",
             where=where,
             fix="Check that the server runs and can be reached, and its token in the variable MILVUS_TOKEN.",
             code="gallery-server",
         ) from error
-
-
-def _identity(state: dict[str, Any], where: str) -> ModelIdentity:
-    identity = ModelIdentity.from_json(state["model"])
-    if identity is None:
-        raise GalleryError(
-            "The gallery does not say which model its features are of.",
-            where=where,
-            fix="Build it again.",
-            code="gallery-foreign",
-        )
-    return identity

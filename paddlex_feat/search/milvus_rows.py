@@ -14,6 +14,7 @@ import numpy as np
 from paddlex_feat.data.images.source import Box
 from paddlex_feat.errors import GalleryError
 from paddlex_feat.search.items import Item, NewItem, check_vector, texts_of
+from paddlex_feat.search.problems import changed_meanwhile
 
 _TEXT, _LONG = 16384, 65535  # bytes of a VARCHAR; the second is Milvus's own limit
 AT_ONCE = 512  # images of a request, which has at most 64 MiB
@@ -95,16 +96,6 @@ def with_vector(row: dict[str, Any], vectors: dict[int, np.ndarray], dimension: 
         raise changed_meanwhile(where)
     check_vector(vector, dimension, str(row["key"]))
     return {**row, "vector": np.asarray(vector, np.float32).tolist()}
-
-
-def changed_meanwhile(where: str) -> GalleryError:
-    """The error of a rebuild during which images were added or removed."""
-    return GalleryError(
-        "The gallery was changed while its images were embedded again.",
-        where=where,
-        fix="Run it again while nobody adds or removes images.",
-        code="gallery-changed",
-    )
 
 
 def item_of(row: dict[str, Any]) -> Item:

@@ -39,6 +39,7 @@ class _Block:
         scan: faiss's index of the 8-bit form; None: there is none.
         error: how far a feature is from its 8-bit form at most.
         making: of the 8-bit form, in another thread; the features do not change until it is done.
+        shown: whether `Nearest.rows` has given its arrays away.
     """
 
     ids: np.ndarray
@@ -47,6 +48,7 @@ class _Block:
     scan: Any = None
     error: float = 0.0
     making: Future[None] | None = None
+    shown: bool = False
 
 
 @dataclass
@@ -92,24 +94,32 @@ class Nearest:
 
     def remove(self, ids: list[int]) -> None:
         """Remove the features of these ids; others than those that are there do nothing."""
+        gone: dict[int, list[int]] = {}
         for i in ids:
             number = self._place.pop(i, None)
-            if number is None:
-                continue
-            block = self._blocks[number]
-            self._settle(block)
-            at = int(np.flatnonzero(block.ids[: block.count] == i)[0])
-            for array in (block.ids, block.rows):
-                array[at : block.count - 1] = array[at + 1 : block.count]
-            block.count -= 1
-            if block.scan is not None:
-                block.scan.remove_ids(np.array([at], np.int64))
-            if block.count < BLOCK // 4 and number != self._last:  # a block takes its memory in any case
-                del self._blocks[number]
-                rest = slice(0, block.count)
-                for left in block.ids[rest].tolist():
-                    del self._place[left]
-                self.add(block.ids[rest], block.rows[rest])
+            if number is not None:
+                gone.setdefault(number, []).append(i)
+        for number, of_block in gone.items():
+            self._shrink(number, np.array(of_block, np.int64))
+
+    def _shrink(self, number: int, gone: np.ndarray) -> None:
+        """Take features out of a block; one that is nearly empty is dissolved, for it takes its memory in any case."""
+        block = self._blocks[number]
+        self._settle(block)
+        kept = ~np.isin(block.ids[: block.count], gone)
+        ids, rows = block.ids[: block.count][kept], block.rows[: block.count][kept]
+        if block.scan is not None:
+            block.scan.remove_ids(np.flatnonzero(~kept))
+        if block.shown:  # who has been given its arrays keeps them as they are
+            block.ids, block.rows, block.shown = np.empty_like(block.ids), np.empty_like(block.rows), False
+        block.count = len(ids)
+        if block.count < BLOCK // 4 and number != self._last:
+            del self._blocks[number]
+            for left in ids.tolist():
+                del self._place[left]
+            self.add(ids, rows)
+        else:
+            block.ids[: block.count], block.rows[: block.count] = ids, rows
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest of each query, or all features if they are fewer.
@@ -136,8 +146,12 @@ class Nearest:
         return ids, similarity
 
     def rows(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """All ids and features, a block at a time: int64 [N], float32 [N, D]; not to be changed."""
+        """All ids and features, a block at a time: int64 [N], float32 [N, D]; not to be changed.
+
+        They stay as they are whatever is added and removed later.
+        """
         for block in self._blocks.values():
+            block.shown = True
             yield block.ids[: block.count], block.rows[: block.count]
 
     def rows_of(self, ids: np.ndarray) -> np.ndarray:

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from paddlex_feat.data.images.source import Box
-from paddlex_feat.errors import GalleryError
 from paddlex_feat.search.database import Database
 from paddlex_feat.search.items import Item, NewItem, check_vector, texts_of
+from paddlex_feat.search.problems import changed_meanwhile
 
 _ROWS = 512  # read at once, so that they are in the processor's cache until they are copied
+_CHANGING = ("items", "removed")  # tables whose rows have the number of a change
 _ITEM = "items.id, key, label, path, box, data, state, added"
 
 
@@ -63,6 +64,20 @@ class Store(Database):
                 self._db.execute("DELETE FROM thumbnails WHERE id = ?", (i,))
                 self._db.execute("INSERT OR REPLACE INTO removed VALUES (?, ?)", (i, change))
         return count
+
+    def version(self) -> int:
+        """Number of the last change of items."""
+        with self._explained():
+            parts = (self._db.execute(f"SELECT max(change) FROM {table}").fetchone()[0] for table in _CHANGING)  # noqa: S608
+            return max((number for number in parts if number is not None), default=0)
+
+    def fresh_since(self, version: int) -> int:
+        """How many items were added or replaced after this change."""
+        with self._explained():
+            return self._fresh_since(version)
+
+    def _fresh_since(self, version: int) -> int:
+        return int(self._db.execute("SELECT count(*) FROM items WHERE change > ?", (version,)).fetchone()[0])
 
     def count(self) -> int:
         """Number of items."""
@@ -151,17 +166,15 @@ class Store(Database):
                 yield Difference(last, ids, self._unpacked([row[1] for row in part]), removed)
                 removed, known = [], last
 
-    def replace_vectors(self, model: dict[str, Any], ids: Sequence[int], vectors: np.ndarray) -> None:
-        """Give all items features of another model, float32 [N, D], or none if others are there by now."""
+    def replace_vectors(self, model: dict[str, Any], ids: Sequence[int], vectors: np.ndarray, version: int) -> None:
+        """Give all items features of another model, float32 [N, D], or none if there has been a change since `version`.
+
+        Raises GalleryError in that case.
+        """
         with self._change() as change:
             there = [row[0] for row in self._db.execute("SELECT id FROM items ORDER BY id")]
-            if there != sorted(ids):
-                raise GalleryError(
-                    "The gallery was changed while its images were embedded again.",
-                    where=str(self.path),
-                    fix="Run it again while nobody adds or removes images.",
-                    code="gallery-changed",
-                )
+            if there != sorted(ids) or self._fresh_since(version):
+                raise changed_meanwhile(str(self.path))
             self._set_meta("model", model)
             self._set_meta("epoch", self._meta_value("epoch") + 1)
             self._db.execute("DELETE FROM removed")

@@ -8,17 +8,9 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from paddlex_feat.errors import FeatError
 from paddlex_feat.inference.predictor import Predictor
 
 MAX_BATCH = 8  # images: the engines' rate on a CPU does not rise beyond
-MAX_WAITING = 64  # images; more are refused
-
-
-class BusyError(FeatError):
-    """More requests than the service can answer."""
-
-    code = "service-busy"
 
 
 class Batcher:
@@ -30,18 +22,15 @@ class Batcher:
 
     def __init__(self, model: Predictor):
         self._model = model
-        self._waiting: queue.Queue[tuple[np.ndarray, Future[np.ndarray]] | None] = queue.Queue(MAX_WAITING)
+        self._waiting: queue.Queue[tuple[np.ndarray, Future[np.ndarray]] | None] = queue.Queue()
         self.batches = self.images = 0  # done so far
         self._thread = threading.Thread(target=self._run, name="embedding", daemon=True)
         self._thread.start()
 
     def feature(self, image: np.ndarray) -> np.ndarray:
-        """The feature of a decoded image, uint8 [H, W, 3] in BGR order: float32 [D]. Raises BusyError."""
+        """The feature of a decoded image, uint8 [H, W, 3] in BGR order: float32 [D]."""
         done: Future[np.ndarray] = Future()
-        try:
-            self._waiting.put_nowait((self._model.reduce(image), done))
-        except queue.Full:
-            raise BusyError("The service has too many requests.", fix="Try again later.") from None
+        self._waiting.put((self._model.reduce(image), done))
         return done.result()
 
     def close(self) -> None:

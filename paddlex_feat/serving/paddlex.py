@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ def add_paths(app: FastAPI, state: State, fetch: Fetch | None) -> None:
         with state.current() as pair:
             items = _embedded(pair, given.imageLabelPairs, fetch)
             key, gallery = state.new(pair.model)
-            gallery.add_items(items)
+            gallery.add_items(_numbered(items, 0))
         return _success({"indexKey": key, "imageCount": len(gallery)})
 
     @app.post(PATHS[1], tags=["PaddleX"])
@@ -75,15 +76,18 @@ def add_paths(app: FastAPI, state: State, fetch: Fetch | None) -> None:
         """Add images to an index."""
         with state.current() as pair:
             gallery = state.of_key(given.indexKey, pair.model)
-            gallery.add_items(_embedded(pair, given.imageLabelPairs, fetch))
+            items = _embedded(pair, given.imageLabelPairs, fetch)
+            with state.numbering:
+                gallery.add_items(_numbered(items, max(_numbers(gallery), default=-1) + 1))
         return _success({"imageCount": len(gallery)})
 
     @app.post(PATHS[2], tags=["PaddleX"])
     def remove(given: RemoveRequest) -> JSONResponse:
-        """Remove images, whose ids are their places in order of adding, from 0."""
+        """Remove images by PaddleX's numbers: from 0, and one more than the largest that is there for each new one."""
         with state.current() as pair:
             gallery = state.of_key(given.indexKey, pair.model)
-        gallery.remove(ids=[i + 1 for i in given.ids])
+            numbers = _numbers(gallery)
+            gallery.remove(ids=[numbers[i] for i in given.ids if i in numbers])
         return _success({"imageCount": len(gallery)})
 
     @app.post(PATHS[3], tags=["PaddleX"])
@@ -107,6 +111,16 @@ def _embedded(pair: Pair, given: list[ImageLabelPair], fetch: Fetch | None) -> l
         feature = pair.batcher.feature(image)
         items.append(NewItem(uuid.uuid4().hex, feature, each.label or None, thumbnail=thumbnail(image)))
     return items
+
+
+def _numbered(items: list[NewItem], first: int) -> list[NewItem]:
+    """Items with PaddleX's numbers as their data; PaddleX's clients have no data of their own."""
+    return [replace(item, data=number) for number, item in enumerate(items, first)]
+
+
+def _numbers(gallery: Gallery) -> dict[int, int]:
+    """The item of each of PaddleX's numbers."""
+    return {item.data: item.id for item in gallery.items() if isinstance(item.data, int)}
 
 
 def _hits(gallery: Gallery, feature: np.ndarray, given: InferRequest) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -13,12 +14,14 @@ from typing import TypeVar
 
 from paddlex_feat.errors import FeatError, GalleryError
 from paddlex_feat.inference.predictor import Predictor
-from paddlex_feat.search.database import REBUILT
+from paddlex_feat.runtime.malloc import give_memory_back
 from paddlex_feat.search.gallery import Gallery
 from paddlex_feat.search.place import Place
+from paddlex_feat.search.problems import REBUILT
 from paddlex_feat.serving.batching import Batcher
 
 log = logging.getLogger(__name__)
+RETRY_SECONDS = 5  # until a model that could not be loaded is tried again
 MAX_OPEN = 16  # galleries of PaddleX's clients that are kept in memory
 _T = TypeVar("_T")
 _KEY = re.compile(r"[0-9a-f]{32}")
@@ -40,7 +43,7 @@ class Pair:
         """While it is used it stays open. Raises GalleryError for one that is closed already."""
         with self._lock:
             if self._retired and not self._using:
-                raise GalleryError("The gallery was built anew.", fix="Ask again.", code=REBUILT)
+                raise GalleryError("The gallery was exchanged.", fix="Ask again.", code=REBUILT)
             self._using += 1
         try:
             yield self
@@ -61,6 +64,8 @@ class Pair:
     def _close(self) -> None:
         self.batcher.close()
         self.gallery.close()
+        del self.model, self.batcher, self.gallery  # whoever keeps the pair does not keep a model's memory
+        give_memory_back()
 
 
 class State:
@@ -74,7 +79,9 @@ class State:
     def __init__(self, place: Place, load: Callable[[], Predictor]):
         self._place, self._load = place, load
         self._changing = threading.Lock()
+        self.numbering = threading.Lock()  # held while PaddleX's number of a new image is chosen
         self._pair = Pair(place, load())
+        self._failed: tuple[float, FeatError] | None = None  # when the new model could not be loaded, and why
         self._others: OrderedDict[str, Gallery] = OrderedDict()
 
     @contextmanager
@@ -107,13 +114,17 @@ class State:
     def _exchanged(self, former: Pair) -> Pair:
         with self._changing:
             if self._pair is former:
+                if self._failed and time.monotonic() < self._failed[0] + RETRY_SECONDS:
+                    raise self._failed[1]
                 try:
                     self._pair = Pair(self._place, self._load())
                 except FeatError as error:
-                    log.warning("The gallery was built anew, and its model cannot be loaded: %s", error)
+                    self._failed = time.monotonic(), error
+                    log.warning("The gallery was exchanged, and its model cannot be loaded: %s", error)
                     raise
+                self._failed = None
                 former.retire()
-                log.info("The gallery was built anew; its model is used from now on")
+                log.info("The gallery was exchanged; its model is used from now on")
             return self._pair
 
     def new(self, model: Predictor) -> tuple[str, Gallery]:

@@ -15,7 +15,9 @@ from support.runs import ROOT
 from paddlex_feat.errors import GalleryError, ImageError
 from paddlex_feat.inference.identity import ModelIdentity
 from paddlex_feat.inference.predictor import Predictor, create_model
+from paddlex_feat.search import gallery as gallery_module
 from paddlex_feat.search.gallery import Gallery
+from paddlex_feat.search.items import NewItem
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +159,27 @@ def test_wrong_arguments_are_refused(gallery, photographs):
         gallery.add(photographs[:2], labels=["a"])
     with pytest.raises(GalleryError, match="without its model"), Gallery(gallery.where) as bare:
         bare.add(photographs[0])
+
+
+def test_one_key_is_one_image(gallery, photographs):
+    gallery.add(photographs[0], "x", "own key")
+    assert [item.label for item in gallery.items(keys=["own key"])] == ["x"]
+    with pytest.raises(GalleryError, match="given twice"):
+        gallery.add(photographs[:2], keys=["a", "a"])
+
+
+def test_the_threshold_is_kept_until_a_twentieth_of_the_images_has_changed(gallery, model, photographs, monkeypatch):
+    calls = []
+    honest = gallery_module.calibrate
+    monkeypatch.setattr(gallery_module, "calibrate", lambda *words: calls.append(1) or honest(*words))
+    rows = [NewItem(f"n{i}", row, f"s{i % 9}") for i, row in enumerate(gallery.rows()[0][1][:1].repeat(80, axis=0))]
+    gallery.add_items(rows)
+    first = gallery.threshold()
+    assert len(calls) == 1 and first is not None
+    with Gallery(gallery.where, model) as other:
+        assert other.threshold() == first  # it is in the file
+        other.add_items([NewItem("one more", rows[0].vector, "s1")])
+    assert gallery.threshold() == first and len(calls) == 1
+    gallery.remove(keys=[f"n{i}" for i in range(10)])
+    gallery.threshold()
+    assert len(calls) == 2

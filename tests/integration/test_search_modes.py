@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -83,7 +86,8 @@ def test_a_gallery_is_changed_by_the_command(people, model, tmp_path):
     (people / "person 22/2.pgm").unlink()
     shutil.copytree(people / "person 23", people / "someone new")
     result = run("index", out, model, "Index.action=update", f"Index.input={people}")
-    assert (result["added"], result["unchanged"], result["removed"], result["images"]) == (5, 30, 1, 35)
+    counts = [result[name] for name in ("added", "replaced", "unchanged", "removed", "images")]
+    assert counts == [4, 1, 30, 1, 35]
 
     result = run("index", out, model, "Index.action=list", "Index.labels=someone new")
     with (out / result["file"]).open(newline="") as stream:
@@ -107,9 +111,9 @@ def test_lists_of_paths_and_labels_and_lists_of_a_data_set(people, model, tmp_pa
     run("index", tmp_path / "a", model, f"Index.input={people / 'gallery_label.txt'}")
     with Gallery(tmp_path / "a/images.gallery") as gallery:
         assert [(i.key, i.label) for i in gallery.items()] == [
-            ("person 21/1.pgm", "21"),
-            ("person 22/1.pgm", "twenty two"),
-            ("person 23/1.pgm", None),
+            (str(people / "person 21/1.pgm"), "21"),
+            (str(people / "person 22/1.pgm"), "twenty two"),
+            (str(people / "person 23/1.pgm"), None),
         ]
     (people / "gallery_label.txt").unlink()
     result = run("index", tmp_path / "b", model, f"Global.dataset_dir={people}", "Index.lists=[gallery, query]",
@@ -117,6 +121,56 @@ def test_lists_of_paths_and_labels_and_lists_of_a_data_set(people, model, tmp_pa
     assert result["images"] == 32  # a data set that is not divided is taken whole
     run("index", tmp_path / "c", model, "Global.dataset_dir=/nowhere", code="dataset-folder-missing")
     run("index", tmp_path / "c", model, f"Global.dataset_dir={people}", "Index.lists=[all]", code="list-unknown")
+
+
+def test_inputs_of_the_same_names_do_not_replace_each_other(people, model, tmp_path):
+    other = shutil.copytree(people, tmp_path / "other")
+    relative = os.path.relpath(people, ROOT)
+    run("index", tmp_path / "out", model, f"Index.input={relative}")
+    assert run("index", tmp_path / "out", model, f"Index.input={relative}/")["unchanged"] == 32
+    result = run("index", tmp_path / "out", model, "Index.action=add", f"Index.input={other}")
+    assert (result["added"], result["replaced"], result["images"]) == (32, 0, 64)
+    with Gallery(tmp_path / "out/images.gallery") as gallery:
+        assert all(Path(str(item.path)).is_absolute() for item in gallery.items())  # found from anywhere, as by rebuild
+    assert run("index", tmp_path / "out", model, "Index.action=rebuild")["images"] == 64
+
+
+def test_an_input_without_images_removes_nothing(people, model, tmp_path):
+    run("index", tmp_path / "out", model, f"Index.input={people}")
+    (tmp_path / "empty.txt").write_text("")
+    wrong = f"Index.input={tmp_path / 'empty.txt'}"
+    run("index", tmp_path / "out", model, "Index.action=update", wrong, code="input-without-images")
+    run("index", tmp_path / "out", model, "Index.action=update", "Index.lists=[]", code="invalid-config")
+    assert run("index", tmp_path / "out", model, "Index.action=list")["images"] == 32
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_names_that_cannot_be_kept_and_images_that_come_twice(people, model, tmp_path):
+    odd = people / os.fsdecode(b"person 21/\xff.pgm")
+    shutil.copy(people / "person 21/1.pgm", odd)
+    words = (f"Index.input={people}", "Predict.on_error=skip")
+    result = run("index", tmp_path / "a", model, *words, code="inputs-failed")
+    assert result["added"] == 32 and len(result["failed"]) == 1
+    odd.unlink()
+    (people / "labels.txt").write_text("person 21/1.pgm one\nperson 21/1.pgm two\nperson 22/1.pgm two\n")
+    for added in (2, 0):  # the first line counts each time
+        assert run("index", tmp_path / "b", model, f"Index.input={people / 'labels.txt'}")["added"] == added
+        with Gallery(tmp_path / "b/images.gallery") as gallery:
+            assert [item.label for item in gallery.items()] == ["one", "two"]
+
+
+def test_shards_are_not_embedded_twice(people, model, tmp_path):
+    with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
+        for number, file in enumerate(sorted(people.rglob("*.pgm"))):
+            for suffix, data in (("pgm", file.read_bytes()), ("cls", str(number // 4).encode())):
+                member = tarfile.TarInfo(f"{number:03d}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    shutil.rmtree(people)
+    words = (f"Index.input={tmp_path}", f"Index.path={tmp_path}/own/a.gallery")
+    assert run("index", tmp_path / "own", model, *words)["added"] == 32
+    assert run("index", tmp_path / "own", model, *words)["unchanged"] == 32
+    run("index", tmp_path / "own", model, *words, "Index.action=rebuild", code="rebuild-without-file")
 
 
 def test_inputs_that_fail_are_named_and_the_others_are_kept(people, model, tmp_path):

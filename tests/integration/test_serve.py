@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -104,6 +106,23 @@ def test_a_client_of_paddlex_runs_unchanged(service, photographs):
         )
 
 
+def test_numbers_of_images_are_paddlex_own(service, photographs):
+    """One more than the largest that is there, also after the last ones were removed."""
+
+    def call(path: str, **body: object) -> dict:
+        return service.call("POST", path, body)["result"]
+
+    def pairs(*labels: str) -> list[dict]:
+        return [{"image": photographs["s21 1"], "label": label} for label in labels]
+
+    key = call("/shitu-index-build", imageLabelPairs=pairs("a", "b", "c"))["indexKey"]
+    assert call("/shitu-index-remove", ids=[2], indexKey=key) == {"imageCount": 2}
+    assert call("/shitu-index-add", imageLabelPairs=pairs("d"), indexKey=key) == {"imageCount": 3}
+    assert call("/shitu-index-remove", ids=[2, 7], indexKey=key) == {"imageCount": 2}
+    found = call("/shitu-infer", image=photographs["s21 1"], indexKey=key, topk=9)["detectedObjects"][0]["recResults"]
+    assert [hit["label"] for hit in found] == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
@@ -114,11 +133,17 @@ def test_a_client_of_paddlex_runs_unchanged(service, photographs):
         ({}, 422, "request-invalid"),
         ({"image": "", "topk": 0}, 422, "request-invalid"),
         ({"image": 5}, 422, "request-invalid"),
+        ({"image": "", "treshold": 0.5}, 422, "request-invalid"),
+        ({"image": "", "threshold": True}, 422, "request-invalid"),
+        ('{"image": "", "box": [NaN, 0, 5, 5]}', 422, "request-invalid"),
+        ('{"image": "", "box": [0, 0, Infinity, 5]}', 422, "request-invalid"),
     ],
 )
 def test_wrong_requests_are_explained(service, body, status, code):
-    answer = service.call("POST", "/v1/search", body, status)
-    assert answer["code"] == code and answer["message"]
+    text = body if isinstance(body, str) else json.dumps(body)  # NaN is not JSON, and some programs write it
+    headers = {"Content-Type": "application/json"}
+    answer = requests.post(f"{service.url}/v1/search", text, headers=headers, timeout=60)
+    assert answer.status_code == status and answer.json()["code"] == code and answer.json()["message"]
 
 
 def test_other_sites_other_hosts_and_long_requests_are_refused(service, photographs):
@@ -131,6 +156,66 @@ def test_other_sites_other_hosts_and_long_requests_are_refused(service, photogra
     page = service.call("GET", "/")
     assert "default-src 'none'" in page.headers["content-security-policy"] and "http://" not in page.text
     assert "https://" not in page.text and page.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/nothing", 404),
+        ("PUT", "/v1/search", 405),
+        ("GET", "/v1/items?after=99999999999999999999", 422),
+        ("GET", "/v1/items/99999999999999999999/thumbnail", 422),
+        ("DELETE", "/v1/items", 422),
+        ("GET", "/shitu-infer", 405),
+    ],
+)
+def test_errors_have_one_form(service, method, path, status):
+    answer = service.call(method, path, {"ids": [10**20]} if method == "DELETE" else None, status)
+    assert answer.keys() >= ({"errorCode", "errorMsg"} if "shitu" in path else {"code", "message"})
+
+
+def test_data_that_could_not_be_given_back_is_not_taken(service, photographs):
+    body = {"image": photographs["s21 1"], "key": "deep", "data": 1}
+    for _ in range(40):
+        body["data"] = [body["data"]]
+    assert service.call("POST", "/v1/items", body, 409)["code"] == "item-data"
+    assert service.call("POST", "/v1/search", {"image": photographs["s21 1"], "threshold": "none"})["threshold"] is None
+
+
+def test_a_length_beside_chunks_does_not_lead_past_the_limit(service):
+    address = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((address[0], int(address[1])), 30) as connection:
+        head = f"POST /v1/search HTTP/1.1\r\nHost: {':'.join(address)}\r\nContent-Length: 5\r\n"
+        connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n".encode())
+        assert connection.recv(100).split()[1] in (b"411", b"400")
+
+
+def test_silent_connections_keep_nobody_out(service):
+    address = service.url.removeprefix("http://").split(":")
+    silent = [socket.create_connection((address[0], int(address[1])), 30) for _ in range(80)]
+    try:
+        assert service.call("GET", "/healthz") == {"status": "ok"} and service.call("GET", "/v1/labels")
+    finally:
+        for connection in silent:
+            connection.close()
+
+
+@pytest.mark.slow
+def test_a_gallery_that_is_removed_or_replaced_is_not_written_to(model, photographs, tmp_path):
+    image = photographs["s21 1"]
+    with serving(tmp_path, model) as service:
+        service.call("POST", "/v1/items", {"image": image, "key": "a"}, 201)
+        for file in tmp_path.glob("images.gallery*"):
+            file.unlink()
+        assert service.call("POST", "/v1/items", {"image": image, "key": "b"}, 503)["code"] == "gallery-missing"
+        service.call("GET", "/healthz", status=503)
+        from paddlex_feat.inference.predictor import create_model
+        from paddlex_feat.search.gallery import Gallery
+
+        Gallery.create(tmp_path / "images.gallery", create_model(CONFIG, model, device="cpu")).close()
+        service.call("POST", "/v1/items", {"image": image, "key": "c"}, 201)
+        with Gallery(tmp_path / "images.gallery") as gallery:
+            assert [item.key for item in gallery.items()] == ["c"]
 
 
 def test_beyond_this_machine_a_token_is_needed(model, tmp_path):

@@ -65,7 +65,7 @@ def do(gallery: Gallery, before: State, step: int, folder: Path) -> None:
     elif kind == "rebuild":
         known = gallery.items()
         rows = np.array([vector(changed[item.key][1]) for item in known], np.float32).reshape(len(known), D)
-        gallery._backend.rebuild(IDENTITY, [item.id for item in known], rows)
+        gallery._backend.rebuild(IDENTITY, [item.id for item in known], rows, gallery.version())
     else:
         with Gallery.create(folder / f"{step}.gallery", IDENTITY) as other:
             other.add_items(items(changed, new))
@@ -99,7 +99,7 @@ def test_killed_at_any_moment_a_gallery_has_what_was_acknowledged_and_nothing_ha
         os.close(writing)
         time.sleep(chance.uniform(0.005, 0.25))
         os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        assert os.WIFSIGNALED(os.waitpid(child, 0)[1])  # it has not ended by an error of its own
         with os.fdopen(reading) as stream:
             lines = stream.read().split("\n")[:-1]
         for line in lines:

@@ -14,13 +14,14 @@ from test_search_nearest import unit
 
 from paddlex_feat.inference.identity import ModelIdentity
 from paddlex_feat.search.gallery import Gallery
-from paddlex_feat.search.graph import Graph
+from paddlex_feat.search.graph import Graph, Mark
 from paddlex_feat.search.items import NewItem
 from paddlex_feat.search.local import LocalBackend
 from paddlex_feat.search.nearest import Nearest
 
 D = 24
 IDENTITY = ModelIdentity("m", "d", "p", D)
+NOW = Mark(7, 0, 1)
 
 
 def made(count: int, seed: int = 0) -> tuple[Nearest, Graph, np.ndarray]:
@@ -95,11 +96,13 @@ def test_a_gallery_keeps_its_graph_beside_it_and_tells_its_recall(tmp_path, monk
 def test_damaged_files_are_made_anew_and_never_followed(tmp_path):
     nearest, graph, rows = made(400)
     file = tmp_path / "a.hnsw"
-    graph.save(file, 0, 1)
+    graph.save(file, NOW)
     data, rng = file.read_bytes(), random.Random(4)
     fresh = Graph(nearest)
-    assert fresh.load(file, 0) == 1 and share(nearest, fresh, rows[:30]) == share(nearest, graph, rows[:30])
-    assert Graph(nearest).load(file, 7) is None and Graph(nearest).load(tmp_path / "none", 0) is None
+    assert fresh.load(file, NOW) == 1 and share(nearest, fresh, rows[:30]) == share(nearest, graph, rows[:30])
+    assert Graph(nearest).load(tmp_path / "none", NOW) is None
+    for other in (NOW._replace(gallery=8), NOW._replace(epoch=3), NOW._replace(change=0)):  # an earlier one
+        assert Graph(nearest).load(file, other) is None
     refused = 0
     for number in range(300):
         damaged = bytearray(data)
@@ -109,7 +112,7 @@ def test_damaged_files_are_made_anew_and_never_followed(tmp_path):
             del damaged[rng.randrange(len(data)) :]
         file.write_bytes(damaged)
         other = Graph(nearest)
-        if other.load(file, 0) is None:
+        if other.load(file, NOW) is None:
             refused += 1
         else:
             other.search(rows[:20], 10)
@@ -119,7 +122,7 @@ def test_damaged_files_are_made_anew_and_never_followed(tmp_path):
 def test_sound_archives_of_wrong_graphs_are_refused(tmp_path):
     nearest, graph, _ = made(400)
     file, rng = tmp_path / "a.hnsw", np.random.default_rng(5)
-    graph.save(file, 0, 1)
+    graph.save(file, NOW)
     with np.load(file) as content:
         arrays = {name: content[name] for name in content.files}
     changed = {
@@ -132,10 +135,42 @@ def test_sound_archives_of_wrong_graphs_are_refused(tmp_path):
     for name, change in changed.items():
         with file.open("wb") as stream:
             np.savez(stream, **{**arrays, name: change(arrays[name])})
-        assert Graph(nearest).load(file, 0) is None
+        assert Graph(nearest).load(file, NOW) is None
     upper = int(np.flatnonzero(arrays["levels"] > 1)[0])
     links = arrays["neighbors"].copy()
     links[int(arrays["offsets"][upper]) + 64] = int(np.flatnonzero(arrays["levels"] == 1)[0])  # first link of level 1
     with file.open("wb") as stream:
         np.savez(stream, **{**arrays, "neighbors": links})
-    assert Graph(nearest).load(file, 0) is None
+    assert Graph(nearest).load(file, NOW) is None
+
+
+def test_the_graph_of_a_former_gallery_at_the_same_place_is_not_taken(tmp_path):
+    path = tmp_path / "a.gallery"
+    for count, seed in ((300, 1), (600, 2)):
+        rows = unit(np.random.default_rng(seed), count, D)
+        Gallery.create(path, IDENTITY).close()
+        with Gallery(LocalBackend(path, approximate=True)) as gallery:
+            gallery.add_items([NewItem(str(i), row) for i, row in enumerate(rows)])
+            answers = gallery.answers(rows, 1, None)
+            assert [answer.hits[0].item.key for answer in answers] == [str(i) for i in range(count)]
+            assert gallery.method()["recall_at_10"] > 0.9
+        path.unlink()
+
+
+def test_others_change_the_gallery_while_the_recall_is_measured(tmp_path, monkeypatch):
+    path, rows = tmp_path / "a.gallery", unit(np.random.default_rng(3), 400, D)
+    Gallery.create(path, IDENTITY).close()
+    honest = Graph.recall
+    with Gallery(LocalBackend(path, approximate=True)) as gallery, Gallery(path) as other:
+        gallery.add_items([NewItem(str(i), row) for i, row in enumerate(rows[:300])])
+
+        def recall(graph: Graph) -> float:
+            if len(other) == 300:
+                other.add_items([NewItem(str(i), row) for i, row in enumerate(rows[300:], 300)])
+                other.compact()
+            return honest(graph)
+
+        monkeypatch.setattr(Graph, "recall", recall)
+        answers = gallery.answers(rows, 1, None)
+        answers = gallery.answers(rows, 1, None)
+        assert [answer.hits[0].item.key for answer in answers] == [str(i) for i in range(400)]

@@ -81,6 +81,19 @@ def test_any_changes_leave_what_is_there(quick):
     assert sorted(held.tolist()) == sorted(known)
 
 
+def test_what_rows_has_given_stays_as_it_was(quick):
+    rng = np.random.default_rng(6)
+    rows, nearest = unit(rng, 600, 8), Nearest(8, quick)
+    nearest.add(np.arange(600), rows)
+    given = list(nearest.rows())
+    nearest.remove(list(range(0, 600, 2)))
+    nearest.add(np.arange(600, 900), unit(rng, 300, 8))
+    ids = np.concatenate([part for part, _ in given])
+    assert (ids == np.arange(600)).all() and (np.concatenate([part for _, part in given]) == rows).all()
+    found, _ = nearest.search(rows[1::2], 1)
+    assert (found[:, 0] == np.arange(1, 600, 2)).all() and len(nearest) == 600
+
+
 def test_nothing_is_near_in_an_empty_gallery(quick):
     ids, similarity = Nearest(8, quick).search(unit(np.random.default_rng(0), 3, 8), 5)
     assert ids.shape == similarity.shape == (3, 0)

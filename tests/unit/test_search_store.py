@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 from pathlib import Path
@@ -11,8 +12,8 @@ import pytest
 
 from paddlex_feat.data.images.source import Box
 from paddlex_feat.errors import GalleryError
-from paddlex_feat.search.database import REBUILT
 from paddlex_feat.search.items import NewItem
+from paddlex_feat.search.problems import REBUILT
 from paddlex_feat.search.store import EpochChanged, Store
 
 META = {"model": {"name": "m", "digest": "d", "preprocess": "p", "dimension": 4}}
@@ -123,7 +124,7 @@ def test_features_of_a_model_that_another_process_has_exchanged_are_refused(path
     store.add([item(1)])
     with Store(path) as other:
         epoch = other.epoch()
-        store.replace_vectors({**META["model"], "model": "another"}, [1], np.stack([vector(9)]))
+        store.replace_vectors({**META["model"], "model": "another"}, [1], np.stack([vector(9)]), store.version())
         with pytest.raises(GalleryError) as caught:
             other.add([item(2)])
         assert caught.value.code == REBUILT and other.count() == 1
@@ -131,6 +132,49 @@ def test_features_of_a_model_that_another_process_has_exchanged_are_refused(path
             next(other.differences(1, epoch))
     store.add([item(2)])
     assert store.count() == 2
+
+
+def test_a_rebuild_does_not_give_a_replaced_image_the_features_of_the_former_one(path, store):
+    store.add([item(1), item(2)])
+    version = store.version()
+    store.set_meta("note", 1)  # no change of images
+    assert store.version() == version and not store.fresh_since(version)
+    with Store(path) as other:
+        other.add([NewItem("k1", vector(7))])
+    assert store.fresh_since(version) == 1
+    with pytest.raises(GalleryError) as caught:
+        store.replace_vectors(META["model"], [1, 2], np.stack([vector(9)] * 2), version)
+    assert caught.value.code == "gallery-changed" and (whole(store)[1] == vector(7)).all()
+
+
+def test_a_file_that_is_gone_or_another_takes_no_changes(path, store):
+    store.add([item(1)])
+    for file in path.parent.glob("a.gallery*"):
+        file.unlink()
+    for action in (
+        lambda: store.add([item(2)]),
+        store.count,
+        lambda: store.changed(0),
+        lambda: store.find().__next__(),
+    ):
+        with pytest.raises(GalleryError) as caught:
+            action()
+        assert caught.value.code == "gallery-missing"
+    with Store(path, META), pytest.raises(GalleryError) as caught:
+        store.add([item(2)])
+    assert caught.value.code == REBUILT
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="rights do not bind this user")
+def test_a_gallery_in_a_folder_that_cannot_be_written_is_read(path, store):
+    store.add([item(1)])
+    store.close()
+    path.parent.chmod(0o500)
+    try:
+        with Store(path) as reader:
+            assert reader.count() == 1
+    finally:
+        path.parent.chmod(0o700)
 
 
 def test_a_transaction_that_fails_changes_nothing(store):
