@@ -140,10 +140,14 @@ class State:
                 self._others.move_to_end(key)
                 self._others[key].require_same(model.identity)
                 return self._others[key]
-            if key is None or not _KEY.fullmatch(key):
-                what = "The indexKey is not one of this service."
-                raise GalleryError(what, where="indexKey", fix="Give the one that build answered.", code="key-unknown")
-            return self._kept(key, self._place.of_client(key).open(model))
+            try:
+                if key is not None and _KEY.fullmatch(key):
+                    return self._kept(key, self._place.of_client(key).open(model))
+            except GalleryError as error:
+                if error.code != "gallery-missing":
+                    raise
+            what = "The indexKey is not one of this service."
+            raise GalleryError(what, where="indexKey", fix="Give the one that build answered.", code="key-unknown")
 
     def _kept(self, key: str, gallery: Gallery) -> Gallery:
         self._others[key] = gallery

@@ -201,6 +201,11 @@ VALUES: list[Any] = [
 ]  # fmt: skip
 KEYS = ["image", "box", "topk", "threshold", "key", "label", "data", "keys", "labels", "ids", "imageLabelPairs",
         "indexKey", "recThreshold", "visualize"]  # fmt: skip
+OWN_KEYS = {
+    ("POST", "/v1/search"): ["image", "box", "topk", "threshold"],
+    ("POST", "/v1/items"): ["image", "box", "key", "label", "data"],
+    ("DELETE", "/v1/items"): ["keys", "labels", "ids"],
+}
 PATHS = [("POST", "/v1/search"), ("POST", "/v1/items"), ("DELETE", "/v1/items"), ("GET", "/v1/items"),
          ("GET", "/v1/stats"),
          ("GET", "/v1/labels"), ("GET", "/v1/items/x/thumbnail"), ("GET", "/v1/items/3/thumbnail"),
@@ -220,12 +225,13 @@ def request(chance: random.Random, sound: list[str]) -> tuple[str, str, bytes, b
     """A request that is nearly right, or not at all."""
     method, path = chance.choice(PATHS)
     body: dict[str, Any] = {}
-    for key in chance.sample(KEYS, chance.randrange(5)):
+    known = OWN_KEYS.get((method, path), KEYS) if chance.random() < 0.9 else KEYS  # others are refused at once
+    for key in chance.sample(known, chance.randrange(min(5, len(known)))):
         body[key] = chance.choice(VALUES)
-    if chance.random() < 0.7:
+    if chance.random() < 0.7 and "image" in known:
         data = base64.b64decode(chance.choice(sound))
         body["image"] = base64.b64encode(damage(data, chance) if chance.random() < 0.5 else data).decode()
-    if chance.random() < 0.3:
+    if chance.random() < 0.5 and "key" in known:
         body.setdefault("key", f"key {chance.randrange(50)}")
     if "index" in path and chance.random() < 0.5:
         body["imageLabelPairs"] = [
