@@ -121,7 +121,7 @@ class Database:
     def epoch(self) -> int:
         """How often the ids that are gone were forgotten: after that, a difference is not enough."""
         with self._explained():
-            return int(self._meta_value("epoch"))
+            return self._meta_number("epoch")
 
     def _open(self, meta: dict[str, Any] | None) -> None:
         db = self._db
@@ -209,11 +209,17 @@ class Database:
             raise rebuilt(str(self.path))
 
     def _last_change(self) -> int:
-        return int(self._meta_value("change"))
+        return self._meta_number("change")
 
     def _meta_value(self, name: str) -> Any:
         row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         return self._decoded(row[0]) if row else None
+
+    def _meta_number(self, name: str) -> int:
+        value = self._meta_value(name)
+        if type(value) is not int:
+            raise self._foreign(f"its {name} is not a number")
+        return value
 
     def _set_meta(self, name: str, value: Any) -> None:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, json.dumps(value)))

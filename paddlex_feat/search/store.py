@@ -146,7 +146,7 @@ class Store(Database):
         before the first piece.
         """
         with self._explained(), self._reading():
-            if self._meta_value("epoch") != epoch:
+            if self._meta_number("epoch") != epoch:
                 raise EpochChanged
             last = self._last_change()
             gone = self._db.execute("SELECT id FROM removed WHERE change > ?", (known,)).fetchall() if known else []
@@ -176,7 +176,7 @@ class Store(Database):
             if there != sorted(ids) or self._fresh_since(version):
                 raise changed_meanwhile(str(self.path))
             self._set_meta("model", model)
-            self._set_meta("epoch", self._meta_value("epoch") + 1)
+            self._set_meta("epoch", self._meta_number("epoch") + 1)
             self._db.execute("DELETE FROM removed")
             self._db.execute("UPDATE items SET change = ?", (change,))
             for i, row in zip(ids, vectors, strict=True):
@@ -189,7 +189,7 @@ class Store(Database):
         """Give the space of what was removed back to the disk. Other processes read everything anew."""
         with self._change():
             self._db.execute("DELETE FROM removed")
-            self._set_meta("epoch", self._meta_value("epoch") + 1)
+            self._set_meta("epoch", self._meta_number("epoch") + 1)
         with self._explained():
             self._db.execute("VACUUM")
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 import threading
@@ -65,6 +66,7 @@ class Pair:
         self.batcher.close()
         self.gallery.close()
         del self.model, self.batcher, self.gallery  # whoever keeps the pair does not keep a model's memory
+        gc.collect()  # a model has references in circles, which Python looks for seldom
         give_memory_back()
 
 

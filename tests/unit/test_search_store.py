@@ -258,6 +258,8 @@ def test_files_with_anything_else_in_them_are_refused(path, statement):
         "UPDATE items SET label = x'ff'",
         "UPDATE items SET data = '{'",
         "UPDATE meta SET value = '[' WHERE name = 'change'",
+        "UPDATE meta SET value = 'null' WHERE name = 'epoch'",
+        "DELETE FROM meta WHERE name = 'change'",
     ],
 )
 def test_values_of_the_wrong_kind_are_errors_of_ours(path, store, statement):
