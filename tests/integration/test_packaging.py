@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from support.runs import ROOT
 
 pytestmark = pytest.mark.slow  # pip builds and installs
@@ -18,7 +19,8 @@ def environment(tmp_path_factory) -> Path:
     """A new environment that holds the package's wheel and what it requires, no extra."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = ["-m", "pip", "--disable-pip-version-check"]
-    subprocess.run([sys.executable, *pip, "wheel", "-q", "--no-deps", "-w", folder / "dist", ROOT], check=True)
+    with FileLock(tmp_path_factory.getbasetemp().parent / "wheel.lock"):  # workers build in one folder
+        subprocess.run([sys.executable, *pip, "wheel", "-q", "--no-deps", "-w", folder / "dist", ROOT], check=True)
     subprocess.run([sys.executable, "-m", "venv", folder / "env"], check=True)
     wheel = next((folder / "dist").glob("paddlex_feat-*.whl"))
     subprocess.run([folder / "env/bin/python", *pip, "install", "-q", wheel], check=True)
