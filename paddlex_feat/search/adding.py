@@ -32,7 +32,7 @@ class Added:
 
     Attributes:
         ids: of the images that are new, or replace one of the same key.
-        replaced: how many of these were there before.
+        replaced: how many of these were there before, as far as it was looked for (`skip_unchanged`).
         unchanged: images that were there already, from files that have not changed since.
         repeated: keys that came again in the input; the first image of a key counts.
         keys: of all images of the input.
@@ -51,14 +51,15 @@ class _Adding:
     """One addition of many images.
 
     Args:
-        states: id, label and state of what the gallery has, by key.
-        skip_unchanged: leave out files that it has with the same label, and that have not changed since.
+        states: id, label and state of what the gallery has, by key: files are left out that it has with the same
+            label, and that have not changed since; None: all are taken.
     """
 
-    def __init__(self, states: dict[str, tuple[int, str | None, str | None]], skip_unchanged: bool):
+    def __init__(self, states: dict[str, tuple[int, str | None, str | None]] | None):
         self.added = Added()
-        self._states, self._skip_unchanged = states, skip_unchanged
-        self._wanted: list[NewItem] = []  # of each image that is embedded, without its feature
+        self._states = states or {}
+        self._wanted: dict[int, NewItem] = {}  # what is being embedded, by its number, without its feature
+        self._count = 0
 
     def images(self, rows: Iterable[tuple[Any, str | None, str | None]]) -> Iterator[Input]:
         """The images that have to be embedded, of (image, label, key)."""
@@ -70,15 +71,16 @@ class _Adding:
                     continue
                 self.added.keys.add(new.key)
                 known = self._states.get(new.key)
-                if self._skip_unchanged and known and new.state is not None and known[1:] == (new.label, new.state):
+                if known and new.state is not None and known[1:] == (new.label, new.state):
                     self.added.unchanged += 1
                     continue
-                self._wanted.append(new)
+                self._wanted[self._count] = new
+                self._count += 1
                 yield _refused(item, new)
 
     def item(self, result: FeatureResult, small: bytes, data: Any) -> NewItem:
         """The item of a result."""
-        new = self._wanted[result.element]
+        new = self._wanted.pop(result.element)
         self.added.replaced += new.key in self._states
         box = None if "box" not in result else Box(*result["box"])
         return replace(new, vector=result.feature, box=box, data=data, thumbnail=small)
@@ -93,7 +95,7 @@ def add_images(
     skip_unchanged: bool,
 ) -> Added:
     """Embed (image, label, key) and add them, as `Gallery.add` says."""
-    adding = _Adding(backend.states(), skip_unchanged)
+    adding = _Adding(backend.states() if skip_unchanged else None)
     added, waiting = adding.added, list[NewItem]()
     results = model.predict_with(adding.images(rows), thumbnail, on_error=on_error)
     try:
