@@ -143,8 +143,8 @@ def _without_feature(item: Input, image: Any, label: str | None, key: str | None
     """
     page = "" if item.page_index is None else f" page {item.page_index}"
     part = "" if item.box is None else f"[{item.box}]"
-    name = key or item.input_path
-    if name is None and not isinstance(item.source, Exception):
+    name = key or item.input_path or (item.location if isinstance(item.source, Exception) else None)
+    if name is None:
         raise GalleryError(
             "An image without a path needs a key.",
             where=item.location,

@@ -25,7 +25,7 @@ from paddlex_feat.search.local import LocalBackend
 
 AUTO = "auto"
 MAX_TOPK = 10_000
-MOST_CHANGED = 0.05  # share of the images after which the threshold of "auto" is found anew
+MOST_CHANGED = 0.05  # share of the images; once more of them have changed, the threshold of "auto" is computed again
 CALIBRATION = "calibration"  # in the gallery's meta
 _ASKED = 64  # images that are looked for together
 
@@ -261,7 +261,7 @@ class Gallery:
         return answers
 
     def threshold(self) -> Calibration | None:
-        """The threshold of "auto", found on the gallery; anew once MOST_CHANGED of its images are new or gone.
+        """The threshold of "auto", found on the gallery, and again after changes (MOST_CHANGED).
 
         With too few labels for a promise it is the one that mode evaluate suggested for this model, if it did
         (`suggested`). None: there is none.

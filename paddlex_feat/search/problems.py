@@ -11,7 +11,7 @@ REBUILT = "gallery-rebuilt"  # code of the error after which the gallery has to 
 
 
 def missing(where: str) -> GalleryError:
-    """There is no gallery."""
+    """The error for a gallery that does not exist."""
     return GalleryError(
         "The gallery does not exist.",
         where=where,
@@ -21,7 +21,7 @@ def missing(where: str) -> GalleryError:
 
 
 def rebuilt(where: str) -> GalleryError:
-    """What an open gallery knows is of another model, or another gallery, than what is there by now."""
+    """The error for an open gallery whose file, or the model of whose features, is another one by now."""
     return GalleryError(
         "The gallery was exchanged: its images are of another model by now, or another file is in its place.",
         where=where,
@@ -31,7 +31,7 @@ def rebuilt(where: str) -> GalleryError:
 
 
 def changed_meanwhile(where: str) -> GalleryError:
-    """A rebuild does not fit the images any more."""
+    """The error for a rebuild during which images were added, replaced or removed."""
     return GalleryError(
         "The gallery was changed while its images were embedded again.",
         where=where,

@@ -65,7 +65,7 @@ class Pair:
     def _close(self) -> None:
         self.batcher.close()
         self.gallery.close()
-        del self.model, self.batcher, self.gallery  # whoever keeps the pair does not keep a model's memory
+        del self.model, self.batcher, self.gallery  # so that a reference to this pair does not keep its model in memory
         gc.collect()  # a model has references in circles, which Python looks for seldom
         give_memory_back()
 
@@ -103,7 +103,7 @@ class State:
             yield pair
 
     def run(self, work: Callable[[Pair], _T]) -> _T:
-        """Do it with the present pair, and again with the new one if the gallery is built anew meanwhile."""
+        """Call `work` with the present pair; once more with the new one if the gallery is exchanged meanwhile."""
         with self.current() as pair:
             try:
                 return work(pair)

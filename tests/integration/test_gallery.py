@@ -89,6 +89,11 @@ def test_images_that_cannot_be_used_are_told_and_the_others_are_kept(gallery, ph
     assert gallery.items(keys=photographs[2:3])[0].label == "d"  # what came before the error stays
 
 
+def test_inputs_without_a_path_are_each_told(gallery, photographs):
+    added = gallery.add([None, photographs[0], 5], on_error="skip")
+    assert len(added.failed) == 2 and len(added.ids) == 1 and not added.repeated
+
+
 def test_images_are_removed_by_what_they_are(gallery, photographs):
     assert gallery.remove(labels=["s21"]) == 2 and gallery.remove(keys=photographs[2:4]) == 2
     left = gallery.items()

@@ -1,4 +1,4 @@
-"""A disk that fills while a gallery is built, asked or served: it is said, and what was acknowledged is there."""
+"""A disk that fills while a gallery is built, asked or served: an error says so, and acknowledged changes are kept."""
 
 from __future__ import annotations
 

@@ -71,6 +71,7 @@ SIZED = FindingSpec(
     "Nothing; for corners write columns x1, y1, x2, y2.",
 )
 EMPTY = FindingSpec("table-empty", "error", "a table holds no usable image", _RULE)
+FINDINGS = (NO_PATH, NO_CLASS, UNLABELLED, URL, BAD_BOX, SIZED, HEADER, NO_PART, EMPTY)  # of a row, and of none
 
 
 @dataclass(frozen=True)

@@ -16,19 +16,9 @@ from typing import Any
 from paddlex_feat.data.findings import Finding, FindingSpec, cap_per_code
 from paddlex_feat.data.images.source import ImageSource
 from paddlex_feat.data.lists.outside import Bounds
+from paddlex_feat.data.readers import columns as kinds
 from paddlex_feat.data.readers import remote
-from paddlex_feat.data.readers.columns import (
-    BAD_BOX,
-    EMPTY,
-    HEADER,
-    NO_CLASS,
-    NO_PART,
-    NO_PATH,
-    SIZED,
-    UNLABELLED,
-    URL,
-    Rows,
-)
+from paddlex_feat.data.readers.columns import Rows
 from paddlex_feat.data.readers.derived import Columns as Index
 from paddlex_feat.data.readers.derived import Place, stored
 from paddlex_feat.data.readers.items import Items, Part
@@ -193,18 +183,5 @@ PARQUET = ReaderSpec(
     read=_read,
     files=lambda names: ("Parquet files",),
     layout="Parquet files, as train-00000-of-00003.parquet, have a column of images or of their paths, and of classes.",
-    findings=(
-        UNREADABLE,
-        OTHER,
-        NO_PATH,
-        NO_CLASS,
-        UNLABELLED,
-        URL,
-        BAD_BOX,
-        SIZED,
-        HEADER,
-        NO_PART,
-        EMPTY,
-        *remote.FINDINGS,
-    ),
+    findings=(UNREADABLE, OTHER, *kinds.FINDINGS, *remote.FINDINGS),
 )

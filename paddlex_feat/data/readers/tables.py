@@ -16,21 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from paddlex_feat.data.findings import Finding, FindingSpec, cap_per_code
+from paddlex_feat.data.readers import columns as kinds
 from paddlex_feat.data.readers import remote
-from paddlex_feat.data.readers.columns import (
-    BAD_BOX,
-    CONVERTED_HEAD,
-    EMPTY,
-    HEADER,
-    NO_CLASS,
-    NO_PART,
-    NO_PATH,
-    SIZED,
-    UNLABELLED,
-    URL,
-    Columns,
-    Rows,
-)
+from paddlex_feat.data.readers.columns import CONVERTED_HEAD, EMPTY, Columns, Rows
 from paddlex_feat.data.readers.items import Items, Part
 from paddlex_feat.data.readers.list_text import MAX_LIST_BYTES, decode_list
 from paddlex_feat.data.readers.names import files_in, folders_of_parts
@@ -54,9 +42,7 @@ OTHER = FindingSpec(
     "beside tables of train, test or the like there is another table of images; it is left out",
     "Nothing, if it does not belong to the data set; else name it train, test, gallery or query.",
 )
-ROW_FINDINGS = (
-    UNREADABLE, NO_PATH, NO_CLASS, UNLABELLED, URL, BAD_BOX, SIZED, HEADER, NO_PART, EMPTY, *remote.FINDINGS,
-)  # fmt: skip
+ROW_FINDINGS = (UNREADABLE, *kinds.FINDINGS, *remote.FINDINGS)
 _PLACES = ("images/", "image/", "imgs/", "img/", "train/", "photos/")  # where a table's images may lie, unsaid
 
 
