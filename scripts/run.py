@@ -32,7 +32,10 @@ TIERS = {
     "parity": [["tests/parity", *NOT_NIGHTLY, *WORKERS]],
     "robustness": [["tests/robustness", *NOT_NIGHTLY, *WORKERS]],
     "perf": [["tests/perf", *NOT_NIGHTLY]],
-    "landing": [["tests", "--ignore=tests/perf", *NOT_NIGHTLY, *WORKERS], ["tests/perf", *NOT_NIGHTLY]],
+    "landing": [
+        ["tests", "--ignore=tests/perf", *NOT_NIGHTLY, *WORKERS, "--durations=60"],
+        ["tests/perf", *NOT_NIGHTLY],
+    ],
     "nightly": [["tests", "-m", "nightly", *WORKERS]],
     "all": [["tests", "--ignore=tests/perf", "-m", "", *WORKERS], ["tests/perf", "-m", ""]],
 }

@@ -54,8 +54,10 @@ PathText = Annotated[str, AfterValidator(expand_home)]  # text that is a path, o
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values cannot change."""
 
-    # strict: True and "7" are not numbers, 5 is not text.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+    # strict: True and "7" are not numbers, 5 is not text. defer_build: `--help` reads the keys and checks nothing.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=(), defer_build=True
+    )
 
     @field_validator("*", check_fields=False)
     @classmethod

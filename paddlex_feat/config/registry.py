@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import logging
 import sys
 from collections.abc import Iterator
@@ -66,7 +67,7 @@ class Registry(Generic[E]):
 
     def names(self) -> list[str]:
         """Names of all entries; those of entry points are not imported for it."""
-        points = metadata.entry_points(group=self.group)
+        points = entry_points(self.group)
         for name in dict.fromkeys(point.name for point in points):
             self._compare_sources(name, [point for point in points if point.name == name])
         return list(dict.fromkeys([*self._entries, *(point.name for point in points)]))
@@ -91,7 +92,7 @@ class Registry(Generic[E]):
         Raises ConfigError for an unknown name, DependencyError if the package that provides it cannot be imported.
         """
         if name not in self._compared:
-            self._compare_sources(name, list(metadata.entry_points(group=self.group, name=name)))
+            self._compare_sources(name, list(entry_points(self.group).select(name=name)))
         if name not in self._entries:
             self._entries[name] = self._load(name, where or self._key)
             self._loaded.add(name)
@@ -111,7 +112,7 @@ class Registry(Generic[E]):
             log.warning(text, self.kind, name, " and ".join(sources), sources[0])
 
     def _load(self, name: str, where: str) -> E:
-        points = metadata.entry_points(group=self.group, name=name)
+        points = entry_points(self.group).select(name=name)
         if not points:
             raise ConfigError(
                 f"There is no {name!r} among the {self.kind}.{did_you_mean(name, self.names())}",
@@ -138,6 +139,16 @@ class Registry(Generic[E]):
                 code="plugin-invalid",
             )
         return entry
+
+
+def entry_points(group: str) -> metadata.EntryPoints:
+    """What the installed packages add to a group, in the order of `sys.path`."""
+    return _installed(group, tuple(sys.path))
+
+
+@functools.cache  # each search reads a file of every installed package
+def _installed(group: str, path: tuple[str, ...]) -> metadata.EntryPoints:
+    return metadata.entry_points(group=group)
 
 
 def _source(point: metadata.EntryPoint) -> str:

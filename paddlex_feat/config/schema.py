@@ -8,7 +8,6 @@ what other models change.
 from __future__ import annotations
 
 import re
-from importlib import metadata
 from inspect import isclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -25,7 +24,7 @@ from pydantic import (
 )
 
 from paddlex_feat.config.base import PRETRAINED, STARTER_MODEL, PathText, Section, key
-from paddlex_feat.config.registry import did_you_mean
+from paddlex_feat.config.registry import did_you_mean, entry_points
 from paddlex_feat.config.search_schema import IndexSection, SearchSection, ServeSection
 from paddlex_feat.config.train_schema import ModelSection, TrainSection, amp_level
 from paddlex_feat.runtime.device import DEVICE
@@ -69,7 +68,7 @@ def _forms(value: Any) -> Any:
 def _mode(value: str) -> str:
     """A built-in mode, or one that an installed package adds."""
     if value not in MODE_NAMES:
-        names = [*MODE_NAMES, *(point.name for point in metadata.entry_points(group="paddlex_feat.modes"))]
+        names = [*MODE_NAMES, *(point.name for point in entry_points("paddlex_feat.modes"))]
         if value not in names:
             meant = did_you_mean(value, names)
             raise ValueError(f"is not a mode; choose from {', '.join(names)}{meant and f'.{meant}'}")

@@ -35,7 +35,7 @@ def started(monkeypatch) -> list[str]:
             ["landing"],
             [
                 *CHECKS,
-                "pytest tests --ignore=tests/perf -m not nightly -n 2 --dist worksteal",
+                "pytest tests --ignore=tests/perf -m not nightly -n 2 --dist worksteal --durations=60",
                 "pytest tests/perf -m not nightly",
             ],
         ),
