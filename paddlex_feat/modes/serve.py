@@ -32,7 +32,8 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         require_package(package, "paddlex_feat[serve]")
     import uvicorn
 
-    from paddlex_feat.serving.app import create_app, is_loopback
+    from paddlex_feat.serving.app import create_app
+    from paddlex_feat.serving.guard import Counts, Limits, is_loopback
     from paddlex_feat.serving.state import State
 
     settings, token = config.Serve, os.environ.get(ENV_TOKEN) or None
@@ -46,7 +47,8 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     state = State(place_of(config, output), partial(predictor_of, config))
     try:
         fetch = image_fetcher("download" if settings.allow_urls else "refuse")
-        app = create_app(state, _version(), token, fetch, settings.max_body_mib * 2**20, settings.max_requests)
+        limits, counts = Limits(token, settings.max_body_mib * 2**20, settings.max_requests), Counts()
+        app = create_app(state, _version(), limits, counts, fetch)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -54,6 +56,8 @@ def run(config: Config, output: Path) -> dict[str, Any]:
                 settings.port,
                 log_config=None,
                 access_log=False,
+                loop="asyncio",
+                http="h11",  # it limits the length of headers; httptools, which uvicorn prefers if it is there, does not
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )
@@ -67,7 +71,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
                 fix="Choose another port, or end the program that has it.",
                 code="serve-address",
             )
-        return {"requests": sum(app.state.requests.values())}
+        return {"requests": sum(counts.requests.values())}
     finally:
         state.close()
 

@@ -211,8 +211,9 @@ class Nearest:
     def _candidates(self, block: _Block, query: np.ndarray, k: int) -> _Near:
         """The k nearest features of a block by its 8-bit form; all of one without it."""
         error = block.error + self._rounding()
-        if block.scan is None:
-            return _Near(block, np.arange(block.count), block.rows[: block.count] @ query, error, True)
+        if block.scan is None:  # not @: the threads of BLAS go on turning for a while, beside the other blocks' scans
+            similarity = np.einsum("nd,d->n", block.rows[: block.count], query)
+            return _Near(block, np.arange(block.count), similarity, error, True)
         k = min(k, block.count)
         similarity, places = block.scan.search(query[None], k)
         return _Near(block, places[0], similarity[0], error, k == block.count)

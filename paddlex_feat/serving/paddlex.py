@@ -14,10 +14,10 @@ from pydantic import BaseModel, Field
 from paddlex_feat.search.gallery import Gallery
 from paddlex_feat.search.items import NewItem
 from paddlex_feat.search.thumbnails import thumbnail
+from paddlex_feat.serving.answers import PADDLEX_PATHS
 from paddlex_feat.serving.images import Fetch, image_of
 from paddlex_feat.serving.state import Pair, State
 
-PATHS = ("/shitu-index-build", "/shitu-index-add", "/shitu-index-remove", "/shitu-infer")
 MAX_PAIRS = 10_000  # images of one request
 
 
@@ -62,7 +62,7 @@ class InferRequest(BaseModel):
 def add_paths(app: FastAPI, state: State, fetch: Fetch | None) -> None:
     """Add the four paths."""
 
-    @app.post(PATHS[0], tags=["PaddleX"])
+    @app.post(PADDLEX_PATHS[0], tags=["PaddleX"])
     def build(given: BuildRequest) -> JSONResponse:
         """A new index of images."""
         with state.current() as pair:
@@ -71,7 +71,7 @@ def add_paths(app: FastAPI, state: State, fetch: Fetch | None) -> None:
             gallery.add_items(_numbered(items, 0))
         return _success({"indexKey": key, "imageCount": len(gallery)})
 
-    @app.post(PATHS[1], tags=["PaddleX"])
+    @app.post(PADDLEX_PATHS[1], tags=["PaddleX"])
     def add(given: AddRequest) -> JSONResponse:
         """Add images to an index."""
         with state.current() as pair:
@@ -81,7 +81,7 @@ def add_paths(app: FastAPI, state: State, fetch: Fetch | None) -> None:
                 gallery.add_items(_numbered(items, max(_numbers(gallery), default=-1) + 1))
         return _success({"imageCount": len(gallery)})
 
-    @app.post(PATHS[2], tags=["PaddleX"])
+    @app.post(PADDLEX_PATHS[2], tags=["PaddleX"])
     def remove(given: RemoveRequest) -> JSONResponse:
         """Remove images by PaddleX's numbers: from 0, and one more than the largest that is there for each new one."""
         with state.current() as pair:
@@ -90,7 +90,7 @@ def add_paths(app: FastAPI, state: State, fetch: Fetch | None) -> None:
             gallery.remove(ids=[numbers[i] for i in given.ids if i in numbers])
         return _success({"imageCount": len(gallery)})
 
-    @app.post(PATHS[3], tags=["PaddleX"])
+    @app.post(PADDLEX_PATHS[3], tags=["PaddleX"])
     def infer(given: InferRequest) -> JSONResponse:
         """Recognize a picture as a whole, as PaddleX does where its detector finds nothing."""
         image = image_of(given.image, fetch)
@@ -127,11 +127,6 @@ def _hits(gallery: Gallery, feature: np.ndarray, given: InferRequest) -> list[di
     answer = gallery.answers(feature[None], given.topk or 5, None)[0]
     least = given.recThreshold if given.recThreshold is not None else 0.5  # PaddleX's own
     return [{"label": hit.item.label or "", "score": hit.score} for hit in answer.hits if hit.score >= least]
-
-
-def failure(status: int, message: str) -> JSONResponse:
-    """An error in PaddleX's form."""
-    return JSONResponse({"logId": uuid.uuid4().hex, "errorCode": status, "errorMsg": message}, status)
 
 
 def _success(result: dict[str, Any]) -> JSONResponse:

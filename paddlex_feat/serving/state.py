@@ -23,6 +23,7 @@ from paddlex_feat.serving.batching import Batcher
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 5  # until a model that could not be loaded is tried again
+EXCHANGES = 2  # of the gallery within one request that it gets over
 MAX_OPEN = 16  # galleries of PaddleX's clients that are kept in memory
 _T = TypeVar("_T")
 _KEY = re.compile(r"[0-9a-f]{32}")
@@ -103,14 +104,17 @@ class State:
             yield pair
 
     def run(self, work: Callable[[Pair], _T]) -> _T:
-        """Call `work` with the present pair; once more with the new one if the gallery is exchanged meanwhile."""
-        with self.current() as pair:
+        """Call `work` with the present pair; again with the new one if `work` finds that the gallery was exchanged."""
+        pair = self._pair
+        for _ in range(EXCHANGES):
             try:
-                return work(pair)
+                with pair.used():
+                    return work(pair)
             except GalleryError as error:
                 if error.code != REBUILT:
                     raise
-        with self.current() as pair:
+            pair = self._exchanged(pair)
+        with pair.used():
             return work(pair)
 
     def _exchanged(self, former: Pair) -> Pair:

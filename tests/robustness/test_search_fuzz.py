@@ -185,10 +185,11 @@ def client(tmp_path):
     pytest.importorskip("fastapi")
     from paddlex_feat.search.place import Place
     from paddlex_feat.serving.app import create_app
+    from paddlex_feat.serving.guard import Counts, Limits
     from paddlex_feat.serving.state import State
 
     state = State(Place(tmp_path / "a.gallery"), Model)
-    yield Client(create_app(state, "0"))
+    yield Client(create_app(state, "0", Limits(), Counts()))
     state.close()
 
 
