@@ -56,8 +56,9 @@ def run(config: Config, output: Path) -> dict[str, Any]:
                 settings.port,
                 log_config=None,
                 access_log=False,
+                proxy_headers=False,
                 loop="asyncio",
-                http="h11",  # it limits the length of headers; httptools, which uvicorn prefers if it is there, does not
+                http="h11",  # unlike httptools, which uvicorn would prefer, it limits the length of headers
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from fastapi import FastAPI, HTTPException, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from paddlex_feat.data.images.source import Box
+from paddlex_feat.fileio.addresses import is_url
 from paddlex_feat.search.gallery import MAX_TOPK
 from paddlex_feat.search.items import NewItem
 from paddlex_feat.search.statistics import statistics_of
 from paddlex_feat.search.thumbnails import thumbnail
 from paddlex_feat.serving import paddlex
 from paddlex_feat.serving.answers import explain
+from paddlex_feat.serving.batching import Question
 from paddlex_feat.serving.guard import Counts, Guard, Limits
 from paddlex_feat.serving.images import Fetch, image_of
 from paddlex_feat.serving.state import Pair, State
@@ -87,17 +92,15 @@ def create_app(state: State, version: str, limits: Limits, counts: Counts, fetch
 
 def _add_questions(app: FastAPI, state: State, fetch: Fetch | None) -> None:
     @app.post("/v1/search")
-    def search(asked: SearchRequest) -> dict[str, Any]:
+    async def search(asked: SearchRequest) -> dict[str, Any]:
         """The nearest images of the gallery."""
         box = None if asked.box is None else Box(*asked.box)
-        image = image_of(asked.image, fetch, box)
-
-        def answer(pair: Pair) -> dict[str, Any]:
-            feature = pair.batcher.feature(image)
-            least = None if asked.threshold == "none" else asked.threshold
-            return pair.gallery.answers(feature[None], asked.topk, least, ["image"], [box])[0].as_json()
-
-        return state.run(answer)
+        read = partial(image_of, asked.image, fetch, box)
+        if is_url(asked.image):  # a slow server holds up nobody else's picture
+            image = await asyncio.to_thread(read)
+            read = partial(np.asarray, image)
+        least = None if asked.threshold == "none" else asked.threshold
+        return (await state.answer(Question(read, asked.topk, least, box))).as_json()
 
     @app.get("/v1/items")
     def items(label: str | None = None, key: str | None = None, after: Number = 0, limit: int = 100) -> dict[str, Any]:
@@ -135,7 +138,7 @@ def _add_changes(app: FastAPI, state: State, fetch: Fetch | None) -> None:
         image = image_of(given.image, fetch, box)
 
         def added(pair: Pair) -> int:
-            feature = pair.batcher.feature(image)
+            [feature] = pair.batcher.features([image])
             item = NewItem(given.key, feature, given.label, None, box, given.data, None, thumbnail(image))
             return pair.gallery.add_items([item])[0]
 

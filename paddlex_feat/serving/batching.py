@@ -1,58 +1,104 @@
-"""One thread that computes features: images of requests that arrive together are one batch."""
+"""One thread that computes features and searches with them: requests that arrive together are one batch.
+
+A thread for each request would cost more than its search of a small gallery: they wait for each other's turn in Python.
+"""
 
 from __future__ import annotations
 
 import queue
 import threading
 import time
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from paddlex_feat.data.images.source import Box
 from paddlex_feat.inference.predictor import Predictor
+from paddlex_feat.runtime.cpu import cpu_count
+from paddlex_feat.search.answers import Answer
+from paddlex_feat.search.gallery import Gallery
 
 MAX_BATCH = 8  # images: the engines' rate on a CPU does not rise beyond
 MAX_DELAY = 0.02  # seconds that a batch waits for more images, where the former one had several
 PATIENCE = 32  # batches until a larger one is tried again, after one has waited in vain
-_Waiting = tuple[np.ndarray, Future[np.ndarray]]  # an image, reduced, and who waits for its feature
+
+
+@dataclass(frozen=True)
+class Question:
+    """A search.
+
+    Attributes:
+        read: gives the image, uint8 [H, W, 3] in BGR order.
+        topk: number of hits.
+        threshold: as of `Gallery.answers`.
+        box: the part of the picture that the image is, for the answer.
+    """
+
+    read: Callable[[], np.ndarray]
+    topk: int
+    threshold: float | str | None
+    box: Box | None = None
+
+
+@dataclass(eq=False)
+class _Job:
+    """An image, reduced to what the model reads, and what is wanted: an answer, or its feature if nothing is asked."""
+
+    image: Future[np.ndarray]
+    question: Question | None
+    done: Future[Any] = field(default_factory=Future)
 
 
 class Batcher:
-    """Computes features of images from several threads.
+    """Computes features, and answers questions, of several threads.
 
     Args:
         model: pixels to features.
+        gallery: that is searched.
     """
 
-    def __init__(self, model: Predictor):
-        self._model = model
-        self._waiting: queue.Queue[_Waiting | None] = queue.Queue()
+    def __init__(self, model: Predictor, gallery: Gallery):
+        self._model, self._gallery = model, gallery
+        self._waiting: queue.Queue[_Job | None] = queue.Queue()
         self.batches = self.images = 0  # done so far
+        self._readers = ThreadPoolExecutor(cpu_count(), "reading")
         self._thread = threading.Thread(target=self._run, name="embedding", daemon=True)
         self._thread.start()
 
-    def feature(self, image: np.ndarray) -> np.ndarray:
-        """The feature of a decoded image, uint8 [H, W, 3] in BGR order: float32 [D]."""
-        done: Future[np.ndarray] = Future()
-        self._waiting.put((self._model.reduce(image), done))
-        return done.result()
+    def answer(self, question: Question) -> Future[Answer]:
+        """The answer to a question, later; it is named "image"."""
+        return self._put(self._readers.submit(lambda: self._model.reduce(question.read())), question)
+
+    def features(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The features, float32 [D], of decoded images, uint8 [H, W, 3] in BGR order."""
+        waiting = [self._put(self._readers.submit(self._model.reduce, image)) for image in images]
+        return [done.result() for done in waiting]
 
     def close(self) -> None:
-        """Compute what is waiting, and end the thread."""
+        """Answer what is waiting, and end the threads."""
         self._waiting.put(None)
         self._thread.join()
+        self._readers.shutdown()
+
+    def _put(self, image: Future[np.ndarray], question: Question | None = None) -> Future[Any]:
+        job = _Job(image, question)
+        self._waiting.put(job)
+        return job.done
 
     def _run(self) -> None:
         wanted, tries, going_on = 1, 0, True
         while going_on and (first := self._waiting.get()) is not None:
             batch, going_on = self._batch(first, wanted)
-            self._compute(batch)
+            self._work(batch)
             tries = PATIENCE if len(batch) < wanted else max(tries - 1, 0)  # it has waited in vain
             wanted = len(batch) if tries else min(2 * len(batch), MAX_BATCH)
             if len(batch) == 1:
                 wanted = 1  # a client alone is never delayed
 
-    def _batch(self, first: _Waiting, wanted: int) -> tuple[list[_Waiting], bool]:
+    def _batch(self, first: _Job, wanted: int) -> tuple[list[_Job], bool]:
         """What is computed together, and whether more may come.
 
         Clients that have just been answered ask again within milliseconds: so many images as are wanted are waited
@@ -70,13 +116,43 @@ class Batcher:
             batch.append(following)
         return batch, True
 
-    def _compute(self, batch: list[_Waiting]) -> None:
-        try:
-            rows = self._model.features_of(np.stack([image for image, _ in batch]))
-        except Exception as error:  # noqa: BLE001 - each request gets it
-            for _, done in batch:
-                done.set_exception(error)
+    def _work(self, batch: list[_Job]) -> None:
+        jobs = [job for job in batch if job.done.set_running_or_notify_cancel() and self._is_read(job)]
+        if not jobs:
             return
-        self.batches, self.images = self.batches + 1, self.images + len(batch)
-        for (_, done), row in zip(batch, rows, strict=True):
-            done.set_result(row)
+        try:
+            rows = self._model.features_of(np.stack([job.image.result() for job in jobs]))
+        except Exception as error:  # noqa: BLE001 - each request gets it
+            _fail(jobs, error)
+            return
+        self.batches, self.images = self.batches + 1, self.images + len(jobs)
+        asked: dict[tuple[int, float | str | None], list[tuple[_Job, np.ndarray]]] = {}
+        for job, row in zip(jobs, rows, strict=True):
+            if job.question is None:
+                job.done.set_result(row)
+            else:
+                asked.setdefault((job.question.topk, job.question.threshold), []).append((job, row))
+        for (topk, threshold), pairs in asked.items():
+            self._answer([job for job, _ in pairs], np.stack([row for _, row in pairs]), topk, threshold)
+
+    def _is_read(self, job: _Job) -> bool:
+        """Wait for the image; an error is that of its request alone."""
+        error = job.image.exception()
+        if error is not None:
+            job.done.set_exception(error)
+        return error is None
+
+    def _answer(self, jobs: list[_Job], rows: np.ndarray, topk: int, threshold: float | str | None) -> None:
+        boxes = [job.question.box if job.question else None for job in jobs]
+        try:
+            answers = self._gallery.answers(rows, topk, threshold, ["image"] * len(jobs), boxes)
+        except Exception as error:  # noqa: BLE001 - each request gets it
+            _fail(jobs, error)
+            return
+        for job, answer in zip(jobs, answers, strict=True):
+            job.done.set_result(answer)
+
+
+def _fail(jobs: list[_Job], error: Exception) -> None:
+    for job in jobs:
+        job.done.set_exception(error)

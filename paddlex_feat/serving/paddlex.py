@@ -15,6 +15,7 @@ from paddlex_feat.search.gallery import Gallery
 from paddlex_feat.search.items import NewItem
 from paddlex_feat.search.thumbnails import thumbnail
 from paddlex_feat.serving.answers import PADDLEX_PATHS
+from paddlex_feat.serving.batching import MAX_BATCH
 from paddlex_feat.serving.images import Fetch, image_of
 from paddlex_feat.serving.state import Pair, State
 
@@ -95,7 +96,7 @@ def add_paths(app: FastAPI, state: State, fetch: Fetch | None) -> None:
         """Recognize a picture as a whole, as PaddleX does where its detector finds nothing."""
         image = image_of(given.image, fetch)
         with state.current() as pair:
-            feature = pair.batcher.feature(image)
+            [feature] = pair.batcher.features([image])
             gallery = pair.gallery if given.indexKey is None else state.of_key(given.indexKey, pair.model)
             hits = _hits(gallery, feature, given)
         height, width = image.shape[:2]
@@ -106,10 +107,11 @@ def add_paths(app: FastAPI, state: State, fetch: Fetch | None) -> None:
 def _embedded(pair: Pair, given: list[ImageLabelPair], fetch: Fetch | None) -> list[NewItem]:
     """The images of a request with their features; all or none."""
     items = []
-    for each in given:
-        image = image_of(each.image, fetch)
-        feature = pair.batcher.feature(image)
-        items.append(NewItem(uuid.uuid4().hex, feature, each.label or None, thumbnail=thumbnail(image)))
+    for first in range(0, len(given), MAX_BATCH):
+        part = given[first : first + MAX_BATCH]
+        images = [image_of(each.image, fetch) for each in part]
+        for each, image, feature in zip(part, images, pair.batcher.features(images), strict=True):
+            items.append(NewItem(uuid.uuid4().hex, feature, each.label or None, thumbnail=thumbnail(image)))
     return items
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import re
@@ -16,13 +17,15 @@ from typing import TypeVar
 from paddlex_feat.errors import FeatError, GalleryError
 from paddlex_feat.inference.predictor import Predictor
 from paddlex_feat.runtime.malloc import give_memory_back
+from paddlex_feat.search.answers import Answer
 from paddlex_feat.search.gallery import Gallery
 from paddlex_feat.search.place import Place
 from paddlex_feat.search.problems import REBUILT
-from paddlex_feat.serving.batching import Batcher
+from paddlex_feat.serving.batching import Batcher, Question
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 5  # until a model that could not be loaded is tried again
+EXCHANGES = 2  # of the gallery within one request that it gets over
 EXCHANGES = 2  # of the gallery within one request that it gets over
 MAX_OPEN = 16  # galleries of PaddleX's clients that are kept in memory
 _T = TypeVar("_T")
@@ -35,10 +38,11 @@ class Pair:
     def __init__(self, place: Place, model: Predictor):
         self.model = model
         self.gallery = place.create(model)
-        self.batcher = Batcher(model)
+        self.batcher = Batcher(model, self.gallery)
         self._using = 0
         self._retired = False
         self._lock = threading.Lock()
+        self._closing = threading.Thread(target=self._close, name="closing")  # the event loop must not wait for it
 
     @contextmanager
     def used(self) -> Iterator[Pair]:
@@ -54,19 +58,24 @@ class Pair:
                 self._using -= 1
                 last = self._retired and not self._using
             if last:
-                self._close()
+                self._closing.start()
 
     def retire(self) -> None:
         """Close it once nobody uses it."""
         with self._lock:
             self._retired, last = True, not self._using
         if last:
-            self._close()
+            self._closing.start()
 
     def _close(self) -> None:
         self.batcher.close()
         self.gallery.close()
-        del self.model, self.batcher, self.gallery  # so that a reference to this pair does not keep its model in memory
+        del (
+            self.model,
+            self.batcher,
+            self.gallery,
+            self._closing,
+        )  # so that a reference to this pair does not keep its model in memory
         gc.collect()  # a model has references in circles, which Python looks for seldom
         give_memory_back()
 
@@ -116,6 +125,20 @@ class State:
             pair = self._exchanged(pair)
         with pair.used():
             return work(pair)
+
+    async def answer(self, question: Question) -> Answer:
+        """The answer to a question, with the present pair or, as in `run`, with the new one."""
+        pair = self._pair
+        for _ in range(EXCHANGES):
+            try:
+                with pair.used():
+                    return await asyncio.wrap_future(pair.batcher.answer(question))
+            except GalleryError as error:
+                if error.code != REBUILT:
+                    raise
+            pair = await asyncio.to_thread(self._exchanged, pair)
+        with pair.used():
+            return await asyncio.wrap_future(pair.batcher.answer(question))
 
     def _exchanged(self, former: Pair) -> Pair:
         with self._changing:
