@@ -44,8 +44,8 @@ class ModelSection(Section):
     pooling: Literal["mean", "gem", "cls"] = key(
         "mean",
         "mean of the last map, or of the projected tokens of CLIP_vit; gem (PPLCNetV2_base_ShiTu, EfficientNet_Lite0): "
-        "a power mean with a trained exponent, which starts at the mean for weights that were trained with it; cls "
-        "(CLIP_vit): the projected class token, as in CLIP.",
+        "a power mean with a trained exponent, which starts at the mean for weights that were trained with it unless "
+        "Train.adapt or method adapt find another better; cls (CLIP_vit): the projected class token, as in CLIP.",
     )
     patch_size: int = key(16, "Side of a patch, of CLIP_vit.", "px", ge=2, le=256)
     width: int = key(768, "Length of a token, of CLIP_vit.", ge=2, le=16384)

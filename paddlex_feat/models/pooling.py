@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from paddle import nn
 _SMALLEST = 1e-6  # below it a power has no finite gradient
 _SCRATCH = 3.0
 _MEAN = 1.0
+EXPONENTS = (_MEAN, 4.0)  # that a start with the mean is compared by; docs/adaptation.md has the figures
 
 
 class GeM(nn.Layer):
@@ -28,8 +30,55 @@ class GeM(nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """float32 [N, C, H, W] -> float32 [N, C, 1, 1]."""
-        powers = F.adaptive_avg_pool2d(paddle.pow(x.clip(min=_SMALLEST), self.p), 1)
-        return paddle.pow(powers, 1 / self.p)
+        return _power_mean(x, self.p)
+
+
+class Powers(nn.Layer):
+    """GeM by several fixed exponents, as a batch of all images for each.
+
+    forward: float32 [N, C, H, W] -> float32 [P * N, C, 1, 1].
+    """
+
+    def __init__(self, exponents: Sequence[float]):
+        super().__init__()
+        self.exponents = tuple(exponents)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """float32 [N, C, H, W] -> float32 [P * N, C, 1, 1]."""
+        return paddle.concat([_power_mean(x, exponent) for exponent in self.exponents])
+
+
+class SideBySide(nn.Layer):
+    """A neck, and what it gives for each exponent of `Powers` beside each other.
+
+    forward: float32 [P * N, C] -> float32 [N, P * D].
+    """
+
+    def __init__(self, neck: nn.Layer, exponents: Sequence[float]):
+        super().__init__()
+        self.base = neck
+        self.count = len(exponents)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """float32 [P * N, C] -> float32 [N, P * D]."""
+        rows = self.base(x)
+        return rows.reshape([self.count, -1, rows.shape[-1]]).transpose([1, 0, 2]).flatten(1)
+
+
+def _power_mean(x: paddle.Tensor, exponent: paddle.Tensor | float) -> paddle.Tensor:
+    powers = F.adaptive_avg_pool2d(paddle.pow(x.clip(min=_SMALLEST), exponent), 1)
+    return paddle.pow(powers, 1 / exponent)
+
+
+def compared_exponents(own: np.ndarray | None) -> tuple[float, ...]:
+    """The exponents that are compared before a training or adaptation, the network's own first; none without GeM.
+
+    Args:
+        own: the network's exponent, float32 [1]; None: it has no GeM. One that was trained is not compared.
+    """
+    if own is None:
+        return ()
+    return EXPONENTS if float(own[0]) == _MEAN else (float(own[0]),)
 
 
 def pooling(kind: str) -> nn.Layer:

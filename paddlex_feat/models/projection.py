@@ -1,11 +1,14 @@
-"""Features cut to fewer numbers: a linear layer behind the neck, for export."""
+"""Networks with other outputs, for export: features cut to fewer numbers, and those of several poolings."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import paddle
 from paddle import nn
 
+from paddlex_feat.models.pooling import Powers, SideBySide
 from paddlex_feat.models.recognizer import Recognizer
 
 
@@ -39,3 +42,12 @@ def project(network: Recognizer, matrix: np.ndarray, offset: np.ndarray) -> Reco
         offset: float [K].
     """
     return Recognizer(network.backbone, ProjectedNeck(network.neck, matrix, offset), None)
+
+
+def pooled_by(network: Recognizer, exponents: Sequence[float]) -> Recognizer:
+    """Return a network without head that gives the features by several exponents of GeM, float32 [N, P * D].
+
+    `network`, which has GeM and whose layers it uses, is not to be used any more.
+    """
+    network.backbone.pool = Powers(exponents)
+    return Recognizer(network.backbone, SideBySide(network.neck, exponents), None)

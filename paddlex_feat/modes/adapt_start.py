@@ -16,7 +16,8 @@ from paddlex_feat.inference.export.append import append_map
 from paddlex_feat.inference.export.convert import write_forms
 from paddlex_feat.inference.model_info import PREFIX, read_info
 from paddlex_feat.models import recognizer, weights
-from paddlex_feat.models.projection import project
+from paddlex_feat.models.pooling import compared_exponents
+from paddlex_feat.models.projection import pooled_by, project
 from paddlex_feat.modes.build import exporter_of, preprocess_of
 from paddlex_feat.modes.parts import network_spec
 from paddlex_feat.modes.weight_paths import require_weights, weight_file
@@ -34,14 +35,16 @@ class Start(Protocol):
 
     Attributes:
         preprocess: of its images.
+        exponents: of the pooling, which are compared, the model's own first; one at most: nothing is compared.
     """
 
     preprocess: Preprocess
+    exponents: tuple[float, ...]
 
     def write_graph(self, folder: Path) -> None:
-        """Write the inference directory of the model as it is, in Paddle's form."""
+        """Write the inference directory of the model as it is, in Paddle's form; of all `exponents` side by side."""
 
-    def write_best(self, folder: Path, record: Record) -> str:
+    def write_best(self, folder: Path, record: Record, exponent: float | None) -> str:
         """Write the files of best_model into an empty folder: weights, if there are any, and inference/.
 
         The features are cut to Export.dimension in inference/ alone.
@@ -49,6 +52,7 @@ class Start(Protocol):
         Args:
             folder: to write into.
             record: the map; unless it is `folded`, it only serves to cut.
+            exponent: one of `exponents`; None: there are none.
 
         Returns the SHA-256 of the weight file, "" without one.
         """
@@ -82,15 +86,16 @@ class WeightsStart:
         log.info("Start weights %s: %s", path, report)
         fold.start_neck_as_identity(network, report.reinitialised)
         self._state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+        self.exponents = compared_exponents(self._state.get(fold.EXPONENT))
         self._epsilon = float(getattr(getattr(network.neck, "feat_bn", None), "_epsilon", 0.0))
 
     def write_graph(self, folder: Path) -> None:
         """See `Start`."""
-        self._export(self._state, folder, None)
+        self._export(self._state, folder, None, self.exponents)
 
-    def write_best(self, folder: Path, record: Record) -> str:
+    def write_best(self, folder: Path, record: Record, exponent: float | None) -> str:
         """See `Start`."""
-        state = self._state
+        state = self._state if exponent is None else fold.with_exponent(self._state, exponent)
         if record.folded:
             kept = 1 - self._config.Model.dropout
             state = fold.fold(state, record.map, record.variance, kept, self._epsilon)
@@ -102,9 +107,13 @@ class WeightsStart:
         write_forms(folder / "inference", self._config.Export.format)
         return sha256_file(file)
 
-    def _export(self, state: fold.State, folder: Path, cut: AffineMap | None) -> None:
+    def _export(
+        self, state: fold.State, folder: Path, cut: AffineMap | None, exponents: tuple[float, ...] = ()
+    ) -> None:
         network = recognizer.build(network_spec(self._config), num_classes=None)
         network.set_state_dict(state)
+        if len(exponents) > 1:
+            network = pooled_by(network, exponents)
         if cut is not None:
             network = project(network, cut.matrix, cut.offset)
         exporter = exporter_of(self._config, self._config, network, None if cut is None else len(cut.matrix))
@@ -113,6 +122,8 @@ class WeightsStart:
 
 class GraphStart:
     """An inference directory: the map becomes one more layer of its graph."""
+
+    exponents: tuple[float, ...] = ()
 
     def __init__(self, config: Config, folder: Path):
         self.preprocess = read_info(folder).preprocess
@@ -125,7 +136,7 @@ class GraphStart:
             if (self._folder / name).is_file():
                 shutil.copyfile(self._folder / name, folder / name)
 
-    def write_best(self, folder: Path, record: Record) -> str:
+    def write_best(self, folder: Path, record: Record, exponent: float | None) -> str:
         """See `Start`."""
         target, dimension = folder / "inference", self._config.Export.dimension
         target.mkdir()

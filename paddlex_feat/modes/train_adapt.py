@@ -40,7 +40,7 @@ from paddlex_feat.runtime.device import first_device
 from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.runtime.paddle_import import prepare_paddle
 from paddlex_feat.training.adaptation import record as adaptation_file
-from paddlex_feat.training.adaptation.choose import Choice, choose
+from paddlex_feat.training.adaptation.choose import Choice, Features, choose_among
 from paddlex_feat.training.adaptation.maps import MIRRORED, principal
 from paddlex_feat.training.adaptation.record import Record
 
@@ -130,16 +130,18 @@ def _adapt(config: Config, output: Path, data: Data, worker: Worker, start: Star
         start.write_graph(folder)
         extract = FeatureExtractor(folder, worker.device, worker.threads, raw=True)
         evaluation = _Evaluation(evaluator_of(config, data.lists, data.own, worker, output), extract)
-        before = evaluation.metrics(lambda rows: rows)
+        pooling = _Pooling(start.exponents)
+        before = evaluation.metrics(pooling.features)
         log.info("Start: %s", _text(before))
         files = data.lists["train"].files()
-        features, mirrored = training_features(extract, files, config.Evaluate.batch_size, worker)
+        views = pooling.views(*training_features(extract, files, config.Evaluate.batch_size, worker))
+        features = views[0][0]
         require_dimension(config.Export.dimension, features.shape[1])
-        choice = choose(features, mirrored, data.labels, config.Train.seed, config.Export.dimension)
-        _log_table(choice)
+        number, choice = choose_among(views, data.labels, config.Train.seed, config.Export.dimension)
+        _log_table(choice, start.exponents, number)
         writer = _Writer(config, worker, start, extract, evaluation)
         with atomic_folder(output / "best_model") as best:
-            delivered = _deliver(writer, best, choice, features, before)
+            delivered = _deliver(writer, best, choice, views, number, before)
     log.info("%s model: %s", "Adapted" if delivered.applied else "Unchanged", _text(delivered.metrics))
     return {
         "applied": delivered.applied,
@@ -149,6 +151,7 @@ def _adapt(config: Config, output: Path, data: Data, worker: Worker, start: Star
         "dimension": config.Export.dimension or features.shape[1],
         "images": len(data.labels),
         "classes": len(data.classes),
+        "exponent": start.exponents[delivered.number] if start.exponents else None,
         "chosen": asdict(choice.candidate),
         "candidates": [asdict(candidate) for candidate in choice.candidates],
     }
@@ -175,6 +178,28 @@ def training_features(
     return found[0], found[1] if views == 2 else None
 
 
+@dataclass(frozen=True)
+class _Pooling:
+    """Features by several exponents of the pooling, side by side; by one where there are none.
+
+    Attributes:
+        exponents: as of `Start`.
+    """
+
+    exponents: tuple[float, ...]
+
+    def features(self, rows: np.ndarray, number: int = 0) -> np.ndarray:
+        """Those by one exponent: [N, P * D] -> [N, D]."""
+        return np.split(rows, max(1, len(self.exponents)), axis=1)[number]
+
+    def views(self, features: np.ndarray, mirrored: np.ndarray | None) -> list[Features]:
+        """The features by each exponent, and those of mirror images."""
+        return [
+            (self.features(features, n), None if mirrored is None else self.features(mirrored, n))
+            for n in range(max(1, len(self.exponents)))
+        ]
+
+
 class _Evaluation:
     """Evaluates maps of the start's features, which are computed once.
 
@@ -188,7 +213,7 @@ class _Evaluation:
         self._features = evaluator.embed(extract)
 
     def metrics(self, function: Map) -> Metrics:
-        """The metrics of the features after a map, float64 [n, D] -> [n, D'], of rows at unit length."""
+        """The metrics of the features after a map, float64 [n, P * D] -> [n, D'], of rows at unit length."""
 
         def unit(rows: np.ndarray) -> np.ndarray:
             return unit_rows(function(rows.astype(np.float64)).astype(np.float32))
@@ -201,6 +226,7 @@ class _Delivered:
     applied: bool
     metrics: Metrics
     reason: str
+    number: int = 0  # of the exponent
 
 
 @dataclass(frozen=True)
@@ -213,30 +239,32 @@ class _Writer:
     extract: FeatureExtractor
     evaluation: _Evaluation
 
-    def write(self, folder: Path, record: Record) -> Metrics:
+    def write(self, folder: Path, record: Record, number: int = 0) -> Metrics:
         """Write best_model's files into `folder`; return the metrics of the map that its inference model is."""
         for old in folder.iterdir():
             shutil.rmtree(old) if old.is_dir() else old.unlink()
-        digest = self.start.write_best(folder, record)
-        self._check(folder / "inference", record)
+        exponents = self.start.exponents
+        digest = self.start.write_best(folder, record, exponents[number] if exponents else None)
+        self._check(folder / "inference", record, number)
         adaptation_file.write(folder / adaptation_file.NAME, replace(record, weights=digest))
-        metrics = self.evaluation.metrics(partial(self._mapped, record))
+        metrics = self.evaluation.metrics(partial(self._mapped, record, number))
         write_json(folder / "best_model.info.json", {"metric": metrics["recall1"], "epoch": 0})
         return metrics
 
-    def _mapped(self, record: Record, rows: np.ndarray) -> np.ndarray:
-        """What the inference model makes of the start's features, before normalization: float64 [n, D] -> [n, D']."""
+    def _mapped(self, record: Record, number: int, rows: np.ndarray) -> np.ndarray:
+        """What the inference model gives before normalization, of the start's: float64 [n, P * D] -> [n, D']."""
+        rows = _Pooling(self.start.exponents).features(rows, number)
         rows = record.map(rows) if record.folded else rows
         dimension = self.config.Export.dimension
         return record.cut(dimension)(rows) if dimension else rows
 
-    def _check(self, folder: Path, record: Record) -> None:
+    def _check(self, folder: Path, record: Record, number: int) -> None:
         """Raise WeightsError if a form of the inference model gives anything but the map of the start's features."""
         from paddlex_feat.inference.export.exporter import require_agreement
 
         config, worker = self.config, self.worker
         images, source = comparison_images(config, self.extract.preprocess)
-        expected = self._mapped(record, self.extract.raw(images).astype(np.float64))
+        expected = self._mapped(record, number, self.extract.raw(images).astype(np.float64))
         for form in config.Export.format:
             device = worker.device if form == "paddle" else "cpu"
             found = FeatureExtractor(folder, device, worker.threads, engine=form, unit=True)(images)
@@ -245,20 +273,24 @@ class _Writer:
             require_agreement(difference, config.Export.tolerance, folder, form)
 
 
-def _deliver(writer: _Writer, folder: Path, choice: Choice, features: np.ndarray, before: Metrics) -> _Delivered:
+def _deliver(
+    writer: _Writer, folder: Path, choice: Choice, views: list[Features], number: int, before: Metrics
+) -> _Delivered:
     """Write the adapted model if cross-validation prefers it and the queries do not contradict, else the start."""
     metrics = None
+    adapted = None if number == 0 else _directions(views[number])
     if choice.map is not None and choice.variance is not None:
         adapted = Record(choice.map, choice.variance, folded=True)
-        metrics = writer.write(folder, adapted)
+    if adapted is not None:
+        metrics = writer.write(folder, adapted, number)
         if metrics["recall1"] >= before["recall1"]:
-            return _Delivered(True, metrics, choice.reason)
-    unchanged = Record(*principal(features), folded=False)
+            return _Delivered(True, metrics, choice.reason, number)
+    unchanged = _directions(views[0])
     own = writer.write(folder, unchanged)
-    if metrics is None:
+    if metrics is None or adapted is None:
         return _Delivered(False, own, choice.reason)
     if metrics["recall1"] > own["recall1"]:  # both cut to Export.dimension, which costs the start more
-        return _Delivered(True, writer.write(folder, adapted), choice.reason)
+        return _Delivered(True, writer.write(folder, adapted, number), choice.reason, number)
     reason = (
         f"Cross-validation prefers {choice.candidate.kind} {choice.candidate.strength:g}, but recall1 of the queries "
         f"falls from {before['recall1']:.5f} to {metrics['recall1']:.5f}: it is not applied."
@@ -267,7 +299,15 @@ def _deliver(writer: _Writer, folder: Path, choice: Choice, features: np.ndarray
     return _Delivered(False, own, reason)
 
 
-def _log_table(choice: Choice) -> None:
+def _directions(features: Features) -> Record:
+    """No map; the directions by which the features themselves are cut."""
+    return Record(*principal(features[0]), folded=False)
+
+
+def _log_table(choice: Choice, exponents: tuple[float, ...], number: int) -> None:
+    if len(exponents) > 1:
+        compared = ", ".join(f"{exponent:g}" for exponent in exponents)
+        log.info("Pooling: of the exponents %s, %g is taken.", compared, exponents[number])
     log.info("Maps, measured on classes that they were not fitted to:")
     for c in choice.candidates:
         text = "  %-8s %4g  recall1 with one image of the class %.4f (%+.4f, error %.4f), with all others %.4f"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from paddle import nn
@@ -13,10 +13,13 @@ from paddlex_feat.inference.export.exporter import Exporter
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.network import NetworkExtractor
 from paddlex_feat.models import recognizer
+from paddlex_feat.models.pooling import compared_exponents
+from paddlex_feat.models.projection import pooled_by
 from paddlex_feat.modes.build import preprocess_of
 from paddlex_feat.modes.parts import network_spec
 from paddlex_feat.modes.train_data import Data
 from paddlex_feat.modes.worker import Worker
+from paddlex_feat.training.adaptation.fold import EXPONENT
 from paddlex_feat.training.cached_features import CachedFeatures, cache_features
 from paddlex_feat.training.candidate import Candidate
 from paddlex_feat.training.trainer import Trainer
@@ -39,14 +42,26 @@ class TrainingFeatures:
 
     def before_neck(self, weights: Weights | None = None, *, mirrored: bool = True) -> CachedFeatures:
         """What the backbone gives: of the network as it is now, or with other weights. Raises Interrupted."""
+        return self.before_neck_by((), weights, mirrored=mirrored)[0]
+
+    def exponents_of(self, weights: Weights) -> tuple[float, ...]:
+        """The exponents of the pooling that can be compared, those of the weights first."""
+        return compared_exponents(weights.get(EXPONENT))
+
+    def before_neck_by(
+        self, exponents: Sequence[float], weights: Weights | None = None, *, mirrored: bool = True
+    ) -> list[CachedFeatures]:
+        """As `before_neck`, by each of several exponents of the pooling; by its own if none are given."""
         body = recognizer.build(network_spec(self._config), num_classes=None)
         body.neck = nn.Identity()
+        if len(exponents) > 1:
+            body = pooled_by(body, exponents)
         exporter = Exporter(body, self._config.Global.model, preprocess_of(self._config))
         data, worker = self._data, self._worker
         with self._trainer.candidate_by(exporter, weights) as network:
             if weights is None:
                 network.share()
-            return cache_features(
+            cached = cache_features(
                 self.extractor(network, body),
                 data.lists["train"].files(),
                 data.labels,
@@ -57,6 +72,7 @@ class TrainingFeatures:
                 bad=data.bad,
                 look=network.look,
             )
+        return cached.divided(max(1, len(exponents)))
 
     def after_neck(self, cached: CachedFeatures, weights: Weights) -> CachedFeatures:
         """The features of the network with these weights, of what its backbone gives."""

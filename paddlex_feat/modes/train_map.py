@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,8 +15,8 @@ from paddlex_feat.inference.extractor import unit_rows
 from paddlex_feat.modes.train_data import Data
 from paddlex_feat.modes.train_features import TrainingFeatures, Weights
 from paddlex_feat.modes.worker import Worker
-from paddlex_feat.training.adaptation.choose import Choice, best_measured, choose
-from paddlex_feat.training.adaptation.fold import fold, takes_map
+from paddlex_feat.training.adaptation.choose import Choice, best_measured, choose_among
+from paddlex_feat.training.adaptation.fold import fold, takes_map, with_exponent
 from paddlex_feat.training.adaptation.maps import AffineMap
 from paddlex_feat.training.cached_features import CachedFeatures
 from paddlex_feat.training.candidate import Candidate
@@ -42,19 +42,31 @@ class FeatureMaps:
         self._features = features
         self._start: dict[str, np.ndarray] | None = None
 
-    def at_start(self, before_neck: CachedFeatures, weights: Weights) -> dict[str, np.ndarray] | None:
-        """Return the tensors that change with the map that cross-validation over training classes prefers, if any.
+    def at_start(
+        self, before_neck: Sequence[CachedFeatures], exponents: Sequence[float], weights: Weights
+    ) -> tuple[int, dict[str, np.ndarray]] | None:
+        """Return what changes with the map and the pooling that cross-validation over training classes prefers.
 
         Args:
-            before_neck: features of the training images, with those of their mirror images if there are any.
+            before_neck: features of the training images by each exponent, with those of mirror images if there are any.
+            exponents: of the pooling, its own first; none: it has none.
             weights: of the network that gives them, float32 by name.
+
+        Returns the number of the exponent and the tensors; None if nothing changes.
         """
-        cached = self._features.after_neck(before_neck, weights)
-        choice = choose(cached.plain, cached.mirrored, cached.labels, self._config.Train.seed)
+        cached = [self._features.after_neck(features, weights) for features in before_neck]
+        views = [(features.plain, features.mirrored) for features in cached]
+        number, choice = choose_among(views, cached[0].labels, self._config.Train.seed)
+        number = int(self._worker.group.broadcast(np.array([number], np.int32))[0])
         log.info("Train.adapt=start: %s %g. %s", choice.candidate.kind, choice.candidate.strength, choice.reason)
         mapped = self._folded(weights, choice)
-        self._start = None if mapped is None else {name: value for name, value in mapped.items() if takes_map(name)}
-        return self._start
+        if number:
+            log.info("Train.adapt=start: the pooling starts with the exponent %g.", exponents[number])
+            mapped = with_exponent(mapped or dict(weights), exponents[number])
+        if mapped is None:
+            return None
+        self._start = {name: value for name, value in mapped.items() if takes_map(name)}
+        return number, self._start
 
     def adapted_start(self, weights: Weights) -> Weights:
         """Return the start weights as training has started from them, with a map if one was applied."""
@@ -62,7 +74,8 @@ class FeatureMaps:
         if "start" not in self._config.Train.adapt or (progress.start and not progress.adapted):
             return weights
         if self._start is None:  # the run was resumed
-            self.at_start(self._features.before_neck(weights), weights)
+            exponents = self._features.exponents_of(weights)
+            self.at_start(self._features.before_neck_by(exponents, weights), exponents, weights)
         return {**weights, **(self._start or {})}
 
     def at_end(self, weights: Weights) -> tuple[str, dict[str, np.ndarray]] | None:

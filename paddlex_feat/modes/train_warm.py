@@ -69,24 +69,32 @@ class WarmStart:
         if self._state.ema:
             self._state.ema.load(self._state.raw_weights())
 
-    def _adapt(self, before_neck: CachedFeatures) -> bool:
-        """Put a map of the features into the network if that is better than the start; whether it is."""
+    def _adapt(self) -> tuple[CachedFeatures, bool]:
+        """Put a map of the features, and a pooling, into the network if that is better than the start.
+
+        Returns what the backbone gave by the pooling that it has now, and whether there is a map.
+        """
         tensors = {n: t for n, t in self._tensors().items() if takes_map(n)}
         saved = {name: tensor.numpy() for name, tensor in self._state.weights().items()}
-        adapted = self._maps.at_start(before_neck, saved)
-        if adapted is None:
-            return False
+        exponents = self._features.exponents_of(saved)
+        before_neck = self._features.before_neck_by(exponents)
+        found = self._maps.at_start(before_neck, exponents, saved)
+        if found is None:
+            return before_neck[0], False
+        number, adapted = found
         self._set(tensors, adapted)
         if self._state.progress.start and not self._trainer.measure_adapted():
             log.warning("Train.adapt=start: the adapted start is not better than the start: the map is not applied.")
             self._set(tensors, saved)
-            return False
-        return True
+            return before_neck[0], False
+        return before_neck[number], True
 
     def _change(self) -> None:
         settings, state = self._config.Train, self._state
-        cached = self._features.before_neck(mirrored=self._adapts or self._probes)
-        moved = self._adapts and self._adapt(cached)
+        if self._adapts:
+            cached, moved = self._adapt()
+        else:
+            cached, moved = self._features.before_neck(mirrored=self._probes), False
         if moved and self._warms and self._config.Model.neck == "bn":  # the map is in the backbone's last layer
             cached = self._features.before_neck(mirrored=self._probes)
         if settings.init_head == "class_means":

@@ -43,6 +43,10 @@ class CachedFeatures:
         """Features of their mirror images, float32 [N, D], if there are any."""
         return np.asarray(self.features[1]) if len(self.features) > 1 else None
 
+    def divided(self, parts: int) -> list[CachedFeatures]:
+        """The features in as many parts of equal length, float32 [V, N, D / parts] each."""
+        return [CachedFeatures(part, self.labels) for part in np.split(self.features, parts, axis=2)]
+
     @paddle.no_grad()
     def through(self, neck: nn.Layer) -> CachedFeatures:
         """The same features after a neck in evaluation mode, float32 [V, N, D']."""

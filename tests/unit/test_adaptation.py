@@ -7,7 +7,7 @@ import pytest
 
 from paddlex_feat.errors import ConfigError, WeightsError
 from paddlex_feat.training.adaptation import fold, maps, record
-from paddlex_feat.training.adaptation.choose import IDENTITY, Candidate, _decide, _score, choose
+from paddlex_feat.training.adaptation.choose import IDENTITY, Candidate, _decide, _score, choose, choose_among
 from paddlex_feat.training.adaptation.maps import AffineMap, arrange, closed_forms, principal
 from paddlex_feat.training.adaptation.statistics import ClassStatistics
 
@@ -143,6 +143,18 @@ def test_maps_are_measured_by_their_leading_outputs_where_features_will_be_cut()
     same = {(c.kind, c.strength) for c in cut.candidates} == {(c.kind, c.strength) for c in whole.candidates}
     assert same
     assert choose(x, None, y, 1, dimension=10).candidates[1:] == whole.candidates[1:]
+
+
+def test_of_several_features_those_with_the_best_map_are_taken():
+    x, y = gaussian_classes(classes=30)
+    worse = (x + np.random.default_rng(5).normal(0, 2 * x.std(), x.shape)).astype(np.float32)
+    number, choice = choose_among([(worse, None), (x, None)], y, 1)
+    assert number == 1 and choice.candidate == choose(x, None, y, 1).candidate
+    for views in ([(x, None), (worse, None)], [(x, None), (x, None)], [(x, None)]):
+        number, choice = choose_among(views, y, 1)
+        assert number == 0 and choice.candidate == choose(x, None, y, 1).candidate
+    alone = np.arange(len(x))  # nothing can be measured
+    assert choose_among([(worse, None), (x, None)], alone, 1)[0] == 0
 
 
 def test_the_identity_remains_where_no_map_is_better():

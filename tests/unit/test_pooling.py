@@ -12,7 +12,8 @@ paddle = pytest.importorskip("paddle")
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.inference.export.exporter import Exporter
 from paddlex_feat.models import recognizer, weights
-from paddlex_feat.models.pooling import GeM
+from paddlex_feat.models.pooling import GeM, compared_exponents
+from paddlex_feat.models.projection import pooled_by
 from paddlex_feat.models.spec import NetworkSpec
 
 SPECS = {
@@ -57,3 +58,31 @@ def test_weights_of_the_mean_give_the_same_features_with_gem(name, tmp_path):
     exporter.write(state, tmp_path)
     pixels = np.random.default_rng(2).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     assert exporter.largest_difference(state, tmp_path, pixels, "cpu") <= 1e-5
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_features_by_several_exponents_are_those_of_a_network_with_each(name, tmp_path):
+    paddle.seed(0)
+    gem = recognizer.build(dataclasses.replace(SPECS[name], pooling="gem"), None)
+    gem.eval()
+    images = np.random.default_rng(1).normal(size=(3, 3, 64, 64)).astype("float32")
+    expected, exponents = [], (1.0, 4.0, 2.5)
+    for exponent in exponents:
+        gem.backbone.pool.p.set_value(np.float32([exponent]))
+        expected.append(gem(paddle.to_tensor(images)).numpy())
+    both = pooled_by(gem, exponents)
+    both.eval()
+    found = np.split(both(paddle.to_tensor(images)).numpy(), 3, axis=1)
+    for own, each in zip(found, expected, strict=True):
+        assert np.abs(own - each).max() <= 1e-5 * np.abs(each).max()
+    exporter = Exporter(both, "PP-ShiTuV2_rec", Preprocess(64))
+    state = {n: t.numpy() for n, t in both.state_dict().items()}
+    exporter.write(state, tmp_path)
+    pixels = np.random.default_rng(2).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    assert exporter.largest_difference(state, tmp_path, pixels, "cpu") <= 1e-5
+
+
+def test_exponents_are_compared_where_the_network_begins_with_the_mean():
+    assert compared_exponents(None) == ()
+    assert compared_exponents(np.float32([1])) == (1, 4)
+    assert compared_exponents(np.float32([2.5])) == (2.5,)

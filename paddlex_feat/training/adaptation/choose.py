@@ -7,7 +7,7 @@ which may take the easiest of several images, is reported too; it is 1 for nearl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -23,6 +23,7 @@ FOLDS = 5
 MAX_SCORED = 1500  # images of a fold that are measured, whole classes: the rest only takes part in fitting
 _BLOCK = 512  # queries compared at a time
 Hits = np.ndarray  # of each query, 1 or 0: float64 [Q]
+Features = tuple[np.ndarray, np.ndarray | None]  # of images, and of their mirror images: float32 [N, D]
 
 
 @dataclass(frozen=True)
@@ -82,17 +83,50 @@ def choose(
         seed: of the division of the classes into folds.
         dimension: measure all maps, the identity too, by their leading outputs alone; None: by all.
     """
+    choice: Choice = choose_among([(features, mirrored)], classes, seed, dimension)[1]
+    return choice
+
+
+@threadpool_limits.wrap(limits=1, user_api="blas")
+def choose_among(
+    views: Sequence[Features], classes: np.ndarray, seed: int, dimension: int | None = None
+) -> tuple[int, Choice]:
+    """As `choose`, for several features of the same images, of which one kind is taken too.
+
+    Others than the first are taken if the score of their best map exceeds that of the first's by more than the standard
+    error of the difference, and of these the kind that does by most.
+
+    Args:
+        views: features and those of mirror images, as of `choose`, of each kind.
+        classes: int64 [N].
+        seed: see `choose`.
+        dimension: see `choose`.
+
+    Returns the number of the kind, and the choice of its map.
+    """
+    found = [_chosen(features, mirrored, classes, seed, dimension) for features, mirrored in views]
+    own = found[0][1]
+    margins = [_mean_and_error(scores - own) for _, scores in found]
+    number = max(range(len(found)), key=lambda n: margins[n][0] - margins[n][1] if n else 0.0)
+    return number, found[number][0]
+
+
+def _chosen(
+    features: np.ndarray, mirrored: np.ndarray | None, classes: np.ndarray, seed: int, dimension: int | None
+) -> tuple[Choice, np.ndarray]:
+    """The choice of a map, and its score of each held-out class."""
     both = features if mirrored is None else np.concatenate([features, mirrored])
     twice = classes if mirrored is None else np.concatenate([classes, classes])
     groups = _folds(classes, seed)
     identity = Candidate(IDENTITY, 0.0, 0.0, 0.0, 0.0, 0.0)
     if len(groups) < 2:
         reason = "Fewer than two classes have two images or more, so no map can be measured: none is applied."
-        return Choice(None, None, identity, [identity], reason)
+        return Choice(None, None, identity, [identity], reason), np.zeros(0)
     parts = [ClassStatistics.of(both[rows], twice[rows]) for rows in (np.isin(twice, group) for group in groups)]
     table = _measure(features, both, twice, groups, parts, dimension)
-    candidates = _summarise(table)
-    return _decide(candidates, ClassStatistics.merge(parts))
+    choice = _decide(_summarise(table), ClassStatistics.merge(parts))
+    of_folds = table[choice.candidate.kind, choice.candidate.strength]
+    return choice, np.concatenate([scores for scores, _ in of_folds])
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")
@@ -227,7 +261,13 @@ def _summarise(table: _Scores) -> list[Candidate]:
     own = merged[IDENTITY, 0.0][0]
     rows = []
     for (kind, strength), (scores, recall1) in merged.items():
-        gain = scores - own
-        noise = float(gain.std(ddof=1)) / len(gain) ** 0.5 if len(gain) > 1 else float("inf")
-        rows.append(Candidate(kind, strength, float(scores.mean()), float(recall1.mean()), float(gain.mean()), noise))
+        gain, noise = _mean_and_error(scores - own)
+        rows.append(Candidate(kind, strength, float(scores.mean()), float(recall1.mean()), gain, noise))
     return rows
+
+
+def _mean_and_error(gains: np.ndarray) -> tuple[float, float]:
+    """The mean of the classes' gains and its standard error, which is infinite for fewer than two."""
+    if len(gains) < 2:
+        return float(gains.sum()), float("inf")
+    return float(gains.mean()), float(gains.std(ddof=1)) / len(gains) ** 0.5

@@ -29,6 +29,7 @@ class HasTensors(Protocol):
 _FC = "neck.fc"
 _BN = "neck.feat_bn"
 _CONV = "backbone.last_conv"
+EXPONENT = "backbone.pool.p"  # of GeM
 
 
 def require_foldable(names: set[str]) -> None:
@@ -43,8 +44,13 @@ def require_foldable(names: set[str]) -> None:
 
 
 def takes_map(name: str) -> bool:
-    """Whether `fold` may change the tensor of this name."""
-    return name.startswith((f"{_FC}.", f"{_BN}.", f"{_CONV}."))
+    """Whether an adaptation may change the tensor of this name."""
+    return name == EXPONENT or name.startswith((f"{_FC}.", f"{_BN}.", f"{_CONV}."))
+
+
+def with_exponent(state: State, exponent: float) -> State:
+    """Return tensors with another exponent of the pooling GeM."""
+    return {**state, EXPONENT: np.full_like(state[EXPONENT], exponent)}
 
 
 def identity_neck(fresh: State) -> State:
