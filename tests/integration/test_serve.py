@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -188,6 +189,20 @@ def test_a_length_beside_chunks_does_not_lead_past_the_limit(service):
         head = f"POST /v1/search HTTP/1.1\r\nHost: {':'.join(address)}\r\nContent-Length: 5\r\n"
         connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n".encode())
         assert connection.recv(100).split()[1] in (b"411", b"400")
+
+
+def test_a_header_without_end_is_refused(service):
+    """Whatever reader of HTTP is installed besides: httptools limits no header."""
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Long: ")
+        with suppress(ConnectionError):  # it is closed while more is sent
+            for _ in range(64):
+                connection.sendall(b"a" * 2**16)
+        with suppress(ConnectionResetError):
+            assert connection.recv(4096).split()[1:2] in ([], [b"400"], [b"431"])
+            while connection.recv(4096):
+                pass
 
 
 def test_silent_connections_keep_nobody_out(service):

@@ -14,7 +14,7 @@ from paddlex_feat.search.exchange import export_gallery, import_gallery
 from paddlex_feat.search.gallery import Gallery
 from paddlex_feat.search.items import NewItem
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]  # an environment with PaddleX takes minutes
 D, COUNT = 32, 400
 IDENTITY = ModelIdentity("m", "d", "p", D)
 

@@ -22,7 +22,7 @@ import pytest
 from support.services import CONFIG, serving
 
 pytestmark = pytest.mark.slow
-REQUESTS, SWAPS = int(os.environ.get("PADDLEX_FEAT_REQUESTS", "4000")), int(os.environ.get("PADDLEX_FEAT_SWAPS", "4"))
+REQUESTS, SWAPS = int(os.environ.get("PADDLEX_FEAT_REQUESTS", "2000")), int(os.environ.get("PADDLEX_FEAT_SWAPS", "4"))
 CLIENTS, PEOPLE = 8, 10
 GROWTH = 32 * 1024  # KiB, after warming up
 WARM = 0.3  # of all requests: threads, buffers and the first exchanges
