@@ -66,6 +66,8 @@ def masked(*settings: str, imports: str = IMPORTS) -> subprocess.CompletedProces
     return done
 
 
+@pytest.mark.slow
+@pytest.mark.nightly
 def test_all_modes_without_what_unix_alone_has(small_faces, tmp_path):
     pytest.importorskip("paddle")
     data, out = f"Global.dataset_dir={small_faces}", tmp_path / "out"
