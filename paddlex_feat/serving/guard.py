@@ -49,7 +49,7 @@ class _Refusal:
 class Guard:
     """Refuses requests without the token, from other sites' pages, too long, or too many at once; counts all.
 
-    It is plain ASGI: FastAPI's `middleware` decorator starts two tasks for each request, a tenth of a search's cost.
+    It is plain ASGI: FastAPI's `middleware` decorator starts tasks for each request, which took a quarter of its time.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits, counts: Counts):

@@ -70,12 +70,8 @@ class Pair:
     def _close(self) -> None:
         self.batcher.close()
         self.gallery.close()
-        del (
-            self.model,
-            self.batcher,
-            self.gallery,
-            self._closing,
-        )  # so that a reference to this pair does not keep its model in memory
+        # A reference to this pair must not keep its model in memory.
+        del self.model, self.batcher, self.gallery, self._closing
         gc.collect()  # a model has references in circles, which Python looks for seldom
         give_memory_back()
 
