@@ -12,11 +12,20 @@ from paddlex_feat.errors import ConfigError
 from paddlex_feat.fileio.reading import decode_text, read_small
 
 MAX_NODES, MAX_DEPTH = 10_000, 50
+_TOO_MANY = f"more than {MAX_NODES} values"
 MAX_CHARACTERS = 400_000  # the loader is slow: of a longer text it could take minutes
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe loader that reads 1e-3 as a number, None as null, and no date or base-60 integer."""
+    """Safe loader that reads 1e-3 as a number, None as null, and no date or base-60 integer; and not too much."""
+
+    _composed = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._composed += 1
+        if self._composed > MAX_NODES:  # at once: the parser takes seconds for the rest of a long text
+            raise ValueError(_TOO_MANY)
+        return super().compose_node(parent, index)
 
 
 _ADMITTED = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
@@ -110,7 +119,7 @@ def _size(node: yaml.Node, known: dict[int, int], open_nodes: set[int]) -> int:
         known[id(node)] = 1 + sum(_size(part, known, open_nodes) for part in parts)
         open_nodes.discard(id(node))
         if known[id(node)] > MAX_NODES:
-            raise ValueError(f"more than {MAX_NODES} values")
+            raise ValueError(_TOO_MANY)
     return known[id(node)]
 
 

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
@@ -26,23 +27,28 @@ from paddlex_feat.serving.batching import Batcher, Question
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 5  # until a model that could not be loaded is tried again
 EXCHANGES = 2  # of the gallery within one request that it gets over
-EXCHANGES = 2  # of the gallery within one request that it gets over
 MAX_OPEN = 16  # galleries of PaddleX's clients that are kept in memory
 _T = TypeVar("_T")
 _KEY = re.compile(r"[0-9a-f]{32}")
 
 
 class Pair:
-    """A model with its gallery. Requests that have begun with it end with it."""
+    """A model with its gallery. Requests that have begun with it end with it.
 
-    def __init__(self, place: Place, model: Predictor):
+    Args:
+        place: of the gallery.
+        model: of its features.
+        closing: does the closing, for which the event loop must not wait.
+    """
+
+    def __init__(self, place: Place, model: Predictor, closing: Executor):
         self.model = model
         self.gallery = place.create(model)
         self.batcher = Batcher(model, self.gallery)
         self._using = 0
         self._retired = False
         self._lock = threading.Lock()
-        self._closing = threading.Thread(target=self._close, name="closing")  # the event loop must not wait for it
+        self._closing = closing
 
     @contextmanager
     def used(self) -> Iterator[Pair]:
@@ -58,20 +64,23 @@ class Pair:
                 self._using -= 1
                 last = self._retired and not self._using
             if last:
-                self._closing.start()
+                self._closing.submit(self._close)
 
     def retire(self) -> None:
         """Close it once nobody uses it."""
         with self._lock:
             self._retired, last = True, not self._using
         if last:
-            self._closing.start()
+            self._closing.submit(self._close)
 
     def _close(self) -> None:
-        self.batcher.close()
-        self.gallery.close()
+        try:
+            self.batcher.close()
+            self.gallery.close()
+        except Exception:
+            log.exception("A gallery that had been exchanged could not be closed")  # its thread would say nothing
         # A reference to this pair must not keep its model in memory.
-        del self.model, self.batcher, self.gallery, self._closing
+        del self.model, self.batcher, self.gallery
         gc.collect()  # a model has references in circles, which Python looks for seldom
         give_memory_back()
 
@@ -88,7 +97,9 @@ class State:
         self._place, self._load = place, load
         self._changing = threading.Lock()
         self.numbering = threading.Lock()  # held while PaddleX's number of a new image is chosen
-        self._pair = Pair(place, load())
+        # One thread makes and closes all pairs: the C library keeps memory apart, and for good, for each that does.
+        self._pairs = ThreadPoolExecutor(1, "exchanging")
+        self._pair = self._pairs.submit(self._made).result()
         self._failed: tuple[float, FeatError] | None = None  # when the new model could not be loaded, and why
         self._others: OrderedDict[str, Gallery] = OrderedDict()
 
@@ -136,13 +147,16 @@ class State:
         with pair.used():
             return await asyncio.wrap_future(pair.batcher.answer(question))
 
+    def _made(self) -> Pair:
+        return Pair(self._place, self._load(), self._pairs)
+
     def _exchanged(self, former: Pair) -> Pair:
         with self._changing:
             if self._pair is former:
                 if self._failed and time.monotonic() < self._failed[0] + RETRY_SECONDS:
                     raise self._failed[1]
                 try:
-                    self._pair = Pair(self._place, self._load())
+                    self._pair = self._pairs.submit(self._made).result()
                 except FeatError as error:
                     self._failed = time.monotonic(), error
                     log.warning("The gallery was exchanged, and its model cannot be loaded: %s", error)
