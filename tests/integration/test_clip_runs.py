@@ -98,9 +98,8 @@ def cached_weights(url: str, cache: Path, name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == BASE else [pytest.mark.nightly]) for name in MODELS]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", MODELS)
 def test_a_yaml_of_paddlex_trains_unmodified_but_for_data_and_device(name, faces, tmp_path):
     """At its full input size, batch size and number of classes, for one of its 20 epochs."""
     content = yaml.safe_load(paddlex_yaml(name).read_text())

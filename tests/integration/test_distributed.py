@@ -48,7 +48,7 @@ def ours(output: Path) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch_size", [5, 64])
+@pytest.mark.parametrize("batch_size", [5, pytest.param(64, marks=pytest.mark.nightly)])
 def test_evaluation_is_identical_for_1_2_and_3_processes(run_folder, small_faces, tmp_path, batch_size):
     results = []
     for processes in (1, 2, 3):
@@ -62,7 +62,7 @@ def test_evaluation_is_identical_for_1_2_and_3_processes(run_folder, small_faces
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.nightly), 2])
 def test_processes_with_a_share_of_the_batch_make_the_steps_of_one_with_the_whole(tmp_path, accumulate):
     """Cross-entropy, triplet loss across devices, momentum, decay, accumulation; the network has no BatchNorm."""
     require_the_steps_of_one((1, 2, 3), tmp_path, accumulate, 1.0)

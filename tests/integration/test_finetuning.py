@@ -80,7 +80,13 @@ def start(small_faces, tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("owner", "method"), [(Trainer, "_metrics_of"), (Probe, "_step")], ids=["measure", "probe"])
+@pytest.mark.parametrize(
+    ("owner", "method"),
+    [
+        pytest.param(Trainer, "_metrics_of", id="measure"),
+        pytest.param(Probe, "_step", id="probe", marks=pytest.mark.nightly),
+    ],
+)
 def test_a_map_is_fitted_once_however_often_it_is_interrupted(small_faces, start, tmp_path, monkeypatch, owner, method):
     def score(self, metrics):
         """One by which the adapted start is better than the start: twelve queries may find otherwise."""

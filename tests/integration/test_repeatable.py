@@ -14,7 +14,7 @@ from support.runs import QUICK, ROOT
 from paddlex_feat.provenance.verify import SAME
 
 pytest.importorskip("paddle")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 COMPARED = (
     "best_model/best_model.pdparams",
@@ -85,7 +85,6 @@ def test_a_run_repeats_from_its_own_folder(checkouts):
     assert (done.returncode, done.stdout) == (0, f"{SAME}\n")
 
 
-@pytest.mark.nightly
 def test_another_seed_is_another_run(checkouts):
     folder = checkouts[1]
     (folder / "output").rename(folder / "first")

@@ -145,6 +145,7 @@ def test_an_adaptation_may_take_another_pooling(small_faces, tmp_path):
     assert again["metrics"] == pytest.approx(run["adaptation"]["metrics"], abs=1e-5)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.usefixtures("other_pooling")
 def test_a_training_may_begin_with_another_pooling(small_faces, tmp_path):

@@ -160,13 +160,14 @@ def test_an_export_agrees_where_products_are_tf32_and_a_weight_off_by_a_hundredt
         assert difference() > 5 * TOLERANCE
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "changed", "steps", "rate"),
     [
         pytest.param(SPECS[NAME], "backbone.stages.1.0.pw_conv.conv.weight", 9, 0.005, id="PP-ShiTuV2_rec"),
-        pytest.param(BASE, "backbone.blocks.5.attn.qkv.weight", 3, 0.0003, id="base", marks=pytest.mark.nightly),
-        pytest.param(LARGE, "backbone.blocks.5.mlp.fc1.weight", 3, 0.0003, id="large", marks=pytest.mark.nightly),
+        pytest.param(BASE, "backbone.blocks.5.attn.qkv.weight", 3, 0.0003, id="base"),
+        pytest.param(LARGE, "backbone.blocks.5.mlp.fc1.weight", 3, 0.0003, id="large"),
     ],
 )
 def test_an_export_of_trained_weights_agrees_likewise(spec, changed, steps, rate, tmp_path, tensor_cores, monkeypatch):

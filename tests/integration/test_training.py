@@ -567,6 +567,7 @@ def test_a_run_that_stopped_early_goes_on_if_more_epochs_are_asked_for(small_fac
     assert longer.returncode == 0 and epochs_in(tmp_path) == [1, 2, 3]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_compiled_training_graph_runs_on_a_cpu(small_faces, tmp_path):
     done = train_here(small_faces, tmp_path, "Train.dy2st=True", "Train.epochs_iters=1")

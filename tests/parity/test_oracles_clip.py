@@ -15,11 +15,11 @@ paddle = pytest.importorskip("paddle")
 
 from paddlex_feat.models import recognizer, weights
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 SCALE = 30  # of the logits
 
 
-@pytest.fixture(scope="module", params=["base", pytest.param("large", marks=pytest.mark.nightly)])
+@pytest.fixture(scope="module", params=["base", "large"])
 def exchange(request, tmp_path_factory):
     """The network, and what PaddleClas answered with its own weights and with ours."""
     folder = tmp_path_factory.mktemp(request.param)

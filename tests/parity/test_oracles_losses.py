@@ -16,7 +16,7 @@ from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.losses.memory import FeatureMemory
 from paddlex_feat.models import HEADS, NetworkSpec
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 CLASSES, SIZE = 12, 16
 FORMS = {
     "supcon": [{"temperature": 0.1}, {"temperature": 0.2}],

@@ -40,7 +40,10 @@ def command(data: Path, output: Path, *settings: str) -> list[str]:
     return [sys.executable, "main.py", "-c", CLIP, *(word for setting in given for word in ("-o", setting))]
 
 
-@pytest.mark.parametrize("method", [FINE, ADAPT], ids=["finetuning", "adaptation"])
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(FINE, id="finetuning"), pytest.param(ADAPT, id="adaptation", marks=pytest.mark.nightly)],
+)
 def test_killed_runs_end_with_the_bytes_of_an_uninterrupted_one(small_faces, start, tmp_path, method):
     settings = (*method, f"Train.pretrain_weight_path={start}")
     whole, killed = tmp_path / "whole", tmp_path / "killed"

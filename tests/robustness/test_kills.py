@@ -295,7 +295,7 @@ JOBS = (
 )
 
 
-LANDING = ("convert", "train", "export", "predict npz")  # the others are nightly
+LANDING = ("convert", "train", "predict npz")  # the others are nightly
 
 
 def kill_all(world: World, names: Sequence[str], kills: int, seed: int, say: Callable[[str], object]) -> None:

@@ -38,6 +38,7 @@ CASES: dict[str, tuple[str, ...]] = {
         "Train.augment.scale=[0.01, 0.02]",
     ),
 }
+LANDING = ("overflow", "wrong labels")  # the others are nightly
 MORE: dict[str, tuple[str, ...]] = {
     "rate x10000": ("Train.learning_rate=100", "Train.epochs_iters=2"),
     "random labels": ("Train.learning_rate=0.1", "Train.epochs_iters=2"),
@@ -125,7 +126,9 @@ def require_no_loss(name: str, settings: tuple[str, ...], start: Path, data: Pat
         assert result["delivered"] == "start" and (output / "best_model/best_model.pdparams").is_file()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in LANDING else pytest.mark.nightly) for name in CASES]
+)
 def test_a_sabotaged_training_delivers_no_less_than_its_start(name, start, data_sets, tmp_path):
     require_no_loss(name, CASES[name], start, data_sets.get(name, data_sets["true"]), tmp_path)
 

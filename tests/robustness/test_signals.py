@@ -193,7 +193,7 @@ def of_job(output: Path) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("to_all", [False, True])
+@pytest.mark.parametrize("to_all", [pytest.param(False, marks=pytest.mark.nightly), True])
 def test_several_processes_save_once_and_end(small_faces, tmp_path, to_all):
     """A closed terminal reaches the first process alone; Slurm signals all of them, Paddle's launcher too."""
     pytest.importorskip("paddle")
