@@ -112,6 +112,12 @@ def test_a_text_that_the_loader_would_take_minutes_for_is_refused():
         safe_yaml.parse("[" * 10 + "a," * 200_000, "a.yaml")
 
 
+def test_no_more_values_are_read_than_may_be_there():
+    """The rest of such a text took ten seconds on a slow machine before its error was found."""
+    with pytest.raises(ConfigError, match="more than 10000 values"):
+        safe_yaml.parse("[" * 10 + "a," * 50_000 + "}", "a.yaml")
+
+
 def test_what_a_message_quotes_is_bounded():
     error = FeatError("x" * 10**6, where="y" * 10**6, fix="z" * 10**6)
     assert len(str(error)) < 31_000 and len(error.args[0]) < 11_000
