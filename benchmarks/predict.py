@@ -121,11 +121,13 @@ def decode_seconds(predictor: object, batch: int, files: list[str]) -> float:
     """Seconds of the predictor's own decoders for the files, with nothing after them."""
     from paddlex_feat.data.loading.loader import prefetch_map
     from paddlex_feat.inference.inputs.items import iter_images
-    from paddlex_feat.inference.predictor import _batched
+    from paddlex_feat.inference.rounds import Rounds
     from paddlex_feat.runtime.cpu import cpu_count
+    from paddlex_feat.runtime.distributed import ProcessGroup
 
     started = time.perf_counter()
-    decoded = prefetch_map(_batched(iter_images(files), batch), predictor._load, cpu_count())  # type: ignore[attr-defined]
+    batches = Rounds(ProcessGroup()).own(iter_images(files), batch)
+    decoded = prefetch_map(batches, predictor._load, cpu_count())  # type: ignore[attr-defined]
     assert sum(len(images) for _, images in decoded) == len(files)
     return time.perf_counter() - started
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +32,15 @@ from paddlex_feat.inference.mirror import MirrorAverage
 from paddlex_feat.inference.model_info import PREFIX, models_within, read_info
 from paddlex_feat.inference.model_zoo import official_model
 from paddlex_feat.inference.results import Failed, FeatureResult, OutputNames
+from paddlex_feat.inference.rounds import Outcome, Rounds
 from paddlex_feat.runtime.cpu import cpu_count
+from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.runtime.opencv import silent_opencv
 
 log = logging.getLogger(__name__)
-Outcome = tuple[Item, np.ndarray | Exception, Any]
 View = Callable[[np.ndarray], Any]
 _GPU_BATCH = 32  # where no batch size is given
+_CPU_SHARE = 64  # images at least that a process of a job computes between two exchanges
 _FAST_SIDES = 2  # what a reduced image must have of the network's side: see docs/predict.md, fast_decode
 
 
@@ -59,6 +60,7 @@ def create_model(
     hpi_config: Mapping[str, Any] | None = None,
     trust_graph: bool = False,
     mirror: bool = False,
+    group: ProcessGroup | None = None,
 ) -> Predictor:
     """A feature extractor from an inference directory.
 
@@ -81,6 +83,7 @@ def create_model(
         trust_graph: run the Paddle graph even if it has operators that are not on the allow-list. They can read and
             write files, so use it only for a model from a source that you trust.
         mirror: average the features of each image and its mirror image, see `MirrorAverage`.
+        group: the processes of a job that share the images of rank 0, see `Predictor.work`.
 
     Raises WeightsError if the directory cannot be used, ConfigError for settings that do not exist or contradict
     each other, DownloadError, DeviceError, DependencyError.
@@ -112,7 +115,7 @@ def create_model(
         "fast_decode": fast_decode,
         "mirror": mirror,
     }
-    return Predictor(extractor, batch_size, fast_decode, arguments, mirror)
+    return Predictor(extractor, batch_size, fast_decode, arguments, mirror, group)
 
 
 def _official(model_name: str) -> Path:
@@ -153,6 +156,7 @@ class Predictor:
         fast_decode: decode large JPEGs at a reduced size.
         arguments: those of `create_model` that make such a model; None: it cannot be pickled or copied.
         mirror: average the features of each image and its mirror image.
+        group: the processes of a job that share the images of rank 0, see `work`.
 
     Attributes:
         batch_size: images computed together; setting anything but a whole number of at least 1 raises ConfigError.
@@ -170,8 +174,10 @@ class Predictor:
         fast_decode: bool = False,
         arguments: Mapping[str, Any] | None = None,
         mirror: bool = False,
+        group: ProcessGroup | None = None,
     ):
         self._arguments = arguments
+        self._group = group or ProcessGroup()
         self._extractor = extractor
         self._features_of = MirrorAverage(extractor) if mirror else extractor
         self._batch_size = None if batch_size is None else _positive(batch_size)
@@ -271,6 +277,15 @@ class Predictor:
         size = max(batch_size or self.batch_size, self._extractor.engine.micro_batch)
         return self._results_with(iter_images(input, search), size, on_error == "skip", failed, view)
 
+    def work(self, view: View | None = None) -> None:
+        """On another rank than 0: compute what rank 0 deals out of the input of its next call, until that ends.
+
+        Args:
+            view: that of rank 0's `predict_with`, whose values have to be bytes or None; None for `predict`.
+        """
+        for _ in self._outcomes(iter(()), 1, view):
+            pass
+
     def _results_with(
         self, stream: Iterator[Item], batch_size: int, skip: bool, failed: list[Failed], view: View | None
     ) -> Generator[tuple[FeatureResult, Any], None, None]:
@@ -298,11 +313,14 @@ class Predictor:
         """Every item with its feature, or with the error that prevented it, and with what `view` makes of it."""
         cancel = threading.Event()
         load = partial(self._load, view=view, cancel=cancel)
+        rounds, threads = Rounds(self._group), max(1, cpu_count() // self._group.local_size)
+        if self._group.size > 1 and self._extractor.engine.device == "cpu":
+            batch_size = max(batch_size, _CPU_SHARE)
         # A thread waits for the engine while the caller decides what to read next and uses the results.
-        done = prefetch_map_then(_batched(stream, batch_size), load, cpu_count(), self._compute, cancel.set)
+        done = prefetch_map_then(rounds.own(stream, batch_size), load, threads, self._compute, cancel.set)
         with closing(done), silent_opencv():
             for outcomes in done:
-                yield from outcomes
+                yield from rounds.gathered(outcomes)
 
     def _load(self, item: Item, view: View | None, cancel: threading.Event) -> tuple[np.ndarray | Exception, Any]:
         resize, enough = self._extractor.preprocess.resize, self._is_large_enough
@@ -342,11 +360,6 @@ def _record_failure(item: Item, error: Exception, skip: bool, failed: list[Faile
     if not skip:
         raise error
     log.warning("%s: %s Skipped.", item.name, what)
-
-
-def _batched(stream: Iterator[Item], size: int) -> Iterator[list[Item]]:
-    while group := list(islice(stream, size)):
-        yield group
 
 
 def _is_large_enough_for(size: int) -> IsLargeEnough:

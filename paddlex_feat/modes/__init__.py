@@ -54,6 +54,7 @@ MODES.add(
         run="paddlex_feat.modes.check_dataset:run",
         help="find damaged images, wrong lists, copies and leaks; convert and split data sets",
         section="CheckDataset",
+        multi_device=True,
         memory_fix="Lower Train.num_workers.",
     )
 )
@@ -97,6 +98,7 @@ MODES.add(
         run="paddlex_feat.modes.predict:run",
         help="write the feature vectors of images",
         section="Predict",
+        multi_device=True,
         memory_fix="Lower Predict.batch_size.",
     )
 )
@@ -106,6 +108,7 @@ MODES.add(
         run="paddlex_feat.modes.index:run",
         help="make and change a gallery of images to search in",
         section="Index",
+        multi_device=True,
         error_type=GalleryError,
         memory_fix="Lower Predict.batch_size.",
     )

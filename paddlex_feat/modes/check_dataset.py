@@ -18,30 +18,41 @@ from paddlex_feat.data.readers import LISTS, ReaderSpec, find_root, reader_of
 from paddlex_feat.errors import DatasetError
 from paddlex_feat.hub.fetch import image_fetcher
 from paddlex_feat.modes import rewrite_dataset
-from paddlex_feat.modes.check_features import OFF, features_of
+from paddlex_feat.modes.check_features import OFF, features_of, help_rank_0, join
 from paddlex_feat.modes.data import division_of
 from paddlex_feat.modes.train_recipe import apply_auto_recipe
+from paddlex_feat.modes.worker import launch_processes
 from paddlex_feat.reports import dataset_html, dataset_pictures, suspects_table
+from paddlex_feat.runtime import launch
 from paddlex_feat.runtime.cpu import cpu_count
+from paddlex_feat.runtime.distributed import ProcessGroup
 
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, output: Path) -> dict[str, Any]:
+def run(config: Config, output: Path, group: ProcessGroup) -> dict[str, Any]:
     """Convert and split if asked, check everything, write report, samples and plots.
+
+    With several devices, they share CheckDataset.features, and rank 0 does all else.
 
     Raises:
         ConfigError: there is no converter of this name.
         DatasetError: the data set has errors; the result is attached.
     """
     wanted = config.CheckDataset
+    embeds = wanted.features != OFF and wanted.decode != "none"
+    if embeds and launch.needs_workers(config.Global.device, None, group):
+        return launch_processes(config, output)
+    if group.rank:
+        help_rank_0(config, group)
+        return {}
     config, before, alone = rewrite_dataset.rewrite(config)
     form = config.Global.dataset_format
     root = find_root(config.Global.dataset_dir, form=form)
     reader = reader_of(root, form=form)
     log.info("Checking the data set in %s", root)
-    embed = None if wanted.features == OFF else partial(features_of, config)
-    if embed and wanted.decode == "none":
+    embed = partial(features_of, config, worker=join(config, group)) if embeds else None
+    if wanted.features != OFF and not embeds:
         log.warning("CheckDataset.features has no effect: with CheckDataset.decode=none no image is opened.")
     settings = _settings(_as_trained(config), alone)
     data, findings = check(

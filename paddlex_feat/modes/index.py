@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,20 @@ from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import ConfigError, GalleryError, ImageError, Interrupted
 from paddlex_feat.fileio.addresses import is_url
 from paddlex_feat.fileio.atomic import read_result
+from paddlex_feat.inference.predictor import Predictor, View
 from paddlex_feat.modes.index_inputs import Row, rows_of
 from paddlex_feat.modes.predictor import check_names, failures_of, predictor_of
+from paddlex_feat.modes.worker import launch_processes
 from paddlex_feat.reports.csv_tables import write_advice, write_items
+from paddlex_feat.runtime import launch
+from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.runtime.progress import bar
 from paddlex_feat.search.adding import Added
 from paddlex_feat.search.exchange import export_gallery, import_gallery
 from paddlex_feat.search.gallery import Gallery
 from paddlex_feat.search.place import Place
 from paddlex_feat.search.statistics import statistics_of
+from paddlex_feat.search.thumbnails import thumbnail
 
 log = logging.getLogger(__name__)
 DEFAULT = "images.gallery"
@@ -29,16 +35,45 @@ ENV_MILVUS_TOKEN = "MILVUS_TOKEN"  # noqa: S105 - the name of a variable
 SOURCE = "source"  # in the gallery's meta: what it is built from
 
 
-def run(config: Config, output: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Task:
+    """What is to be done.
+
+    Attributes:
+        config: with Index.action and its keys.
+        place: of the gallery.
+        output: the folder Global.output.
+        group: the processes that share the embedding; rank 0 has the gallery.
+    """
+
+    config: Config
+    place: Place
+    output: Path
+    group: ProcessGroup
+
+    def model(self) -> Predictor:
+        """The model that embeds."""
+        return predictor_of(self.config, self.group)
+
+
+def run(config: Config, output: Path, group: ProcessGroup) -> dict[str, Any]:
     """Do Index.action with the gallery Index.path; return the content of index_result.json.
 
-    Raises GalleryError, ImageError if an input failed, whose others are kept, and the errors of the inputs.
+    With several devices, each embeds a share of the images. Raises GalleryError, ImageError if an input failed, whose
+    others are kept, and the errors of the inputs.
     """
     check_names(config.Predict)
+    action = config.Index.action
+    if action in _SHARED and launch.needs_workers(config.Global.device, None, group):
+        return launch_processes(config, output)
     place = place_of(config, output)
+    task = _Task(config, place, output, group)
+    if group.rank:
+        task.model().work(_SHARED[action])
+        return {}
     try:
-        told = _ACTIONS[config.Index.action](config, place, output)
-        return {"action": config.Index.action, "path": str(place), **told}
+        told = _ACTIONS[action](task)
+        return {"action": action, "path": str(place), **told}
     except KeyboardInterrupt:
         fix = "What was acknowledged is in the gallery; the same command goes on from there."
         raise Interrupted("Interrupted.", where=str(place), fix=fix) from None
@@ -58,18 +93,19 @@ def place_of(config: Config, output: Path) -> Place:
     )
 
 
-def _build(config: Config, place: Place, output: Path) -> dict[str, Any]:
-    with place.create(predictor_of(config)) as gallery:
+def _build(task: _Task) -> dict[str, Any]:
+    config = task.config
+    with task.place.create(task.model()) as gallery:
         source = _source(config)
         if len(gallery) and gallery.meta().get(SOURCE) != source:
             raise GalleryError(
                 f"There is a gallery of {len(gallery)} images of another input already.",
-                where=str(place),
+                where=str(task.place),
                 fix="Use Index.action=add or update, or another Index.path.",
                 code="gallery-exists",
             )
         gallery.set_meta(SOURCE, source)
-        _carry_over(output, gallery)
+        _carry_over(task.output, gallery)
         return _told(gallery, _add_all(config, gallery))
 
 
@@ -81,16 +117,16 @@ def _source(config: Config) -> str:
     return repr((given, wanted.label))
 
 
-def _add(config: Config, place: Place, output: Path) -> dict[str, Any]:
-    with place.create(predictor_of(config)) as gallery:
-        _carry_over(output, gallery)
-        return _told(gallery, _add_all(config, gallery))
+def _add(task: _Task) -> dict[str, Any]:
+    with task.place.create(task.model()) as gallery:
+        _carry_over(task.output, gallery)
+        return _told(gallery, _add_all(task.config, gallery))
 
 
-def _update(config: Config, place: Place, output: Path) -> dict[str, Any]:
-    with place.open(predictor_of(config)) as gallery:
-        _carry_over(output, gallery)
-        added = _add_all(config, gallery)
+def _update(task: _Task) -> dict[str, Any]:
+    with task.place.open(task.model()) as gallery:
+        _carry_over(task.output, gallery)
+        added = _add_all(task.config, gallery)
         gone = [item.id for item in gallery.items() if item.key not in added.keys]
         removed = gallery.remove(ids=gone) if gone else 0
         return {**_told(gallery, added), "removed": removed}
@@ -136,46 +172,46 @@ def _told(gallery: Gallery, added: Added) -> dict[str, Any]:
     }
 
 
-def _remove(config: Config, place: Place, output: Path) -> dict[str, Any]:
-    wanted = config.Index
-    with place.open() as gallery:
+def _remove(task: _Task) -> dict[str, Any]:
+    wanted = task.config.Index
+    with task.place.open() as gallery:
         count = gallery.remove(wanted.keys or None, wanted.labels or None, wanted.ids or None)
         log.info("%d images removed; the gallery has %d", count, len(gallery))
         return {"removed": count, "images": len(gallery)}
 
 
-def _list(config: Config, place: Place, output: Path) -> dict[str, Any]:
-    wanted, file = config.Index, output / "gallery_items.csv"
-    with place.open() as gallery:
+def _list(task: _Task) -> dict[str, Any]:
+    wanted, file = task.config.Index, task.output / "gallery_items.csv"
+    with task.place.open() as gallery:
         items = gallery.items(wanted.keys or None, wanted.labels or None)
     write_items(file, items)
     log.info("%d images: %s", len(items), file)
     return {"images": len(items), "file": file.name}
 
 
-def _stats(config: Config, place: Place, output: Path) -> dict[str, Any]:
-    with place.open() as gallery:
+def _stats(task: _Task) -> dict[str, Any]:
+    with task.place.open() as gallery:
         found = statistics_of(gallery)
     for line in found.lines():
         log.info("%s", line)
     if found.advice is not None:
-        write_advice(output / ADVICE, [each.as_json() for each in found.advice])
-        log.info("Advice for each label: %s", output / ADVICE)
+        write_advice(task.output / ADVICE, [each.as_json() for each in found.advice])
+        log.info("Advice for each label: %s", task.output / ADVICE)
     return found.as_json()
 
 
-def _rebuild(config: Config, place: Place, output: Path) -> dict[str, Any]:
-    with place.open() as gallery:
-        count = gallery.rebuild(predictor_of(config))
+def _rebuild(task: _Task) -> dict[str, Any]:
+    with task.place.open() as gallery:
+        count = gallery.rebuild(task.model())
     log.info("%d images embedded again", count)
     return {"images": count}
 
 
-def _compact(config: Config, place: Place, output: Path) -> dict[str, Any]:
-    before = _bytes(place)
-    with place.open() as gallery:
+def _compact(task: _Task) -> dict[str, Any]:
+    before = _bytes(task.place)
+    with task.place.open() as gallery:
         gallery.compact()
-    return {"bytes_before": before, "bytes": _bytes(place)}
+    return {"bytes_before": before, "bytes": _bytes(task.place)}
 
 
 def _bytes(place: Place) -> int | None:
@@ -183,26 +219,25 @@ def _bytes(place: Place) -> int | None:
     return place.path.stat().st_size if place.url is None and place.path.is_file() else None
 
 
-def _export(config: Config, place: Place, output: Path) -> dict[str, Any]:
-    with place.open() as gallery:
-        files = export_gallery(gallery, config.Index.format, output)
+def _export(task: _Task) -> dict[str, Any]:
+    with task.place.open() as gallery:
+        files = export_gallery(gallery, task.config.Index.format, task.output)
     log.info("Written: %s", ", ".join(map(str, files)))
     return {"files": [file.name for file in files]}
 
 
-def _import(config: Config, place: Place, output: Path) -> dict[str, Any]:
-    given = config.Index.input
+def _import(task: _Task) -> dict[str, Any]:
+    given = task.config.Index.input
     if not isinstance(given, str):
         fix = "Give features.npz, features.parquet, or a folder with vector.index and id_map.yaml."
         raise ConfigError("Nothing is given to import.", where="Index.input", fix=fix, code="input-missing")
-    model = predictor_of(config)
-    with place.create(model) as gallery:
+    with task.place.create(task.model()) as gallery:
         count = import_gallery(gallery, Path(given))
         log.info("%d images imported; the gallery has %d", count, len(gallery))
         return {"added": count, "images": len(gallery)}
 
 
-_ACTIONS: dict[str, Callable[[Config, Place, Path], dict[str, Any]]] = {
+_ACTIONS: dict[str, Callable[[_Task], dict[str, Any]]] = {
     "build": _build,
     "add": _add,
     "update": _update,
@@ -214,3 +249,5 @@ _ACTIONS: dict[str, Callable[[Config, Place, Path], dict[str, Any]]] = {
     "export": _export,
     "import": _import,
 }
+# The actions that embed many images -> what they keep of each beside its feature.
+_SHARED: dict[str, View | None] = {"build": thumbnail, "add": thumbnail, "update": thumbnail, "rebuild": None}

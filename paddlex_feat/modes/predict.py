@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
@@ -20,9 +21,15 @@ from paddlex_feat.inference.inputs.texts import ACCEPTED, cut
 from paddlex_feat.inference.results import Failed, FeatureResult
 from paddlex_feat.inference.writers import FeatureFile, feature_file
 from paddlex_feat.modes.predictor import check_names, failures_of, inputs_of, predictor_of
+from paddlex_feat.modes.worker import launch_processes
+from paddlex_feat.runtime import launch
+from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.runtime.progress import bar
 
 log = logging.getLogger(__name__)
+
+
+_STDOUT, _FULL = Path("standard output"), "redirect it to a file with room"
 
 
 class _Target(Protocol):
@@ -32,21 +39,23 @@ class _Target(Protocol):
 class _Json:
     """Each result printed, and in a file of its own."""
 
-    def __init__(self, output: Path, names: list[str]):
+    def __init__(self, output: Path, names: list[str], printed: bool):
         self._output = output
         self._names = names
+        self._printed = printed
 
     def add(self, result: FeatureResult) -> None:
         self._names.append(str(result.save_to_json(self._output).relative_to(self._output)))
-        with as_output_error(Path("standard output"), "redirect it to a file with room"):
-            result.print(format_json=False)
+        if self._printed:
+            with as_output_error(_STDOUT, _FULL):
+                result.print(format_json=False)
 
 
 @contextmanager
-def _target(form: str, output: Path, names: list[str]) -> Iterator[_Target]:
+def _target(form: str, output: Path, names: list[str], printed: bool) -> Iterator[_Target]:
     """Sink of the results. When the block has ended, `names` holds the files that were written."""
     if form == "json":
-        yield _Json(output, names)
+        yield _Json(output, names, printed)
         return
     path = output / f"features.{form}"
     file: FeatureFile | None = None
@@ -82,17 +91,23 @@ class _Outcome:
         return {"images": self.images, "failed": rows, "left_out": dict(self.left_out), "results": self.files}
 
 
-def run(config: Config, output: Path) -> dict[str, Any]:
+def run(config: Config, output: Path, group: ProcessGroup) -> dict[str, Any]:
     """Extract the features of Predict.input and save them in the form Predict.save_format.
 
-    Raises ImageError if an input failed; the others' results are kept.
+    With several devices, each computes a share, and rank 0 saves. Raises ImageError if an input failed; the others'
+    results are kept.
     """
     settings = config.Predict
     check_names(settings)
     given = inputs_of("Predict.input", settings.input)
+    if launch.needs_workers(config.Global.device, None, group):
+        return _on_several_devices(config, output)
+    if group.rank:
+        predictor_of(config, group).work()
+        return {}
     outcome = _Outcome()
     try:
-        _predict(config, given, output, outcome)
+        _predict(config, given, output, outcome, group)
     except FeatError as error:
         raise error.with_result(outcome.as_result()) from error.__cause__
     except KeyboardInterrupt:
@@ -116,11 +131,30 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     return outcome.as_result()
 
 
-def _predict(config: Config, given: Any, output: Path, outcome: _Outcome) -> None:
+def _on_several_devices(config: Config, output: Path) -> dict[str, Any]:
+    """Run the job, and print what it has saved: the processes' own standard output is a log."""
+    try:
+        result = launch_processes(config, output)
+    except FeatError as error:
+        _print_saved(config, output, error.result)
+        raise
+    _print_saved(config, output, result)
+    return result
+
+
+def _print_saved(config: Config, output: Path, result: Mapping[str, Any]) -> None:
+    if config.Predict.save_format == "json":
+        with as_output_error(_STDOUT, _FULL):
+            for name in result.get("results", ()):
+                print({"res": json.loads((output / name).read_bytes())})
+
+
+def _predict(config: Config, given: Any, output: Path, outcome: _Outcome, group: ProcessGroup) -> None:
     """Predict and save; `outcome` is up to date at every moment, also when an error ends it."""
     form = config.Predict.save_format
-    with _target(form, output, outcome.files) as target, _progress(form) as progress:
-        model = predictor_of(config)
+    alone = group.size == 1
+    with _target(form, output, outcome.files, printed=alone) as target, _progress(form) as progress:
+        model = predictor_of(config, group)
         if isinstance(target, FeatureFile) and form != "jsonl":
             target.identity = model.identity
         started = time.perf_counter()

@@ -11,7 +11,10 @@ from paddlex_feat.inference.engines import AUTO, HPI, find_engine
 from paddlex_feat.inference.engines.options import find_run_mode
 from paddlex_feat.inference.predictor import Predictor, create_model
 from paddlex_feat.inference.results import Failed
+from paddlex_feat.modes.worker import init_worker, threads_of
 from paddlex_feat.runtime.device import first_device
+from paddlex_feat.runtime.distributed import ProcessGroup
+from paddlex_feat.runtime.paddle_import import prepare_paddle
 
 _MAX_LISTED = 5  # failed inputs that an error names; the result file has all
 
@@ -44,17 +47,26 @@ def _as_text(key: str, given: Any) -> Any:
     return expand_home(given) if isinstance(given, str) else str(given)
 
 
-def predictor_of(config: Config) -> Predictor:
-    """The model that the section Predict names. Raises the errors of `create_model`."""
+def predictor_of(config: Config, group: ProcessGroup | None = None) -> Predictor:
+    """The model that the section Predict names, on this process's device. Raises the errors of `create_model`.
+
+    group: the processes of a job, each with a device of its own, that share the images of rank 0.
+    """
     settings = config.Predict
+    if group is None or group.size == 1:
+        device, threads = first_device(config.Global.device), config.Global.threads
+    else:
+        prepare_paddle(threads_of(config, group))
+        worker = init_worker(config, group)
+        device, threads = worker.device, worker.threads
     return create_model(
         config.Global.model,
         settings.model_dir,
-        device=first_device(config.Global.device),
+        device=device,
         batch_size=settings.batch_size,
         engine=settings.engine,
         precision=settings.precision,
-        threads=config.Global.threads,
+        threads=threads,
         fast_decode=settings.fast_decode,
         engine_config=settings.engine_config,
         pp_option=settings.kernel_option.model_dump(),
@@ -62,6 +74,7 @@ def predictor_of(config: Config) -> Predictor:
         hpi_config=settings.hpi_config,
         trust_graph=settings.trust_graph,
         mirror=settings.mirror,
+        group=group,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from paddlex_feat.config.load import dump
 from paddlex_feat.config.schema import Config
+from paddlex_feat.errors import FeatError
 from paddlex_feat.fileio.atomic import read_result
 from paddlex_feat.modes import MODES
 from paddlex_feat.runtime import heartbeat, launch
@@ -74,7 +75,10 @@ def init_worker(config: Config, group: ProcessGroup, workers: int = 0) -> Worker
 
 
 def launch_processes(config: Config, output: Path, machines: str | None = None) -> dict[str, Any]:
-    """Run the configured mode with one process per device; return the result that rank 0 wrote."""
+    """Run the configured mode with one process per device; return the result that rank 0 wrote.
+
+    Raises the error of the job, with the result as far as it was written.
+    """
     mode, device = config.Global.mode, config.Global.device
     if not device.startswith("cpu"):
         prepare_paddle()
@@ -82,6 +86,13 @@ def launch_processes(config: Config, output: Path, machines: str | None = None) 
     whole = config.model_copy(update={"Global": config.Global.model_copy(update={"device": device})})
     spec = MODES.get(mode)
     killed = spec.error_type("A worker was killed.", fix=spec.memory_fix)
-    launch.run(mode, dump(whole), output, device, machines, config.Train.dist_port, killed)
+    try:
+        launch.run(mode, dump(whole), output, device, machines, config.Train.dist_port, killed)
+    except FeatError as error:
+        raise error.with_result(_result(mode, output)) from error.__cause__
+    return _result(mode, output)
+
+
+def _result(mode: str, output: Path) -> dict[str, Any]:
     result = read_result(output / f"{mode}_result.json")
     return {k: v for k, v in result.items() if k not in ("done_flag", "err_type", "err_code", "err_msg")}

@@ -17,7 +17,7 @@ DEVICE = re.compile(r"(auto|(cpu|gpu|xpu|npu|mlu|gcu|dcu|iluvatar_gpu|metax_gpu)
 
 
 def first_device(device: str) -> str:
-    """The first of several devices, which is all that modes other than train and evaluate use.
+    """The first of several devices, which is all that a mode of one process uses.
 
     "gpu:0,1" -> "gpu:0"; anything else as it is.
     """

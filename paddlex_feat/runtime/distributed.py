@@ -90,6 +90,26 @@ class ProcessGroup:
         received: np.ndarray = tensor.numpy()
         return received
 
+    def broadcast_bytes(self, data: bytes) -> bytes:
+        """Rank 0's data, on every rank."""
+        if self.size == 1:
+            return data
+        import numpy as np
+
+        length = int(self.broadcast(np.array([len(data) if self.rank == 0 else 0], np.int64))[0])
+        if not length:
+            return b""
+        content = np.frombuffer(data, np.uint8) if self.rank == 0 else np.empty(length, np.uint8)
+        return self.broadcast(content).tobytes()
+
+    def all_gather_bytes(self, data: bytes) -> list[bytes]:
+        """The data of all ranks, in rank order."""
+        if self.size == 1:
+            return [data]
+        import numpy as np
+
+        return [part.tobytes() for part in self.all_gather_rows(np.frombuffer(data, np.uint8))]
+
     def broadcast_tensors(self, tensors: Sequence[paddle.Tensor]) -> list[paddle.Tensor]:
         """Rank 0's values of tensors, on every rank and on their device, by one broadcast for each dtype.
 

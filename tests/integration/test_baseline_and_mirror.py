@@ -117,6 +117,6 @@ def test_prediction_averages_mirror_images(trained: Path, small_faces: Path, tmp
         ("Predict.mirror", True),
         ("Predict.save_format", "npz"),
     ]
-    predict.run(load(CLIP, overrides)[0], tmp_path)
+    predict.run(load(CLIP, overrides)[0], tmp_path, ProcessGroup())
     assert np.abs(np.load(tmp_path / "features.npz")["features"] - expected).max() < 1e-6
     assert "mirror" not in (folder / "inference.yml").read_text()

@@ -18,6 +18,7 @@ from paddlex_feat.errors import ImageError
 from paddlex_feat.inference.results import Failed
 from paddlex_feat.modes import predict
 from paddlex_feat.modes.predictor import failures_of
+from paddlex_feat.runtime.distributed import ProcessGroup
 
 
 def run(run_folder: Path, output: Path, text: str) -> list[str]:
@@ -30,7 +31,7 @@ def run(run_folder: Path, output: Path, text: str) -> list[str]:
         f"Predict.input={text}",
     )
     config = load.load("PP-ShiTuV2_rec", [load.split_override(word) for word in words])[0]
-    predict.run(config, output)
+    predict.run(config, output, ProcessGroup())
     return [json.loads(line)["input_path"] for line in (output / "features.jsonl").read_text().splitlines()]
 
 

@@ -20,6 +20,7 @@ from paddlex_feat.data.readers.shitu_rec import read_list
 from paddlex_feat.errors import DatasetError
 from paddlex_feat.modes import check_dataset
 from paddlex_feat.modes.data import require_images
+from paddlex_feat.runtime.distributed import ProcessGroup
 
 SETTINGS = CheckSettings(batch_size=4, samples_per_class=2, num_classes=None, workers=1, input_size=16)
 
@@ -86,7 +87,7 @@ def test_names_that_are_not_utf_8_are_used_byte_for_byte(data, encoding, tmp_pat
     pairs = [("Global.dataset_dir", str(data)), ("Train.batch_size", 4), ("Train.input_size", 16)]
     pairs += [(f"CheckDataset.split.{key}", value) for key, value in keys.items()]
     config = load("PP-ShiTuV2_rec", pairs)[0]
-    result = check_dataset.run(config, tmp_path / "out")
+    result = check_dataset.run(config, tmp_path / "out", ProcessGroup())
     assert result["check_pass"] and "花0.png".encode(encoding) in b"".join(
         (data / f"{n}.txt").read_bytes() for n in LISTS
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -51,6 +51,21 @@ class ImageSource(str):
 
     def __reduce__(self) -> tuple[type[ImageSource], tuple[object, ...]]:
         return ImageSource, (str(self), self.file, self.start, self.length, self.box)
+
+
+def plain_of(path: str) -> str | list[Any]:
+    """A path, or where an image is, as JSON for another process."""
+    if not isinstance(path, ImageSource):
+        return str(path)
+    return [str(path), path.file, path.start, path.length, path.box]
+
+
+def path_of(plain: str | list[Any]) -> str:
+    """What `plain_of` was given."""
+    if isinstance(plain, str):
+        return plain
+    name, file, start, length, box = plain
+    return ImageSource(name, file, start, length, box and Box(*box))
 
 
 def file_of(path: str) -> str:
