@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,17 @@ def identity_of(folder: Path, dimension: int, mirror: bool = False, fast_decode:
     ways = {"mirror": mirror, "fast_decode": fast_decode, "unit": info.normalise_features}
     how = {**asdict(info.preprocess), **{name: True for name, used in ways.items() if used}}
     return ModelIdentity(info.name, digest.hexdigest(), json.dumps(how, sort_keys=True, default=str), dimension)
+
+
+def stamps_of(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Number, size and time of change of each file of an inference directory: others once a file is replaced."""
+    found: dict[str, tuple[int, ...]] = {}
+    with suppress(OSError):  # gone, which is another state as well
+        for file in folder.iterdir():
+            if file.stem == PREFIX:
+                status = file.stat()
+                found[file.name] = (status.st_ino, status.st_size, status.st_mtime_ns)
+    return found
 
 
 def _other_forms(folder: Path) -> list[Path]:

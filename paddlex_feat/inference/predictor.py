@@ -25,7 +25,7 @@ from paddlex_feat.fileio.atomic_folder import resolve_during_swap
 from paddlex_feat.fileio.paths import expand_home
 from paddlex_feat.inference.engines.options import resolve_engine_options
 from paddlex_feat.inference.extractor import FeatureExtractor
-from paddlex_feat.inference.identity import ModelIdentity, identity_of
+from paddlex_feat.inference.identity import ModelIdentity, identity_of, stamps_of
 from paddlex_feat.inference.inputs.items import InputIteratorError, Item, is_slow_source, iter_images
 from paddlex_feat.inference.inputs.paths import Search
 from paddlex_feat.inference.mirror import MirrorAverage
@@ -90,6 +90,7 @@ def create_model(
     """
     options = resolve_engine_options(engine, precision, threads, device, engine_config, pp_option, use_hpip, hpi_config)
     folder = _official(model_name) if model_dir is None else given_model(os.fspath(model_dir))
+    stamps = stamps_of(folder)
     info = read_info(folder)
     if info.name != model_name:
         raise WeightsError(
@@ -115,7 +116,7 @@ def create_model(
         "fast_decode": fast_decode,
         "mirror": mirror,
     }
-    return Predictor(extractor, batch_size, fast_decode, arguments, mirror, group)
+    return Predictor(extractor, batch_size, fast_decode, arguments, mirror, group, stamps)
 
 
 def _official(model_name: str) -> Path:
@@ -157,6 +158,7 @@ class Predictor:
         arguments: those of `create_model` that make such a model; None: it cannot be pickled or copied.
         mirror: average the features of each image and its mirror image.
         group: the processes of a job that share the images of rank 0, see `work`.
+        stamps: of the model's files before they were loaded (`stamps_of`); None: they do not change.
 
     Attributes:
         batch_size: images computed together; setting anything but a whole number of at least 1 raises ConfigError.
@@ -175,7 +177,9 @@ class Predictor:
         arguments: Mapping[str, Any] | None = None,
         mirror: bool = False,
         group: ProcessGroup | None = None,
+        stamps: Mapping[str, tuple[int, ...]] | None = None,
     ):
+        self._stamps = stamps
         self._arguments = arguments
         self._group = group or ProcessGroup()
         self._extractor = extractor
@@ -195,11 +199,23 @@ class Predictor:
 
     @property
     def identity(self) -> ModelIdentity:
-        """What features of this model can be compared with. Computed once, by an image of zeros and a hash."""
+        """What features of this model can be compared with. Computed once, by an image of zeros and a hash.
+
+        Raises WeightsError if the model's files are no longer those that were loaded.
+        """
         if self._identity is None:
             side = self._extractor.preprocess.size
             rows = self._features_of(np.zeros((1, side, side, 3), np.uint8))
-            self._identity = identity_of(self._extractor.folder, rows.shape[1], **self._ways)
+            folder = self._extractor.folder
+            identity = identity_of(folder, rows.shape[1], **self._ways)
+            if self._stamps is not None and self._stamps != stamps_of(folder):
+                raise WeightsError(
+                    "The files of the model have been replaced since it was loaded.",
+                    where=str(folder),
+                    fix="Load it again.",
+                    code="model-replaced",
+                )
+            self._identity = identity
         return self._identity
 
     def reduce(self, image: np.ndarray) -> np.ndarray:

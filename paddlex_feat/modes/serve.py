@@ -12,7 +12,6 @@ from typing import Any
 
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import ConfigError
-from paddlex_feat.hub.fetch import image_fetcher
 from paddlex_feat.inference.engines.spec import require_package
 from paddlex_feat.modes.index import place_of
 from paddlex_feat.modes.predictor import check_names, predictor_of
@@ -33,7 +32,9 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     import uvicorn
 
     from paddlex_feat.serving.app import create_app
+    from paddlex_feat.serving.connections import Protocol, allow_many
     from paddlex_feat.serving.guard import Counts, Limits, is_loopback
+    from paddlex_feat.serving.images import fetch_image
     from paddlex_feat.serving.state import State
 
     settings, token = config.Serve, os.environ.get(ENV_TOKEN) or None
@@ -46,8 +47,9 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         )
     state = State(place_of(config, output), partial(predictor_of, config))
     try:
-        fetch = image_fetcher("download" if settings.allow_urls else "refuse")
         limits, counts = Limits(token, settings.max_body_mib * 2**20, settings.max_requests), Counts()
+        fetch = partial(fetch_image, max_bytes=limits.max_body) if settings.allow_urls else None
+        allow_many()
         app = create_app(state, _version(), limits, counts, fetch)
         server = uvicorn.Server(
             uvicorn.Config(
@@ -58,7 +60,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
                 access_log=False,
                 proxy_headers=False,
                 loop="asyncio",
-                http="h11",  # unlike httptools, which uvicorn would prefer, it limits the length of headers
+                http=Protocol,
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )

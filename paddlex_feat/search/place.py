@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from paddlex_feat.inference.identity import ModelIdentity
 from paddlex_feat.inference.predictor import Predictor
 from paddlex_feat.search.backend import Backend
 from paddlex_feat.search.gallery import Gallery
@@ -36,15 +37,21 @@ class Place:
         """The gallery that is there. Raises GalleryError if there is none, or one of another model."""
         return Gallery(self._backend(), model)
 
-    def create(self, model: Predictor) -> Gallery:
-        """The gallery that is there, or an empty one. Raises GalleryError if it is of another model."""
+    def create(self, model: Predictor | ModelIdentity) -> Gallery:
+        """The gallery that is there, or an empty one. Raises GalleryError if it is of another model.
+
+        model: whose features it has; by its identity alone, the gallery takes features and no images.
+        """
+        identity, embeds = (model, None) if isinstance(model, ModelIdentity) else (model.identity, model)
         if self.url is None:
-            LocalBackend.create(self.path, model.identity).close()
+            LocalBackend.create(self.path, identity).close()
+            gallery = self.open(embeds)
         else:
             from paddlex_feat.search.milvus import MilvusBackend
 
-            return Gallery(MilvusBackend.create(self.url, self.collection, model.identity, self.token), model)
-        return self.open(model)
+            gallery = Gallery(MilvusBackend.create(self.url, self.collection, identity, self.token), embeds)
+        gallery.require_same(identity)
+        return gallery
 
     def of_client(self, key: str) -> Place:
         """The place of a client's own gallery, beside this one."""

@@ -11,8 +11,12 @@ from starlette.exceptions import HTTPException
 
 from paddlex_feat.errors import FeatError, GalleryError
 
+NO_SNIFFING = ("X-Content-Type-Options", "nosniff")
 PADDLEX_PATHS = ("/shitu-index-build", "/shitu-index-add", "/shitu-index-remove", "/shitu-infer")
-_STATUS = {"gallery-file": 503, "gallery-missing": 503, "gallery-server": 503}  # the service's own trouble
+_STATUS = {
+    **dict.fromkeys(("gallery-file", "gallery-missing", "gallery-server", "model-exchange"), 503),  # our own trouble
+    **dict.fromkeys(("item-data", "item-text"), 422),
+}
 
 
 def explain(app: FastAPI) -> None:
@@ -30,9 +34,18 @@ def explain(app: FastAPI) -> None:
         where = ".".join(map(str, first.get("loc", ())))
         return failure(request.url.path, 422, "request-invalid", str(first.get("msg")), where)
 
+    @app.exception_handler(Exception)
+    def fault(request: Request, error: Exception) -> Response:
+        """A fault of this program, whose traceback is logged after this."""
+        answer = failure(request.url.path, 500, "unexpected", "The service has failed; its log has the reason.")
+        answer.headers[NO_SNIFFING[0]] = NO_SNIFFING[1]  # this answer does not pass the guard
+        return answer
+
     @app.exception_handler(HTTPException)
     def others(request: Request, error: HTTPException) -> Response:
-        return failure(request.url.path, error.status_code, "request-refused", str(error.detail))
+        answer = failure(request.url.path, error.status_code, "request-refused", str(error.detail))
+        answer.headers.update(error.headers or {})
+        return answer
 
 
 def failure(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from paddlex_feat.search.gallery import Gallery
 
 MAX_BATCH = 8  # images: the engines' rate on a CPU does not rise beyond
 MAX_DELAY = 0.02  # seconds that a batch waits for more images, where the former one had several
+_T = TypeVar("_T")
 PATIENCE = 32  # batches until a larger one is tried again, after one has waited in vain
 
 
@@ -45,9 +46,15 @@ class Question:
 
 @dataclass(eq=False)
 class _Job:
-    """An image, reduced to what the model reads, and what is wanted: an answer, or its feature if nothing is asked."""
+    """An image and what is wanted of it: an answer, or its feature if nothing is asked.
 
-    image: Future[np.ndarray]
+    Attributes:
+        image: reduced to what the model reads, and what the caller wants to see of it.
+        question: the search; None: there is none.
+        done: the answer; or the feature and what the caller sees.
+    """
+
+    image: Future[tuple[np.ndarray, Any]]
     question: Question | None
     done: Future[Any] = field(default_factory=Future)
 
@@ -70,11 +77,18 @@ class Batcher:
 
     def answer(self, question: Question) -> Future[Answer]:
         """The answer to a question, later; it is named "image"."""
-        return self._put(self._readers.submit(lambda: self._model.reduce(question.read())), question)
+        return self._put(question.read, lambda _: None, question)
 
-    def features(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The features, float32 [D], of decoded images, uint8 [H, W, 3] in BGR order."""
-        waiting = [self._put(self._readers.submit(self._model.reduce, image)) for image in images]
+    def features(
+        self, reads: Sequence[Callable[[], np.ndarray]], view: Callable[[np.ndarray], _T]
+    ) -> list[tuple[np.ndarray, _T]]:
+        """The feature, float32 [D], of each image, and what `view` makes of its pixels.
+
+        Args:
+            reads: each gives an image, uint8 [H, W, 3] in BGR order. The readers call them, so that few are in memory.
+            view: called with each image.
+        """
+        waiting = [self._put(read, view) for read in reads]
         return [done.result() for done in waiting]
 
     def close(self) -> None:
@@ -83,8 +97,14 @@ class Batcher:
         self._thread.join()
         self._readers.shutdown()
 
-    def _put(self, image: Future[np.ndarray], question: Question | None = None) -> Future[Any]:
-        job = _Job(image, question)
+    def _put(
+        self, read: Callable[[], np.ndarray], view: Callable[[np.ndarray], Any], question: Question | None = None
+    ) -> Future[Any]:
+        def reduced() -> tuple[np.ndarray, Any]:
+            image = read()
+            return self._model.reduce(image), view(image)
+
+        job = _Job(self._readers.submit(reduced), question)
         self._waiting.put(job)
         return job.done
 
@@ -97,6 +117,7 @@ class Batcher:
             wanted = len(batch) if tries else min(2 * len(batch), MAX_BATCH)
             if len(batch) == 1:
                 wanted = 1  # a client alone is never delayed
+            del first, batch  # else their images stay until others come
 
     def _batch(self, first: _Job, wanted: int) -> tuple[list[_Job], bool]:
         """What is computed together, and whether more may come.
@@ -117,19 +138,24 @@ class Batcher:
         return batch, True
 
     def _work(self, batch: list[_Job]) -> None:
+        """Do what a batch asks. Its images are waited for in turn, so a slow one holds up its batch."""
         jobs = [job for job in batch if job.done.set_running_or_notify_cancel() and self._is_read(job)]
-        if not jobs:
-            return
         try:
-            rows = self._model.features_of(np.stack([job.image.result() for job in jobs]))
-        except Exception as error:  # noqa: BLE001 - each request gets it
-            _fail(jobs, error)
-            return
+            if jobs:
+                self._answer_all(jobs)
+        except Exception as error:  # noqa: BLE001 - each request gets it, and the thread lives on
+            for job in jobs:
+                if not job.done.done():
+                    job.done.set_exception(error)
+
+    def _answer_all(self, jobs: list[_Job]) -> None:
+        images = [job.image.result() for job in jobs]
+        rows = self._model.features_of(np.stack([reduced for reduced, _ in images]))
         self.batches, self.images = self.batches + 1, self.images + len(jobs)
         asked: dict[tuple[int, float | str | None], list[tuple[_Job, np.ndarray]]] = {}
-        for job, row in zip(jobs, rows, strict=True):
+        for job, row, (_, seen) in zip(jobs, rows, images, strict=True):
             if job.question is None:
-                job.done.set_result(row)
+                job.done.set_result((row, seen))
             else:
                 asked.setdefault((job.question.topk, job.question.threshold), []).append((job, row))
         for (topk, threshold), pairs in asked.items():
@@ -146,13 +172,12 @@ class Batcher:
         boxes = [job.question.box if job.question else None for job in jobs]
         try:
             answers = self._gallery.answers(rows, topk, threshold, ["image"] * len(jobs), boxes)
-        except Exception as error:  # noqa: BLE001 - each request gets it
-            _fail(jobs, error)
+        except Exception as error:  # noqa: BLE001 - the request gets it
+            if len(jobs) == 1:
+                jobs[0].done.set_exception(error)
+            else:  # it may be about one of them
+                for number, job in enumerate(jobs):
+                    self._answer([job], rows[number : number + 1], topk, threshold)
             return
         for job, answer in zip(jobs, answers, strict=True):
             job.done.set_result(answer)
-
-
-def _fail(jobs: list[_Job], error: Exception) -> None:
-    for job in jobs:
-        job.done.set_exception(error)

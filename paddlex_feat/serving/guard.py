@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import time
@@ -9,11 +10,13 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paddlex_feat.serving import answers
 
 _OPEN = ("/healthz",)  # paths without a token
+BODY_SECONDS = 30  # in which a request has to arrive
 
 
 @dataclass(frozen=True)
@@ -67,14 +70,17 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Content-Type-Options"] = "nosniff"
+                headers = MutableHeaders(scope=message)
+                headers[answers.NO_SNIFFING[0]] = answers.NO_SNIFFING[1]
+                if refusal is not None:  # else the body, of any length, would be read to its end
+                    headers["Connection"] = "close"
             await send(message)
 
         refusal = self._refusal(scope)
         self._working += 1
         try:
             if refusal is None:
-                await self._app(scope, receive, noted)
+                await self._app(scope, _in_time(receive), noted)
             else:
                 answer = answers.failure(scope["path"], refusal.status, refusal.code, refusal.message)
                 await answer(scope, receive, noted)
@@ -115,4 +121,25 @@ def is_loopback(host: str) -> bool:
 
 def _name_of(host: str) -> str:
     """The name in a Host header, without its port."""
-    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return name.lower().removesuffix(".")
+
+
+def _in_time(receive: Receive) -> Receive:
+    """As `receive`, for BODY_SECONDS: a request that is not whole by then keeps its place from others."""
+    deadline = time.monotonic() + BODY_SECONDS
+    whole = False
+
+    async def received() -> Message:
+        nonlocal whole
+        if whole:  # what follows is the end of the connection
+            return await receive()
+        try:
+            message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
+        except asyncio.TimeoutError:
+            what = f"The request was not whole after {BODY_SECONDS} seconds."
+            raise HTTPException(408, what, {"Connection": "close"}) from None
+        whole = not message.get("more_body", False)
+        return message
+
+    return received

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, FiniteFloat
 
 from paddlex_feat.search.gallery import Gallery
-from paddlex_feat.search.items import NewItem
+from paddlex_feat.search.items import NewItem, texts_of
 from paddlex_feat.search.thumbnails import thumbnail
 from paddlex_feat.serving.answers import PADDLEX_PATHS
 from paddlex_feat.serving.batching import MAX_BATCH
-from paddlex_feat.serving.images import Fetch, image_of
+from paddlex_feat.serving.images import Fetch, reader_of
 from paddlex_feat.serving.state import Pair, State
 
 MAX_PAIRS = 10_000  # images of one request
@@ -32,7 +32,7 @@ class ImageLabelPair(BaseModel):
 class BuildRequest(BaseModel):
     """Images of a new index."""
 
-    imageLabelPairs: list[ImageLabelPair] = Field(max_length=MAX_PAIRS)
+    imageLabelPairs: Annotated[list[ImageLabelPair], Field(max_length=MAX_PAIRS, fail_fast=True)]
 
 
 class AddRequest(BuildRequest):
@@ -44,7 +44,7 @@ class AddRequest(BuildRequest):
 class RemoveRequest(BaseModel):
     """Images that leave an index."""
 
-    ids: list[int]
+    ids: Annotated[list[int], Field(max_length=MAX_PAIRS, fail_fast=True)]
     indexKey: str | None = None
 
 
@@ -54,7 +54,7 @@ class InferRequest(BaseModel):
     image: str
     indexKey: str | None = None
     detThreshold: float | None = None
-    recThreshold: float | None = None
+    recThreshold: FiniteFloat | None = None
     hammingRadius: float | None = None
     topk: int | None = Field(None, ge=1, le=10_000)
     visualize: bool | None = None
@@ -66,42 +66,52 @@ def add_paths(app: FastAPI, state: State, fetch: Fetch | None) -> None:
     @app.post(PADDLEX_PATHS[0], tags=["PaddleX"])
     def build(given: BuildRequest) -> JSONResponse:
         """A new index of images."""
-        with state.current() as pair:
+
+        def built(pair: Pair) -> dict[str, Any]:
             items = _embedded(pair, given.imageLabelPairs, fetch)
-            key, gallery = state.new(pair.model)
+            key, gallery = state.clients.new(pair.model.identity)
             gallery.add_items(_numbered(items, 0))
-        return _success({"indexKey": key, "imageCount": len(gallery)})
+            return {"indexKey": key, "imageCount": len(gallery)}
+
+        return _success(state.run(built))
 
     @app.post(PADDLEX_PATHS[1], tags=["PaddleX"])
     def add(given: AddRequest) -> JSONResponse:
         """Add images to an index."""
-        with state.current() as pair:
-            gallery = state.of_key(given.indexKey, pair.model)
+
+        def added(pair: Pair) -> dict[str, Any]:
+            gallery = state.clients.of_key(given.indexKey, pair.model.identity)
             items = _embedded(pair, given.imageLabelPairs, fetch)
-            with state.numbering:
+            with state.clients.numbering:
                 gallery.add_items(_numbered(items, max(_numbers(gallery), default=-1) + 1))
-        return _success({"imageCount": len(gallery)})
+            return {"imageCount": len(gallery)}
+
+        return _success(state.run(added))
 
     @app.post(PADDLEX_PATHS[2], tags=["PaddleX"])
     def remove(given: RemoveRequest) -> JSONResponse:
         """Remove images by PaddleX's numbers: from 0, and one more than the largest that is there for each new one."""
-        with state.current() as pair:
-            gallery = state.of_key(given.indexKey, pair.model)
+
+        def removed(pair: Pair) -> dict[str, Any]:
+            gallery = state.clients.of_key(given.indexKey, pair.model.identity)
             numbers = _numbers(gallery)
             gallery.remove(ids=[numbers[i] for i in given.ids if i in numbers])
-        return _success({"imageCount": len(gallery)})
+            return {"imageCount": len(gallery)}
+
+        return _success(state.run(removed))
 
     @app.post(PADDLEX_PATHS[3], tags=["PaddleX"])
     def infer(given: InferRequest) -> JSONResponse:
         """Recognize a picture as a whole, as PaddleX does where its detector finds nothing."""
-        image = image_of(given.image, fetch)
-        with state.current() as pair:
-            [feature] = pair.batcher.features([image])
-            gallery = pair.gallery if given.indexKey is None else state.of_key(given.indexKey, pair.model)
+        read, key = reader_of(given.image, fetch), given.indexKey
+
+        def recognized(pair: Pair) -> dict[str, Any]:
+            [(feature, (height, width))] = pair.batcher.features([read], lambda image: image.shape[:2])
+            gallery = pair.gallery if key is None else state.clients.of_key(key, pair.model.identity)
             hits = _hits(gallery, feature, given)
-        height, width = image.shape[:2]
-        whole = {"bbox": [0, 0, width, height], "recResults": hits, "score": 0.0}
-        return _success({"detectedObjects": [whole]})
+            return {"bbox": [0, 0, width, height], "recResults": hits, "score": 0.0}
+
+        return _success({"detectedObjects": [state.run(recognized)]})
 
 
 def _embedded(pair: Pair, given: list[ImageLabelPair], fetch: Fetch | None) -> list[NewItem]:
@@ -109,9 +119,11 @@ def _embedded(pair: Pair, given: list[ImageLabelPair], fetch: Fetch | None) -> l
     items = []
     for first in range(0, len(given), MAX_BATCH):
         part = given[first : first + MAX_BATCH]
-        images = [image_of(each.image, fetch) for each in part]
-        for each, image, feature in zip(part, images, pair.batcher.features(images), strict=True):
-            items.append(NewItem(uuid.uuid4().hex, feature, each.label or None, thumbnail=thumbnail(image)))
+        reads = [reader_of(each.image, fetch) for each in part]
+        for each, (feature, small) in zip(part, pair.batcher.features(reads, thumbnail), strict=True):
+            item = NewItem(uuid.uuid4().hex, feature, each.label or None, thumbnail=small)
+            texts_of(item, pair.model.identity.dimension)  # refuses a label that no gallery keeps
+            items.append(item)
     return items
 
 

@@ -1,35 +1,30 @@
-"""What a service answers with: a model and its gallery, exchanged together, and the galleries of PaddleX's clients."""
+"""What a service answers with: a model and its gallery, exchanged together."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import logging
-import re
 import threading
 import time
-import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TypeVar
 
 from paddlex_feat.errors import FeatError, GalleryError
 from paddlex_feat.inference.predictor import Predictor
 from paddlex_feat.runtime.malloc import give_memory_back
 from paddlex_feat.search.answers import Answer
-from paddlex_feat.search.gallery import Gallery
 from paddlex_feat.search.place import Place
 from paddlex_feat.search.problems import REBUILT
 from paddlex_feat.serving.batching import Batcher, Question
+from paddlex_feat.serving.clients import ClientGalleries
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 5  # until a model that could not be loaded is tried again
 EXCHANGES = 2  # of the gallery within one request that it gets over
-MAX_OPEN = 16  # galleries of PaddleX's clients that are kept in memory
 _T = TypeVar("_T")
-_KEY = re.compile(r"[0-9a-f]{32}")
 
 
 class Pair:
@@ -69,7 +64,8 @@ class Pair:
     def retire(self) -> None:
         """Close it once nobody uses it."""
         with self._lock:
-            self._retired, last = True, not self._using
+            last = not self._retired and not self._using
+            self._retired = True
         if last:
             self._closing.submit(self._close)
 
@@ -78,7 +74,7 @@ class Pair:
             self.batcher.close()
             self.gallery.close()
         except Exception:
-            log.exception("A gallery that had been exchanged could not be closed")  # its thread would say nothing
+            log.exception("A gallery could not be closed")  # its thread would say nothing
         # A reference to this pair must not keep its model in memory.
         del self.model, self.batcher, self.gallery
         gc.collect()  # a model has references in circles, which Python looks for seldom
@@ -86,41 +82,30 @@ class Pair:
 
 
 class State:
-    """The present pair, and galleries by key.
+    """The present pair, which is exchanged when the gallery has been built anew with another model.
 
     Args:
         place: of the gallery.
-        load: makes the model anew, when the gallery has been built anew with another.
+        load: makes the model anew.
+
+    Attributes:
+        clients: the galleries of PaddleX's clients.
     """
 
     def __init__(self, place: Place, load: Callable[[], Predictor]):
         self._place, self._load = place, load
         self._changing = threading.Lock()
-        self.numbering = threading.Lock()  # held while PaddleX's number of a new image is chosen
         # One thread makes and closes all pairs: the C library keeps memory apart, and for good, for each that does.
-        self._pairs = ThreadPoolExecutor(1, "exchanging")
-        self._pair = self._pairs.submit(self._made).result()
+        self._exchanging = ThreadPoolExecutor(1, "exchanging")
+        self._pair = self._exchanging.submit(self._made).result()
         self._failed: tuple[float, FeatError] | None = None  # when the new model could not be loaded, and why
-        self._others: OrderedDict[str, Gallery] = OrderedDict()
-
-    @contextmanager
-    def current(self) -> Iterator[Pair]:
-        """The pair for one request, a new one if the gallery has been built anew. Raises GalleryError, WeightsError."""
-        with ExitStack() as using:
-            pair = self._pair
-            try:
-                using.enter_context(pair.used())
-                len(pair.gallery)
-            except GalleryError as error:
-                if error.code != REBUILT:
-                    raise
-                using.close()
-                pair = self._exchanged(pair)
-                using.enter_context(pair.used())
-            yield pair
+        self.clients = ClientGalleries(place)
 
     def run(self, work: Callable[[Pair], _T]) -> _T:
-        """Call `work` with the present pair; again with the new one if `work` finds that the gallery was exchanged."""
+        """Call `work` with the present pair; again with the new one if `work` finds that the gallery was exchanged.
+
+        Raises what `work` does, and GalleryError or WeightsError if the new model cannot be loaded.
+        """
         pair = self._pair
         for _ in range(EXCHANGES):
             try:
@@ -147,53 +132,44 @@ class State:
         with pair.used():
             return await asyncio.wrap_future(pair.batcher.answer(question))
 
+    def check(self) -> None:
+        """Raise GalleryError if there is no gallery. One that is being exchanged is there."""
+        try:
+            with self._pair.used() as pair:
+                len(pair.gallery)
+        except GalleryError as error:
+            if error.code != REBUILT:
+                raise
+
     def _made(self) -> Pair:
-        return Pair(self._place, self._load(), self._pairs)
+        return Pair(self._place, self._load(), self._exchanging)
 
     def _exchanged(self, former: Pair) -> Pair:
         with self._changing:
             if self._pair is former:
                 if self._failed and time.monotonic() < self._failed[0] + RETRY_SECONDS:
-                    raise self._failed[1]
+                    raise self._failed[1].with_traceback(None)
                 try:
-                    self._pair = self._pairs.submit(self._made).result()
-                except FeatError as error:
-                    self._failed = time.monotonic(), error
-                    log.warning("The gallery was exchanged, and its model cannot be loaded: %s", error)
-                    raise
+                    self._pair = self._exchanging.submit(self._made).result()
+                except Exception as error:
+                    failure = self._explained(error)
+                    self._failed = time.monotonic(), failure
+                    log.warning("The gallery was exchanged, and its model cannot be loaded: %s", failure)
+                    raise failure from error
                 self._failed = None
+                self.clients.forget()
                 former.retire()
                 log.info("The gallery was exchanged; its model is used from now on")
             return self._pair
 
-    def new(self, model: Predictor) -> tuple[str, Gallery]:
-        """An empty gallery of a client's own for features of a model, and its key."""
-        key = uuid.uuid4().hex
-        with self._changing:
-            return key, self._kept(key, self._place.of_client(key).create(model))
-
-    def of_key(self, key: str | None, model: Predictor) -> Gallery:
-        """The gallery of a key. Raises GalleryError for one that does not exist, or has another model's features."""
-        with self._changing:
-            if key is not None and key in self._others:
-                self._others.move_to_end(key)
-                self._others[key].require_same(model.identity)
-                return self._others[key]
-            try:
-                if key is not None and _KEY.fullmatch(key):
-                    return self._kept(key, self._place.of_client(key).open(model))
-            except GalleryError as error:
-                if error.code != "gallery-missing":
-                    raise
-            what = "The indexKey is not one of this service."
-            raise GalleryError(what, where="indexKey", fix="Give the one that build answered.", code="key-unknown")
-
-    def _kept(self, key: str, gallery: Gallery) -> Gallery:
-        self._others[key] = gallery
-        while len(self._others) > MAX_OPEN:
-            self._others.popitem(last=False)  # closed when the last request lets it go
-        return gallery
+    def _explained(self, error: Exception) -> FeatError:
+        if isinstance(error, FeatError):
+            return error
+        what = f"The model of the exchanged gallery could not be loaded ({type(error).__name__}: {error})."
+        fix = "See whether the model's files are whole; it is tried again."
+        return GalleryError(what, where=str(self._place), fix=fix, code="model-exchange")
 
     def close(self) -> None:
         """End."""
         self._pair.retire()
+        self.clients.forget()

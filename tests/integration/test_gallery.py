@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from support.runs import ROOT
 
-from paddlex_feat.errors import GalleryError, ImageError
+from paddlex_feat.errors import GalleryError, ImageError, WeightsError
 from paddlex_feat.inference.identity import ModelIdentity
 from paddlex_feat.inference.predictor import Predictor, create_model
 from paddlex_feat.search import gallery as gallery_module
@@ -121,6 +121,18 @@ with Gallery(path, create_model("PP-ShiTuV2_rec", model, device="cpu")) as galle
     answer = next(iter(gallery.search(image, threshold=None)))
     assert answer.label == "added elsewhere" and answer.hits[0].score == pytest.approx(1, abs=1e-6)
     assert len(gallery) == len(photographs) - 2 + 1
+
+
+def test_a_model_whose_files_were_replaced_has_no_identity(run_folder, tmp_path):
+    """It would claim to be the model that is there now, and its features would be compared with that one's."""
+    folder = shutil.copytree(run_folder / "best_model/inference", tmp_path / "model")
+    early, late = (create_model("PP-ShiTuV2_rec", folder, device="cpu") for _ in range(2))
+    assert early.identity.name == "PP-ShiTuV2_rec"
+    text = (folder / "inference.yml").read_text()
+    (folder / "inference.yml").write_text(text.replace("0.485", "0.2"))
+    with pytest.raises(WeightsError, match="replaced since it was loaded"):
+        late.identity  # noqa: B018
+    assert early.identity != create_model("PP-ShiTuV2_rec", folder, device="cpu").identity
 
 
 def test_features_of_another_model_are_refused_with_both_names(gallery, model, tmp_path):

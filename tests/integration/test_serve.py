@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.server
 import json
 import signal
 import socket
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cv2
@@ -154,6 +155,8 @@ def test_other_sites_other_hosts_and_long_requests_are_refused(service, photogra
     assert service.call("POST", "/v1/search", {"image": "x" * 2**25}, 413)["code"] == "request-too-long"
     chunked = requests.post(f"{service.url}/v1/search", data=iter([b"{}"]), timeout=60)
     assert chunked.status_code == 411
+    host = service.url.removeprefix("http://").replace("127.0.0.1", "LOCALHOST.")
+    assert service.call("GET", "/v1/labels", Host=host).keys() == {"labels"}
     page = service.call("GET", "/")
     assert "default-src 'none'" in page.headers["content-security-policy"] and "http://" not in page.text
     assert "https://" not in page.text and page.headers["x-content-type-options"] == "nosniff"
@@ -179,7 +182,7 @@ def test_data_that_could_not_be_given_back_is_not_taken(service, photographs):
     body = {"image": photographs["s21 1"], "key": "deep", "data": 1}
     for _ in range(40):
         body["data"] = [body["data"]]
-    assert service.call("POST", "/v1/items", body, 409)["code"] == "item-data"
+    assert service.call("POST", "/v1/items", body, 422)["code"] == "item-data"
     assert service.call("POST", "/v1/search", {"image": photographs["s21 1"], "threshold": "none"})["threshold"] is None
 
 
@@ -203,6 +206,53 @@ def test_a_header_without_end_is_refused(service):
             assert connection.recv(4096).split()[1:2] in ([], [b"400"], [b"431"])
             while connection.recv(4096):
                 pass
+
+
+def test_nothing_more_is_read_of_what_was_refused(service):
+    """Chunks without end would be read for ever."""
+    address = service.url.removeprefix("http://")
+    host, port = address.split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(
+            f"POST /v1/search HTTP/1.1\r\nHost: {address}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        )
+        assert connection.recv(4096).split()[1] == b"411"
+        with pytest.raises(ConnectionError):
+            for _ in range(2000):
+                connection.sendall(b"1\r\na\r\n" * 2000)
+
+
+def test_an_address_is_asked_each_time(model, photographs, tmp_path):
+    """Of a camera's last picture, say. Its name in the gallery tells which one came."""
+    with picture_server() as (server, address), serving(tmp_path, model, "Serve.allow_urls=True") as service:
+        for name, image in list(photographs.items())[:3]:
+            service.call("POST", "/v1/items", {"image": image, "key": name}, 201)
+        for name, image in list(photographs.items())[:3]:
+            server.picture = base64.b64decode(image)
+            answer = service.call("POST", "/v1/search", {"image": address, "threshold": None})
+            assert answer["hits"][0]["key"] == name
+        server.picture = b"x" * 2**25
+        assert service.call("POST", "/v1/search", {"image": address}, 400)["code"] == "download-failed"
+
+
+class Picture(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.server.picture)))
+        self.end_headers()
+        with suppress(ConnectionError):  # what is too long is not read to its end
+            self.wfile.write(self.server.picture)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def picture_server() -> Iterator[tuple[http.server.HTTPServer, str]]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Picture) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server, f"http://127.0.0.1:{server.server_port}/last.pgm"
+        server.shutdown()
 
 
 def test_silent_connections_keep_nobody_out(service):

@@ -5,7 +5,6 @@ PADDLEX_FEAT_SEARCH_CASES asks for more cases of each kind than a landing's; doc
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import os
@@ -16,17 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from support.applications import IDENTITY, Client, D, Model
 
 from paddlex_feat.errors import FeatError, GalleryError
-from paddlex_feat.inference.identity import ModelIdentity, identity_of
+from paddlex_feat.inference.identity import identity_of
 from paddlex_feat.search.exchange import ID_MAP, export_gallery, import_gallery
 from paddlex_feat.search.exchange import _read_id_map as read_id_map
 from paddlex_feat.search.gallery import Gallery
 from paddlex_feat.search.items import NewItem
 
 CASES = int(os.environ.get("PADDLEX_FEAT_SEARCH_CASES", "300"))
-D = 8
-IDENTITY = ModelIdentity("m", "d", "p", D)
 
 
 def unit(count: int) -> np.ndarray:
@@ -130,54 +128,6 @@ def test_damaged_indexes_of_faiss(made, tmp_path):
                 import_gallery(gallery, index)
             except GalleryError:
                 continue
-
-
-class Model:
-    """What a service needs of a model: the means of an image's parts as its feature."""
-
-    identity = IDENTITY
-
-    def reduce(self, image: np.ndarray) -> np.ndarray:
-        import cv2
-
-        return cv2.resize(image, (4, 2))
-
-    def features_of(self, images: np.ndarray) -> np.ndarray:
-        rows = images[..., 0].reshape(len(images), D).astype(np.float32) + 1
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-class Client:
-    """Sends requests to the application itself, without a network."""
-
-    def __init__(self, app: Any):
-        self._app, self._loop = app, asyncio.new_event_loop()
-
-    def send(self, method: str, path: str, body: bytes, query: bytes = b"", **headers: str) -> tuple[int, bytes]:
-        return self._loop.run_until_complete(self._send(method, path, body, query, headers))
-
-    async def _send(
-        self, method: str, path: str, body: bytes, query: bytes, headers: dict[str, str]
-    ) -> tuple[int, bytes]:
-        fields = {"host": "localhost", "content-type": "application/json", "content-length": str(len(body)), **headers}
-        scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "path": path,
-            "raw_path": path.encode(), "query_string": query, "scheme": "http", "server": ("localhost", 80),
-            "client": ("127.0.0.1", 5), "root_path": "",
-            "headers": [(k.encode(), v.encode("latin-1", "replace")) for k, v in fields.items()],
-        }  # fmt: skip
-        sent: list[dict[str, Any]] = []
-        waiting = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def receive() -> dict[str, Any]:
-            return waiting.pop() if waiting else {"type": "http.disconnect"}
-
-        async def send(message: dict[str, Any]) -> None:
-            sent.append(message)
-
-        await self._app(scope, receive, send)
-        content = b"".join(m.get("body", b"") for m in sent if m["type"] == "http.response.body")
-        return int(sent[0]["status"]), content
 
 
 @pytest.fixture

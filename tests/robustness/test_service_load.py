@@ -64,6 +64,10 @@ class Client(threading.Thread):
         elif turn % 97 == 50:
             status, _ = self.ask("DELETE", "/v1/items", {"keys": [own]})
             self.expect(status == 200, f"removing: {status}")
+        elif turn % 997 == 3:
+            pairs = [{"image": self.images[name], "label": "of a client"}]
+            status, built = self.ask("POST", "/shitu-index-build", {"imageLabelPairs": pairs})
+            self.expect(status == 200 and built["result"]["imageCount"] == 1, f"building: {status}")
         elif turn % 31 == 7:
             status, found = self.ask("GET", f"/v1/items?limit={turn % 9}")
             self.expect(status == 200 and found["items"], f"listing: {status}")
