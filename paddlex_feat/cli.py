@@ -38,6 +38,7 @@ examples:
   python main.py -c my.yaml -o Global.mode=predict -o Predict.input=photos/
   python main.py verify RUN [OTHER]     what differs from its run.json, or from another run; verify --help
   python main.py compare A.jpg B.jpg    how similar two pictures are; compare --help
+  python main.py merge TARGET SHARD…    one file of the shards of predict; merge --help
 
 The shipped configurations, for -c: PP-ShiTuV2_rec, PP-ShiTuV2_rec_CLIP_vit_base, PP-ShiTuV2_rec_CLIP_vit_large,
 EfficientNet_Lite0_rec and a small one for a first try, PP-ShiTuV2_rec_demo. Defaults below are those of
@@ -141,7 +142,7 @@ def run(config: Config, group: ProcessGroup | None = None) -> int:
     group, output = group or ProcessGroup.from_environment(), Path(config.Global.output)
     try:
         with session.open_output(config, group) as spec, interruptible():
-            _start_logging(spec.name, output, group)
+            _start_logging(spec.run_name(config), output, group)
             return _run(config, spec, output, group)
     except FeatError as error:  # of the lock or the log: no file in the folder is this run's
         log.error("%s", error)
@@ -149,7 +150,7 @@ def run(config: Config, group: ProcessGroup | None = None) -> int:
 
 
 def _run(config: Config, spec: ModeSpec, output: Path, group: ProcessGroup) -> int:
-    mode = spec.name
+    mode = spec.run_name(config)
     try:
         session.prepare_output(spec, output, group)
         # A reader of the file must not take an older success for that of a running or killed run.
@@ -194,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(words: Sequence[str]) -> int:
-    if words[:1] in (["verify"], ["compare"]):
+    if words[:1] in (["verify"], ["compare"], ["merge"]):
         return _command(words[0], words[1:])
     parser = build_parser()
     args = parser.parse_args(words)
@@ -234,7 +235,7 @@ def _find_problems(config: Config) -> list[Problem]:
 
 def _command(name: str, words: Sequence[str]) -> int:
     # They read data sets and models, which a faulty configuration need not wait for.
-    room = {"verify": "provenance", "compare": "inference"}[name]
+    room = {"verify": "provenance", "compare": "inference", "merge": "inference"}[name]
     command = importlib.import_module(f"paddlex_feat.{room}.{name}")
     try:
         code: int = command.main(words)

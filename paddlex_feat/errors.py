@@ -134,6 +134,12 @@ class EvaluationError(FeatError):
     code = "evaluation"
 
 
+class ShardError(FeatError):
+    """A part of a job is missing, damaged or of another job."""
+
+    code = "shard"
+
+
 class GalleryError(FeatError):
     """A gallery for search, an item of it, or a query that it cannot answer."""
 

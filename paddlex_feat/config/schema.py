@@ -75,6 +75,15 @@ def _mode(value: str) -> str:
     return value
 
 
+def _shard(value: str) -> str:
+    """i/n, which is i-th of n parts."""
+    number, count = map(int, value.split("/"))
+    if number >= count:
+        raise ValueError(f"is not i/n with i from 0 to {count - 1}")
+    return value
+
+
+ShardText = Annotated[str, Field(pattern=r"^\d{1,5}/[1-9]\d{0,4}$"), AfterValidator(_shard)]
 Mode = Annotated[str, AfterValidator(_mode), WithJsonSchema({"type": "string", "examples": list(MODE_NAMES)})]
 Device = Annotated[str, AfterValidator(_device)]
 Ks = Annotated[list[Annotated[int, Field(ge=1)]], AfterValidator(_ascending)]
@@ -285,6 +294,11 @@ class PredictSection(Section):
         "json",
         "json: each result is printed, and saved as <name>_res.json; jsonl, npz, parquet: all in one file features.*, "
         "nothing printed; parquet needs pyarrow.",
+    )
+    shard: ShardText | None = key(
+        None,
+        "i/n: the i-th of n parts of the input, counted from 0, in a file of its own; main.py merge makes one of all. "
+        "Forms npz and parquet. See docs/scale.md.",
     )
     on_error: Literal["skip", "raise"] = key(
         "skip", "An input that cannot be used: skip goes on with the others, raise stops; exit code 1 in both cases."

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 import numpy as np
 
@@ -46,3 +50,100 @@ class NpzWriter:
             np.lib.format.write_array_header_1_0(stream, header)
             for piece in pieces:
                 stream.write(piece)
+
+    def write_array(self, name: str, array: np.ndarray) -> None:
+        """Write one array that is in memory."""
+        self.write(name, array.dtype, array.shape, [np.ascontiguousarray(array).tobytes()])
+
+    def write_texts(self, name: str, texts: Sequence[str]) -> None:
+        """Write texts without padding: NAME_bytes, uint8 [B], all in UTF-8, and NAME_offsets, int64 [N + 1].
+
+        Text i is bytes offsets[i] to offsets[i + 1].
+        """
+        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+        offsets = np.zeros(len(encoded) + 1, np.int64)
+        np.cumsum([len(text) for text in encoded], out=offsets[1:])
+        self.write(f"{name}_bytes", np.dtype(np.uint8), (int(offsets[-1]),), encoded)
+        self.write_array(f"{name}_offsets", offsets)
+
+
+class NpzReader:
+    """An .npz file whose arrays are read one by one, or row by row. Its content is not trusted: no objects.
+
+    Args:
+        path: of the file.
+
+    Attributes:
+        names: keys of the arrays.
+
+    Everything raises ValueError, KeyError, EOFError or zipfile.BadZipFile for a file that is not as it must be, and
+    OSError.
+    """
+
+    def __init__(self, path: Path):
+        self._archive = zipfile.ZipFile(path)
+        self.names = {name.removesuffix(".npy") for name in self._archive.namelist()}
+
+    def close(self) -> None:
+        """Close the file."""
+        self._archive.close()
+
+    def array(self, name: str, dtype: type, shape: tuple[int, ...] | None = None) -> np.ndarray:
+        """One array. Raises ValueError for another type, or another shape than the one that is given."""
+        with self._opened(name, dtype) as (stream, found):
+            if shape is not None and found != shape:
+                raise ValueError(f"{name} has the shape {found}, not {shape}")
+            return np.frombuffer(_exactly(stream, _bytes_of(found, dtype), name), dtype).reshape(found)
+
+    def rows(self, name: str, dtype: type, count: int) -> Iterator[np.ndarray]:
+        """The rows of an array [count, D], one by one."""
+        with self._opened(name, dtype) as (stream, shape):
+            if len(shape) != 2 or shape[0] != count:
+                raise ValueError(f"{name} has the shape {shape}, not {count} rows")
+            for _ in range(count):
+                yield np.frombuffer(_exactly(stream, _bytes_of(shape[1:], dtype), name), dtype)
+
+    def texts(self, name: str) -> list[str]:
+        """What `NpzWriter.write_texts` wrote."""
+        offsets, data = self.array(f"{name}_offsets", np.int64), self.array(f"{name}_bytes", np.uint8).tobytes()
+        ends = offsets[:1].tolist() + offsets[-1:].tolist()
+        if offsets.ndim != 1 or ends != [0, len(data)] or (np.diff(offsets) < 0).any():
+            raise ValueError(f"{name} has offsets that do not ascend to its end")
+        bounds = offsets.tolist()
+        return [data[a:b].decode("utf-8", "surrogatepass") for a, b in pairwise(bounds)]
+
+    def text(self, name: str) -> str:
+        """An array of one text."""
+        with self._archive.open(f"{name}.npy") as stream:
+            found = np.lib.format.read_array(stream, allow_pickle=False, max_header_size=_MAX_HEADER)
+        if found.dtype.kind != "U" or found.shape != (1,):
+            raise ValueError(f"{name} is not one text")
+        return str(found[0])
+
+    @contextmanager
+    def _opened(self, name: str, dtype: type) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
+        """A stream at the values of an array, and its shape."""
+        entry = self._archive.getinfo(f"{name}.npy")
+        with self._archive.open(entry) as stream:
+            if np.lib.format.read_magic(stream) != (1, 0):
+                raise ValueError(f"{name} has another version of the form")
+            shape, fortran, found = np.lib.format.read_array_header_1_0(stream, max_header_size=_MAX_HEADER)
+            if found != np.dtype(dtype) or fortran or _bytes_of(shape, dtype) > entry.file_size:
+                raise ValueError(f"{name} is {found} {shape}, in {entry.file_size} bytes")
+            yield stream, shape
+
+
+_MAX_HEADER = 10_000  # bytes
+
+
+def _bytes_of(shape: tuple[int, ...], dtype: type) -> int:
+    if any(side < 0 for side in shape):
+        raise ValueError(f"a shape is {shape}")
+    return math.prod(shape) * np.dtype(dtype).itemsize
+
+
+def _exactly(stream: IO[bytes], size: int, name: str) -> bytes:
+    data = stream.read(size)
+    if len(data) != size:
+        raise EOFError(f"{name} ends early")
+    return data

@@ -282,11 +282,11 @@ class Predictor:
                 yield result
 
     def predict_with(
-        self, input: Any, view: View, batch_size: int | None = None, on_error: str = "raise"
+        self, input: Any, view: View | None, batch_size: int | None = None, on_error: str = "raise"
     ) -> Generator[tuple[FeatureResult, Any], None, None]:
         """As `predict`, each result with what `view` makes of its decoded image, uint8 [H, W, 3] in BGR order.
 
-        An iterator is read in whole batches here too. `view` is called in the decoding threads.
+        An iterator is read in whole batches here too. `view` is called in the decoding threads; None: nothing is seen.
         """
         search, failed = Search(), list[Failed]()
         self.failed, self.left_out = failed, search.left_out
@@ -372,7 +372,7 @@ def _record_failure(item: Item, error: Exception, skip: bool, failed: list[Faile
     if not isinstance(error, (ImageError, DownloadError)):
         raise error
     what = f"{item.line}: {error.what}" if item.line else error.what
-    failed.append(Failed(item.name, what, error.fix))
+    failed.append(Failed(item.name, what, error.fix, item.element))
     if not skip:
         raise error
     log.warning("%s: %s Skipped.", item.name, what)

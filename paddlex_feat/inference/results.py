@@ -125,18 +125,22 @@ class Failed(tuple[builtins.str, builtins.str]):
 
     Attributes:
         fix: what to do about it.
+        element: as of `FeatureResult`.
     """
 
     fix: builtins.str
+    element: int
 
-    def __new__(cls, name: builtins.str, what: builtins.str, fix: builtins.str | None = None) -> Failed:
-        """The pair, with `fix`."""
+    def __new__(
+        cls, name: builtins.str, what: builtins.str, fix: builtins.str | None = None, element: int = 0
+    ) -> Failed:
+        """The pair, with `fix` and `element`."""
         pair = super().__new__(cls, (name, what))
-        pair.fix = fix or ""
+        pair.fix, pair.element = fix or "", element
         return pair
 
-    def __getnewargs__(self) -> tuple[builtins.str, ...]:  # to copy and pickle it
-        return *self, self.fix
+    def __getnewargs__(self) -> tuple[builtins.str | int, ...]:  # to copy and pickle it
+        return *self, self.fix, self.element
 
 
 class OutputNames:

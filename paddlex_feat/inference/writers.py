@@ -6,10 +6,10 @@ import importlib
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -23,7 +23,19 @@ if TYPE_CHECKING:  # it needs OpenCV
     from paddlex_feat.inference.identity import ModelIdentity
 
 log = logging.getLogger(__name__)
-_ROW_GROUP = 4096  # rows of a Parquet file that are collected before they are written
+ROWS = 4096  # of a Parquet file that are collected before they are written: a row group
+
+
+class Numbered(NamedTuple):
+    """That rows have numbers, for a shard. The file says how wide they are even if there are none.
+
+    Attributes:
+        dimension: numbers of a feature.
+        rows: of a row group of Parquet.
+    """
+
+    dimension: int
+    rows: int
 
 
 class Saver(Protocol):
@@ -32,29 +44,30 @@ class Saver(Protocol):
     Args:
         path: of the file.
         model: JSON that tells whose features they are; None: unknown.
+        numbered: rows have numbers; None: they have not.
     """
 
-    def __init__(self, path: Path, model: str | None = None): ...
+    def __init__(self, path: Path, model: str | None = None, numbered: Numbered | None = None): ...
 
-    def add(self, result: FeatureResult, feature: np.ndarray) -> None:
+    def add(self, result: Mapping[str, Any], feature: np.ndarray, number: int = 0) -> None:
         """Write one result with its feature, float32 [D], or keep it until there is a group to write."""
 
-    def close(self) -> None:
-        """Write what is left; the file is complete."""
+    def close(self, notes: Mapping[str, str] | None = None) -> None:
+        """Write what is left, and texts about the file by their names; the file is complete."""
 
 
 class JsonLines:
-    """A JSON object a line, with the keys that `save_to_json` writes, streamed. It does not name the model."""
+    """A JSON object a line, with the keys that `save_to_json` writes, streamed. It names neither model nor numbers."""
 
-    def __init__(self, path: Path, model: str | None = None):
+    def __init__(self, path: Path, model: str | None = None, numbered: Numbered | None = None):
         self._stream = path.open("wb")
 
-    def add(self, result: FeatureResult, feature: np.ndarray) -> None:
+    def add(self, result: Mapping[str, Any], feature: np.ndarray, number: int = 0) -> None:
         """Write one line; `feature` is float32 [D]."""
         text = json.dumps({**result, "feature": feature.tolist()}, ensure_ascii=False, allow_nan=False)
         self._stream.write(_utf8(text) + b"\n")
 
-    def close(self) -> None:
+    def close(self, notes: Mapping[str, str] | None = None) -> None:
         """Close the file."""
         self._stream.close()
 
@@ -63,18 +76,20 @@ class Npz:
     """features: float32 [N, D]; input_paths: text [N], "" for arrays; page_indices: int64 [N], -1 where there are none.
 
     If results have boxes, boxes: float32 [N, 4], nan where there are none; if the model is known, model: text [1].
+    With numbers, index: int64 [N], and the paths are texts of `NpzWriter.write_texts`, input_path.
     Features wait in a temporary file without a name; paths and page indices in memory.
     """
 
-    def __init__(self, path: Path, model: str | None = None):
-        self._path, self._model = path, model
+    def __init__(self, path: Path, model: str | None = None, numbered: Numbered | None = None):
+        self._path, self._model, self._numbered = path, model, numbered
         self._features = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - closed by `close`
         self._paths: list[str] = []
         self._pages: list[int] = []
         self._boxes: dict[int, list[float]] = {}  # by the number of the result
-        self._width = 0
+        self._numbers: list[int] = []
+        self._width = numbered.dimension if numbered else 0
 
-    def add(self, result: FeatureResult, feature: np.ndarray) -> None:
+    def add(self, result: Mapping[str, Any], feature: np.ndarray, number: int = 0) -> None:
         """Append `feature`, float32 [D], to the temporary file, and keep the path and the page index."""
         if "box" in result:
             self._boxes[len(self._paths)] = result["box"]
@@ -82,53 +97,61 @@ class Npz:
         self._width = len(feature)
         self._paths.append(result["input_path"] or "")
         self._pages.append(result.get("page_index", -1))
+        self._numbers.append(number)
 
-    def close(self) -> None:
-        """Write the three arrays, and close the temporary file."""
+    def close(self, notes: Mapping[str, str] | None = None) -> None:
+        """Write the arrays, and close the temporary file."""
         with self._features, NpzWriter(self._path) as writer:
             shape = (len(self._paths), self._width)
             self._features.truncate(4 * shape[0] * shape[1])  # a Ctrl-C can have come between two lines above
             self._features.seek(0)
             writer.write("features", np.dtype(np.float32), shape, iter(lambda: self._features.read(2**20), b""))
-            for name, column in (("input_paths", self._paths), ("page_indices", self._pages)):
-                array = np.array(column)
-                writer.write(name, array.dtype, array.shape, [array.tobytes()])
+            if self._numbered is None:
+                writer.write_array("input_paths", np.array(self._paths))
+            else:
+                writer.write_texts("input_path", self._paths)
+                writer.write_array("index", np.array(self._numbers, np.int64))
+            writer.write_array("page_indices", np.array(self._pages, np.int64))
             if self._boxes:
                 boxes = np.full((shape[0], 4), np.nan, np.float32)
                 boxes[list(self._boxes)] = list(self._boxes.values())
-                writer.write("boxes", boxes.dtype, boxes.shape, [boxes.tobytes()])
-            if self._model is not None:
-                model = np.array([self._model])
-                writer.write("model", model.dtype, model.shape, [model.tobytes()])
+                writer.write_array("boxes", boxes)
+            texts = {} if self._model is None else {"model": self._model}
+            for name, text in {**texts, **(notes or {})}.items():
+                writer.write_array(name, np.array([text]))
 
 
 class Parquet:
     """Columns input_path (text), page_index (int32), box (float32 [4]) and feature (float32 [D]), in row groups.
 
-    If the model is known, the file's metadata have it under "model".
+    If the model is known, the file's metadata have it under "model". With numbers, there is a column index (int64).
     """
 
-    def __init__(self, path: Path, model: str | None = None):
+    def __init__(self, path: Path, model: str | None = None, numbered: Numbered | None = None):
         self._arrow: Any = importlib.import_module("pyarrow")
-        self._path, self._model = path, model
+        self._path, self._model, self._numbered = path, model, numbered
+        self._most = numbered.rows if numbered else ROWS
         self._writer: Any = None
-        self._rows: list[tuple[str | None, int | None, list[float] | None, np.ndarray]] = []
+        self._rows: list[tuple[str | None, int | None, list[float] | None, int, np.ndarray]] = []
 
-    def add(self, result: FeatureResult, feature: np.ndarray) -> None:
+    def add(self, result: Mapping[str, Any], feature: np.ndarray, number: int = 0) -> None:
         """Keep one row, whose `feature` is float32 [D]; a full row group is written."""
-        self._rows.append((result["input_path"], result.get("page_index"), result.get("box"), feature))
-        if len(self._rows) == _ROW_GROUP:
+        self._rows.append((result["input_path"], result.get("page_index"), result.get("box"), number, feature))
+        if len(self._rows) == self._most:
             self._flush()
 
     def _flush(self) -> None:
         arrow = self._arrow
-        paths, pages, boxes, rows = zip(*self._rows, strict=True)
-        features = np.stack(rows)
+        paths, pages, boxes, numbers, rows = zip(*self._rows, strict=True) if self._rows else ((),) * 5
+        features = (
+            np.stack(rows) if rows else np.empty((0, self._numbered.dimension if self._numbered else 0), np.float32)
+        )
         names = [None if path is None else _utf8(path).decode() for path in paths]
         columns = {
             "input_path": arrow.array(names, arrow.string()),
             "page_index": arrow.array(pages, arrow.int32()),
             "box": arrow.array(boxes, arrow.list_(arrow.float32(), 4)),
+            **({"index": arrow.array(numbers, arrow.int64())} if self._numbered else {}),
             "feature": arrow.FixedSizeListArray.from_arrays(arrow.array(features.reshape(-1)), features.shape[1]),
         }
         table = arrow.table(columns, metadata=None if self._model is None else {"model": self._model})
@@ -137,11 +160,13 @@ class Parquet:
         self._rows = []  # before they are written: a Ctrl-C between the two lines must not write them twice
         self._writer.write_table(table)
 
-    def close(self) -> None:
+    def close(self, notes: Mapping[str, str] | None = None) -> None:
         """Write the rows that are left, and close the file."""
-        if self._rows:
+        if self._rows or (self._numbered and self._writer is None):
             self._flush()
         if self._writer is not None:
+            if notes:
+                self._writer.add_key_value_metadata(dict(notes))
             self._writer.close()
 
 
@@ -179,7 +204,10 @@ class FeatureFile:
 
     def add(self, result: FeatureResult) -> None:
         """Add one result, with its attribute `feature` as float32. Raises OutputError, also for what is no result."""
-        feature = self._checked(result)
+        self.add_row(result, self._checked(result))
+
+    def add_row(self, result: Mapping[str, Any], feature: np.ndarray) -> None:
+        """Add what a result says, with its feature, float32 [D], which is known to be sound. Raises OutputError."""
         try:
             with as_output_error(self._path):
                 if self._saver is None:  # only now: without a result nothing is written
@@ -223,6 +251,10 @@ class FeatureFile:
                 log.info("%s was there already and is now %s", self._path, backup(self._path).name)
         self.placed = True
 
+    def discard(self) -> None:
+        """Leave no file when the block ends: what was added is of no use without the rest."""
+        self._failed = True
+
     def _discard(self) -> None:
         if self._saver is None:
             return
@@ -241,16 +273,7 @@ def feature_file(path: Path) -> Iterator[FeatureFile]:
 
     Raises ConfigError for a suffix that is none of SAVERS, DependencyError, OutputError.
     """
-    kind = SAVERS.get(path.suffix.lower())
-    if kind is None:
-        raise ConfigError(
-            "The suffix names no known file format.",
-            where=str(path),
-            fix=f"Use one of {', '.join(SAVERS)}.",
-            code="unknown-suffix",
-        )
-    if kind is Parquet:
-        _require_pyarrow(path)
+    kind = require_format(path)
     require_writable(path.parent)
     file = FeatureFile(path, kind)
     try:
@@ -281,6 +304,21 @@ def save_features(results: Iterable[FeatureResult], path: str | Path, identity: 
             "There is no result to write.", where=str(path), fix="Check the input of predict.", code="no-results"
         )
     return path
+
+
+def require_format(path: Path) -> type[Saver]:
+    """What writes a file of this suffix. Raises ConfigError for one of no SAVERS, DependencyError without pyarrow."""
+    kind = SAVERS.get(path.suffix.lower())
+    if kind is None:
+        raise ConfigError(
+            "The suffix names no known file format.",
+            where=str(path),
+            fix=f"Use one of {', '.join(SAVERS)}.",
+            code="unknown-suffix",
+        )
+    if kind is Parquet:
+        _require_pyarrow(path)
+    return kind
 
 
 def _require_pyarrow(path: Path) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from paddlex_feat.config.parts import imported
 from paddlex_feat.config.registry import Registry
+from paddlex_feat.config.schema import Config, value_of
+from paddlex_feat.data.shard import Shard
 from paddlex_feat.errors import EvaluationError, FeatError, GalleryError, TrainingError
 
 __all__ = ["MODES", "ModeSpec"]
@@ -24,6 +26,7 @@ class ModeSpec:
             file as plain data, and raises FeatError.
         help: one line for `--help`.
         section: configuration section with the mode's keys, "" if it has none.
+        shard: key of the part that a run does of a job, "" without; the runs of one job share Global.output.
         multi_device: one process per device of `Global.device` can work together.
         multi_machine: so can the machines of `Train.dist_ips`.
         error_type: error of a worker that ended without one of its own.
@@ -36,11 +39,17 @@ class ModeSpec:
     run: str
     help: str
     section: str = ""
+    shard: str = ""
     multi_device: bool = False
     multi_machine: bool = False
     error_type: type[FeatError] = FeatError
     memory_fix: str = "Lower Global.threads."
     keeps_record: bool = False
+
+    def run_name(self, config: Config) -> str:
+        """What the run's log, result and lock in Global.output are called by."""
+        shard = value_of(config, self.shard) if self.shard else None
+        return self.name if shard is None else f"{self.name}_{Shard.parse(shard).name}"
 
     def load(self) -> Callable[..., dict[str, Any]]:
         """Import the mode's function."""
@@ -98,6 +107,7 @@ MODES.add(
         run="paddlex_feat.modes.predict:run",
         help="write the feature vectors of images",
         section="Predict",
+        shard="Predict.shard",
         multi_device=True,
         memory_fix="Lower Predict.batch_size.",
     )

@@ -239,7 +239,7 @@ def _run(config: Config, callbacks: CallbackList | None = None) -> dict[str, Any
     with _told(callbacks) as result, _undisturbed():
         group, output = ProcessGroup.from_environment(), Path(config.Global.output)
         with session.open_output(config, group) as spec:
-            former = session.result_file(output, spec.name)
+            former = session.result_file(output, spec.run_name(config))
             if group.rank == 0 and former.exists():
                 backups.backup(former)  # an earlier run's, whose files are replaced
             session.prepare_output(spec, output, group)

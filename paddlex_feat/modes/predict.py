@@ -20,6 +20,7 @@ from paddlex_feat.hub.urls import without_password
 from paddlex_feat.inference.inputs.texts import ACCEPTED, cut
 from paddlex_feat.inference.results import Failed, FeatureResult
 from paddlex_feat.inference.writers import FeatureFile, feature_file
+from paddlex_feat.modes.predict_shard import run_shard
 from paddlex_feat.modes.predictor import check_names, failures_of, inputs_of, predictor_of
 from paddlex_feat.modes.worker import launch_processes
 from paddlex_feat.runtime import launch
@@ -105,6 +106,8 @@ def run(config: Config, output: Path, group: ProcessGroup) -> dict[str, Any]:
     if group.rank:
         predictor_of(config, group).work()
         return {}
+    if settings.shard is not None:
+        return run_shard(config, given, output, group)
     outcome = _Outcome()
     try:
         _predict(config, given, output, outcome, group)

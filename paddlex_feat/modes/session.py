@@ -25,14 +25,14 @@ from paddlex_feat.runtime.opencv import silent_opencv
 _OF_THE_CONNECTION = re.compile(r"gloo|nccl|tcp_store|socket|connection|timeout", re.IGNORECASE)
 
 
-def log_file(output: Path, mode: str, group: ProcessGroup) -> Path:
-    """The log of this process."""
-    return output / logs_folder(mode) / f"rank_{group.rank}.log" if group.rank else output / f"{mode}.log"
+def log_file(output: Path, name: str, group: ProcessGroup) -> Path:
+    """The log of this process, of a run of this name (`ModeSpec.run_name`)."""
+    return output / logs_folder(name) / f"rank_{group.rank}.log" if group.rank else output / f"{name}.log"
 
 
-def result_file(output: Path, mode: str) -> Path:
-    """The result file of a mode."""
-    return output / f"{mode}_result.json"
+def result_file(output: Path, name: str) -> Path:
+    """The result file of a run."""
+    return output / f"{name}_result.json"
 
 
 def is_done(output: Path, mode: str) -> bool:
@@ -45,7 +45,7 @@ def hold_output(mode: str, output: Path, shared: bool, patience: float | None = 
     """Keep other runs of the mode out of the folder; errors of the block about its files name Global.output.
 
     Args:
-        mode: name of the mode, whose lock file is taken.
+        mode: name of the run, whose lock file is taken.
         output: the folder Global.output.
         shared: the processes of a job hold the folder together, also on several machines, where it may be the same.
         patience: seconds to wait for another run; None: a few.
@@ -65,7 +65,7 @@ def open_output(config: Config, group: ProcessGroup) -> Iterator[ModeSpec]:
     """
     spec, output = MODES.get(config.Global.mode), Path(config.Global.output)
     shared = group.size > 1 or (spec.multi_machine and bool(config.Train.dist_ips))
-    with hold_output(spec.name, output, shared), temporary_files_in(output), matplotlib_folder():
+    with hold_output(spec.run_name(config), output, shared), temporary_files_in(output), matplotlib_folder():
         yield spec
 
 

@@ -69,7 +69,9 @@ def init_worker(config: Config, group: ProcessGroup, workers: int = 0) -> Worker
     )
     group.init()
     if group.size > group.local_size:  # on one machine the launcher watches all of them
-        report = partial(launch.report_loss, config.Global.mode, Path(config.Global.output), group.rank)
+        report = partial(
+            launch.report_loss, MODES.get(config.Global.mode).run_name(config), Path(config.Global.output), group.rank
+        )
         heartbeat.start(group, 60 * config.Train.dist_timeout, report)
     return worker
 
@@ -79,20 +81,20 @@ def launch_processes(config: Config, output: Path, machines: str | None = None) 
 
     Raises the error of the job, with the result as far as it was written.
     """
-    mode, device = config.Global.mode, config.Global.device
+    spec, device = MODES.get(config.Global.mode), config.Global.device
     if not device.startswith("cpu"):
         prepare_paddle()
         device = resolve_device(device)  # once for all processes; its error names the missing ids
     whole = config.model_copy(update={"Global": config.Global.model_copy(update={"device": device})})
-    spec = MODES.get(mode)
+    name = spec.run_name(config)
     killed = spec.error_type("A worker was killed.", fix=spec.memory_fix)
     try:
-        launch.run(mode, dump(whole), output, device, machines, config.Train.dist_port, killed)
+        launch.run(name, dump(whole), output, device, machines, config.Train.dist_port, killed)
     except FeatError as error:
-        raise error.with_result(_result(mode, output)) from error.__cause__
-    return _result(mode, output)
+        raise error.with_result(_result(name, output)) from error.__cause__
+    return _result(name, output)
 
 
-def _result(mode: str, output: Path) -> dict[str, Any]:
-    result = read_result(output / f"{mode}_result.json")
+def _result(name: str, output: Path) -> dict[str, Any]:
+    result = read_result(output / f"{name}_result.json")
     return {k: v for k, v in result.items() if k not in ("done_flag", "err_type", "err_code", "err_msg")}
