@@ -25,8 +25,7 @@ from support.services import CONFIG, serving
 pytestmark = pytest.mark.slow
 REQUESTS, SWAPS = int(os.environ.get("PADDLEX_FEAT_REQUESTS", "4000")), int(os.environ.get("PADDLEX_FEAT_SWAPS", "4"))
 CLIENTS, PEOPLE = 8, 10
-LONG = 100_000  # requests from which on the bound holds; with few exchanges each still takes memory of its own
-GROWTH = (32 if REQUESTS >= LONG else 128) * 1024  # KiB, after warming up
+GROWTH = 32 * 1024  # KiB, after warming up
 WARM = 0.3  # of all requests: threads, buffers and the first exchanges
 PART = 0.2  # of all requests: the median of so long a time counts, for each exchange takes a model more for a moment
 SPARE = 512 * 2**20  # bytes of memory beyond those after warming up, which a second model takes while both are there
