@@ -3,8 +3,8 @@
 import sys
 
 try:
-    from paddlex_feat.cli import main
+    from paddlex_feat.cli import command
 
-    sys.exit(main())
+    command()
 except KeyboardInterrupt:  # before a mode has begun; from then on the mode reports it
     sys.exit("Interrupted.")

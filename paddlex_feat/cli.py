@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from paddlex_feat import __version__
 from paddlex_feat.config import load
@@ -22,7 +22,7 @@ from paddlex_feat.fileio.atomic import write_json
 from paddlex_feat.modes import MODES, ModeSpec, session
 from paddlex_feat.runtime.distributed import ENV_COMMAND, ProcessGroup, logs_folder
 from paddlex_feat.runtime.logs import log_to_console, log_to_file
-from paddlex_feat.runtime.process import any_text, interruptible, one_run
+from paddlex_feat.runtime.process import any_text, end, interruptible, one_run
 from paddlex_feat.runtime.signals import ignore_others
 
 log = logging.getLogger("paddlex_feat")
@@ -182,8 +182,13 @@ def _explain(error: Exception, spec: ModeSpec, output: Path, group: ProcessGroup
     return explained
 
 
+def command() -> NoReturn:
+    """Entry point of `main.py` and of the command `paddlex-feat`: run, and end the process."""
+    end(main())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `main.py` and of the command `paddlex-feat`; returns the exit code.
+    """Run the command line `argv`, None: that of the process; returns the exit code.
 
     A program may call it, also in a thread: logging, signal handlers and streams are as before when it returns.
     """
