@@ -25,7 +25,7 @@ from paddlex_feat.runtime.malloc import keep_freed_memory
 from paddlex_feat.runtime.progress import bar
 
 log = logging.getLogger(__name__)
-_VERSION = 8  # of the stored results
+VERSION = 8  # of the stored results
 _CHUNK = 2048  # images after which results are stored
 _BATCH = 16  # images that a thread takes at once, because handing them over takes time too
 _FIELDS = [field.name for field in fields(ImageInfo)]
@@ -33,17 +33,20 @@ Stamp = tuple[bytes, int, str]  # path and size of an image; number and times of
 Job = tuple[list[str], bool]  # a picture or boxes of it, and whether its content is hashed
 
 
-def inspect_all(paths: list[str], workers: int) -> dict[str, ImageInfo]:
+def inspect_all(paths: list[str], workers: int, hashed: bool = False) -> dict[str, ImageInfo]:
     """Inspect images, in threads; results of unchanged files come from the cache. A picture is read once for its boxes.
 
     Args:
         paths: of the images.
         workers: number of threads.
+        hashed: compute the SHA-256 of every picture; else of those that have the size of another one.
     """
     stamps = _stamps(paths)
     count = Counter(stamp[1] for path, stamp in stamps.items() if stamp and box_of(path) is None)
-    shared = {path for path, stamp in stamps.items() if stamp and box_of(path) is None and count[stamp[1]] > 1}
-    with database(f"images_{_VERSION}.sqlite", "image (path PRIMARY KEY, size, changed, info)") as cache:
+    shared = {
+        path for path, stamp in stamps.items() if stamp and box_of(path) is None and (hashed or count[stamp[1]] > 1)
+    }
+    with database(f"images_{VERSION}.sqlite", "image (path PRIMARY KEY, size, changed, info)") as cache:
         known = {p: f for p, f in _load(cache, stamps).items() if f.sha256 or f.error or p not in shared}
         unknown = [path for path in paths if path not in known]
         fresh: dict[str, ImageInfo] = {}
@@ -146,13 +149,18 @@ def _load(cache: sqlite3.Connection | None, stamps: dict[str, Stamp | None]) -> 
                 ).fetchone()
             )
             if row:
-                values = json.loads(row[0])
-                tuples = {name: tuple(values[name]) for name in ("properties", "levels", "measures", "picture")}
-                known[path] = ImageInfo(**{**values, **tuples})
+                known[path] = known_info(row[0])
     except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
         log.warning("Results of earlier checks cannot be read, and are not used: %s", error)
         return {}
     return known
+
+
+def known_info(text: str) -> ImageInfo:
+    """What was stored as JSON. Raises ValueError, TypeError or KeyError for other texts."""
+    values = json.loads(text)
+    tuples = {name: tuple(values[name]) for name in ("properties", "levels", "measures", "picture")}
+    return ImageInfo(**{**values, **tuples})
 
 
 def _store(cache: sqlite3.Connection | None, fresh: dict[str, ImageInfo], stamps: dict[str, Stamp | None]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from paddlex_feat.checks import CHECKS
 from paddlex_feat.checks.context import MAX_SAMPLED, CheckSettings, DataSet, Features
+from paddlex_feat.checks.image_info import ImageInfo
 from paddlex_feat.checks.inspection import inspect_all
 from paddlex_feat.checks.spec import CheckSpec
 from paddlex_feat.data.findings import Finding, cap_per_code, warnings_to_errors
@@ -16,6 +17,8 @@ from paddlex_feat.data.lists.split import Division
 from paddlex_feat.data.readers import LISTS, ReaderSpec, reader_of
 from paddlex_feat.data.readers.find import read_lists
 from paddlex_feat.data.readers.remote import Fetch
+
+Inspect = Callable[[list[str]], dict[str, ImageInfo]]
 
 
 def check(
@@ -25,6 +28,7 @@ def check(
     division: Division | None = None,
     embed: Callable[[list[str]], Features | None] | None = None,
     fetch: Fetch | None = None,
+    inspect: Inspect | None = None,
 ) -> tuple[DataSet, list[Finding]]:
     """Read the lists of a data set, decode its images and run every check.
 
@@ -35,12 +39,13 @@ def check(
         division: of a data set without gallery and query; None: `Division()`.
         embed: readable images -> their features, for the checks that need some; None: they find nothing.
         fetch: downloads images that are addresses; None: they are errors.
+        inspect: files -> what is known of each; None: they are opened here.
 
     Returns:
         The data set, and its findings: at most MAX_PER_CODE of a kind in full.
     """
     data = DataSet(root)
-    findings = cap_per_code(_findings(data, reader or reader_of(root), settings, division, embed, fetch))
+    findings = cap_per_code(_findings(data, reader or reader_of(root), settings, division, embed, fetch, inspect))
     return data, warnings_to_errors(findings) if settings.strict else findings
 
 
@@ -51,15 +56,32 @@ def _findings(
     division: Division | None,
     embed: Callable[[list[str]], Features | None] | None,
     fetch: Fetch | None,
+    inspect: Inspect | None,
 ) -> Iterator[Finding]:
-    data.lists, found, _ = read_lists(data.root, reader, LISTS, settings.refuse_outside, division, fetch)
-    data.lists["query"].leave_one_out |= settings.exclude_self
-    yield from found
-    data.image_info = inspect_all(_chosen(data, settings.decode), settings.workers)
+    yield from _read(data, reader, settings, division, fetch)
+    files = _chosen(data, settings.decode)
+    data.image_info = inspect(files) if inspect else inspect_all(files, settings.workers)
     if embed is not None:
         data.features = embed([file for file, info in data.image_info.items() if not info.error])
     for spec in CHECKS:
         yield from _declared(spec, data, settings)
+
+
+def chosen_files(
+    root: Path, settings: CheckSettings, reader: ReaderSpec, division: Division, fetch: Fetch | None
+) -> list[str]:
+    """The images that `check` inspects, in its order."""
+    data = DataSet(root)
+    _read(data, reader, settings, division, fetch)
+    return _chosen(data, settings.decode)
+
+
+def _read(
+    data: DataSet, reader: ReaderSpec, settings: CheckSettings, division: Division | None, fetch: Fetch | None
+) -> list[Finding]:
+    data.lists, found, _ = read_lists(data.root, reader, LISTS, settings.refuse_outside, division, fetch)
+    data.lists["query"].leave_one_out |= settings.exclude_self
+    return found
 
 
 def _declared(spec: CheckSpec, data: DataSet, settings: CheckSettings) -> Iterator[Finding]:

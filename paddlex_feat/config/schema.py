@@ -189,6 +189,15 @@ class CheckDatasetSection(Section):
         "Look for wrong labels, by features of the images: auto takes the starter's, else those of Predict.model_dir; "
         "an inference directory or the name of a model; off.",
     )
+    shard: ShardText | None = key(
+        None,
+        "i/n: open the images of the i-th of n parts alone, counted from 0, and keep what is found for "
+        "CheckDataset.inspected. See docs/scale.md.",
+    )
+    inspected: PathText | None = key(
+        None,
+        "Global.output of the jobs that ran with CheckDataset.shard: what they have found is not looked for again.",
+    )
     pixels: bool = key(
         True, "Note images that are far more blurred, dark, bright, plain, long, large or small than the others."
     )
@@ -207,6 +216,11 @@ class CheckDatasetSection(Section):
     def _source_named(self) -> CheckDatasetSection:
         if self.convert.enable and self.convert.src_dataset_type is None:
             raise ValueError("convert.enable needs convert.src_dataset_type, e.g. LabelMe or auto")
+        writes = self.convert.enable or self.split.enable or self.fix
+        if self.shard is not None and (writes or self.inspected or self.features != "off"):
+            raise ValueError(
+                "shard only opens images: convert, split, fix, features and inspected are for the last job"
+            )
         if "suspects" in self.fix and self.suspects is None:
             raise ValueError("fix: [suspects] needs the table CheckDataset.suspects")
         return self

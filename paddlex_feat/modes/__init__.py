@@ -63,6 +63,7 @@ MODES.add(
         run="paddlex_feat.modes.check_dataset:run",
         help="find damaged images, wrong lists, copies and leaks; convert and split data sets",
         section="CheckDataset",
+        shard="CheckDataset.shard",
         multi_device=True,
         memory_fix="Lower Train.num_workers.",
     )

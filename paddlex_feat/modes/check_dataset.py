@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from paddlex_feat.checks.context import CheckSettings, DataSet
-from paddlex_feat.checks.runner import check
+from paddlex_feat.checks.inspection_shards import inspect_shard, inspected, path_of
+from paddlex_feat.checks.runner import check, chosen_files
 from paddlex_feat.checks.suspects import rank_suspects
 from paddlex_feat.config.schema import Config
 from paddlex_feat.data.findings import SEVERITIES, Finding, cap_per_code, log_findings, warnings_to_errors
 from paddlex_feat.data.readers import LISTS, ReaderSpec, find_root, reader_of
+from paddlex_feat.data.shard import Shard
 from paddlex_feat.errors import DatasetError
 from paddlex_feat.hub.fetch import image_fetcher
 from paddlex_feat.modes import rewrite_dataset
@@ -51,13 +53,16 @@ def run(config: Config, output: Path, group: ProcessGroup) -> dict[str, Any]:
     root = find_root(config.Global.dataset_dir, form=form)
     reader = reader_of(root, form=form)
     log.info("Checking the data set in %s", root)
+    fetch, division = image_fetcher(config.CheckDataset.urls), division_of(wanted.split)
+    if wanted.shard is not None:
+        files = chosen_files(root, _settings(config, alone), reader, division, fetch)
+        return _inspect_shard(Shard.parse(wanted.shard), files, config, output)
+    inspect = partial(inspected, Path(wanted.inspected)) if wanted.inspected else None
     embed = partial(features_of, config, worker=join(config, group)) if embeds else None
     if wanted.features != OFF and not embeds:
         log.warning("CheckDataset.features has no effect: with CheckDataset.decode=none no image is opened.")
     settings = _settings(_as_trained(config), alone)
-    data, findings = check(
-        root, settings, reader, division_of(wanted.split), embed, image_fetcher(config.CheckDataset.urls)
-    )
+    data, findings = check(root, settings, reader, division, embed, fetch, inspect)
     findings = cap_per_code(warnings_to_errors(before) if wanted.strict else before) + findings
     for records in data.lists.values():
         log.info("%s: %d images, %d classes", records.title, len(records), len(set(records.labels)))
@@ -74,6 +79,15 @@ def run(config: Config, output: Path, group: ProcessGroup) -> dict[str, Any]:
         ).with_result(result)
     log.info("Check dataset passed !")
     return result
+
+
+def _inspect_shard(shard: Shard, files: list[str], config: Config, output: Path) -> dict[str, Any]:
+    """Open the shard's images; the content of the result file."""
+    found, there = inspect_shard(output / "check_dataset", shard, files, config.Train.num_workers or cpu_count())
+    faults = sum(bool(info.error) for info in found.values())
+    log.info("Shard %s: %d of %d images, %d cannot be used", shard, len(found), len(files), faults)
+    file = f"check_dataset/{path_of(output, shard).name}"
+    return {"shard": str(shard), "images": len(found), "unusable": faults, "file": file, "skipped": there}
 
 
 def _as_trained(config: Config) -> Config:
