@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from paddlex_feat.data.images import tiff
-from paddlex_feat.data.images.decode import MAX_FILE_BYTES, IsLargeEnough, read_bgr
+from paddlex_feat.data.images.decode import MAX_FILE_BYTES, IsLargeEnough, decode_bgr, read_bgr
 from paddlex_feat.data.images.formats import BEGINNING, SUFFIXES, looks_like_image
 from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.data.images.source import Box, ImageSource, crop
@@ -50,7 +50,7 @@ class Item:
         input_path: path, or URL without user and password; None for arrays and PIL images.
         location: place in the input of `predict`, such as "input[3]"; "input" if it is the input itself;
             file:line if a text file names it.
-        source: path, URL, array, PIL image, or an exception in place of the image.
+        source: path, URL, array, PIL image, bytes of an image file, or an exception in place of the image.
         page_index: from 0, of a file with several pages.
         offset: position of that page's directory in the file, in bytes.
         folder: temporary folder of a downloaded file, kept until its last page is read.
@@ -109,6 +109,8 @@ class Item:
             image = bgr_of_array(self.source, self.location)
         elif isinstance(self.source, Image.Image):
             image = bgr_of_pil(self.source, self.location)
+        elif isinstance(self.source, bytes):
+            image = decode_bgr(self.source, _where(self.name, self.location), enough)
         elif self.page_index is not None:
             image = tiff.read_page(self.source, self.offset, _where(self.name, self.location))
         else:
