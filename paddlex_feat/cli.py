@@ -39,6 +39,7 @@ examples:
   python main.py verify RUN [OTHER]     what differs from its run.json, or from another run; verify --help
   python main.py compare A.jpg B.jpg    how similar two pictures are; compare --help
   python main.py merge TARGET SHARD…    one file of the shards of predict; merge --help
+  python main.py pack DATA TARGET       a data set as tar shards; pack --help
 
 The shipped configurations, for -c: PP-ShiTuV2_rec, PP-ShiTuV2_rec_CLIP_vit_base, PP-ShiTuV2_rec_CLIP_vit_large,
 EfficientNet_Lite0_rec and a small one for a first try, PP-ShiTuV2_rec_demo. Defaults below are those of
@@ -200,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(words: Sequence[str]) -> int:
-    if words[:1] in (["verify"], ["compare"], ["merge"]):
+    if words[:1] in (["verify"], ["compare"], ["merge"], ["pack"]):
         return _command(words[0], words[1:])
     parser = build_parser()
     args = parser.parse_args(words)
@@ -240,7 +241,7 @@ def _find_problems(config: Config) -> list[Problem]:
 
 def _command(name: str, words: Sequence[str]) -> int:
     # They read data sets and models, which a faulty configuration need not wait for.
-    room = {"verify": "provenance", "compare": "inference", "merge": "inference"}[name]
+    room = {"verify": "provenance", "compare": "inference", "merge": "inference", "pack": "data"}[name]
     command = importlib.import_module(f"paddlex_feat.{room}.{name}")
     try:
         code: int = command.main(words)

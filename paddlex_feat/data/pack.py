@@ -1,0 +1,176 @@
+"""`main.py pack DATA TARGET`: a data set as tar shards, which are copied and read as few large files."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from paddlex_feat.data.images.formats import SUFFIXES
+from paddlex_feat.data.images.source import ImageSource, box_of
+from paddlex_feat.data.lists.image_list import ImageList
+from paddlex_feat.data.readers import LISTS, find_root, reader_of
+from paddlex_feat.data.readers.find import read_whole, require_no_errors
+from paddlex_feat.data.readers.items import UNDIVIDED
+from paddlex_feat.errors import DatasetError, OutputError, as_output_error
+from paddlex_feat.fileio.atomic import atomic_path, read_result, write_json
+from paddlex_feat.fileio.reading import open_file
+from paddlex_feat.fileio.temporary import remove_stale
+from paddlex_feat.runtime.logs import log_to_console
+from paddlex_feat.runtime.progress import bar
+
+log = logging.getLogger(__name__)
+RECORD = "pack.json"  # of the target: what it is made of
+_VERSION = 1
+_NOT_IN_A_KEY = re.compile(r"[^A-Za-z0-9_-]+")
+_MAX_STEM = 60  # characters of a picture's own name in that of its member; a tar file's plain header takes 100
+EPILOG = """writes TARGET/train-00000.tar, …, gallery-00000.tar, …, query-00000.tar, …: images as they are, each with
+its class beside it (KEY.jpg, KEY.cls), as webdataset and Global.dataset_dir read them. A command that was killed goes
+on where it was; each shard is there whole or not at all.
+
+exit codes: 0 done; 1 the data set cannot be packed; 2 the command line is not understood.
+"""
+
+
+class Member(NamedTuple):
+    """An image for a shard, and the name of its class."""
+
+    source: str
+    path: str
+    label: str
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command; returns the exit code. Raises DatasetError, OutputError."""
+    parser = argparse.ArgumentParser(
+        prog="main.py pack", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, metavar="DATA", help="a data set of any format, see docs/datasets.md")
+    parser.add_argument("target", type=Path, metavar="TARGET", help="the folder of the shards")
+    parser.add_argument("--images", type=int, default=10_000, help="images of a shard (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="shuffle the images of each list; without it their order is kept")
+    parser.add_argument("--format", help="format of the data set (default: it is recognized)")
+    given = parser.parse_args(words)
+    if given.images < 1 or (given.seed or 0) < 0:
+        parser.error("--images is at least 1, and --seed at least 0")
+    log_to_console()
+    counts = pack(given.data, given.target, given.images, given.seed, given.format)
+    for name, (images, shards) in counts.items():
+        print(f"{name}: {images} images in {shards} shards")
+    return 0
+
+
+def pack(
+    data: Path, target: Path, images: int = 10_000, seed: int | None = None, form: str | None = None
+) -> dict[str, tuple[int, int]]:
+    """Write a data set as tar shards.
+
+    Args:
+        data: folder of the data set.
+        target: folder of the shards; one that a killed call has left is completed.
+        images: of a shard.
+        seed: shuffles the images of each list, so that a part of the shards is a sample of it; None: the order is kept.
+        form: of the data set; None: it is recognized.
+
+    Returns the number of images and of shards of each list.
+
+    Raises DatasetError for a data set that cannot be read, or has boxes; OutputError, also for a target of others.
+    """
+    root = find_root(str(data), form=form)
+    lists, findings, _ = read_whole(root, reader_of(root, form=form), LISTS, False, None)
+    require_no_errors(findings, root)
+    names = [UNDIVIDED] if UNDIVIDED in lists else [name for name in LISTS if len(lists[name])]
+    members = {("train" if name == UNDIVIDED else name): _members(lists[name], seed) for name in names}
+    _claim(target, members, images)
+    counts = {}
+    with bar(sum(map(len, members.values())), "packing", "images") as progress:
+        for name, listed in members.items():
+            starts = range(0, len(listed), images)
+            for number, first in enumerate(starts):
+                part = listed[first : first + images]
+                _write(target / f"{name}-{number:05d}.tar", part, first)
+                progress.update(len(part))
+            counts[name] = len(listed), len(starts)
+    return counts
+
+
+def _members(records: ImageList, seed: int | None) -> list[Member]:
+    if any(box_of(path) is not None for path in records.paths):
+        raise DatasetError(
+            "The data set has boxes, and a shard has images as they are.",
+            where=str(records.root),
+            fix="Write the crops first: CheckDataset.convert.enable=True CheckDataset.convert.crops=True.",
+            code="pack-boxes",
+        )
+    columns = zip(records.files(), records.paths, map(records.name_of, records.labels), strict=True)
+    members = [Member(*row) for row in columns]
+    if seed is not None:
+        order = np.random.default_rng([seed, *records.name.encode()]).permutation(len(members))
+        members = [members[place] for place in order.tolist()]
+    return members
+
+
+def _claim(target: Path, members: dict[str, list[Member]], images: int) -> None:
+    """Write what the shards are made of; raise OutputError if the target is made of something else."""
+    digest = sha256()
+    for name, listed in members.items():
+        for member in listed:
+            digest.update(f"{name}\0{member.path}\0{member.label}\n".encode("utf-8", "surrogatepass"))
+    told = {"version": _VERSION, "images": {n: len(m) for n, m in members.items()}, "of_a_shard": images}
+    told["digest"] = digest.hexdigest()
+    with as_output_error(target):
+        target.mkdir(parents=True, exist_ok=True)
+        remove_stale(target)
+        others = any(target.iterdir())
+    if others and read_result(target / RECORD) != told:
+        raise OutputError(
+            "The folder has shards of other images, or something else.",
+            where=str(target),
+            fix="Give another folder, or remove what is there.",
+            code="pack-target",
+        )
+    write_json(target / RECORD, told)
+
+
+def _write(shard: Path, members: Sequence[Member], first: int) -> None:
+    """Write one shard, unless it is there; `first`: number of its first image in the list."""
+    if shard.exists():
+        return
+    with atomic_path(shard) as temporary, tarfile.open(temporary, "w:", format=tarfile.USTAR_FORMAT) as tar:
+        for number, member in enumerate(members, first):
+            for name, content in _files(number, member):
+                entry = tarfile.TarInfo(name)  # without time and owner: the same images give the same bytes
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+
+
+def _files(number: int, member: Member) -> Iterator[tuple[str, bytes]]:
+    """The files of a sample."""
+    inner = Path(str(member.path))
+    suffix = inner.suffix.lower() if inner.suffix.lower() in SUFFIXES else ".jpg"
+    key = f"{number:09d}-{_NOT_IN_A_KEY.sub('_', inner.stem)[:_MAX_STEM]}"
+    yield f"{key}{suffix}", _content(member.source)
+    yield f"{key}.cls", member.label.encode("utf-8")
+
+
+def _content(source: str) -> bytes:
+    """The bytes of an image. Raises DatasetError."""
+    place = source if isinstance(source, ImageSource) else ImageSource(source, source)
+    try:
+        with open_file(Path(place.file)) as stream:
+            stream.seek(place.start)
+            data = stream.read() if place.length is None else stream.read(place.length)
+    except OSError as error:
+        fix = "Check the data set (Global.mode=check_dataset), and run this again: it goes on from there."
+        raise DatasetError(
+            f"An image cannot be read ({error.strerror}).", where=source, fix=fix, code="pack-image"
+        ) from None
+    return data
