@@ -240,6 +240,13 @@ class EvaluateSection(Section):
     exclude_self: bool = key(
         False, "Leave out a query's own file where the gallery lists it too, in training's evaluations as well."
     )
+    query_sample: int | None = key(
+        None,
+        "Mode evaluate: measure a random sample of so many queries (by Train.seed), with intervals that hold the "
+        "metrics of all in 95 of 100 samples; null: all queries.",
+        "images",
+        ge=1,
+    )
     memory_mib: int = key(
         2048,
         "Bound for features and similarities together, of all processes of a machine; features beyond half of it "

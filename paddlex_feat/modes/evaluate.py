@@ -13,7 +13,9 @@ from paddlex_feat.config.schema import Config
 from paddlex_feat.data.images.source import file_of
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.errors import EvaluationError, FeatError, as_output_error
+from paddlex_feat.evaluation.evaluator import Evaluation
 from paddlex_feat.evaluation.features_file import FEATURES, write_features
+from paddlex_feat.evaluation.sampling import LEVEL, intervals, sample_of
 from paddlex_feat.fileio.atomic import read_result, require_writable
 from paddlex_feat.inference.identity import ModelIdentity, identity_of
 from paddlex_feat.inference.model_info import PREFIX
@@ -41,11 +43,14 @@ def run(config: Config, output: Path, group: ProcessGroup) -> dict[str, Any]:
             for name in (*evaluation_report.FILES, FEATURES):  # files of an earlier evaluation
                 (folder / name).unlink(missing_ok=True)
     lists = _read_lists(config)
+    queries = len(lists["query"])
+    if config.Evaluate.query_sample is not None:
+        lists["query"] = sample_of(lists["query"], config.Evaluate.query_sample, config.Train.seed)
     own = self_pairs_of(config, lists)
     path = trained_model.resolve_weights(config)
     if launch.needs_workers(config.Global.device, None, group):
         return launch_processes(config, output)
-    return _evaluate(config, output, group, lists, own, path)
+    return _evaluate(config, output, group, lists, own, path, queries)
 
 
 def _evaluate(
@@ -55,6 +60,7 @@ def _evaluate(
     lists: dict[str, ImageList],
     own: np.ndarray | None,
     path: Path,
+    queries: int,
 ) -> dict[str, Any]:
     folder = output / "evaluate"
     if group.rank == 0:
@@ -68,6 +74,8 @@ def _evaluate(
     if evaluation.collapsed:
         log.warning("Nearly all images have the same features: these weights distinguish nothing.")
     result = {"metrics": evaluation.main_metrics(), "weight_path": str(path)}
+    if len(lists["query"]) < queries:
+        result["sample"] = _sample(evaluation, queries)
     identity = _identity(config, path, output, evaluation.gallery.shape[1])
     if identity is not None:
         result["model"] = identity.as_json()
@@ -89,6 +97,16 @@ def _evaluate(
             code="report-failed",
         ).with_result(result) from error
     return result
+
+
+def _sample(evaluation: Evaluation, queries: int) -> dict[str, Any]:
+    """What a sample of the queries tells of all of them."""
+    drawn = len(evaluation.query)
+    found = intervals(evaluation.ranking, sorted(evaluation.metrics.recall), queries)
+    log.info("A sample of %d of %d queries; the metrics of all lie, at a level of %g:", drawn, queries, LEVEL)
+    for name, (low, high) in found.items():
+        log.info("  %s from %.5f to %.5f", name, low, high)
+    return {"queries": drawn, "of": queries, "level": LEVEL, "intervals": {n: list(i) for n, i in found.items()}}
 
 
 def _identity(config: Config, path: Path, output: Path, dimension: int) -> ModelIdentity | None:

@@ -580,3 +580,22 @@ def test_a_foreign_inference_directory_is_compared_by_unit_features(inference, d
     (foreign / "inference.yml").write_text(text.replace("- ToCHWImage", "- CropImage:\n      size: 24\n  - ToCHWImage"))
     with pytest.raises(WeightsError, match="CropImage is not among"):
         run(data, tmp_path / "out", foreign)
+
+
+def test_a_sample_of_the_queries_tells_how_far_all_may_be(run_folder, small_faces, tmp_path):
+    words = (
+        "Global.mode=evaluate",
+        f"Global.dataset_dir={small_faces}",
+        f"Evaluate.weight_path={run_folder}/best_model/inference",
+    )
+    results = {}
+    for name, more in (("all", ()), ("part", ("Evaluate.query_sample=8",)), ("more", ("Evaluate.query_sample=99",))):
+        settings = (*words, f"Global.output={tmp_path / name}", "Global.device=cpu", *more)
+        done = run_here("-c", "PP-ShiTuV2_rec", *(w for s in settings for w in ("-o", s)))
+        assert done.returncode == 0, done.stderr
+        results[name] = json.loads((tmp_path / name / "evaluate_result.json").read_text())
+    sample = results["part"]["sample"]
+    assert (sample["queries"], sample["of"], sample["level"]) == (8, 12, 0.95) and "sample" not in results["all"]
+    assert results["more"]["metrics"] == results["all"]["metrics"] and "sample" not in results["more"]
+    for name, (low, high) in sample["intervals"].items():
+        assert 0 <= low <= results["part"]["metrics"][name] <= high <= 1
