@@ -260,6 +260,7 @@ def test_a_directory_without_a_graph_is_an_error(name, tmp_path):
     assert caught.value.code == "graph-missing"
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_directory_of_paddle_2_6_runs_on_every_engine(faces, tmp_path):
     preprocess, images = Preprocess(224), pictures(224, faces, 3)

@@ -134,6 +134,7 @@ def other_pooling(monkeypatch):
     monkeypatch.setattr(Trainer, "measure_adapted", lambda self: True)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.usefixtures("other_pooling")
 def test_an_adaptation_may_take_another_pooling(small_faces, tmp_path):

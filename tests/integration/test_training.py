@@ -591,6 +591,7 @@ def test_what_a_later_epoch_would_meet_is_said_at_the_start(small_faces, tmp_pat
     assert done.returncode == 1 and message in done.stderr and "epoch 1" not in done.stderr
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_batches_that_starve_the_triplet_loss_are_said(small_faces, tmp_path):
     done = train_here(small_faces, tmp_path, "Train.batch_size=4", "Train.epochs_iters=1", "Train.augment.zoom=0.999")

@@ -372,6 +372,7 @@ def test_a_run_that_goes_on_has_outputs_of_its_new_end(run, small_faces, capsys)
     assert sorted(p.name for p in run.glob("run.json*")) == ["run.json", "run.json.bak"]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_weights_go_out_as_safetensors_and_come_in_everywhere(run_folder, small_faces, tmp_path):
     def run(mode: str, folder: str, *settings: str) -> None:  # a process each: Paddle numbers variables by process
