@@ -35,6 +35,7 @@ from paddlex_feat.inference import writers
 from paddlex_feat.inference.results import FeatureResult, OutputNames
 from paddlex_feat.modes import predict as predict_mode
 from paddlex_feat.modes.predictor import inputs_of
+from paddlex_feat.runtime.distributed import ProcessGroup
 
 NAME = "PP-ShiTuV2_rec"
 FORMS = ("jsonl", "npz", "parquet")
@@ -155,7 +156,7 @@ def test_every_form_read_back_is_the_results(model, files, tmp_path, form):
 @pytest.mark.parametrize("form", FORMS)
 def test_row_groups_and_what_comes_before_an_error_are_kept(tmp_path, form, monkeypatch):
     pytest.importorskip("pyarrow") if form == "parquet" else None
-    monkeypatch.setattr(writers, "_ROW_GROUP", 4)
+    monkeypatch.setattr(writers, "ROWS", 4)
     results = [made(i, f"{i}.jpg") for i in range(10)]
 
     def failing():
@@ -308,7 +309,7 @@ def test_names_that_look_like_numbers_are_names(run_folder, tmp_path):
             inputs_of("Predict.input", value)
     config = Config.model_validate({"Predict": {"input": 0, "model_dir": str(run_folder / "best_model/inference")}})
     with pytest.raises(ImageError, match="0: The input does not exist"):
-        predict_mode.run(config, tmp_path)
+        predict_mode.run(config, tmp_path, ProcessGroup())
 
 
 def test_the_counts_of_images_are_said_well(run_folder, files, tmp_path):
