@@ -20,6 +20,7 @@ from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.readers import LISTS, find_root, reader_of
 from paddlex_feat.data.readers.find import read_whole, require_no_errors
 from paddlex_feat.data.readers.items import UNDIVIDED
+from paddlex_feat.data.readers.tar_index import label_of
 from paddlex_feat.errors import DatasetError, OutputError, as_output_error
 from paddlex_feat.fileio.atomic import atomic_path, read_result, write_json
 from paddlex_feat.fileio.reading import open_file
@@ -112,6 +113,11 @@ def _members(records: ImageList, seed: int | None) -> list[Member]:
         )
     columns = zip(records.files(), records.paths, map(records.name_of, records.labels), strict=True)
     members = [Member(*row) for row in columns]
+    unfit = next((m.label for m in members if label_of(m.label.encode("utf-8", "replace"), "cls") != m.label), None)
+    if unfit is not None:
+        what = f"The class {unfit!r} would be read from a shard as another one, or not at all."
+        fix = "Give it a name of at most 100 characters without spaces around it."
+        raise DatasetError(what, where=str(records.root), fix=fix, code="pack-class")
     if seed is not None:
         order = np.random.default_rng([seed, *records.name.encode()]).permutation(len(members))
         members = [members[place] for place in order.tolist()]

@@ -83,6 +83,11 @@ class NpzReader:
     def __init__(self, path: Path):
         self._archive = zipfile.ZipFile(path)
         self.names = {name.removesuffix(".npy") for name in self._archive.namelist()}
+        # As `NpzWriter` writes them: so nothing that is read is longer than the file.
+        strange = [e.filename for e in self._archive.infolist() if e.compress_type or e.file_size != e.compress_size]
+        if strange:
+            self._archive.close()
+            raise ValueError(f"{strange[0]} is compressed")
 
     def close(self) -> None:
         """Close the file."""

@@ -16,6 +16,7 @@ from paddlex_feat.errors import ConfigError, OutputError, ShardError
 from paddlex_feat.inference.shards import FORMS, Record, ShardReader
 from paddlex_feat.inference.writers import feature_file
 from paddlex_feat.runtime.logs import log_to_console
+from paddlex_feat.runtime.process import allow_many_files
 from paddlex_feat.runtime.progress import bar
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,11 @@ def merge(target: Path, shards: Sequence[Path]) -> tuple[Record, int]:
     if target.suffix not in FORMS:  # JSON would show boxes and names as the shards keep them
         fix = f"Use one of {', '.join(FORMS)}."
         raise ConfigError("The suffix is of no form of shards.", where=str(target), fix=fix, code="shard-form")
+    taken = next((path for path in shards if path.exists() and target.exists() and path.samefile(target)), None)
+    if taken is not None:
+        fix = "Give the merged file another name."
+        raise ConfigError(f"{target.name} is one of the shards.", where=str(target), fix=fix, code="shard-target")
+    allow_many_files()  # all are open at once
     with ExitStack() as stack, feature_file(target) as file:
         try:
             readers = {path: stack.enter_context(ShardReader(path)) for path in shards}

@@ -29,6 +29,7 @@ from paddlex_feat.inference.writers import ROWS, SAVERS, Numbered, require_forma
 FORMS = (".npz", ".parquet")
 RECORD = "shard"  # name of the record in a file
 _VERSION = 1
+_MAX_DIMENSION = 2**16
 _FEWEST = 16  # rows of a group
 
 
@@ -278,6 +279,8 @@ class _ParquetRows:
         for batch in self._file.iter_batches(batch_size=ROWS):
             columns = {name: batch.column(name) for name in ("input_path", "page_index", "box", "index", "feature")}
             dimension = columns["feature"].type.list_size
+            if dimension > _MAX_DIMENSION:
+                raise ValueError(f"a feature has {dimension} numbers")
             features = np.asarray(columns["feature"].flatten()).astype(np.float32, copy=False).reshape(-1, dimension)
             named = {name: columns[name].to_pylist() for name in ("index", "input_path", "page_index", "box")}
             for number, name, page, box, feature in zip(*named.values(), features, strict=True):

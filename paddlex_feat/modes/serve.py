@@ -15,6 +15,7 @@ from paddlex_feat.errors import ConfigError
 from paddlex_feat.inference.engines.spec import require_package
 from paddlex_feat.modes.index import place_of
 from paddlex_feat.modes.predictor import check_names, predictor_of
+from paddlex_feat.runtime.process import allow_many_files
 
 log = logging.getLogger(__name__)
 ENV_TOKEN = "PADDLEX_FEAT_TOKEN"  # noqa: S105 - the name of a variable
@@ -32,7 +33,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     import uvicorn
 
     from paddlex_feat.serving.app import create_app
-    from paddlex_feat.serving.connections import Protocol, allow_many
+    from paddlex_feat.serving.connections import Protocol
     from paddlex_feat.serving.guard import Counts, Limits, is_loopback
     from paddlex_feat.serving.images import fetch_image
     from paddlex_feat.serving.state import State
@@ -49,7 +50,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     try:
         limits, counts = Limits(token, settings.max_body_mib * 2**20, settings.max_requests), Counts()
         fetch = partial(fetch_image, max_bytes=limits.max_body) if settings.allow_urls else None
-        allow_many()
+        allow_many_files()
         app = create_app(state, _version(), limits, counts, fetch)
         server = uvicorn.Server(
             uvicorn.Config(

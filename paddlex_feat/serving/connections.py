@@ -1,10 +1,8 @@
-"""Connections: silent ones are closed, and there may be as many as the system allows."""
+"""Connections: those that ask nothing are closed."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
-from contextlib import suppress
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -31,14 +29,3 @@ class Protocol(H11Protocol):
             return
         self._seen = self.cycle
         self.loop.call_later(SILENT_SECONDS, self._look)
-
-
-def allow_many() -> None:
-    """Raise the number of files that this process may open, connections among them, to what the system allows."""
-    if sys.platform == "win32":
-        return
-    import resource
-
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # macOS allows fewer than it says
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -111,6 +111,15 @@ def test_boxes_are_refused(tmp_path, monkeypatch):
         module._members(records, None)
 
 
+@pytest.mark.parametrize("label", [" a", "a\n", "x" * 101, "a\x07b"])
+def test_classes_that_a_shard_would_not_give_back_are_refused(tmp_path, label):
+    from paddlex_feat.data.lists.image_list import ImageList
+
+    records = ImageList("train", tmp_path, ["a.jpg"], [0], names={0: label})
+    with pytest.raises(DatasetError, match="would be read from a shard"):
+        module._members(records, None)
+
+
 def test_an_image_within_a_larger_file_is_cut_out(small_faces, tmp_path):
     pack(small_faces, tmp_path / "one", images=7)
     pack(tmp_path / "one", tmp_path / "two", images=100)

@@ -165,6 +165,30 @@ def test_nothing_is_left_of_a_shard_that_is_not_finished(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_compressed_file_is_no_shard_however_small_it_is(tmp_path):
+    """A few kilobytes of it may be gigabytes."""
+    path = written(tmp_path, Shard(0, 1))
+    with np.load(path) as arrays:
+        np.savez_compressed(path, **dict(arrays))
+    with pytest.raises(ShardError, match="is compressed"):
+        ShardReader(path)
+
+
+def test_a_target_that_is_a_shard_is_refused(tmp_path):
+    parts = [written(tmp_path, Shard(number, 2)) for number in range(2)]
+    before = parts[0].read_bytes()
+    with pytest.raises(ConfigError, match="is one of the shards"):
+        merge(parts[0], parts)
+    assert parts[0].read_bytes() == before
+
+
+@pytest.mark.slow
+def test_there_may_be_more_shards_than_files_that_a_process_usually_opens(tmp_path):
+    count = 1100
+    shards = [written(tmp_path, Shard(number, count)) for number in range(count)]
+    assert merge(tmp_path / "all.npz", shards)[1] == TOTAL - len(FAILED)
+
+
 def test_a_job_without_any_feature_has_nothing_to_merge(tmp_path):
     with shard_file(tmp_path / "part.npz", Shard(0, 1), MODEL) as file:
         file.close(Record(Shard(0, 1), 0, "d", MODEL))
