@@ -14,7 +14,7 @@ from paddlex_feat.checks.image_info import ImageInfo
 from paddlex_feat.checks.inspection import VERSION, inspect_all, known_info
 from paddlex_feat.data.images.source import picture_of
 from paddlex_feat.data.shard import Shard
-from paddlex_feat.errors import ShardError
+from paddlex_feat.errors import FeatError, ShardError
 from paddlex_feat.fileio.atomic import atomic_path
 from paddlex_feat.fileio.npz import NpzReader, NpzWriter
 
@@ -26,11 +26,13 @@ def path_of(folder: Path, shard: Shard) -> Path:
     return folder / f"inspection-{shard.name}.npz"
 
 
-def part_of(files: Sequence[str], shard: Shard) -> list[str]:
-    """The shard's own images: every n-th picture, with all its boxes, so that none is read twice."""
-    pictures = list(dict.fromkeys(map(picture_of, files)))
-    own = set(shard.part_of(pictures))
-    return [file for file in files if picture_of(file) in own]
+def parts_of(files: Sequence[str], count: int) -> list[list[str]]:
+    """The images of each shard: every n-th picture, with all its boxes, so that none is read twice."""
+    pictures: dict[object, int] = {}
+    parts: list[list[str]] = [[] for _ in range(count)]
+    for file in files:
+        parts[pictures.setdefault(picture_of(file), len(pictures)) % count].append(file)
+    return parts
 
 
 def inspect_shard(folder: Path, shard: Shard, files: Sequence[str], workers: int) -> tuple[dict[str, ImageInfo], bool]:
@@ -44,13 +46,13 @@ def inspect_shard(folder: Path, shard: Shard, files: Sequence[str], workers: int
 
     Raises ShardError if the file is there, and is of other images; OutputError.
     """
-    path, own = path_of(folder, shard), part_of(files, shard)
+    path, own, digest = path_of(folder, shard), parts_of(files, shard.count)[shard.number], _digest(files)
     if path.exists():
         with _readable(path) as reader:
-            _require_job(path, reader, shard.count, files)
+            _require_job(path, reader, shard.count, len(files), digest)
             return dict(zip(own, _infos(reader, len(own)), strict=True)), True
     found = inspect_all(own, workers, hashed=True)
-    record = json.dumps({"version": VERSION, "shard": asdict(shard), "images": len(files), "digest": _digest(files)})
+    record = json.dumps({"version": VERSION, "shard": asdict(shard), "images": len(files), "digest": digest})
     with atomic_path(path) as temporary, NpzWriter(temporary) as writer:
         writer.write_texts("info", [json.dumps(asdict(info)) for info in found.values()])
         writer.write_texts("record", [record])
@@ -71,20 +73,24 @@ def inspected(place: Path, files: Sequence[str]) -> dict[str, ImageInfo]:
     if not shards:
         fix = "Give Global.output of the jobs that ran with CheckDataset.shard=i/n."
         raise ShardError("There are no shards of a check.", where=str(place), fix=fix, code="shard-missing")
-    known: dict[str, ImageInfo] = {}
     with _readable(shards[0]) as reader:
         count = _record(reader)[0].count
-    missing = [number for number in range(count) if path_of(shards[0].parent, Shard(number, count)) not in shards]
-    strange = [path.name for path in shards if not path.name.endswith(f"-of-{count:05d}.npz")]
-    if missing or strange:
-        what = f"{shards[0].name} is one of {count} shards"
-        what += f"; {len(missing)} are missing, such as {missing[0]}/{count}." if missing else f", unlike {strange[0]}."
+    names = [path.name for path in shards]
+    wanted = {path_of(place, Shard(number, count)).name for number in range(count)}
+    lacking, more = sorted(wanted - set(names)), sorted(set(names) - wanted)
+    if lacking or more or len(names) > count:
+        what = f"{names[0]} is one of {count} shards"
+        if lacking:
+            what += f", of which {len(lacking)} are missing, such as {lacking[0]}."
+        else:
+            what += f", unlike {more[0]}." if more else ", and some are there twice."
         fix = "Run the missing ones, or move those of another job away."
-        raise ShardError(what, where=str(shards[0].parent), fix=fix, code="shard-missing")
+        raise ShardError(what, where=str(place), fix=fix, code="shard-missing")
+    known: dict[str, ImageInfo] = {}
+    parts, digest = parts_of(files, count), _digest(files)
     for path in shards:
         with _readable(path) as reader:
-            shard = _require_job(path, reader, count, files)
-            own = part_of(files, shard)
+            own = parts[_require_job(path, reader, count, len(files), digest).number]
             known |= dict(zip(own, _infos(reader, len(own)), strict=True))
     return {file: known[file] for file in files}
 
@@ -105,14 +111,15 @@ def _record(reader: NpzReader) -> tuple[Shard, int, str]:
     return Shard.parse("{number}/{count}".format(**told["shard"])), told["images"], told["digest"]
 
 
-def _require_job(path: Path, reader: NpzReader, count: int, files: Sequence[str]) -> Shard:
+def _require_job(path: Path, reader: NpzReader, count: int, total: int, wanted: str) -> Shard:
+    """The shard of a file that is one of `count`, of a data set of so many images with this digest."""
     shard, images, digest = _record(reader)
     if path.name != path_of(path.parent, shard).name or shard.count != count:
         raise ValueError(f"it is shard {shard}")
-    if (images, digest) != (len(files), _digest(files)):
-        other = f"{images} images" if images != len(files) else "images of other names, or in another order"
+    if (images, digest) != (total, wanted):
+        other = f"{images} images" if images != total else "images of other names, or in another order"
         raise ShardError(
-            f"{path.name} is of {other}, and the data set has {len(files)}.",
+            f"{path.name} is of {other}, and the data set has {total}.",
             where=str(path),
             fix="Move the shards of another data set, or of an earlier state of it, away.",
             code="shard-mixed",
@@ -135,8 +142,12 @@ def _readable(path: Path) -> Iterator[NpzReader]:
             yield reader
         finally:
             reader.close()
-    except ShardError:
+    except (FeatError, MemoryError):
         raise
+    except OSError as error:
+        fix = "Check the disk and the permissions."
+        what = f"The shard cannot be read: {error.strerror}."
+        raise ShardError(what, where=str(path), fix=fix, code="shard-unreadable") from error
     except Exception as error:  # of zipfile, NumPy and JSON, which have many for a damaged file
         raise ShardError(
             f"The shard cannot be used: {error}.",

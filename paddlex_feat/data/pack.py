@@ -15,12 +15,13 @@ from typing import NamedTuple
 import numpy as np
 
 from paddlex_feat.data.images.formats import SUFFIXES
-from paddlex_feat.data.images.source import ImageSource, box_of
+from paddlex_feat.data.images.source import ImageSource, box_of, size_of
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.readers import LISTS, find_root, reader_of
 from paddlex_feat.data.readers.find import read_whole, require_no_errors
 from paddlex_feat.data.readers.items import UNDIVIDED
 from paddlex_feat.data.readers.tar_index import label_of
+from paddlex_feat.data.readers.tar_shards import PACKED, packed_name
 from paddlex_feat.errors import DatasetError, OutputError, as_output_error
 from paddlex_feat.fileio.atomic import atomic_path, read_result, write_json
 from paddlex_feat.fileio.reading import open_file
@@ -29,7 +30,6 @@ from paddlex_feat.runtime.logs import log_to_console
 from paddlex_feat.runtime.progress import bar
 
 log = logging.getLogger(__name__)
-RECORD = "pack.json"  # of the target: what it is made of
 _VERSION = 1
 _NOT_IN_A_KEY = re.compile(r"[^A-Za-z0-9_-]+")
 _MAX_STEM = 60  # characters of a picture's own name in that of its member; a tar file's plain header takes 100
@@ -86,10 +86,13 @@ def pack(
     Raises DatasetError for a data set that cannot be read, or has boxes; OutputError, also for a target of others.
     """
     root = find_root(str(data), form=form)
+    if target.resolve().is_relative_to(root.resolve()):
+        fix = "Give a folder beside it."
+        what = "The target is within the data set, of which the shards would become a part."
+        raise OutputError(what, where=str(target), fix=fix, code="pack-target")
     lists, findings, _ = read_whole(root, reader_of(root, form=form), LISTS, False, None)
     require_no_errors(findings, root)
-    names = [UNDIVIDED] if UNDIVIDED in lists else [name for name in LISTS if len(lists[name])]
-    members = {("train" if name == UNDIVIDED else name): _members(lists[name], seed) for name in names}
+    members = {name: _members(records, seed) for name, records in _parts(lists, root).items()}
     _claim(target, members, images)
     counts = {}
     with bar(sum(map(len, members.values())), "packing", "images") as progress:
@@ -97,10 +100,36 @@ def pack(
             starts = range(0, len(listed), images)
             for number, first in enumerate(starts):
                 part = listed[first : first + images]
-                _write(target / f"{name}-{number:05d}.tar", part, first)
+                _write(target / packed_name(name, number), part, first)
                 progress.update(len(part))
             counts[name] = len(listed), len(starts)
     return counts
+
+
+def _parts(lists: dict[str, ImageList], root: Path) -> dict[str, ImageList]:
+    """The lists by the name that their shards get. Raises DatasetError for what shards cannot tell."""
+    if UNDIVIDED in lists:
+        return {"train": lists[UNDIVIDED]}
+    query, gallery = lists["query"], lists["gallery"]
+    if query.cameras or gallery.cameras:
+        raise DatasetError(
+            "The images have cameras, which an evaluation needs and a shard does not tell.",
+            where=str(root),
+            fix="Use the data set as it is.",
+            code="pack-cameras",
+        )
+    there = {name: lists[name] for name in LISTS if len(lists[name])}
+    if query.leave_one_out and query.files() == gallery.files():  # each image looks for the others
+        return {**{name: records for name, records in there.items() if name == "train"}, "test": query}
+    shared = set(query.files()) & set(gallery.files())
+    if shared:
+        raise DatasetError(
+            f"{len(shared)} images are gallery and query at once, and as shards they would find themselves.",
+            where=str(root),
+            fix="Use the data set as it is, or leave them out of one of the lists.",
+            code="pack-shared",
+        )
+    return there
 
 
 def _members(records: ImageList, seed: int | None) -> list[Member]:
@@ -129,21 +158,25 @@ def _claim(target: Path, members: dict[str, list[Member]], images: int) -> None:
     digest = sha256()
     for name, listed in members.items():
         for member in listed:
-            digest.update(f"{name}\0{member.path}\0{member.label}\n".encode("utf-8", "surrogatepass"))
-    told = {"version": _VERSION, "images": {n: len(m) for n, m in members.items()}, "of_a_shard": images}
-    told["digest"] = digest.hexdigest()
+            try:
+                size = size_of(member.source)
+            except (OSError, ValueError) as error:
+                raise _unreadable(member.source, error) from None
+            digest.update(f"{name}\0{member.path}\0{member.label}\0{size}\n".encode("utf-8", "surrogatepass"))
+    counts = {name: len(listed) for name, listed in members.items()}
+    told = {"version": _VERSION, "images": counts, "of_a_shard": images, "digest": digest.hexdigest()}
     with as_output_error(target):
         target.mkdir(parents=True, exist_ok=True)
         remove_stale(target)
         others = any(target.iterdir())
-    if others and read_result(target / RECORD) != told:
+    if others and read_result(target / PACKED) != told:
         raise OutputError(
             "The folder has shards of other images, or something else.",
             where=str(target),
             fix="Give another folder, or remove what is there.",
             code="pack-target",
         )
-    write_json(target / RECORD, told)
+    write_json(target / PACKED, told)
 
 
 def _write(shard: Path, members: Sequence[Member], first: int) -> None:
@@ -175,8 +208,11 @@ def _content(source: str) -> bytes:
             stream.seek(place.start)
             data = stream.read() if place.length is None else stream.read(place.length)
     except OSError as error:
-        fix = "Check the data set (Global.mode=check_dataset), and run this again: it goes on from there."
-        raise DatasetError(
-            f"An image cannot be read ({error.strerror}).", where=source, fix=fix, code="pack-image"
-        ) from None
+        raise _unreadable(source, error) from None
     return data
+
+
+def _unreadable(source: str, error: Exception) -> DatasetError:
+    what = f"An image cannot be read ({getattr(error, 'strerror', None) or error})."
+    fix = "Check the data set (Global.mode=check_dataset), and run this again: it goes on from there."
+    return DatasetError(what, where=source, fix=fix, code="pack-image")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
+MOST = 99_999  # parts of a job
 _T = TypeVar("_T")
 
 
@@ -21,7 +22,7 @@ class Shard:
     def parse(cls, text: str) -> Shard:
         """The shard of "i/n". Raises ValueError."""
         number, count = map(int, text.split("/"))
-        if not 0 <= number < count:
+        if not 0 <= number < count <= MOST:
             raise ValueError(f"is not i/n with i from 0 to {count - 1}")
         return cls(number, count)
 

@@ -100,6 +100,11 @@ class NpzReader:
                 raise ValueError(f"{name} has the shape {found}, not {shape}")
             return np.frombuffer(_exactly(stream, _bytes_of(found, dtype), name), dtype).reshape(found)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of an array of float32."""
+        with self._opened(name, np.float32) as (_, shape):
+            return shape
+
     def rows(self, name: str, dtype: type, count: int) -> Iterator[np.ndarray]:
         """The rows of an array [count, D], one by one."""
         with self._opened(name, dtype) as (stream, shape):

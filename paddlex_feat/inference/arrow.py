@@ -51,16 +51,18 @@ class ArrowEmbedder:
         arrow: Any = importlib.import_module("pyarrow")
         if self._column not in batch.schema.names:
             raise self._problem(f"The batch has no column {self._column!r}; it has {', '.join(batch.schema.names)}.")
-        kind, values = batch.schema.field(self._column).type, batch.column(self._column).to_pylist()
+        given, values = batch.schema.field(self._column).type, batch.column(self._column).to_pylist()
         rows, errors = self._features([self._item(value, place) for place, value in enumerate(values)])
         ends = np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1]
         unknown = arrow.array([error is not None for error in errors], arrow.bool_())
         # No fixed-size lists, which Spark does not take.
         features = arrow.ListArray.from_arrays(arrow.array(ends), arrow.array(rows.reshape(-1)), mask=unknown)
+        kind = given.value_type if arrow.types.is_dictionary(given) else given
         dropped = () if arrow.types.is_string(kind) or arrow.types.is_large_string(kind) else (self._column,)
         columns = {name: batch.column(name) for name in batch.schema.names if name not in (*dropped, FEATURE, ERROR)}
         made = {**columns, FEATURE: features, ERROR: arrow.array(errors, arrow.string())}
-        return type(batch).from_arrays(list(made.values()), names=list(made))
+        found = type(batch).from_arrays(list(made.values()), names=list(made))
+        return found.replace_schema_metadata(batch.schema.metadata)
 
     def stream(self, batches: Iterable[Any]) -> Iterator[Any]:
         """The batches with features, one after the other, as Spark's `mapInArrow` wants it."""

@@ -72,7 +72,7 @@ def merge(target: Path, shards: Sequence[Path]) -> tuple[Record, int]:
 
     Raises ShardError for shards that are not those of one job, each once; OutputError, ConfigError, DependencyError.
     """
-    if target.suffix not in FORMS:  # JSON would show boxes and names as the shards keep them
+    if target.suffix.lower() not in FORMS:  # JSON would show boxes and names as the shards keep them
         fix = f"Use one of {', '.join(FORMS)}."
         raise ConfigError("The suffix is of no form of shards.", where=str(target), fix=fix, code="shard-form")
     taken = next((path for path in shards if path.exists() and target.exists() and path.samefile(target)), None)

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from paddlex_feat.data.shard import Shard
-from paddlex_feat.errors import ShardError
+from paddlex_feat.errors import FeatError, ShardError
 from paddlex_feat.fileio.atomic import atomic_path
 from paddlex_feat.fileio.npz import NpzReader
+from paddlex_feat.fileio.reading import open_file
 from paddlex_feat.inference.identity import ModelIdentity
 from paddlex_feat.inference.inputs.items import Item
 from paddlex_feat.inference.results import FeatureResult
@@ -29,8 +30,7 @@ from paddlex_feat.inference.writers import ROWS, SAVERS, Numbered, require_forma
 FORMS = (".npz", ".parquet")
 RECORD = "shard"  # name of the record in a file
 _VERSION = 1
-_MAX_DIMENSION = 2**16
-_FEWEST = 16  # rows of a group
+_FEWEST = 512  # rows of a group
 
 
 class Inputs:
@@ -45,7 +45,8 @@ class Inputs:
 
     def __iter__(self) -> Iterator[Item]:
         for item in self._stream:
-            self._digest.update(item.name.encode("utf-8", "surrogatepass") + b"\n")
+            name = item.name.encode("utf-8", "surrogatepass")
+            self._digest.update(b"%d %s" % (len(name), name))
             self.count += 1
             yield item
 
@@ -100,7 +101,7 @@ class Record:
             record = cls(shard, int(told["inputs"]), str(told["digest"]), _known(model), failed, left_out)
             if record.inputs < 0 or any(number not in record.numbers for number, _, _ in failed):
                 raise ValueError("a number is not of this shard")
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise damaged(path, f"its record is not one of this program: {error!r}") from error
         return record
 
@@ -149,7 +150,7 @@ class ShardWriter:
     """A shard that is being written; made by `shard_file`."""
 
     def __init__(self, path: Path, shard: Shard, model: ModelIdentity):
-        # A merge holds a group of each shard: together as much as one group of the merged file.
+        # A merge holds a group of each shard.
         numbered = Numbered(model.dimension, max(_FEWEST, ROWS // shard.count))
         self._saver = SAVERS[path.suffix](path, json.dumps(model.as_json()), numbered)
 
@@ -197,11 +198,17 @@ class ShardReader:
         if kind is None:
             raise damaged(path, f"it is none of {', '.join(FORMS)}")
         with self._readable():
+            open_file(path).close()  # Arrow's errors do not tell what the system says
             self._rows = kind(path)
-        if self._rows.record is None:
+        try:
+            if self._rows.record is None:
+                raise damaged(path, "it is a file of features, but no part of one")
+            self.record = Record.from_text(self._rows.record, path)
+            with self._readable():
+                self._rows.require_dimension(self.record.model.dimension)
+        except BaseException:
             self._rows.close()
-            raise damaged(path, "it is a file of features, but no part of one")
-        self.record = Record.from_text(self._rows.record, path)
+            raise
 
     def __enter__(self) -> ShardReader:
         return self
@@ -213,11 +220,20 @@ class ShardReader:
     def _readable(self) -> Iterator[None]:
         try:
             yield
-        except ShardError:
+        except (FeatError, MemoryError):
             raise
         except FileNotFoundError:
             fix = "Run that shard, or give the names of those that are there."
             raise ShardError("There is no such shard.", where=str(self._path), fix=fix, code="shard-missing") from None
+        except OSError as error:
+            if error.errno is None:  # of Arrow, for a file that it does not understand
+                raise damaged(self._path, str(error)) from error
+            raise ShardError(
+                f"The shard cannot be read: {error.strerror}.",
+                where=str(self._path),
+                fix="Check the disk and the permissions, then merge again.",
+                code="shard-unreadable",
+            ) from error
         except Exception as error:  # of zipfile, NumPy and Arrow, which have many for a damaged file
             raise damaged(self._path, str(error) or type(error).__name__) from error
 
@@ -245,6 +261,10 @@ class _NpzRows:
         self._file = NpzReader(path)
         self.record = self._file.text(RECORD) if RECORD in self._file.names else None
 
+    def require_dimension(self, dimension: int) -> None:
+        if self._file.shape("features")[1:] != (dimension,):
+            raise ValueError(f"its features are not of {dimension} numbers")
+
     def __iter__(self) -> Iterator[Row]:
         paths, file = self._file.texts("input_path"), self._file
         numbers, pages = (
@@ -271,16 +291,19 @@ class _ParquetRows:
         require_format(path)
         parquet = importlib.import_module("pyarrow.parquet")
         # Unbuffered, the columns of a whole group would be read at once.
-        self._file = parquet.ParquetFile(str(path), pre_buffer=False, buffer_size=2**16)
+        limit = 2**30  # bytes of the footer, which has the record with all that failed
+        self._file = parquet.ParquetFile(str(path), pre_buffer=False, buffer_size=2**16, thrift_string_size_limit=limit)
         told = (self._file.metadata.metadata or {}).get(RECORD.encode())
         self.record = None if told is None else told.decode()
+
+    def require_dimension(self, dimension: int) -> None:
+        if self._file.schema_arrow.field("feature").type.list_size != dimension:
+            raise ValueError(f"its features are not of {dimension} numbers")
 
     def __iter__(self) -> Iterator[Row]:
         for batch in self._file.iter_batches(batch_size=ROWS):
             columns = {name: batch.column(name) for name in ("input_path", "page_index", "box", "index", "feature")}
             dimension = columns["feature"].type.list_size
-            if dimension > _MAX_DIMENSION:
-                raise ValueError(f"a feature has {dimension} numbers")
             features = np.asarray(columns["feature"].flatten()).astype(np.float32, copy=False).reshape(-1, dimension)
             named = {name: columns[name].to_pylist() for name in ("index", "input_path", "page_index", "box")}
             for number, name, page, box, feature in zip(*named.values(), features, strict=True):

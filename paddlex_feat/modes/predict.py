@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from paddlex_feat.config.schema import Config
-from paddlex_feat.errors import FeatError, ImageError, Interrupted, as_output_error
+from paddlex_feat.errors import FeatError, ImageError, Interrupted, OutputError, as_output_error
 from paddlex_feat.hub.urls import without_password
 from paddlex_feat.inference.inputs.texts import ACCEPTED, cut
 from paddlex_feat.inference.results import Failed, FeatureResult
@@ -139,9 +139,13 @@ def _on_several_devices(config: Config, output: Path) -> dict[str, Any]:
     try:
         result = launch_processes(config, output)
     except FeatError as error:
-        _print_saved(config, output, error.result)
+        with suppress(OutputError):  # the job's own error is the one to tell
+            _print_saved(config, output, error.result)
         raise
-    _print_saved(config, output, result)
+    try:
+        _print_saved(config, output, result)
+    except OutputError as error:
+        raise error.with_result(result) from error.__cause__
     return result
 
 

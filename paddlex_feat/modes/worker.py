@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 from paddlex_feat.config.load import dump
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import FeatError
-from paddlex_feat.fileio.atomic import read_result
 from paddlex_feat.modes import MODES
 from paddlex_feat.runtime import heartbeat, launch
 from paddlex_feat.runtime.cpu import cpu_count
@@ -96,5 +96,9 @@ def launch_processes(config: Config, output: Path, machines: str | None = None) 
 
 
 def _result(name: str, output: Path) -> dict[str, Any]:
-    result = read_result(output / f"{name}_result.json")
+    """What rank 0 has written, of any length; nothing if it could not."""
+    try:
+        result = json.loads((output / f"{name}_result.json").read_bytes())
+    except (OSError, ValueError):
+        result = {}
     return {k: v for k, v in result.items() if k not in ("done_flag", "err_type", "err_code", "err_msg")}

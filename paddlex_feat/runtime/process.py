@@ -27,15 +27,18 @@ def end(code: int) -> NoReturn:
 
     Streams are flushed, threads are waited for, and what has been registered for the end is done.
     """
-    if "paddle" not in sys.modules:
+    shutdown, registered = getattr(threading, "_shutdown", None), getattr(atexit, "_run_exitfuncs", None)
+    if "paddle" not in sys.modules or shutdown is None or registered is None:
         sys.exit(code)
     try:
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError, AttributeError):  # full, closed, or not there
-                stream.flush()
+        shutdown()
+        registered()
     finally:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            try:
+                stream.flush()
+            except (OSError, ValueError):  # full or closed; Python ends with 120 then
+                code = code or 120
         os._exit(code)
 
 

@@ -44,6 +44,13 @@ def test_paths_bytes_and_structs_get_the_features_of_predict(embedder, model, fi
             assert np.array_equal(rows, expected(model, files)) and not any(found.column("error").to_pylist())
 
 
+def test_names_that_are_a_dictionary_stay_and_so_do_notes(embedder, files):
+    schema = arrow.schema([("image", arrow.dictionary(arrow.int32(), arrow.string()))], metadata={"a": "b"})
+    batch = arrow.RecordBatch.from_arrays([arrow.array(files[:2]).dictionary_encode()], schema=schema)
+    found = embedder(batch)
+    assert found.column("image").to_pylist() == files[:2] and found.schema.metadata == {b"a": b"b"}
+
+
 def test_what_fails_is_null_with_its_reason(embedder, files):
     batch = arrow.RecordBatch.from_pydict({"image": [files[0], "missing.jpg", None, files[1]]})
     found = embedder(batch)

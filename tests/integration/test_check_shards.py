@@ -89,6 +89,7 @@ CHANGES = {
     "of four": ("shard-missing", lambda one, folder: shutil.copy(one, folder / "inspection-00001-of-00004.npz")),
     "twice": ("shard-unusable", lambda one, folder: shutil.copy(one, folder / "inspection-00002-of-00003.npz")),
     "cut": ("shard-unusable", lambda one, folder: one.write_bytes(one.read_bytes()[:-9])),
+    "in two places": ("shard-missing", lambda one, folder: shutil.copy(one, folder.parent / one.name)),
     "none": ("shard-missing", lambda one, folder: shutil.rmtree(folder)),
 }
 

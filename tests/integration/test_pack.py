@@ -75,20 +75,65 @@ def test_what_is_there_is_kept_and_other_images_are_refused(small_faces, tmp_pat
     assert content(target) == whole
 
 
-def test_an_image_that_cannot_be_read_is_named_and_the_command_goes_on_once_it_can(small_faces, tmp_path):
+def test_an_image_that_cannot_be_read_is_named_before_anything_is_written(small_faces, tmp_path):
     data = shutil.copytree(small_faces, tmp_path / "data")
-    images = data / "images/s03/05.pgm"
-    kept = images.read_bytes()
-    images.unlink()
+    (data / "images/s03/05.pgm").unlink()
     with pytest.raises(DatasetError, match="cannot be read") as caught:
         pack(data, tmp_path / "shards", images=10)
-    assert "s03/05.pgm" in str(caught.value)
-    there = sorted(f.name for f in (tmp_path / "shards").glob("*.tar"))
-    assert there == ["train-00000.tar", "train-00001.tar"]
-    images.write_bytes(kept)
+    assert "s03/05.pgm" in str(caught.value) and not (tmp_path / "shards").exists()
+
+
+def test_images_that_were_changed_meanwhile_are_other_images(small_faces, tmp_path):
+    data = shutil.copytree(small_faces, tmp_path / "data")
     pack(data, tmp_path / "shards", images=10)
-    pack(small_faces, tmp_path / "sound", images=10)
-    assert content(tmp_path / "shards") == content(tmp_path / "sound")
+    (tmp_path / "shards/train-00003.tar").unlink()
+    with (data / "images/s03/05.pgm").open("ab") as stream:
+        stream.write(b"more")
+    with pytest.raises(OutputError, match="other images"):
+        pack(data, tmp_path / "shards", images=10)
+
+
+def test_a_data_set_of_which_a_shard_is_missing_is_not_whole(small_faces, tmp_path):
+    pack(small_faces, tmp_path / "shards", images=10)
+    for name in ("train-00003.tar", "query-00001.tar"):
+        (tmp_path / "shards" / name).unlink()
+    with pytest.raises(DatasetError) as caught:
+        require_lists(str(tmp_path / "shards"), ("train", "gallery", "query"))
+    assert "train-00003.tar is not there" in str(caught.value) and "query-00001.tar" in str(caught.value)
+
+
+def test_images_that_look_for_each_other_do_so_from_shards(faces, tmp_path):
+    """train and test folders: each test image looks for the others of its class."""
+    for part, people in (("train", (1, 2)), ("test", (3, 4))):
+        for person in people:
+            shutil.copytree(faces / f"images/s{person:02d}", tmp_path / "data" / part / f"s{person:02d}")
+    pack(tmp_path / "data", tmp_path / "shards")
+    assert sorted(f.name for f in (tmp_path / "shards").glob("*.tar")) == ["test-00000.tar", "train-00000.tar"]
+    for folder in ("data", "shards"):
+        lists = require_lists(str(tmp_path / folder), ("train", "gallery", "query"))
+        assert lists["query"].leave_one_out and lists["query"].files() == lists["gallery"].files()
+        assert len(lists["query"]) == len(lists["train"]) == 20
+
+
+def test_what_a_shard_does_not_tell_is_refused(small_faces, tmp_path):
+    data = shutil.copytree(small_faces, tmp_path / "data")
+    (data / "query.txt").write_text((data / "gallery.txt").read_text())
+    with pytest.raises(DatasetError, match="gallery and query at once"):
+        pack(data, tmp_path / "shards")
+    with pytest.raises(OutputError, match="within the data set"):
+        pack(small_faces, small_faces / "shards")
+    market = tmp_path / "market"
+    for folder, names in (
+        ("bounding_box_train", ("0001_c1s1_000001_00.jpg",)),
+        ("bounding_box_test", ("0002_c1s1_000001_00.jpg",)),
+        ("query", ("0002_c2s1_000001_00.jpg",)),
+    ):
+        for name in names:
+            (market / folder).mkdir(parents=True, exist_ok=True)
+            shutil.copy(small_faces / "images/s01/01.pgm", market / folder / name)
+    with pytest.raises(DatasetError, match="cameras"):
+        pack(market, tmp_path / "shards")
+    assert not (tmp_path / "shards").exists()
 
 
 def test_classes_by_name_and_names_that_no_key_has(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -187,6 +188,31 @@ def test_there_may_be_more_shards_than_files_that_a_process_usually_opens(tmp_pa
     count = 1100
     shards = [written(tmp_path, Shard(number, count)) for number in range(count)]
     assert merge(tmp_path / "all.npz", shards)[1] == TOTAL - len(FAILED)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_cannot_be_read_now_is_not_said_to_be_damaged(tmp_path, form):
+    path = written(tmp_path, Shard(0, 1), form)
+    path.chmod(0)
+    folder = tmp_path / f"folder.{form}"
+    folder.mkdir()
+    for strange in [folder] if os.access(path, os.R_OK) else [folder, path]:
+        with pytest.raises(ShardError) as caught:
+            ShardReader(strange)
+        assert "Remove" not in str(caught.value), str(caught.value)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_record_of_very_many_failures_is_read(tmp_path, form):
+    """Of a drive that was not there."""
+    path, many = tmp_path / f"features-00000-of-00001.{form}", 300_000
+    failed = tuple(
+        (number, f"photos/{number:09d}.jpg", "The input does not exist. " + "x" * 200) for number in range(many)
+    )
+    with shard_file(path, Shard(0, 1), MODEL) as file:
+        file.close(Record(Shard(0, 1), many, "d", MODEL, failed))
+    with ShardReader(path) as reader:
+        assert len(reader.record.failed) == many and list(reader.rows()) == []
 
 
 def test_a_job_without_any_feature_has_nothing_to_merge(tmp_path):
