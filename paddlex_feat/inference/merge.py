@@ -95,6 +95,9 @@ def merge(target: Path, shards: Sequence[Path]) -> tuple[Record, int]:
             raise
     if not file.count:
         what, fix = "No image of the shards has a feature.", "Check the input of predict."
+        if record.failed:
+            listed = [f"{name}: {why}" for _, name, why in record.failed[:_MAX_LISTED]]
+            what = "\n    ".join([f"All {len(record.failed)} inputs had failed:", *listed])
         raise OutputError(what, where=str(target), fix=fix, code="no-results")
     return record, file.count
 

@@ -12,7 +12,7 @@ import numpy as np
 from paddlex_feat.config.schema import Config
 from paddlex_feat.data.images.source import file_of
 from paddlex_feat.data.lists.image_list import ImageList
-from paddlex_feat.errors import EvaluationError, FeatError, as_output_error
+from paddlex_feat.errors import DatasetError, EvaluationError, FeatError, as_output_error
 from paddlex_feat.evaluation.evaluator import Evaluation
 from paddlex_feat.evaluation.features_file import FEATURES, write_features
 from paddlex_feat.evaluation.sampling import LEVEL, intervals, sample_of
@@ -46,7 +46,12 @@ def run(config: Config, output: Path, group: ProcessGroup) -> dict[str, Any]:
     queries = len(lists["query"])
     if config.Evaluate.query_sample is not None:
         lists["query"] = sample_of(lists["query"], config.Evaluate.query_sample, config.Train.seed)
-    own = self_pairs_of(config, lists)
+    try:
+        own = self_pairs_of(config, lists)
+    except DatasetError as error:
+        if error.code == "no-matches" and len(lists["query"]) < queries:
+            error.fix = "Raise Evaluate.query_sample: other queries may have one."
+        raise
     path = trained_model.resolve_weights(config)
     if launch.needs_workers(config.Global.device, None, group):
         return launch_processes(config, output)

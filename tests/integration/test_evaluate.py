@@ -599,3 +599,20 @@ def test_a_sample_of_the_queries_tells_how_far_all_may_be(run_folder, small_face
     assert results["more"]["metrics"] == results["all"]["metrics"] and "sample" not in results["more"]
     for name, (low, high) in sample["intervals"].items():
         assert 0 <= low <= results["part"]["metrics"][name] <= high <= 1
+
+
+def test_a_sample_without_a_match_says_that_more_may_have_one(run_folder, small_faces, tmp_path):
+    data = shutil.copytree(small_faces, tmp_path / "data")
+    lines = (data / "query.txt").read_text().splitlines()
+    strange = [f"{line.rpartition(' ')[0]} 999" for line in lines[1:]]
+    (data / "query.txt").write_text("\n".join([lines[0], *strange]) + "\n")
+    model = f"Evaluate.weight_path={run_folder}/best_model/inference"
+    words = (
+        "Global.mode=evaluate",
+        f"Global.dataset_dir={data}",
+        model,
+        f"Global.output={tmp_path}",
+        "Global.device=cpu",
+    )
+    done = run_here("-c", "PP-ShiTuV2_rec", *(w for s in (*words, "Evaluate.query_sample=1") for w in ("-o", s)))
+    assert done.returncode == 1 and "Raise Evaluate.query_sample" in done.stderr

@@ -220,6 +220,11 @@ def test_a_job_without_any_feature_has_nothing_to_merge(tmp_path):
         file.close(Record(Shard(0, 1), 0, "d", MODEL))
     with pytest.raises(OutputError, match="No image"):
         merge(tmp_path / "all.npz", [tmp_path / "part.npz"])
+    failed = ((0, "a.jpg", "damaged"), (1, "b.jpg", "missing"))
+    with shard_file(tmp_path / "failed.npz", Shard(0, 1), MODEL) as file:
+        file.close(Record(Shard(0, 1), 2, "d", MODEL, failed))
+    with pytest.raises(OutputError, match=r"All 2 inputs had failed:\n    a\.jpg: damaged\n    b\.jpg: missing"):
+        merge(tmp_path / "all.npz", [tmp_path / "failed.npz"])
 
 
 @pytest.mark.parametrize("text", ["8/8", "3", "a/b", "-1/4", "1/0", "1.5/3", ""])
