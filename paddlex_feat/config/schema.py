@@ -111,8 +111,7 @@ class GlobalSection(Section):
     )
     device: Device = key(
         "auto",
-        "auto (first visible GPU, else the CPU), cpu, gpu or gpu:ID; several train and evaluate together: gpu:0,1, "
-        "cpu:0,1.",
+        "auto (first visible GPU, else the CPU), cpu, gpu or gpu:ID; several work together: gpu:0,1, cpu:0,1.",
     )
     output: PathText = key("output", "Folder for everything that a mode writes.")
     threads: int = key(0, "CPU threads; 0 takes OMP_NUM_THREADS, else the physical cores.", "threads", ge=0, le=1024)

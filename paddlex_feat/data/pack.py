@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import logging
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -29,13 +28,13 @@ from paddlex_feat.fileio.temporary import remove_stale
 from paddlex_feat.runtime.logs import log_to_console
 from paddlex_feat.runtime.progress import bar
 
-log = logging.getLogger(__name__)
 _VERSION = 1
 _NOT_IN_A_KEY = re.compile(r"[^A-Za-z0-9_-]+")
 _MAX_STEM = 60  # characters of a picture's own name in that of its member; a tar file's plain header takes 100
-EPILOG = """writes TARGET/train-00000.tar, …, gallery-00000.tar, …, query-00000.tar, …: images as they are, each with
-its class beside it (KEY.jpg, KEY.cls), as webdataset and Global.dataset_dir read them. A command that was killed goes
-on where it was; each shard is there whole or not at all.
+EPILOG = """writes TARGET/train-00000.tar, …, gallery-00000.tar, …, query-00000.tar, … (test-00000.tar, … where each
+test image looks for the others of its class): images as they are, each with its class beside it (KEY.jpg, KEY.cls), as
+webdataset and Global.dataset_dir read them. A command that was killed goes on where it was; each shard is there whole
+or not at all.
 
 exit codes: 0 done; 1 the data set cannot be packed; 2 the command line is not understood.
 """

@@ -17,7 +17,7 @@ MAX_CHARACTERS = 400_000  # the loader is slow: of a longer text it could take m
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe loader that reads 1e-3 as a number, None as null, and no date or base-60 integer; and not too much."""
+    """Safe loader of at most MAX_NODES values; 1e-3 is a number, None is null, nothing is a date or base-60."""
 
     _composed = 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -19,7 +18,6 @@ from paddlex_feat.runtime.logs import log_to_console
 from paddlex_feat.runtime.process import allow_many_files
 from paddlex_feat.runtime.progress import bar
 
-log = logging.getLogger(__name__)
 _MAX_LISTED = 5  # shards and failed inputs that are named
 _SHARD = re.compile(r"features-\d+-of-\d+\.(npz|parquet)")
 EPILOG = """writes the features of all shards (Predict.shard=i/n) into one file, in the order of the input: the same

@@ -150,7 +150,7 @@ class ShardWriter:
     """A shard that is being written; made by `shard_file`."""
 
     def __init__(self, path: Path, shard: Shard, model: ModelIdentity):
-        # A merge holds a group of each shard.
+        # The groups are small, for a merge holds one of each shard.
         numbered = Numbered(model.dimension, max(_FEWEST, ROWS // shard.count))
         self._saver = SAVERS[path.suffix](path, json.dumps(model.as_json()), numbered)
 
@@ -290,7 +290,6 @@ class _ParquetRows:
     def __init__(self, path: Path):
         require_format(path)
         parquet = importlib.import_module("pyarrow.parquet")
-        # Unbuffered, the columns of a whole group would be read at once.
         limit = 2**30  # bytes of the footer, which has the record with all that failed
         self._file = parquet.ParquetFile(str(path), pre_buffer=False, buffer_size=2**16, thrift_string_size_limit=limit)
         told = (self._file.metadata.metadata or {}).get(RECORD.encode())
@@ -300,8 +299,13 @@ class _ParquetRows:
         if self._file.schema_arrow.field("feature").type.list_size != dimension:
             raise ValueError(f"its features are not of {dimension} numbers")
 
+    def _batches(self) -> Iterator[Any]:
+        """The file group by group; Arrow's own iterator holds several times as much."""
+        for group in range(self._file.num_row_groups):
+            yield from self._file.read_row_group(group, use_threads=False).to_batches()
+
     def __iter__(self) -> Iterator[Row]:
-        for batch in self._file.iter_batches(batch_size=ROWS):
+        for batch in self._batches():
             columns = {name: batch.column(name) for name in ("input_path", "page_index", "box", "index", "feature")}
             dimension = columns["feature"].type.list_size
             features = np.asarray(columns["feature"].flatten()).astype(np.float32, copy=False).reshape(-1, dimension)

@@ -126,7 +126,7 @@ def _name_of(host: str) -> str:
 
 
 def _in_time(receive: Receive) -> Receive:
-    """As `receive`, for BODY_SECONDS: a request that is not whole by then keeps its place from others."""
+    """As `receive`, but a request that has not arrived after BODY_SECONDS is given up: others wait for its place."""
     deadline = time.monotonic() + BODY_SECONDS
     whole = False
 

@@ -28,8 +28,8 @@ from paddlex_feat.fileio.atomic import read_result
 from paddlex_feat.fileio.reading import first_bytes
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-PACKED = "pack.json"  # what main.py pack has written
-_MOST_SHARDS = 10**6  # that it may have written of a list
+PACKED = "pack.json"  # beside its shards, main.py pack writes how many there are
+_MOST_SHARDS = 10**5  # of a list that are looked for, whatever the file says
 _LOOKED_AT = 400  # members of a shard that decide whether it is one
 _AGAIN = "Copy or make the shard again."
 DAMAGED = FindingSpec("shard-damaged", "error", "a tar shard is damaged or ends early", _AGAIN)
@@ -60,7 +60,7 @@ NO_PART = FindingSpec(
 MISSING = FindingSpec(
     "shard-missing",
     "error",
-    "a shard that main.py pack has begun to write is not there",
+    "one of the shards that main.py pack writes of a data set is not there",
     "Run main.py pack again, which goes on where it was, or copy the shard too.",
 )
 EMPTY = FindingSpec("shard-empty", "error", "the shards hold no usable image", LABEL.fix)
@@ -82,7 +82,7 @@ def packed_name(part: str, number: int) -> str:
 
 
 def _packed(root: Path) -> Iterator[str]:
-    """Names of the shards that main.py pack has written, or was to write, into a folder."""
+    """Names of all shards of a data set that main.py pack has written, or was writing, into a folder."""
     told = read_result(root / PACKED)
     images, of_a_shard = told.get("images"), told.get("of_a_shard")
     if not isinstance(images, dict) or type(of_a_shard) is not int or of_a_shard < 1:
