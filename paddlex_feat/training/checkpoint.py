@@ -8,6 +8,7 @@ Sampling, augmentation and dropout are functions of (seed, epoch, step), so the 
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -31,6 +32,9 @@ _FILE_KEYS = {"evals_since_best": "stale", "last_recall1": "score", "batch_signa
 _LOSS = "loss."  # prefix of the losses' parameters in .pdopt; the network's begin with backbone., neck. or head.
 _FACTOR = "_pow_acc"  # part of the kind of Paddle's states of one element, the corrections of Adam
 _NEIGHBOURS = "neighbours"  # in .pdmemory
+# Paddle counts the optimizers that a parameter has had in a process, and names their states by it: "velocity_1" is the
+# momentum after a linear probe. A resumed run has one optimizer alone.
+_NUMBER = re.compile(r"_[0-9]+$")
 MASTER = "fp32_master_0"  # suffix of the name of a parameter's float32 copy, and part of its momentum's
 
 
@@ -174,8 +178,13 @@ def _optimizer_state(state: TrainingState) -> dict[str, Any]:
             own = own.rpartition("_")[0]
         if own:
             # The same under every precision, so that a run can go on with another one.
-            named[f"{names[own]}:{entry[len(own) + 1 :].removeprefix(f'{MASTER}_')}"] = value
+            named[f"{names[own]}:{_kind(entry[len(own) + 1 :].removeprefix(f'{MASTER}_'))}"] = value
     return {k: named[k] for k in sorted(named)}
+
+
+def _kind(text: str) -> str:
+    """A kind of the optimizer's states as the first optimizer of a process names it."""
+    return _NUMBER.sub("_0", text)
 
 
 @dataclass(frozen=True)
@@ -318,6 +327,7 @@ def resume_optimizer(path: Path, state: TrainingState) -> None:
     entries, problems = {}, []
     for entry, value in saved.items():
         name, _, kind = str(entry).rpartition(":")
+        kind = _kind(kind)
         shape = list(value.shape) if isinstance(value, np.ndarray) and value.dtype.kind == "f" else type(value).__name__
         expected = [1] if _FACTOR in kind else list(parameters[name].shape) if name in parameters else None
         if name in parameters and shape == expected:
