@@ -15,6 +15,7 @@ from paddlex_feat.errors import DependencyError
 from paddlex_feat.fileio.temporary import private_folder
 from paddlex_feat.fileio.user_folders import home_for_paddle
 from paddlex_feat.runtime import paddle_build
+from paddlex_feat.runtime.collector import without_collector
 from paddlex_feat.runtime.cpu import cpu_threads, is_amd_with_avx2, replaced_omp_threads, user_omp_threads
 from paddlex_feat.runtime.signals import existing, restored_handlers
 
@@ -159,7 +160,8 @@ def _captures_folder() -> str:
 def _import_paddle() -> None:
     paddle_build.require_one_paddle()
     try:
-        paddle = importlib.import_module("paddle")
+        with without_collector():  # it would take a tenth of the time
+            paddle = importlib.import_module("paddle")
     except ModuleNotFoundError as error:
         if error.name != "paddle":
             raise

@@ -66,6 +66,10 @@ def test_create_model_makes_the_model_once_and_then_needs_no_weights(cache, file
     assert before == {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
+def test_the_graph_holds_no_batchnorm_for_paddle_to_fold_at_every_start(cache):
+    assert ".batch_norm_" not in (starter_model.starter_model() / "inference.json").read_text()
+
+
 def test_mode_predict_takes_the_starter_where_no_model_is_named(files, tmp_path):
     result = mode("predict", tmp_path, f"Predict.input={files[0]}", "Predict.save_format=npz")
     assert result["images"] == 1
