@@ -9,7 +9,7 @@ import contextlib
 import io
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # the command asks for its rank before it needs any of this
     from collections.abc import Sequence
@@ -77,6 +77,19 @@ class ProcessGroup:
         parts: list[paddle.Tensor] = []
         paddle.distributed.all_gather(parts, paddle.to_tensor(padded))
         return [part.numpy()[:length] for part, length in zip(parts, lengths, strict=True)]
+
+    def all_reduce(self, array: np.ndarray, how: Literal["sum", "max"] = "sum") -> np.ndarray:
+        """The sum, or the largest, of the arrays of all ranks, element by element; shape and dtype must agree."""
+        if self.size == 1:
+            return array
+        import paddle
+        import paddle.distributed
+
+        tensor = paddle.to_tensor(array)
+        operation = paddle.distributed.ReduceOp.SUM if how == "sum" else paddle.distributed.ReduceOp.MAX
+        paddle.distributed.all_reduce(tensor, operation)
+        result: np.ndarray = tensor.numpy()
+        return result
 
     def broadcast(self, array: np.ndarray) -> np.ndarray:
         """Rank 0's array, on every rank; shape and dtype must agree."""
