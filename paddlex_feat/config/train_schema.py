@@ -64,6 +64,15 @@ class ModelSection(Section):
     head_params: dict[str, Any] = key({}, "Own keys of cosine, cosface, subcenter_arcface, or of another package's.")
     arc_margin: float = key(0.2, "Angular margin of arc_margin.", "radians", ge=0, lt=1.57)
     arc_scale: float = key(30.0, "Scale of arc_margin's logits.", gt=0)
+    head_sample: float | None = key(
+        None,
+        "For very many classes: the share of them that a step draws for the classifier, the batch's own among them "
+        "(Partial FC). The processes of a job hold a part of the class vectors each. 1: all classes, as null computes; "
+        "null: the classifier is part of the network, and every process has all of it.",
+        "of 1",
+        gt=0,
+        le=1,
+    )
 
 
 class RandAugmentSection(Section):
@@ -221,6 +230,13 @@ class TrainSection(Section):
         None, "Stop after this many evaluations without a better recall1; null: never.", "evaluations", ge=1
     )
     save_interval: int = key(1, "Interval between epoch_N checkpoints.", "epochs", ge=1)
+    head_save_interval: int = key(
+        1,
+        "With Model.head_sample, interval between states that can be resumed (latest/), which hold the file of all "
+        "class vectors; best_model and epoch_N go without.",
+        "epochs",
+        ge=1,
+    )
     save_interval_minutes: float | None = key(None, "Write latest/ at this interval too; null: not.", "minutes", gt=0)
     keep_checkpoints: int = key(5, "How many epoch_N checkpoints are kept; best_model and latest always are.", ge=1)
     input_size: int = key(

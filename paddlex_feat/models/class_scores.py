@@ -11,6 +11,9 @@ from paddlex_feat.config.base import Section
 from paddlex_feat.models.head_params import CosFaceParams, CosineParams, SubCenterArcFaceParams
 from paddlex_feat.models.spec import NetworkSpec
 
+MEANS_SCALE = 16.0  # of the logits of a linear head that starts at class means
+CENTER_NOISE = 0.05  # length of what makes the centres of a class differ that start at its mean
+
 
 @dataclass(frozen=True)
 class ClassScores:

@@ -10,11 +10,9 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from paddlex_feat.config.base import Section
+from paddlex_feat.models.class_scores import CENTER_NOISE, MEANS_SCALE
 from paddlex_feat.models.head_params import CosFaceParams, CosineParams, SubCenterArcFaceParams
 from paddlex_feat.models.spec import NetworkSpec
-
-_MEANS_SCALE = 16.0  # of the logits of a linear head that starts at class means
-_CENTER_NOISE = 0.05  # length of what makes the centres of a class differ that start at its mean
 
 
 class BNNeck(nn.Layer):
@@ -87,7 +85,7 @@ class LinearHead(nn.Layer):
         Features of length sqrt(D), as BatchNorm gives, then have logits of 16 times their cosines: as sharp as a
         cosine classifier begins, which a vector of length 1 would exceed with long features.
         """
-        _start_columns(self.fc.weight, means * (_MEANS_SCALE / math.sqrt(means.shape[1])))
+        _start_columns(self.fc.weight, means * (MEANS_SCALE / math.sqrt(means.shape[1])))
 
     def class_vectors(self) -> np.ndarray:
         """The vector of each class, float32 [C, 1, D]."""
@@ -206,7 +204,7 @@ class SubCenterArcFace(CosineHead):
         equal.
         """
         centers = np.repeat(means, self.sub_centers, axis=0)
-        noise = paddle.randn(centers.shape).numpy() * (_CENTER_NOISE / math.sqrt(means.shape[1]))
+        noise = paddle.randn(centers.shape).numpy() * (CENTER_NOISE / math.sqrt(means.shape[1]))
         _start_columns(self.weight, np.where(_has_direction(centers), centers + noise, 0))
 
     def class_vectors(self) -> np.ndarray:

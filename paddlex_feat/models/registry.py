@@ -74,11 +74,14 @@ class HeadSpec:
         name: in `Model.head`.
         build: the builder.
         params: the head's own keys, in `Model.head_params`.
+        scores: called as `scores(spec, params)`, returns the head's arithmetic as `models.class_scores.ClassScores`,
+            for `Model.head_sample`; the head is then a `GivesClassVectors` too. None: it cannot draw classes.
     """
 
     name: str
     build: Builder
     params: type[Section] = NoParams
+    scores: Builder | None = None
 
 
 BACKBONES = Registry("backbones", BackboneSpec, BACKBONE_KEY)
@@ -115,17 +118,21 @@ BACKBONES.add(
 )
 
 HEADS = Registry("heads", HeadSpec, HEAD_KEY)
-HEADS.add(HeadSpec(name="linear", build="paddlex_feat.models.heads:linear"))
-HEADS.add(HeadSpec(name="arc_margin", build="paddlex_feat.models.heads:arc_margin"))
-HEADS.add(HeadSpec(name="cosine", build="paddlex_feat.models.heads:cosine", params=CosineParams))
-HEADS.add(HeadSpec(name="cosface", build="paddlex_feat.models.heads:cosface", params=CosFaceParams))
-HEADS.add(
-    HeadSpec(
-        name="subcenter_arcface",
-        build="paddlex_feat.models.heads:subcenter_arcface",
-        params=SubCenterArcFaceParams,
+for _name, _params in (
+    ("linear", NoParams),
+    ("arc_margin", NoParams),
+    ("cosine", CosineParams),
+    ("cosface", CosFaceParams),
+    ("subcenter_arcface", SubCenterArcFaceParams),
+):
+    HEADS.add(
+        HeadSpec(
+            name=_name,
+            build=f"paddlex_feat.models.heads:{_name}",
+            params=_params,
+            scores=f"paddlex_feat.models.class_scores:{_name}",
+        )
     )
-)
 
 
 def find_backbone(name: str) -> BackboneSpec:

@@ -28,6 +28,7 @@ class NetworkSpec:
         head_params: own keys of the head.
         arc_margin: of the head "arc_margin", in radians.
         arc_scale: of the head "arc_margin", a factor.
+        head_sample: share of the classes that a step draws; None: the head is part of the network.
         input_size: side of an image, in pixels; CLIP_vit has a position for each patch.
     """
 
@@ -47,4 +48,5 @@ class NetworkSpec:
     head_params: Mapping[str, Any] = field(default_factory=dict, hash=False)
     arc_margin: float = 0.2
     arc_scale: float = 30.0
+    head_sample: float | None = None
     input_size: int = 224

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from paddlex_feat.config.base import Section
@@ -104,7 +104,26 @@ def find_problems(config: Config) -> list[Problem]:
         problems += wrong
         unfit = memory_problem(terms) if train.memory_batches and not wrong else None
         problems += [Problem("Train.memory_batches", unfit)] if unfit else []
+        if model.head_sample is not None and not problems:
+            problems += [Problem("Model.head_sample", text) for text in _sampling_problems(config, terms)]
     return problems
+
+
+def _sampling_problems(config: Config, terms: Sequence[LossTerm]) -> list[str]:
+    """Why this training cannot draw the classes of its classifier."""
+    train, found = config.Train, []
+    if HEADS.get(config.Model.head).scores is None:
+        found.append(f"the head {config.Model.head} cannot draw classes; use null, or a head of this package")
+    if OPTIMIZERS.get(train.optimizer).rows is None:
+        found.append(f"the optimizer {train.optimizer} cannot change some class vectors alone; use momentum or adamw")
+    others = [t.spec.name for t in terms if t.weight and t.spec.needs == "logits" and t.spec.name != "cross_entropy"]
+    if others:
+        found.append(f"the loss {others[0]} needs the logits of all classes; use cross_entropy")
+    if train.method in ("probe", "probe_then_full"):
+        found.append("a linear probe trains a classifier that is part of the network; use null, or Train.method=full")
+    if train.amp != "OFF" and train.amp_dtype == "float16":
+        found.append("steps that float16 skips would leave class vectors ahead; use Train.amp_dtype=bfloat16")
+    return found
 
 
 def _find(

@@ -26,8 +26,9 @@ from paddlex_feat.losses.memory import FeatureMemory
 from paddlex_feat.models import recognizer, weights
 from paddlex_feat.models.registry import find_backbone
 from paddlex_feat.modes.build import evaluator_of, extractor_of, preprocess_of
-from paddlex_feat.modes.parts import loss_terms, network_spec
+from paddlex_feat.modes.parts import loss_terms
 from paddlex_feat.modes.train_classes import has_other_classes, log_classifier, require_same_classes
+from paddlex_feat.modes.train_classifier import build_network, take_classifier
 from paddlex_feat.modes.train_data import Data
 from paddlex_feat.modes.train_kernels import choose_kernels, share_statistics
 from paddlex_feat.modes.train_rate import explain_collapse, explain_failure
@@ -80,7 +81,7 @@ def build_state(
         require_amp(worker.device, settings.amp_dtype, "Train.amp")
     choose_kernels(settings, worker)  # before run.json records the switches
     paddle.seed(settings.seed)
-    model = recognizer.build(network_spec(config), num_classes)
+    model = build_network(config, num_classes)
     if settings.init_backbone != "recipe" and start is None and not settings.pretrain_weight_path:
         getattr(model.backbone, f"init_{settings.init_backbone}")()
     if settings.adapt:
@@ -88,12 +89,14 @@ def build_state(
     share_statistics(settings, model, worker)
     criterion = CombinedLoss(loss_terms(settings.loss), LossContext(num_classes, config.Model.embedding_size))
     # If no loss needs logits the head gets no gradient: it stays as it is, without decay too.
-    frozen_bn_layers = freeze(model, [*settings.freeze, *([] if criterion.needs_logits else ["head"])])
+    model, classifier = take_classifier(config, model, criterion, num_classes, worker, optimizer_context(settings))
+    unused_head = model.head is not None and not criterion.needs_logits
+    frozen_bn_layers = freeze(model, [*settings.freeze, *(["head"] if unused_head else [])])
     frozen_bn_layers += _with_frozen_statistics(settings, model, start)
     set_groups(model, criterion, _groups(settings))
     optimizer = make_optimizer(settings, [*model.parameters(), *criterion.parameters()])
     progress = Progress(classes=classes, num_classes=num_classes, optimizer=settings.optimizer)
-    state = TrainingState(model, optimizer, progress, criterion)
+    state = TrainingState(model, optimizer, progress, criterion, classifier=classifier)
     if settings.memory_batches:
         images = settings.memory_batches * settings.batch_size * worker.group.size
         state.memory = FeatureMemory(images, config.Model.embedding_size)
@@ -174,7 +177,13 @@ def make_optimizer(settings: TrainSection, parameters: list[paddle.Tensor]) -> p
     if params is None:
         message = "; ".join(f"{p.key}: {p.message}" for p in problems)
         raise ConfigError(message, where="Train.optimizer_params", fix="Correct the keys named.", code="part-params")
-    context = OptimizerContext(
+    context = optimizer_context(settings)
+    return build_part("optimizer", spec.name, spec.build, paddle.optimizer.Optimizer, parameters, context, params)
+
+
+def optimizer_context(settings: TrainSection) -> OptimizerContext:
+    """What all optimizers of a run share."""
+    return OptimizerContext(
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         momentum=settings.momentum,
@@ -182,7 +191,6 @@ def make_optimizer(settings: TrainSection, parameters: list[paddle.Tensor]) -> p
         # One call for all tensors instead of one each; with float32 copies of low-precision weights it was never tried.
         multi_tensor=paddle.get_device().startswith("gpu") and settings.amp != "O2",
     )
-    return build_part("optimizer", spec.name, spec.build, paddle.optimizer.Optimizer, parameters, context, params)
 
 
 def open_folder(folder: RunFolder, config: Config, progress: Progress, start: Path | None, group: ProcessGroup) -> None:
@@ -274,8 +282,9 @@ def _extractors(config: Config, exporter: Exporter, worker: Worker) -> Callable[
 def _step(config: Config, state: TrainingState, worker: Worker) -> Step:
     settings = config.Train
     precision = Precision(settings.amp, settings.amp_dtype)
+    classify = state.criterion.needs_logits and state.classifier is None
     step = Step(
-        TrainingNetwork(state.model, preprocess_of(config), precision.on, classify=state.criterion.needs_logits),
+        TrainingNetwork(state.model, preprocess_of(config), precision.on, classify),
         state.criterion,
         state.optimizer,
         precision,
@@ -284,6 +293,7 @@ def _step(config: Config, state: TrainingState, worker: Worker) -> Step:
         settings.dy2st,
         unused_parameters=find_backbone(config.Model.backbone).unused_parameters,
         memory=state.memory,
+        classifier=state.classifier,
     )
     state.scaler = step.scaler
     if state.progress.scaler and precision.dtype == "float16":
@@ -319,4 +329,5 @@ def training_plan(settings: TrainSection, batches_per_epoch: int, group: Process
         early_stopping=settings.early_stopping,
         start_counts=starts_from_weights,
         validation=settings.validation == "split",
+        head_save_interval=settings.head_save_interval,
     )

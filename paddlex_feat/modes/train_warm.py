@@ -99,7 +99,7 @@ class WarmStart:
             cached = self._features.before_neck(mirrored=self._probes)
         if settings.init_head == "class_means":
             means = class_means(cached.through(state.model.neck), self._data.num_classes, settings.seed)
-            start_at_means([state.model.head, *state.criterion.losses.values()], means)
+            start_at_means([state.model.head, state.classifier, *state.criterion.losses.values()], means)
             log.info("Class vectors start at the mean features of %d classes.", len(means))
         if self._probe is not None:
             with self._trainer.candidate_by(self._trainer.exporter) as network:

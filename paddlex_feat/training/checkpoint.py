@@ -2,7 +2,8 @@
 
 `.pdparams` holds the weights that are evaluated, `.pdema` the raw ones if those are their moving average, `.pdloss`
 the losses' own parameters if there are any, `.pdopt` the optimizer's state, `.pdstates` progress, scaler and classes,
-`.pdmemory` the features of past batches and the neighbouring classes of the epoch, if the run uses them.
+`.pdmemory` the features of past batches and the neighbouring classes of the epoch, if the run uses them,
+`.head.safetensors` the class vectors of a run with Model.head_sample, in `latest` alone.
 Sampling, augmentation and dropout are functions of (seed, epoch, step), so the progress is their state.
 """
 
@@ -25,6 +26,8 @@ from paddlex_feat.fileio.atomic_folder import resolve_during_swap
 from paddlex_feat.losses.combined import CombinedLoss, recipe_loss
 from paddlex_feat.losses.memory import FeatureMemory
 from paddlex_feat.models import weights
+from paddlex_feat.training.classifier import head_file
+from paddlex_feat.training.classifier.sampled import SampledClassifier
 from paddlex_feat.training.ema import Ema
 
 # Field of Progress -> its key in .pdstates, where the two differ: files of all versions can be resumed.
@@ -97,6 +100,7 @@ class TrainingState:
         memory: features of past batches.
         neighbours: the nearest other classes of each class that the batches of this epoch are drawn by, nearest first,
             int64 [classes, count].
+        classifier: class vectors that take no part in `model`; `training.classifier.head_file` saves them.
     """
 
     model: paddle.nn.Layer
@@ -107,6 +111,7 @@ class TrainingState:
     scaler: paddle.amp.GradScaler | None = None
     memory: FeatureMemory | None = None
     neighbours: np.ndarray | None = None
+    classifier: SampledClassifier | None = None
 
     def loss_weights(self) -> dict[str, paddle.Tensor]:
         """The losses' own parameters and buffers by name, "<loss>.<tensor>"."""
@@ -270,6 +275,8 @@ def resume(path: Path, state: TrainingState) -> None:
     raw = path.with_suffix(".pdema")
     if resolve_during_swap(raw).is_file():
         weights.load(state.model, raw)
+    if state.classifier is not None:
+        head_file.read(path, state.classifier, progress.step)
     _resume_losses(path.with_suffix(".pdloss"), state)
     remembered = path.with_suffix(".pdmemory")
     if resolve_during_swap(remembered).is_file():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from paddle import nn
 
 from paddlex_feat.config.parts import HasClassVectors
 from paddlex_feat.errors import ConfigError
@@ -27,8 +26,8 @@ def class_means(cached: CachedFeatures, num_classes: int, seed: int) -> np.ndarr
     return unit_rows(sums.astype(np.float32))
 
 
-def start_at_means(layers: Iterable[nn.Layer | None], means: np.ndarray) -> None:
-    """Hand the means, float32 [C, D], to every head and loss that has class vectors.
+def start_at_means(layers: Iterable[object], means: np.ndarray) -> None:
+    """Hand the means, float32 [C, D], to every head, classifier and loss that has class vectors.
 
     Raises:
         ConfigError: none of them has.

@@ -45,11 +45,14 @@ class OptimizerSpec:
         name: in `Train.optimizer`.
         build: the builder.
         params: the optimizer's own keys, in `Train.optimizer_params`.
+        rows: called as `rows(context, params)`, returns its step for some rows of a matrix as
+            `training.classifier.row_rules.RowRule`, for `Model.head_sample`. None: it cannot change some rows alone.
     """
 
     name: str
     build: Builder
     params: type[Section] = NoParams
+    rows: Builder | None = None
 
 
 class AdamWParams(Section):
@@ -97,5 +100,6 @@ def _decays(parameters: Sequence[Any]) -> Callable[[str], bool]:
 
 
 OPTIMIZERS = Registry("optimizers", OptimizerSpec, KEY)
-OPTIMIZERS.add(OptimizerSpec(name="momentum", build=_momentum))
-OPTIMIZERS.add(OptimizerSpec(name="adamw", build=_adamw, params=AdamWParams))
+_RULES = "paddlex_feat.training.classifier.row_rules"
+OPTIMIZERS.add(OptimizerSpec(name="momentum", build=_momentum, rows=f"{_RULES}:momentum"))
+OPTIMIZERS.add(OptimizerSpec(name="adamw", build=_adamw, params=AdamWParams, rows=f"{_RULES}:adamw"))

@@ -2,7 +2,8 @@
 
     best_model/  best_model.{pdparams,pdopt,pdstates,info.json}  inference/
     epoch_N/     epoch_N.*                                       the last `keep_checkpoints` of them
-    latest/      latest.*                                        the newest state; inference/ at the end of an epoch
+    latest/      latest.*                                        the newest state; inference/ at the end of an epoch;
+                                                                 latest.head.safetensors with Model.head_sample
     previous_N/  what earlier runs left
 A checkpoint is a folder that appears complete or not at all. Equal checkpoints share their files. Other files in one
 belong to the user: they stay where they are and are never copied to another checkpoint.
@@ -27,6 +28,8 @@ from paddlex_feat.inference.export.convert import inference_file_names
 from paddlex_feat.runtime import logs
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, Snapshot, TrainingState
+from paddlex_feat.training.classifier import head_file
+from paddlex_feat.training.classifier.sampled import SampledClassifier
 from paddlex_feat.training.metrics_file import CURVES, METRICS, metrics_until
 from paddlex_feat.training.run_logger import VISUALDL
 
@@ -46,7 +49,7 @@ _OF_A_RUN = (
     "vdlrecords.*.log",
     "train_result.json.bak*",
 )
-_SUFFIXES = ("pdparams", "pdema", "pdloss", "pdmemory", "pdopt", "pdstates", "info.json")
+_SUFFIXES = ("pdparams", "pdema", "pdloss", "pdmemory", "pdopt", "pdstates", "info.json", head_file.SUFFIX)
 
 
 def epoch_name(epoch: int) -> str:
@@ -77,6 +80,12 @@ def _preserve_user_files(former: Path, folder: Path, name: str) -> None:
         elif place not in ours and not os.path.lexists(folder / place):
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(path, folder / place)
+
+
+def _place_head(head: TemporaryFolder | None, folder: Path, name: str) -> None:
+    if head is not None and name == LATEST:
+        file = f"{LATEST}.{head_file.SUFFIX}"
+        (head.path / file).rename(folder / file)
 
 
 class RunFolder:
@@ -201,18 +210,49 @@ class RunFolder:
             else:
                 _preserve_user_files(path, folder, name)
 
-    def _copy(self, parameters: Path, name: str) -> None:
-        """Write a checkpoint (.pdparams) under another name; they share their files, which never change."""
+    def _copy(self, parameters: Path, name: str, head: TemporaryFolder | None = None) -> None:
+        """Write a checkpoint (.pdparams) under another name; they share their files, which never change.
+
+        A file of class vectors is not shared: it would stay as long as the oldest of them.
+        """
         source = parameters.parent
         with self._replacing(name) as folder:
+            _place_head(head, folder, name)
             for place, suffix in _members(source, parameters.stem).items():
+                if suffix == f".{head_file.SUFFIX}":
+                    continue
                 target = folder / (f"{name}{suffix}" if suffix else place)
                 target.parent.mkdir(exist_ok=True)
                 link_or_copy((source / place).resolve(), target)  # a link of another run says nothing here
 
-    def save(self, names: Sequence[str], state: TrainingState, inference: Path | None) -> None:
+    def stage_head(self, classifier: SampledClassifier) -> TemporaryFolder | None:
+        """Write the class vectors for the next `save`; all ranks call it, and rank 0 gets the folder.
+
+        Raises OutputError.
+        """
+        if classifier.part.group.rank:
+            head_file.write(self.root, classifier)
+            return None
+        self.finish()
+        self.root.mkdir(parents=True, exist_ok=True)
+        folder = TemporaryFolder(self.root)
+        try:
+            head_file.write(folder.path / f"{LATEST}.{head_file.SUFFIX}", classifier)
+        except BaseException:
+            folder.close()
+            raise
+        return folder
+
+    def save(
+        self,
+        names: Sequence[str],
+        state: TrainingState,
+        inference: Path | None,
+        head: TemporaryFolder | None = None,
+    ) -> None:
         """Write one checkpoint under several names, with the files of the folder `inference`.
 
+        `head`, of `stage_head`, goes into `latest`.
         A thread writes while training goes on; `finish` waits for it. Afterwards at most `keep_checkpoints`
         of the epoch_N are left. Raises OutputError, also for a checkpoint that was being written.
         """
@@ -223,7 +263,7 @@ class RunFolder:
             staged = TemporaryFolder(self.root)
             for file in inference.iterdir():  # the exporter's alone
                 link_or_copy(file, staged.path / file.name)
-        self._pending = self._writer.submit(self._write, names, checkpoint.snapshot(state), staged)
+        self._pending = self._writer.submit(self._write, names, checkpoint.snapshot(state), staged, head)
 
     def finish(self) -> None:
         """Wait until the last checkpoint is written. Raises OutputError if it cannot be."""
@@ -231,15 +271,23 @@ class RunFolder:
         if pending is not None:
             pending.result()
 
-    def _write(self, names: Sequence[str], snapshot: Snapshot, inference: TemporaryFolder | None) -> None:
+    def _write(
+        self,
+        names: Sequence[str],
+        snapshot: Snapshot,
+        inference: TemporaryFolder | None,
+        head: TemporaryFolder | None,
+    ) -> None:
         first, *others = names
-        with inference or nullcontext(), self._replacing(first) as folder:
-            snapshot.write(folder, first)
-            if inference is not None:
-                inference.path.rename(folder / "inference")
-                (folder / "inference").chmod(folder.stat().st_mode & 0o777)
-        for name in others:
-            self._copy(self.root / first / f"{first}.pdparams", name)
+        with head or nullcontext():
+            with inference or nullcontext(), self._replacing(first) as folder:
+                snapshot.write(folder, first)
+                _place_head(head, folder, first)
+                if inference is not None:
+                    inference.path.rename(folder / "inference")
+                    (folder / "inference").chmod(folder.stat().st_mode & 0o777)
+            for name in others:
+                self._copy(self.root / first / f"{first}.pdparams", name, head)
         epoch = snapshot.progress["epoch"]
         if epoch_name(epoch) in names:
             self.scores[epoch] = snapshot.progress["score"]

@@ -18,6 +18,7 @@ from paddlex_feat.losses.memory import FeatureMemory
 from paddlex_feat.models.cpu_conv import has_channels_last, thread_for_channels_last
 from paddlex_feat.models.recognizer import Recognizer
 from paddlex_feat.runtime.distributed import ProcessGroup
+from paddlex_feat.training.classifier.sampled import SampledClassifier
 from paddlex_feat.training.scaler import LossScaler
 from paddlex_feat.training.transfer import Feed
 
@@ -89,11 +90,12 @@ class Step:
         compiled: capture the network as a static graph.
         unused_parameters: some parameters get no gradient, which DataParallel has to be told.
         memory: past batches of all ranks, with which losses on features compare this one, which is then added.
+        classifier: class vectors that take no part in the network; losses on logits get the features then.
 
     Attributes:
         scaler: of float16's losses; off in other precisions.
         grad_norm: L2 norm of the whole gradient of the last measured step, float32 [] on the device: before clipping,
-            and without the loss scale; None if the last step was not measured.
+            and without the loss scale, and without that of a `classifier`; None if the last step was not measured.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class Step:
         compiled: bool = False,
         unused_parameters: bool = False,
         memory: FeatureMemory | None = None,
+        classifier: SampledClassifier | None = None,
     ):
         self._precision = precision or Precision()
         self._group = group or ProcessGroup()
@@ -114,6 +117,7 @@ class Step:
         self._optimizer = optimizer
         self._cross_device = cross_device_negatives and self._group.size > 1
         self._memory = memory
+        self._classifier = classifier
         if compiled:
             network = paddle.jit.to_static(network, full_graph=True)
         if self._group.size > 1:
@@ -141,6 +145,8 @@ class Step:
     def _update(self, batches: Sequence[Batch], measure: bool) -> dict[str, paddle.Tensor]:
         total = sum(len(labels) for _, labels in batches)
         sums: dict[str, paddle.Tensor] = {}
+        if self._classifier is not None:
+            self._classifier.draw([labels for _, labels in batches])
         for number, (images, labels) in enumerate(batches, 1):
             weight = len(labels) / total
             with self._unsynchronised(number < len(batches)):
@@ -153,6 +159,8 @@ class Step:
         self.grad_norm = self._gradient_norm() if measure else None  # before the optimizer clips them
         self.scaler.step(self._optimizer)
         self.scaler.update()
+        if self._classifier is not None:
+            self._classifier.update(self._optimizer.get_lr())
         self._optimizer.clear_grad(set_to_zero=False)  # no zero fills: the next backward pass makes them
         self._feed.end_step()
         return sums
@@ -188,6 +196,8 @@ class Step:
             features, logits = self._network(images, labels)
         features = features.astype("float32")
         logits = None if logits is None else logits.astype("float32")
+        if self._classifier is not None:
+            logits = features
         gathered = self._of_all_ranks(features, labels) if self._cross_device else ()
         if self._memory is None:
             terms: dict[str, paddle.Tensor] = self._criterion(features, logits, labels, *gathered)

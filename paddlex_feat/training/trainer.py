@@ -40,6 +40,7 @@ class TrainingPlan:
         steps_per_epoch: optimizer steps, each of `accumulate` batches (fewer in the last step of an epoch).
         start_counts: the measured start is the first candidate for best_model, as epoch 0.
         validation: evaluations measure a held-out part of the training images, not gallery and query.
+        head_save_interval: epochs between states with the class vectors of a sampled classifier, if there is one.
     """
 
     epochs: int
@@ -56,6 +57,7 @@ class TrainingPlan:
     early_stopping: int | None = None
     start_counts: bool = False
     validation: bool = False
+    head_save_interval: int = 1
 
 
 class Trainer:
@@ -165,7 +167,7 @@ class Trainer:
             if self.plan.start_counts:
                 progress.start, progress.last_recall1 = metrics, metrics["recall1"]
                 progress.best, progress.best_map = self._score(metrics)
-                self._save([BEST, LATEST], network)
+                self._save([BEST] if self.state.classifier else [BEST, LATEST], network)
 
     def measure_adapted(self) -> bool:
         """Measure the start once a map of its features is in it; if that is better it is the best model so far.
@@ -194,10 +196,14 @@ class Trainer:
             if evaluate:
                 began = time.perf_counter()
             save = save or self.finished
-            names = _checkpoint_names(epoch, improved, save)
+            names = _checkpoint_names(epoch, improved, save, self._class_vectors_are_due(epoch))
             if names:
                 self._save(names, network)
                 self.run_logger.log_save(epoch, self.state.progress.step, time.perf_counter() - began)
+
+    def _class_vectors_are_due(self, epoch: int) -> bool:
+        """Whether a state that can be resumed is to be saved: always, without class vectors of their own file."""
+        return self.state.classifier is None or epoch % self.plan.head_save_interval == 0 or self.finished
 
     def _or_end(self, work: Callable[[], None]) -> None:
         try:
@@ -229,7 +235,8 @@ class Trainer:
                 progress.epoch, progress.step_in_epoch = progress.epoch - 1, self.plan.steps_per_epoch
             if isinstance(error, Interrupted):
                 self._end()
-            if progress.step:
+            together = self.state.classifier is not None and self.group.size > 1  # and the others may be well
+            if progress.step and not together:
                 self._save([LATEST])
                 self.folder.finish()
             raise
@@ -262,8 +269,10 @@ class Trainer:
     def _save(self, names: Sequence[str], network: Candidate | None = None) -> None:
         self._losses.flush(self.step.scaler.scale_tensor)  # so that nothing is saved after a loss that was not finite
         self.state.progress.skipped = sorted(self.skipped)
+        classifier = self.state.classifier if LATEST in names else None
+        head = self.folder.stage_head(classifier) if classifier else None
         if self.group.rank == 0:
-            self.folder.save(names, self.state, network.inference() if network else None)
+            self.folder.save(names, self.state, network.inference() if network else None, head)
         if LATEST in names:
             self._saved_at, self._saved_step = time.monotonic(), self.state.progress.step
 
@@ -282,7 +291,7 @@ class Trainer:
             self._losses.add(epoch + 1, step, rate, indices, terms, waited, self.step.scaler.skipped)
             if log_due:
                 self._losses.end_interval(self.step.scaler.scale_tensor, self.step.grad_norm)
-            if self._save_is_due():  # by this rank's own clock, so no rank may wait for another here
+            if self._save_is_due():
                 self._save([LATEST])
             if self._votes.after_one() and not self.finished:
                 self._end()
@@ -323,7 +332,12 @@ class Trainer:
 
     def _save_is_due(self) -> bool:
         minutes = self.plan.save_interval_minutes
-        return minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
+        if minutes is None:
+            return False
+        due = time.monotonic() - self._saved_at > 60 * minutes
+        if self.state.classifier is None or self.group.size == 1:
+            return due  # by this rank's own clock: no rank waits for another
+        return self.state.progress.step % self.plan.log_interval == 0 and self.group.any_rank(due)
 
     def _end(self) -> NoReturn:
         """After a signal to any rank: save and raise Interrupted, on all ranks at the same step."""
@@ -340,13 +354,13 @@ class Trainer:
         )
 
 
-def _checkpoint_names(epoch: int, improved: bool, save: bool) -> list[str]:
-    """The names under which an epoch is saved, in order.
+def _checkpoint_names(epoch: int, improved: bool, save: bool, resumable: bool) -> list[str]:
+    """The names under which an epoch is saved, in order; `latest` only where it would be `resumable`.
 
     The best comes first: a run killed in between makes it again when `latest` is resumed.
     """
     names = [BEST] if improved else []
-    if save or improved:
+    if resumable and (save or improved):
         names.append(LATEST)
     if save:
         names.append(epoch_name(epoch))

@@ -14,10 +14,10 @@ from functools import cached_property
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from paddlex_feat.models.class_scores import ClassScores
+from paddlex_feat.models.class_scores import CENTER_NOISE, MEANS_SCALE, ClassScores
 from paddlex_feat.training.classifier.row_rules import RowRule
 
-_BLOCK = 512  # vectors: with their momentum and gradient about as large as a second-level cache
+_BLOCK = 384  # vectors: with momentum and gradient a little more than a second-level cache; measured
 _LEAST_SQUARE = np.float32(1e-12)  # a vector shorter than 1e-6 has no direction, as in models.heads
 
 
@@ -85,9 +85,34 @@ class ClassRows:
         self._batches: list[Scored] = []  # of this step, with gradients
 
     @property
+    def centers(self) -> int:
+        """K, vectors of each class."""
+        return self._scores.centers
+
+    @property
     def classes(self) -> int:
         """How many classes there are."""
-        return len(self.weights) // self._scores.centers
+        return len(self.weights) // self.centers
+
+    @property
+    def dim(self) -> int:
+        """Numbers of a vector."""
+        return int(self.weights.shape[1])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a checkpoint holds, by name: float32 [classes * K, D]."""
+        return {"weight": self.weights, **self.states}
+
+    def start_at(self, means: np.ndarray, noise: np.random.Generator) -> None:
+        """Start at the classes' mean features, float32 [classes, D] of length 1, as the heads in the network do."""
+        if not self._scores.unit:
+            self.weights[:] = means * np.float32(MEANS_SCALE / self.dim**0.5)
+            return
+        vectors = self.weights.reshape(len(means), self.centers, self.dim)
+        vectors[:] = means[:, None]
+        if self.centers > 1:  # equal centres would stay equal
+            for of_class in vectors:
+                of_class += noise.standard_normal(of_class.shape, np.float32) * (CENTER_NOISE / self.dim**0.5)
 
     def draw(self, classes: np.ndarray) -> None:
         """Take these classes, int64 [S], ascending, for a step; what an unfinished step has left is dropped."""
@@ -224,12 +249,15 @@ class ClassRows:
         def block_of(block: slice) -> None:
             rows, place = self._drawn[block], block if self._index is None else self._index[block]
             of_itself = np.full(len(rows), self._rule.decay, np.float32)
-            gradient = np.zeros_like(rows)
-            for batch in self._batches:
-                gradient += batch.gradient[block] @ batch.features
+            gradient, another = np.empty_like(rows), np.empty_like(rows)
+            for number_of_batch, batch in enumerate(self._batches):
+                np.matmul(batch.gradient[block], batch.features, out=another if number_of_batch else gradient)
                 of_itself -= batch.pull[block]
-            gradient += rows * of_itself[:, None]
-            states = [state[place] for state in self.states.values()]
+                if number_of_batch:
+                    gradient += another
+            np.multiply(rows, of_itself[:, None], out=another)
+            gradient += another
+            states = [self._rows_of(state, place) for state in self.states.values()]
             self._rule.step(rows, gradient, states, rate, number)
             if self._index is not None:
                 self.weights[place] = rows
@@ -247,6 +275,12 @@ class ClassRows:
         unit = features * inverse
         along: np.ndarray = np.einsum("ij,ij->i", unit, moved)[:, None]
         return (moved - unit * along) * inverse
+
+    @staticmethod
+    def _rows_of(array: np.ndarray, place: slice | np.ndarray) -> np.ndarray:
+        """Some rows: a view of a slice, a copy of those that an index names."""
+        rows: np.ndarray = array[place] if isinstance(place, slice) else array.take(place, axis=0, mode="clip")
+        return rows
 
     def _own_entries(self, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         (images,) = np.nonzero(own >= 0)
@@ -267,7 +301,7 @@ class ClassRows:
 def _inverse_lengths(rows: np.ndarray) -> np.ndarray:
     """1 / length of each row of float32 [R, D]; 0 for one that is too short to have a direction."""
     squares = np.einsum("ij,ij->i", rows, rows)
-    inverse = np.zeros_like(squares)
+    inverse: np.ndarray = np.zeros_like(squares)
     np.divide(1, np.sqrt(squares), out=inverse, where=squares > _LEAST_SQUARE)
     return inverse
 

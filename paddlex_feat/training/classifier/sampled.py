@@ -110,6 +110,11 @@ class SampledClassifier:
         value: paddle.Tensor = _CrossEntropy.apply(features, self, labels.numpy(), smoothing)
         return value
 
+    def set_class_means(self, means: np.ndarray) -> None:
+        """Start at the mean features of all classes, float32 [C, D] with rows of length 1."""
+        first, count = self.part.first, self.part.count
+        self.rows.start_at(means[first : first + count], np.random.default_rng((self._seed, first, 8)))
+
     def update(self, rate: float) -> None:
         """Change the class vectors drawn by the gradients of the step, at this learning rate."""
         self.steps += 1
