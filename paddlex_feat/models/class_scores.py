@@ -52,6 +52,16 @@ class ClassScores:
         value = np.where(within, cos * cos_margin - sine * sin_margin, cos - np.float32(self.angle) * sin_margin)
         return value.astype(np.float32), np.where(within, slope, 1).astype(np.float32)
 
+    def start(self, means: np.ndarray, noise: np.random.Generator) -> np.ndarray:
+        """Class vectors, float32 [C * K, D], of the classes' mean features [C, D] of length 1, as the heads start."""
+        dim = means.shape[1]
+        if not self.unit:
+            return means * np.float32(MEANS_SCALE / math.sqrt(dim))
+        vectors = np.repeat(means, self.centers, axis=0)
+        if self.centers > 1:  # equal centres would stay equal
+            vectors += noise.standard_normal(vectors.shape, np.float32) * np.float32(CENTER_NOISE / math.sqrt(dim))
+        return vectors
+
     def deviation(self, classes: int, dim: int) -> float:
         """Standard deviation of random class vectors, of `classes` in `dim` numbers each."""
         return self.std if self.std is not None else math.sqrt(2 / (dim + classes * self.centers))

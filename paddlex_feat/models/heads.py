@@ -123,7 +123,7 @@ class CosineHead(nn.Layer):
 
     def cosines(self, x: paddle.Tensor) -> paddle.Tensor:
         """Cosines, float32 [N, C], of features float32 [N, D] with the classes."""
-        return paddle.matmul(_unit(x, axis=1), _unit(self.weight, axis=0))
+        return paddle.matmul(unit(x, axis=1), unit(self.weight, axis=0))
 
     def shift(self, cos: paddle.Tensor, labels: paddle.Tensor) -> paddle.Tensor:
         """What training adds to cosines [N, C]: the margin is taken from the cosine of the own class."""
@@ -236,7 +236,7 @@ def _columns(weight: paddle.Tensor, count: int = 1) -> np.ndarray:
     return vectors.reshape(-1, count, vectors.shape[1])
 
 
-def _unit(x: paddle.Tensor, axis: int) -> paddle.Tensor:
+def unit(x: paddle.Tensor, axis: int) -> paddle.Tensor:
     """Vectors along `axis` at length 1. One shorter than 1e-6 has no direction: it becomes 0, with gradient 0."""
     square = (x * x).sum(axis=axis, keepdim=True)
     shortest = paddle.full_like(square, 1e-12)

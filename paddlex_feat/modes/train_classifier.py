@@ -8,6 +8,7 @@ import numpy as np
 
 from paddlex_feat.config.parts import imported, read_params
 from paddlex_feat.config.schema import Config
+from paddlex_feat.errors import ConfigError
 from paddlex_feat.losses.combined import CombinedLoss
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.models import recognizer
@@ -18,8 +19,10 @@ from paddlex_feat.modes.parts import network_spec
 from paddlex_feat.modes.worker import Worker
 from paddlex_feat.runtime.cpu import cpu_threads
 from paddlex_feat.training.classifier.class_rows import ClassRows
+from paddlex_feat.training.classifier.gpu_rows import GpuClassifier, GpuRows
+from paddlex_feat.training.classifier.part import Part
 from paddlex_feat.training.classifier.row_rules import RowRule
-from paddlex_feat.training.classifier.sampled import Part, SampledClassifier, SampledCrossEntropy
+from paddlex_feat.training.classifier.sampled import Classifier, SampledClassifier, SampledCrossEntropy
 from paddlex_feat.training.optimizers import OPTIMIZERS, OptimizerContext
 
 log = logging.getLogger(__name__)
@@ -38,7 +41,7 @@ def build_network(config: Config, num_classes: int) -> Recognizer:
 def take_classifier(
     config: Config, network: Recognizer, criterion: CombinedLoss, num_classes: int, worker: Worker,
     context: OptimizerContext,
-) -> tuple[Recognizer, SampledClassifier | None]:  # fmt: skip
+) -> tuple[Recognizer, Classifier | None]:  # fmt: skip
     """The network without its head, and the classifier that takes the head's place in the losses; None if none does."""
     rate, settings = config.Model.head_sample, config.Train
     if rate is None:
@@ -50,10 +53,21 @@ def take_classifier(
     part = Part(num_classes, worker.group)
     scores = _scores(config)
     vectors = _vectors(network, scores, part, config.Model.embedding_size, settings.seed)
-    rows = ClassRows(vectors, scores, _rule(config, context), cpu_threads(worker.threads))
-    classifier = SampledClassifier(rows, part, rate, settings.seed, settings.head_lr_mult)
+    rule, how = _rule(config, context), (part, rate, settings.seed, settings.head_lr_mult)
+    classifier: Classifier
+    if worker.device == "cpu":
+        classifier = SampledClassifier(ClassRows(vectors, scores, rule, cpu_threads(worker.threads)), *how)
+    else:
+        classifier = GpuClassifier(GpuRows(vectors, scores, rule), *how)
     for name, layer in criterion.losses.items():
         if isinstance(layer, LabelSmoothingCrossEntropy):
+            if layer.epsilon and worker.device != "cpu":
+                raise ConfigError(
+                    "On a GPU, Model.head_sample works without label smoothing: Paddle's operator has none.",
+                    where="Model.head_sample",
+                    fix="Use -o Train.loss.label_smoothing=0, or label_smoothing: 0 in the term cross_entropy.",
+                    code="head-sample-smoothing",
+                )
             criterion.losses[name] = SampledCrossEntropy(classifier, layer.epsilon)
     log.info(
         "Model.head_sample: each step draws %g of %d classes; %d processes hold %d of them each.",

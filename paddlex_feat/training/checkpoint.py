@@ -27,7 +27,7 @@ from paddlex_feat.losses.combined import CombinedLoss, recipe_loss
 from paddlex_feat.losses.memory import FeatureMemory
 from paddlex_feat.models import weights
 from paddlex_feat.training.classifier import head_file
-from paddlex_feat.training.classifier.sampled import SampledClassifier
+from paddlex_feat.training.classifier.sampled import Classifier
 from paddlex_feat.training.ema import Ema
 
 # Field of Progress -> its key in .pdstates, where the two differ: files of all versions can be resumed.
@@ -111,7 +111,7 @@ class TrainingState:
     scaler: paddle.amp.GradScaler | None = None
     memory: FeatureMemory | None = None
     neighbours: np.ndarray | None = None
-    classifier: SampledClassifier | None = None
+    classifier: Classifier | None = None
 
     def loss_weights(self) -> dict[str, paddle.Tensor]:
         """The losses' own parameters and buffers by name, "<loss>.<tensor>"."""

@@ -29,7 +29,7 @@ from paddlex_feat.runtime import logs
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, Snapshot, TrainingState
 from paddlex_feat.training.classifier import head_file
-from paddlex_feat.training.classifier.sampled import SampledClassifier
+from paddlex_feat.training.classifier.sampled import Classifier
 from paddlex_feat.training.metrics_file import CURVES, METRICS, metrics_until
 from paddlex_feat.training.run_logger import VISUALDL
 
@@ -225,7 +225,7 @@ class RunFolder:
                 target.parent.mkdir(exist_ok=True)
                 link_or_copy((source / place).resolve(), target)  # a link of another run says nothing here
 
-    def stage_head(self, classifier: SampledClassifier) -> TemporaryFolder | None:
+    def stage_head(self, classifier: Classifier) -> TemporaryFolder | None:
         """Write the class vectors for the next `save`; all ranks call it, and rank 0 gets the folder.
 
         Raises OutputError.

@@ -18,7 +18,7 @@ from paddlex_feat.losses.memory import FeatureMemory
 from paddlex_feat.models.cpu_conv import has_channels_last, thread_for_channels_last
 from paddlex_feat.models.recognizer import Recognizer
 from paddlex_feat.runtime.distributed import ProcessGroup
-from paddlex_feat.training.classifier.sampled import SampledClassifier
+from paddlex_feat.training.classifier.sampled import Classifier
 from paddlex_feat.training.scaler import LossScaler
 from paddlex_feat.training.transfer import Feed
 
@@ -109,7 +109,7 @@ class Step:
         compiled: bool = False,
         unused_parameters: bool = False,
         memory: FeatureMemory | None = None,
-        classifier: SampledClassifier | None = None,
+        classifier: Classifier | None = None,
     ):
         self._precision = precision or Precision()
         self._group = group or ProcessGroup()

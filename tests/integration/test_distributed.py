@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from support.ranks import run_ranks
 from support.runs import QUICK, ROOT, train
 
@@ -318,3 +319,17 @@ def test_uniform_classes_are_drawn_alike():
         drawn = np.concatenate([b for e in range(40) for b in sampler.epoch(e)])
         counts[uniform] = np.bincount(labels[drawn], minlength=4) / len(drawn)
     assert counts[False][0] > 0.45 and np.ptp(counts[True]) < 0.08
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["arc_margin", pytest.param("subcenter_arcface", marks=pytest.mark.nightly)])
+def test_class_vectors_in_parts_take_the_steps_of_one_process(head, tmp_path):
+    """200 steps of two accumulated batches over 701 classes, which 2 and 3 processes share unevenly."""
+    results = []
+    for processes in (1, 2, 3):
+        run_ranks(processes, "classifier.py", head, tmp_path / str(processes), logs=tmp_path / f"logs{processes}")
+        arrays = dict(np.load(tmp_path / f"{processes}.npz"))
+        results.append({**arrays, **load_file(tmp_path / f"{processes}.head.safetensors")})
+    for other in results[1:]:
+        for name, value in results[0].items():
+            np.testing.assert_allclose(other[name], value, rtol=1e-5, atol=1e-5, err_msg=name)

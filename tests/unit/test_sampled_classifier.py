@@ -7,6 +7,8 @@ import pytest
 
 paddle = pytest.importorskip("paddle")
 
+import paddle.nn.functional as F
+
 from paddlex_feat.errors import TrainingError
 from paddlex_feat.losses.label_smoothing import LabelSmoothingCrossEntropy
 from paddlex_feat.models import class_scores, heads
@@ -14,8 +16,10 @@ from paddlex_feat.models.head_params import CosFaceParams, CosineParams, SubCent
 from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.training.classifier.class_rows import ClassRows
+from paddlex_feat.training.classifier.gpu_rows import GpuClassifier, GpuRows
+from paddlex_feat.training.classifier.part import Part
 from paddlex_feat.training.classifier.row_rules import AdamWRows, MomentumRows
-from paddlex_feat.training.classifier.sampled import Part, SampledClassifier
+from paddlex_feat.training.classifier.sampled import SampledClassifier
 
 CLASSES, DIM, BATCH = 700, 24, 9
 SPEC = NetworkSpec(embedding_size=DIM, arc_margin=0.3, arc_scale=20.0)
@@ -165,3 +169,47 @@ def test_features_and_vectors_without_a_direction_have_no_gradient():
     ours.update(0.05)
     assert not features.grad.numpy()[0].any() and np.isfinite(features.grad.numpy()).all()
     assert not ours.rows.weights[int(labels[2])].any() and np.isfinite(ours.rows.weights).all()
+
+
+def by_formula(logits, label, margin1, margin2, margin3, scale, group, reduction):
+    """margin_cross_entropy as Paddle's documentation defines it; its CPU build has none."""
+    assert margin1 == 1.0 and group is False and reduction == "mean"
+    own = F.one_hot(label, logits.shape[1])
+    turned = paddle.cos(paddle.acos(logits) + margin2) if margin2 else logits
+    return F.cross_entropy(scale * (logits * (1 - own) + (turned - margin3) * own), label, reduction="mean")
+
+
+@pytest.mark.parametrize("rule", [MOMENTUM, AdamWRows(0.9, 0.999, 1e-8, decoupled=0.05)], ids=["momentum", "adamw"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_paddles_operators_on_a_gpu_take_the_steps_of_our_arithmetic(kind, rule, monkeypatch):
+    monkeypatch.setattr(F, "margin_cross_entropy", by_formula)
+    head = dense(kind)
+    ours = sampled(kind, head, rule=rule)
+    rows = GpuRows(head.class_vectors(), getattr(class_scores, kind)(SPEC, KINDS[kind]), rule)
+    theirs = GpuClassifier(rows, Part(CLASSES, ProcessGroup()), 1.0, seed=1)
+    for number in range(0, 10, 2):
+        parts = [batch(number), batch(number + 1)]
+        gradients = []
+        for classifier in (ours, theirs):
+            classifier.draw([labels for _, labels in parts])
+            leaves = [paddle.to_tensor(x, stop_gradient=False) for x, _ in parts]
+            for leaf, (_, labels) in zip(leaves, parts, strict=True):
+                (classifier.loss(leaf, paddle.to_tensor(labels), 0.0) * 0.5).backward()
+            classifier.update(0.01)
+            gradients.append([leaf.grad.numpy() for leaf in leaves])
+        np.testing.assert_allclose(gradients[1], gradients[0], rtol=1e-3, atol=2e-5)
+    np.testing.assert_allclose(rows.chunk("weight", 0, 10**6), ours.rows.weights, rtol=1e-3, atol=1e-4)
+
+
+def test_a_gpu_draws_the_share_that_is_asked_for(monkeypatch):
+    monkeypatch.setattr(F, "margin_cross_entropy", by_formula)
+    head, (x, labels) = dense("cosine"), batch()
+    rows = GpuRows(head.class_vectors(), class_scores.cosine(SPEC, CosineParams()), MOMENTUM)
+    classifier = GpuClassifier(rows, Part(CLASSES, ProcessGroup()), 0.1, seed=1)
+    classifier.draw([labels])
+    classifier.loss(paddle.to_tensor(x, stop_gradient=False), paddle.to_tensor(labels), 0.0).backward()
+    classifier.update(0.1)
+    changed = (rows.chunk("weight", 0, CLASSES) != vectors(head)).any(axis=1)
+    assert changed.sum() == 70 and changed[labels].all()
+    with pytest.raises(TrainingError, match="holds the class 700"):
+        classifier.draw([np.array([CLASSES])])

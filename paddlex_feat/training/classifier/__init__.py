@@ -4,8 +4,9 @@ X. An et al., "Killing Two Birds with One Stone: Efficient and Robust Training o
 arXiv:2203.15565.
 
 sampled     `SampledClassifier`: what a step draws, the softmax over all processes, its gradient
+part        which classes each process holds
 class_rows  `ClassRows`: the class vectors of a process, on a CPU, and their arithmetic
-gpu_rows    `GpuRows`: the same on a GPU, by Paddle's operators
+gpu_rows    `GpuClassifier`, `GpuRows`: the same on a GPU, by Paddle's operators
 row_rules   the optimizers' steps for the vectors that were drawn
 head_file   the file of all class vectors in a checkpoint
 """

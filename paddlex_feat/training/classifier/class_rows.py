@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from paddlex_feat.models.class_scores import CENTER_NOISE, MEANS_SCALE, ClassScores
+from paddlex_feat.models.class_scores import ClassScores
 from paddlex_feat.training.classifier.row_rules import RowRule
 
 _BLOCK = 384  # vectors: with momentum and gradient a little more than a second-level cache; measured
@@ -99,20 +99,22 @@ class ClassRows:
         """Numbers of a vector."""
         return int(self.weights.shape[1])
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """What a checkpoint holds, by name: float32 [classes * K, D]."""
-        return {"weight": self.weights, **self.states}
+    @property
+    def names(self) -> list[str]:
+        """Of the arrays that a checkpoint holds."""
+        return ["weight", *self.states]
+
+    def chunk(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Some rows of an array, float32 [stop - start, D]: a view."""
+        return (self.weights if name == "weight" else self.states[name])[start:stop]
+
+    def set_chunk(self, name: str, start: int, rows: np.ndarray) -> None:
+        """Replace some rows of an array."""
+        self.chunk(name, start, start + len(rows))[:] = rows
 
     def start_at(self, means: np.ndarray, noise: np.random.Generator) -> None:
-        """Start at the classes' mean features, float32 [classes, D] of length 1, as the heads in the network do."""
-        if not self._scores.unit:
-            self.weights[:] = means * np.float32(MEANS_SCALE / self.dim**0.5)
-            return
-        vectors = self.weights.reshape(len(means), self.centers, self.dim)
-        vectors[:] = means[:, None]
-        if self.centers > 1:  # equal centres would stay equal
-            for of_class in vectors:
-                of_class += noise.standard_normal(of_class.shape, np.float32) * (CENTER_NOISE / self.dim**0.5)
+        """Start at the classes' mean features, float32 [classes, D] of length 1."""
+        self.weights[:] = self._scores.start(means, noise)
 
     def draw(self, classes: np.ndarray) -> None:
         """Take these classes, int64 [S], ascending, for a step; what an unfinished step has left is dropped."""
@@ -273,8 +275,9 @@ class ClassRows:
             return moved
         inverse = _inverse_lengths(features)[:, None]
         unit = features * inverse
-        along: np.ndarray = np.einsum("ij,ij->i", unit, moved)[:, None]
-        return (moved - unit * along) * inverse
+        along = np.einsum("ij,ij->i", unit, moved)[:, None]
+        gradient: np.ndarray = (moved - unit * along) * inverse
+        return gradient
 
     @staticmethod
     def _rows_of(array: np.ndarray, place: slice | np.ndarray) -> np.ndarray:

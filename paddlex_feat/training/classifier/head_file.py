@@ -15,52 +15,53 @@ import numpy as np
 from paddlex_feat.errors import WeightsError, as_output_error
 from paddlex_feat.fileio.atomic import require_disk_space
 from paddlex_feat.fileio.atomic_folder import resolve_during_swap
-from paddlex_feat.training.classifier.sampled import Part, SampledClassifier
+from paddlex_feat.training.classifier.sampled import Classifier
 
 SUFFIX = "head.safetensors"
 _KIND = "class vectors of paddlex_feat"
 _CHUNK = 2**14  # rows that are written, read, and sent to the process that writes, at a time
 
 
-def write(path: Path, classifier: SampledClassifier) -> None:
+def write(path: Path, classifier: Classifier) -> None:
     """Write the file; all processes call it, and the first writes.
 
     It is not yet on the disk when this returns, but with the operating system: training may go on and change the
     vectors. Raises OutputError.
     """
-    part, arrays = classifier.part, classifier.rows.arrays()
+    part, names = classifier.part, classifier.rows.names
     if part.group.rank:
-        for array in arrays.values():
-            _send(None, array, part)
+        for name in names:
+            _send(None, name, classifier)
         return
     shape = [classifier.rows.centers * part.classes, classifier.rows.dim]
     size = 4 * shape[0] * shape[1]
     header: dict[str, object] = {
         "__metadata__": {"kind": _KIND, "classes": str(part.classes), "step": str(classifier.steps)}
     }
-    for number, name in enumerate(arrays):
+    for number, name in enumerate(names):
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [number * size, (number + 1) * size]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    require_disk_space(path.parent, len(arrays) * size)
+    require_disk_space(path.parent, len(names) * size)
     with as_output_error(path), path.open("wb", buffering=0) as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
-        for array in arrays.values():
-            _send(stream, array, part)
+        for name in names:
+            _send(stream, name, classifier)
 
 
-def _send(stream: BinaryIO | None, array: np.ndarray, part: Part) -> None:
-    """Write an array of all processes, in their order, a chunk of one of them at a time."""
-    start = stream.tell() if stream else 0
-    rows = len(array) // max(1, part.count) * part.size  # of the first process
-    for at in range(0, rows, _CHUNK):
-        for rank, chunk in enumerate(part.group.all_gather_rows(array[at : min(at + _CHUNK, rows)])):
+def _send(stream: BinaryIO | None, name: str, classifier: Classifier) -> None:
+    """Write an array of all processes, in their order, a chunk of each at a time."""
+    rows, part = classifier.rows, classifier.part
+    start, most = stream.tell() if stream else 0, part.size * rows.centers  # what a process holds at most
+    for at in range(0, most, _CHUNK):
+        own = rows.chunk(name, at, min(at + _CHUNK, most))
+        for rank, chunk in enumerate(part.group.all_gather_rows(own)):
             if stream is not None:
-                stream.seek(start + 4 * array.shape[1] * (rank * rows + at))
+                stream.seek(start + 4 * rows.dim * (rank * most + at))
                 chunk.tofile(stream)
 
 
-def read(parameters: Path, classifier: SampledClassifier, step: int) -> None:
+def read(parameters: Path, classifier: Classifier, step: int) -> None:
     """Load this process's class vectors of the checkpoint `parameters` (.pdparams), which was made after `step`.
 
     Raises WeightsError if the file is missing, is damaged, or belongs to another classifier or step.
@@ -87,7 +88,7 @@ def read(parameters: Path, classifier: SampledClassifier, step: int) -> None:
         )
 
 
-def _read(path: Path, classifier: SampledClassifier, step: int) -> str:
+def _read(path: Path, classifier: Classifier, step: int) -> str:
     """Fill the vectors; returns what is wrong with the file, "" if nothing is."""
     from safetensors import safe_open
 
@@ -98,18 +99,18 @@ def _read(path: Path, classifier: SampledClassifier, step: int) -> str:
         for name, value in expected.items():
             if about.get(name) != value:
                 return f"its {name} is {about.get(name)}, and not {value}"
-        if sorted(file.keys()) != sorted(rows.arrays()):
-            return f"it holds {', '.join(sorted(file.keys()))}, and not {', '.join(sorted(rows.arrays()))}"
-        start = part.first * rows.centers
-        for name, array in rows.arrays().items():
+        if sorted(file.keys()) != sorted(rows.names):
+            return f"it holds {', '.join(sorted(file.keys()))}, and not {', '.join(sorted(rows.names))}"
+        start, count = part.first * rows.centers, part.count * rows.centers
+        for name in rows.names:
             stored = file.get_slice(name)
             shape = [part.classes * rows.centers, rows.dim]
             if list(stored.get_shape()) != shape or stored.get_dtype() != "F32":
                 return f"{name} has shape {stored.get_shape()} of {stored.get_dtype()}, and not {shape} of F32"
-            for at in range(0, len(array), _CHUNK):
-                chunk = stored[start + at : start + min(at + _CHUNK, len(array))]
+            for at in range(0, count, _CHUNK):
+                chunk = stored[start + at : start + min(at + _CHUNK, count)]
                 if not np.isfinite(chunk).all():
                     return f"{name} holds numbers that are not finite"
-                array[at : at + len(chunk)] = chunk
+                rows.set_chunk(name, at, chunk)
     classifier.steps = step
     return ""

@@ -39,6 +39,9 @@ class RowRule(Protocol):
             number: of the step, from 1.
         """
 
+    def next(self, rows: Any, gradient: Any, states: Sequence[Any], rate: float, number: int) -> list[Any]:
+        """The same of Paddle tensors, which stay as they are: returns new rows and states."""
+
 
 @dataclass(frozen=True)
 class MomentumRows:
@@ -55,6 +58,11 @@ class MomentumRows:
         velocity += gradient
         np.multiply(velocity, np.float32(rate), out=gradient)
         rows -= gradient
+
+    def next(self, rows: Any, gradient: Any, states: Sequence[Any], rate: float, number: int) -> list[Any]:
+        """See RowRule."""
+        velocity = self.momentum * states[0] + gradient
+        return [rows - rate * velocity, velocity]
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,14 @@ class AdamWRows:
         np.divide(first, gradient, out=gradient)
         gradient *= np.float32(rate / (1 - self.beta1**number))
         rows -= gradient
+
+    def next(self, rows: Any, gradient: Any, states: Sequence[Any], rate: float, number: int) -> list[Any]:
+        """See RowRule."""
+        first = self.beta1 * states[0] + (1 - self.beta1) * gradient
+        second = self.beta2 * states[1] + (1 - self.beta2) * gradient * gradient
+        divisor = second.sqrt() / (1 - self.beta2**number) ** 0.5 + self.epsilon
+        moved = rate / (1 - self.beta1**number) * first / divisor
+        return [rows * (1 - rate * self.decoupled) - moved, first, second]
 
 
 def momentum(context: OptimizerContext, params: Section) -> MomentumRows:

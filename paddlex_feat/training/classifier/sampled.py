@@ -4,55 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import paddle
 from paddle import nn
 from paddle.autograd import PyLayer
 
-from paddlex_feat.errors import TrainingError
-from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.training.classifier.class_rows import ClassRows, Scored, Smoothing
+from paddlex_feat.training.classifier.part import Part
 
 
-@dataclass(frozen=True)
-class Part:
-    """The classes of one process: `first` to `first + count - 1` of `classes`.
-
-    Attributes:
-        classes: of the whole job.
-        group: the processes, which hold equally many each, but for the last ones.
-    """
-
-    classes: int
-    group: ProcessGroup
+class Rows(Protocol):
+    """Class vectors of one process, as a checkpoint sees them."""
 
     @property
-    def size(self) -> int:
-        """How many classes a process holds at most."""
-        return -(-self.classes // self.group.size)
+    def centers(self) -> int:
+        """K, vectors of each class."""
 
     @property
-    def first(self) -> int:
-        """The first class of this process."""
-        return min(self.group.rank * self.size, self.classes)
+    def dim(self) -> int:
+        """Numbers of a vector."""
 
     @property
-    def count(self) -> int:
-        """How many classes this process holds."""
-        return min(self.size, self.classes - self.first)
+    def names(self) -> list[str]:
+        """Of the arrays, "weight" and the optimizer's states, float32 [classes * K, D] each."""
 
-    def require_classes(self, labels: np.ndarray) -> None:
-        """Raise TrainingError unless all are classes of the job."""
-        wrong = labels[(labels < 0) | (labels >= self.classes)]
-        if len(wrong):
-            raise TrainingError(
-                f"A batch holds the class {int(wrong[0])}, the classifier has {self.classes} classes, from 0.",
-                where="Model.head_sample",
-                fix="Give the classifier as many classes as the labels need with Train.num_classes.",
-                code="class-out-of-range",
-            )
+    def chunk(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Some rows of an array."""
+
+    def set_chunk(self, name: str, start: int, rows: np.ndarray) -> None:
+        """Replace some rows of an array."""
+
+
+class Classifier(Protocol):
+    """What a training asks of SampledClassifier and GpuClassifier, which say what each does."""
+
+    steps: int
+    part: Part
+
+    @property
+    def rows(self) -> Rows:
+        """The class vectors of this process."""
+
+    def draw(self, labels: Sequence[np.ndarray]) -> None:
+        """Draw the classes of a step."""
+
+    def loss(self, features: paddle.Tensor, labels: paddle.Tensor, smoothing: float) -> paddle.Tensor:
+        """Cross-entropy over the classes drawn."""
+
+    def update(self, rate: float) -> None:
+        """Change the class vectors drawn."""
+
+    def set_class_means(self, means: np.ndarray) -> None:
+        """Start at the classes' mean features."""
 
 
 class SampledClassifier:
@@ -177,7 +182,7 @@ class SampledCrossEntropy(nn.Layer):
     forward: features float32 [N, D], labels int64 [N] -> float32 [].
     """
 
-    def __init__(self, classifier: Any, smoothing: float):
+    def __init__(self, classifier: Classifier, smoothing: float):
         super().__init__()
         self._classifier, self._smoothing = classifier, smoothing
 
