@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -69,7 +68,7 @@ NOT_QUERIED = FindingSpec(
 def check_classifier(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     """train.txt has at least two classes, and the classifier an output for each."""
     train, wanted = data.lists["train"], settings.num_classes
-    count = len(set(train.labels))
+    count = len(train.class_sizes())
     message = f"{train.title} has {count} classes, Train.num_classes is {wanted}."
     if count == 1:
         yield ONE_CLASS.at(train.source, f"All images of {train.title} have one label: there is nothing to tell apart.")
@@ -82,7 +81,7 @@ def check_classifier(data: DataSet, settings: CheckSettings) -> Iterator[Finding
 def check_sampler(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     """The batch can be filled with P classes of K images."""
     train, k = data.lists["train"], settings.samples_per_class
-    sizes = Counter(train.labels)
+    sizes = train.class_sizes()
     if not k or not sizes:
         return
     if error := pk_error(len(sizes), settings.batch_size, k, train.title):
@@ -100,10 +99,10 @@ def check_sampler(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
 def check_distribution(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     """No class has more than LONG_TAIL times as many images as the median class."""
     train = data.lists["train"]
-    sizes = Counter(train.labels)
+    sizes = train.class_sizes()
     if len(sizes) < 2:
         return
-    label, largest = sizes.most_common(1)[0]
+    label, largest = max(sizes.items(), key=lambda item: item[1])
     median = float(np.median(list(sizes.values())))
     if largest > LONG_TAIL * median:
         message = f"Class {label} has {largest} images, the median class {median:g}: it will fill most batches."
@@ -115,7 +114,7 @@ def check_matches(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     query, gallery = data.lists["query"], data.lists["gallery"]
     if not query or not gallery:
         return
-    offered, asked = set(gallery.labels), set(query.labels)
+    offered, asked = gallery.class_sizes().keys(), query.class_sizes().keys()
     counts = match_counts(query, gallery, excluded_pairs(query, gallery))
     other = " from another camera" if query.cameras else " besides its own file" if query.leave_one_out else ""
     if not counts.any():

@@ -13,6 +13,7 @@ import numpy as np
 from paddlex_feat.checks.image_info import ImageInfo
 from paddlex_feat.data.images.source import are_parts_of_one
 from paddlex_feat.data.lists.image_list import ImageList, same_images
+from paddlex_feat.data.lists.repeated import same_files
 
 if TYPE_CHECKING:
     from paddlex_feat.checks.label_space import LabelSpace
@@ -132,12 +133,20 @@ class DataSet:
                 yield file, RecordLocation(records, i)
 
     @cached_property
+    def same_files(self) -> list[list[RecordLocation]]:
+        """The records of each file that is on more than one line, in their order."""
+        lists = self.distinct_lists()
+        return [[RecordLocation(lists[number], i) for number, i in group] for group in same_files(lists)]
+
+    @cached_property
     def repeated(self) -> list[list[RecordLocation]]:
         """The records of each image that is on more than one line, in their order.
 
         Two records have the same image if their files' hashes are known and equal, else if their paths are equal. Boxes
         of one picture are no copies, and neither are those of one colour.
         """
+        if not self.image_info:
+            return self.same_files
         first: dict[str, RecordLocation] = {}
         groups: dict[str, list[RecordLocation]] = {}
         for file, record in self.records():

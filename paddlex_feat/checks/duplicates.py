@@ -62,12 +62,11 @@ MANY = FindingSpec(
 def check_repeated_lines(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     """No file is twice in a list under one label."""
     for records in data.distinct_lists():
-        first: dict[str, int] = {}
-        for i, file in enumerate(records.files()):
-            before = first.setdefault(file, i)
-            if before != i and records.labels[before] == records.labels[i]:
-                message = f"{records.paths[i]} is already in {records.where(before)}."
-                yield REPEATED.at(records.where(i), message, fix=f"Take one of the lines off {records.source}.")
+        groups = [[r for r in group if r.records is records] for group in data.same_files]
+        pairs = [(again, group[0]) for group in groups for again in group[1:] if again.label == group[0].label]
+        for again, first in sorted(pairs, key=lambda pair: pair[0].position):
+            message = f"{again.path} is already in {first.where}."
+            yield REPEATED.at(again.where, message, fix=f"Take one of the lines off {records.source}.")
 
 
 def check_labels(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:

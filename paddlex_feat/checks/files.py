@@ -9,6 +9,7 @@ from paddlex_feat.checks.spec import CheckSpec
 from paddlex_feat.data.findings import MAX_PER_CODE, Finding, FindingSpec
 from paddlex_feat.data.images.source import picture_of
 from paddlex_feat.data.lists import outside
+from paddlex_feat.data.lists.columns import Texts
 from paddlex_feat.fileio import lookup
 
 _REPLACE = "Replace the file or take its lines off the lists."
@@ -86,7 +87,10 @@ SMALL = FindingSpec(
 def check_paths(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     """Find paths outside the data set's folder, which then cannot be moved or trusted; a reader may refuse them."""
     for records in data.lists.values():
-        for i, path in enumerate(records.paths):
+        paths = records.paths
+        if isinstance(paths, Texts) and not outside.may_leave(paths):
+            continue
+        for i, path in enumerate(paths):
             if problem := outside.by_text(path):
                 spec, message = problem
                 yield spec.at(

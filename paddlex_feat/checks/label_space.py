@@ -91,10 +91,10 @@ def groups_of_lists(lists: Mapping[str, ImageList]) -> tuple[tuple[str, ...], ..
     It does in all formats but lists, where classes have names, and where training and evaluation have no label in
     common. Lists of integers that both begin at 0 are often numbered each for itself.
     """
-    trained = set(lists["train"].labels)
-    same = any(records.names or records.file != "" for records in lists.values()) or not trained.intersection(
-        label for records in lists.values() if records.name != "train" for label in records.labels
-    )
+    trained = lists["train"].class_sizes().keys()
+    others = [records.class_sizes().keys() for records in lists.values() if records.name != "train"]
+    named = any(records.names or records.file != "" for records in lists.values())
+    same = named or all(trained.isdisjoint(classes) for classes in others)
     return (("train", "gallery", "query"),) if same else (("train",), ("gallery", "query"))
 
 

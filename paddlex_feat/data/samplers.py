@@ -68,7 +68,7 @@ class PKSampler:
 
     def __init__(
         self,
-        labels: Sequence[int],
+        labels: Sequence[int] | np.ndarray,
         batch_size: int,
         samples_per_class: int,
         seed: int,
@@ -171,7 +171,7 @@ class ShuffleSampler:
         size: number of processes.
     """
 
-    def __init__(self, labels: Sequence[int], batch_size: int, seed: int, rank: int = 0, size: int = 1):
+    def __init__(self, labels: Sequence[int] | np.ndarray, batch_size: int, seed: int, rank: int = 0, size: int = 1):
         self._n = len(labels)
         self._batch_size = batch_size
         self._seed = seed
@@ -187,7 +187,7 @@ class ShuffleSampler:
 
 
 def build(
-    labels: Sequence[int],
+    labels: Sequence[int] | np.ndarray,
     batch_size: int,
     samples_per_class: int | None,
     seed: int,

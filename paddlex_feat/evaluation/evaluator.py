@@ -125,7 +125,7 @@ class Evaluator:
 
         Arguments and errors are those of a call, of which this is the first half and `measure` the second.
         """
-        files = self._gallery.files() + ([] if self._same_images else self._query.files())
+        files = [*self._gallery.files(), *([] if self._same_images else self._query.files())]
         size, workers, group = self._batch_size, self._workers, self._group
         return embed(extract, files, size, workers, group, self._allocate, self._name, after_batch)
 

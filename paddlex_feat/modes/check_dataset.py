@@ -65,7 +65,7 @@ def run(config: Config, output: Path, group: ProcessGroup) -> dict[str, Any]:
     data, findings = check(root, settings, reader, division, embed, fetch, inspect)
     findings = cap_per_code(warnings_to_errors(before) if wanted.strict else before) + findings
     for records in data.lists.values():
-        log.info("%s: %d images, %d classes", records.title, len(records), len(set(records.labels)))
+        log.info("%s: %d images, %d classes", records.title, len(records), len(records.class_sizes()))
     log_findings(findings)
     result = _write(config, output, data, findings, reader)
     log.info("Report: %s", output / "check_dataset" / "report.html")

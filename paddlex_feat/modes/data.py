@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -119,7 +120,7 @@ def comparison_images(config: Config, preprocess: Preprocess) -> tuple[np.ndarra
     They are the readable ones of the first COMPARED_IMAGES gallery images; if there are none, COMPARED_IMAGES images of
     noise.
     """
-    files: list[str] = []
+    files: Sequence[str] = []
     with suppress(DatasetError):
         files = _gallery_of(config).files()[:COMPARED_IMAGES]
     images = []

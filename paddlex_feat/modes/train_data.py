@@ -96,7 +96,7 @@ def read_data(config: Config, group: ProcessGroup, resumed: Path | None = None) 
             code="one-class",
         )
     sampler = samplers.build(
-        labels.tolist(),
+        labels,
         settings.batch_size,
         settings.samples_per_class,
         settings.seed,
@@ -126,7 +126,7 @@ def _hold_out(lists: dict[str, ImageList], settings: TrainSection) -> tuple[dict
         "Train.validation=split: %d of %d training images, of %d classes, are held out by %s to choose the weights.",
         len(held_out),
         len(lists["train"]),
-        len(set(held_out.labels)),
+        len(held_out.class_sizes()),
         settings.validation_by,
     )
     return {**lists, "train": trained}, held_out
@@ -184,7 +184,8 @@ class Loader:
         self._augment = Augment(**{**options, "rand_augment": RandAugment(**options["rand_augment"])})
         self._preprocess = self._preprocess_of(config, 0)
         self._config = config
-        self._files = [grown(file, margin) for file in data.lists["train"].files()]
+        files = data.lists["train"].files()
+        self._files = [grown(file, margin) for file in files] if margin else files
         self._data, self._worker = data, worker
         self._cache = _cache(settings.cache_mib * 2**20, worker.group)
         self._processes: DecodingProcesses | None = None

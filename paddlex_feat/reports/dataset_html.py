@@ -56,4 +56,4 @@ def write_report(
 def _numbers(records: ImageList) -> tuple[int, ...]:
     """Images, classes, and the sizes of the smallest, the median and the largest class."""
     sizes = np.unique(records.labels, return_counts=True)[1] if len(records) else np.zeros(1, int)
-    return len(records), len(set(records.labels)), int(sizes.min()), int(np.median(sizes)), int(sizes.max())
+    return len(records), len(sizes) if len(records) else 0, int(sizes.min()), int(np.median(sizes)), int(sizes.max())

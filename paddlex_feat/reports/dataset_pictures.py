@@ -165,7 +165,7 @@ def _save(figure: Any, path: Path, content: str) -> None:
 def write_histogram(lists: dict[str, ImageList], path: Path) -> None:
     """Bars of images and classes for each list, with their numbers, as a PNG."""
     images = [len(lists[name]) for name in LISTS]
-    classes = [len(set(lists[name].labels)) for name in LISTS]
+    classes = [len(lists[name].class_sizes()) for name in LISTS]
     content = f"images {images}, classes {classes}"
     if _drawn(path, content):
         return

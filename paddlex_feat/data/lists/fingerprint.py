@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
-from paddlex_feat.data.images.source import size_of
+import numpy as np
+
+from paddlex_feat.data.lists.columns import Numbers
+from paddlex_feat.data.lists.file_sizes import file_sizes
+
+_ROWS = 4096  # that are hashed together
 
 
 @dataclass(frozen=True)
@@ -23,12 +29,18 @@ def fingerprint(paths: Sequence[str], files: Sequence[str], labels: Sequence[int
 
     A change of pixels that keeps a file's size in bytes is not seen; check_dataset reads contents.
     """
-    digest, missing = hashlib.sha256(), []
-    for index, (path, file, label) in enumerate(zip(paths, files, labels, strict=True)):
-        try:
-            size = size_of(file)
-        except OSError:
-            size = -1
-            missing.append(index)
-        digest.update(f"{path}\0{label}\0{size}\n".encode(errors="surrogateescape"))
-    return Fingerprint(len(files), digest.hexdigest(), missing)
+    digest, sizes = hashlib.sha256(), file_sizes(files)
+    rows = (
+        f"{path}\0{label}\0{size}\n".encode(errors="surrogateescape")
+        for path, label, size in zip(paths, labels, Numbers(sizes), strict=True)
+    )
+    for part in batched(rows, _ROWS):
+        digest.update(b"".join(part))
+    return Fingerprint(len(files), digest.hexdigest(), np.flatnonzero(sizes < 0).tolist())
+
+
+def batched(rows: Iterable[bytes], count: int) -> Iterator[list[bytes]]:
+    """The rows in lists of `count`; the last may be shorter."""
+    rows = iter(rows)
+    while part := list(islice(rows, count)):
+        yield part

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from paddlex_feat.data.images.source import ImageSource
+from paddlex_feat.data.lists.columns import Files, Texts, join, taken
 
 
 @dataclass
 class ImageList:
-    """One list of a data set, as columns.
+    """One list of a data set, as columns: lists of Python's objects, or those of `data.lists.columns` for many images.
 
     Attributes:
         name: "train", "gallery" or "query".
@@ -30,15 +34,15 @@ class ImageList:
 
     name: str
     root: Path
-    paths: list[str] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)
-    _files: list[str] = field(default_factory=list, repr=False)
+    paths: Sequence[str] = field(default_factory=list)
+    labels: Sequence[int] = field(default_factory=list)
+    lines: Sequence[int] = field(default_factory=list)
+    _files: Sequence[str] = field(default_factory=list, repr=False)
     file: str | None = ""
     names: Mapping[int, str] = field(default_factory=dict)
     origin: str = ""
     leave_one_out: bool = False
-    cameras: list[int] = field(default_factory=list)
+    cameras: Sequence[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -61,19 +65,28 @@ class ImageList:
         """file:line of a record; its path in a format without lines."""
         return f"{self.source}:{self.lines[index]}" if self.lines else self.paths[index]
 
-    def files(self) -> list[str]:
+    def files(self) -> Sequence[str]:
         """Path of each image file, the same for each way of writing it in a list."""
         if len(self._files) != len(self.paths):
-            root = os.fspath(self.root)
-            self._files = [_join(root, path) for path in self.paths]
+            root, paths = os.fspath(self.root), self.paths
+            self._files = Files(root, paths) if isinstance(paths, Texts) else [_join(root, path) for path in paths]
         return self._files
+
+    def class_sizes(self) -> dict[int, int]:
+        """Number of images of each class, in the order in which the list has them."""
+        if not isinstance(self.paths, Texts):
+            return dict(Counter(self.labels))
+        labels, first, counts = np.unique(self.labels, return_index=True, return_counts=True)
+        order = np.argsort(first)
+        return dict(zip(labels[order].tolist(), counts[order].tolist(), strict=True))
 
     def part(self, indices: Sequence[int], name: str | None = None) -> ImageList:
         """The records of these indices as a list of their own, with their lines; `name` of the list, None: the same."""
+        places = np.asarray(indices, np.int64)
         lines = [self.lines[i] for i in indices] if self.lines else []
-        paths, labels = [self.paths[i] for i in indices], [self.labels[i] for i in indices]
+        paths, labels = taken(self.paths, places), taken(self.labels, places)
         part = ImageList(name or self.name, self.root, paths, labels, lines, file=self.file, names=self.names)
-        part.cameras = [self.cameras[i] for i in indices] if self.cameras else []
+        part.cameras = taken(self.cameras, places) if self.cameras else []
         part.origin = self.origin
         return part
 
@@ -84,8 +97,4 @@ def same_images(one: ImageList, other: ImageList) -> bool:
 
 
 def _join(root: str, path: str) -> str:
-    """One path for each file: `a.jpg`, `./a.jpg` and `b/../a.jpg` are the same."""
-    if isinstance(path, ImageSource):
-        return path
-    joined = os.path.join(root, path)
-    return os.path.normpath(joined) if "./" in path or "//" in path else joined
+    return path if isinstance(path, ImageSource) else join(root, path)

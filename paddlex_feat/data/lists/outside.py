@@ -6,6 +6,7 @@ import os
 from pathlib import Path, PureWindowsPath
 
 from paddlex_feat.data.findings import FindingSpec
+from paddlex_feat.data.lists.columns import Texts
 
 FIX = "Move the image below the folder of {} and write its path from there."  # with the name of the list's file
 LEAVES = FindingSpec(
@@ -17,6 +18,14 @@ LEAVES = FindingSpec(
 )
 ABSOLUTE = FindingSpec("path-absolute", "warning", "a path is absolute", LEAVES.fix, otherwise="error if refused")
 Problem = tuple[FindingSpec, str]  # and a message without the path, as in "/a.jpg is absolute"
+
+
+def may_leave(paths: Texts) -> bool:
+    """Whether `by_text` may find something in one of many paths."""
+    if paths.hold(b".."):
+        return True
+    first, second = paths.first_bytes(), paths.first_bytes(1)
+    return bool(((first == ord("/")) | (first == ord("\\")) | (second == ord(":"))).any())
 
 
 def by_text(path: str) -> Problem | None:

@@ -7,7 +7,7 @@ import re
 
 from paddlex_feat.fileio.reading import decode_text, is_utf16
 
-MAX_LIST_BYTES = 2**30  # of a file: ten million lines, which take some 5 GiB of memory
+MAX_LIST_BYTES = 2**30  # of a file: some twenty million lines
 _LINE_OF_BYTES = re.compile(rb"[./ \t][^\n]*\n")
 _NOT_POWERSHELL = "; in PowerShell, append with Add-Content -Encoding UTF8 instead of >>."
 

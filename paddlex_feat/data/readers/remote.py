@@ -9,6 +9,7 @@ from pathlib import Path
 
 from paddlex_feat.data.findings import Finding, FindingSpec
 from paddlex_feat.data.images.source import ImageSource, file_of
+from paddlex_feat.data.lists.columns import Texts
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.errors import FeatError
 from paddlex_feat.fileio.addresses import is_url, without_password
@@ -45,28 +46,33 @@ def resolve_addresses(lists: dict[str, ImageList], fetch: Fetch | None) -> Itera
         lists: by name; changed in place.
         fetch: downloads an image, called from several threads; None: addresses are refused.
     """
-    found = (file_of(path) for records in lists.values() for path in records.paths)
+    found = (file_of(path) for records in lists.values() if _may_have_addresses(records) for path in records.paths)
     addresses = list(dict.fromkeys(filter(is_url, found)))
     if not addresses:
         return
     copies = _download(addresses, fetch) if fetch else dict.fromkeys(addresses)
     told: set[tuple[str, str]] = set()  # gallery and query may be the same images
     for name, records in lists.items():
-        kept: list[int] = []
-        for index, path in enumerate(records.paths):
+        kept, paths = list[int](), list(records.paths)
+        for index, path in enumerate(paths):
             address = file_of(path)
             if not is_url(address):
                 kept.append(index)
             elif isinstance(copy := copies[address], Path):
                 box = path.box if isinstance(path, ImageSource) else None
-                records.paths[index] = ImageSource(path, str(copy), box=box)
+                paths[index] = ImageSource(path, str(copy), box=box)
                 kept.append(index)
             elif (path, where := records.where(index)) not in told:
                 told.add((path, where))
                 yield _unusable(path, where, copy)
+        records.paths = paths
         if len(kept) < len(records):
             lists[name] = records.part(kept)
             lists[name].leave_one_out = records.leave_one_out
+
+
+def _may_have_addresses(records: ImageList) -> bool:
+    return not isinstance(records.paths, Texts) or records.paths.hold(b"://")
 
 
 def _unusable(path: str, where: str, error: FeatError | None) -> Finding:

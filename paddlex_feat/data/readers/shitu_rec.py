@@ -19,6 +19,7 @@ from paddlex_feat.data.lists import outside, transaction
 from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.lists.outside import Bounds
 from paddlex_feat.data.readers.list_text import MAX_LIST_BYTES, decode_list, mixture
+from paddlex_feat.data.readers.plain_list import read_plain
 from paddlex_feat.data.readers.spec import ReaderSpec
 from paddlex_feat.fileio import lookup
 from paddlex_feat.fileio.reading import read_small
@@ -101,6 +102,14 @@ class _Text(NamedTuple):
 
 def _read(root: Path, names: tuple[str, ...], refuse_outside: bool) -> tuple[dict[str, ImageList], list[Finding]]:
     """Read the lists `names` of a folder, as `ReaderSpec.read`."""
+    plain = {} if refuse_outside else {name: _read_plain(root, name) for name in names}
+    if plain and all(plain.values()):
+        named = _class_names(root)
+        for records in plain.values():
+            assert records is not None
+            records.names = named
+        return {name: records for name, records in plain.items() if records}, []
+    plain.clear()
     texts = _with_one_separator({name: _read_text(root, name) for name in names})
     numbers = _numbers_of_names(root, texts)
     named = _class_names(root) if numbers is None else {}
@@ -109,6 +118,15 @@ def _read(root: Path, names: tuple[str, ...], refuse_outside: bool) -> tuple[dic
         findings += _fill(text, numbers, refuse_outside)
         text.records.names = text.records.names or named
     return {name: text.records for name, text in texts.items()}, findings
+
+
+def _read_plain(root: Path, name: str) -> ImageList | None:
+    """A list that can be read the quick way; None for any other, and for one that cannot be read."""
+    try:
+        found = read_plain(transaction.read(root, name, MAX_LIST_BYTES))
+    except OSError:
+        return None
+    return ImageList(name, root, *found) if found else None
 
 
 def _class_names(root: Path) -> dict[int, str]:
@@ -295,7 +313,8 @@ def _fill(text: _Text, numbers: dict[str, int] | None, refuse_outside: bool) -> 
 
 def _read_lines(text: _Text, numbers: dict[str, int] | None, bounds: Bounds | None) -> Iterator[Finding]:
     """Fill `records`, and find what is wrong with the other lines."""
-    records = text.records
+    records, paths, labels, lines = text.records, list[str](), list[int](), list[int]()
+    records.paths, records.labels, records.lines = paths, labels, lines
     for number, line in text.lines():
         where, fields = f"{records.source}:{number}", _fields(line, text.separator)
         if not fields or _CONTROL.search(line):
@@ -316,9 +335,9 @@ def _read_lines(text: _Text, numbers: dict[str, int] | None, bounds: Bounds | No
             fix = f"{outside.FIX.format(records.source)} CheckDataset.outside=warn allows it."
             yield spec.at(where, f"{image} {message}", severity="error", fix=fix)
         else:
-            records.paths.append(image)
-            records.labels.append(int(label) if numbers is None else numbers[label])
-            records.lines.append(number)
+            paths.append(image)
+            labels.append(int(label) if numbers is None else numbers[label])
+            lines.append(number)
 
 
 def _names_are_bytes(data: bytes, root: Path) -> bool:
