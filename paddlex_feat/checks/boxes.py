@@ -32,7 +32,7 @@ TINY = FindingSpec(
 def check_boxes(data: DataSet, settings: CheckSettings) -> Iterator[Finding]:
     """Find boxes that are empty, tiny or partly outside of their picture; each once."""
     seen: set[str] = set()
-    for file, record in data.records():
+    for file, record in data.records() if data.image_info else ():
         box, info = box_of(file), data.image_info.get(file)
         if box is None or info is None or info.picture == (0, 0) or file in seen:
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from array import array
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -43,7 +44,7 @@ def write_samples(lists: dict[str, ImageList], folder: Path) -> dict[str, list[s
     names: dict[str, list[str]] = {}
     samples = _Samples(folder)
     for name, records in lists.items():
-        order = list(range(len(records)))
+        order = array("q", range(len(records)))
         random.Random(123).shuffle(order)  # noqa: S311
         names[name] = []
         for i in order[:_MAX_TRIES]:

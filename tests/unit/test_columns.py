@@ -150,11 +150,17 @@ def test_sizes_by_several_processes_are_those_of_one(tmp_path, monkeypatch):
         (tmp_path / str(number)).write_bytes(b"x" * number)
         files.append(str(tmp_path / str(number)))
     files[7] = str(tmp_path / "missing")
-    alone = file_sizes.file_sizes(files)
+    alone = np.concatenate(list(file_sizes.file_sizes(files)))
     assert alone[7] == -1 and alone[49] == 49
     monkeypatch.setattr(file_sizes, "_MANY", 10)
+    monkeypatch.setattr(file_sizes, "ROWS", 8)
     monkeypatch.setattr(file_sizes, "cpu_count", lambda: 3)
-    assert np.array_equal(file_sizes.file_sizes(files), alone)
+    assert np.array_equal(np.concatenate(list(file_sizes.file_sizes(files))), alone)
+    columns = Files(str(tmp_path), texts([Path(file).name for file in files]))
+    assert np.array_equal(np.concatenate(list(file_sizes.file_sizes(columns))), alone)
+    parent = os.getpid()
+    monkeypatch.setattr(file_sizes, "_size_of", lambda file: (os.getpid() == parent and 3) or os._exit(1))
+    assert np.concatenate(list(file_sizes.file_sizes(files))).tolist() == [3] * 50  # a killed process is replaced
 
 
 def test_a_fingerprint_does_not_depend_on_the_kind_of_column(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
@@ -24,9 +25,10 @@ class Texts(Sequence[str]):
         ends: offset after its last byte, int64 [N].
     """
 
-    def __init__(self, block: bytes, starts: np.ndarray, ends: np.ndarray):
+    def __init__(self, block: bytes, starts: np.ndarray, ends: np.ndarray, whole: Texts | None = None):
         self.block = block
         self._starts, self._ends = starts, ends
+        self._whole = whole  # whose part this is
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -39,7 +41,7 @@ class Texts(Sequence[str]):
 
     def __getitem__(self, place: int | slice) -> str | Texts:
         if isinstance(place, slice):
-            return Texts(self.block, self._starts[place], self._ends[place])
+            return self._part(self._starts[place], self._ends[place])
         return self.block[self._starts[place] : self._ends[place]].decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
@@ -59,7 +61,10 @@ class Texts(Sequence[str]):
 
     def take(self, indices: np.ndarray) -> Texts:
         """Those of these places, int64 [M]."""
-        return Texts(self.block, self._starts[indices], self._ends[indices])
+        return self._part(self._starts[indices], self._ends[indices])
+
+    def _part(self, starts: np.ndarray, ends: np.ndarray) -> Texts:
+        return Texts(self.block, starts, ends, self._whole or self)
 
     def hold(self, part: bytes) -> bool:
         """Whether some bytes are in the block, in a text or between two of them."""
@@ -69,6 +74,13 @@ class Texts(Sequence[str]):
         """The byte of each at `place`, uint8 [N]; what follows the text in the block where it is shorter."""
         found: np.ndarray = np.frombuffer(self.block, np.uint8)[np.minimum(self._starts + place, len(self.block) - 1)]
         return found
+
+    @cached_property
+    def are_plain_paths(self) -> bool:
+        """Whether two paths are the same file only if they are the same text: none is absolute or could be shorter."""
+        if self._whole is not None:  # which looks through the block once for all its parts
+            return self._whole.are_plain_paths
+        return not self.hold(b"./") and not self.hold(b"//") and not (self.first_bytes() == ord("/")).any()
 
     def hashes(self) -> np.ndarray:
         """A number of each, int64 [N], that is the same for equal texts in this process."""
@@ -144,6 +156,13 @@ class Files(Sequence[str]):
         return _equal(self, other)
 
     __hash__ = None  # type: ignore[assignment]
+
+    def encoded(self) -> Iterator[bytes]:
+        """The bytes of each."""
+        if self._paths.are_plain_paths:
+            folder = os.fsencode(os.path.join(self._root, ""))
+            return (folder + path for path in self._paths.encoded())
+        return map(os.fsencode, self)
 
 
 def join(root: str, path: str) -> str:

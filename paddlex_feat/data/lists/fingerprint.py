@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 
-from paddlex_feat.data.lists.columns import Numbers
-from paddlex_feat.data.lists.file_sizes import file_sizes
-
-_ROWS = 4096  # that are hashed together
+from paddlex_feat.data.lists.columns import Texts
+from paddlex_feat.data.lists.file_sizes import ROWS, file_sizes
 
 
 @dataclass(frozen=True)
@@ -29,18 +26,12 @@ def fingerprint(paths: Sequence[str], files: Sequence[str], labels: Sequence[int
 
     A change of pixels that keeps a file's size in bytes is not seen; check_dataset reads contents.
     """
-    digest, sizes = hashlib.sha256(), file_sizes(files)
-    rows = (
-        f"{path}\0{label}\0{size}\n".encode(errors="surrogateescape")
-        for path, label, size in zip(paths, labels, Numbers(sizes), strict=True)
-    )
-    for part in batched(rows, _ROWS):
-        digest.update(b"".join(part))
-    return Fingerprint(len(files), digest.hexdigest(), np.flatnonzero(sizes < 0).tolist())
-
-
-def batched(rows: Iterable[bytes], count: int) -> Iterator[list[bytes]]:
-    """The rows in lists of `count`; the last may be shorter."""
-    rows = iter(rows)
-    while part := list(islice(rows, count)):
-        yield part
+    digest, missing = hashlib.sha256(), []
+    for number, sizes in enumerate(file_sizes(files)):
+        part = slice(number * ROWS, (number + 1) * ROWS)
+        own = paths[part]
+        encoded = own.encoded() if isinstance(own, Texts) else (path.encode(errors="surrogateescape") for path in own)
+        rows = zip(encoded, labels[part], sizes.tolist(), strict=True)
+        digest.update(b"".join(b"%b\0%d\0%d\n" % row for row in rows))
+        missing += (np.flatnonzero(sizes < 0) + part.start).tolist()
+    return Fingerprint(len(files), digest.hexdigest(), missing)

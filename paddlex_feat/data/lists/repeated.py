@@ -15,7 +15,11 @@ Place = tuple[int, int]  # number of a list, and of a record there
 def same_files(lists: Sequence[ImageList]) -> list[list[Place]]:
     """The places of each file that more than one record has, in their order, by the first of them."""
     texts = [records.paths for records in lists if isinstance(records.paths, Texts)]
-    if len(texts) == len(lists) and len({records.root for records in lists}) == 1 and all(map(_as_written, texts)):
+    if (
+        len(texts) == len(lists)
+        and len({records.root for records in lists}) == 1
+        and all(text.are_plain_paths for text in texts)
+    ):
         return sorted(_by_hashes(texts))
     first: dict[str, Place] = {}
     groups: dict[str, list[Place]] = {}
@@ -25,11 +29,6 @@ def same_files(lists: Sequence[ImageList]) -> list[list[Place]]:
             if (before := first.setdefault(file, place)) != place:
                 groups.setdefault(file, [before]).append(place)
     return sorted(groups.values())
-
-
-def _as_written(paths: Texts) -> bool:
-    """Whether two paths are the same file only if they are the same text: none is absolute or could be shorter."""
-    return not paths.hold(b"./") and not paths.hold(b"//") and not (paths.first_bytes() == ord("/")).any()
 
 
 def _by_hashes(texts: Sequence[Texts]) -> Iterator[list[Place]]:
