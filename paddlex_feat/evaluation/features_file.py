@@ -22,7 +22,8 @@ def write_features(
     """Write an .npz with one row an image, the gallery first; `numpy.load(path, allow_pickle=False)` reads it.
 
     Its arrays are features: float32 [G + Q, D]; labels: int64 [G + Q]; paths: text [G + Q], as listed, relative to the
-    folder of the data set; lists: text [G + Q], "gallery" or "query".
+    folder of the data set, many of them without padding (`NpzWriter.write_names`); lists: text [G + Q], "gallery" or
+    "query".
 
     Args:
         path: file to write; it appears whole or not at all.
@@ -36,15 +37,13 @@ def write_features(
     """
     paths = [*gallery_list.paths, *query_list.paths]
     lists = ["gallery"] * len(gallery) + ["query"] * len(query)
-    number, text = len(paths), np.dtype(f"<U{max(map(len, paths))}")  # NumPy stores texts at the length of the longest
+    number, labels = len(paths), (gallery_list.labels, query_list.labels)
     with atomic_path(path) as temporary, NpzWriter(temporary) as writer:
-        for name, dtype, shape, columns in (
-            ("features", np.dtype(np.float32), (number, gallery.shape[1]), (gallery, query)),
-            ("labels", np.dtype(np.int64), (number,), (gallery_list.labels, query_list.labels)),
-            ("paths", text, (number,), (paths,)),
-            ("lists", np.dtype("<U7"), (number,), (lists,)),
-        ):
-            writer.write(name, dtype, shape, _pieces(dtype, columns))
+        floats, integers = np.dtype(np.float32), np.dtype(np.int64)
+        writer.write("features", floats, (number, gallery.shape[1]), _pieces(floats, (gallery, query)))
+        writer.write("labels", integers, (number,), _pieces(integers, labels))
+        writer.write_names("paths", paths)
+        writer.write("lists", np.dtype("<U7"), (number,), _pieces(np.dtype("<U7"), (lists,)))
 
 
 def _pieces(dtype: np.dtype, columns: Sequence[Any]) -> Iterator[bytes]:

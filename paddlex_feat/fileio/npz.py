@@ -13,6 +13,7 @@ from typing import IO
 
 import numpy as np
 
+PADDED_BYTES = 64 * 2**20  # of an array of texts at the length of the longest, from which on they go without padding
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date of a zip file: the same arrays give the same bytes
 
 
@@ -60,11 +61,42 @@ class NpzWriter:
 
         Text i is bytes offsets[i] to offsets[i + 1].
         """
-        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-        offsets = np.zeros(len(encoded) + 1, np.int64)
-        np.cumsum([len(text) for text in encoded], out=offsets[1:])
-        self.write(f"{name}_bytes", np.dtype(np.uint8), (int(offsets[-1]),), encoded)
+        offsets = np.zeros(len(texts) + 1, np.int64)
+        np.cumsum(np.fromiter((len(_encoded(text)) for text in texts), np.int64, len(texts)), out=offsets[1:])
+        self.write(f"{name}_bytes", np.dtype(np.uint8), (int(offsets[-1]),), map(_encoded, texts))
         self.write_array(f"{name}_offsets", offsets)
+
+    def write_names(self, name: str, texts: Sequence[str]) -> None:
+        """Write texts as the array NAME, all as long as the longest; where that is large, as `write_texts` does.
+
+        `read_names` reads both.
+        """
+        longest = max(map(len, texts), default=0)
+        if 4 * longest * len(texts) > PADDED_BYTES:
+            self.write_texts(name, texts)
+        else:
+            self.write_array(name, np.array(list(texts)))
+
+
+def read_names(content: np.lib.npyio.NpzFile, name: str) -> np.ndarray | list[str] | None:
+    """The texts that `NpzWriter.write_names` wrote into an open file; None if there are none.
+
+    Raises as NumPy does, and ValueError, for a file that is damaged.
+    """
+    if name in content.files or f"{name}_bytes" not in content.files:
+        return content[name] if name in content.files else None
+    return _cut(name, content[f"{name}_offsets"], content[f"{name}_bytes"].tobytes())
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _cut(name: str, offsets: np.ndarray, data: bytes) -> list[str]:
+    ends = offsets[:1].tolist() + offsets[-1:].tolist()
+    if offsets.ndim != 1 or ends != [0, len(data)] or (np.diff(offsets) < 0).any():
+        raise ValueError(f"{name} has offsets that do not ascend to its end")
+    return [data[a:b].decode("utf-8", "surrogatepass") for a, b in pairwise(offsets.tolist())]
 
 
 class NpzReader:
@@ -115,12 +147,8 @@ class NpzReader:
 
     def texts(self, name: str) -> list[str]:
         """What `NpzWriter.write_texts` wrote."""
-        offsets, data = self.array(f"{name}_offsets", np.int64), self.array(f"{name}_bytes", np.uint8).tobytes()
-        ends = offsets[:1].tolist() + offsets[-1:].tolist()
-        if offsets.ndim != 1 or ends != [0, len(data)] or (np.diff(offsets) < 0).any():
-            raise ValueError(f"{name} has offsets that do not ascend to its end")
-        bounds = offsets.tolist()
-        return [data[a:b].decode("utf-8", "surrogatepass") for a, b in pairwise(bounds)]
+        data = self.array(f"{name}_bytes", np.uint8).tobytes()
+        return _cut(name, self.array(f"{name}_offsets", np.int64), data)
 
     def text(self, name: str) -> str:
         """An array of one text."""

@@ -75,6 +75,7 @@ class JsonLines:
 class Npz:
     """features: float32 [N, D]; input_paths: text [N], "" for arrays; page_indices: int64 [N], -1 where there are none.
 
+    Many paths are written without padding: see `NpzWriter.write_names`.
     If results have boxes, boxes: float32 [N, 4], nan where there are none; if the model is known, model: text [1].
     With numbers, index: int64 [N], and the paths are texts of `NpzWriter.write_texts`, input_path.
     Features wait in a temporary file without a name; paths and page indices in memory.
@@ -107,7 +108,7 @@ class Npz:
             self._features.seek(0)
             writer.write("features", np.dtype(np.float32), shape, iter(lambda: self._features.read(2**20), b""))
             if self._numbered is None:
-                writer.write_array("input_paths", np.array(self._paths))
+                writer.write_names("input_paths", self._paths)
             else:
                 writer.write_texts("input_path", self._paths)
                 writer.write_array("index", np.array(self._numbers, np.int64))

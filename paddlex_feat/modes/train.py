@@ -15,7 +15,7 @@ from paddlex_feat.config import load as config_load
 from paddlex_feat.config.base import STARTER
 from paddlex_feat.config.schema import Config
 from paddlex_feat.errors import WeightsError
-from paddlex_feat.fileio.atomic import link_or_copy, write_json
+from paddlex_feat.fileio.atomic import link_or_copy, write_text
 from paddlex_feat.fileio.atomic_folder import resolve_during_swap, sync_files
 from paddlex_feat.fileio.backups import write_with_backup
 from paddlex_feat.fileio.temporary import TemporaryFolder
@@ -204,7 +204,8 @@ def _describe_run(
     prints = {name: {"images": p.images, "sha256": p.sha256} for name, p in data.prints.items()}
     resumed = resumed_from(run_of(start), config, prints) if start else []  # of whose config.yaml this may be the place
     write_with_backup(output / "config.yaml", config_load.dump(config_load.without_resume(config)).encode())
-    write_json(output / "class_map.json", {str(index): label for index, label in enumerate(classes)})
+    rows = ",\n".join(f'  "{index}": {label}' for index, label in enumerate(classes))
+    write_text(output / "class_map.json", f"{{\n{rows}\n}}\n")  # as write_json does, without a dict of millions
     trained = data.lists["train"]
     write_class_names(output, trained)
     run_record.write_start(

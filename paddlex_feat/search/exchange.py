@@ -21,7 +21,7 @@ from paddlex_feat.data.images.source import Box
 from paddlex_feat.errors import GalleryError
 from paddlex_feat.fileio import safe_yaml
 from paddlex_feat.fileio.atomic import atomic_path
-from paddlex_feat.fileio.npz import NpzWriter
+from paddlex_feat.fileio.npz import NpzWriter, read_names
 from paddlex_feat.inference.engines.spec import require_package
 from paddlex_feat.inference.extractor import unit_rows
 from paddlex_feat.inference.identity import ModelIdentity
@@ -179,11 +179,12 @@ def _read_npz(gallery: Gallery, path: Path) -> Iterator[NewItem]:
             _require_size(path)
             rows = content["features"]
             model = json.loads(str(content["model"][0])) if "model" in names else None
-            texts = {name: content[name] for name in _TEXTS if name in names}
+            found = {name: read_names(content, name) for name in _TEXTS}
             boxes = content["boxes"] if "boxes" in names else None
             pages = content["page_indices"] if "page_indices" in names else None
     except Exception as error:  # noqa: BLE001 - NumPy and zipfile document none of theirs for damaged files
         raise _unusable(path, f"it cannot be read ({type(error).__name__})") from None
+    texts = {name: np.asarray(column) for name, column in found.items() if column is not None}
     keys = texts.get("keys", texts.get("input_paths"))
     columns = [column for column in (keys, *texts.values(), boxes, pages) if column is not None]
     if keys is None or rows.ndim != 2 or rows.dtype.kind != "f" or any(len(column) != len(rows) for column in columns):

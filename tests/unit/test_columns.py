@@ -17,6 +17,7 @@ from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.lists.repeated import same_files
 from paddlex_feat.data.readers import shitu_rec
 from paddlex_feat.data.readers.plain_list import read_plain
+from paddlex_feat.fileio import npz
 
 NAMES = ["a.jpg", "b c.png", "图像/猫.jpg", "a.jpg", "ü.png", ""]
 
@@ -180,3 +181,20 @@ def test_a_part_keeps_its_lines():
     part = records.part([3, 1])
     assert (part.paths, part.labels, part.lines) == (["d", "b"], [3, 2], [4, 2])
     assert records.class_sizes() == {1: 2, 2: 1, 3: 1} and list(records.class_sizes()) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("padded_bytes", [0, 10**6])
+def test_many_names_go_into_a_file_without_padding(tmp_path, monkeypatch, padded_bytes):
+    monkeypatch.setattr(npz, "PADDED_BYTES", padded_bytes)
+    for names in (NAMES, texts(NAMES)):
+        with npz.NpzWriter(tmp_path / "f.npz") as writer:
+            writer.write_names("paths", names)
+        with np.load(tmp_path / "f.npz") as content:
+            assert ("paths" in content.files) == (padded_bytes > 0)
+            assert list(npz.read_names(content, "paths")) == NAMES and npz.read_names(content, "others") is None
+
+
+def test_names_with_wrong_offsets_are_refused(tmp_path):
+    np.savez(tmp_path / "f.npz", paths_bytes=np.zeros(3, np.uint8), paths_offsets=np.array([0, 4]))
+    with np.load(tmp_path / "f.npz") as content, pytest.raises(ValueError, match="offsets"):
+        npz.read_names(content, "paths")

@@ -6,10 +6,12 @@ blocks, so that the number of threads changes no bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -17,6 +19,7 @@ from threadpoolctl import ThreadpoolController
 from paddlex_feat.models.class_scores import ClassScores
 from paddlex_feat.training.classifier.row_rules import RowRule
 
+T = TypeVar("T")
 _BLOCK = 384  # vectors: with momentum and gradient a little more than a second-level cache; measured
 _LEAST_SQUARE = np.float32(1e-12)  # a vector shorter than 1e-6 has no direction, as in models.heads
 
@@ -80,6 +83,7 @@ class ClassRows:
         self.states = {name: np.zeros_like(self.weights) for name in rule.states}
         self._scores, self._rule, self._threads = scores, rule, threads
         self._drawn = self.weights  # those of this step
+        self._copy = self.weights[:0]  # memory for them: new one would be mapped page by page in each step
         self._index: np.ndarray | None = None  # where these are among all; None: they are all
         self._inverse = np.empty(0, np.float32)  # 1 / length of each
         self._batches: list[Scored] = []  # of this step, with gradients
@@ -124,9 +128,11 @@ class ClassRows:
             self._index, self._drawn = None, self.weights
         else:
             self._index = (classes[:, None] * centers + np.arange(centers)).ravel()
-            self._drawn = np.empty((len(self._index), self.weights.shape[1]), np.float32)
+            if len(self._copy) < len(self._index):
+                self._copy = np.empty((len(self._index), self.weights.shape[1]), np.float32)
+            self._drawn = self._copy[: len(self._index)]
         self._inverse = np.ones(len(self._drawn), np.float32)
-        self._in_blocks(self._take)
+        deque(self._in_blocks(self._take), 0)
 
     def _take(self, block: slice) -> None:
         if self._index is not None:
@@ -152,7 +158,7 @@ class ClassRows:
                 of_classes, place = part.reshape(-1, centers, count), _classes_of(block, centers)
                 nearest[place], scores[place] = of_classes.argmax(axis=1), of_classes.max(axis=1)
 
-        self._in_blocks(block_of)
+        deque(self._in_blocks(block_of), 0)
         at = self._own_entries(own)
         cosines, slopes = np.zeros(count, np.float32), np.ones(count, np.float32)
         cosines[at[1]] = scores[at]
@@ -183,8 +189,9 @@ class ClassRows:
             np.exp(part, out=part)
             return np.stack([part.sum(axis=0, dtype=np.float64), total])
 
-        parts = self._in_blocks(block_of)
-        of_all = sum(parts[1:], parts[0]) if parts else np.zeros((2, len(batch.own)))
+        of_all = np.zeros((2, len(batch.own)))
+        for part in self._in_blocks(block_of):
+            of_all += part
         own, at = np.zeros(len(batch.own)), self._own_entries(batch.own)
         own[at[1]] = batch.scores[at] * scale - largest[at[1]]
         return np.stack([of_all[0], own, of_all[1]])
@@ -220,8 +227,9 @@ class ClassRows:
             moved: np.ndarray = part.T @ self._drawn[block]
             return moved
 
-        parts = self._in_blocks(block_of)
-        moved = sum(parts[1:], parts[0]) if parts else np.zeros_like(batch.features)
+        moved = np.zeros_like(batch.features)
+        for part in self._in_blocks(block_of):
+            moved += part
         batch.gradient, batch.pull = of_rows, pull
         self._correct_own(batch, moved, spread, factors * np.float32(smoothing.kept))
         batch.pull *= self._inverse**2
@@ -266,7 +274,7 @@ class ClassRows:
                 for state, changed in zip(self.states.values(), states, strict=True):
                     state[place] = changed
 
-        self._in_blocks(block_of)
+        deque(self._in_blocks(block_of), 0)
         self._batches = []
 
     def through_length(self, features: np.ndarray, moved: np.ndarray) -> np.ndarray:
@@ -293,12 +301,12 @@ class ClassRows:
     def _blas(self) -> ThreadpoolController:
         return ThreadpoolController()
 
-    def _in_blocks(self, work: Callable[[slice], np.ndarray | None]) -> list[np.ndarray]:
+    def _in_blocks(self, work: Callable[[slice], T]) -> Iterator[T]:
         """Call `work` with each block of the rows drawn, on all threads; its results in order."""
         step = max(1, _BLOCK // self._scores.centers) * self._scores.centers
         blocks = [slice(at, min(at + step, len(self._drawn))) for at in range(0, len(self._drawn), step)]
         with self._blas.limit(limits=1, user_api="blas"), ThreadPoolExecutor(self._threads, "classifier") as pool:
-            return [result for result in pool.map(work, blocks) if result is not None]
+            yield from pool.map(work, blocks)
 
 
 def _inverse_lengths(rows: np.ndarray) -> np.ndarray:
