@@ -102,7 +102,10 @@ def test_training_logs_raw_pixels_once(trained: Path):
 
 def test_prediction_averages_mirror_images(trained: Path, small_faces: Path, tmp_path: Path):
     """In Python, in a pickled copy and in the mode; the export itself is the same with and without the key."""
-    folder, files = trained / "best_model/inference", require_lists(str(small_faces), ("query",))["query"].files()[:3]
+    folder, files = (
+        trained / "best_model/inference",
+        list(require_lists(str(small_faces), ("query",))["query"].files()[:3]),
+    )
     expected = by_hand(folder, files)
     model = create_model(CLIP, folder, device="cpu", mirror=True)
     for copy in (model, pickle.loads(pickle.dumps(model))):

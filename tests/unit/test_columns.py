@@ -36,6 +36,7 @@ def test_texts_are_a_sequence_of_strings():
     assert column.take(np.array([4, 0])) == [NAMES[4], NAMES[0]] and column != NAMES[:5] and column != "a"
     with pytest.raises(IndexError):
         column[6]
+    assert column[:1] + column[1:] == NAMES == NAMES[:2] + column[2:]
     assert texts(["\udcff.jpg"])[0] == "\udcff.jpg"  # a name that is not UTF-8
     hashes = column.hashes()
     assert hashes[0] == hashes[3] and len(set(hashes.tolist())) == 5

@@ -9,14 +9,32 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 
+T = TypeVar("T")
 _CHUNK = 2**16  # rows that are Python objects at a time
 
 
-class Texts(Sequence[str]):
+class _Column(Sequence[T]):
+    """What lists do beside sequences: they are compared by their elements, and added."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or isinstance(other, str) or len(self) != len(other):
+            return False
+        return all(a == b for a, b in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __add__(self, other: Sequence[T]) -> list[T]:
+        return [*self, *other]
+
+    def __radd__(self, other: Sequence[T]) -> list[T]:
+        return [*other, *self]
+
+
+class Texts(_Column[str]):
     """Texts in one block of bytes, UTF-8; bytes that are not become surrogates, as in file names of `os`.
 
     Args:
@@ -46,11 +64,6 @@ class Texts(Sequence[str]):
 
     def __iter__(self) -> Iterator[str]:
         return (text.decode("utf-8", "surrogateescape") for text in self.encoded())
-
-    def __eq__(self, other: object) -> bool:
-        return _equal(self, other)
-
-    __hash__ = None  # type: ignore[assignment]
 
     def encoded(self) -> Iterator[bytes]:
         """The bytes of each."""
@@ -87,7 +100,7 @@ class Texts(Sequence[str]):
         return np.fromiter(map(hash, self.encoded()), np.int64, len(self))
 
 
-class Numbers(Sequence[int]):
+class Numbers(_Column[int]):
     """Integers in an array, int64 [N]; each becomes an int of Python when it is asked for."""
 
     def __init__(self, values: np.ndarray):
@@ -109,11 +122,6 @@ class Numbers(Sequence[int]):
         for at in range(0, len(self), _CHUNK):
             yield from self._values[at : at + _CHUNK].tolist()
 
-    def __eq__(self, other: object) -> bool:
-        return _equal(self, other)
-
-    __hash__ = None  # type: ignore[assignment]
-
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self._values, dtype, copy=copy)
 
@@ -122,7 +130,7 @@ class Numbers(Sequence[int]):
         return Numbers(self._values[indices])
 
 
-class Files(Sequence[str]):
+class Files(_Column[str]):
     """The files of paths that are relative to a folder, joined when they are asked for.
 
     Args:
@@ -153,7 +161,7 @@ class Files(Sequence[str]):
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Files) and self._paths is other._paths:
             return self._root == other._root
-        return _equal(self, other)
+        return super().__eq__(other)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -176,9 +184,3 @@ def taken(column: Sequence[Any], indices: np.ndarray) -> Sequence[Any]:
     if isinstance(column, Texts | Numbers):
         return column.take(indices)
     return [column[i] for i in indices.tolist()]
-
-
-def _equal(one: Sequence[Any], other: object) -> bool:
-    if not isinstance(other, Sequence) or isinstance(other, str) or len(one) != len(other):
-        return False
-    return all(a == b for a, b in zip(one, other, strict=True))
