@@ -262,6 +262,14 @@ class TrainSection(Section):
     class_sampling: Literal["size", "uniform"] = key(
         "size", "Classes of a P x K batch are drawn in proportion to their size, or all alike."
     )
+    shuffle_window: int | None = key(
+        None,
+        "For very many images in large files: an epoch puts the files into random order and moves each image by less "
+        "than this many places, so that files are read nearly from beginning to end; null: all images are shuffled. "
+        "Needs samples_per_class null.",
+        "images",
+        ge=1,
+    )
     hard_classes: float = key(
         0.0,
         "Share of the P classes of a P x K batch that are not drawn but are the nearest classes of the drawn ones, by "
@@ -382,6 +390,8 @@ class TrainSection(Section):
         unsettled = self.recipe == "auto" and "samples_per_class" not in self.recipe_keeps
         if self.hard_classes and self.samples_per_class is None and not unsettled:
             raise ValueError("hard_classes is a share of the classes of P x K batches: samples_per_class has to be set")
+        if self.shuffle_window and self.samples_per_class is not None and not unsettled:
+            raise ValueError("shuffle_window is an order of all images: set samples_per_class to null, or leave it out")
         if self.deterministic and self.autotune:
             raise ValueError("deterministic and autotune exclude each other: a search may choose otherwise each time")
         return self

@@ -1,4 +1,4 @@
-"""`main.py pack DATA TARGET`: a data set as tar shards, which are copied and read as few large files."""
+"""`main.py pack DATA TARGET`: a data set as tar or Parquet shards, which are copied and read as few large files."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import io
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,8 +20,9 @@ from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.readers import LISTS, find_root, reader_of
 from paddlex_feat.data.readers.find import read_whole, require_no_errors
 from paddlex_feat.data.readers.items import UNDIVIDED
+from paddlex_feat.data.readers.packed import PACKED, packed_name
+from paddlex_feat.data.readers.parquet_file import arrow
 from paddlex_feat.data.readers.tar_index import label_of
-from paddlex_feat.data.readers.tar_shards import PACKED, packed_name
 from paddlex_feat.errors import DatasetError, OutputError, as_output_error
 from paddlex_feat.fileio.atomic import atomic_path, read_result, write_json
 from paddlex_feat.fileio.reading import open_file
@@ -29,12 +31,14 @@ from paddlex_feat.runtime.logs import log_to_console
 from paddlex_feat.runtime.progress import bar
 
 _VERSION = 1
+_ROWS = 100  # images of a row group of Parquet
 _NOT_IN_A_KEY = re.compile(r"[^A-Za-z0-9_-]+")
 _MAX_STEM = 60  # characters of a picture's own name in that of its member; a tar file's plain header takes 100
 EPILOG = """writes TARGET/train-00000.tar, …, gallery-00000.tar, …, query-00000.tar, … (test-00000.tar, … where each
 test image looks for the others of its class): images as they are, each with its class beside it (KEY.jpg, KEY.cls), as
-webdataset and Global.dataset_dir read them. A command that was killed goes on where it was; each shard is there whole
-or not at all.
+webdataset and Global.dataset_dir read them; with --to parquet, Parquet files with the columns image (bytes and path)
+and label, as Hugging Face's datasets. A command that was killed goes on where it was; each shard is there whole or not
+at all.
 
 exit codes: 0 done; 1 the data set cannot be packed; 2 the command line is not understood.
 """
@@ -56,22 +60,23 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("data", type=Path, metavar="DATA", help="a data set of any format, see docs/datasets.md")
     parser.add_argument("target", type=Path, metavar="TARGET", help="the folder of the shards")
     parser.add_argument("--images", type=int, default=10_000, help="images of a shard (default: %(default)s)")
+    parser.add_argument("--to", choices=("tar", "parquet"), default="tar", help="form of the shards (default: tar)")
     parser.add_argument("--seed", type=int, help="shuffle the images of each list; without it their order is kept")
     parser.add_argument("--format", help="format of the data set (default: it is recognized)")
     given = parser.parse_args(words)
     if given.images < 1 or (given.seed or 0) < 0:
         parser.error("--images is at least 1, and --seed at least 0")
     log_to_console()
-    counts = pack(given.data, given.target, given.images, given.seed, given.format)
+    counts = pack(given.data, given.target, given.images, given.seed, given.format, given.to)
     for name, (images, shards) in counts.items():
         print(f"{name}: {images} images in {shards} shards")
     return 0
 
 
 def pack(
-    data: Path, target: Path, images: int = 10_000, seed: int | None = None, form: str | None = None
+    data: Path, target: Path, images: int = 10_000, seed: int | None = None, form: str | None = None, to: str = "tar"
 ) -> dict[str, tuple[int, int]]:
-    """Write a data set as tar shards.
+    """Write a data set as shards.
 
     Args:
         data: folder of the data set.
@@ -79,11 +84,14 @@ def pack(
         images: of a shard.
         seed: shuffles the images of each list, so that a part of the shards is a sample of it; None: the order is kept.
         form: of the data set; None: it is recognized.
+        to: "tar" or "parquet".
 
     Returns the number of images and of shards of each list.
 
-    Raises DatasetError for a data set that cannot be read, or has boxes; OutputError, also for a target of others.
+    Raises DatasetError for a data set that cannot be read, or has boxes; OutputError, also for a target of others;
+    DependencyError without pyarrow.
     """
+    write = _write if to == "tar" else partial(_write_parquet, arrow())
     root = find_root(str(data), form=form)
     if target.resolve().is_relative_to(root.resolve()):
         fix = "Give a folder beside it."
@@ -92,14 +100,14 @@ def pack(
     lists, findings, _ = read_whole(root, reader_of(root, form=form), LISTS, False, None)
     require_no_errors(findings, root)
     members = {name: _members(records, seed) for name, records in _parts(lists, root).items()}
-    _claim(target, members, images)
+    _claim(target, members, images, to)
     counts = {}
     with bar(sum(map(len, members.values())), "packing", "images") as progress:
         for name, listed in members.items():
             starts = range(0, len(listed), images)
             for number, first in enumerate(starts):
                 part = listed[first : first + images]
-                _write(target / packed_name(name, number), part, first)
+                write(target / packed_name(name, number, to), part, first)
                 progress.update(len(part))
             counts[name] = len(listed), len(starts)
     return counts
@@ -152,7 +160,7 @@ def _members(records: ImageList, seed: int | None) -> list[Member]:
     return members
 
 
-def _claim(target: Path, members: dict[str, list[Member]], images: int) -> None:
+def _claim(target: Path, members: dict[str, list[Member]], images: int, to: str) -> None:
     """Write what the shards are made of; raise OutputError if the target is made of something else."""
     digest = sha256()
     for name, listed in members.items():
@@ -163,7 +171,8 @@ def _claim(target: Path, members: dict[str, list[Member]], images: int) -> None:
                 raise _unreadable(member.source, error) from None
             digest.update(f"{name}\0{member.path}\0{member.label}\0{size}\n".encode("utf-8", "surrogatepass"))
     counts = {name: len(listed) for name, listed in members.items()}
-    told = {"version": _VERSION, "images": counts, "of_a_shard": images, "digest": digest.hexdigest()}
+    told: dict[str, Any] = {"version": _VERSION, "images": counts, "of_a_shard": images, "digest": digest.hexdigest()}
+    told |= {} if to == "tar" else {"form": to}
     with as_output_error(target):
         target.mkdir(parents=True, exist_ok=True)
         remove_stale(target)
@@ -190,13 +199,35 @@ def _write(shard: Path, members: Sequence[Member], first: int) -> None:
                 tar.addfile(entry, io.BytesIO(content))
 
 
-def _files(number: int, member: Member) -> Iterator[tuple[str, bytes]]:
-    """The files of a sample."""
+def _write_parquet(pa: Any, shard: Path, members: Sequence[Member], first: int) -> None:
+    """As `_write`, a Parquet file."""
+    if shard.exists():
+        return
+    from pyarrow.parquet import ParquetWriter
+
+    numbers = all(member.label.isdecimal() for member in members)
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    schema = pa.schema([("image", image), ("label", pa.int64() if numbers else pa.string())])
+    with atomic_path(shard) as temporary, ParquetWriter(temporary, schema, compression="none") as writer:
+        for at in range(0, len(members), _ROWS):
+            part = members[at : at + _ROWS]
+            rows = [{"bytes": _content(m.source), "path": _key(first + at + n, m)} for n, m in enumerate(part)]
+            labels = [int(m.label) if numbers else m.label for m in part]
+            writer.write_table(pa.table([pa.array(rows, image), pa.array(labels, schema.field(1).type)], schema=schema))
+
+
+def _key(number: int, member: Member) -> str:
+    """Name of an image among those of its list: its number, and its own name as far as tar files may hold it."""
     inner = Path(str(member.path))
     suffix = inner.suffix.lower() if inner.suffix.lower() in SUFFIXES else ".jpg"
-    key = f"{number:09d}-{_NOT_IN_A_KEY.sub('_', inner.stem)[:_MAX_STEM]}"
-    yield f"{key}{suffix}", _content(member.source)
-    yield f"{key}.cls", member.label.encode("utf-8")
+    return f"{number:09d}-{_NOT_IN_A_KEY.sub('_', inner.stem)[:_MAX_STEM]}{suffix}"
+
+
+def _files(number: int, member: Member) -> Iterator[tuple[str, bytes]]:
+    """The files of a sample."""
+    name = _key(number, member)
+    yield name, _content(member.source)
+    yield f"{Path(name).stem}.cls", member.label.encode("utf-8")
 
 
 def _content(source: str) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from paddlex_feat.data.images.source import ImageSource, file_of
 from paddlex_feat.errors import ConfigError
 
 
@@ -184,6 +185,53 @@ class ShuffleSampler:
         order = np.random.default_rng((self._seed, number, 1)).permutation(self._n)
         own = np.resize(order, self._share * self._size)[self._rank :: self._size]
         return (own[i : i + self._batch_size] for i in range(0, self._share, self._batch_size))
+
+
+class WindowSampler:
+    """Every image once an epoch, in an order that reads large files nearly from their beginning to their end.
+
+    An epoch puts the blocks, as the images of a tar shard, into random order, and then moves each image by less than
+    `window` places: image i of that order is sorted by i plus a random number of 0 to `window`. So at any time a pass
+    reads within a stretch of two windows, and images that are further apart in a block than a window do not change
+    places within an epoch. With a window as long as the list the order is nearly as random as a shuffled one.
+
+    Args:
+        blocks: where blocks of images that lie together begin, from 0, and the number of images, int64 [B + 1].
+        window: in images, at least 1.
+        batch_size: images of a batch.
+        seed: together with the epoch it determines the order.
+        rank: of this process; as for ShuffleSampler.
+        size: number of processes.
+    """
+
+    def __init__(self, blocks: np.ndarray, window: int, batch_size: int, seed: int, rank: int = 0, size: int = 1):
+        self._blocks, self._window, self._seed = blocks, window, seed
+        self._batch_size, self._rank, self._size = batch_size, rank, size
+        self._share = -(-int(blocks[-1]) // size)
+        self.batches_per_epoch = -(-self._share // batch_size)
+
+    def epoch(self, number: int) -> Iterator[np.ndarray]:
+        """The batches of an epoch, each int64 [<= batch_size] of image indices."""
+        random = np.random.default_rng((self._seed, number, 2))
+        starts, lengths = self._blocks[:-1], np.diff(self._blocks)
+        drawn = random.permutation(len(starts))
+        ends = np.cumsum(lengths[drawn])
+        order = np.arange(ends[-1]) + np.repeat(starts[drawn] - (ends - lengths[drawn]), lengths[drawn])
+        places = np.arange(len(order)) + random.uniform(0, self._window, len(order))
+        order = order[np.argsort(places, kind="stable")]
+        own = np.resize(order, self._share * self._size)[self._rank :: self._size]
+        return (own[i : i + self._batch_size] for i in range(0, self._share, self._batch_size))
+
+
+Sampler = PKSampler | ShuffleSampler | WindowSampler
+
+
+def blocks_of(files: Sequence[str], window: int) -> np.ndarray:
+    """Where blocks of a list begin, for WindowSampler: the images of one file, or `window` files: int64 [B + 1]."""
+    if not any(isinstance(file, ImageSource) for file in files[:1]):
+        return np.array([*range(0, len(files), window), len(files)])
+    holders = [file_of(file) for file in files]
+    return np.array([0, *(i for i in range(1, len(files)) if holders[i] != holders[i - 1]), len(files)])
 
 
 def build(

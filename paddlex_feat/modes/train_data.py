@@ -57,7 +57,7 @@ class Data:
     classes: list[int]
     labels: np.ndarray
     num_classes: int
-    sampler: samplers.PKSampler | samplers.ShuffleSampler
+    sampler: samplers.Sampler
     bad: CorruptImageReplacer | None
     prints: dict[str, Fingerprint]
     own: np.ndarray | None
@@ -95,16 +95,7 @@ def read_data(config: Config, group: ProcessGroup, resumed: Path | None = None) 
             fix="Add images of other classes.",
             code="one-class",
         )
-    sampler = samplers.build(
-        labels,
-        settings.batch_size,
-        settings.samples_per_class,
-        settings.seed,
-        group.rank,
-        group.size,
-        settings.class_sampling == "uniform",
-        settings.hard_classes,
-    )
+    sampler = _sampler(settings, lists["train"], labels, group)
     own = self_pairs_of(config, lists)
     if group.rank == 0:
         warn_of_self_matches(config, lists)
@@ -117,6 +108,23 @@ def read_data(config: Config, group: ProcessGroup, resumed: Path | None = None) 
     _warn_about_triplets(settings)
     num_classes = _num_classes(settings.num_classes, len(classes), title)
     return Data(lists, classes.tolist(), labels, num_classes, sampler, bad, prints, own, held_out)
+
+
+def _sampler(settings: TrainSection, train: ImageList, labels: np.ndarray, group: ProcessGroup) -> samplers.Sampler:
+    if settings.shuffle_window and settings.samples_per_class is None:
+        window = settings.shuffle_window
+        blocks = samplers.blocks_of(train.files(), window)
+        return samplers.WindowSampler(blocks, window, settings.batch_size, settings.seed, group.rank, group.size)
+    return samplers.build(
+        labels,
+        settings.batch_size,
+        settings.samples_per_class,
+        settings.seed,
+        group.rank,
+        group.size,
+        settings.class_sampling == "uniform",
+        settings.hard_classes,
+    )
 
 
 def _hold_out(lists: dict[str, ImageList], settings: TrainSection) -> tuple[dict[str, ImageList], ImageList]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from paddlex_feat.config.parts import GivesClassVectors
 from paddlex_feat.config.schema import Config
-from paddlex_feat.data.samplers import PKSampler, ShuffleSampler
+from paddlex_feat.data.samplers import PKSampler, Sampler
 from paddlex_feat.errors import ConfigError
 from paddlex_feat.runtime.distributed import ProcessGroup
 from paddlex_feat.training.checkpoint import TrainingState
@@ -41,9 +41,7 @@ class HardClasses:
         return self._sampler.epoch(epoch, table)
 
 
-def hard_classes_of(
-    config: Config, state: TrainingState, sampler: PKSampler | ShuffleSampler, group: ProcessGroup
-) -> HardClasses | None:
+def hard_classes_of(config: Config, state: TrainingState, sampler: Sampler, group: ProcessGroup) -> HardClasses | None:
     """What draws the batches of this run, None if that is the sampler alone.
 
     Raises:

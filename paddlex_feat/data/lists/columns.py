@@ -163,7 +163,7 @@ class Files(_Column[str]):
             return self._root == other._root
         return super().__eq__(other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def encoded(self) -> Iterator[bytes]:
         """The bytes of each."""

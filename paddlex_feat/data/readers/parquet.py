@@ -23,6 +23,7 @@ from paddlex_feat.data.readers.derived import Columns as Index
 from paddlex_feat.data.readers.derived import Place, stored
 from paddlex_feat.data.readers.items import Items, Part
 from paddlex_feat.data.readers.names import divided_files
+from paddlex_feat.data.readers.packed import MISSING, packed
 from paddlex_feat.data.readers.parquet_file import (
     Layout,
     Unreadable,
@@ -104,6 +105,7 @@ def _read(root: Path, names: tuple[str, ...], refuse_outside: bool) -> Reading:
             findings.append(UNREADABLE.at(name, f"The file cannot be read: {error}."))
         except OSError as error:
             findings.append(UNREADABLE.at(name, f"The file cannot be read: {error.strerror or error}."))
+    findings += [MISSING.at(name, f"{name} is not there.") for name in packed(root, "parquet") if name not in files]
     columns = first.columns if first else None
     return finished(items, found, cap_per_code(findings), used or list(files), columns, names, refuse_outside)
 
@@ -183,5 +185,5 @@ PARQUET = ReaderSpec(
     read=_read,
     files=lambda names: ("Parquet files",),
     layout="Parquet files, as train-00000-of-00003.parquet, have a column of images or of their paths, and of classes.",
-    findings=(UNREADABLE, OTHER, *kinds.FINDINGS, *remote.FINDINGS),
+    findings=(UNREADABLE, OTHER, MISSING, *kinds.FINDINGS, *remote.FINDINGS),
 )

@@ -13,6 +13,7 @@ from paddlex_feat.data.lists.outside import Bounds
 from paddlex_feat.data.readers.derived import Place, stored
 from paddlex_feat.data.readers.items import Items, Part
 from paddlex_feat.data.readers.names import divided_files
+from paddlex_feat.data.readers.packed import MISSING, packed
 from paddlex_feat.data.readers.parts import TRAIN, assign
 from paddlex_feat.data.readers.spec import ReaderSpec, Reading
 from paddlex_feat.data.readers.tar_index import (
@@ -24,12 +25,9 @@ from paddlex_feat.data.readers.tar_index import (
     members,
     split_name,
 )
-from paddlex_feat.fileio.atomic import read_result
 from paddlex_feat.fileio.reading import first_bytes
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-PACKED = "pack.json"  # beside its shards, main.py pack writes how many there are
-_MOST_SHARDS = 10**5  # of a list that are looked for, whatever the file says
 _LOOKED_AT = 400  # members of a shard that decide whether it is one
 _AGAIN = "Copy or make the shard again."
 DAMAGED = FindingSpec("shard-damaged", "error", "a tar shard is damaged or ends early", _AGAIN)
@@ -57,12 +55,6 @@ NO_PART = FindingSpec(
     "the name of a shard says no list, such as train, while those of others do; it is left out",
     "Begin its name with train, test, gallery, query or validation.",
 )
-MISSING = FindingSpec(
-    "shard-missing",
-    "error",
-    "one of the shards that main.py pack writes of a data set is not there",
-    "Run main.py pack again, which goes on where it was, or copy the shard too.",
-)
 EMPTY = FindingSpec("shard-empty", "error", "the shards hold no usable image", LABEL.fix)
 _SPECS = {"damaged": DAMAGED, "member": MEMBER, "repeated": REPEATED, "label": LABEL, "image": IMAGE}
 
@@ -74,22 +66,6 @@ def _count_lists(folder: Path, names: tuple[str, ...]) -> int:
     if any(_is_shard(folder / shard) for shard in shards[:3]):
         return len(names)
     return len(names) - 1 if any(_holds_images(folder / name) for name in files) else 0
-
-
-def packed_name(part: str, number: int) -> str:
-    """Name of a shard that main.py pack writes."""
-    return f"{part}-{number:05d}.tar"
-
-
-def _packed(root: Path) -> Iterator[str]:
-    """Names of all shards of a data set that main.py pack has written, or was writing, into a folder."""
-    told = read_result(root / PACKED)
-    images, of_a_shard = told.get("images"), told.get("of_a_shard")
-    if not isinstance(images, dict) or type(of_a_shard) is not int or of_a_shard < 1:
-        return
-    for part, count in images.items():
-        if isinstance(count, int) and count < 2**40:
-            yield from (packed_name(part, number) for number in range(min(-(-count // of_a_shard), _MOST_SHARDS)))
 
 
 def _is_shard(shard: Path) -> bool:
@@ -148,7 +124,7 @@ def _read(root: Path, names: tuple[str, ...], refuse_outside: bool) -> Reading:
         else:
             used.append(shard)
             findings += cap_per_code(_read_shard(root, shard, found.setdefault(part or TRAIN, Part())))
-    findings += [MISSING.at(name, f"{name} is not there.") for name in _packed(root) if name not in shards]
+    findings += [MISSING.at(name, f"{name} is not there.") for name in packed(root, "tar") if name not in shards]
     told = assign(items, found)
     if not items.parts:
         findings.append(EMPTY.at(str(root), "There is no usable image."))

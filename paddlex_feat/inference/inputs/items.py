@@ -21,12 +21,13 @@ from paddlex_feat.data.images.decode import MAX_FILE_BYTES, IsLargeEnough, decod
 from paddlex_feat.data.images.formats import BEGINNING, SUFFIXES, looks_like_image
 from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.data.images.source import Box, ImageSource, crop
+from paddlex_feat.data.readers.tar_index import IMAGE_SUFFIXES, Damaged, members, split_name
 from paddlex_feat.errors import DownloadError, ImageError
 from paddlex_feat.fileio.reading import first_bytes
 from paddlex_feat.fileio.temporary import TemporaryFolder
 from paddlex_feat.hub.fetch import fetch_url
 from paddlex_feat.hub.urls import is_url, without_password
-from paddlex_feat.inference.inputs.paths import Search, images_of
+from paddlex_feat.inference.inputs.paths import Search, images_of, is_shard
 from paddlex_feat.inference.inputs.pixels import bgr_of_array, bgr_of_pil, unusable_pil
 from paddlex_feat.inference.inputs.texts import ACCEPTED, cut
 
@@ -249,6 +250,8 @@ class _Reader:
                 yield _failed(found.what, place, found.fix, "input-unusable", found.path)
             elif is_url(found.path):
                 yield from _url_items(found.path, place)
+            elif is_shard(found.path):
+                yield from _shard(found.path, place)
             else:
                 yield from _pages(found.path, place, found.path)
 
@@ -311,6 +314,25 @@ def _not_accepted(source: Any) -> str:
 def _failed(what: str, location: str, fix: str, code: str, path: str | None = None) -> Item:
     """An item that holds an ImageError."""
     return Item(path, location, ImageError(what, where=_where(path or location, location), fix=fix, code=code))
+
+
+def _shard(path: str, location: str) -> Iterator[Item]:
+    """The images of a tar shard, in their order."""
+    there = False
+    try:
+        for member, _ in members(Path(path)):
+            if member.isreg() and not member.issparse() and split_name(member.name)[1] in IMAGE_SUFFIXES:
+                there = True
+                source = ImageSource(f"{path}/{member.name}", path, member.offset_data, member.size)
+                yield Item(str(source), location, source)
+        problem = "" if there else "it holds no image"
+    except Damaged as error:
+        problem = str(error)
+    except OSError as error:
+        problem = str(error.strerror or error)
+    if problem:
+        fix = "Copy or make the shard again."
+        yield _failed(f"The tar shard cannot be used: {problem}.", location, fix, "input-shard", path)
 
 
 def _url_items(url: str, location: str) -> Iterator[Item]:

@@ -21,6 +21,7 @@ from paddlex_feat.hub.urls import is_url
 from paddlex_feat.inference.inputs.texts import Found, cut, exists, local, missing, not_a_path, several
 
 _LIST_SUFFIXES = (".txt", ".lst", ".list", "")
+_SHARD = ".tar"
 _LINE = re.compile(r"([^\r\n]*)(?:\r\n|\r|\n|\Z)")
 _LABELLED = re.compile(r"(.*\S)[ \t]+\d+")  # as our own lists are written
 _NOT_TEXT = re.compile(rb"[\0-\x08\x0e-\x1f]")
@@ -72,7 +73,11 @@ def _images_among(matches: list[str], none: Found, search: Search, walk: Walk) -
     """
     folders = [match for match in matches if os.path.isdir(match)]
     files = chain(files_below(walk, *folders), (match for match in matches if not os.path.isdir(match)))
-    found = {file for file in files if is_image(file, walk)}
+    listed = list(files)
+    found = {file for file in listed if is_image(file, walk)}
+    if not found:
+        found = {file for file in listed if is_shard(file)}
+        walk.left_out.pop(f"{_SHARD} files", None)
     walk.log(none.path)
     search.left_out.update(walk.left_out)
     for fault in walk.errors:
@@ -82,6 +87,11 @@ def _images_among(matches: list[str], none: Found, search: Search, walk: Walk) -
             what=f"{none.what}; left out: {in_words(walk.left_out)}." if walk.left_out else f"{none.what}."
         )
     yield from map(Found, sorted(found))
+
+
+def is_shard(path: str) -> bool:
+    """Whether a file is a tar shard, whose images are inputs, by its suffix."""
+    return path.lower().endswith(_SHARD)
 
 
 def _of_pattern(pattern: str, search: Search) -> Iterator[Found]:

@@ -16,8 +16,8 @@ from paddlex_feat.fileio.lookup import Lookup
 from paddlex_feat.hub.urls import without_password
 
 ACCEPTED = (
-    "an image file, a folder, a pattern as photos/*.jpg, a .txt file with a path a line, a URL, a NumPy array, "
-    "a PIL image, a dict {'img': …}, or a list or iterator of these"
+    "an image file, a folder, a tar shard, a pattern as photos/*.jpg, a .txt file with a path a line, a URL, "
+    "a NumPy array, a PIL image, a dict {'img': …}, or a list or iterator of these"
 )
 MAX_SHOWN = 100  # characters shown of a text that is not a path: it may be a whole picture
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
