@@ -91,7 +91,6 @@ def pack(
     Raises DatasetError for a data set that cannot be read, or has boxes; OutputError, also for a target of others;
     DependencyError without pyarrow.
     """
-    write = _write if to == "tar" else partial(_write_parquet, arrow())
     root = find_root(str(data), form=form)
     if target.resolve().is_relative_to(root.resolve()):
         fix = "Give a folder beside it."
@@ -100,6 +99,8 @@ def pack(
     lists, findings, _ = read_whole(root, reader_of(root, form=form), LISTS, False, None)
     require_no_errors(findings, root)
     members = {name: _members(records, seed) for name, records in _parts(lists, root).items()}
+    names = {member.label for listed in members.values() for member in listed}
+    write = _write if to == "tar" else partial(_write_parquet, _schema(names))
     _claim(target, members, images, to)
     counts = {}
     with bar(sum(map(len, members.values())), "packing", "images") as progress:
@@ -199,21 +200,29 @@ def _write(shard: Path, members: Sequence[Member], first: int) -> None:
                 tar.addfile(entry, io.BytesIO(content))
 
 
-def _write_parquet(pa: Any, shard: Path, members: Sequence[Member], first: int) -> None:
+def _schema(names: set[str]) -> Any:
+    """The columns of Parquet files; classes are integers if all names in the data set are, as Python writes them."""
+    pa = arrow()
+    numbers = all(re.fullmatch("0|[1-9][0-9]{0,17}", name) for name in names)
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    return pa.schema([("image", image), ("label", pa.int64() if numbers else pa.string())])
+
+
+def _write_parquet(schema: Any, shard: Path, members: Sequence[Member], first: int) -> None:
     """As `_write`, a Parquet file."""
     if shard.exists():
         return
+    pa = arrow()
     from pyarrow.parquet import ParquetWriter
 
-    numbers = all(member.label.isdecimal() for member in members)
-    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    schema = pa.schema([("image", image), ("label", pa.int64() if numbers else pa.string())])
+    image, kind = schema.field("image").type, schema.field("label").type
+    numbers = pa.types.is_integer(kind)
     with atomic_path(shard) as temporary, ParquetWriter(temporary, schema, compression="none") as writer:
         for at in range(0, len(members), _ROWS):
             part = members[at : at + _ROWS]
             rows = [{"bytes": _content(m.source), "path": _key(first + at + n, m)} for n, m in enumerate(part)]
             labels = [int(m.label) if numbers else m.label for m in part]
-            writer.write_table(pa.table([pa.array(rows, image), pa.array(labels, schema.field(1).type)], schema=schema))
+            writer.write_table(pa.table([pa.array(rows, image), pa.array(labels, kind)], schema=schema))
 
 
 def _key(number: int, member: Member) -> str:

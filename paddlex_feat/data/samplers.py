@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from paddlex_feat.data.images.source import ImageSource, file_of
+from paddlex_feat.data.images.source import file_of
+from paddlex_feat.data.lists.columns import Files
 from paddlex_feat.errors import ConfigError
 
 
@@ -190,10 +191,10 @@ class ShuffleSampler:
 class WindowSampler:
     """Every image once an epoch, in an order that reads large files nearly from their beginning to their end.
 
-    An epoch puts the blocks, as the images of a tar shard, into random order, and then moves each image by less than
-    `window` places: image i of that order is sorted by i plus a random number of 0 to `window`. So at any time a pass
-    reads within a stretch of two windows, and images that are further apart in a block than a window do not change
-    places within an epoch. With a window as long as the list the order is nearly as random as a shuffled one.
+    An epoch puts the blocks, as the images of a tar shard (`blocks_of`), into random order, and then moves each image
+    by less than `window` places: image i of that order is sorted by i plus a random number of 0 to `window`. So at any
+    time a pass reads within a stretch of two windows, and images that are further apart in a block than a window do
+    not change places within an epoch. With a window as long as the list the order is nearly a shuffled one.
 
     Args:
         blocks: where blocks of images that lie together begin, from 0, and the number of images, int64 [B + 1].
@@ -227,11 +228,18 @@ Sampler = PKSampler | ShuffleSampler | WindowSampler
 
 
 def blocks_of(files: Sequence[str], window: int) -> np.ndarray:
-    """Where blocks of a list begin, for WindowSampler: the images of one file, or `window` files: int64 [B + 1]."""
-    if not any(isinstance(file, ImageSource) for file in files[:1]):
+    """Where blocks of a list begin, for WindowSampler: int64 [B + 1].
+
+    A block are the images of a file, or of so many files in turn that there are at least `window` images.
+    """
+    if isinstance(files, Files):  # of an image each
         return np.array([*range(0, len(files), window), len(files)])
-    holders = [file_of(file) for file in files]
-    return np.array([0, *(i for i in range(1, len(files)) if holders[i] != holders[i - 1]), len(files)])
+    bounds, before = [0], None
+    for place, holder in enumerate(map(file_of, files)):
+        if holder != before and place - bounds[-1] >= window:
+            bounds.append(place)
+        before = holder
+    return np.array([*bounds, len(files)])
 
 
 def build(

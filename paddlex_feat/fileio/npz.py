@@ -75,7 +75,7 @@ class NpzWriter:
         if 4 * longest * len(texts) > PADDED_BYTES:
             self.write_texts(name, texts)
         else:
-            self.write_array(name, np.array(list(texts)))
+            self.write_array(name, np.array(list(texts), np.str_))
 
 
 def read_names(content: np.lib.npyio.NpzFile, name: str) -> np.ndarray | list[str] | None:

@@ -121,6 +121,8 @@ def _sampling_problems(config: Config, terms: Sequence[LossTerm]) -> list[str]:
         found.append(f"the loss {others[0]} needs the logits of all classes; use cross_entropy")
     if train.method in ("probe", "probe_then_full"):
         found.append("a linear probe trains a classifier that is part of the network; use null, or Train.method=full")
+    if any(name.partition(".")[0] == "head" for name in train.freeze):
+        found.append("class vectors that are drawn are always trained; leave head out of Train.freeze, or use null")
     if train.amp != "OFF" and train.amp_dtype == "float16":
         found.append("steps that float16 skips would leave class vectors ahead; use Train.amp_dtype=bfloat16")
     return found

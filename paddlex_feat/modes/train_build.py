@@ -45,7 +45,7 @@ from paddlex_feat.training.freeze import batchnorms, freeze
 from paddlex_feat.training.optimizers import OPTIMIZERS, OptimizerContext
 from paddlex_feat.training.param_groups import Groups, set_groups
 from paddlex_feat.training.resume import check_remaining, count_steps
-from paddlex_feat.training.run_folder import RunFolder
+from paddlex_feat.training.run_folder import BEST, RunFolder
 from paddlex_feat.training.run_logger import OnRecord, RunLogger
 from paddlex_feat.training.step import Precision, Step, TrainingNetwork
 from paddlex_feat.training.trainer import Batches, Trainer, TrainingPlan
@@ -64,6 +64,12 @@ def checkpoint_to_resume(config: Config, folder: RunFolder, group: ProcessGroup)
     latest = folder.latest() if group.rank == 0 else None
     if not group.broadcast(np.array([latest is not None], np.int32))[0]:
         log.info("Train.resume=auto: nothing to resume in %s, the run begins.", folder.root)
+        if config.Model.head_sample is not None and (folder.root / BEST).is_dir():
+            log.warning(
+                "%s holds the network of an earlier run without its class vectors, as none were due yet "
+                "(Train.head_save_interval). It moves to previous_N; Train.pretrain_weight_path starts from it.",
+                folder.root / BEST,
+            )
         return None
     return folder.root / "latest" / "latest.pdparams"
 

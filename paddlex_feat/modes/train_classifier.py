@@ -21,8 +21,9 @@ from paddlex_feat.runtime.cpu import cpu_threads
 from paddlex_feat.training.classifier.class_rows import ClassRows
 from paddlex_feat.training.classifier.gpu_rows import GpuClassifier, GpuRows
 from paddlex_feat.training.classifier.part import Part
+from paddlex_feat.training.classifier.protocols import Classifier
 from paddlex_feat.training.classifier.row_rules import RowRule
-from paddlex_feat.training.classifier.sampled import Classifier, SampledClassifier, SampledCrossEntropy
+from paddlex_feat.training.classifier.sampled import SampledClassifier, SampledCrossEntropy
 from paddlex_feat.training.optimizers import OPTIMIZERS, OptimizerContext
 
 log = logging.getLogger(__name__)

@@ -60,7 +60,8 @@ def hard_classes_of(config: Config, state: TrainingState, sampler: Sampler, grou
         raise ConfigError(
             "hard_classes needs class vectors, and no trained head or loss has any.",
             where="Train.hard_classes",
-            fix="Use -o Train.hard_classes=0, cross_entropy with a head of this package, or the loss proxy_anchor.",
+            fix="Use -o Train.hard_classes=0, cross_entropy with a head of this package and without "
+            "Model.head_sample, or the loss proxy_anchor.",
             code="hard-classes-without-vectors",
         )
     return HardClasses(state, found[0], sampler, group)

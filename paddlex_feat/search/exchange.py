@@ -184,15 +184,15 @@ def _read_npz(gallery: Gallery, path: Path) -> Iterator[NewItem]:
             pages = content["page_indices"] if "page_indices" in names else None
     except Exception as error:  # noqa: BLE001 - NumPy and zipfile document none of theirs for damaged files
         raise _unusable(path, f"it cannot be read ({type(error).__name__})") from None
-    texts = {name: np.asarray(column) for name, column in found.items() if column is not None}
+    texts: dict[str, Any] = {name: column for name, column in found.items() if column is not None}
     keys = texts.get("keys", texts.get("input_paths"))
     columns = [column for column in (keys, *texts.values(), boxes, pages) if column is not None]
     if keys is None or rows.ndim != 2 or rows.dtype.kind != "f" or any(len(column) != len(rows) for column in columns):
         raise _unusable(path, "it has no features with a key or path each")
     _require_model(gallery, model, path)
     if "keys" not in texts:
-        texts["paths"], keys = keys, np.array(_own_keys(keys.tolist(), boxes, pages))
-    yield from _items(path, rows, keys.tolist(), texts, boxes)
+        texts["paths"], keys = keys, _own_keys(list(map(str, keys)), boxes, pages)
+    yield from _items(path, rows, list(map(str, keys)), texts, boxes)
 
 
 def _own_keys(paths: list[Any], boxes: Any, pages: Any) -> list[str]:

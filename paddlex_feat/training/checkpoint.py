@@ -27,7 +27,7 @@ from paddlex_feat.losses.combined import CombinedLoss, recipe_loss
 from paddlex_feat.losses.memory import FeatureMemory
 from paddlex_feat.models import weights
 from paddlex_feat.training.classifier import head_file
-from paddlex_feat.training.classifier.sampled import Classifier
+from paddlex_feat.training.classifier.protocols import Classifier
 from paddlex_feat.training.ema import Ema
 
 # Field of Progress -> its key in .pdstates, where the two differ: files of all versions can be resumed.
@@ -268,6 +268,8 @@ def resume(path: Path, state: TrainingState) -> None:
             fix="Resume with the same optimizer, or start a new run from the weights with Train.pretrain_weight_path.",
             code="optimizer-changed",
         )
+    if state.classifier is None and state.model.head is not None:
+        head_file.require_none(path)
     state.progress = progress
     weights.load(state.model, path)
     if state.ema:  # a run that had none begins its average here

@@ -29,7 +29,7 @@ from paddlex_feat.runtime import logs
 from paddlex_feat.training import checkpoint
 from paddlex_feat.training.checkpoint import Progress, Snapshot, TrainingState
 from paddlex_feat.training.classifier import head_file
-from paddlex_feat.training.classifier.sampled import Classifier
+from paddlex_feat.training.classifier.protocols import Classifier
 from paddlex_feat.training.metrics_file import CURVES, METRICS, metrics_until
 from paddlex_feat.training.run_logger import VISUALDL
 

@@ -18,7 +18,7 @@ from paddlex_feat.losses.memory import FeatureMemory
 from paddlex_feat.models.cpu_conv import has_channels_last, thread_for_channels_last
 from paddlex_feat.models.recognizer import Recognizer
 from paddlex_feat.runtime.distributed import ProcessGroup
-from paddlex_feat.training.classifier.sampled import Classifier
+from paddlex_feat.training.classifier.protocols import Classifier
 from paddlex_feat.training.scaler import LossScaler
 from paddlex_feat.training.transfer import Feed
 

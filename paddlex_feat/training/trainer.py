@@ -12,7 +12,7 @@ from typing import NoReturn
 import numpy as np
 import paddle
 
-from paddlex_feat.errors import EvaluationError, FeatError, Interrupted, TrainingError
+from paddlex_feat.errors import EvaluationError, FeatError, Interrupted, OutputError, TrainingError
 from paddlex_feat.inference.export.exporter import Exporter
 from paddlex_feat.runtime import heartbeat
 from paddlex_feat.runtime.distributed import ProcessGroup
@@ -188,7 +188,7 @@ class Trainer:
     def _after_epoch(self, epoch: int) -> None:
         evaluate = epoch % self.plan.eval_interval == 0 or epoch == self.plan.epochs
         save = epoch % self.plan.save_interval == 0 or epoch == self.plan.epochs
-        if not (evaluate or save):
+        if not (evaluate or save or self._class_vectors_are_due(epoch)):
             return
         began = time.perf_counter()
         with self._candidate() as network:
@@ -196,14 +196,16 @@ class Trainer:
             if evaluate:
                 began = time.perf_counter()
             save = save or self.finished
-            names = _checkpoint_names(epoch, improved, save, self._class_vectors_are_due(epoch))
+            latest = save or improved if self.state.classifier is None else self._class_vectors_are_due(epoch)
+            names = _checkpoint_names(epoch, improved, save, latest)
             if names:
                 self._save(names, network)
                 self.run_logger.log_save(epoch, self.state.progress.step, time.perf_counter() - began)
 
     def _class_vectors_are_due(self, epoch: int) -> bool:
-        """Whether a state that can be resumed is to be saved: always, without class vectors of their own file."""
-        return self.state.classifier is None or epoch % self.plan.head_save_interval == 0 or self.finished
+        """Whether a state with the class vectors of a sampled classifier is to be saved, if there is one."""
+        due = epoch % self.plan.head_save_interval == 0 or self.finished
+        return self.state.classifier is not None and due
 
     def _or_end(self, work: Callable[[], None]) -> None:
         try:
@@ -269,10 +271,18 @@ class Trainer:
     def _save(self, names: Sequence[str], network: Candidate | None = None) -> None:
         self._losses.flush(self.step.scaler.scale_tensor)  # so that nothing is saved after a loss that was not finite
         self.state.progress.skipped = sorted(self.skipped)
+        inference = network.inference() if network and self.group.rank == 0 else None
         classifier = self.state.classifier if LATEST in names else None
-        head = self.folder.stage_head(classifier) if classifier else None
+        try:
+            head = self.folder.stage_head(classifier) if classifier else None
+        except OutputError:
+            others = [name for name in names if name != LATEST]
+            if others:  # the network alone, which needs less room
+                self.folder.save(others, self.state, inference)
+                self.folder.finish()
+            raise
         if self.group.rank == 0:
-            self.folder.save(names, self.state, network.inference() if network else None, head)
+            self.folder.save(names, self.state, inference, head)
         if LATEST in names:
             self._saved_at, self._saved_step = time.monotonic(), self.state.progress.step
 
@@ -354,13 +364,13 @@ class Trainer:
         )
 
 
-def _checkpoint_names(epoch: int, improved: bool, save: bool, resumable: bool) -> list[str]:
-    """The names under which an epoch is saved, in order; `latest` only where it would be `resumable`.
+def _checkpoint_names(epoch: int, improved: bool, save: bool, latest: bool) -> list[str]:
+    """The names under which an epoch is saved, in order.
 
     The best comes first: a run killed in between makes it again when `latest` is resumed.
     """
     names = [BEST] if improved else []
-    if resumable and (save or improved):
+    if latest:
         names.append(LATEST)
     if save:
         names.append(epoch_name(epoch))

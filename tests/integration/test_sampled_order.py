@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tarfile
 from itertools import chain
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from support.runs import run_here
@@ -163,3 +165,40 @@ def test_a_missing_parquet_shard_is_an_error(layouts, tmp_path):
 def test_a_window_needs_an_order_of_all_images(layouts, tmp_path):
     done = run_here("-c", "PP-ShiTuV2_rec", "-o", "Global.mode=train", "-o", "Train.shuffle_window=8")
     assert done.returncode != 0 and "set samples_per_class to null" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "names", [("7", "007", "12"), ("99999999999999999999", "1"), ("3", "\u0663"), ("0", "10", "9")]
+)
+def test_parquet_shards_keep_the_classes_that_tar_shards_keep(small_faces, tmp_path, names):
+    source = small_faces / "images/s01"
+    for name in names:
+        (tmp_path / "folders" / name).mkdir(parents=True)
+        for number in range(1, 5):
+            shutil.copy(source / f"{number:02d}.pgm", tmp_path / "folders" / name)
+    found = []
+    for form in ("tar", "parquet"):
+        pack(tmp_path / "folders", tmp_path / form, images=3, to=form)
+        lists = require_lists(str(tmp_path / form))
+        found.append([r.name_of(label) for r in lists.values() for label in r.labels])
+    assert sorted(found[0]) == sorted(found[1]) == sorted(4 * names)
+
+
+@pytest.mark.slow
+def test_names_with_dots_are_images_of_a_shard_and_others_are_counted(small_faces, run_folder, tmp_path, caplog):
+    shard = tmp_path / "a.tar"
+    with tarfile.open(shard, "w") as tar:
+        for name in ("img.v1.png", "plain.png", "2024.01.02 photo.png", "notes.doc", "plain.cls"):
+            (tmp_path / "file").write_bytes(cv2.imencode(".png", np.zeros((40, 40, 3), np.uint8))[1].tobytes())
+            if name.endswith(".cls"):
+                (tmp_path / "file").write_text("cat")
+            tar.add(tmp_path / "file", name)
+    model = create_model("PP-ShiTuV2_rec", run_folder / "best_model/inference", device="cpu")
+    with caplog.at_level("INFO"):
+        found = [Path(result["input_path"]).name for result in model.predict(str(shard))]
+    assert found == ["img.v1.png", "plain.png", "2024.01.02 photo.png"]
+
+
+def test_files_of_few_images_count_together_in_a_window():
+    boxes = [ImageSource(f"{n}", f"{n}.jpg") for n in range(10)]
+    assert blocks_of(boxes, 4).tolist() == [0, 4, 8, 10]

@@ -83,7 +83,7 @@ class ImageList:
     def part(self, indices: Sequence[int], name: str | None = None) -> ImageList:
         """The records of these indices as a list of their own, with their lines; `name` of the list, None: the same."""
         places = np.asarray(indices, np.int64)
-        lines = [self.lines[i] for i in indices] if self.lines else []
+        lines = taken(self.lines, places) if self.lines else []
         paths, labels = taken(self.paths, places), taken(self.labels, places)
         part = ImageList(name or self.name, self.root, paths, labels, lines, file=self.file, names=self.names)
         part.cameras = taken(self.cameras, places) if self.cameras else []

@@ -21,7 +21,7 @@ from paddlex_feat.data.images.decode import MAX_FILE_BYTES, IsLargeEnough, decod
 from paddlex_feat.data.images.formats import BEGINNING, SUFFIXES, looks_like_image
 from paddlex_feat.data.images.opencv import cv2
 from paddlex_feat.data.images.source import Box, ImageSource, crop
-from paddlex_feat.data.readers.tar_index import IMAGE_SUFFIXES, Damaged, members, split_name
+from paddlex_feat.data.readers.tar_index import IMAGE_SUFFIXES, Damaged, members
 from paddlex_feat.errors import DownloadError, ImageError
 from paddlex_feat.fileio.reading import first_bytes
 from paddlex_feat.fileio.temporary import TemporaryFolder
@@ -251,7 +251,7 @@ class _Reader:
             elif is_url(found.path):
                 yield from _url_items(found.path, place)
             elif is_shard(found.path):
-                yield from _shard(found.path, place)
+                yield from _shard(found.path, place, self._search)
             else:
                 yield from _pages(found.path, place, found.path)
 
@@ -316,12 +316,17 @@ def _failed(what: str, location: str, fix: str, code: str, path: str | None = No
     return Item(path, location, ImageError(what, where=_where(path or location, location), fix=fix, code=code))
 
 
-def _shard(path: str, location: str) -> Iterator[Item]:
-    """The images of a tar shard, in their order."""
+def _shard(path: str, location: str, search: Search) -> Iterator[Item]:
+    """The images of a tar shard, in their order; `search` counts the members that are none, but for their classes."""
     there = False
     try:
-        for member, _ in members(Path(path)):
-            if member.isreg() and not member.issparse() and split_name(member.name)[1] in IMAGE_SUFFIXES:
+        for member, label in members(Path(path)):
+            suffix = Path(member.name).suffix.lower()
+            if not member.isdir() and (not member.isreg() or member.issparse()):
+                search.left_out["links, devices and sparse files of shards"] += 1
+            elif member.isreg() and suffix[1:] not in IMAGE_SUFFIXES and label is None:
+                search.left_out[f"{suffix} files of shards"] += 1
+            elif member.isreg() and suffix[1:] in IMAGE_SUFFIXES:
                 there = True
                 source = ImageSource(f"{path}/{member.name}", path, member.offset_data, member.size)
                 yield Item(str(source), location, source)

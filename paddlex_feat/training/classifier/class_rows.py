@@ -1,5 +1,9 @@
 """The class vectors of one process and their arithmetic on a CPU: scores, gradients and updates of those drawn.
 
+With unit vectors u_x of features x and u_w of class vectors w, scores s = u_x . u_w, and G the gradient of the loss by
+s: the gradient of u_x is sum_w G u_w, that of w is (sum_x G u_x - u_w sum_x G s) / |w|. `Scored.gradient` is G / |w|,
+and `Scored.pull` is (sum_x G s) / |w|^2, so that the gradient of w is sum_x gradient u_x - pull w.
+
 All of it runs in blocks that stay in a processor's cache, on several threads; sums are taken in the order of the
 blocks, so that the number of threads changes no bit.
 """

@@ -90,7 +90,7 @@ class GpuClassifier:
         batches = [self.part.group.all_gather_rows(batch.astype(np.int64)) for batch in labels]
         lengths = [sum(len(part) for part in batch) for batch in batches]
         everything = paddle.to_tensor(np.concatenate([part for batch in batches for part in batch]))
-        wanted = max(1, -int(-self._rate * self.part.count // 1))
+        wanted = max(1, self.part.drawn(self._rate))
         places, drawn = F.class_center_sample(everything, self.part.count, wanted, self._group)
         self._labels = paddle.split(places, lengths)
         centers = self.rows.centers

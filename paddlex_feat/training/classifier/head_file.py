@@ -12,10 +12,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from paddlex_feat.errors import WeightsError, as_output_error
+from paddlex_feat.errors import ConfigError, WeightsError, as_output_error
 from paddlex_feat.fileio.atomic import require_disk_space
 from paddlex_feat.fileio.atomic_folder import resolve_during_swap
-from paddlex_feat.training.classifier.sampled import Classifier
+from paddlex_feat.training.classifier.protocols import Classifier
 
 SUFFIX = "head.safetensors"
 _KIND = "class vectors of paddlex_feat"
@@ -85,6 +85,19 @@ def read(parameters: Path, classifier: Classifier, step: int) -> None:
             where=str(path),
             fix="Resume from an intact latest/ of the same run.",
             code="head-file-unusable",
+        )
+
+
+def require_none(parameters: Path) -> None:
+    """Raise ConfigError if the checkpoint `parameters` (.pdparams) has such a file: its network has no classifier."""
+    path = resolve_during_swap(parameters.with_suffix(f".{SUFFIX}"))
+    if path.is_file():
+        raise ConfigError(
+            "The resumed run draws the classes of its classifier, and Model.head_sample is null.",
+            where=str(path),
+            fix="Resume with its Model.head_sample, or start a new run from the weights with "
+            "Train.pretrain_weight_path.",
+            code="head-sample-changed",
         )
 
 

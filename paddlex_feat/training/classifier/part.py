@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,10 @@ class Part:
     def count(self) -> int:
         """How many classes this process holds."""
         return min(self.size, self.classes - self.first)
+
+    def drawn(self, rate: float) -> int:
+        """How many of this process's classes a share is, rounded up."""
+        return math.ceil(rate * self.count - 1e-9)
 
     def require_classes(self, labels: np.ndarray) -> None:
         """Raise TrainingError unless all are classes of the job."""
