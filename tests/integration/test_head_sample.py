@@ -211,6 +211,21 @@ def command(data: Path, output: Path, *settings: str) -> list[str]:
     return [sys.executable, "main.py", "-c", CLIP, *(word for setting in given for word in ("-o", setting))]
 
 
+def wait_for_workers(output: Path) -> None:
+    """Wait until no process of a killed job is left, which would hold its folder."""
+    until = time.monotonic() + 60
+    while any(str(output).encode() in content(entry / "environ") for entry in Path("/proc").glob("[0-9]*")):
+        assert time.monotonic() < until, "a worker has outlived its job"
+        time.sleep(0.2)
+
+
+def content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it has ended
+        return b""
+
+
 @pytest.mark.parametrize("devices", ["cpu", pytest.param("cpu:0,1", marks=pytest.mark.nightly)])
 def test_killed_runs_end_with_the_bytes_of_an_uninterrupted_one(small_faces, tmp_path, devices):
     settings = (f"Global.device={devices}", "Train.resume=auto", "Train.epochs_iters=12", "Train.eval_interval=4")
@@ -228,8 +243,9 @@ def test_killed_runs_end_with_the_bytes_of_an_uninterrupted_one(small_faces, tmp
         try:
             process.wait(chance.uniform(0.3, 0.95) * seconds)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # with the workers: one that ends later would hold the folder
+            process.send_signal(signal.SIGKILL)
             process.wait()
+            wait_for_workers(killed)
             done += 1
         else:
             assert process.returncode == 0
