@@ -74,8 +74,8 @@ def test_all_classes_drawn_give_loss_gradients_and_steps_of_the_dense_head(kind,
         loss.backward()
         ours.update(0.05)
         assert abs(float(loss) - float(expected)) <= 1e-5 * max(1, float(expected))
-        np.testing.assert_allclose(ours_x.grad.numpy(), theirs_x.grad.numpy(), rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(ours.rows.weights, vectors(head), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(ours_x.grad.numpy(), theirs_x.grad.numpy(), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(ours.rows.weights, vectors(head), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["linear", "arc_margin"])
@@ -117,7 +117,7 @@ def test_a_share_of_the_classes_gives_the_softmax_over_these_alone(kind):
     expected = LabelSmoothingCrossEntropy(0.1)(small(theirs_x, places), places)
     expected.backward()
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
-    np.testing.assert_allclose(ours_x.grad.numpy(), theirs_x.grad.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ours_x.grad.numpy(), theirs_x.grad.numpy(), rtol=1e-5, atol=1e-5)
     others = np.setdiff1d(np.arange(CLASSES), drawn)
     for array, start in ((ours.rows.weights, before), (ours.rows.states["velocity"], np.zeros_like(before))):
         by_class, was = array.reshape(CLASSES, -1), start.reshape(CLASSES, -1)
