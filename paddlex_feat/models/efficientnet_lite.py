@@ -85,7 +85,7 @@ class ConvBN(nn.Layer):
         self.fused = True
 
     def unfuse(self) -> None:
-        """Compute with BatchNorm again, once the weights were loaded anew."""
+        """Compute with BatchNorm again; `fuse` has changed the weights, so load them first."""
         self.fused = False
 
 

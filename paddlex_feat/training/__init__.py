@@ -8,6 +8,7 @@ cached_features, class_means, probe   what precedes the first step of a fine-tun
 final_candidates        averages and a map of the features after the last epoch
 delivery                what a run delivers
 adaptation              linear maps of features, chosen by cross-validation (docs/adaptation.md)
+classifier              class vectors outside the network, of which each step draws some (Model.head_sample)
 schedule, ema           the learning rate: `warmup_cosine`; the moving average: `Ema`
 checkpoint, resume      `TrainingState` and `Progress` in files, and back
 run_folder, candidate   best_model, latest, epoch_N: `RunFolder`; what is exported and evaluated

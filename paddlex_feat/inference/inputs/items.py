@@ -317,7 +317,7 @@ def _failed(what: str, location: str, fix: str, code: str, path: str | None = No
 
 
 def _shard(path: str, location: str, search: Search) -> Iterator[Item]:
-    """The images of a tar shard, in their order; `search` counts the members that are none, but for their classes."""
+    """The images of a tar shard, in their order; `search` counts its other members, except those with a class."""
     there = False
     try:
         for member, label in members(Path(path)):
@@ -325,7 +325,7 @@ def _shard(path: str, location: str, search: Search) -> Iterator[Item]:
             if not member.isdir() and (not member.isreg() or member.issparse()):
                 search.left_out["links, devices and sparse files of shards"] += 1
             elif member.isreg() and suffix[1:] not in IMAGE_SUFFIXES and label is None:
-                search.left_out[f"{suffix} files of shards"] += 1
+                search.left_out[f"{suffix or 'other'} files of shards"] += 1
             elif member.isreg() and suffix[1:] in IMAGE_SUFFIXES:
                 there = True
                 source = ImageSource(f"{path}/{member.name}", path, member.offset_data, member.size)
