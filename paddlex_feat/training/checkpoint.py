@@ -268,7 +268,7 @@ def resume(path: Path, state: TrainingState) -> None:
             fix="Resume with the same optimizer, or start a new run from the weights with Train.pretrain_weight_path.",
             code="optimizer-changed",
         )
-    if state.classifier is None and state.model.head is not None:
+    if state.classifier is None and getattr(state.model, "head", None) is not None:
         head_file.require_none(path)
     state.progress = progress
     weights.load(state.model, path)

@@ -87,7 +87,8 @@ class ClassRows:
         self.states = {name: np.zeros_like(self.weights) for name in rule.states}
         self._scores, self._rule, self._threads = scores, rule, threads
         self._drawn = self.weights  # those of this step
-        self._copy = self.weights[:0]  # memory for them: new one would be mapped page by page in each step
+        self._matrices: list[np.ndarray] = []  # memory of earlier steps for those of this one
+        self._in_use = 0  # how many of them
         self._index: np.ndarray | None = None  # where these are among all; None: they are all
         self._inverse = np.empty(0, np.float32)  # 1 / length of each
         self._batches: list[Scored] = []  # of this step, with gradients
@@ -126,17 +127,24 @@ class ClassRows:
 
     def draw(self, classes: np.ndarray) -> None:
         """Take these classes, int64 [S], ascending, for a step; what an unfinished step has left is dropped."""
-        self._batches = []
+        self._batches, self._in_use = [], 0
         centers = self._scores.centers
         if len(classes) == self.classes:
             self._index, self._drawn = None, self.weights
         else:
             self._index = (classes[:, None] * centers + np.arange(centers)).ravel()
-            if len(self._copy) < len(self._index):
-                self._copy = np.empty((len(self._index), self.weights.shape[1]), np.float32)
-            self._drawn = self._copy[: len(self._index)]
+            self._drawn = self._matrix(len(self._index), self.dim)
         self._inverse = np.ones(len(self._drawn), np.float32)
         deque(self._in_blocks(self._take), 0)
+
+    def _matrix(self, rows: int, columns: int) -> np.ndarray:
+        """Memory for a matrix of this step, float32 [rows, columns]; new memory would be mapped page by page."""
+        if self._in_use == len(self._matrices):
+            self._matrices.append(np.empty(0, np.float32))
+        if self._matrices[self._in_use].size < rows * columns:
+            self._matrices[self._in_use] = np.empty(rows * columns, np.float32)
+        self._in_use += 1
+        return self._matrices[self._in_use - 1][: rows * columns].reshape(rows, columns)
 
     def _take(self, block: slice) -> None:
         if self._index is not None:
@@ -149,8 +157,8 @@ class ClassRows:
         centers, count = self._scores.centers, len(features)
         if self._scores.unit:
             features = features * _inverse_lengths(features)[:, None]
-        products = np.empty((len(self._drawn), count), np.float32)
-        scores = products if centers == 1 else np.empty((len(products) // centers, count), np.float32)
+        products = self._matrix(len(self._drawn), count)
+        scores = products if centers == 1 else self._matrix(len(products) // centers, count)
         nearest = None if centers == 1 else np.empty(scores.shape, np.int64)
         columns = np.ascontiguousarray(features.T)
 
@@ -183,15 +191,16 @@ class ClassRows:
         exponentials are kept as the batch's gradient.
         """
         scale = np.float32(self._scores.scale)
-        batch.gradient = np.empty_like(batch.scores)
+        batch.gradient = self._matrix(*batch.scores.shape)
 
         def block_of(block: slice) -> np.ndarray:
             place = _classes_of(block, self._scores.centers)
             part = np.multiply(batch.scores[place], scale, out=batch.gradient[place])
             part -= largest
-            total = part.sum(axis=0, dtype=np.float64)
+            ones = np.ones(len(part), np.float32)  # products with it are faster than sums down the columns
+            total = ones @ part
             np.exp(part, out=part)
-            return np.stack([part.sum(axis=0, dtype=np.float64), total])
+            return np.stack([ones @ part, total])
 
         of_all = np.zeros((2, len(batch.own)))
         for part in self._in_blocks(block_of):
@@ -215,7 +224,7 @@ class ClassRows:
         centers, scale = self._scores.centers, np.float32(self._scores.scale)
         factors = factors * scale
         shares, spread = (factors / totals).astype(np.float32), factors * np.float32(smoothing.spread)
-        of_rows = batch.gradient if batch.nearest is None else np.empty_like(batch.products)
+        of_rows = batch.gradient if batch.nearest is None else self._matrix(*batch.products.shape)
         pull = np.zeros(len(of_rows), np.float32)
 
         def block_of(block: slice) -> np.ndarray:
