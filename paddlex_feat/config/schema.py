@@ -246,6 +246,14 @@ class EvaluateSection(Section):
         "images",
         ge=1,
     )
+    shard: ShardText | None = key(
+        None,
+        "i/n: compute the features of the i-th of n parts alone, counted from 0, and keep them for Evaluate.embedded. "
+        "See docs/scale.md.",
+    )
+    embedded: PathText | None = key(
+        None, "Global.output of the jobs that ran with Evaluate.shard: their features are ranked, no image is opened."
+    )
     memory_mib: int = key(
         2048,
         "Bound for features and similarities together, of all processes of a machine; features beyond half of it "
@@ -261,6 +269,12 @@ class EvaluateSection(Section):
         False, "Average the features of each image and its mirror image, in training's evaluations as well."
     )
     amp: EvaluationAmp = key("OFF", "Mixed precision on a GPU, in Train.amp_dtype: OFF or O1.")
+
+    @model_validator(mode="after")
+    def _one_part_of_the_work(self) -> EvaluateSection:
+        if self.shard is not None and (self.embedded or self.save_features):
+            raise ValueError("shard only computes features: embedded and save_features are for the last job")
+        return self
 
 
 class ExportSection(Section):

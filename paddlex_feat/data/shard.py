@@ -34,6 +34,10 @@ class Shard:
         """For files, such as "00003-of-00008"."""
         return f"{self.number:05d}-of-{self.count:05d}"
 
+    def file(self, stem: str) -> str:
+        """Name of its .npz file."""
+        return f"{stem}-{self.name}.npz"
+
     def part_of(self, items: Iterable[_T]) -> Iterator[_T]:
         """Its items; all are read."""
         return islice(items, self.number, None, self.count)

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from paddlex_feat.data.lists.image_list import ImageList, same_images
+from paddlex_feat.data.shard import Shard
 from paddlex_feat.errors import OTHER_OUTPUT, OTHER_TEMPORARY, as_output_error
 from paddlex_feat.evaluation.baseline import PixelRecorder, affordable
 from paddlex_feat.evaluation.embed import Extractor, embed
+from paddlex_feat.evaluation.feature_shards import own_images
 from paddlex_feat.evaluation.metrics import RetrievalMetrics, metrics_of
 from paddlex_feat.evaluation.ranking.ranks import Ranking, rank_gallery
 from paddlex_feat.runtime.distributed import ProcessGroup
@@ -57,6 +59,12 @@ class Evaluation:
         rows = np.concatenate([part[:MAX_COMPARED] for part in (self.gallery, self.query)])
         distinct = len(np.unique(rows.round(DECIMALS), axis=0))
         return len(rows) > 1 and distinct <= max(1, len(rows) // 10)
+
+
+def files_of(lists: dict[str, ImageList]) -> list[str]:
+    """The images of a gallery and its queries whose features an evaluation needs, in their order."""
+    same = same_images(lists["query"], lists["gallery"])
+    return [*lists["gallery"].files(), *([] if same else lists["query"].files())]
 
 
 class Evaluator:
@@ -125,9 +133,15 @@ class Evaluator:
 
         Arguments and errors are those of a call, of which this is the first half and `measure` the second.
         """
-        files = [*self._gallery.files(), *([] if self._same_images else self._query.files())]
         size, workers, group = self._batch_size, self._workers, self._group
-        return embed(extract, files, size, workers, group, self._allocate, self._name, after_batch)
+        return embed(extract, self._files, size, workers, group, self.allocate, self._name, after_batch)
+
+    def embed_shard(self, extract: Extractor, shard: Shard) -> np.ndarray:
+        """The features that `embed` gives a shard's images, see `feature_shards.own_images`: float32 [n, D]."""
+        files, size = self._files, self._batch_size
+        own = own_images(len(files), size, shard).tolist()
+        part = [files[i] for i in own]
+        return embed(extract, part, size, self._workers, self._group, self.allocate, lambda i: self._name(own[i]))
 
     def mapped(self, features: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """The features of `embed` after a function of their rows, some at a time, as float32 [N, D']."""
@@ -135,7 +149,7 @@ class Evaluator:
         for first in range(0, len(features), MAPPED_ROWS):
             rows = function(features[first : first + MAPPED_ROWS])
             if mapped is None:
-                mapped = self._allocate((len(features), rows.shape[1]))
+                mapped = self.allocate((len(features), rows.shape[1]))
             mapped[first : first + len(rows)] = rows
         return features if mapped is None else mapped
 
@@ -145,6 +159,10 @@ class Evaluator:
         query = gallery if self._same_images else features[len(self._gallery) :]
         ranking = self._rank(query, gallery, self._left(features))
         return Evaluation(metrics_of(ranking, self._ks), ranking, query, gallery, self._self_pairs)
+
+    @property
+    def _files(self) -> list[str]:
+        return files_of({"gallery": self._gallery, "query": self._query})
 
     def _left(self, features: np.ndarray) -> int:
         """Bytes for similarities beside the features, which may be in a file."""
@@ -172,7 +190,7 @@ class Evaluator:
             records, index = self._query, index - len(records)
         return f"{records.where(index)}: {records.files()[index]}"
 
-    def _allocate(self, shape: tuple[int, int]) -> np.ndarray:
+    def allocate(self, shape: tuple[int, int]) -> np.ndarray:
         """Allocate features in memory if half of the bound suffices, else in an unnamed temporary file."""
         size = 4 * shape[0] * shape[1]
         if 2 * size <= self._memory:

@@ -139,11 +139,17 @@ class NpzReader:
 
     def rows(self, name: str, dtype: type, count: int) -> Iterator[np.ndarray]:
         """The rows of an array [count, D], one by one."""
+        for block in self.blocks(name, dtype, count, 1):
+            yield from block
+
+    def blocks(self, name: str, dtype: type, count: int, most: int = 4096) -> Iterator[np.ndarray]:
+        """An array [count, D] by `most` rows at a time."""
         with self._opened(name, dtype) as (stream, shape):
             if len(shape) != 2 or shape[0] != count:
                 raise ValueError(f"{name} has the shape {shape}, not {count} rows")
-            for _ in range(count):
-                yield np.frombuffer(_exactly(stream, _bytes_of(shape[1:], dtype), name), dtype)
+            for first in range(0, count, most):
+                part = (min(most, count - first), *shape[1:])
+                yield np.frombuffer(_exactly(stream, _bytes_of(part, dtype), name), dtype).reshape(part)
 
     def texts(self, name: str) -> list[str]:
         """What `NpzWriter.write_texts` wrote."""

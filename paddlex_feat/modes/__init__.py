@@ -88,6 +88,7 @@ MODES.add(
         run="paddlex_feat.modes.evaluate:run",
         help="measure recall@k and mAP of weights or of an inference model",
         section="Evaluate",
+        shard="Evaluate.shard",
         multi_device=True,
         error_type=EvaluationError,
         memory_fix="Lower Evaluate.batch_size or Evaluate.memory_mib.",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from paddlex_feat.checks.context import CheckSettings, DataSet
-from paddlex_feat.checks.inspection_shards import inspect_shard, inspected, path_of
+from paddlex_feat.checks.inspection_shards import STEM, inspect_shard, inspected
 from paddlex_feat.checks.runner import check, chosen_files
 from paddlex_feat.checks.suspects import rank_suspects
 from paddlex_feat.config.schema import Config
@@ -86,7 +86,7 @@ def _inspect_shard(shard: Shard, files: list[str], config: Config, output: Path)
     found, there = inspect_shard(output / "check_dataset", shard, files, config.Train.num_workers or cpu_count())
     faults = sum(bool(info.error) for info in found.values())
     log.info("Shard %s: %d of %d images, %d cannot be used", shard, len(found), len(files), faults)
-    file = f"check_dataset/{path_of(output, shard).name}"
+    file = f"check_dataset/{shard.file(STEM)}"
     return {"shard": str(shard), "images": len(found), "unusable": faults, "file": file, "skipped": there}
 
 

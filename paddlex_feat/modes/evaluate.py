@@ -19,7 +19,7 @@ from paddlex_feat.evaluation.sampling import LEVEL, intervals, sample_of
 from paddlex_feat.fileio.atomic import read_result, require_writable
 from paddlex_feat.inference.identity import ModelIdentity, identity_of
 from paddlex_feat.inference.model_info import PREFIX
-from paddlex_feat.modes import trained_model
+from paddlex_feat.modes import evaluate_shard, trained_model
 from paddlex_feat.modes.build import evaluator_of, extractor_of
 from paddlex_feat.modes.data import read_lists, require_images, self_pairs_of, warn_of_self_matches
 from paddlex_feat.modes.worker import launch_processes
@@ -36,9 +36,10 @@ def run(config: Config, output: Path, group: ProcessGroup) -> dict[str, Any]:
 
     Lists, folders and configuration are checked before Paddle is imported.
     """
-    folder = output / "evaluate"
+    folder, whole = output / "evaluate", config.Evaluate.shard is None
     if group.rank == 0:
         require_writable(folder)
+    if group.rank == 0 and whole:
         with as_output_error(folder):
             for name in (*evaluation_report.FILES, FEATURES):  # files of an earlier evaluation
                 (folder / name).unlink(missing_ok=True)
@@ -53,6 +54,8 @@ def run(config: Config, output: Path, group: ProcessGroup) -> dict[str, Any]:
             error.fix = "Raise Evaluate.query_sample: other queries may have one."
         raise
     path = trained_model.resolve_weights(config)
+    if not whole:
+        return evaluate_shard.run_shard(config, lists, path, output, group)
     if launch.needs_workers(config.Global.device, None, group):
         return launch_processes(config, output)
     return _evaluate(config, output, group, lists, own, path, queries)
@@ -68,11 +71,9 @@ def _evaluate(
     queries: int,
 ) -> dict[str, Any]:
     folder = output / "evaluate"
-    if group.rank == 0:
+    if group.rank == 0 and not config.Evaluate.embedded:
         warn_of_self_matches(config, lists)
-    model = trained_model.load_model(config, path, group)
-    evaluator = evaluator_of(config, lists, own, model.worker, output)
-    evaluation = evaluator(extractor_of(config, model.extract), baseline=config.Evaluate.baseline)
+    evaluation = _measure(config, output, group, lists, own, path)
     heartbeat.stop()
     if group.rank:
         return {}
@@ -102,6 +103,16 @@ def _evaluate(
             code="report-failed",
         ).with_result(result) from error
     return result
+
+
+def _measure(
+    config: Config, output: Path, group: ProcessGroup, lists: dict[str, ImageList], own: np.ndarray | None, path: Path
+) -> Evaluation:
+    if config.Evaluate.embedded:
+        return evaluate_shard.measure(config, lists, own, path, output, group)
+    model = trained_model.load_model(config, path, group)
+    evaluator = evaluator_of(config, lists, own, model.worker, output)
+    return evaluator(extractor_of(config, model.extract), baseline=config.Evaluate.baseline)
 
 
 def _sample(evaluation: Evaluation, queries: int) -> dict[str, Any]:
@@ -137,7 +148,8 @@ def _identity(config: Config, path: Path, output: Path, dimension: int) -> Model
 def _read_lists(config: Config) -> dict[str, ImageList]:
     """Read gallery and query. Raises DatasetError, also for missing files."""
     lists = read_lists(config, ("gallery", "query"))
-    for records in lists.values():
+    apart = config.Evaluate.shard or config.Evaluate.embedded  # most images are those of others, or need not be there
+    for records in () if apart else lists.values():
         missing = [i for i, file in enumerate(records.files()) if not os.path.isfile(file_of(file))]  # noqa: PTH113 - for speed
         require_images(records, missing)
     return lists

@@ -192,28 +192,33 @@ def run_config(weights: Path, config: Config) -> Config:
     Raises:
         ConfigError: the file is damaged.
     """
-    for folder in (weights.parent, weights.parent.parent):
-        path = folder / "config.yaml"
-        if path.is_file():
-            try:
-                own, notices = load(str(path), [("Global.mode", config.Global.mode)], usable=False, check=find_problems)
-            except ConfigError as error:
-                if not _of_paddleclas(path):
-                    raise ConfigError(
-                        f"The configuration that these weights were trained with is damaged. {error.what}",
-                        where=str(path),
-                        fix="Repair or remove it; without it, network and input size are taken from -c.",
-                        code="run-config-damaged",
-                    ) from error
-                log.warning("%s was written by PaddleClas: -c is used instead.", path)
-                return config
-            for notice in notices:
-                log.info("%s: %s", path, notice)
-            _warn_of_mismatch(own, config, path)
-            return own
-    if not is_starter(weights):
-        log.warning("No config.yaml beside %s or one level up: network and input size are taken from -c.", weights)
-    return config
+    path = config_beside(weights)
+    if path is None:
+        if not is_starter(weights):
+            log.warning("No config.yaml beside %s or one level up: network and input size are taken from -c.", weights)
+        return config
+    try:
+        own, notices = load(str(path), [("Global.mode", config.Global.mode)], usable=False, check=find_problems)
+    except ConfigError as error:
+        if not _of_paddleclas(path):
+            raise ConfigError(
+                f"The configuration that these weights were trained with is damaged. {error.what}",
+                where=str(path),
+                fix="Repair or remove it; without it, network and input size are taken from -c.",
+                code="run-config-damaged",
+            ) from error
+        log.warning("%s was written by PaddleClas: -c is used instead.", path)
+        return config
+    for notice in notices:
+        log.info("%s: %s", path, notice)
+    _warn_of_mismatch(own, config, path)
+    return own
+
+
+def config_beside(weights: Path) -> Path | None:
+    """The config.yaml beside weights or one level up."""
+    paths = (folder / "config.yaml" for folder in (weights.parent, weights.parent.parent))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _of_paddleclas(path: Path) -> bool:
