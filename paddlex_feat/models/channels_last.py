@@ -41,10 +41,10 @@ class _Scale(PyLayer):
     @staticmethod
     def forward(ctx: Any, x: paddle.Tensor, factor: paddle.Tensor) -> paddle.Tensor:
         ctx.save_for_backward(x, factor)
-        return x * factor
+        return x * factor.expand_as(x)  # Paddle 3.3 takes ten times as long for what it broadcasts itself
 
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
         x, factor = ctx.saved_tensor()
         products = (gradient * x).reshape([x.shape[0], -1, x.shape[-1]])
-        return gradient * factor, _pixel_sum(products).reshape(factor.shape)
+        return gradient * factor.expand_as(x), _pixel_sum(products).reshape(factor.shape)
