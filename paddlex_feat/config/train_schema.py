@@ -350,7 +350,11 @@ class TrainSection(Section):
     skip_bad_images: bool = key(
         False, "Replace an undecodable image by another of its class and count it, instead of stopping."
     )
-    onednn_conv: bool = key(True, "On a CPU, compute training convolutions with oneDNN (checked at start).")
+    onednn_conv: bool | Literal["channels_first"] = key(
+        True,
+        "On a CPU, compute training convolutions with oneDNN, checked at start. channels_first: with the rounding of "
+        "earlier versions, at about two thirds of the rate.",
+    )
     amp: Amp = key("OFF", "Mixed precision on a GPU: OFF, O1 or O2.")
     amp_dtype: Literal["float16", "bfloat16"] = key("float16", "Number format of mixed precision.")
     dy2st: bool = key(False, "Compile the training graph (to_static).")

@@ -128,14 +128,17 @@ def _agrees(cin: int, cout: int, kernel: int, stride: int, groups: int, channels
     return all(np.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(*results, strict=True))
 
 
-# Memory in units of all inputs and outputs of the convolutions: what the native graph holds, and what the
-# programs hold more, for each keeps both ends, their copies and their gradients. Measured: 94 and 172 MB an
-# image of PP-ShiTuV2_rec at 224 px, whose ends are 61 MB.
-_NATIVE, _PROGRAMS = 1.6, 2.9
+# Memory of a training step in units of all inputs and outputs of the convolutions. With channels first each program
+# keeps both ends, their copies and their gradients; with channels last 1 x 1 convolutions are no programs, and the
+# others have one copy. Measured: 266 and 137 MB an image of PP-ShiTuV2_rec at 224 px, whose ends are 61 MB.
+_CHANNELS_FIRST, _CHANNELS_LAST = 4.5, 2.3
 
 
-def memory_needed(model: nn.Layer, batch_size: int, input_size: int) -> int:
-    """Bytes that a training step with the programs holds, as far as convolutions decide it."""
+def memory_needed(model: nn.Layer, batch_size: int, input_size: int, channels_last: bool = False) -> int:
+    """Bytes that a training step with the programs holds, as far as convolutions decide it.
+
+    channels_last: as `accelerate` takes it.
+    """
     elements = 0
 
     def count(layer: nn.Layer, inputs: tuple[paddle.Tensor, ...], output: paddle.Tensor) -> None:
@@ -152,7 +155,8 @@ def memory_needed(model: nn.Layer, batch_size: int, input_size: int) -> int:
         hook.remove()
     if training:
         model.train()
-    return int((_NATIVE + _PROGRAMS) * 4 * elements * batch_size)
+    factor = _CHANNELS_LAST if channels_last and _able(model) else _CHANNELS_FIRST
+    return int(factor * 4 * elements * batch_size)
 
 
 def accelerate(
@@ -169,19 +173,18 @@ def accelerate(
         batch_size: images of a training step.
         input_size: side of these images in pixels.
         memory: bytes that a step may take; None: not checked.
-        channels_last: let a network that can compute with channels last do so. It rounds otherwise then, so official
-            recipes go without.
+        channels_last: let a network that can compute with channels last do so. It rounds otherwise then.
 
     Returns False, with a notice, where the programs do not agree with the native operator or would
     not fit. Needs FLAGS_use_mkldnn=1 in the environment before Paddle was imported.
     """
     if os.environ.get("FLAGS_use_mkldnn") != "1":
         return False
-    needed = memory_needed(model, batch_size, input_size) if memory is not None else 0
+    needed = memory_needed(model, batch_size, input_size, channels_last) if memory is not None else 0
     if memory is not None and needed > memory:
         log.warning(
             "Batches of %d at %d px would take about %.0f GB with oneDNN convolutions, of %.0f that there are: "
-            "Paddle's native ones take a third, and several times as long. A smaller Train.batch_size is faster.",
+            "Paddle's native ones take less, and several times as long. A smaller Train.batch_size is faster.",
             batch_size,
             input_size,
             needed / 1e9,
@@ -218,7 +221,7 @@ def thread_for_channels_last() -> ThreadPoolExecutor:
 
 def _put_channels_last(model: nn.Layer) -> None:
     """Make the part of the network that can compute with channels last do so, if that agrees with native operators."""
-    able = [layer for layer in model.sublayers(include_self=True) if hasattr(layer, "use_channels_last")]
+    able = _able(model)
     if not able:
         return
     try:
@@ -232,6 +235,11 @@ def _put_channels_last(model: nn.Layer) -> None:
         able[0].use_channels_last()
     else:
         log.warning("Convolutions with channels last failed their self-check: training goes on with channels first.")
+
+
+def _able(model: nn.Layer) -> list[nn.Layer]:
+    """The parts of a network that can compute with channels last."""
+    return [layer for layer in model.sublayers(include_self=True) if hasattr(layer, "use_channels_last")]
 
 
 def has_channels_last(model: nn.Layer) -> bool:

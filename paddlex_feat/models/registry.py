@@ -37,8 +37,6 @@ class BackboneSpec:
         mean: what is subtracted from each RGB channel of an image whose values are in 0 .. 1; None: ImageNet's mean.
         std: what that is divided by; None: ImageNet's standard deviation.
         poolings: values of `Model.pooling` that it can build.
-        official: whether recipes of PaddleClas train it, so that a training on a CPU keeps its bytes from version to
-            version (`modes.parts.keeps_rounding`).
         inits: values of `Train.init_backbone` beside "recipe"; the layer has a method `init_VALUE()` for each, which is
             called before weights are loaded.
     """
@@ -54,7 +52,6 @@ class BackboneSpec:
     std: tuple[float, float, float] | None = None
     poolings: tuple[str, ...] = ("mean",)
     inits: tuple[str, ...] = ()
-    official: bool = True
 
     def stride_of(self, spec: NetworkSpec) -> int:
         """Return the stride of this network, in pixels."""
@@ -113,7 +110,6 @@ BACKBONES.add(
         stride=32,
         mean=(127 / 255,) * 3,
         std=(128 / 255,) * 3,
-        official=False,
     )
 )
 

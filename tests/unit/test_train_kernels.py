@@ -140,10 +140,10 @@ def test_kinds_of_processors_are_read_from_the_system(monkeypatch, tmp_path):
     assert not cpu.is_amd_with_avx2() and cpu.has_avx512()
 
 
-def test_official_recipes_alone_keep_their_rounding():
-    assert keeps_rounding(config())
-    assert not keeps_rounding(config(Train__recipe="auto"))
-    assert not keeps_rounding(load("EfficientNet_Lite0_rec", [])[0])
+def test_the_rounding_of_earlier_versions_is_kept_on_request():
+    assert keeps_rounding(config(Train__onednn_conv="channels_first"))
+    assert keeps_rounding(config(Train__onednn_conv=False))
+    assert not keeps_rounding(config())
 
 
 @pytest.mark.parametrize(
