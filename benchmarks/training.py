@@ -1,9 +1,10 @@
-"""How fast training is on a CPU, beside the straightforward benchmarks/plain_training.py.
+"""How fast training is on a CPU, beside the straightforward benchmarks/plain_training.py, and beside PyTorch.
 
-    python benchmarks/training.py [steps] [run] [checkpoint]
+    python benchmarks/training.py [steps] [peer] [run] [checkpoint]
 
 Prints the tables of benchmarks/README.md. Every figure is of whole processes; ratios are taken pair by
-pair in one run, and medians are quoted.
+pair in one run, and medians are quoted. `peer` runs benchmarks/torch_training.py in an environment of its own, which it
+makes, unless TORCH_PYTHON names the Python of one that has torch.
 """
 
 from __future__ import annotations
@@ -15,15 +16,24 @@ import subprocess
 import sys
 import tempfile
 import time
+import venv
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-PLAIN = str(ROOT / "benchmarks" / "plain_training.py")
+PLAIN, PEER = (str(ROOT / "benchmarks" / name) for name in ("plain_training.py", "torch_training.py"))
+KEPT_BYTES = 2**34
 PAIRS = 3
 STEPS = ((64, 64, 4, "6"), (224, 32, 3, "2.3"))  # size, batch, steps of a process, ratio asked for
+PEER_PAIRS, TORCH = 5, ("torch==2.13.*", "numpy<3")
+PEERS = (  # model, size, batch, steps of a process
+    ("PP-ShiTuV2_rec", 64, 64, 8),
+    ("PP-ShiTuV2_rec", 224, 32, 4),
+    ("EfficientNet_Lite0_rec", 128, 64, 5),
+    ("PP-ShiTuV2_rec_CLIP_vit_base", 224, 8, 4),
+)
 CLASSES, IMAGES, SIDE = 50, 1000, 160
 EPOCHS, EVAL_INTERVAL = 5, 5  # a quarter of 20 epochs with an evaluation every 5
 CHECKPOINTS = 12
@@ -41,23 +51,31 @@ def seconds_of_steps(command: list[str]) -> float:
     return statistics.median([float(line) for line in done.stdout.split()][1:])
 
 
-def own_steps(size: int, batch_size: int, count: int) -> None:
+def own_steps(name: str, size: int, batch_size: int, count: int) -> None:
     """Print the seconds of each of our steps on random pixels."""
+    from paddlex_feat.runtime.malloc import keep_all_freed_memory
     from paddlex_feat.runtime.paddle_import import prepare_paddle
 
-    prepare_paddle(onednn_training=True)
+    with keep_all_freed_memory(KEPT_BYTES):
+        prepare_paddle(training=True, onednn_training=True, fast_products=True)
+        _own_steps(name, size, batch_size, count)
+
+
+def _own_steps(name: str, size: int, batch_size: int, count: int) -> None:
     import paddle
 
+    from paddlex_feat.config.load import load
     from paddlex_feat.data.images.preprocess import Preprocess
     from paddlex_feat.losses.combined import recipe_loss
     from paddlex_feat.models import cpu_conv, recognizer
-    from paddlex_feat.models.spec import NetworkSpec
+    from paddlex_feat.modes.parts import network_spec
     from paddlex_feat.training.step import Step, TrainingNetwork
 
     paddle.seed(0)
-    model = recognizer.build(NetworkSpec(input_size=size), CLASSES)
+    config, _ = load(name, [("Train.input_size", size), ("Model.head", "linear")])
+    model = recognizer.build(network_spec(config), CLASSES)
     optimizer = paddle.optimizer.Momentum(0.01, 0.9, model.parameters(), weight_decay=1e-5)
-    cpu_conv.accelerate(model)
+    cpu_conv.accelerate(model, channels_last=True)
     criterion = recipe_loss()
     step = Step(TrainingNetwork(model, Preprocess(size)), criterion, optimizer)
     images = np.random.default_rng(0).integers(0, 256, (batch_size, size, size, 3), dtype=np.uint8)
@@ -77,12 +95,39 @@ def measure_steps() -> None:
         pairs = []
         for _ in range(PAIRS):
             plain = seconds_of_steps([sys.executable, PLAIN, "steps", str(size), str(batch_size), str(count)])
-            words = ["own_steps", str(size), str(batch_size), str(3 * count)]
+            words = ["own_steps", "PP-ShiTuV2_rec", str(size), str(batch_size), str(3 * count)]
             pairs.append((plain, seconds_of_steps([sys.executable, __file__, *words])))
         plain, ours = (statistics.median(p[i] for p in pairs) for i in (0, 1))
         ratio = statistics.median(a / b for a, b in pairs)
         row = f"{size} px, batch {batch_size} | {plain:.2f} s | {ours:.3f} s | {ratio:.1f} | at least {asked}"
         print(f"| {row} |", flush=True)
+
+
+def torch_python(folder: Path) -> str:
+    """The Python of an environment with PyTorch."""
+    if "TORCH_PYTHON" in os.environ:
+        return os.environ["TORCH_PYTHON"]
+    venv.create(folder / "torch", with_pip=True)
+    python = str(folder / "torch" / "bin" / "python")
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *TORCH], check=True)
+    return python
+
+
+def measure_peers() -> None:
+    """Table of one step against PyTorch's, eager and with channels last."""
+    print(f"\n{PEER_PAIRS} pairs of processes\n")
+    print("| step | PyTorch | ours | images/s, ours / PyTorch's, median of pairs | asked |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as temporary:
+        python = torch_python(Path(temporary))
+        for name, size, batch_size, count in PEERS:
+            words, pairs = [name, str(size), str(batch_size), str(count)], list[tuple[float, float]]()
+            for _ in range(PEER_PAIRS):
+                peer = seconds_of_steps([python, PEER, *words])
+                pairs.append((peer, seconds_of_steps([sys.executable, __file__, "own_steps", *words])))
+            peer, ours = (statistics.median(p[i] for p in pairs) for i in (0, 1))
+            ratio = statistics.median(a / b for a, b in pairs)
+            what = f"{name}, {size} px, batch {batch_size}"
+            print(f"| {what} | {peer:.3f} s | {ours:.3f} s | {ratio:.2f} | at least 0.9 |", flush=True)
 
 
 def make_data(folder: Path) -> None:
@@ -167,7 +212,8 @@ def measure_checkpoint() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["own_steps"]:
-        own_steps(*map(int, sys.argv[2:5]))
+        own_steps(sys.argv[2], *map(int, sys.argv[3:6]))
     else:
-        for name in sys.argv[1:] or ("steps", "run", "checkpoint"):
-            {"steps": measure_steps, "run": measure_run, "checkpoint": measure_checkpoint}[name]()
+        tables = {"steps": measure_steps, "peer": measure_peers, "run": measure_run, "checkpoint": measure_checkpoint}
+        for name in sys.argv[1:] or tables:
+            tables[name]()
