@@ -15,6 +15,7 @@ from paddlex_feat.fileio.npz import NpzWriter
 STEM = "features"
 BATCH = "Evaluate.batch_size"
 _VERSION = 1
+_ROWS = 4096  # that are copied at a time
 
 
 def job_of(names: Sequence[str], model: str, batch_size: int) -> ShardedJob:
@@ -38,7 +39,8 @@ def own_images(images: int, batch_size: int, shard: Shard) -> np.ndarray:
 def write(path: Path, job: ShardedJob, shard: Shard, features: np.ndarray) -> None:
     """Write the features of a shard, float32 [n, D]. Raises OutputError."""
     with atomic_path(path) as temporary, NpzWriter(temporary) as writer:
-        writer.write_array("features", features)
+        pieces = (features[at : at + _ROWS].tobytes() for at in range(0, len(features), _ROWS))
+        writer.write("features", features.dtype, features.shape, pieces)  # not whole: it may be a file
         writer.write_texts(RECORD, [job.record(shard)])
 
 
