@@ -34,7 +34,7 @@ def network_spec(config: Config) -> NetworkSpec:
 
 
 def keeps_rounding(config: Config) -> bool:
-    """Whether a training on a CPU rounds as earlier versions did for official recipes: half as long again."""
+    """Whether a training on a CPU rounds as earlier versions did for official recipes, at 2/3 of the rate."""
     return config.Train.onednn_conv is not True
 
 
