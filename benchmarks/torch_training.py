@@ -161,4 +161,5 @@ def main(name: str, size: int, batch: int, steps: int, half: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5:] == ["bf16"])
+    size, batch, steps = map(int, sys.argv[2:5])
+    main(sys.argv[1], size, batch, steps, half=sys.argv[5:] == ["bf16"])
