@@ -69,13 +69,14 @@ def _own_steps(name: str, size: int, batch_size: int, count: int) -> None:
     from paddlex_feat.losses.combined import recipe_loss
     from paddlex_feat.models import cpu_conv, recognizer
     from paddlex_feat.modes.parts import network_spec
+    from paddlex_feat.runtime.cpu import cpu_count
     from paddlex_feat.training.step import Step, TrainingNetwork
 
     paddle.seed(0)
     config, _ = load(name, [("Train.input_size", size), ("Model.head", "linear")])
     model = recognizer.build(network_spec(config), CLASSES)
     optimizer = paddle.optimizer.Momentum(0.01, 0.9, model.parameters(), weight_decay=1e-5)
-    cpu_conv.accelerate(model, channels_last=True)
+    cpu_conv.accelerate(model, channels_last=True, threads=cpu_count())
     criterion = recipe_loss()
     step = Step(TrainingNetwork(model, Preprocess(size)), criterion, optimizer)
     images = np.random.default_rng(0).integers(0, 256, (batch_size, size, size, 3), dtype=np.uint8)

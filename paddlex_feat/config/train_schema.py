@@ -355,6 +355,11 @@ class TrainSection(Section):
         "On a CPU, compute training convolutions with oneDNN, checked at start. channels_first: with the rounding of "
         "earlier versions, at about two thirds of the rate.",
     )
+    compiled_loops: bool = key(
+        True,
+        "On a CPU with channels last, compute BatchNorm, activations and gradients of depthwise weights by loops that "
+        "Numba compiles, checked at start.",
+    )
     amp: Amp = key("OFF", "Mixed precision on a GPU: OFF, O1 or O2.")
     amp_dtype: Literal["float16", "bfloat16"] = key("float16", "Number format of mixed precision.")
     dy2st: bool = key(False, "Compile the training graph (to_static).")

@@ -2,9 +2,10 @@
 
 Paddle 3.3's dynamic graph never uses oneDNN for convolutions; a static program does. The whole model as one static
 program would take BatchNorm and ReLU along, whose oneDNN gradients are slow, so each Conv2D alone becomes a program.
-With channels last, where asked for, oneDNN rearranges nothing before and after a convolution, and those of 1 x 1 are
-plain matrix products: a step is a third to a half faster. A work-around for one Paddle version: it is checked
-against the native convolution before use, and left out where it disagrees.
+With channels last, where asked for, oneDNN rearranges nothing before and after a convolution, those of 1 x 1 are plain
+matrix products, and BatchNorm, activations and gradients of depthwise weights are compiled loops: a step takes half as
+long. A work-around for one Paddle version: it is checked against the native operators before use, and left out where it
+disagrees.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import numpy as np
 import paddle
@@ -21,7 +24,10 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from paddlex_feat.errors import FeatError
-from paddlex_feat.models import depthwise
+from paddlex_feat.models import depthwise, normalized_sum
+
+if TYPE_CHECKING:
+    from paddlex_feat.models.compiled_kernels import Loops
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +57,9 @@ class _ChannelsLastProgram(nn.Layer):
         return paddle.assign(F.conv2d(x, weight, None, *self._settings, data_format="NHWC"))
 
 
-def _attach(conv: nn.Conv2D) -> None:
+def _attach(conv: nn.Conv2D, loops: Loops | None = None) -> None:
     if _channels_last(conv):
-        forward = _channels_last_forward(conv)
+        forward = _channels_last_forward(conv, loops)
     else:
         forward = paddle.jit.to_static(_ConvProgram(conv), full_graph=True).__call__
     # Past Layer.__setattr__, which would register the program and change the state dict.
@@ -64,7 +70,7 @@ def _channels_last(conv: nn.Conv2D) -> bool:
     return bool(conv._data_format == "NHWC")
 
 
-def _channels_last_forward(conv: nn.Conv2D) -> Forward:
+def _channels_last_forward(conv: nn.Conv2D, loops: Loops | None) -> Forward:
     if (
         conv.weight.shape[2:] == [1, 1]
         and conv._groups == 1
@@ -72,15 +78,15 @@ def _channels_last_forward(conv: nn.Conv2D) -> Forward:
         and not any(conv._updated_padding)
     ):
         return partial(_product, conv)
-    program, alone = (paddle.jit.to_static(_ChannelsLastProgram(conv), full_graph=True) for _ in range(2))
-    if not conv.weight.stop_gradient:
+    program = paddle.jit.to_static(_ChannelsLastProgram(conv), full_graph=True)
+    own_gradient = loops is not None and depthwise.takes(conv) and not conv.weight.stop_gradient
+    if not own_gradient and not conv.weight.stop_gradient:
         conv.weight.register_hook(partial(_channels_first, conv.weight.shape))
-    own_gradients = depthwise.takes(conv)
 
     def forward(x: paddle.Tensor) -> paddle.Tensor:
         y: paddle.Tensor
-        if own_gradients and x.shape[1] * x.shape[2] <= depthwise.MAX_PIXELS:
-            y = depthwise.convolve(x, conv.weight, alone)
+        if own_gradient and loops is not None:
+            y = depthwise.add_weight_gradient(program(x, conv.weight.detach()), x, conv, loops)
         else:
             y = program(x, conv.weight)
         return y if conv.bias is None else y + conv.bias
@@ -106,7 +112,15 @@ def _channels_first(shape: list[int], gradient: paddle.Tensor) -> paddle.Tensor:
 _KINDS = ((8, 16, 3, 2, 1), (16, 16, 5, 1, 16), (16, 16, 3, 2, 16), (16, 16, 1, 1, 16), (16, 24, 1, 1, 1))
 
 
-def _agrees(cin: int, cout: int, kernel: int, stride: int, groups: int, channels_last: bool = False) -> bool:
+def _agrees(
+    cin: int,
+    cout: int,
+    kernel: int,
+    stride: int,
+    groups: int,
+    channels_last: bool = False,
+    loops: Loops | None = None,
+) -> bool:
     """Does a program give the native output and gradients on a small convolution?"""
     x = paddle.to_tensor(np.random.default_rng(0).standard_normal((2, cin, 9, 9)).astype("float32"))
     results = []
@@ -114,7 +128,7 @@ def _agrees(cin: int, cout: int, kernel: int, stride: int, groups: int, channels
     program.set_state_dict(native.state_dict())
     if channels_last:
         program._data_format = "NHWC"
-    _attach(program)
+    _attach(program, loops)
     for conv in (native, program):
         data = x.clone()
         data.stop_gradient = False
@@ -165,6 +179,7 @@ def accelerate(
     input_size: int = 32,
     memory: int | None = None,
     channels_last: bool = False,
+    threads: int | None = None,
 ) -> bool:
     """Route every Conv2D of `model` through oneDNN; state-dict names stay.
 
@@ -174,6 +189,7 @@ def accelerate(
         input_size: side of these images in pixels.
         memory: bytes that a step may take; None: not checked.
         channels_last: let a network that can compute with channels last do so. It rounds otherwise then.
+        threads: that share the compiled loops of such a network; None: Paddle's operators are used instead.
 
     Returns False, with a notice, where the programs do not agree with the native operator or would
     not fit. Needs FLAGS_use_mkldnn=1 in the environment before Paddle was imported.
@@ -195,6 +211,7 @@ def accelerate(
         agrees = all(_agrees(*kind) for kind in _KINDS)
         if agrees and channels_last:
             _put_channels_last(model)
+        loops = _compiled_loops(threads) if threads and has_channels_last(model) else None
     except FeatError:  # no temporary file can be written, which the first export would find out after an epoch
         raise
     except Exception as error:  # noqa: BLE001 - any failure of the work-around means: use the native operator
@@ -206,7 +223,9 @@ def accelerate(
     last = has_channels_last(model)
     for layer in model.sublayers():
         if isinstance(layer, nn.Conv2D) and _channels_last(layer) == last:  # see `thread_for_channels_last`
-            _attach(layer)
+            _attach(layer, loops)
+    if loops is not None:
+        normalized_sum.compile_norms(model, loops)
     return True
 
 
@@ -225,7 +244,7 @@ def _put_channels_last(model: nn.Layer) -> None:
     if not able:
         return
     try:
-        agrees = thread_for_channels_last().submit(_all_agree_channels_last).result()
+        agrees = thread_for_channels_last().submit(_all_agree_channels_last, None).result()
     except FeatError:
         raise
     except Exception as error:  # noqa: BLE001 - channels first has passed its own check
@@ -247,5 +266,27 @@ def has_channels_last(model: nn.Layer) -> bool:
     return any(getattr(layer, "channels_last", False) for layer in model.sublayers(include_self=True))
 
 
-def _all_agree_channels_last() -> bool:
-    return all(_agrees(*kind, channels_last=True) for kind in _KINDS)
+def _all_agree_channels_last(loops: Loops | None) -> bool:
+    return all(_agrees(*kind, channels_last=True, loops=loops) for kind in _KINDS)
+
+
+def _compiled_loops(threads: int) -> Loops | None:
+    """What shares the compiled loops among threads; None, with a notice, where they are missing or do not agree."""
+    if find_spec("numba") is None:
+        log.info("Training takes about a third longer without Numba: pip install numba")
+        return None
+    try:
+        from paddlex_feat.models.compiled_kernels import Loops
+
+        loops = Loops(threads)
+        convolutions = thread_for_channels_last().submit(_all_agree_channels_last, loops).result()
+        agrees = convolutions and normalized_sum.agrees(loops)
+    except FeatError:
+        raise
+    except Exception as error:  # noqa: BLE001 - Paddle's operators are there in any case
+        log.warning("Compiled loops: %s", error)
+        agrees = False
+    if agrees:
+        return loops
+    log.warning("Compiled loops failed their self-check: training goes on with Paddle's operators.")
+    return None

@@ -12,6 +12,7 @@ from paddle import nn
 
 from paddlex_feat.config.base import Section
 from paddlex_feat.models.channels_last import put_channels_last
+from paddlex_feat.models.normalized_sum import NONE, RELU6, normalized_sum
 from paddlex_feat.models.pooling import adapt_pooling, pooling
 from paddlex_feat.models.spec import NetworkSpec
 
@@ -68,9 +69,8 @@ class ConvBN(nn.Layer):
                 groups=conv._groups,
                 data_format=conv._data_format,
             )
-        else:
-            x = self.bn(self.conv(x))
-        return F.relu6(x) if self.relu else x
+            return F.relu6(x) if self.relu else x
+        return normalized_sum([self.conv(x)], [self.bn], RELU6 if self.relu else NONE)
 
     @paddle.no_grad()
     def fuse(self) -> None:

@@ -14,7 +14,7 @@ from paddlex_feat.models import cpu_conv
 from paddlex_feat.models.recognizer import Recognizer
 from paddlex_feat.modes.parts import keeps_rounding
 from paddlex_feat.modes.worker import Worker
-from paddlex_feat.runtime.cpu import memory_limit
+from paddlex_feat.runtime.cpu import cpu_count, memory_limit
 from paddlex_feat.training.stop import defer_signals
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,9 @@ def choose_convolutions(config: Config, model: paddle.nn.Layer, worker: Worker) 
     largest = max(settings.input_size, settings.final_size or 0)
     share = memory_limit() * 9 // 10 // worker.group.local_size
     with defer_signals():
-        done = cpu_conv.accelerate(model, settings.batch_size, largest, share, not keeps_rounding(config))
+        threads = (worker.threads or cpu_count()) if settings.compiled_loops else None
+        last = not keeps_rounding(config)
+        done = cpu_conv.accelerate(model, settings.batch_size, largest, share, last, threads)
     if not done:
         return "native"
     return "oneDNN, channels last" if cpu_conv.has_channels_last(model) else "oneDNN"

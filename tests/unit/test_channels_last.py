@@ -12,7 +12,8 @@ from paddle import nn
 
 from paddlex_feat.data.images.preprocess import Preprocess
 from paddlex_feat.losses.combined import recipe_loss
-from paddlex_feat.models import channels_last, cpu_conv, depthwise, recognizer
+from paddlex_feat.models import channels_last, cpu_conv, depthwise, normalized_sum, recognizer
+from paddlex_feat.models.compiled_kernels import Loops
 from paddlex_feat.models.spec import NetworkSpec
 from paddlex_feat.training.freeze import batchnorms, freeze
 from paddlex_feat.training.step import Step, TrainingNetwork
@@ -27,6 +28,7 @@ def onednn():
     paddle.set_flags({"FLAGS_use_mkldnn": True})
 
 
+LOOPS = Loops(2)
 RNG = np.random.default_rng(0)
 
 
@@ -45,43 +47,39 @@ def cosine(one: np.ndarray, other: np.ndarray) -> float:
     return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
 
 
-@pytest.mark.parametrize("height, width, kernel", [(7, 7, 5), (4, 9, 5), (2, 2, 5), (5, 6, 7)])
-def test_gradients_of_small_depthwise_convolutions_are_those_of_paddle(height, width, kernel):
-    native = nn.Conv2D(8, 8, kernel, padding=kernel // 2, groups=8, bias_attr=False)
-    assert depthwise.takes(native)
-    x, weights = tensor(3, 8, height, width), tensor(3, 8, height, width).detach()
-    y = native(x)
+@pytest.mark.parametrize(
+    "size, channels, kernel, stride",
+    [
+        ((7, 7), 8, 5, 1),
+        ((4, 9), 130, 5, 1),
+        ((2, 2), 16, 5, 1),
+        ((5, 6), 3, 7, 1),
+        ((9, 9), 40, 5, 2),
+        ((8, 5), 8, 3, 2),
+    ],
+)
+def test_gradients_of_depthwise_weights_are_those_of_paddle(size, channels, kernel, stride):
+    conv = nn.Conv2D(channels, channels, kernel, stride, kernel // 2, groups=channels, bias_attr=False)
+    x = tensor(3, channels, *size)
+    y = conv(x)
+    weights = tensor(*y.shape).detach()
     (y * weights).sum().backward()
-
-    def program(maps, kernels):
-        maps = maps.transpose([0, 3, 1, 2])
-        return nn.functional.conv2d(maps, kernels, None, 1, kernel // 2, 1, 8).transpose([0, 2, 3, 1])
-
-    last = x.detach().transpose([0, 2, 3, 1])
-    last.stop_gradient = False
-    own = native.weight.clone().detach()
-    own.stop_gradient = False
-    found = depthwise.convolve(last, own, program)
+    expected = conv.weight.grad.clone()
+    conv.clear_gradients()
+    last, of_y = (t.detach().transpose([0, 2, 3, 1]) for t in (x, y))
+    last.stop_gradient = of_y.stop_gradient = False
+    found = depthwise.add_weight_gradient(of_y * 1, last, conv, LOOPS)
     (found * weights.transpose([0, 2, 3, 1])).sum().backward()
     assert_same(found, y.transpose([0, 2, 3, 1]))
-    assert_same(last.grad, x.grad.transpose([0, 2, 3, 1]))
-    assert_same(own.grad, native.weight.grad)
+    assert_same(conv.weight.grad, expected)
+    assert_same(of_y.grad, weights.transpose([0, 2, 3, 1]))
 
 
-@pytest.mark.parametrize("frozen", ["maps", "weight"])
-def test_a_depthwise_convolution_computes_the_wanted_gradient_alone(frozen):
-    maps, weight = tensor(2, 6, 6, 4), tensor(4, 1, 5, 5)
-    (maps if frozen == "maps" else weight).stop_gradient = True
-    calls = []
-
-    def program(x, kernels):
-        calls.append(1)
-        y = nn.functional.conv2d(x.transpose([0, 3, 1, 2]), kernels, None, 1, 2, 1, 4)
-        return y.transpose([0, 2, 3, 1])
-
-    depthwise.convolve(maps, weight, program).sum().backward()
-    assert (maps.grad is None, weight.grad is None) == (frozen == "maps", frozen == "weight")
-    assert len(calls) == (1 if frozen == "maps" else 2)
+def test_a_depthwise_convolution_of_constant_maps_still_learns():
+    conv = nn.Conv2D(4, 4, 5, padding=2, groups=4, bias_attr=False)
+    x, y = (tensor(2, 6, 6, 4).detach() for _ in range(2))
+    depthwise.add_weight_gradient(y, x, conv, LOOPS).sum().backward()
+    assert y.grad is None and float(conv.weight.grad.abs().max()) > 0
 
 
 @pytest.mark.parametrize(
@@ -90,13 +88,65 @@ def test_a_depthwise_convolution_computes_the_wanted_gradient_alone(frozen):
         ({"kernel_size": 5, "padding": 2, "groups": 8}, True),
         ({"kernel_size": 5, "padding": [2, 2, 2, 2], "groups": 8}, True),
         ({"kernel_size": 3, "padding": 1, "groups": 8}, False),
-        ({"kernel_size": 5, "padding": 2, "groups": 8, "stride": 2}, False),
-        ({"kernel_size": 5, "padding": [1, 2, 1, 2], "groups": 8}, False),
+        ({"kernel_size": 5, "padding": [1, 2, 1, 2], "groups": 8, "stride": 2}, True),
+        ({"kernel_size": 5, "padding": 4, "groups": 8, "dilation": 2}, False),
         ({"kernel_size": 5, "padding": 2}, False),
     ],
 )
-def test_only_large_depthwise_kernels_that_keep_the_size_are_taken(settings, taken):
+def test_only_large_depthwise_kernels_are_taken(settings, taken):
     assert depthwise.takes(nn.Conv2D(8, 8, bias_attr=False, **settings)) is taken
+
+
+def normalized(
+    count: int, limits: normalized_sum.Limits, at_rest: bool, loops: Loops | None, offset: float = 0.0
+) -> list[np.ndarray]:
+    """Output, gradients and statistics of `count` BatchNorm layers added up."""
+    draw = np.random.default_rng(0)
+    norms = [nn.BatchNorm2D(24, data_format="NHWC", momentum=0.7, epsilon=1e-3) for _ in range(count)]
+    for norm in norms:
+        norm.weight.set_value(draw.standard_normal(24).astype("float32"))
+        norm.bias.set_value(draw.standard_normal(24).astype("float32"))
+        if at_rest:
+            norm.eval()
+        if loops is not None:
+            norm.loops = loops
+    maps = [paddle.to_tensor(draw.normal(offset, 3, (5, 70, 9, 24)).astype("float32")) for _ in norms]
+    for x in maps:
+        x.stop_gradient = False
+    y = normalized_sum.normalized_sum(maps, norms, limits)
+    (y * paddle.to_tensor(draw.standard_normal(y.shape).astype("float32"))).sum().backward()
+    gradients = [x.grad for x in maps] + [p.grad for norm in norms for p in (norm.weight, norm.bias)]
+    return [t.numpy() for t in (y, *gradients, *(t for norm in norms for t in (norm._mean, norm._variance)))]
+
+
+LIMITS = [normalized_sum.NONE, normalized_sum.RELU, normalized_sum.RELU6]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("limits", LIMITS)
+@pytest.mark.parametrize("at_rest", [False, True])
+def test_batchnorm_in_compiled_loops_is_that_of_paddle(count, limits, at_rest):
+    found, expected = (normalized(count, limits, at_rest, loops) for loops in (LOOPS, None))
+    for one, other in zip(found, expected, strict=True):
+        assert np.abs(one - other).max() <= 1e-4 * max(1, np.abs(other).max())
+
+
+def test_large_means_cost_batchnorm_no_digits():
+    near, far = (normalized(1, normalized_sum.NONE, False, LOOPS, offset) for offset in (0.0, 1000.0))
+    assert np.abs(near[0] - far[0]).max() < 1e-3  # 1000 + x has four digits of x in float32
+
+
+def test_the_number_of_threads_changes_no_bit():
+    one, two = (normalized(3, normalized_sum.RELU, False, Loops(threads)) for threads in (1, 2))
+    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_values_that_are_not_numbers_stay_so():
+    norm = nn.BatchNorm2D(4, data_format="NHWC")
+    norm.loops = LOOPS
+    x = tensor(2, 3, 3, 4)
+    spoilt = paddle.where(paddle.arange(72).reshape([2, 3, 3, 4]) == 5, paddle.to_tensor(np.nan), x)
+    assert np.isnan(normalized_sum.normalized_sum([spoilt], [norm]).numpy()).any()
 
 
 def test_mean_and_gate_of_channels_are_those_of_the_plain_operators():
@@ -114,13 +164,15 @@ def test_mean_and_gate_of_channels_are_those_of_the_plain_operators():
 
 @pytest.mark.parametrize("name", ["PP-ShiTuV2_rec", "EfficientNet_Lite0_rec"])
 @pytest.mark.parametrize("statistics", ["trained", "frozen"])
-def test_networks_keep_names_outputs_and_gradients(name, statistics):
+@pytest.mark.parametrize("threads", [None, 2])
+def test_networks_keep_names_outputs_and_gradients(name, statistics, threads):
     paddle.seed(1)
     networks = [recognizer.build(NETWORKS[name], 5) for _ in range(2)]
     native, fast = networks
     fast.set_state_dict(native.state_dict())
     names = list(native.state_dict())
-    assert cpu_conv.accelerate(fast, channels_last=True)
+    assert cpu_conv.accelerate(fast, channels_last=True, threads=threads)
+    assert all(hasattr(norm, "loops") is bool(threads) for norm in batchnorms(fast.backbone))
     assert cpu_conv.has_channels_last(fast) and not cpu_conv.has_channels_last(native)
     assert list(fast.state_dict()) == names
     images = paddle.to_tensor(np.random.default_rng(0).standard_normal((4, 3, 64, 64)).astype("float32"))
@@ -165,7 +217,7 @@ def test_a_network_with_channels_first_trains_after_one_with_channels_last():
 def test_frozen_first_layers_stay_and_the_others_learn():
     model = recognizer.build(LITE, 4)
     still = freeze(model, ["backbone.stem", "backbone.blocks.0"])
-    assert cpu_conv.accelerate(model, channels_last=True)
+    assert cpu_conv.accelerate(model, channels_last=True, threads=2)
     before = {name: value.numpy().copy() for name, value in model.named_parameters()}
     optimizer = paddle.optimizer.SGD(1.0, [p for p in model.parameters() if not p.stop_gradient])
     network = TrainingNetwork(model, Preprocess(32))
@@ -181,13 +233,30 @@ def test_frozen_first_layers_stay_and_the_others_learn():
     assert {name for name in before if name.startswith("backbone.blocks.1.") and "conv" in name} <= moved
 
 
-def _fails():
+def _fails(*_):
     raise ValueError("no such program")
 
 
-@pytest.mark.parametrize("check", [lambda: False, _fails])
+@pytest.mark.parametrize("check", [lambda *_: False, _fails])
 def test_a_processor_whose_results_disagree_trains_with_channels_first_and_says_so(check, monkeypatch, caplog):
     monkeypatch.setattr(cpu_conv, "_all_agree_channels_last", check)
     model = recognizer.build(LITE, 4)
     assert cpu_conv.accelerate(model, channels_last=True)
     assert not cpu_conv.has_channels_last(model) and "channels first" in caplog.text
+
+
+@pytest.mark.parametrize("check", [lambda *_: False, _fails])
+def test_loops_whose_results_disagree_are_left_out_with_a_notice(check, monkeypatch, caplog):
+    monkeypatch.setattr(normalized_sum, "agrees", check)
+    model = recognizer.build(LITE, 4)
+    assert cpu_conv.accelerate(model, channels_last=True, threads=2)
+    assert cpu_conv.has_channels_last(model) and "Compiled loops failed" in caplog.text
+    assert not any(hasattr(norm, "loops") for norm in batchnorms(model))
+
+
+def test_without_numba_training_says_what_it_lacks(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(cpu_conv, "find_spec", lambda name: None)
+    model = recognizer.build(LITE, 4)
+    assert cpu_conv.accelerate(model, channels_last=True, threads=2)
+    assert cpu_conv.has_channels_last(model) and "pip install numba" in caplog.text
