@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import paddle
@@ -22,9 +22,12 @@ from paddle import nn
 from paddlex_feat.config.base import Section
 from paddlex_feat.errors import ConfigError
 from paddlex_feat.models import clip_names
-from paddlex_feat.models.attention import attention
 from paddlex_feat.models.heads import identity_neck
 from paddlex_feat.models.spec import NetworkSpec
+from paddlex_feat.models.token_layers import GELU, LayerNorm, Linear, heads_attention, use_loops
+
+if TYPE_CHECKING:
+    from paddlex_feat.models.compiled_kernels import Loops
 
 log = logging.getLogger(__name__)
 Activation = Literal["gelu", "quick_gelu"]
@@ -37,8 +40,8 @@ def _truncated_normal() -> paddle.ParamAttr:
     return paddle.ParamAttr(initializer=nn.initializer.TruncatedNormal(std=0.02))
 
 
-def _linear(cin: int, cout: int) -> nn.Linear:
-    return nn.Linear(cin, cout, weight_attr=_truncated_normal())  # Paddle's bias starts at 0
+def _linear(cin: int, cout: int) -> Linear:
+    return Linear(cin, cout, weight_attr=_truncated_normal())  # Paddle's bias starts at 0
 
 
 class Attention(nn.Layer):
@@ -56,8 +59,8 @@ class Attention(nn.Layer):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """float32 [N, T, D] -> float32 [N, T, D]."""
         tokens, width = x.shape[1:]
-        q, k, v = self.qkv(x).reshape([-1, tokens, 3, self.heads, width // self.heads]).unbind(2)
-        return self.proj(attention(q, k, v).reshape([-1, tokens, width]))
+        parts = self.qkv(x).reshape([-1, tokens, 3, self.heads, width // self.heads])
+        return self.proj(heads_attention(parts, self.qkv.loops).reshape([-1, tokens, width]))
 
 
 class QuickGELU(nn.Layer):
@@ -73,12 +76,12 @@ class TransformerBlock(nn.Layer):
 
     def __init__(self, width: int, heads: int, activation: Activation = "gelu"):
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, _EPSILON)
+        self.norm1 = LayerNorm(width, _EPSILON)
         self.attn = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, _EPSILON)
+        self.norm2 = LayerNorm(width, _EPSILON)
         self.mlp = nn.Sequential(
             ("fc1", _linear(width, _MLP_RATIO * width)),
-            ("act", QuickGELU() if activation == "quick_gelu" else nn.GELU()),
+            ("act", QuickGELU() if activation == "quick_gelu" else GELU()),
             ("fc2", _linear(_MLP_RATIO * width, width)),
         )
 
@@ -128,9 +131,9 @@ class CLIPViT(nn.Layer):
         )
         conv = nn.Conv2D(3, width, patch_size, stride=patch_size, bias_attr=False)
         self.patch_embed = nn.Sequential(("proj", conv))
-        self.ln_pre = nn.LayerNorm(width, _EPSILON)
+        self.ln_pre = LayerNorm(width, _EPSILON)
         self.blocks = nn.LayerList([TransformerBlock(width, heads, activation) for _ in range(depth)])
-        self.norm = nn.LayerNorm(width, _EPSILON)
+        self.norm = LayerNorm(width, _EPSILON)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Embeddings, float32 [N, embedding_size], of images float32 [N, 3, input_size, input_size]."""
@@ -144,6 +147,10 @@ class CLIPViT(nn.Layer):
         elif not self.averages_class_token:
             x = x[:, 1:]
         return paddle.matmul(self.norm(x), self.proj).mean(axis=1)
+
+    def use_loops(self, loops: Loops) -> None:
+        """Train by compiled loops from now on."""
+        use_loops(self, loops)
 
     def layers_by_depth(self) -> list[list[str]]:
         """Names by depth, for learning rates that fall towards the image; see training.param_groups.Layered."""

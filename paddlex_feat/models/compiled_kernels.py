@@ -7,13 +7,16 @@ block is depends on the shape alone, so the number of threads changes no bit.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import numba
 import numpy as np
 from numba import njit, prange
+from threadpoolctl import ThreadpoolController
 
 _BLOCK = 2**15  # numbers of a block: few enough for the cache, and not too many blocks to add up
 _GATHERED = 128  # channels that are copied together: fewer would read a little of each line of memory
@@ -40,6 +43,12 @@ class Loops:
 
     def __init__(self, threads: int):
         self._threads = min(threads, numba.get_num_threads())
+        self._pool, self._blas = ThreadPoolExecutor(threads, "loops"), ThreadpoolController()
+
+    def each(self, work: Callable[[int], None], count: int) -> None:
+        """Call work with each number below `count`, on all threads, in which BLAS has one thread."""
+        with self._blas.limit(limits=1, user_api="blas"):
+            deque(self._pool.map(work, range(count)), 0)
 
     def run(self, kernel: Callable[..., None], *given: Any) -> None:
         """Call kernel(*given)."""
@@ -119,6 +128,128 @@ def map_gradient(x, scale, shift, least, most, gradient, factor, slope, offset, 
             for c in range(x.shape[1]):
                 g = gradient[row, c] if least < x[row, c] * scale[c] + shift[c] < most else np.float32(0)
                 out[row, c] = g * factor[c] + (x[row, c] * slope[c] + offset[c])
+
+
+@_parallel
+def add_row(y, row):  # type: ignore[no-untyped-def]
+    """Add row [C] to every row of y [R, C]."""
+    for i in prange(len(y)):
+        for c in range(len(row)):
+            y[i, c] += row[c]
+
+
+@_parallel
+def layer_norm_gradients(x, gradient, weight, epsilon, rows, parts, out):  # type: ignore[no-untyped-def]
+    """Write the gradient of x [R, C] into out, and each block's of weight and bias into parts [blocks, 2, C]."""
+    count = x.shape[1]
+    share = np.float32(1) / np.float32(count)
+    for block in prange(len(parts)):
+        of_weight, of_bias = parts[block, 0], parts[block, 1]
+        of_weight[:] = 0
+        of_bias[:] = 0
+        for row in range(block * rows, min(len(x), (block + 1) * rows)):
+            mean, square = np.float32(0), np.float32(0)
+            for c in range(count):
+                mean += x[row, c]
+            mean *= share
+            for c in range(count):
+                square += (x[row, c] - mean) * (x[row, c] - mean)
+            inverse = np.float32(1) / np.sqrt(square * share + epsilon)
+            total, along = np.float32(0), np.float32(0)
+            for c in range(count):
+                unit, g = (x[row, c] - mean) * inverse, gradient[row, c]
+                of_weight[c] += g * unit
+                of_bias[c] += g
+                total += g * weight[c]
+                along += g * weight[c] * unit
+            total *= share
+            along *= share
+            for c in range(count):
+                unit = (x[row, c] - mean) * inverse
+                out[row, c] = inverse * (gradient[row, c] * weight[c] - total - unit * along)
+
+
+@_inner
+def _exp(x):  # type: ignore[no-untyped-def]
+    """e^x for x of at most 0, to 2e-7 of it: a power of 2 with a polynomial for its fraction."""
+    power = x * np.float32(1.44269504)
+    power = np.float32(-126) if power < np.float32(-126) else power  # NaN stays
+    whole = np.floor(power)
+    f = (power - whole) * np.float32(0.69314718)  # e^f, f below 0.7, by its Taylor series
+    series = np.float32(1) + f * (
+        np.float32(1)
+        + f
+        * (
+            np.float32(1 / 2)
+            + f
+            * (
+                np.float32(1 / 6)
+                + f
+                * (
+                    np.float32(1 / 24)
+                    + f * (np.float32(1 / 120) + f * (np.float32(1 / 720) + f * np.float32(1 / 5040)))
+                )
+            )
+        )
+    )
+    return series * np.int32(np.int32(whole + np.float32(127)) << 23).view(np.float32)
+
+
+@_inner
+def _share_below(x, gauss):  # type: ignore[no-untyped-def]
+    """The normal distribution's share below x, to 1e-7: Abramowitz and Stegun, 7.1.26; `gauss` is exp(-x^2 / 2)."""
+    t = np.float32(1) / (np.float32(1) + np.float32(0.3275911 * 0.70710678) * abs(x))
+    tail = t * (
+        np.float32(0.254829592)
+        + t
+        * (
+            np.float32(-0.284496736)
+            + t * (np.float32(1.421413741) + t * (np.float32(-1.453152027) + t * np.float32(1.061405429)))
+        )
+    )
+    tail *= np.float32(0.5) * gauss
+    return np.float32(1) - tail if x > 0 else tail
+
+
+@_inner
+def softmax_rows(x, scale):  # type: ignore[no-untyped-def]
+    """Replace each row of x [R, C] by its softmax after multiplication by scale."""
+    for row in range(len(x)):
+        largest, total = x[row, 0], np.float32(0)
+        for c in range(x.shape[1]):
+            largest = max(largest, x[row, c])
+        for c in range(x.shape[1]):
+            x[row, c] = _exp((x[row, c] - largest) * scale)
+            total += x[row, c]
+        share = np.float32(1) / total
+        for c in range(x.shape[1]):
+            x[row, c] *= share
+
+
+@_inner
+def softmax_gradient(shares, scale, gradient):  # type: ignore[no-untyped-def]
+    """Replace the gradient of a softmax, [R, C], by that of what `softmax_rows` was given; shares are its result."""
+    for row in range(len(shares)):
+        along = np.float32(0)
+        for c in range(shares.shape[1]):
+            along += shares[row, c] * gradient[row, c]
+        for c in range(shares.shape[1]):
+            gradient[row, c] = shares[row, c] * (gradient[row, c] - along) * scale
+
+
+@_parallel
+def gelu(x, y):  # type: ignore[no-untyped-def]
+    """Write x times the normal distribution's share below x into y, both [n]."""
+    for i in prange(len(x)):
+        y[i] = x[i] * _share_below(x[i], _exp(np.float32(-0.5) * x[i] * x[i]))
+
+
+@_parallel
+def gelu_gradient(x, gradient, out):  # type: ignore[no-untyped-def]
+    """Write the gradient of the x [n] of `gelu` into out."""
+    for i in prange(len(x)):
+        gauss = _exp(np.float32(-0.5) * x[i] * x[i])
+        out[i] = gradient[i] * (_share_below(x[i], gauss) + x[i] * gauss * np.float32(0.39894228))
 
 
 @_inner

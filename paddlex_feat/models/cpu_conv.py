@@ -24,7 +24,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from paddlex_feat.errors import FeatError
-from paddlex_feat.models import depthwise, normalized_sum
+from paddlex_feat.models import depthwise, normalized_sum, token_layers
 
 if TYPE_CHECKING:
     from paddlex_feat.models.compiled_kernels import Loops
@@ -211,7 +211,7 @@ def accelerate(
         agrees = all(_agrees(*kind) for kind in _KINDS)
         if agrees and channels_last:
             _put_channels_last(model)
-        loops = _compiled_loops(threads) if threads and has_channels_last(model) else None
+        loops = _compiled_loops(threads) if threads and channels_last else None
     except FeatError:  # no temporary file can be written, which the first export would find out after an epoch
         raise
     except Exception as error:  # noqa: BLE001 - any failure of the work-around means: use the native operator
@@ -224,8 +224,9 @@ def accelerate(
     for layer in model.sublayers():
         if isinstance(layer, nn.Conv2D) and _channels_last(layer) == last:  # see `thread_for_channels_last`
             _attach(layer, loops)
-    if loops is not None:
-        normalized_sum.compile_norms(model, loops)
+    for layer in model.sublayers(include_self=True) if loops is not None else ():
+        if hasattr(layer, "use_loops"):
+            layer.use_loops(loops)
     return True
 
 
@@ -280,7 +281,7 @@ def _compiled_loops(threads: int) -> Loops | None:
 
         loops = Loops(threads)
         convolutions = thread_for_channels_last().submit(_all_agree_channels_last, loops).result()
-        agrees = convolutions and normalized_sum.agrees(loops)
+        agrees = convolutions and normalized_sum.agrees(loops) and token_layers.agrees(loops)
     except FeatError:
         raise
     except Exception as error:  # noqa: BLE001 - Paddle's operators are there in any case

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import paddle
@@ -12,9 +12,12 @@ from paddle import nn
 
 from paddlex_feat.config.base import Section
 from paddlex_feat.models.channels_last import put_channels_last
-from paddlex_feat.models.normalized_sum import NONE, RELU6, normalized_sum
+from paddlex_feat.models.normalized_sum import NONE, RELU6, compile_norms, normalized_sum
 from paddlex_feat.models.pooling import adapt_pooling, pooling
 from paddlex_feat.models.spec import NetworkSpec
+
+if TYPE_CHECKING:
+    from paddlex_feat.models.compiled_kernels import Loops
 
 FEATURES = 1280  # channels of the last map
 STRIDE = 32
@@ -142,6 +145,10 @@ class EfficientNetLite0(nn.Layer):
         """Compute with channels last from now on; weights and their names stay."""
         self.channels_last = True
         put_channels_last(self)
+
+    def use_loops(self, loops: Loops) -> None:
+        """Train with compiled loops from now on, where channels are last."""
+        compile_norms(self, loops)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Embeddings, float32 [N, embedding_size], of images float32 [N, 3, H, W]."""

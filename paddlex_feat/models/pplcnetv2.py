@@ -10,7 +10,7 @@ Tensor names are a contract: weights trained with PaddleClas load by name, and o
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import paddle
 import paddle.nn.functional as F
@@ -19,9 +19,12 @@ from paddle.regularizer import L2Decay
 
 from paddlex_feat.config.base import Section
 from paddlex_feat.models.channels_last import pixel_mean, put_channels_last, scale_channels
-from paddlex_feat.models.normalized_sum import NONE, RELU, normalized_sum
+from paddlex_feat.models.normalized_sum import NONE, RELU, compile_norms, normalized_sum
 from paddlex_feat.models.pooling import adapt_pooling, pooling
 from paddlex_feat.models.spec import NetworkSpec
+
+if TYPE_CHECKING:
+    from paddlex_feat.models.compiled_kernels import Loops
 
 _DELTA_NOISE = 0.5  # L2 norm of the noise beside a depthwise kernel's centre of 1
 
@@ -202,6 +205,10 @@ class PPLCNetV2ShiTu(nn.Layer):
         """Compute with channels last from now on; weights and their names stay."""
         self.channels_last = True
         put_channels_last(self.stem, self.stages)
+
+    def use_loops(self, loops: Loops) -> None:
+        """Train with compiled loops from now on, where channels are last."""
+        compile_norms(self, loops)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """Embeddings, float32 [N, embedding_size], of images float32 [N, 3, H, W]."""
