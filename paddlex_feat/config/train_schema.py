@@ -357,8 +357,8 @@ class TrainSection(Section):
     )
     compiled_loops: bool = key(
         True,
-        "On a CPU with channels last, compute BatchNorm, activations and gradients of depthwise weights by loops that "
-        "Numba compiles, checked at start.",
+        "On a CPU, compute BatchNorm, activations, attention and gradients of small parts by loops that Numba "
+        "compiles, checked at start. Needs onednn_conv: True.",
     )
     amp: Amp = key("OFF", "Mixed precision on a GPU: OFF, O1 or O2.")
     amp_dtype: Literal["float16", "bfloat16"] = key("float16", "Number format of mixed precision.")

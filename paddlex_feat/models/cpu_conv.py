@@ -267,6 +267,11 @@ def has_channels_last(model: nn.Layer) -> bool:
     return any(getattr(layer, "channels_last", False) for layer in model.sublayers(include_self=True))
 
 
+def has_loops(model: nn.Layer) -> bool:
+    """Whether `accelerate` has made the network, or a part of it, compute by compiled loops."""
+    return any(getattr(layer, "loops", None) is not None for layer in model.sublayers())
+
+
 def _all_agree_channels_last(loops: Loops | None) -> bool:
     return all(_agrees(*kind, channels_last=True, loops=loops) for kind in _KINDS)
 

@@ -68,7 +68,7 @@ def share_statistics(settings: TrainSection, model: Recognizer, worker: Worker) 
 def choose_convolutions(config: Config, model: paddle.nn.Layer, worker: Worker) -> str:
     """On a CPU, compute the convolutions of a training with oneDNN if that works.
 
-    Returns what run.json says of them: "oneDNN", "oneDNN, channels last" or "native".
+    Returns what run.json says of them: "native", or "oneDNN" with ", channels last" and ", compiled loops" where so.
     """
     settings = config.Train
     if worker.device != "cpu" or not settings.onednn_conv or settings.dy2st:
@@ -81,4 +81,5 @@ def choose_convolutions(config: Config, model: paddle.nn.Layer, worker: Worker) 
         done = cpu_conv.accelerate(model, settings.batch_size, largest, share, last, threads)
     if not done:
         return "native"
-    return "oneDNN, channels last" if cpu_conv.has_channels_last(model) else "oneDNN"
+    ways = {", channels last": cpu_conv.has_channels_last(model), ", compiled loops": cpu_conv.has_loops(model)}
+    return "oneDNN" + "".join(way for way, taken in ways.items() if taken)

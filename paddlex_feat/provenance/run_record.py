@@ -23,7 +23,7 @@ from paddlex_feat.runtime.paddle_import import mkl_cpu_type
 
 NAME = "run.json"
 _AS_MODULE = "python -m paddlex_feat"
-PACKAGES = ("paddlex_feat", "paddlepaddle", "paddlepaddle-gpu", "numpy", "opencv-python-headless", "pillow")
+PACKAGES = ("paddlex_feat", "paddlepaddle", "paddlepaddle-gpu", "numpy", "numba", "opencv-python-headless", "pillow")
 # Not among them: logs and curves, which tell times, and config.yaml, which is recorded when the run begins.
 _OUTPUTS = ("best_model/**/*", "latest/**/*", "epoch_*/**/*", "class_map.json", "class_names.json", "train_result.json")
 _OF_OTHER_MODES = (
@@ -113,7 +113,7 @@ def write_start(
         folder: the run's folder, with config.yaml.
         command: the words of the command line.
         device: the full name of this process's device, "cpu" or "gpu:N".
-        convolutions: "oneDNN", "oneDNN, channels last" or "native", each of which rounds otherwise; the
+        convolutions: what `modes.train_kernels.choose_convolutions` returns; each way rounds otherwise, and the
             machine's memory decides too.
         processes: number of processes of the job.
         dataset: {list: {"images": count, "sha256": digest}}.

@@ -504,7 +504,7 @@ def test_bad_images_are_replaced_within_their_class_if_asked_for(small_faces, tm
 
 def test_a_run_is_recorded(run_folder):
     record = json.loads((run_folder / "run.json").read_text())
-    assert record["convolutions"] == "oneDNN, channels last"
+    assert record["convolutions"] == "oneDNN, channels last, compiled loops"
     assert record["versions"]["paddlepaddle"] and record["command"][1].endswith("main.py")
     assert record["dataset"]["train"]["images"] == 80 and len(record["dataset"]["query"]["sha256"]) == 64
 
