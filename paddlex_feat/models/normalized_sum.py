@@ -25,6 +25,7 @@ class Limits(NamedTuple):
 NONE, RELU, RELU6 = Limits(-math.inf, math.inf), Limits(0.0, math.inf), Limits(0.0, 6.0)
 
 
+@paddle.jit.not_to_static  # a captured graph has Paddle's operators, and nothing to translate here
 def normalized_sum(
     maps: Sequence[paddle.Tensor], norms: Sequence[nn.BatchNorm2D], limits: Limits = RELU
 ) -> paddle.Tensor:

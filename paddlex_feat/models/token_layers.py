@@ -26,7 +26,7 @@ class Linear(nn.Linear):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """float32 [..., D] -> float32 [..., E]."""
         if self.loops is None or not _fits(x, self.weight, self.bias):
-            return super().forward(x)
+            return nn.Linear.forward(self, x)
         from paddlex_feat.models.compiled_tokens import LinearRows  # with Numba, which nothing else needs
 
         rows = LinearRows.apply(x.reshape([-1, x.shape[-1]]), self.weight, self.bias, self.loops)
@@ -41,7 +41,7 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """float32 [..., D] -> float32 of the same shape."""
         if self.loops is None or not _fits(x, self.weight, self.bias):
-            return super().forward(x)
+            return nn.LayerNorm.forward(self, x)
         from paddlex_feat.models.compiled_tokens import NormalizedRows
 
         y: paddle.Tensor = NormalizedRows.apply(x, self.weight, self.bias, self._epsilon, self.loops)
@@ -56,13 +56,14 @@ class GELU(nn.GELU):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         """float32 -> float32 of the same shape."""
         if self.loops is None or not _fits(x):
-            return super().forward(x)
+            return nn.GELU.forward(self, x)
         from paddlex_feat.models.compiled_tokens import ExactGELU
 
         y: paddle.Tensor = ExactGELU.apply(x, self.loops)
         return y
 
 
+@paddle.jit.not_to_static
 def heads_attention(x: paddle.Tensor, loops: Loops | None) -> paddle.Tensor:
     """Scaled dot-product attention of queries, keys and values, x [N, T, 3, H, D] -> [N, T, H, D]."""
     if loops is None or not _fits(x):
@@ -104,6 +105,7 @@ def _agree(layer: nn.Layer, loops: Loops) -> bool:
     return all(np.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(*results, strict=True))
 
 
+@paddle.jit.not_to_static
 def _fits(*tensors: paddle.Tensor) -> bool:
     """Whether the loops are for this: a training step in float32, in which all of these learn."""
     return (

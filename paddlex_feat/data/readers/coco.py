@@ -70,13 +70,13 @@ def _named_images(file: Path) -> list[str] | None:
             seen.add(key)
             if key == "images" and isinstance(record["file_name"], str) and "\0" not in record["file_name"]:
                 named.append(record["file_name"].replace("\\", "/"))
-                if len(named) == _TRIED:
-                    break
+            if seen >= {"images", "annotations"}:
+                break
     tail = _tail(file) if seen else b""
     seen |= {key.decode() for key in _ARRAY.findall(tail)}
     if b'"image_id"' in tail and b'"bbox"' in tail:
         seen.add("annotations")
-    return named if len(seen) > 1 and seen != {"images", "categories"} else None
+    return named[:_TRIED] if len(seen) > 1 and seen != {"images", "categories"} else None
 
 
 def _tail(file: Path) -> bytes:

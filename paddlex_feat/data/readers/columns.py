@@ -42,7 +42,7 @@ _FEW = 0.2  # of the boxes, which may be wrong; of boxes by x, y, width, height 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _RULE = "Give each line a path, relative to the table's folder, and a class."
 NO_PATH = FindingSpec("table-path", "error", "a line of a table has no usable path", _RULE)
-NO_CLASS = FindingSpec("table-class", "error", "a line of a table has no class", _RULE)
+NO_CLASS = FindingSpec("table-class", "error", "a line of a table has no usable class", _RULE)
 UNLABELLED = FindingSpec(
     "table-unlabelled",
     "warning",
@@ -150,7 +150,8 @@ class Rows:
         )
         self._box, self._sized = [places[name] for name in columns.box], columns.sized
         self._head = (columns.path, columns.label)
-        self._unlabelled = () if tuple(header) == CONVERTED_HEAD else ("-1",)
+        self._converted = tuple(header) == CONVERTED_HEAD  # then every class is meant as it stands
+        self._unlabelled = () if self._converted else ("-1",)
         self._last = max(place for place in (self._path, self._label, self._split, *self._box) if place is not None)
 
     def decide_boxes(self, rows: Iterable[Sequence[str]]) -> Finding | None:
@@ -179,7 +180,8 @@ class Rows:
         if len(row) <= self._last:
             message = f"The line has {len(row)} values, fewer than columns are used."
             return NO_PATH.at(f"{self._table}:{line}", message)
-        name = _class_of(row[self._label].strip())
+        name = row[self._label].strip()
+        name = name if self._converted else _class_of(name)
         if (row[self._path], name) == self._head:
             return HEADER.at(f"{self._table}:{line}", "The line is the header.")
         path = image or self._named(row[self._path].strip(), line)
@@ -189,6 +191,8 @@ class Rows:
             return UNLABELLED.at(f"{self._table}:{line}", f"{path} has the label -1, which stands for none.")
         if not name:
             return NO_CLASS.at(f"{self._table}:{line}", f"{path} has no class.")
+        if not name.isprintable():
+            return NO_CLASS.at(f"{self._table}:{line}", f"The class of {path} is {name[:80]!r}.")
         if self._box and (values := [row[i].strip() for i in self._box]) and any(values):
             box = _box(values, self._sized)
             if box is None:

@@ -42,7 +42,13 @@ OTHER = FindingSpec(
     "beside tables of train, test or the like there is another table of images; it is left out",
     "Nothing, if it does not belong to the data set; else name it train, test, gallery or query.",
 )
-ROW_FINDINGS = (UNREADABLE, *kinds.FINDINGS, *remote.FINDINGS)
+GBK = FindingSpec(
+    "table-gbk",
+    "warning",
+    "a table was read as GBK text; of another code page, as those of Western Europe, names are wrong then",
+    "Save it as UTF-8 text.",
+)
+ROW_FINDINGS = (UNREADABLE, GBK, *kinds.FINDINGS, *remote.FINDINGS)
 _PLACES = ("images/", "image/", "imgs/", "img/", "train/", "photos/")  # where a table's images may lie, unsaid
 
 
@@ -206,9 +212,10 @@ def read_tables(items: Items, tables: dict[str, str | None], names: tuple[str, .
     findings: list[Finding] = []
     if len(tables) == 1:
         items.file = next(iter(tables))
+    used: list[Columns] = []
     for name, part in tables.items():
-        findings += cap_per_code(_read_table(name, part, items, found))
-    columns = columns_of(items.root / next(iter(tables))) if tables else None
+        findings += cap_per_code(_read_table(name, part, items, found, used))
+    columns = used[0] if used else None
     if len(tables) == 1 and columns and not (columns.split or columns.is_query or columns.is_gallery):
         _divide_by_folders(found)
     return finished(items, found, findings, list(tables), columns, names, refuse_outside)
@@ -246,25 +253,37 @@ def finished(
     return Reading(items.lists(names), findings, f"{shown}{described}; {told}")
 
 
-def _read_table(name: str, part: str | None, items: Items, found: dict[str, Part]) -> Iterator[Finding]:
-    """Add the lines of a table to the parts `found`."""
+def _read_table(
+    name: str, part: str | None, items: Items, found: dict[str, Part], used: list[Columns]
+) -> Iterator[Finding]:
+    """Add the lines of a table to the parts `found`, and its columns to `used`."""
     table = items.root / name
     try:
-        text = decode_list(read_small(table, MAX_LIST_BYTES))[0]
+        text, encoding = decode_list(read_small(table, MAX_LIST_BYTES))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is neither UTF-8, UTF-16 nor GBK text"
         yield UNREADABLE.at(name, f"The table cannot be read: {reason}.")
         return
-    header = next(iter(first_rows(table)), [])
+    header = _header(table, text)
     columns = Columns.of(header)
     if columns is None:  # it has changed meanwhile
         yield UNREADABLE.at(name, "The table has no columns of paths and classes.")
         return
+    used.append(columns)
+    if encoding == "gbk":
+        yield GBK.at(name, "The table is neither UTF-8 nor UTF-16 text, and was read as GBK.")
     rows = Rows(name, columns, header, items, found, part, _prefix_of(table) or "")
     if table.suffix.lower() == ".jsonl":
         yield from _add_objects(text, name, rows, columns, header)
     else:
         yield from _add_lines(text, table, name, rows)
+
+
+def _header(table: Path, text: str) -> list[str]:
+    """The names of a table's columns: of JSON lines the keys of all, for any line may have others."""
+    if table.suffix.lower() != ".jsonl":
+        return next(iter(first_rows(table)), [])
+    return list(dict.fromkeys(key for line in _lines(text) for key in _object(line) or ()))
 
 
 def _add_lines(text: str, table: Path, name: str, rows: Rows) -> Iterator[Finding]:
@@ -274,9 +293,13 @@ def _add_lines(text: str, table: Path, name: str, rows: Rows) -> Iterator[Findin
         next(reader, None)
         if note := rows.decide_boxes(islice(csv.reader(_lines(text), delimiter=delimiter), 1, None)):
             yield note
+        first, before = 1, reader.line_num  # lines of the last row
         for row in reader:
+            first, before = before + 1, reader.line_num
             if any(row) and (finding := rows.add(row, reader.line_num)):
                 yield finding
+        if before > first and text.count('"') % 2:  # the module csv takes the rest for text between quotes
+            yield UNREADABLE.at(f"{name}:{first}", "A quotation mark of this line is never closed.")
     except csv.Error as error:
         yield UNREADABLE.at(f"{name}:{reader.line_num}", f"The line cannot be read: {error}.")
 
