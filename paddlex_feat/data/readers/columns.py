@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from paddlex_feat.data.findings import Finding, FindingSpec
@@ -150,8 +150,9 @@ class Rows:
         )
         self._box, self._sized = [places[name] for name in columns.box], columns.sized
         self._head = (columns.path, columns.label)
-        self._converted = tuple(header) == CONVERTED_HEAD  # then every class is meant as it stands
-        self._unlabelled = () if self._converted else ("-1",)
+        converted = tuple(header) == CONVERTED_HEAD  # then every class is meant as it stands
+        self._class_of: Callable[[str], str] = str if converted else _class_of
+        self._unlabelled = () if converted else ("-1",)
         self._last = max(place for place in (self._path, self._label, self._split, *self._box) if place is not None)
 
     def decide_boxes(self, rows: Iterable[Sequence[str]]) -> Finding | None:
@@ -180,8 +181,7 @@ class Rows:
         if len(row) <= self._last:
             message = f"The line has {len(row)} values, fewer than columns are used."
             return NO_PATH.at(f"{self._table}:{line}", message)
-        name = row[self._label].strip()
-        name = name if self._converted else _class_of(name)
+        name = self._class_of(row[self._label].strip())
         if (row[self._path], name) == self._head:
             return HEADER.at(f"{self._table}:{line}", "The line is the header.")
         path = image or self._named(row[self._path].strip(), line)
@@ -189,10 +189,9 @@ class Rows:
             return path
         if name in self._unlabelled:
             return UNLABELLED.at(f"{self._table}:{line}", f"{path} has the label -1, which stands for none.")
-        if not name:
-            return NO_CLASS.at(f"{self._table}:{line}", f"{path} has no class.")
-        if not name.isprintable():
-            return NO_CLASS.at(f"{self._table}:{line}", f"The class of {path} is {name[:80]!r}.")
+        if not name or not name.isprintable():
+            message = f"The class of {path} is {name[:80]!r}." if name else f"{path} has no class."
+            return NO_CLASS.at(f"{self._table}:{line}", message)
         if self._box and (values := [row[i].strip() for i in self._box]) and any(values):
             box = _box(values, self._sized)
             if box is None:
