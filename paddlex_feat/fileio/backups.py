@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 
 from paddlex_feat.errors import as_output_error
-from paddlex_feat.fileio.atomic import write_bytes
+from paddlex_feat.fileio.atomic import link_or_copy, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,10 @@ def write_with_backup(path: Path, data: bytes) -> None:
     if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
         return
     if path.exists():
-        log.info("%s was there already and is now %s", path, backup(path).name)
+        kept = next_backup_path(path)
+        with as_output_error(kept):
+            link_or_copy(path, kept)  # not renamed: who is killed now leaves the former file in its place
+        log.info("%s was there already and is now %s", path, kept.name)
     write_bytes(path, data)
 
 

@@ -19,7 +19,7 @@ from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.readers import LISTS, READERS, find_root, reader_of
 from paddlex_feat.data.readers.shitu_rec import SHITU_REC
 from paddlex_feat.data.rewriting.fixes import fixed_lists
-from paddlex_feat.data.rewriting.lists import require_listable, write_lists, write_names
+from paddlex_feat.data.rewriting.lists import names_text, require_listable, write_lists
 from paddlex_feat.data.rewriting.table import write_table
 from paddlex_feat.errors import ConfigError, DatasetError
 from paddlex_feat.modes.data import division_of, read_lists
@@ -145,8 +145,7 @@ def _divide(config: Config) -> list[Finding]:
     classes = len({label for records in lists.values() for label in records.labels})
     by = wanted.by or ("image" if of_lists or classes < split.MIN_CLASSES else "class")  # as it is read
     done = split.split_lists(lists, division_of(wanted).percents, by, wanted.seed)
-    write_names(root, lists["train"])
-    transaction.replace_lists(root, done.texts())
+    transaction.replace_lists(root, names_text(lists["train"]) | done.texts())
     if done.repeated:
         log.info("%d repeated lines are kept once.", done.repeated)
     drawn = {name: len({done.labels[i] for i in done.parts[name]}) for name in LISTS}

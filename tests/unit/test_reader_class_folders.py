@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import json
 import random
 from pathlib import Path
 
 import pytest
 
 from paddlex_feat.data.images.source import ImageSource
-from paddlex_feat.data.readers import find_root, reader_of, require_lists
+from paddlex_feat.data.readers import LISTS, find_root, reader_of, require_lists
+from paddlex_feat.data.readers.columns import CONVERTED_HEAD
 from paddlex_feat.errors import DatasetError
 
 NAMES = ("cat", "dog", "a b", "猫", "x[1]", "#1", "00", "naïve", "UPPER", "e.g")
@@ -363,3 +365,70 @@ def test_boxes_in_one_column_are_corners_or_sizes_of_all(tmp_path, sized, corner
     reading = reader_of(tmp_path).read(tmp_path, ("train",), False)
     assert tuple(reading.lists["all"].paths[0].box) == corners
     assert [f.code for f in reading.findings] == (["table-box-sizes"] if sized else ["table-box"])
+
+
+def codes_of(root: Path) -> list[str]:
+    return [finding.code for finding in reader_of(root).read(root, LISTS, False).findings]
+
+
+@pytest.mark.parametrize("row", [0, 50, 98])
+@pytest.mark.parametrize("column", ["path", "label", "note"])
+def test_a_quotation_mark_that_is_never_closed_is_an_error(tmp_path, row, column):
+    put(tmp_path, *(f"images/{i}.jpg" for i in range(100)))
+    rows = [[f"images/{i}.jpg", f"c{i // 10}", "x"] for i in range(100)]
+    rows[row][("path", "label", "note").index(column)] = '"' + rows[row][("path", "label", "note").index(column)]
+    text = "".join(",".join(line) + "\n" for line in [["path", "label", "note"], *rows])
+    (tmp_path / "t.csv").write_text(text)
+    assert "table-unreadable" in codes_of(tmp_path)
+
+
+def test_quotation_marks_within_values_and_lines_within_quotation_marks_are_read(tmp_path):
+    put(tmp_path, *(f"images/{i}.jpg" for i in range(40)))
+    notes = ['5" wide', '"two\nlines"', "plain", '"a ""b"""']
+    lines = [f"images/{i}.jpg,c{i // 10},{notes[i % 4]}" for i in range(40)]
+    (tmp_path / "t.csv").write_text("path,label,note\n" + "\n".join(lines) + "\n")
+    assert sum(len(records) for records in require_lists(str(tmp_path)).values()) == 40
+
+
+def test_a_class_with_control_characters_is_an_error(tmp_path):
+    put(tmp_path, *(f"{i}.jpg" for i in range(40)))
+    table(
+        tmp_path / "t.csv", ("path", "label"), *((f"{i}.jpg", "a\0b" if i == 3 else f"c{i // 10}") for i in range(40))
+    )
+    assert "table-class" in codes_of(tmp_path)
+
+
+def test_a_table_in_another_code_page_is_told_of(tmp_path):
+    put(tmp_path, *(f"{i}.jpg" for i in range(40)))
+    (tmp_path / "t.csv").write_bytes(
+        "".join(["path,label\n", *(f"{i}.jpg,château {i // 10}\n" for i in range(40))]).encode("latin-1")
+    )
+    assert "table-gbk" in codes_of(tmp_path)
+
+
+def test_a_key_that_json_lines_have_late_is_a_column(tmp_path):
+    put(tmp_path, *(f"{i}.jpg" for i in range(40)))
+    rows = [{"file_name": f"{i}.jpg", "label": f"c{i % 4}"} | ({"split": "test"} if i >= 26 else {}) for i in range(40)]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reading = reader_of(tmp_path).read(tmp_path, LISTS, False)
+    assert len(reading.lists["query"]) == 14 and "split" in reading.understood
+
+
+def test_classes_of_a_converted_table_are_meant_as_they_stand(tmp_path):
+    put(tmp_path, *(f"{i}.jpg" for i in range(8)))
+    rows = [(f"{i}.jpg", ("1", "1.0")[i % 2], ("train", "validation")[i // 4], i // 4, i // 4) for i in range(8)]
+    table(tmp_path / "data.csv", CONVERTED_HEAD, *((*row, "", "", "", "") for row in rows))
+    assert classes(require_lists(str(tmp_path))["train"]) == {"1", "1.0"}
+
+
+@pytest.mark.parametrize("output", ["output", "."])
+def test_what_this_program_has_written_is_no_class(tmp_path, output):
+    put(tmp_path, *(f"{name}/{i}.jpg" for name in "abcd" for i in range(6)))
+    before = {name: records.paths for name, records in require_lists(str(tmp_path)).items()}
+    put(
+        tmp_path / output,
+        "check_dataset_result.json",
+        "check_dataset/demo_img/train_1.jpg",
+        "check_dataset/histogram.png",
+    )
+    assert {name: records.paths for name, records in require_lists(str(tmp_path)).items()} == before

@@ -6,6 +6,7 @@ import json
 import pytest
 from support.boxes import NAMES, codes, fuzz, items, picture, read
 
+from paddlex_feat.data.readers import reader_of
 from paddlex_feat.data.readers.coco import COCO
 from paddlex_feat.data.readers.json_stream import JsonError, JsonStream
 
@@ -199,3 +200,15 @@ def test_boxes_of_a_missing_picture_are_not_given_to_another_of_its_name(tmp_pat
     reading = COCO.read(tmp_path, NAMES, False)
     missing = [f for f in reading.findings if f.code == "annotated-image-missing"]
     assert len(reading.lists["all"]) == 4 and len(missing) == 4 and all("cam2" in f.message for f in missing)
+
+
+@pytest.mark.parametrize("keys", [("images", "annotations", "categories"), ("categories", "images", "annotations")])
+@pytest.mark.parametrize("folders", [0, 2])
+@pytest.mark.parametrize("count", [19, 20, 60, 2000])
+def test_a_file_of_many_images_is_recognised(tmp_path, keys, folders, count):
+    names = [f"cam{i % folders}/{i}.jpg" if folders else f"{i}.jpg" for i in range(count)]
+    for name in names[:60]:
+        picture(tmp_path / "images" / name)
+    whole = content(list(enumerate(names)), [(i, 1, [0, 0, 9, 9], 0) for i in range(count)])
+    write(tmp_path / "annotations/instances_all.json", {key: whole[key] for key in keys})
+    assert reader_of(tmp_path).name == "COCO"

@@ -157,3 +157,15 @@ def test_any_bytes_give_findings_and_no_traceback(tmp_path):
         for records in lists.values():
             assert len(records.paths) == len(records.labels) == len(records.lines)
             assert not records.names or set(records.labels) <= set(records.names)
+
+
+@pytest.mark.parametrize("separator", ["\t", ",", ";"])
+def test_names_that_end_in_a_number_are_names_where_images_exist_so(tmp_path, separator):
+    lines = [f"a {i}.jpg{separator}person {i % 2}" for i in range(30)]
+    write(tmp_path, train=lines)
+    assert read(tmp_path)[2] == []  # paths that end in "person", as ever
+    for i in range(30):
+        (tmp_path / f"a {i}.jpg").touch()
+    paths, labels, codes = read(tmp_path)
+    assert list(paths) == [f"a {i}.jpg" for i in range(30)] and list(labels) == [i % 2 for i in range(30)]
+    assert codes == ["label-names", "list-separator"]

@@ -3,6 +3,7 @@
 import pytest
 from support.boxes import NAMES, codes, fuzz, items, picture, read
 
+from paddlex_feat.data.readers import reader_of
 from paddlex_feat.data.readers.voc import VOC
 
 BOX = "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>"
@@ -127,3 +128,18 @@ def test_a_stale_name_in_an_annotation_does_not_lead_to_another_picture(voc):
     (voc / "Annotations/c.xml").write_text(annotation("a b.jpg", [("dog", (11, 12, 20, 22))]))
     reading = read(voc, "PascalVOC")
     assert ("JPEGImages/c.jpg", (10, 11, 20, 22), "dog") in items(reading.lists["all"])
+
+
+@pytest.mark.parametrize("folders", [("",), ("train/", "valid/", "test/")])
+def test_files_beside_their_pictures(tmp_path, folders):
+    for folder in folders:
+        for i in range(3):
+            picture(tmp_path / f"{folder}{i}.jpg")
+            text = annotation(f"former name {i}.jpg", [("cat", (1, 1, 10 + i, 20))])
+            (tmp_path / f"{folder}{i}.xml").write_text(text)
+    assert reader_of(tmp_path).name == "PascalVOC"
+    reading = read(tmp_path, "PascalVOC")
+    first = "train" if len(folders) > 1 else "all"
+    assert items(reading.lists[first]) == [(f"{folders[0]}{i}.jpg", (0, 0, 10 + i, 20), "cat") for i in range(3)]
+    if len(folders) > 1:
+        assert [path.split("/")[0] for path in reading.lists["query"].paths] == ["test"] * 3

@@ -1,4 +1,4 @@
-"""Replace the three list files together: all or none. The former ones are kept as `.bak`, `.bak.1` and so on.
+"""Replace the three list files and label.txt together: all or none. The former ones are kept as `.bak`, `.bak.1`.
 
 Stage the new lists, hard-link backups of the former ones, write a commit marker, rename. A run that is killed before
 the marker has changed nothing. After it, `read` gives the new lists, and the next `replace_lists` finishes the renames.
@@ -23,6 +23,7 @@ from paddlex_feat.fileio.temporary import remove_stale
 log = logging.getLogger(__name__)
 
 LISTS = ("train", "gallery", "query")
+NAMES = "label"  # of the file of class names
 _MARK = ".lists_being_replaced"
 
 
@@ -50,7 +51,7 @@ def replace_lists(root: Path, texts: dict[str, str]) -> dict[str, Path]:
 
     Args:
         root: the data set's folder.
-        texts: content of each list's file, by the list's name.
+        texts: content of each list's file, by the list's name, and of label.txt by NAMES.
 
     Returns:
         Paths of the former lists' backups.
@@ -115,7 +116,7 @@ def _finish(root: Path) -> None:
     if not (root / _MARK).exists():
         return
     with as_output_error(root):
-        for name in LISTS:
+        for name in (*LISTS, NAMES):
             if _waiting(root, name).is_file():
                 os.replace(_waiting(root, name), root / f"{name}.txt")
         (root / _MARK).unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -53,6 +54,8 @@ NO_CLASSES = FindingSpec(
 UNREADABLE = FindingSpec(
     "folder-unreadable", "error", "a folder cannot be read", "Give this user the right to read it."
 )
+_OF_RESULTS = {"check_dataset", "evaluate", "predict", "best_model", "latest"}  # folders in Global.output
+_RESULT = re.compile(r"(check_dataset|train|evaluate|export|predict|index|search)_result\.json")
 _FILLING = {"images", "image", "imgs", "img", "pictures", "photos"}  # folders that stand for no class
 _ANNOTATIONS = (".xml", ".json", ".txt")  # of a picture, with its name
 SEARCHED = 3  # levels below a folder of images where a claim looks for one
@@ -81,6 +84,8 @@ def _folders_of_images(folder: str, depth: int, enough: int) -> int:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
+                if _RESULT.fullmatch(entry.name):
+                    return 0
                 own = own or int(os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.name[0] != ".")
                 if depth and entry.name[0] != "." and entry.is_dir():
                     below.append(entry.path)
@@ -140,6 +145,9 @@ def _folders_with_images(root: Path, walk: Walk, beside: Counter[str]) -> Iterat
         except OSError as error:
             walk.errors.append(error)
             continue
+        if any(_RESULT.fullmatch(name) for name in others):  # of this program, as check_dataset's demo_img
+            walk.left_out["folders of results"] += 1
+            images, below = [], [] if parts else [name for name in below if name not in _OF_RESULTS]
         if images and others:
             stems = {os.path.splitext(name)[0] for name in images}
             named = (os.path.splitext(name) for name in others)

@@ -22,9 +22,9 @@ from paddlex_feat.data.readers.list_text import MAX_LIST_BYTES, decode_list, mix
 from paddlex_feat.data.readers.plain_list import read_plain
 from paddlex_feat.data.readers.spec import ReaderSpec
 from paddlex_feat.fileio import lookup
-from paddlex_feat.fileio.reading import read_small
 
 _LINE = re.compile(r"(.*\S)[ \t]+(\S+)")  # path, label
+_TRIED = 20  # lines whose images are looked for
 _SEPARATORS = {"": "a space", "\t": "a tab", ",": "a comma", ";": "a semicolon"}
 _IMAGES = tuple(SUFFIXES)
 _LONGEST = max(map(len, _IMAGES))
@@ -123,7 +123,9 @@ def _read(root: Path, names: tuple[str, ...], refuse_outside: bool) -> tuple[dic
 def _read_plain(root: Path, name: str) -> ImageList | None:
     """A list that can be read the quick way; None for any other, and for one that cannot be read."""
     try:
-        found = read_plain(transaction.read(root, name, MAX_LIST_BYTES))
+        data = transaction.read(root, name, MAX_LIST_BYTES)
+        first = data[:MAX_LINE_BYTES].decode(errors="ignore").splitlines()[:_TRIED]
+        found = None if _before_numbered_names(first, root) else read_plain(data)
     except OSError:
         return None
     return ImageList(name, root, *found) if found else None
@@ -132,7 +134,7 @@ def _read_plain(root: Path, name: str) -> ImageList | None:
 def _class_names(root: Path) -> dict[int, str]:
     """The names in label.txt, a line for each label from 0; empty where there is none that can be read."""
     try:
-        text, _ = decode_list(read_small(root / "label.txt", MAX_LIST_BYTES))
+        text, _ = decode_list(transaction.read(root, transaction.NAMES, MAX_LIST_BYTES))
     except (OSError, UnicodeDecodeError):
         return {}
     return {label: name for label, line in enumerate(text.rstrip().splitlines()) if (name := line.strip())}
@@ -170,7 +172,7 @@ def _read_text(root: Path, name: str) -> _Text:
     filled = [row for row in rows if row.strip()]
     if not filled and not any(f.severity == "error" for f in findings):
         findings.append(EMPTY.at(path.name, "The list holds no image."))
-    return _Text(records, rows, _separator(filled), findings)
+    return _Text(records, rows, _separator(filled) or _before_numbered_names(filled, root), findings)
 
 
 def _fields(line: str, separator: str) -> tuple[str, str] | None:
@@ -198,6 +200,19 @@ def _separator(lines: list[str]) -> str:
     fitting = {separator: sum(_fits(line.strip(), separator) for line in sample) for separator in _SEPARATORS}
     best = max(fitting, key=fitting.__getitem__)
     return best if fitting[best] > _MOST * len(sample) else ""
+
+
+def _before_numbered_names(lines: list[str], root: Path) -> str:
+    """The separator of lines such as `a.jpg<TAB>class 1`, if images exist so, and none with the space as separator."""
+    sample = _sample(lines)[:_TRIED]
+    for separator in filter(None, _SEPARATORS):
+        fields = [found for line in sample if (found := _fields(line.strip(), separator)) and _is_image(found[0])]
+        spaced = [found[0] for line in sample if (found := _fields(line.strip(), ""))]
+        if sample and len(fields) == len(sample) and not all(_is_integer(label) for _, label in fields):
+            exist = [any((root / path).is_file() for path in paths) for paths in ((path for path, _ in fields), spaced)]
+            if exist == [True, False]:
+                return separator
+    return ""
 
 
 def _with_one_separator(texts: dict[str, _Text]) -> dict[str, _Text]:

@@ -1,6 +1,7 @@
 """Pascal VOC: Annotations/*.xml with the pictures in JPEGImages/; each object is an item of the class of its name.
 
-ImageSets/Main/{train,trainval,val,test}.txt divide the data set, if they are there.
+ImageSets/Main/{train,trainval,val,test}.txt divide the data set, if they are there. Or each file lies beside its
+picture, as labelImg writes it, also in folders train, test and the like.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from typing import NoReturn
 from xml.parsers import expat
 
 from paddlex_feat.data.findings import Finding
+from paddlex_feat.data.images.formats import SUFFIXES
 from paddlex_feat.data.readers import boxes as kinds
-from paddlex_feat.data.readers.boxes import Boxes, Pictures, class_name, files_in
+from paddlex_feat.data.readers.boxes import Boxes, Pictures, class_name, files_in, folders_of_parts
 from paddlex_feat.data.readers.json_stream import reason
 from paddlex_feat.data.readers.list_text import MAX_LIST_BYTES, decode_list
-from paddlex_feat.data.readers.parts import TRAIN, part_of
+from paddlex_feat.data.readers.parts import TRAIN, part_in, part_of
 from paddlex_feat.data.readers.spec import ReaderSpec, Reading
 from paddlex_feat.fileio.reading import first_bytes, read_small
 
@@ -35,9 +37,26 @@ class VocError(ValueError):
 
 def _count_lists(folder: Path, names: tuple[str, ...]) -> int:
     annotations, images = _folder(folder, _FOLDERS), _folder(folder, _IMAGES)
-    if annotations is None or images is None:
-        return 0
-    return len(names) if any(map(_looks_like_voc, files_in(annotations, ".xml")[:_TRIED])) else 0
+    apart = annotations is not None and images is not None and _has_annotations(annotations)
+    return len(names) if apart or _beside(folder) else 0
+
+
+def _beside(root: Path) -> list[Path]:
+    """The folders whose annotations lie beside the pictures: the root, or those of parts in it."""
+    return [
+        folder
+        for places in ([root], folders_of_parts(root))
+        for folder in places
+        if _has_annotations(folder) and _has_pictures(folder)
+    ]
+
+
+def _has_annotations(folder: Path) -> bool:
+    return any(map(_looks_like_voc, files_in(folder, ".xml")[:_TRIED]))
+
+
+def _has_pictures(folder: Path) -> bool:
+    return bool(files_in(folder, *SUFFIXES))
 
 
 def _folder(root: Path, names: tuple[str, ...]) -> Path | None:
@@ -52,7 +71,10 @@ def _looks_like_voc(file: Path) -> bool:
 
 
 def _read(root: Path, names: tuple[str, ...], refuse_outside: bool) -> Reading:
-    found = Boxes(root)
+    found, beside = Boxes(root), _beside(root)
+    if beside:
+        understood = f"the objects of .xml files beside the images of {', '.join(f.name for f in beside)}"
+        return found.reading(_read_beside(beside, found), names, refuse_outside, understood)
     annotations = _folder(root, _FOLDERS) or root / _FOLDERS[0]
     lists = _lists(root)
     understood = f"the objects of {annotations.name}/*.xml"
@@ -97,6 +119,16 @@ def _read_all(annotations: Path, lists: dict[str, Path], found: Boxes) -> Iterat
                 yield from _read_one(files[stem], part, pictures, stems, found)
     if rest := len(files.keys() - used):
         found.left_out["annotations of no list"] += rest
+
+
+def _read_beside(folders: list[Path], found: Boxes) -> Iterator[Finding]:
+    pictures = Pictures(found.root)
+    for folder in folders:
+        place = "" if folder == found.root else f"{folder.name}/"
+        own = (path for path in sorted(pictures.files) if path.rpartition("/")[0] == place.rstrip("/"))
+        stems = {path[len(place) :].rpartition(".")[0]: path for path in own}
+        for file in files_in(folder, ".xml"):
+            yield from _read_one(file, part_in(folder.name) if place else None, pictures, stems, found)
 
 
 def _read_one(
@@ -201,7 +233,8 @@ VOC = ReaderSpec(
     name="PascalVOC",
     count_lists=_count_lists,
     read=_read,
-    files=lambda names: ("Annotations/*.xml and JPEGImages",),
-    layout="Pascal VOC: an XML file for each image in Annotations, the images in JPEGImages, lists in ImageSets/Main.",
+    files=lambda names: ("Annotations/*.xml and JPEGImages, or .xml files beside images",),
+    layout="Pascal VOC: an XML file for each image in Annotations, the images in JPEGImages, lists in ImageSets/Main; "
+    "or an XML file beside each image, in one folder or in train, test and the like.",
     findings=kinds.FINDINGS,
 )

@@ -11,7 +11,6 @@ from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.readers.shitu_rec import is_listable_path
 from paddlex_feat.data.rewriting.crops import write_crops
 from paddlex_feat.errors import DatasetError
-from paddlex_feat.fileio.backups import write_with_backup
 
 log = logging.getLogger(__name__)
 LABELS = "label.txt"
@@ -31,11 +30,10 @@ def write_lists(root: Path, lists: dict[str, ImageList], crops: bool = False, sk
     """
     require_listable(lists, crops, "-o CheckDataset.convert.crops=True writes an image file for each.")
     files = write_crops(root, lists, skip) if crops else {}
-    texts = {}
+    texts = names_text(lists["train"])
     for name, records in lists.items():
         paths = [files.get(path, path) for path in records.paths]
         texts[name] = "".join(f"{path} {label}\n" for path, label in zip(paths, records.labels, strict=True) if path)
-    write_names(root, lists["train"])
     transaction.replace_lists(root, texts)
     if lists["query"].leave_one_out:
         log.warning("Gallery and query are the same images: give -o Evaluate.exclude_self=True with these lists.")
@@ -65,11 +63,10 @@ def require_listable(lists: dict[str, ImageList], crops: bool, fix: str) -> None
                 )
 
 
-def write_names(root: Path, records: ImageList) -> None:
-    """Write the class names, a line each in the order of the labels."""
-    if records.names:
-        names = [plain_name(records.names.get(label, "")) for label in range(max(records.names) + 1)]
-        write_with_backup(root / LABELS, "".join(f"{name}\n" for name in names).encode(errors="surrogateescape"))
+def names_text(records: ImageList) -> dict[str, str]:
+    """The class names as `transaction.replace_lists` takes them, a line each in the order of the labels."""
+    names = [plain_name(records.names.get(label, "")) for label in range(max(records.names, default=-1) + 1)]
+    return {transaction.NAMES: "".join(f"{name}\n" for name in names)} if names else {}
 
 
 def plain_name(name: str) -> str:
