@@ -20,16 +20,18 @@ from paddlex_feat.data.readers import LISTS, find_root
 from paddlex_feat.data.readers.shitu_rec import read_list
 from paddlex_feat.errors import OutputError
 
+FILES = (*LISTS, transaction.NAMES)
+
 
 def old_and_new(root: Path) -> tuple[dict[str, str], dict[str, str]]:
-    old, new = ({name: f"{text}_{name}.jpg 1\n" for name in LISTS} for text in ("old", "new"))
+    old, new = ({name: f"{text}_{name}.jpg 1\n" for name in FILES} for text in ("old", "new"))
     for name, text in old.items():
         (root / f"{name}.txt").write_text(text)
     return old, new
 
 
 def state(root: Path) -> dict[str, str]:
-    return {name: transaction.read(root, name, 2**20).decode() for name in LISTS}
+    return {name: transaction.read(root, name, 2**20).decode() for name in FILES}
 
 
 @pytest.mark.parametrize("nth", range(30))
@@ -59,7 +61,7 @@ os._exit(0)
     assert died in (0, 9) and (died == 9 or nth >= (18 if sys.version_info >= (3, 11) else 10))
     assert state(tmp_path) in (old, new)
     if state(tmp_path) == new:
-        assert {name: (tmp_path / f"{name}.txt.bak").read_text() for name in LISTS} == old
+        assert {name: (tmp_path / f"{name}.txt.bak").read_text() for name in FILES} == old
     transaction.replace_lists(tmp_path, new)  # and nothing stands in the way of another run
     assert state(tmp_path) == new and not [p for p in tmp_path.iterdir() if p.name.startswith(".") and "new" in p.name]
 
@@ -130,12 +132,12 @@ def test_runs_at_the_same_time_do_not_mix_their_lists(tmp_path):
     code = (
         "import sys; from pathlib import Path; from paddlex_feat.data.lists import transaction\n"
         "for i in range(40): transaction.replace_lists(Path(sys.argv[1]),"
-        " {n: f'{sys.argv[2]}_{i}.jpg 1\\n' for n in ('train', 'gallery', 'query')})"
+        " {n: f'{sys.argv[2]}_{i}.jpg 1\\n' for n in ('train', 'gallery', 'query', 'label')})"
     )
     runs = [subprocess.Popen([sys.executable, "-c", code, tmp_path, who], cwd=ROOT) for who in ("a", "b")]
     assert [run.wait() for run in runs] == [0, 0]
     assert len(set(state(tmp_path).values())) == 1
-    kept = [sorted(p.read_text() for p in tmp_path.glob(f"{name}.txt.bak*")) for name in LISTS]
+    kept = [sorted(p.read_text() for p in tmp_path.glob(f"{name}.txt.bak*")) for name in FILES]
     assert len(kept[0]) == 80 and len({len(k) for k in kept}) == 1
 
 
