@@ -22,6 +22,7 @@ MAX_PAIRS = 200_000  # pairs after which the search ends: a thousand copies have
 _MAX_BAND = 400  # files that share a band; more share it by chance or by a common background
 
 _ONE_LIST = "Take it off one of the two lists."
+_OTHERS = "Let each query look for the others of its class: -o Evaluate.exclude_self=True. Or keep the lists apart."
 REPEATED = FindingSpec(
     "line-repeated", "warning", "the same file and label twice in a list", "Take one of the lines off the list."
 )
@@ -102,7 +103,8 @@ def check_query_in_gallery(data: DataSet, settings: CheckSettings) -> Iterator[F
     severity: Severity = "error" if every else "warning"
     for query, gallery in found:
         message = f"{query.path} is in {gallery.where} too: it finds itself.{' So does every query.' if every else ''}"
-        yield QUERY_IN_GALLERY.at(query.where, message, severity=severity, images=data.readable(query.file))
+        fix = _OTHERS if every else _ONE_LIST
+        yield QUERY_IN_GALLERY.at(query.where, message, severity=severity, fix=fix, images=data.readable(query.file))
 
 
 def _is_left_out(query: RecordLocation, gallery: RecordLocation) -> bool:

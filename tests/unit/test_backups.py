@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from paddlex_feat.errors import OutputError
@@ -27,7 +25,7 @@ def test_the_former_file_is_kept_and_one_of_the_same_content_is_not(tmp_path):
     path = tmp_path / "data.csv"
     for content in (b"1", b"1", b"2", b"3"):
         backups.write_with_backup(path, content)
-    assert sorted((name, (tmp_path / name).read_bytes()) for name in os.listdir(tmp_path)) == [
+    assert sorted((file.name, file.read_bytes()) for file in tmp_path.iterdir()) == [
         ("data.csv", b"3"),
         ("data.csv.bak", b"1"),
         ("data.csv.bak.1", b"2"),

@@ -432,3 +432,12 @@ def test_what_this_program_has_written_is_no_class(tmp_path, output):
         "check_dataset/histogram.png",
     )
     assert {name: records.paths for name, records in require_lists(str(tmp_path)).items()} == before
+
+
+@pytest.mark.parametrize("prefix", ["", "./"])
+@pytest.mark.parametrize("named", [10, 48])
+def test_images_that_a_table_does_not_name_are_told_of(tmp_path, named, prefix):
+    images = [f"{name}/{i}.jpg" for name in "abcdefgh" for i in range(6)]
+    put(tmp_path, *images)
+    table(tmp_path / "bad_images.csv", ("filename", "class"), *((prefix + path, "blurred") for path in images[:named]))
+    assert ("table-images-beside" in codes_of(tmp_path)) is (named < 48)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from paddlex_feat.data.findings import Finding, FindingSpec
 from paddlex_feat.data.images.source import Box, ImageSource
@@ -38,6 +39,7 @@ _IS_QUERY, _IS_GALLERY = "isquery", "isgallery"
 _BOX_COLUMNS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom"))
 _SIZED_COLUMNS = (("x", "y", "w", "h"), ("x", "y", "width", "height"))
 _BOX = ("box", "bbox", "boxes")  # of four numbers in one column
+_DECIDING = 100_000  # rows whose boxes decide what the four numbers are
 _FEW = 0.2  # of the boxes, which may be wrong; of boxes by x, y, width, height more are no corners, as a rule
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _RULE = "Give each line a path, relative to the table's folder, and a class."
@@ -160,7 +162,7 @@ class Rows:
         if len(self._box) != 1:
             return None
         place, boxes, others, example = self._box[0], 0, 0, ""
-        for row in rows:
+        for row in islice(rows, _DECIDING):
             text = row[place].strip() if place < len(row) else ""
             boxes += bool(text)
             if text and _box([text], False) is None and _box([text], True) is not None:

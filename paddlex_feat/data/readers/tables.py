@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from paddlex_feat.data.findings import Finding, FindingSpec, cap_per_code
+from paddlex_feat.data.images.folders import Walk, files_below, is_image
+from paddlex_feat.data.images.source import file_of
+from paddlex_feat.data.lists.image_list import ImageList
 from paddlex_feat.data.readers import columns as kinds
 from paddlex_feat.data.readers import remote
 from paddlex_feat.data.readers.columns import CONVERTED_HEAD, EMPTY, Columns, Rows
@@ -30,6 +34,7 @@ CONVERTED = "data.csv"  # what CheckDataset.convert writes
 METADATA = "metadata"  # beginning of the names of tables that belong to Hugging Face's image folders
 _SUFFIXES = {".csv": ",", ".tsv": "\t"}
 _HEADER_BYTES = 65536
+_LOOKED_FOR = 1000  # images below a folder that a table should name
 _SNIFFED = 20  # lines of a table that decide whether it names images
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # as files have them, not as str.splitlines does
 UNREADABLE = FindingSpec("table-unreadable", "error", "a table cannot be read", "Save it as UTF-8 text.")
@@ -47,6 +52,12 @@ GBK = FindingSpec(
     "warning",
     "a table was read as GBK text; of another code page, as those of Western Europe, names are wrong then",
     "Save it as UTF-8 text.",
+)
+BESIDE = FindingSpec(
+    "table-images-beside",
+    "warning",
+    "beside the images that a table names lie others; they are left out",
+    "Nothing, if they are not of the data set; if folders are its classes, -o Global.dataset_format=ClassFolders.",
 )
 ROW_FINDINGS = (UNREADABLE, GBK, *kinds.FINDINGS, *remote.FINDINGS)
 _PLACES = ("images/", "image/", "imgs/", "img/", "train/", "photos/")  # where a table's images may lie, unsaid
@@ -196,7 +207,28 @@ def _read(root: Path, names: tuple[str, ...], refuse_outside: bool) -> Reading:
         used = dict.fromkeys(used)  # a table alone has all parts, whatever its name
     reading = read_tables(items, used, names, refuse_outside)
     left = [OTHER.at(name, f"{name} is not used.") for name in tables if name not in used]
+    if beside := _images_beside(root, reading.lists.values()):
+        left.append(
+            BESIDE.at(str(root), f"Of {_LOOKED_FOR} images or fewer, {beside} are not named: {', '.join(used)}.")
+        )
     return reading._replace(findings=[*left, *reading.findings])
+
+
+def _images_beside(root: Path, lists: Iterable[ImageList]) -> int:
+    """How many of the first images below the folder no list has; 0 if that is less than half of them.
+
+    Paths may be written in many ways: their last two parts are compared.
+    """
+    walk = Walk()
+    found = list(islice((path for path in files_below(walk, str(root)) if is_image(path, walk)), _LOOKED_FOR))
+    named = {_end(os.path.join(root, file_of(path))) for records in lists for path in records.paths}
+    beside = sum(_end(path) not in named for path in found)
+    return beside if 2 * beside > len(found) else 0
+
+
+def _end(path: str) -> str:
+    path = os.path.normpath(path) if "./" in path else path
+    return "/".join(path.replace(os.sep, "/").rsplit("/", 2)[-2:])
 
 
 def read_tables(items: Items, tables: dict[str, str | None], names: tuple[str, ...], refuse_outside: bool) -> Reading:
@@ -328,5 +360,5 @@ TABLES = ReaderSpec(
     files=lambda names: ("a CSV file with columns path and label",),
     layout="A table, .csv or .tsv, has a column of paths relative to its folder, one of classes, and may have split, "
     "is_query, is_gallery and the corners x1, y1, x2, y2 of a box.",
-    findings=(*ROW_FINDINGS, SEVERAL, OTHER),
+    findings=(*ROW_FINDINGS, SEVERAL, OTHER, BESIDE),
 )
