@@ -18,6 +18,8 @@ import numpy as np
 from numba import njit, prange
 from threadpoolctl import ThreadpoolController
 
+# With Paddle's own TBB, which Numba would take first, graphs that faiss builds in the same process miss neighbours.
+vars(numba.config)["THREADING_LAYER_PRIORITY"] = ["omp", "workqueue", "tbb"]
 _BLOCK = 2**15  # numbers of a block: few enough for the cache, and not too many blocks to add up
 _GATHERED = 128  # channels that are copied together: fewer would read a little of each line of memory
 _LINE = 1024  # numbers of a row of pixels that are multiplied at once

@@ -30,7 +30,7 @@ from paddlex_feat.inference.export.convert import write_forms
 from paddlex_feat.inference.export.exporter import Exporter
 from paddlex_feat.inference.extractor import FeatureExtractor
 from paddlex_feat.inference.predictor import Predictor
-from paddlex_feat.models import attention, clip_vit, recognizer
+from paddlex_feat.models import attention, recognizer, token_layers
 from paddlex_feat.models.heads import ArcMargin
 from paddlex_feat.modes import MODES, train, train_build, trained_model
 from paddlex_feat.modes import worker as places
@@ -269,7 +269,7 @@ def test_a_clip_graph_has_operators_with_a_cpu_kernel_alone_whatever_a_gpu_would
 def test_the_patched_choice_is_one_that_paddles_own_attention_takes(tmp_path, monkeypatch):
     """A CPU build cannot even capture it, so the test above can fail."""
     gpus_choice(monkeypatch, "mem_efficient")
-    monkeypatch.setattr(clip_vit, "attention", F.scaled_dot_product_attention)
+    monkeypatch.setattr(token_layers, "attention", F.scaled_dot_product_attention)
     network = recognizer.build(TINY_CLIP, None)
     with pytest.raises(Exception, match="memory_efficient_attention"):
         Exporter(network, NAME, Preprocess(32)).write(weights_of(network), tmp_path)
