@@ -279,7 +279,7 @@ def _all_agree_channels_last(loops: Loops | None) -> bool:
 def _compiled_loops(threads: int) -> Loops | None:
     """What shares the compiled loops among threads; None, with a notice, where they are missing or do not agree."""
     if find_spec("numba") is None:
-        log.info("Training takes about a third longer without Numba: pip install numba")
+        log.info("Training takes about a quarter longer without Numba: pip install numba")
         return None
     try:
         from paddlex_feat.models.compiled_kernels import Loops
