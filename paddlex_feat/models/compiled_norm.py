@@ -62,6 +62,7 @@ class NormalizedSum(PyLayer):
         return y
 
     @staticmethod
+    @np.errstate(all="ignore")
     def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
         """Gradients of the maps, then of weight and bias of each norm."""
         tensors, (saved, (least, most), constant, loops) = ctx.saved_tensor(), ctx.rest
@@ -98,6 +99,7 @@ def _rows(tensor: paddle.Tensor) -> np.ndarray:
     return array.reshape(-1, array.shape[-1])
 
 
+@np.errstate(all="ignore")  # a loss that is no number ends the run with its reason
 def _statistics(maps: list[np.ndarray], norms: list[nn.BatchNorm2D], loops: Loops) -> _Saved:
     means, variances, of_batch = [], [], []
     for x, norm in zip(maps, norms, strict=True):

@@ -110,6 +110,5 @@ def test_features_of_a_check_are_shared(small_faces, tmp_path):
     assert scores[0].keys() == scores[1].keys() and len(scores[0]) >= 100
     assert max(abs(score - scores[1][key]) for key, score in scores[0].items()) < 2e-4
     results = [json.loads((tmp_path / name / "check_dataset_result.json").read_text()) for name in ("one", "two")]
-    assert [sorted((f["code"], f["where"]) for f in result["findings"]) for result in results][0] == sorted(
-        (f["code"], f["where"]) for f in results[1]["findings"]
-    )
+    one_found, two_found = (sorted((f["code"], f["where"]) for f in result["findings"]) for result in results)
+    assert one_found == two_found
