@@ -99,7 +99,7 @@ def _rows(tensor: paddle.Tensor) -> np.ndarray:
     return array.reshape(-1, array.shape[-1])
 
 
-@np.errstate(all="ignore")  # a loss that is no number ends the run with its reason
+@np.errstate(all="ignore")  # overflows make the loss NaN, and that ends the run with a clear error
 def _statistics(maps: list[np.ndarray], norms: list[nn.BatchNorm2D], loops: Loops) -> _Saved:
     means, variances, of_batch = [], [], []
     for x, norm in zip(maps, norms, strict=True):

@@ -36,9 +36,13 @@ class VocError(ValueError):
 
 
 def _count_lists(folder: Path, names: tuple[str, ...]) -> int:
-    annotations, images = _folder(folder, _FOLDERS), _folder(folder, _IMAGES)
-    apart = annotations is not None and images is not None and _has_annotations(annotations)
-    return len(names) if apart or _beside(folder) else 0
+    return len(names) if _is_apart(folder) or _beside(folder) else 0
+
+
+def _is_apart(root: Path) -> bool:
+    """Whether annotations and pictures have folders of their own."""
+    annotations = _folder(root, _FOLDERS)
+    return annotations is not None and _folder(root, _IMAGES) is not None and _has_annotations(annotations)
 
 
 def _beside(root: Path) -> list[Path]:
@@ -71,7 +75,8 @@ def _looks_like_voc(file: Path) -> bool:
 
 
 def _read(root: Path, names: tuple[str, ...], refuse_outside: bool) -> Reading:
-    found, beside = Boxes(root), _beside(root)
+    found = Boxes(root)
+    beside = [] if _is_apart(root) else _beside(root)
     if beside:
         understood = f"the objects of .xml files beside the images of {', '.join(f.name for f in beside)}"
         return found.reading(_read_beside(beside, found), names, refuse_outside, understood)
